@@ -1,0 +1,138 @@
+"""The command line: a YAML file and flags into a `Config`, exit codes and the log file.
+
+    def main(argv: Sequence[str]) -> None:
+        config, extras = parse(argv, program="python -m dim_ray.tune", description=__doc__ or "", flags=TUNE_FLAGS,
+                               defaults=None)
+
+    if __name__ == "__main__":
+        sys.exit(run_main(main))
+
+Every field of the configuration is a flag (`--pool.size 8`); the everyday ones have a short name (`--dataset mnist`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+from dim_ray.config import Config
+from dim_ray.errors import DimError, StorageError
+from dim_ray.flags import COMMON_FLAGS, TUNE_FLAGS, Flag, FlagParser
+from dim_ray.settings import Setting, make_config, read_settings, to_yaml
+
+__all__ = ["COMMON_FLAGS", "TUNE_FLAGS", "Flag", "parse", "run_main", "start_logging"]
+
+_EXIT_INTERRUPTED = 130  # as shells report SIGINT
+_EXIT_BROKEN_PIPE = 141  # as shells report SIGPIPE
+_LOGGERS = ("dim_ray", "tuning")
+
+
+def parse(
+    argv: Sequence[str],
+    *,
+    program: str,
+    description: str,
+    flags: Sequence[Flag],
+    defaults: Path | None,
+    extra: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> tuple[Config, argparse.Namespace]:
+    """Makes the configuration of a command: dataclass defaults < a YAML file < flags.
+
+    Args:
+        argv: Arguments without the program's name.
+        program: What a person types to run it, for example ``python -m dim_ray.tune``.
+        description: For --help: what the command does, and examples to copy.
+        flags: Short flags, beside one for every field.
+        defaults: The YAML file underneath, shipped with the project. A file given with --config takes its place.
+        extra: Adds the command's own arguments, to argparse's parser and with its types.
+
+    Returns:
+        The configuration and the values of the extra arguments.
+
+    Raises:
+        UsageError: An argument, the file or a value can't be used.
+        SystemExit: With 0, after --help, --help-all or --print-config.
+    """
+    shipped = read_settings(defaults) if defaults else []
+    parser = FlagParser(program, description, flags, extra, shipped, defaults)
+    if "--help-all" in argv:
+        _show(parser.format_help_all(shipped))
+    if "--help" in argv or "-h" in argv:
+        _show(parser.format_help())
+    parser.refuse_unknown_flags(argv)
+    namespace = parser.parse_args(argv)
+    given: list[Setting] = namespace.settings
+    config = make_config([*(read_settings(Path(namespace.config)) if namespace.config else shipped), *given])
+    if namespace.seed is not None:
+        config = _with_seed(config, namespace.seed, given)
+    if namespace.print_config:
+        _show(to_yaml(config))
+    for ours in ("settings", "config", "seed", "print_config"):
+        delattr(namespace, ours)
+    return config, namespace
+
+
+def run_main(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
+    """Runs a command and turns what a person should read into one line on stderr.
+
+    Returns:
+        The exit code: 0, a `DimError`'s own (2 where the call can't work, else 1), or 130 after Ctrl-C. Any other
+        exception is a defect and keeps its traceback.
+    """
+    try:
+        main(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()  # a reader that has gone away shows here, and not after the handler
+    except DimError as error:
+        logging.getLogger("dim_ray").info("The command ended with an error.", exc_info=True)
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return _EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The interpreter flushes stdout once more when it exits, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _EXIT_BROKEN_PIPE
+    return 0
+
+
+def start_logging(path: Path) -> None:
+    """Sends our log, and the warnings of every library, to a file and nothing to the terminal.
+
+    Called again, it goes on in the new file.
+
+    Raises:
+        StorageError: The file can't be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"The log file {path} can't be written: {error.strerror}; choose another place.") from error
+    handler.set_name("dim_ray.cli")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    for previous in [h for h in root.handlers if h.get_name() == handler.get_name()]:
+        root.removeHandler(previous)
+        previous.close()
+    root.addHandler(handler)
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(logging.INFO)
+    logging.captureWarnings(True)
+
+
+def _show(text: str) -> NoReturn:
+    print(text.rstrip("\n"), flush=True)  # flushed here, where run_main sees a reader that has gone away
+    raise SystemExit(0)
+
+
+def _with_seed(config: Config, seed: int, given: Sequence[Setting]) -> Config:
+    """Sets every seed, but those that were given by their own flag."""
+    sections = {setting.field.removesuffix(".seed") for setting in given if setting.field.endswith(".seed")}
+    return replace(config.with_seed(seed), **{section: getattr(config, section) for section in sections})

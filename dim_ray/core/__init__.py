@@ -1,0 +1,1 @@
+"""The method, in PyTorch alone: runs on any machine that has torch."""

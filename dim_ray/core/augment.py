@@ -1,0 +1,281 @@
+"""Differentiable siamese augmentation (DSA): random changes that gradients flow through, on whole batches.
+
+    rng = stream(0, "augment", step=7)
+    augmentation = draw_augmentation("color_crop_flip", batch_size=64, image_size=32, rng=rng, shared=True)
+    loss = distance(augmentation(real), augmentation(generated))      # the same change for both halves
+    images = augment(images, "color+crop", rng)                       # or drawn and applied in one go
+
+A strategy is `none`; operations joined by `_`, of which ONE is drawn (DSA's own way); or operations joined by `+`,
+which are ALL applied, in the order written. Only `scale` and `rotate` interpolate: pixels that are merely moved, and
+images that drew another operation, keep their values exactly.
+
+Source of operations and parameters: Zhao and Bilen, "Dataset Condensation with Differentiable Siamese Augmentation",
+arXiv 2102.08259, and its published code. There, `_` draws one operation for a whole batch even where every image has
+parameters of its own; here such an image draws its own operation, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dim_ray.errors import ConfigError, nearest
+
+__all__ = ["OPERATIONS", "Augmentation", "Operation", "augment", "draw_augmentation"]
+
+# Published parameters (arXiv 2102.08259). Brightness is in units of normalised images.
+BRIGHTNESS_RANGE = 1.0  # added: uniform in an interval of this width around 0
+SATURATION_MAX = 2.0  # factor on the difference from the channels' mean: uniform in [0, this)
+CONTRAST_MIN = 0.5  # factor on the difference from the image's mean: uniform in [this, this + 1)
+CROP_SHARE = 0.125  # largest shift, as a share of the size
+CUTOUT_SHARE = 0.5  # side of the square that is blanked, as a share of the size
+FLIP_PROBABILITY = 0.5  # of mirroring left to right
+SCALE_RATIO = 1.2  # width and height of what is seen: each uniform in [1 / this, this) of the image's own
+ROTATE_DEGREES = 15.0  # largest angle to either side
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One of DSA's operations."""
+
+    num_draws: int
+    """Random numbers that it takes for each image."""
+    apply: Callable[[Tensor, Tensor], Tensor]
+    """Maps images (B, C, H, W) and random numbers (num_draws, B or 1), uniform in [0, 1), to new images."""
+
+
+class Augmentation:
+    """Operations with their random numbers drawn, to be applied to any number of batches.
+
+    Shared parameters fit batches of any length, others only the length that they were drawn for.
+    """
+
+    def __init__(
+        self, operations: Sequence[Operation], uniforms: Tensor, *, image_size: int, choices: Tensor | None = None
+    ) -> None:
+        """Takes what `draw_augmentation` has drawn.
+
+        Args:
+            operations: What may be applied.
+            uniforms: (their draws together, B or 1) float32 in [0, 1).
+            image_size: Height and width of the images, in pixels.
+            choices: (B or 1,) int64, the number of each image's only operation. None applies all to every image.
+        """
+        self._operations = operations
+        self._uniforms = uniforms
+        self._image_size = image_size
+        self._choices = choices
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Returns the changed images; differentiable with respect to the given ones.
+
+        Args:
+            images: (B, C, H, W) normalised, float.
+
+        Returns:
+            The same shape, type and device; the images themselves where there is nothing to do.
+
+        Raises:
+            ConfigError: The images are of another size, or of another number, than those it was drawn for.
+        """
+        drawn_for = self._uniforms.shape[1]
+        if images.shape[-1] != self._image_size or drawn_for not in (1, len(images)):
+            batch = "any number of" if drawn_for == 1 else drawn_for
+            raise ConfigError(
+                f"an augmentation drawn for {batch} images of {self._image_size} pixels got {len(images)} of "
+                f"{images.shape[-1]}; draw one for these, or share one set of parameters over batches of any length."
+            )
+        return self._apply(images, self._uniforms.to(images.device))
+
+    def _apply(self, images: Tensor, uniforms: Tensor) -> Tensor:
+        draws = torch.split(uniforms, [operation.num_draws for operation in self._operations])
+        if self._choices is None:
+            for operation, own in zip(self._operations, draws, strict=True):
+                images = operation.apply(images, own)
+            return images
+        # Nobody knows the choices without waiting for the device: every operation sees every image.
+        choices = self._choices.to(images.device)[:, None, None, None]
+        for number, (operation, own) in enumerate(zip(self._operations, draws, strict=True)):
+            images = torch.where(choices == number, operation.apply(images, own), images)
+        return images
+
+
+class _GroupedAugmentation(Augmentation):
+    """One operation an image, where the choices lie on the host: each operation sees its own images only."""
+
+    def __init__(self, operations: Sequence[Operation], uniforms: Tensor, *, image_size: int, choices: Tensor) -> None:
+        order = choices.argsort(stable=True)
+        super().__init__(operations, uniforms[:, order], image_size=image_size)
+        self._order = order
+        self._inverse = order.argsort()
+        self._lengths = choices.bincount(minlength=len(operations)).tolist()
+
+    def _apply(self, images: Tensor, uniforms: Tensor) -> Tensor:
+        groups = torch.split(images.index_select(0, self._order.to(images.device)), self._lengths)
+        draws = torch.split(uniforms, self._lengths, dim=1)
+        changed, first = [], 0
+        for operation, group, own in zip(self._operations, groups, draws, strict=True):
+            last = first + operation.num_draws
+            if len(group):
+                changed.append(operation.apply(group, own[first:last]))
+            first = last
+        return torch.cat(changed).index_select(0, self._inverse.to(images.device)) if changed else images
+
+
+def draw_augmentation(
+    strategy: str, *, batch_size: int, image_size: int, rng: torch.Generator, shared: bool
+) -> Augmentation:
+    """Draws the parameters of an augmentation.
+
+    Args:
+        strategy: ``none``, or operations joined by ``_`` (one of them) or ``+`` (all of them).
+        batch_size: Number of images.
+        image_size: Their height and width, in pixels.
+        rng: Source of all random numbers, drawn on its own device. On the CPU, operations that nobody drew cost
+            nothing; on another device, reading the choices would mean waiting for it, so that all are computed.
+        shared: Whether one set of parameters serves the whole batch. Otherwise each image has its own.
+
+    Raises:
+        ConfigError: The strategy names an unknown operation.
+    """
+    operations, one_of_them = _parse(strategy)
+    num_draws = [operation.num_draws for operation in operations]
+    uniforms = torch.rand(sum(num_draws) + one_of_them, 1 if shared else batch_size, generator=rng, device=rng.device)
+    if not one_of_them:
+        return Augmentation(operations, uniforms, image_size=image_size)
+    choices, uniforms = _whole(uniforms[0], len(operations)), uniforms[1:]
+    if rng.device.type != "cpu":
+        return Augmentation(operations, uniforms, image_size=image_size, choices=choices)
+    if not shared:
+        return _GroupedAugmentation(operations, uniforms, image_size=image_size, choices=choices)
+    choice = int(choices[0])
+    return Augmentation([operations[choice]], torch.split(uniforms, num_draws)[choice], image_size=image_size)
+
+
+def augment(images: Tensor, strategy: str, rng: torch.Generator, *, shared: bool = False) -> Tensor:
+    """Draws an augmentation and applies it; arguments as for `draw_augmentation`.
+
+    Args:
+        images: (B, C, H, W) normalised, float.
+        strategy: ``none``, or operations joined by ``_`` (one of them) or ``+`` (all of them).
+        rng: Source of all random numbers.
+        shared: Whether one set of parameters serves the whole batch.
+
+    Returns:
+        The same shape, type and device.
+    """
+    return draw_augmentation(strategy, batch_size=len(images), image_size=images.shape[-1], rng=rng, shared=shared)(
+        images
+    )
+
+
+def _color(images: Tensor, draws: Tensor) -> Tensor:
+    """Brightness, then saturation, then contrast, multiplied out: one pass over the images instead of three."""
+    brightness, saturation, contrast = draws.to(images.dtype)[:, :, None, None, None]
+    brightness, saturation, contrast = (
+        (brightness - 0.5) * BRIGHTNESS_RANGE,
+        saturation * SATURATION_MAX,
+        contrast + CONTRAST_MIN,
+    )
+    is_grey = images.shape[1] == 1
+    grey = images if is_grey else images.mean(1, keepdim=True)
+    constant = (1 - contrast) * grey.mean((2, 3), keepdim=True) + brightness
+    if is_grey:
+        return torch.addcmul(constant, images, contrast)
+    return torch.addcmul(torch.addcmul(constant, grey, contrast * (1 - saturation)), images, contrast * saturation)
+
+
+def _crop(images: Tensor, draws: Tensor) -> Tensor:
+    """A window of the images' own size out of the images with zeros around them, by whole pixels."""
+    batch, channels, height, width = images.shape
+    most_y, most_x = _pixels(CROP_SHARE, height), _pixels(CROP_SHARE, width)
+    padded = F.pad(images, (most_x, most_x, most_y, most_y))
+    rows = _whole(draws[0], 2 * most_y + 1)[:, None] + torch.arange(height, device=images.device)
+    columns = _whole(draws[1], 2 * most_x + 1)[:, None] + torch.arange(width, device=images.device)
+    pixels = rows[:, :, None] * padded.shape[3] + columns[:, None, :]
+    pixels = pixels.flatten(1)[:, None].expand(batch, channels, -1)
+    return padded.flatten(2).gather(2, pixels).view(images.shape)
+
+
+def _cutout(images: Tensor, draws: Tensor) -> Tensor:
+    """Zeros in a square whose centre is anywhere in the images; at a border less of it is inside."""
+    holes = []
+    for own, size in zip(draws, images.shape[2:], strict=True):
+        side = _pixels(CUTOUT_SHARE, size)
+        first = _whole(own, size + 1 - side % 2)[:, None] - side // 2
+        place = torch.arange(size, device=images.device)
+        holes.append((place >= first) & (place < first + side))
+    return images.masked_fill((holes[0][:, :, None] & holes[1][:, None, :])[:, None], 0)
+
+
+def _flip(images: Tensor, draws: Tensor) -> Tensor:
+    return torch.where((draws[0] < FLIP_PROBABILITY)[:, None, None, None], images.flip(3), images)
+
+
+def _scale(images: Tensor, draws: Tensor) -> Tensor:
+    extents = 1 / SCALE_RATIO + draws * (SCALE_RATIO - 1 / SCALE_RATIO)
+    y, x = _coordinates(images)
+    return _sample(images, extents[0][:, None, None] * x, extents[1][:, None, None] * y)
+
+
+def _rotate(images: Tensor, draws: Tensor) -> Tensor:
+    angles = ((2 * draws[0] - 1) * math.radians(ROTATE_DEGREES))[:, None, None]
+    y, x = _coordinates(images)
+    return _sample(images, angles.cos() * x - angles.sin() * y, angles.sin() * x + angles.cos() * y)
+
+
+OPERATIONS: dict[str, Operation] = {
+    "color": Operation(3, _color),
+    "crop": Operation(2, _crop),
+    "cutout": Operation(2, _cutout),
+    "flip": Operation(1, _flip),
+    "rotate": Operation(1, _rotate),
+    "scale": Operation(2, _scale),
+}
+
+
+@lru_cache(maxsize=64)
+def _parse(strategy: str) -> tuple[tuple[Operation, ...], bool]:
+    """Returns the operations of a strategy and whether only one of them is to be drawn."""
+    if strategy == "none":
+        return (), False
+    names = strategy.split("+" if "+" in strategy else "_")
+    for name in names:
+        if name not in OPERATIONS:
+            raise ConfigError(
+                f"augmentation {strategy!r} has the unknown operation {name!r}; {nearest(name, OPERATIONS)} "
+                "Join several with '_' (one of them is drawn) or '+' (all are applied), or write 'none'."
+            )
+    return tuple(OPERATIONS[name] for name in names), "+" not in strategy and len(names) > 1
+
+
+def _pixels(share: float, size: int) -> int:
+    return int(share * size + 0.5)
+
+
+def _whole(uniforms: Tensor, count: int) -> Tensor:
+    """Turns float32 numbers in [0, 1) into whole numbers in [0, count)."""
+    return (uniforms * count).long()  # the largest float32 below 1 times a whole number rounds to below that number
+
+
+def _coordinates(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns y (H, 1) and x (W,) of the pixels' centres; the image is the square from -1 to 1."""
+    y, x = ((2 * torch.arange(size, device=images.device) + 1) / size - 1 for size in images.shape[2:])
+    return y[:, None], x
+
+
+def _sample(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Returns the images' values at (x, y), bilinear, zero outside.
+
+    Built by hand because affine_grid multiplies matrices, which autocast and TF32 would round to a fraction of a
+    pixel.
+    """
+    height, width = images.shape[2:]
+    grid = torch.stack((x.expand(-1, height, width), y.expand(-1, height, width)), dim=-1).to(images.dtype)
+    return F.grid_sample(images, grid.expand(len(images), -1, -1, -1), align_corners=False)

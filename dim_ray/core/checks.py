@@ -1,0 +1,58 @@
+"""Whether a configuration fits its data set: refused before anything runs.
+
+    check_budget(config, load_dataset(config.data))
+
+The configuration's own checks are in `dim_ray.config`; these are the ones that need the data.
+"""
+
+from __future__ import annotations
+
+from dim_ray.config import Config
+from dim_ray.core.data import Dataset
+from dim_ray.core.splits import class_counts
+from dim_ray.errors import ConfigError
+
+__all__ = ["check_budget"]
+
+_REAL_PREFIX = "real_"
+
+
+def check_budget(config: Config, dataset: Dataset) -> None:
+    """Checks the numbers that only the data set can judge.
+
+    Raises:
+        ConfigError: A batch is larger than the training split, so that no step would ever be full; an IPC of a
+            real baseline is larger than a class; or the latent vector has no room for the one-hot label.
+    """
+    num_images = len(dataset.train)
+    for section, batch_size in (
+        ("pool", config.pool.batch_size),
+        ("prior", config.prior.batch_size),
+        ("matching", config.matching.batch_size),
+    ):
+        if batch_size > num_images:
+            raise ConfigError(
+                f"{section}.batch_size is {batch_size}, but the training split of {dataset.name} has {num_images} "
+                f"images: it would train zero steps. Set --{section}.batch_size to {num_images} or less."
+            )
+    if config.generator.latent_dim < dataset.num_classes:
+        raise ConfigError(
+            f"generator.latent_dim is {config.generator.latent_dim}, but {dataset.name} has {dataset.num_classes} "
+            f"classes, whose one-hot labels are its first entries. Set --generator.latent_dim to "
+            f"{dataset.num_classes} or more."
+        )
+    _check_real_baselines(config, dataset)
+
+
+def _check_real_baselines(config: Config, dataset: Dataset) -> None:
+    baselines = [protocol for protocol in config.evaluation.protocols if protocol.startswith(_REAL_PREFIX)]
+    counts = class_counts(dataset.train, dataset.num_classes)
+    smallest = counts.index(min(counts))
+    images_per_class = max(config.evaluation.images_per_class)
+    if baselines and images_per_class > counts[smallest]:
+        raise ConfigError(
+            f"evaluation.images_per_class has {images_per_class}, but the class {dataset.class_names[smallest]!r} has "
+            f"{counts[smallest]} training images in {dataset.name}, too few for {' and '.join(baselines)}. Set "
+            f"--evaluation.images_per_class to {counts[smallest]} or less, or leave the real_ protocols out of "
+            "--evaluation.protocols."
+        )

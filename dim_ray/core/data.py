@@ -1,0 +1,212 @@
+"""Real images: every source as uint8 tensors on the device, split, named and measured.
+
+    dataset = load_dataset(DataConfig(dataset="digits"), device="cuda")
+    dataset.normalisation.from_bytes(dataset.train.images[:64])
+
+The splits depend on the images, the fractions and the split seed alone, so every process that loads a data set gets
+the same one; its `digest` says so.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dim_ray.config import DataConfig
+from dim_ray.core.random import stream
+from dim_ray.core.splits import Source, Split, check_image_size, class_counts, hold_out
+from dim_ray.errors import DataError
+
+__all__ = ["Dataset", "Normalisation", "Split", "load_dataset", "signed"]
+
+_BYTE_MAXIMUM = 255
+_DIGEST_DIGITS = 16
+_MIN_CLASSES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalisation:
+    """What classifiers see: (x - mean) / std, channel by channel."""
+
+    mean: tuple[float, ...]
+    """Of each channel, of images in [0, 1]."""
+    std: tuple[float, ...]
+    """Of each channel, of images in [0, 1]; above 0."""
+
+    def from_bytes(self, images: Tensor) -> Tensor:
+        """Normalises images at rest.
+
+        Args:
+            images: (B, C, H, W) uint8.
+
+        Returns:
+            (B, C, H, W) float32.
+        """
+        return self._affine(images.to(torch.float32), low=0, high=_BYTE_MAXIMUM)
+
+    def from_signed(self, images: Tensor) -> Tensor:
+        """Normalises a generator's images; gradients flow through.
+
+        Args:
+            images: (B, C, H, W) floating point in [-1, 1].
+
+        Returns:
+            (B, C, H, W) float32.
+        """
+        return self._affine(images, low=-1, high=1)
+
+    def _affine(self, images: Tensor, *, low: float, high: float) -> Tensor:
+        scale = tuple(1 / ((high - low) * std) for std in self.std)
+        shift = tuple(-low * s - mean / std for s, mean, std in zip(scale, self.mean, self.std, strict=True))
+        return images * _per_channel(scale, images.device) + _per_channel(shift, images.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A labelled image data set in memory, all of it on one device."""
+
+    name: str
+    """What rows of the store call it."""
+    train: Split
+    """What teachers, generators and the real baselines are trained on."""
+    validation: Split
+    """What chooses hyperparameters."""
+    test: Split
+    """What is measured once, at the end."""
+    class_names: tuple[str, ...]
+    """Name of each class, by label."""
+    normalisation: Normalisation
+    """Of the training split."""
+    digest: str
+    """16 hexadecimal digits that identify images, labels, splits and class names, wherever they came from."""
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are, K."""
+        return len(self.class_names)
+
+    @property
+    def num_channels(self) -> int:
+        """1 for grey images, 3 for colour."""
+        return self.train.images.shape[1]
+
+    @property
+    def image_size(self) -> int:
+        """Height and width in pixels."""
+        return self.train.images.shape[2]
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """Returns the same data set on `device`."""
+        train, validation, test = (
+            Split(images=split.images.to(device), labels=split.labels.to(device))
+            for split in (self.train, self.validation, self.test)
+        )
+        return replace(self, train=train, validation=validation, test=test)
+
+
+def signed(images: Tensor) -> Tensor:
+    """Returns images at rest, (B, C, H, W) uint8, as float32 in [-1, 1], the range of the generator."""
+    return images.to(torch.float32) * (2 / _BYTE_MAXIMUM) - 1
+
+
+def load_dataset(config: DataConfig, device: torch.device | str = "cpu") -> Dataset:
+    """Loads a data set, holds out what its source doesn't, and puts it on a device.
+
+    Args:
+        config: Source, name, fractions and seed of the splits.
+        device: Where the tensors are to be.
+
+    Raises:
+        DataError: The source is missing, can't be read or downloaded, or has images, labels or classes that can't
+            be used; names the file or the row.
+    """
+    source = _read(config)
+    _check(source, config)
+    train, validation, test = source.train, source.validation, source.test
+    if test is None:
+        train, test = hold_out(train, config.test_fraction, stream(config.split_seed, "data", "test"))
+    if validation is None:
+        rng = stream(config.split_seed, "data", "validation")
+        train, validation = hold_out(train, config.validation_fraction, rng)
+    dataset = Dataset(
+        name=config.label,
+        train=train,
+        validation=validation,
+        test=test,
+        class_names=source.class_names,
+        normalisation=_measure(train.images),
+        digest=_digest((train, validation, test), source.class_names),
+    )
+    return dataset.to(device)
+
+
+def _read(config: DataConfig) -> Source:
+    # Imported when asked for: whoever is given a Dataset needs torch alone.
+    prefix, separator, path = config.dataset.partition(":")
+    if separator and prefix == "parquet":
+        from dim_ray.core.parquet_source import read_parquet
+
+        return read_parquet(path)
+    if separator:
+        from dim_ray.core.folder_source import read_folder
+
+        return read_folder(path)
+    from dim_ray.core.named_sources import read_digits, read_torchvision
+
+    return read_digits() if config.dataset == "digits" else read_torchvision(config.dataset, config.data_root)
+
+
+def _check(source: Source, config: DataConfig) -> None:
+    names = source.class_names
+    if len(names) < _MIN_CLASSES:
+        raise DataError(
+            f"{config.dataset} has {len(names)} class ({', '.join(names)}); allowed: {_MIN_CLASSES} or more."
+        )
+    for split in (source.train, source.validation, source.test):
+        if split is not None:
+            height, width = split.images.shape[-2:]
+            check_image_size((width, height), f"An image of {config.dataset}")
+    held_out = [name for name, split in (("test", source.test), ("validation", source.validation)) if split is None]
+    needed = 1 + len(held_out)
+    for name, count in zip(names, class_counts(source.train, len(names)), strict=True):
+        if count < needed:
+            reason = f", because a {' and a '.join(held_out)} split are held out of it" if held_out else ""
+            raise DataError(
+                f"The class {name!r} of {config.dataset} has {count} images in the training split; needed: at least "
+                f"{needed} of every class{reason}. Add images or leave the class out."
+            )
+
+
+def _measure(images: Tensor) -> Normalisation:
+    """Returns mean and standard deviation of (N, C, H, W) uint8, exactly: sums over the 256 values of a byte."""
+    values = torch.arange(_BYTE_MAXIMUM + 1, dtype=torch.float64) / _BYTE_MAXIMUM
+    means, stds = [], []
+    for channel in images.unbind(1):
+        share = torch.bincount(channel.flatten(), minlength=len(values)).to(torch.float64) / channel.numel()
+        mean = (share * values).sum()
+        std = (share * (values - mean).square()).sum().sqrt()
+        means.append(mean.item())
+        stds.append(std.item() or 1.0)  # a constant channel carries nothing; 1 keeps it finite
+    return Normalisation(mean=tuple(means), std=tuple(stds))
+
+
+def _digest(splits: tuple[Split, ...], class_names: tuple[str, ...]) -> str:
+    content = hashlib.sha256()
+    for split in splits:
+        for tensor in (split.images, split.labels):
+            content.update(repr(tuple(tensor.shape)).encode())
+            content.update(tensor.numpy().data)
+    content.update(repr(class_names).encode())
+    return content.hexdigest()[:_DIGEST_DIGITS]
+
+
+@functools.lru_cache(maxsize=64)
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Returns (1, C, 1, 1) float32. Kept, so that a training step copies nothing from the host."""
+    # Made in inference mode, it would break the next gradient that uses it.
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device).reshape(1, -1, 1, 1)

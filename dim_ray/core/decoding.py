@@ -1,0 +1,114 @@
+"""Encoded images (PNG, JPEG, ...) to uint8 arrays of one size, with errors that name the image.
+
+    decoder = Decoder()
+    batch = decoder.decode([png_bytes, Path("cat/7.jpg")], lambda i: f"row {i} of train.parquet")
+
+Pillow in one thread takes about 60 microseconds for a 28-pixel PNG and 100 for a 32-pixel JPEG. At such sizes the
+interpreter's lock is the cost: two threads were slower than one, measured.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from dim_ray.core.splits import check_image_size, size_in_pixels
+from dim_ray.errors import DataError
+
+__all__ = ["Decoder", "join"]
+
+_GREY_MODES = ("1", "L")
+_MODES_BEYOND_8_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+
+# What Pillow raises for damaged files, found by flipping and cutting bytes of each format.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+class Decoder:
+    """Decodes the images of one data set, which must all have one size."""
+
+    def __init__(self) -> None:
+        self._size: tuple[int, int] | None = None
+        self._sized_by = ""
+
+    def decode(self, encoded: Iterable[bytes | Path], where: Callable[[int], str]) -> NDArray[np.uint8]:
+        """Decodes a batch.
+
+        Args:
+            encoded: Contents of image files, or their paths. At least one.
+            where: Describes the image at a position of `encoded` for a person.
+
+        Returns:
+            (B, C, H, W). C is 1 where all images are grey, otherwise 3; transparency is dropped.
+
+        Raises:
+            DataError: An image is damaged, not square, of an unsupported size or depth, or of another size than
+                the first image that this decoder saw.
+        """
+        images = [self._decode(item, index, where) for index, item in enumerate(encoded)]
+        if all(image.ndim == 2 for image in images):
+            return np.stack(images)[:, np.newaxis]
+        colour = [image if image.ndim == 3 else np.stack([image] * 3, axis=-1) for image in images]
+        return np.ascontiguousarray(np.stack(colour).transpose(0, 3, 1, 2))
+
+    def _decode(self, item: bytes | Path, index: int, where: Callable[[int], str]) -> NDArray[np.uint8]:
+        try:
+            with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
+                self._check(image, index, where)  # the header is enough: a huge image is refused undecoded
+                image.load()
+                if image.mode != "L":
+                    return np.asarray(image.convert("L" if image.mode in _GREY_MODES else "RGB"))
+                return np.asarray(image)
+        except _DAMAGED as error:
+            raise DataError(
+                f"{where(index)} can't be decoded as an image ({_reason(error)}). Replace it or leave it out."
+            ) from error
+
+    def _check(self, image: Image.Image, index: int, where: Callable[[int], str]) -> None:
+        if image.mode in _MODES_BEYOND_8_BITS:
+            raise DataError(
+                f"{where(index)} has more than 8 bits a channel (mode {image.mode}); allowed: 8-bit images. "
+                "Convert it first: a silent conversion would clip its values."
+            )
+        if image.size == self._size:
+            return
+        if self._size is not None:
+            raise DataError(
+                f"{where(index)} is {size_in_pixels(image.size)}, but {self._sized_by} is "
+                f"{size_in_pixels(self._size)}; all images of a data set must have one size. Resize them first."
+            )
+        check_image_size(image.size, where(index))
+        self._size, self._sized_by = image.size, where(index)
+
+
+def join(batches: Mapping[str, Sequence[NDArray[np.uint8]]]) -> dict[str, Tensor]:
+    """Joins the batches of every split; where any image is colour, grey ones get three equal channels.
+
+    Args:
+        batches: For each split at least one batch (B, 1 or 3, H, W), all of one height and width.
+
+    Returns:
+        For each split (N, C, H, W) uint8, with the same C for all.
+    """
+    num_channels = max(batch.shape[1] for parts in batches.values() for batch in parts)
+    joined = {}
+    for split, parts in batches.items():
+        same = [np.broadcast_to(part, (len(part), num_channels, *part.shape[2:])) for part in parts]
+        # In C order always: concatenate keeps the odd strides of a broadcast.
+        joined[split] = torch.from_numpy(np.ascontiguousarray(np.concatenate(same)))
+    return joined
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "its format is unknown or its header is damaged"  # Pillow's text shows an address in memory
+    return " ".join(str(error).split()) or type(error).__name__

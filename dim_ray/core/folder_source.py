@@ -1,0 +1,116 @@
+"""Images in folders, one folder a class: `--dataset folder:PATH`.
+
+    PATH/train/cat/1.png PATH/train/dog/1.png PATH/test/cat/2.png ...     with a test split, or
+    PATH/cat/1.png PATH/dog/1.png ...                                     without one
+
+A validation split may lie in PATH/validation (or valid, val). Classes are numbered in the order of their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dim_ray.core.decoding import Decoder, join
+from dim_ray.core.splits import Source, Split
+from dim_ray.errors import DataError
+
+__all__ = ["read_folder"]
+
+_SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
+_EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+def read_folder(path: str) -> Source:
+    """Reads a data set of one folder a class.
+
+    Args:
+        path: A local folder; ~ is expanded.
+
+    Raises:
+        DataError: The folder is missing or empty, splits have different classes, or an image is unusable.
+    """
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        what = "isn't a folder" if root.exists() else "doesn't exist"
+        raise DataError(f"folder:{path}: {root} {what}. Give a folder that has a folder of images for every class.")
+    folders = _split_folders(root)
+    class_names = _class_names(folders)
+    decoder = Decoder()
+    batches: dict[str, list[NDArray[np.uint8]]] = {}
+    labels: dict[str, list[int]] = {}
+    for split, folder in folders.items():
+        batches[split], labels[split] = [], []
+        for label, name in enumerate(class_names):
+            files = _image_files(folder / name)
+            batches[split].append(_decode(decoder, files))
+            labels[split] += [label] * len(files)
+    images = join(batches)
+    splits = {split: Split(images=images[split], labels=torch.tensor(labels[split])) for split in folders}
+    return Source(
+        train=splits["train"],
+        validation=splits.get("validation"),
+        test=splits.get("test"),
+        class_names=tuple(class_names),
+    )
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    """Finds the splits. A folder `train` that holds images and no folders is a class: one of trains."""
+    found = {
+        split: root / name for split, names in _SPLIT_FOLDERS.items() for name in names if _subfolders(root / name)
+    }
+    if not found:
+        return {"train": root}
+    if "train" not in found:
+        raise DataError(
+            f"{root} has a {' and a '.join(found)} split, but no {root / 'train'} with a folder for every class. "
+            "Add it."
+        )
+    return found
+
+
+def _class_names(folders: dict[str, Path]) -> list[str]:
+    names = {split: _subfolders(folder) for split, folder in folders.items()}
+    if not names["train"]:
+        raise DataError(
+            f"{folders['train']} has no folders; looked for a folder of images for every class, "
+            "either there or in train and test below it."
+        )
+    for split, found in names.items():
+        if found != names["train"]:
+            missing = [f"{folders[split] / name} is missing" for name in names["train"] if name not in found]
+            extra = [f"{folders['train'] / name} is missing" for name in found if name not in names["train"]]
+            raise DataError(
+                f"The classes of {folders['train']} and {folders[split]} differ: {', '.join(missing + extra)}. "
+                "Every split needs the same class folders."
+            )
+    return names["train"]
+
+
+def _subfolders(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _image_files(folder: Path) -> list[Path]:
+    files = [
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in _EXTENSIONS and not file.name.startswith(".") and file.is_file()
+    ]
+    if not files:
+        raise DataError(
+            f"{folder} has no images; looked for files that end in {', '.join(_EXTENSIONS)}. "
+            "Add images or remove the folder."
+        )
+    return sorted(files, key=lambda file: file.relative_to(folder).as_posix())
+
+
+def _decode(decoder: Decoder, files: Sequence[Path]) -> NDArray[np.uint8]:
+    return decoder.decode(files, lambda index: str(files[index]))

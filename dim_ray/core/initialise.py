@@ -1,0 +1,75 @@
+"""Initial weights as a function of one random stream, whatever else has drawn random numbers.
+
+    with torch.device("meta"):
+        network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    network.to_empty(device=rng.device)
+    initialise(network, rng)
+
+The distributions are PyTorch's own defaults, and for the same seed so are the numbers.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from dim_ray.errors import ConfigError, nearest
+
+__all__ = ["initialise"]
+
+# The slope that torch.nn's linear and convolutional layers pass to kaiming_uniform_: its bound is then
+# 1 / sqrt(fan_in), which is also the bound of the bias.
+_LEAKY_SLOPE = math.sqrt(5)
+
+_UNIFORM = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_NORMS = (*_BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)
+_KNOWN = (*_UNIFORM, *_NORMS, nn.Embedding)
+
+
+@torch.no_grad()
+def initialise(module: nn.Module, rng: torch.Generator) -> None:
+    """Sets every parameter and buffer of a module and its submodules, in place.
+
+    Linear, convolutional and embedding layers get PyTorch's default distributions; norms get scale 1, shift 0 and
+    fresh statistics. Torch's global random state is neither read nor changed.
+
+    Args:
+        module: Its values may be anything, also uninitialised memory, on the device of `rng`.
+        rng: Moves on. Two modules of the same structure need two draws.
+
+    Raises:
+        ConfigError: A submodule has parameters or buffers of its own and is of none of the known types. A subclass
+            of a known type may hold more than its base, so it doesn't count as known.
+    """
+    owners = [(name, part) for name, part in module.named_modules() if part._parameters or part._buffers]
+    for name, part in owners:  # before the first draw: a refused module is left as it was
+        if type(part) not in _KNOWN:
+            kind, names = type(part).__name__, [known.__name__ for known in _KNOWN]
+            raise ConfigError(
+                f"can't initialise {repr(name) if name else 'the module'}, a {kind} with parameters or buffers; "
+                f"{nearest(kind, names)} Build the network of these, or teach initialise() the new one."
+            )
+    for _, part in owners:
+        if isinstance(part, _UNIFORM):
+            _initialise_uniform(part.weight, part.bias, rng)
+        elif isinstance(part, nn.Embedding):
+            nn.init.normal_(part.weight, generator=rng)
+            if part.padding_idx is not None:
+                part.weight[part.padding_idx].zero_()
+        elif isinstance(part, _NORMS):
+            if isinstance(part, _BATCH_NORMS):
+                part.reset_running_stats()
+            if part.weight is not None:
+                nn.init.ones_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+def _initialise_uniform(weight: torch.Tensor, bias: torch.Tensor | None, rng: torch.Generator) -> None:
+    nn.init.kaiming_uniform_(weight, a=_LEAKY_SLOPE, generator=rng)
+    if bias is not None:
+        bound = 1 / math.sqrt(weight[0].numel())  # fan_in, as kaiming_uniform_ counts it
+        nn.init.uniform_(bias, -bound, bound, generator=rng)

@@ -1,0 +1,128 @@
+"""The loop that every training stage shares: batches in a seeded order, checkpoints by time, reports by epoch.
+
+A stage gives a function of (step, indices); the loop decides which images a step sees, when state is saved, and
+when training is given up because it left the finite numbers.
+
+    run_epochs(stage="prior", epochs=150, num_images=len(dataset.train), step=step, capture=pair.state, ...)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from dim_ray.core.ports import Checkpointer, Collective, Reporter, State
+from dim_ray.core.random import stream
+from dim_ray.errors import DivergedError, StorageError
+
+__all__ = ["Losses", "run_epochs"]
+
+Losses = Mapping[str, Tensor]
+"""Detached scalars on the device, by name."""
+
+
+def run_epochs(
+    *,
+    stage: str,
+    epochs: int,
+    num_images: int,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+    step: Callable[[int, Tensor], Losses],
+    capture: Callable[[], Mapping[str, Tensor]],
+    restore: Callable[[Mapping[str, Tensor]], None],
+    after_epoch: Callable[[int], Mapping[str, float]],
+    reporter: Reporter,
+    checkpointer: Checkpointer,
+    collective: Collective,
+    synchronise: Callable[[], None] = lambda: None,
+) -> int:
+    """Runs the steps of a stage that a checkpoint does not hold yet.
+
+    Every epoch is one permutation of the images, cut into full batches; worker r takes its slice of each batch, so
+    the global batches do not depend on the number of workers. The state is saved when the checkpointer says it's
+    due, and never when a loss or a weight is not finite.
+
+    A resumed run has the same weights, bit for bit. With several workers, one state stands for all of them: what is
+    each worker's own between two calls of `synchronise` (statistics of BatchNorm) is then the saving worker's.
+
+    Args:
+        stage: Name of the stage: part of its random streams.
+        epochs: Passes over the images.
+        num_images: Images in the training split.
+        batch_size: Images of a step, over all workers together.
+        seed: Of the order of the images.
+        device: Where the indices are made.
+        step: Trains on step number and (batch_size / num_workers,) int64 indices of images.
+        capture: Returns everything that has to be saved.
+        restore: Takes back what `capture` returned.
+        after_epoch: Takes the number of epochs done and returns measurements for the report. On resume it is called
+            again for the epoch that the checkpoint ends with, if it ends with one.
+        reporter: Is told epochs done, their total, and measurements, once an epoch.
+        checkpointer: Keeps the state.
+        collective: The workers.
+        synchronise: Makes the workers' networks the same again, at the end of every epoch and before it is saved.
+
+    Returns:
+        Optimiser steps in all.
+
+    Raises:
+        DivergedError: A loss or a weight was not finite; the last saved state is kept.
+        StorageError: Some workers found a saved state and others didn't.
+    """
+    steps_per_epoch = num_images // batch_size
+    saved = checkpointer.load()
+    # Also a barrier: no worker goes on, ends and clears the state while another has yet to read it.
+    if collective.any(saved is None) and collective.any(saved is not None):
+        raise StorageError(
+            f"some workers found a checkpoint of {stage} and others didn't; all of them have to see the same storage. "
+            "Use a folder that every node shares, or an s3:// or gs:// URI."
+        )
+    done = 0
+    if saved is not None:
+        restore(saved.tensors)
+        done = int(saved.meta["steps"])
+        if done and done % steps_per_epoch == 0:
+            epoch = done // steps_per_epoch
+            reporter.report(epoch, epochs, after_epoch(epoch))
+    share = batch_size // collective.num_workers
+    first = share * collective.rank
+    for epoch in range(done // steps_per_epoch, epochs):
+        order = torch.randperm(
+            num_images, generator=stream(seed, stage, "order", step=epoch, device=device), device=device
+        )
+        losses: dict[str, Tensor] = {}
+        for index in range(done % steps_per_epoch, steps_per_epoch):
+            offset = index * batch_size + first
+            losses = dict(step(done, order[offset : offset + share]))
+            done += 1
+            # No collective call in here: workers reach the due time at different steps.
+            if index + 1 < steps_per_epoch and checkpointer.due():
+                state = capture()
+                if _is_finite(losses, state):
+                    checkpointer.save(State(tensors=state, meta={"steps": done}))
+        synchronise()
+        state = capture()
+        if collective.any(not _is_finite(losses, state)):
+            values = ", ".join(f"{name} {value:g}" for name, value in _values(losses).items())
+            raise DivergedError(
+                f"{stage} diverged by step {done} of {epochs * steps_per_epoch}: {values}, or weights that are not "
+                "finite numbers. The last saved state is kept. Lower the learning rate or the loss weights."
+            )
+        if checkpointer.due():
+            checkpointer.save(State(tensors=state, meta={"steps": done}))
+        reporter.report(epoch + 1, epochs, {**_values(losses), **after_epoch(epoch + 1)})
+    return done
+
+
+def _values(losses: Losses) -> dict[str, float]:
+    return {name: float(loss) for name, loss in losses.items()}
+
+
+def _is_finite(losses: Losses, state: Mapping[str, Tensor]) -> bool:
+    # The losses were measured before the step's update, so the weights have to be looked at, too.
+    return all(map(math.isfinite, _values(losses).values())) and all(bool(t.isfinite().all()) for t in state.values())

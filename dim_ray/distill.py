@@ -1,0 +1,121 @@
+"""Distils one generator with one configuration, and no search: teachers, prior, matching.
+
+    python -m dim_ray.distill                               digits, over the machine's cores with Ray
+    python -m dim_ray.distill --local                       in this process alone: needs no Ray
+    python -m dim_ray.distill --dataset folder:PATH --capacity 64 --pool-size 8
+    python -m dim_ray.distill --workers 2                   two workers of Ray Train share the work
+
+The same command again goes on where it was interrupted, and does nothing where the generator is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dim_ray.cli import parse, run_main
+from dim_ray.errors import UsageError
+from dim_ray.flags import DEFAULT_STUDY, DISTILL_FLAGS
+from dim_ray.progress import Progress, make_progress
+
+if TYPE_CHECKING:
+    from dim_ray.pipeline.workspace import Workspace
+
+__all__ = ["main"]
+
+_STUDY = "distill"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs ``python -m dim_ray.distill``.
+
+    Args:
+        argv: Arguments without the program's name.
+
+    Raises:
+        DimError: With a sentence for the person who typed the command.
+    """
+    config, extras = parse(
+        argv,
+        program="python -m dim_ray.distill",
+        description=__doc__ or "",
+        flags=DISTILL_FLAGS,
+        defaults=DEFAULT_STUDY,
+        extra=_add_arguments,
+    )
+    if extras.local and config.study.workers_per_trial > 1:
+        raise UsageError(
+            f"--local is one process, and --workers is {config.study.workers_per_trial}; leave one of them out."
+        )
+    with make_progress() as progress:
+        from dim_ray.pipeline.generators import generator_fingerprint
+        from dim_ray.session import open_session
+
+        work = open_session(config, lambda config, dataset: config.study.name or _STUDY)
+        identity = generator_fingerprint(work)
+        is_new = not work.artifacts.exists("generators", identity)
+        if is_new and extras.local:
+            _distill_here(work, progress)
+        elif is_new:
+            _distill_with_ray(work, progress)
+    _print(work, identity, is_new)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--local", action="store_true", help="in this process alone: needs no Ray")
+
+
+def _distill_here(work: Workspace, progress: Progress) -> None:
+    from dim_ray.core.ports import SingleWorker
+    from dim_ray.pipeline.generators import distill_generator
+    from dim_ray.pipeline.local import ProgressReporter
+    from dim_ray.pipeline.priors import build_prior, prior_exists
+    from dim_ray.pipeline.teachers import build_teacher, missing_teachers
+    from dim_ray.pipeline.workspace import on_device
+
+    work = on_device(work)
+    teachers = missing_teachers(work)
+    if teachers:
+        progress.start("teachers", len(teachers), "teachers")
+        for done, number in enumerate(teachers):
+            build_teacher(work, number, ProgressReporter(progress, done))
+    if not prior_exists(work):
+        progress.start("prior", 1, "networks")
+        build_prior(work, ProgressReporter(progress), SingleWorker())
+    progress.start("distillation", 1, "networks")
+    distill_generator(work, ProgressReporter(progress), SingleWorker())
+
+
+def _distill_with_ray(work: Workspace, progress: Progress) -> None:
+    from dim_ray.distributed.build import build_networks, distill_one
+    from dim_ray.distributed.resources import cluster, plan_placement
+
+    with cluster(work.config) as resources:
+        placement = plan_placement(work.config.study, resources)
+        build_networks(work, work.config.pool.size, [work.config.generator.capacity], placement, progress)
+        distill_one(work, placement, progress)
+
+
+def _print(work: Workspace, identity: str, is_new: bool) -> None:
+    from dim_ray.summary import make_console, print_lines
+
+    card = work.artifacts.read_card("generators", identity)
+    validation, size_bytes = card["validation"], sum(file["size_bytes"] for file in card["files"].values())
+    uri = work.artifacts.uri("generators", identity)
+    print_lines(
+        make_console(),
+        f"generator {identity} {'' if is_new else 'was there already; nothing was done'}".rstrip(),
+        f"validation accuracy {100 * validation['validation_accuracy']:.1f} % "
+        f"(on_the_fly, IPC {validation['images_per_class']}), {size_bytes:,} bytes",
+        f"in {uri}",
+        "",
+        "next:",
+        f"  python -m dim_ray.evaluate {uri} --dataset {work.config.data.dataset}",
+        f'  python -c "import dim_ray; print(dim_ray.load_generator({uri!r}))"',
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -1,0 +1,56 @@
+"""The ports of a stage under Ray: progress to the driver's board, measurements to Ray Train."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+
+import ray
+import ray.train
+
+from dim_ray.core.ports import Reporter
+from dim_ray.distributed.board import Board
+
+__all__ = ["BoardReporter", "TrainReporter"]
+
+_SECONDS_BETWEEN_POSTS = 0.5
+
+
+class BoardReporter:
+    """A Reporter that posts to a board, at most twice a second.
+
+    Args:
+        board: The actor.
+        job: The job's name on it.
+    """
+
+    def __init__(self, board: ray.actor.ActorHandle[Board], job: str) -> None:
+        self._board = board
+        self._job = job
+        self._last = 0.0
+
+    def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        """Posts step / total; the metrics are left out."""
+        now = time.monotonic()
+        if step == total or now - self._last >= _SECONDS_BETWEEN_POSTS:
+            self._last = now
+            self._board.post.remote(self._job, step / total)
+
+
+class TrainReporter:
+    """A Reporter that hands measurements to Ray Train, which every worker has to do at the same steps.
+
+    Args:
+        steps: The steps that are reported.
+        also: Is told about every step.
+    """
+
+    def __init__(self, steps: Collection[int], also: Reporter) -> None:
+        self._steps = frozenset(steps)
+        self._also = also
+
+    def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        """Reports the step as `epoch`, with the metrics of worker 0."""
+        self._also.report(step, total, metrics)
+        if step in self._steps:
+            ray.train.report({"epoch": step, **metrics})

@@ -1,0 +1,168 @@
+"""What is built and measured over the cluster: teachers, priors, one distilled generator, evaluations.
+
+    with cluster(config) as resources:
+        placement = plan_placement(config.study, resources)
+        build_networks(work, config.pool.size, [config.generator.capacity], placement, progress)
+        distill_one(work, placement, progress)
+        run_evaluations(work, plan_evaluations(work, fingerprint), placement, progress)
+
+Jobs of one worker are Ray tasks; jobs of several run under Ray Train.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import ray
+
+from dim_ray.core.ports import Reporter, SingleWorker
+from dim_ray.distributed.board import make_board
+from dim_ray.distributed.resources import Placement
+from dim_ray.distributed.tasks import Job, run_tasks
+from dim_ray.distributed.trainer import WorkerJob, distill_shards, prior_shards, run_workers, teacher_shards
+from dim_ray.pipeline.evaluations import evaluate, missing_evaluations
+from dim_ray.pipeline.generators import distill_generator
+from dim_ray.pipeline.priors import build_prior, prior_exists
+from dim_ray.pipeline.students import Evaluation
+from dim_ray.pipeline.teachers import build_teacher, missing_teachers
+from dim_ray.pipeline.workspace import Workspace
+from dim_ray.progress import Progress
+from dim_ray.store.filesystem import open_root
+
+__all__ = [
+    "STAGE_BUILD",
+    "STAGE_DISTILL",
+    "STAGE_EVALUATE",
+    "build_networks",
+    "distill_one",
+    "ray_path",
+    "run_evaluations",
+]
+
+STAGE_BUILD, STAGE_DISTILL, STAGE_EVALUATE = "teachers and priors", "distillation", "evaluation"
+_SECONDS_BETWEEN_LOOKS = 0.5
+
+
+def build_networks(
+    work: Workspace, pool_size: int, capacities: Sequence[int], placement: Placement, progress: Progress
+) -> None:
+    """Builds the teachers and priors that the storage doesn't hold.
+
+    Args:
+        work: Data, recipes and storage.
+        pool_size: Teachers 0 to pool_size - 1.
+        capacities: One prior for each.
+        placement: What one job holds.
+        progress: Is told about one stage.
+    """
+    config = work.config
+    work = replace(work, config=replace(config, pool=replace(config.pool, size=pool_size)))
+    dearest_first = sorted(capacities, reverse=True)
+    missing = [capacity for capacity in dearest_first if not prior_exists(_with_capacity(work, capacity))]
+    teachers = missing_teachers(work)
+    if not missing and not teachers:
+        return
+    progress.start(STAGE_BUILD, len(missing) + len(teachers), "networks")
+    if placement.num_workers == 1:
+        calls: dict[str, tuple[Job, Any]] = {f"prior of capacity {c}": (_prior_job, c) for c in missing}
+        calls |= {f"teacher {n}": (build_teacher, n) for n in teachers}
+        run_tasks(work, calls, placement, on_progress=progress.advance)
+        return
+    done = 0
+    runs: list[tuple[WorkerJob, Workspace, int]] = [(teacher_shards, work, len(teachers))] if teachers else []
+    runs += [(prior_shards, _with_capacity(work, c), 1) for c in missing]
+    for job, job_work, size in runs:
+
+        def advance(fraction: float, done: int = done, size: int = size) -> None:
+            progress.advance(done + fraction * size)
+
+        _run_workers(job, job_work, placement, advance)
+        done += size
+
+
+def distill_one(work: Workspace, placement: Placement, progress: Progress) -> None:
+    """Distils the configuration's generator, if the storage doesn't hold it."""
+    epochs = work.config.matching.epochs
+    progress.start(STAGE_DISTILL, epochs, "epochs")
+    if placement.num_workers == 1:
+        calls: dict[str, tuple[Job, Any]] = {"distillation": (_distill_job, None)}
+        run_tasks(work, calls, placement, on_progress=lambda done: progress.advance(done * epochs))
+    else:
+        _run_workers(distill_shards, work, placement, lambda fraction: progress.advance(fraction * epochs))
+
+
+def run_evaluations(work: Workspace, planned: list[Evaluation], placement: Placement, progress: Progress) -> int:
+    """Runs the evaluations that have no row yet, and returns their number."""
+    cells = missing_evaluations(work, planned)
+    if not cells:
+        return 0
+    present = len(planned) - len(cells)
+    progress.start(STAGE_EVALUATE, len(planned), "students")
+    # One worker a student, whatever a distillation uses.
+    calls: dict[str, tuple[Job, Any]] = {f"student {i}": (_evaluation_job, cell) for i, cell in enumerate(cells)}
+    run_tasks(work, calls, placement, on_progress=lambda done: progress.advance(present + done))
+    return len(cells)
+
+
+def ray_path(work: Workspace) -> str:
+    """Returns where Ray keeps its own state of a study."""
+    return open_root(work.config.storage.root).uri_of(f"studies/{work.study}/ray")
+
+
+def _run_workers(job: WorkerJob, work: Workspace, placement: Placement, on_progress: Callable[[float], None]) -> None:
+    board = make_board()
+    with _watching(board, on_progress):
+        run_workers(
+            job,
+            ray.put(work),
+            placement,
+            name=f"{job.__name__}-{time.time_ns()}",
+            storage_path=ray_path(work),
+            max_failures=work.config.study.max_failures,
+            board=board,
+        )
+
+
+def _prior_job(work: Workspace, capacity: int, reporter: Reporter) -> None:
+    build_prior(_with_capacity(work, capacity), reporter, SingleWorker())
+
+
+def _distill_job(work: Workspace, _: None, reporter: Reporter) -> None:
+    distill_generator(work, reporter, SingleWorker())
+
+
+def _evaluation_job(work: Workspace, cell: Evaluation, _: Reporter) -> None:
+    evaluate(work, cell)
+
+
+def _with_capacity(work: Workspace, capacity: int) -> Workspace:
+    config = work.config
+    return replace(work, config=replace(config, generator=replace(config.generator, capacity=capacity)))
+
+
+@contextmanager
+def _watching(board: Any, on_progress: Callable[[float], None]) -> Iterator[None]:
+    """Reads a board while the body runs, and tells the mean of its fractions."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_SECONDS_BETWEEN_LOOKS):
+            try:
+                fractions = ray.get(board.read.remote())
+            except ray.exceptions.RayError:  # the run itself says what is wrong
+                return
+            on_progress(sum(fractions.values()) / max(1, len(fractions)))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+        ray.kill(board)

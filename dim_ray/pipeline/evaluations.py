@@ -1,0 +1,115 @@
+"""The grid of evaluations, and one row for each."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import torch
+
+import dim_ray
+from dim_ray.config import EvaluationConfig, fingerprint
+from dim_ray.pipeline.generators import GENERATOR_FILE, load_module
+from dim_ray.pipeline.students import Evaluation, train_cell
+from dim_ray.pipeline.workspace import Workspace
+from dim_ray.store.reader import Reader
+from dim_ray.store.schema import EVALUATION_TABLE, row_id
+from dim_ray.store.writer import Writer
+
+__all__ = ["evaluate", "evaluation_row_id", "missing_evaluations", "plan_evaluations", "read_evaluations"]
+
+
+def plan_evaluations(work: Workspace, generator: str) -> list[Evaluation]:
+    """Returns the grid protocol x IPC x architecture x seed, dearest first, so that no core waits at the end."""
+    evaluation = work.config.evaluation
+    return [
+        Evaluation(
+            protocol=protocol,
+            images_per_class=images_per_class,
+            architecture=architecture,
+            seed=evaluation.seed + index,
+            generator=None if protocol.startswith("real_") else generator,
+        )
+        for images_per_class in sorted(evaluation.images_per_class, reverse=True)
+        for architecture in work.config.networks.students
+        for protocol in evaluation.protocols
+        for index in range(evaluation.num_seeds)
+    ]
+
+
+def missing_evaluations(work: Workspace, planned: list[Evaluation]) -> list[Evaluation]:
+    """Returns the evaluations that have no row yet."""
+    rows = Reader(work.config.storage.root).evaluations(dataset=work.dataset.name)
+    present = set(rows["id"])
+    return [cell for cell in planned if evaluation_row_id(work, cell) not in present]
+
+
+def read_evaluations(work: Workspace, planned: Sequence[Evaluation]) -> pd.DataFrame:
+    """Returns the rows of planned evaluations, those that are there."""
+    ids = [evaluation_row_id(work, cell) for cell in planned]
+    return Reader(work.config.storage.root).evaluations(dataset=work.dataset.name, id=ids)
+
+
+def evaluation_row_id(work: Workspace, cell: Evaluation) -> str:
+    """Returns the id of an evaluation's row."""
+    identity = _identity(work, cell)
+    return row_id(EVALUATION_TABLE.name, *(identity[name] for name in EVALUATION_TABLE.identity))
+
+
+def evaluate(work: Workspace, cell: Evaluation) -> dict[str, Any]:
+    """Trains and tests one student, writes its row and returns it."""
+    generator, generator_bytes = None, 0
+    if cell.generator is not None:
+        card = work.artifacts.read_card("generators", cell.generator)
+        generator_bytes = card["files"][GENERATOR_FILE]["size_bytes"]
+        generator = load_module(work, cell.generator)
+    result = train_cell(work, cell, generator, generator_bytes=generator_bytes, test=True)
+    contract = result.budget
+    row = {
+        **_identity(work, cell),
+        "study": work.study,
+        "selection": "validation",
+        "accuracy": result.accuracy,
+        "best_test_accuracy": result.best_test_accuracy,
+        "validation_accuracy": result.validation_accuracy,
+        "images_drawn": contract.images_drawn,
+        "distinct_images": contract.distinct_images,
+        "optimiser_steps": contract.optimiser_steps,
+        "batch_size": contract.batch_size,
+        "epochs": contract.epochs,
+        "stored_bytes": contract.stored_bytes,
+        "augmentation": work.config.evaluation.augmentation,
+        "final_loss": result.final_loss,
+        "wall_seconds": result.wall_seconds,
+        "device": str(work.dataset.train.images.device),
+        "num_threads": torch.get_num_threads(),
+        "host": platform.node(),
+        "torch_version": torch.__version__,
+    }
+    Writer(work.config.storage.root).append_evaluations([row])
+    return row
+
+
+def _identity(work: Workspace, cell: Evaluation) -> dict[str, Any]:
+    return {
+        "generator": cell.generator,
+        "data_fingerprint": work.dataset.digest,
+        "dataset": work.dataset.name,
+        "ipc": cell.images_per_class,
+        "protocol": cell.protocol,
+        "architecture": cell.architecture,
+        "seed": cell.seed,
+        "split": "test",
+        "preset": "corrected",
+        "labels": "hard",
+        "budget_fingerprint": _budget_fingerprint(work.config.evaluation),
+        "code_version": dim_ray.__version__,
+    }
+
+
+def _budget_fingerprint(config: EvaluationConfig) -> str:
+    """Identifies how every student is trained; the grid itself and its seeds are columns of their own."""
+    return fingerprint(replace(config, images_per_class=(1,), protocols=("on_the_fly",), num_seeds=1, seed=0))

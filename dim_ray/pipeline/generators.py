@@ -1,0 +1,195 @@
+"""Distilled generators: from the stored prior and teachers to a stored generator with its card and picture."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from dim_ray.config import Config, GeneratorConfig, fingerprint, to_dict
+from dim_ray.core.adversarial import build_pair
+from dim_ray.core.checkpoint import dumps, loads, module_tensors, restore_module
+from dim_ray.core.evaluation import balanced_labels
+from dim_ray.core.generator import Generator, build_generator
+from dim_ray.core.matching import distill
+from dim_ray.core.pictures import sample_grid
+from dim_ray.core.pool import TeacherPool
+from dim_ray.core.ports import Collective, Reporter
+from dim_ray.core.random import stream
+from dim_ray.errors import ArtifactError, ConfigError, DivergedError
+from dim_ray.pipeline.priors import load_prior, prior_fingerprint
+from dim_ray.pipeline.students import validate
+from dim_ray.pipeline.teachers import load_teacher, teacher_fingerprint
+from dim_ray.pipeline.workspace import Workspace, dataset_card, shared_checkpointer
+
+__all__ = [
+    "GENERATOR_FILE",
+    "SAMPLES_FILE",
+    "distill_generator",
+    "generator_fingerprint",
+    "generator_from_card",
+    "load_module",
+    "rung_epochs",
+]
+
+GENERATOR_FILE = "generator.safetensors"
+SAMPLES_FILE = "samples.png"
+_SAMPLES_PER_CLASS = 10
+
+
+def generator_fingerprint(work: Workspace) -> str:
+    """Returns the identity of the distilled generator."""
+    matching = work.config.matching
+    teachers = [] if matching.kind == "none" else [teacher_fingerprint(work, n) for n in range(work.config.pool.size)]
+    return fingerprint("distilled", prior_fingerprint(work), teachers, matching)
+
+
+def distill_generator(work: Workspace, reporter: Reporter, collective: Collective) -> str:
+    """Distils from the stored prior and teachers, and stores the generator with its card and picture.
+
+    The validation accuracy is measured at the rungs and at the end, and is part of the report. The generator is
+    stored before the report of the last epoch, because a scheduler may end the process on it. With several workers,
+    each of them calls this, and holds its shard of the teachers.
+
+    Returns:
+        The generator's fingerprint.
+    """
+    config = work.config
+    identity = generator_fingerprint(work)
+    if collective.any(work.artifacts.exists("generators", identity)):  # the same answer on every worker
+        epochs = config.matching.epochs
+        reporter.report(epochs, epochs, _validate_on_first(work, collective, lambda: load_module(work, identity)))
+        return identity
+    started = time.perf_counter()
+    pair = build_pair(
+        config.generator,
+        config.prior,
+        work.dataset,
+        learning_rate=config.matching.learning_rate,
+        seed=config.prior.seed,
+    )
+    pair.load_weights(load_prior(work))
+    shard = range(collective.rank, config.pool.size, collective.num_workers)
+    matches = config.matching.kind != "none"
+    pool = TeacherPool([load_teacher(work, n) for n in shard], work.dataset) if matches and shard else None
+    saved = shared_checkpointer(work, identity, collective)
+    rungs = rung_epochs(config)
+
+    def after_epoch(epoch: int) -> Mapping[str, float]:
+        if epoch not in rungs:
+            return {}
+        measured = _validate_on_first(work, collective, lambda: pair.average)
+        if epoch == config.matching.epochs and collective.rank == 0:
+            _store_generator(work, identity, pair.average, measured, time.perf_counter() - started)
+            saved.clear()  # now: there may be no time after the report
+        return measured
+
+    distill(
+        pair,
+        pool,
+        config.matching,
+        config.prior,
+        work.dataset,
+        shard_weight=len(shard) * collective.num_workers / config.pool.size,
+        after_epoch=after_epoch,
+        reporter=reporter,
+        checkpointer=saved,
+        collective=collective,
+    )
+    return identity
+
+
+def rung_epochs(config: Config) -> list[int]:
+    """Returns the epochs after which the generator is validated: ASHA's rungs, and the last epoch."""
+    epochs, rung = [], config.study.grace_epochs
+    while rung < config.matching.epochs:
+        epochs.append(rung)
+        rung *= config.study.reduction_factor
+    return [*epochs, config.matching.epochs]
+
+
+def load_module(work: Workspace, identity: str) -> Generator:
+    """Returns a stored generator on the dataset's device, in eval mode."""
+    artifact = work.artifacts.read("generators", identity)
+    return generator_from_card(
+        artifact.card, artifact.files[GENERATOR_FILE], artifact.uri, work.dataset.train.images.device
+    )
+
+
+def generator_from_card(
+    card: Mapping[str, Any], data: bytes, origin: str, device: torch.device | str = "cpu"
+) -> Generator:
+    """Builds a generator from its card and the bytes of its file.
+
+    Raises:
+        ArtifactError: The file is not what the card says, or the card says what this version doesn't know.
+    """
+    tensors, _ = loads(data, origin=f"{origin}/{GENERATOR_FILE}")
+    try:
+        settings = {**card["generator"], "refinements": tuple(card["generator"]["refinements"])}
+        generator = build_generator(
+            GeneratorConfig(**settings),
+            num_classes=len(card["dataset"]["class_names"]),
+            num_channels=card["dataset"]["num_channels"],
+            image_size=card["dataset"]["image_size"],
+            rng=torch.Generator(device),
+        )
+        restore_module(generator, tensors)
+    except (ConfigError, KeyError, TypeError, RuntimeError) as error:
+        reason = str(error).replace("\n", " ").replace("\t", "")
+        raise ArtifactError(
+            f"the card of {origin} doesn't describe the network in {GENERATOR_FILE} ({reason}): it was altered, or "
+            "made by another version of dim_ray; bring back a copy, or upgrade dim_ray."
+        ) from error
+    return generator.eval().requires_grad_(False)
+
+
+def _validate_on_first(
+    work: Workspace, collective: Collective, generator: Callable[[], Generator]
+) -> Mapping[str, float]:
+    """Returns what worker 0 measures, and nothing on the others; all of them go on, or none does."""
+    measured: Mapping[str, float] = {}
+    error = None
+    if collective.rank == 0:
+        try:
+            measured = validate(work, generator())
+        except DivergedError as diverged:
+            error = diverged
+    if collective.any(error is not None):
+        raise error or DivergedError("the student that validates the generator diverged on worker 0.")
+    return measured
+
+
+def _store_generator(
+    work: Workspace, identity: str, generator: Generator, measured: Mapping[str, float], seconds: float
+) -> None:
+    config = work.config
+    card = {
+        "generator": to_dict(config.generator),
+        "value_range": [-1.0, 1.0],
+        "dataset": dataset_card(work.dataset),
+        "prior": prior_fingerprint(work),
+        "teachers": [teacher_fingerprint(work, n) for n in range(config.pool.size)]
+        if config.matching.kind != "none"
+        else [],
+        "training": {
+            "pool": to_dict(config.pool),
+            "prior": to_dict(config.prior),
+            "matching": to_dict(config.matching),
+        },
+        "validation": {**measured, "images_per_class": config.study.selection_images_per_class},
+        "wall_seconds": seconds,
+    }
+    labels = balanced_labels(work.dataset.num_classes, _SAMPLES_PER_CLASS, work.dataset.train.images.device)
+    generator.eval()
+    with torch.no_grad():
+        images = generator.sample(labels, stream(config.matching.seed, "samples", device=labels.device))
+    images = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+    grid = images.view(work.dataset.num_classes, _SAMPLES_PER_CLASS, *images.shape[1:])
+    files = {
+        GENERATOR_FILE: dumps(module_tensors(generator)),
+        SAMPLES_FILE: sample_grid(grid, work.dataset.class_names),
+    }
+    work.artifacts.write("generators", identity, files, card)

@@ -1,0 +1,77 @@
+"""Teachers of the store: built once, whoever asks first, and shared by pools of every size."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from dim_ray.config import Config, fingerprint, to_dict
+from dim_ray.core.checkpoint import dumps, loads, with_prefix, without_prefix
+from dim_ray.core.pool import Teacher, train_teacher
+from dim_ray.core.ports import Reporter
+from dim_ray.pipeline.workspace import Workspace, checkpointer, dataset_card
+
+__all__ = ["build_teacher", "load_teacher", "missing_teachers", "teacher_fingerprint"]
+
+_SNAPSHOTS_FILE = "snapshots.safetensors"
+
+
+def teacher_fingerprint(work: Workspace, number: int) -> str:
+    """Returns the identity of teacher `number`: the same for every pool size, so that pools are nested."""
+    recipe = replace(work.config.pool, size=1)
+    return fingerprint("teacher", work.dataset.digest, _architecture(work.config, number), number, recipe)
+
+
+def missing_teachers(work: Workspace) -> list[int]:
+    """Returns the numbers of the pool's teachers that the storage doesn't hold yet."""
+    artifacts = work.artifacts
+    return [
+        number
+        for number in range(work.config.pool.size)
+        if not artifacts.exists("teachers", teacher_fingerprint(work, number))
+    ]
+
+
+def build_teacher(work: Workspace, number: int, reporter: Reporter) -> None:
+    """Trains teacher `number` and stores its snapshots, if the storage doesn't hold it."""
+    identity = teacher_fingerprint(work, number)
+    if work.artifacts.exists("teachers", identity):
+        return
+    started = time.perf_counter()
+    saved = checkpointer(work, identity)
+    architecture = _architecture(work.config, number)
+    teacher = train_teacher(work.config.pool, number, architecture, work.dataset, reporter=reporter, checkpointer=saved)
+    tensors = {
+        name: tensor
+        for step, snapshot in zip(teacher.steps, teacher.snapshots, strict=True)
+        for name, tensor in with_prefix(str(step), snapshot).items()
+    }
+    card = {
+        "architecture": architecture,
+        "number": number,
+        "steps": list(teacher.steps),
+        "validation_accuracy": teacher.validation_accuracy,
+        "dataset": dataset_card(work.dataset),
+        "training": to_dict(work.config.pool),
+        "wall_seconds": time.perf_counter() - started,
+    }
+    work.artifacts.write("teachers", identity, {_SNAPSHOTS_FILE: dumps(tensors)}, card)
+    saved.clear()
+
+
+def load_teacher(work: Workspace, number: int) -> Teacher:
+    """Reads teacher `number` with its snapshots, on the CPU."""
+    artifact = work.artifacts.read("teachers", teacher_fingerprint(work, number))
+    tensors, _ = loads(artifact.files[_SNAPSHOTS_FILE], origin=f"{artifact.uri}/{_SNAPSHOTS_FILE}")
+    steps = artifact.card["steps"]
+    return Teacher(
+        architecture=artifact.card["architecture"],
+        snapshots=[without_prefix(str(step), tensors) for step in steps],
+        steps=steps,
+        validation_accuracy=artifact.card["validation_accuracy"],
+    )
+
+
+def _architecture(config: Config, number: int) -> str:
+    teachers = config.networks.teachers
+    return teachers[number % len(teachers)]

@@ -1,0 +1,132 @@
+"""A configuration at work on a data set in a storage, and where unfinished stages keep their state."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from dim_ray.config import Config
+from dim_ray.core.checkpoint import dumps, loads
+from dim_ray.core.data import Dataset
+from dim_ray.core.ports import Checkpointer, Collective, NoCheckpointer, State
+from dim_ray.store.artifacts import ArtifactStore
+
+__all__ = [
+    "StoredCheckpointer",
+    "Workspace",
+    "checkpoint_key",
+    "checkpointer",
+    "dataset_card",
+    "on_device",
+    "shared_checkpointer",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """One configuration at work on one data set in one storage."""
+
+    config: Config
+    dataset: Dataset
+    study: str
+    """Name under which rows and checkpoints are kept."""
+
+    @property
+    def artifacts(self) -> ArtifactStore:
+        """Teachers, priors and generators."""
+        return ArtifactStore(self.config.storage.root)
+
+
+class StoredCheckpointer:
+    """A Checkpointer that keeps the state as one file below the storage's root.
+
+    Args:
+        artifacts: The storage.
+        key: The file, relative to the root.
+        every_seconds: How often a save is due; the first one this long after the start.
+    """
+
+    def __init__(self, artifacts: ArtifactStore, key: str, every_seconds: float) -> None:
+        self._artifacts = artifacts
+        self._key = key
+        self._every_seconds = every_seconds
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether `every_seconds` have passed since the last save."""
+        return time.monotonic() - self._last >= self._every_seconds
+
+    def save(self, state: State) -> None:
+        """Replaces the file."""
+        self._artifacts.write_bytes(self._key, dumps(state.tensors, state.meta))
+        self._last = time.monotonic()
+
+    def load(self) -> State | None:
+        """Reads the file.
+
+        Raises:
+            ArtifactError: It is truncated, altered or of a newer format.
+        """
+        data = self._artifacts.read_bytes(self._key)
+        if data is None:
+            return None
+        tensors, meta = loads(data, origin=self._key)
+        return State(tensors=tensors, meta=meta)
+
+    def clear(self) -> None:
+        """Removes the file."""
+        self._artifacts.delete(self._key)
+
+
+def checkpoint_key(study: str, identity: str) -> str:
+    """Returns where the state of an unfinished stage is kept, relative to the storage's root."""
+    return f"studies/{study}/checkpoints/{identity}.safetensors"
+
+
+def on_device(work: Workspace, num_threads: int | None = None) -> Workspace:
+    """Moves the data to this process's GPU where it has one.
+
+    Args:
+        work: With data on the CPU.
+        num_threads: CPU threads that PyTorch may use; by default all cores.
+    """
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+    return replace(work, dataset=work.dataset.to("cuda")) if torch.cuda.is_available() else work
+
+
+def checkpointer(work: Workspace, identity: str) -> StoredCheckpointer:
+    """Returns the checkpointer of one artefact that is being built."""
+    return StoredCheckpointer(
+        work.artifacts, checkpoint_key(work.study, identity), work.config.storage.checkpoint_seconds
+    )
+
+
+def shared_checkpointer(work: Workspace, identity: str, collective: Collective) -> Checkpointer:
+    """Returns each worker's checkpointer: all load the same state; worker 0 alone saves."""
+    own = checkpointer(work, identity)
+    return own if collective.rank == 0 else _LoadOnly(own)
+
+
+def dataset_card(dataset: Dataset) -> dict[str, Any]:
+    """Returns what an artefact's card says of its data set."""
+    return {
+        "name": dataset.name,
+        "digest": dataset.digest,
+        "class_names": list(dataset.class_names),
+        "num_channels": dataset.num_channels,
+        "image_size": dataset.image_size,
+        "mean": list(dataset.normalisation.mean),
+        "std": list(dataset.normalisation.std),
+    }
+
+
+class _LoadOnly(NoCheckpointer):
+    def __init__(self, checkpointer: Checkpointer) -> None:
+        self._checkpointer = checkpointer
+
+    def load(self) -> State | None:
+        return self._checkpointer.load()

@@ -1,0 +1,185 @@
+"""Shows what the storage holds: evaluations as a table, and the best generator with the line that loads it.
+
+python -m dim_ray.results list --dataset digits
+python -m dim_ray.results best --dataset digits --ipc 10
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dim_ray.config import PROTOCOLS, StorageConfig, StudyConfig
+from dim_ray.errors import StorageError, UsageError, nearest
+
+if TYPE_CHECKING:  # --help doesn't wait for these
+    import pandas as pd
+    from rich.table import Table
+
+    from dim_ray.store.reader import Reader
+
+__all__ = ["main"]
+
+_FILE_WIDTH = 140  # columns of a table that goes to a file or a pipe
+_FINGERPRINT_SHOWN = 8
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs ``python -m dim_ray.results``.
+
+    Args:
+        argv: Arguments without the program's name.
+
+    Raises:
+        UsageError: An argument can't be used.
+        StorageError: The storage can't be read, or doesn't hold what was asked for.
+    """
+    arguments = _parser().parse_args(argv)
+    from dim_ray.store.reader import Reader
+
+    reader = Reader(arguments.storage)
+    if arguments.command == "list":
+        _list(reader, arguments)
+    else:
+        _best(reader, arguments)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]  # argparse would print the usage and exit
+        raise UsageError(f"{message}; see python -m dim_ray.results --help.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m dim_ray.results",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("command", choices=("list", "best"), help="list: every cell of the grid; best: one generator")
+    parser.add_argument(
+        "--storage",
+        default=StorageConfig().root,
+        metavar="ROOT",
+        help="folder, s3:// or gs:// URI (default: %(default)s)",
+    )
+    parser.add_argument("--dataset", metavar="NAME", help="data set (best, by default: the only one)")
+    parser.add_argument(
+        "--ipc",
+        type=int,
+        metavar="N",
+        help=f"images per class (best, by default: {StudyConfig().selection_images_per_class}, else the largest)",
+    )
+    parser.add_argument("--architecture", metavar="NAME", help="the students' architecture, for example convnet3")
+    parser.add_argument("--protocol", choices=PROTOCOLS, help="how students get images (best, by default: on_the_fly)")
+    return parser
+
+
+def _list(reader: Reader, arguments: argparse.Namespace) -> None:
+    from dim_ray.store.reader import summarise
+
+    every = reader.evaluations()
+    trials = reader.trials()
+    if every.empty and trials.empty:
+        raise StorageError(f"no evaluations under {reader.root}: run python -m dim_ray.tune first.")
+    chosen = every
+    for column in ("dataset", "ipc", "architecture", "protocol"):
+        value = getattr(arguments, column)
+        if value is None:
+            continue
+        chosen = chosen[chosen[column] == value]
+        if chosen.empty and not every.empty:
+            there = [str(known) for known in every[column].unique()]
+            raise StorageError(f"no evaluations with {column} {value} in this choice; {nearest(str(value), there)}")
+    if not chosen.empty:
+        _print(_table(summarise(chosen)))
+    _print(_counts(reader.root, chosen, trials))
+
+
+def _best(reader: Reader, arguments: argparse.Namespace) -> None:
+    from dim_ray.store.artifacts import ArtifactStore
+    from dim_ray.store.reader import summarise
+
+    every = reader.evaluations()
+    dataset = arguments.dataset or _only_dataset(reader.root, every)
+    ipc = _usual_ipc(every, dataset) if arguments.ipc is None else arguments.ipc
+    protocol = arguments.protocol or "on_the_fly"
+    best = reader.best_generator(dataset=dataset, ipc=ipc, architecture=arguments.architecture, protocol=protocol)
+    store = ArtifactStore(reader.root)
+    uri = store.uri("generators", best)
+    rows = every[(every["dataset"] == dataset) & (every["generator"] == best)]
+    _print(f"best generator of {dataset} at IPC {ipc}, {protocol}, by mean validation accuracy")
+    _print(f"  fingerprint  {best}")
+    _print(f"  path         {uri}")
+    _print(_table(summarise(rows)))
+    if store.exists("generators", best):
+        _print("load it in Python:")
+        _print(f"  import dim_ray; generator = dim_ray.load_generator({uri!r})")
+    else:
+        _print("its files are no longer there: only its rows are left")
+
+
+def _only_dataset(root: str, every: pd.DataFrame) -> str:
+    names = sorted(every["dataset"].unique())
+    if not names:
+        raise StorageError(f"no evaluations under {root}: run python -m dim_ray.tune first.")
+    if len(names) > 1:
+        raise UsageError(f"there are several data sets; choose one with --dataset: {', '.join(names)}.")
+    return str(names[0])
+
+
+def _usual_ipc(every: pd.DataFrame, dataset: str) -> int:
+    usual = StudyConfig().selection_images_per_class
+    there = every[(every["dataset"] == dataset) & every["generator"].notna()]["ipc"]
+    return usual if there.empty or usual in there.to_numpy() else int(there.max())
+
+
+def _table(cells: pd.DataFrame) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("dataset", "protocol", "architecture", "generator"):
+        table.add_column(name, overflow="fold")
+    for name in ("IPC", "steps", "test accuracy in %"):
+        table.add_column(name, justify="right", no_wrap=True)
+    order = {protocol: place for place, protocol in enumerate(PROTOCOLS)}
+    cells = cells.assign(place=cells["protocol"].map(order))
+    cells = cells.sort_values(["dataset", "place", "architecture", "generator", "ipc"])
+    for cell in cells.to_dict("records"):
+        generator = cell["generator"][:_FINGERPRINT_SHOWN] if isinstance(cell["generator"], str) else "-"
+        spread = f" ± {100 * cell['std']:.2f}" if cell["n"] > 1 else ""
+        table.add_row(
+            cell["dataset"],
+            cell["protocol"],
+            cell["architecture"],
+            generator,
+            str(cell["ipc"]),
+            str(cell["optimiser_steps"]),
+            f"{100 * cell['mean']:.2f}{spread} ({cell['n']})",
+        )
+    return table
+
+
+def _counts(root: str, chosen: pd.DataFrame, trials: pd.DataFrame) -> str:
+    states = ", ".join(f"{count} {state}" for state, count in trials["state"].value_counts().sort_index().items())
+    return (
+        f"evaluations: {len(chosen)}; studies: {trials['study'].nunique()}; "
+        f"trials: {len(trials)}{f' ({states})' if states else ''}; under {root}"
+    )
+
+
+def _print(what: str | Table) -> None:
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH, highlight=False)
+    # a path or a line to copy is never wrapped
+    console.print(what, markup=False, soft_wrap=isinstance(what, str))
+
+
+if __name__ == "__main__":
+    from dim_ray.cli import run_main
+
+    sys.exit(run_main(main))

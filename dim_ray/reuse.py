@@ -1,0 +1,189 @@
+"""Generators of the store in somebody else's training loop. Needs torch, and neither Ray nor the code that made them.
+
+generator = dim_ray.best_generator("dim_storage", dataset="digits", ipc=10)
+images = generator.sample(labels, seed=0)                     # (N, C, H, W) in [0, 1]
+loader = DataLoader(generator.fixed_dataset(ipc=10, seed=0), batch_size=32, shuffle=True)
+for images, labels in generator.stream(batch_size=64, images_per_epoch=6400, seed=0): ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, TensorDataset, get_worker_info
+
+from dim_ray.core.evaluation import balanced_labels
+from dim_ray.core.generator import Generator
+from dim_ray.core.random import derive_seed, stream
+from dim_ray.errors import UsageError
+from dim_ray.pipeline.generators import GENERATOR_FILE, generator_from_card
+from dim_ray.store.artifacts import ArtifactStore, read_artifact
+from dim_ray.store.reader import Reader
+
+__all__ = ["ImageStream", "StoredGenerator", "best_generator", "load_generator"]
+
+_BATCH = 500  # images generated at a time: bounds memory
+
+
+class StoredGenerator:
+    """A generator with all that is needed to train on its images.
+
+    Args:
+        module: The network, in eval mode.
+        card: Its card.
+        uri: Where it came from.
+    """
+
+    def __init__(self, module: Generator, card: dict[str, Any], uri: str) -> None:
+        self.module = module
+        self.card = card
+        self.uri = uri
+        self.fingerprint: str = card["fingerprint"]
+        self.class_names: tuple[str, ...] = tuple(card["dataset"]["class_names"])
+        self.mean: tuple[float, ...] = tuple(card["dataset"]["mean"])
+        """Of each channel of the real training images in [0, 1]."""
+        self.std: tuple[float, ...] = tuple(card["dataset"]["std"])
+        """Of each channel of the real training images in [0, 1]."""
+
+    def __repr__(self) -> str:
+        dataset = self.card["dataset"]
+        size = dataset["image_size"]
+        return (
+            f"StoredGenerator({dataset['name']}, {len(self.class_names)} classes, "
+            f"{dataset['num_channels']}x{size}x{size}, {self.fingerprint})"
+        )
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.class_names)
+
+    def to(self, device: torch.device | str) -> StoredGenerator:
+        """Moves the network to a device, and returns self."""
+        self.module.to(device)
+        return self
+
+    @torch.no_grad()
+    def sample(self, labels: Tensor, seed: int | None = None) -> Tensor:
+        """Generates one image for each label.
+
+        Args:
+            labels: (N,) integers in [0, K).
+            seed: For the same images again; None for new ones each time.
+
+        Returns:
+            (N, C, H, W) float32 in [0, 1], on the network's device. For a classifier, normalise with `mean`, `std`.
+
+        Raises:
+            UsageError: A label is not a class.
+        """
+        labels = torch.as_tensor(labels)
+        if labels.ndim != 1 or labels.is_floating_point() or (len(labels) and not self._are_classes(labels)):
+            raise UsageError(
+                f"labels are {labels.dtype} of shape {tuple(labels.shape)}; allowed: a vector of whole numbers "
+                f"from 0 to {self.num_classes - 1}, one for each image."
+            )
+        device = self.module.to_image.weight.device
+        labels = labels.to(device, torch.int64)
+        if seed is None:
+            seed = int(torch.randint(2**62, ()))
+        rng = stream(seed, "sample", device=device)
+        parts = [self.module.sample(part, rng) for part in torch.split(labels, _BATCH)]
+        return (torch.cat(parts) + 1) / 2
+
+    def fixed_dataset(self, ipc: int, seed: int = 0) -> TensorDataset:
+        """Returns a map-style dataset of IPC images of each class: (image (C, H, W) in [0, 1], label)."""
+        _require_positive("ipc", ipc)
+        labels = balanced_labels(self.num_classes, ipc)
+        return TensorDataset(self.sample(labels, seed).cpu(), labels)
+
+    def stream(self, batch_size: int, images_per_epoch: int, seed: int = 0) -> ImageStream:
+        """Returns an iterable dataset of fresh images, other ones in every epoch.
+
+        Args:
+            batch_size: Images of a batch.
+            images_per_epoch: Images of one pass; the last batch is smaller where they don't divide.
+            seed: Of all epochs; a DataLoader's workers mix torch's own seed in.
+
+        Returns:
+            Yields (images (B, C, H, W) in [0, 1], labels (B,)). In a DataLoader, use batch_size=None.
+        """
+        _require_positive("batch_size", batch_size)
+        _require_positive("images_per_epoch", images_per_epoch)
+        return ImageStream(self, batch_size, images_per_epoch, seed)
+
+    def _are_classes(self, labels: Tensor) -> bool:
+        return int(labels.min()) >= 0 and int(labels.max()) < self.num_classes
+
+
+class ImageStream(IterableDataset[tuple[Tensor, Tensor]]):
+    """Batches of freshly generated images, each class as often as any other up to one image."""
+
+    def __init__(self, generator: StoredGenerator, batch_size: int, images_per_epoch: int, seed: int) -> None:
+        super().__init__()
+        self._generator = generator
+        self._batch_size = batch_size
+        self._images_per_epoch = images_per_epoch
+        self._seed = seed
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return -(-self._images_per_epoch // self._batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        epoch = self._epoch
+        self._epoch += 1
+        worker = get_worker_info()
+        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        # A DataLoader's workers start anew for every epoch and know it by their seed alone.
+        base = derive_seed(self._seed, "epoch", epoch, worker.seed - worker.id if worker else 0)
+        order = torch.randperm(self._images_per_epoch, generator=stream(base, "labels")) % self._generator.num_classes
+        for index, labels in enumerate(torch.split(order, self._batch_size)):
+            if index % stride == first:
+                yield self._generator.sample(labels, derive_seed(base, index)), labels
+
+
+def load_generator(path_or_uri: str, device: torch.device | str = "cpu") -> StoredGenerator:
+    """Loads a generator from its folder (or a file in it), a local path or a URI.
+
+    Raises:
+        ArtifactError: It is not a generator, or is truncated, altered or of a newer format.
+    """
+    artifact = read_artifact(str(path_or_uri), kind="generators")
+    module = generator_from_card(artifact.card, artifact.files[GENERATOR_FILE], artifact.uri, device)
+    return StoredGenerator(module, artifact.card, artifact.uri)
+
+
+def best_generator(
+    storage: str,
+    *,
+    dataset: str,
+    ipc: int,
+    architecture: str | None = None,
+    protocol: str = "on_the_fly",
+    device: torch.device | str = "cpu",
+) -> StoredGenerator:
+    """Loads the generator whose students have the highest mean validation accuracy; the test split never chooses.
+
+    Args:
+        storage: The storage's root.
+        dataset: Name in the rows.
+        ipc: Images per class of the students.
+        architecture: Of the students; by default the one that most generators were evaluated with.
+        protocol: `on_the_fly` or `fixed`.
+        device: Where the network goes.
+
+    Raises:
+        DimError: Nothing fits; the message says what is there.
+    """
+    identity = Reader(storage).best_generator(dataset=dataset, ipc=ipc, architecture=architecture, protocol=protocol)
+    return load_generator(ArtifactStore(storage).uri("generators", identity), device)
+
+
+def _require_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise UsageError(f"{name} is {value}; allowed: 1 or more.")

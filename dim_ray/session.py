@@ -1,0 +1,49 @@
+"""What every command does before its own work: storage probed, data loaded, budgets checked, log file opened.
+
+work = open_session(config, name="distill")
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from dim_ray.cli import start_logging
+from dim_ray.config import Config
+from dim_ray.core.checks import check_budget
+from dim_ray.core.data import Dataset, load_dataset
+from dim_ray.pipeline.workspace import Workspace
+from dim_ray.store.filesystem import open_root, probe
+
+__all__ = ["log_path", "open_session"]
+
+
+def open_session(config: Config, name: Callable[[Config, Dataset], str]) -> Workspace:
+    """Returns the workspace of a command; refuses what can't work, before anything runs.
+
+    Args:
+        config: As it was given; its storage may be a relative path.
+        name: Names the study, once the data are known.
+
+    Raises:
+        DimError: The storage can't be used, the data can't be read, or a budget doesn't fit them.
+    """
+    root = open_root(config.storage.root)
+    probe(root.uri)
+    # Workers have other working directories, so the root is made absolute here.
+    config = replace(config, storage=replace(config.storage, root=root.uri))
+    dataset = load_dataset(config.data)
+    check_budget(config, dataset)
+    work = Workspace(config=config, dataset=dataset, study=name(config, dataset))
+    start_logging(log_path(work))
+    return work
+
+
+def log_path(work: Workspace) -> Path:
+    """Returns the log file: beside the study on a local storage, else among the temporary files."""
+    root = open_root(work.config.storage.root)
+    if root.is_local:
+        return Path(root.path_of(f"studies/{work.study}/study.log"))
+    return Path(tempfile.gettempdir()) / f"dim_ray-{work.study}.log"

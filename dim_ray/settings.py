@@ -1,0 +1,234 @@
+"""Values that a person wrote, in a YAML file or as flags, made into a `Config`.
+
+    make_config([*read_settings(Path("tune.yaml")), Setting(field="pool.size", value="8", source="--pool.size")])
+
+Every value keeps its source, so that a mistake is reported where it was made: the file and line, or the flag.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import types
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from dim_ray.config import Config, to_dict
+from dim_ray.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    import jsonargparse
+    import yaml
+
+__all__ = [
+    "Setting",
+    "field_parser",
+    "known_fields",
+    "make_config",
+    "read_settings",
+    "section_types",
+    "to_yaml",
+    "value_of",
+]
+
+_TYPE_WORDS = {
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    str: ("text (in quotes if it looks like something else)", "names"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One value of one field, as a person wrote it."""
+
+    field: str
+    """Section and field, for example pool.size."""
+    value: Any
+    """Text of a flag (a list of texts for a field of several values), or a YAML value."""
+    source: str
+    """Where it was written and what it is called there, for the start of a message."""
+
+
+@functools.cache
+def section_types() -> dict[str, type]:
+    """Returns the class of each section of the configuration, in order."""
+    return get_type_hints(Config)
+
+
+@functools.cache
+def known_fields() -> dict[str, Any]:
+    """Returns the type of every field, by section and name, in order."""
+    return {
+        f"{section}.{field.name}": get_type_hints(cls)[field.name]
+        for section, cls in section_types().items()
+        for field in fields(cls)
+    }
+
+
+def value_of(config: Config, field: str) -> Any:
+    """Returns the value of a field, given by section and name."""
+    section, _, name = field.partition(".")
+    return getattr(getattr(config, section), name)
+
+
+def read_settings(path: Path) -> list[Setting]:
+    """Reads a configuration file: YAML, with the fields below their sections.
+
+    Raises:
+        UsageError: The file is missing or unreadable.
+        ConfigError: It isn't YAML, or names a section or field that doesn't exist, or one twice.
+    """
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UsageError(f"There is no configuration file {path}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The configuration file {path} can't be read: {error}.") from error
+    try:
+        loader = yaml.SafeLoader(text)
+        return _read_nodes(loader, path)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else f"{path}"
+        raise ConfigError(f"{where}: not valid YAML: {error.problem or error.context}.") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}".replace("\n", " ")) from error
+
+
+def make_config(settings: Iterable[Setting]) -> Config:
+    """Makes the configuration: defaults, and over them the settings, the later one first.
+
+    Raises:
+        ConfigError: A value is of the wrong type, or impossible.
+    """
+    values: dict[str, dict[str, Any]] = {section: {} for section in section_types()}
+    for setting in settings:
+        section, _, name = setting.field.partition(".")
+        values[section][name] = _convert(setting)
+    return Config(**{section: cls(**values[section]) for section, cls in section_types().items()})
+
+
+def to_yaml(config: Config) -> str:
+    """Returns a configuration as YAML that `read_settings` reads back: a line a field, lists in one line."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """Writes lists as [1, 10, 50]."""
+
+    Dumper.add_representer(
+        list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
+    )
+    return yaml.dump(to_dict(config), Dumper=Dumper, sort_keys=False, allow_unicode=True)
+
+
+@functools.cache
+def field_parser(*, docstrings: bool = False) -> jsonargparse.ArgumentParser:
+    """Returns the parser that knows each field's type and default, and with `docstrings` its help (slower)."""
+    import jsonargparse
+
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=docstrings)
+    parser = jsonargparse.ArgumentParser(
+        exit_on_error=False, add_help=False, allow_abbrev=False, print_config=None, usage=""
+    )
+    for section, cls in section_types().items():
+        parser.add_class_arguments(cls, section)
+    return parser
+
+
+def _convert(setting: Setting) -> Any:
+    import jsonargparse
+
+    section, _, name = setting.field.partition(".")
+    hint = known_fields()[setting.field]
+    try:
+        value = field_parser().parse_object({section: {name: setting.value}}, defaults=False)[setting.field]
+    except jsonargparse.ArgumentError:
+        value = None
+        is_wrong = True
+    else:
+        is_wrong = value is None and type(None) not in get_args(hint)  # the parser takes null for every field
+    if is_wrong:
+        is_list_of_flag = setting.source.startswith("--") and isinstance(setting.value, list)
+        shown = " ".join(setting.value) if is_list_of_flag else setting.value
+        raise ConfigError(
+            f"{setting.source} is {'null' if shown is None else repr(shown)}; expected {_describe(hint)}."
+        )
+    return value
+
+
+def _describe(hint: Any, *, several: bool = False) -> str:
+    """Says in words what a type allows."""
+    options = get_args(hint)
+    if get_origin(hint) is Literal:
+        return ("names out of " if several else "one of ") + ", ".join(options)
+    if get_origin(hint) in (Union, types.UnionType):
+        return f"{_describe(next(option for option in options if option is not type(None)))}, or null"
+    if get_origin(hint) is tuple:
+        count = "a list of" if options[-1] is Ellipsis else f"a list of {len(options)}"
+        return f"{count} {_describe(options[0], several=True)}"
+    one, many = _TYPE_WORDS[hint]
+    return many if several else one
+
+
+def _read_nodes(loader: yaml.SafeLoader, path: Path) -> list[Setting]:
+    # Nodes instead of plain values: they know their lines, and show keys that stand there twice.
+    root = loader.get_single_node()
+    if root is None:
+        return []
+    settings: dict[str, Setting] = {}
+    sections: set[str] = set()
+    for key, line, node in _items(loader, root, f"{path}: the file"):
+        where = f"{path}:{line}"
+        if key in known_fields():  # "pool.size: 8" at the top is as clear as size below pool
+            entries: Sequence[tuple[str, int, yaml.Node]] = [(key, line, node)]
+        elif key not in section_types():
+            kind = "field" if "." in key else "section"
+            raise ConfigError(f"{where}: {key} is not a known {kind}; {_nearest_field(key)}")
+        else:
+            if key in sections:
+                raise ConfigError(f"{where}: {key} stands there twice; write its fields below one of them.")
+            sections.add(key)
+            entries = [(f"{key}.{name}", at, value) for name, at, value in _items(loader, node, f"{where}: {key}")]
+        for field, at, value in entries:
+            where = f"{path}:{at}: {field}"
+            if field not in known_fields():
+                raise ConfigError(f"{where} is not a known field; {_nearest_field(field)}")
+            if field in settings:
+                raise ConfigError(f"{where} stands there twice; keep one of them.")
+            settings[field] = Setting(field=field, value=loader.construct_object(value, deep=True), source=where)
+    return list(settings.values())
+
+
+def _items(loader: yaml.SafeLoader, node: yaml.Node, what: str) -> list[tuple[str, int, yaml.Node]]:
+    """Returns key, line and node of each entry of a mapping; an empty section has none."""
+    import yaml
+
+    if isinstance(node, yaml.MappingNode):
+        return [
+            (str(loader.construct_object(key, deep=True)), key.start_mark.line + 1, value) for key, value in node.value
+        ]
+    value = loader.construct_object(node, deep=True)
+    if value is None:
+        return []
+    raise ConfigError(f"{what} is {value!r}; expected names with values, such as 'pool:' and below it '  size: 8'.")
+
+
+def _nearest_field(wrong: str) -> str:
+    """Says which field or section was probably meant, and which there are."""
+    section, _, name = wrong.rpartition(".")
+    siblings = [field for field in known_fields() if field.startswith(f"{section}.")]
+    elsewhere = [field for field in known_fields() if field.endswith(f".{name}")]
+    close = (
+        difflib.get_close_matches(wrong, siblings, n=1, cutoff=0.8)
+        or elsewhere
+        or difflib.get_close_matches(wrong, [*section_types(), *known_fields()], n=1)
+    )
+    guess = f"did you mean {' or '.join(close[:3])}? " if close else ""
+    if siblings:
+        return f"{guess}Fields of {section}: {', '.join(field.partition('.')[2] for field in siblings)}."
+    return f"{guess}Sections: {', '.join(section_types())}."

@@ -1,0 +1,1 @@
+"""Rows and artefacts on a file system, with pyarrow alone."""

@@ -1,0 +1,302 @@
+"""A root for files: a folder on this machine, or an s3:// or gs:// URI. Every file appears whole or not at all.
+
+    root = open_root("~/dim_storage")
+    root.write("studies/digits/config.yaml", b"...")
+
+On a local disk a file is written under a hidden name in its own folder, flushed to the disk and renamed; names that
+begin with '.' are passed over by pyarrow and pandas, so a writer that is killed leaves nothing that a reader takes
+for a row. On an object store a file is one put, which the store itself makes atomic.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from dim_ray.errors import StorageError, nearest
+
+__all__ = ["Root", "check_name", "is_name", "open_root", "probe", "storage_errors"]
+
+REMOTE_SCHEMES = ("gs", "s3")
+
+_URI = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
+_URI_WITHOUT_SLASHES = re.compile(r"(file|gs|s3):")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_PUBLISH_ATTEMPTS = 5
+_PROBE_BYTES = b"dim_ray: may this root be written?"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Root:
+    """A place for files, addressed by keys such as ``studies/digits/config.yaml``."""
+
+    uri: str
+    """Absolute local path, or URI."""
+    filesystem: pafs.FileSystem
+    """pyarrow's file system."""
+    path: str
+    """The root inside of `filesystem`, without a slash at its end."""
+    is_local: bool
+    """Whether it's a disk with rename, rather than an object store."""
+
+    def path_of(self, key: str) -> str:
+        """Returns the path of a key inside of `filesystem`."""
+        parts = key.split("/")
+        if not all(parts) or ".." in parts or "." in parts:
+            raise StorageError(f"the storage key is {key!r}; allowed: names joined by '/', none of them empty or '..'.")
+        return "/".join([self.path.rstrip("/"), *parts])
+
+    def uri_of(self, key: str) -> str:
+        """Returns the address of a key: an absolute local path, or a URI with the root's own query."""
+        self.path_of(key)
+        base, mark, query = (self.uri, "", "") if self.is_local else self.uri.partition("?")
+        return f"{base.rstrip('/')}/{key}{mark}{query}"
+
+    def read(self, key: str) -> bytes | None:
+        """Returns a file's bytes, or None where there is no such file."""
+        with storage_errors("read", self.uri_of(key)):
+            try:
+                with self.filesystem.open_input_stream(self.path_of(key)) as stream:
+                    data: bytes = stream.read()
+            except FileNotFoundError:
+                return None
+            return data
+
+    def is_file(self, key: str) -> bool:
+        """Whether there is such a file."""
+        with storage_errors("read", self.uri_of(key)):
+            return bool(self.filesystem.get_file_info(self.path_of(key)).type == pafs.FileType.File)
+
+    def children(self, key: str, *, recursive: bool = False) -> list[pafs.FileInfo]:
+        """Lists what is in a folder, in order of path, without hidden entries; nothing where there is no folder."""
+        base = self.path_of(key)
+        with storage_errors("list", self.uri_of(key)):
+            found = self.filesystem.get_file_info(pafs.FileSelector(base, allow_not_found=True, recursive=recursive))
+        visible = [info for info in found if not _is_hidden(info.path[len(base) :])]
+        return sorted(visible, key=lambda info: str(info.path))
+
+    def write(self, key: str, data: bytes) -> str:
+        """Writes a file whole or not at all, in place of one that is there.
+
+        Returns:
+            Its address.
+
+        Raises:
+            StorageError: It can't be written; what was there before is still there.
+        """
+        target = self.path_of(key)
+        with storage_errors("write", self.uri_of(key)):
+            if not self.is_local:
+                with self.filesystem.open_output_stream(target) as stream:
+                    stream.write(data)
+                return self.uri_of(key)
+            folder, name = os.path.split(target)
+            os.makedirs(folder, exist_ok=True)
+            temporary = os.path.join(folder, _hidden(name))
+            try:
+                _write_through(temporary, data)
+                os.replace(temporary, target)
+            finally:
+                with suppress(OSError):
+                    os.unlink(temporary)
+            _flush_folder(folder)
+        return self.uri_of(key)
+
+    def delete(self, key: str) -> None:
+        """Deletes a file, where there is one."""
+        with storage_errors("delete", self.uri_of(key)), suppress(FileNotFoundError):
+            self.filesystem.delete_file(self.path_of(key))
+
+    def publish_folder(self, key: str, files: Mapping[str, bytes], is_whole: Callable[[], bool]) -> None:
+        """Makes a folder appear with all of its files at once (local), or with its last file last (object store).
+
+        Args:
+            key: The folder.
+            files: Its files, in the order in which they are written; the last one commits.
+            is_whole: Tells whether a folder that another writer put there in the meantime is good: then it stays.
+        """
+        if self.is_local:
+            with storage_errors("write", self.uri_of(key)):
+                self._rename_into_place(self.path_of(key), files, is_whole)
+            return
+        *_, commit = files
+        self.delete(f"{key}/{commit}")  # a damaged folder counts as absent while its files are replaced
+        for name, data in files.items():
+            self.write(f"{key}/{name}", data)
+
+    @staticmethod
+    def _rename_into_place(target: str, files: Mapping[str, bytes], is_whole: Callable[[], bool]) -> None:
+        parent, name = os.path.split(target)
+        ours = os.path.join(parent, _hidden(name))
+        os.makedirs(ours)
+        try:
+            for file, data in files.items():
+                _write_through(os.path.join(ours, file), data)
+            _flush_folder(ours)
+            for _ in range(_PUBLISH_ATTEMPTS):
+                try:
+                    os.rename(ours, target)
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+                else:
+                    _flush_folder(parent)
+                    return
+                if is_whole():
+                    return
+                damaged = os.path.join(parent, _hidden(name))
+                with suppress(FileNotFoundError):  # another writer may be repairing it too
+                    os.rename(target, damaged)
+                shutil.rmtree(damaged, ignore_errors=True)
+            raise FileExistsError(errno.EEXIST, "a damaged folder is there and comes back when it's moved away", target)
+        finally:
+            shutil.rmtree(ours, ignore_errors=True)
+
+
+def open_root(root: str) -> Root:
+    """Resolves a root; makes nothing and, but for the region of an S3 bucket, asks nothing.
+
+    Args:
+        root: Local path (``~`` and relative paths too), or a file://, s3:// or gs:// URI. Options of an object store
+            go in the URI's query: ``s3://bucket/folder?endpoint_override=minio:9000&scheme=http``.
+
+    Raises:
+        StorageError: It's empty, or a URI that can't be used.
+    """
+    if not root.strip():
+        raise StorageError(f"the storage root is {root!r}; allowed: a folder, or a file://, s3:// or gs:// URI.")
+    match = _URI.match(root)
+    if match is None:
+        if _URI_WITHOUT_SLASHES.match(root):
+            raise StorageError(
+                f"the storage root is {root!r}; a URI has '//' behind its scheme, as in s3://bucket/folder."
+            )
+        return _local(os.path.expanduser(root))
+    scheme = match["scheme"]
+    if "@" in root[match.end() :].partition("/")[0]:
+        raise StorageError(  # without the URI itself, which would reach the log
+            f"the {scheme}:// storage root carries credentials, which would be printed and stored with every run; "
+            "leave them out and give them as the provider's own tools take them, for example in ~/.aws/credentials."
+        )
+    if scheme == "file":
+        parts = urlsplit(root)
+        if parts.netloc not in ("", "localhost") or not parts.path:
+            raise StorageError(f"the storage root is {root!r}; a file URI has the form file:///folder.")
+        return _local(unquote(parts.path))
+    if scheme not in REMOTE_SCHEMES:
+        raise StorageError(
+            f"the storage root {root!r} has the unknown scheme {scheme!r}; {nearest(scheme, ['file', *REMOTE_SCHEMES])}"
+        )
+    with storage_errors("reach", root):
+        filesystem, path = _connect(root)
+    if not path.strip("/"):
+        raise StorageError(f"the storage root is {root!r}, which names no bucket; write {scheme}://bucket/folder.")
+    return Root(uri=root, filesystem=filesystem, path=path.rstrip("/"), is_local=False)
+
+
+def probe(root: str) -> None:
+    """Makes sure that a root can be used: creates it, writes a small file, reads it back and deletes it.
+
+    Raises:
+        StorageError: With the reason: no permission, a file in its place, a full disk, a URI that can't be reached.
+    """
+    opened = open_root(root)
+    if opened.is_local and os.path.isfile(opened.path):
+        raise StorageError(f"the storage root {opened.uri} is a file; give a folder with --storage.")
+    key = f".probe-{uuid.uuid4().hex}"
+    opened.write(key, _PROBE_BYTES)
+    try:
+        received = opened.read(key)
+    finally:
+        opened.delete(key)
+    if received != _PROBE_BYTES:
+        raise StorageError(
+            f"the storage root {opened.uri} doesn't give back what was written "
+            f"({len(_PROBE_BYTES)} bytes written, {len(received or b'')} read); choose another with --storage."
+        )
+
+
+def check_name(what: str, name: object) -> str:
+    """Returns a name that may stand in a path.
+
+    Raises:
+        StorageError: It isn't a string of letters, digits, '.', '_' and '-' that begins with a letter or digit.
+    """
+    if not isinstance(name, str) or not is_name(name):
+        raise StorageError(f"{what} is {name!r}; allowed: letters, digits, '.', '_' and '-', the first not a sign.")
+    return name
+
+
+def is_name(name: str) -> bool:
+    """Whether a string may stand in a path: letters, digits, '.', '_' and '-', the first a letter or digit."""
+    return _NAME.fullmatch(name) is not None
+
+
+@contextmanager
+def storage_errors(action: str, address: str) -> Iterator[None]:
+    """Turns what the operating system, pyarrow or an object store raises into a StorageError that says what to do."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise StorageError(f"can't {action} {address}: {_reason(error)}") from error
+
+
+def _local(path: str) -> Root:
+    absolute = os.path.abspath(path)
+    return Root(uri=absolute, filesystem=pafs.LocalFileSystem(), path=absolute, is_local=True)
+
+
+def _connect(uri: str) -> tuple[pafs.FileSystem, str]:
+    filesystem, path = pafs.FileSystem.from_uri(uri)
+    return filesystem, path
+
+
+def _hidden(name: str) -> str:
+    return f".{name}.{uuid.uuid4().hex}.tmp"
+
+
+def _is_hidden(relative_path: str) -> bool:
+    return any(part.startswith((".", "_")) for part in relative_path.split("/"))
+
+
+def _write_through(path: str, data: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush_folder(path: str) -> None:
+    """Makes a rename survive a power cut, where the file system knows how to."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _reason(error: Exception) -> str:
+    code = getattr(error, "errno", None)
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full; free some space or choose another root with --storage."
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "permission denied; change the folder's permissions or choose another root with --storage."
+    if code in (errno.ENOTDIR, errno.EEXIST):
+        return f"a part of this path is a file where a folder is needed ({_brief(error)})."
+    return f"{_brief(error)}."
+
+
+def _brief(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return text.strip().splitlines()[0].rstrip(".") if text.strip() else type(error).__name__

@@ -1,0 +1,66 @@
+"""Appends rows: one immutable Parquet file a row, under a name that a retry writes again.
+
+    Writer("./dim_storage").append_evaluations([{"dataset": "digits", "ipc": 10, ...}])
+
+Any number of processes on any number of machines write at once, without a lock: their rows have different ids and
+so different files, and the same row has the same file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dim_ray.store.filesystem import open_root
+from dim_ray.store.schema import EVALUATION_TABLE, TRIAL_TABLE, Table, check_row
+
+__all__ = ["Writer"]
+
+
+class Writer:
+    """Appends to the tables below one root."""
+
+    def __init__(self, root: str) -> None:
+        self._root = open_root(root)
+
+    def append_evaluations(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Writes evaluations; every row is checked before the first is written.
+
+        Args:
+            rows: Columns of `dim_ray.store.schema.EVALUATIONS`.
+
+        Returns:
+            The addresses of their files.
+
+        Raises:
+            StorageError: A row doesn't fit the table, or the storage can't be written.
+        """
+        checked = [check_row(EVALUATION_TABLE, row) for row in rows]
+        return [self._append(EVALUATION_TABLE, row) for row in checked]
+
+    def append_trial(self, row: Mapping[str, Any]) -> str:
+        """Writes one trial; a trial that is written again takes the place of its earlier row.
+
+        Args:
+            row: Columns of `dim_ray.store.schema.TRIALS`.
+
+        Returns:
+            The address of its file.
+
+        Raises:
+            StorageError: The row doesn't fit the table, or the storage can't be written.
+        """
+        return self._append(TRIAL_TABLE, check_row(TRIAL_TABLE, row))
+
+    def _append(self, table: Table, row: Mapping[str, Any]) -> str:
+        schema = table.file_schema
+        content = pa.Table.from_pylist([{name: row[name] for name in schema.names}], schema=schema)
+        buffer = pa.BufferOutputStream()
+        pq.write_table(content, buffer)
+        folders = [f"{name}={row[name]}" for name in table.partitions]
+        return self._root.write(
+            "/".join([table.name, *folders, f"{row['id']}.parquet"]), buffer.getvalue().to_pybytes()
+        )

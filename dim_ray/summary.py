@@ -1,0 +1,102 @@
+"""What a person reads at the end: accuracies beside their baselines, where everything is, and what to do next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from dim_ray.config import PROTOCOLS
+from dim_ray.pipeline.generators import SAMPLES_FILE
+from dim_ray.pipeline.workspace import Workspace
+from dim_ray.session import log_path
+from dim_ray.store.filesystem import open_root
+from dim_ray.store.reader import summarise
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["accuracy_table", "make_console", "print_lines", "print_places"]
+
+_FILE_WIDTH = 120  # columns where the output is no terminal
+_HEADINGS = {
+    "on_the_fly": "generated,\non the fly",
+    "fixed": "generated,\nfixed",
+    "real_on_the_fly": "real,\non the fly",
+    "real_fixed": "real,\nfixed",
+}
+
+
+def make_console() -> Console:
+    """Returns a console on stdout that never wraps a path away."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_FILE_WIDTH)
+
+
+def accuracy_table(rows: pd.DataFrame) -> Table:
+    """Returns test accuracy in %, mean ± standard deviation over seeds, a row an IPC and architecture.
+
+    Args:
+        rows: Evaluations of one generator and of the baselines at the same budgets.
+    """
+    cells = summarise(rows)
+    protocols = [protocol for protocol in PROTOCOLS if (cells["protocol"] == protocol).any()]
+    counts = sorted({int(n) for n in cells["n"]})
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=f"test accuracy in %, mean ± std of n = {' or '.join(map(str, counts))} seeds",
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+    )
+    for name in ("IPC", "student", "steps", "images"):
+        table.add_column(name, justify="left" if name == "student" else "right")
+    for protocol in protocols:
+        table.add_column(_HEADINGS[protocol], justify="right")
+    for (ipc, architecture), group in cells.groupby(["ipc", "architecture"], sort=True):
+        budget = rows[(rows["ipc"] == ipc) & (rows["architecture"] == architecture)].iloc[0]
+        texts = []
+        for protocol in protocols:
+            cell = group[group["protocol"] == protocol]
+            texts.append(_text(cell.iloc[0]["mean"], cell.iloc[0]["std"], int(cell.iloc[0]["n"])) if len(cell) else "-")
+        table.add_row(
+            str(ipc), str(architecture), str(budget["optimiser_steps"]), f"{budget['images_drawn']:,}", *texts
+        )
+    return table
+
+
+def print_places(console: Console, work: Workspace, generator: str, ipcs: Sequence[int]) -> None:
+    """Prints where rows, generator and picture are, and commands to copy."""
+    root = open_root(work.config.storage.root)
+    folder = work.artifacts.uri("generators", generator)
+    places = {
+        "rows": root.uri_of("evaluations"),
+        "generator": folder,
+        "picture": root.uri_of(f"generators/{generator}/{SAMPLES_FILE}"),
+        "log": str(log_path(work)),
+    }
+    print_lines(console, *(f"{name:<10} {place}" for name, place in places.items()))
+    storage, dataset = root.uri, work.dataset.name
+    ipc = 10 if 10 in ipcs else ipcs[0]
+    print_lines(
+        console,
+        "",
+        "next:",
+        f"  python -m dim_ray.results list --storage {shlex.quote(storage)}",
+        f'  python -c "import pandas; print(pandas.read_parquet({places["rows"]!r}))"',
+        f'  python -c "import dim_ray; print(dim_ray.best_generator({storage!r}, dataset={dataset!r}, ipc={ipc}))"',
+    )
+
+
+def print_lines(console: Console, *lines: str) -> None:
+    """Prints lines as they are: nothing in them is markup, and none is wrapped."""
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _text(mean: float, std: float, n: int) -> str:
+    return f"{100 * mean:.1f} ± {100 * std:.1f}" if n > 1 else f"{100 * mean:.1f}"

@@ -1,0 +1,79 @@
+"""Searches for the best generator of a dataset: teachers, priors, trials and the final evaluation.
+
+    python -m dim_ray.tune                                  digits, minutes on two CPU cores
+    python -m dim_ray.tune --dataset folder:PATH --num-trials 16
+    python -m dim_ray.tune --config my_study.yaml --storage s3://bucket/dim
+
+The same command again goes on where it was interrupted. Ray is started for the run; where RAY_ADDRESS names a
+cluster, that one is joined.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dim_ray.cli import TUNE_FLAGS, parse, run_main
+from dim_ray.flags import DEFAULT_STUDY
+from dim_ray.progress import make_progress
+from dim_ray.stages import format_duration
+
+if TYPE_CHECKING:
+    from dim_ray.pipeline.workspace import Workspace
+    from tuning.study import StudyOutcome
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs ``python -m dim_ray.tune``.
+
+    Args:
+        argv: Arguments without the program's name.
+
+    Raises:
+        DimError: With a sentence for the person who typed the command.
+    """
+    started = time.monotonic()
+    config, _ = parse(
+        argv, program="python -m dim_ray.tune", description=__doc__ or "", flags=TUNE_FLAGS, defaults=DEFAULT_STUDY
+    )
+    with make_progress() as progress:
+        # Imported with the display already there, because torch takes seconds.
+        from dim_ray.session import open_session
+        from tuning.record import study_name
+        from tuning.study import run_study
+
+        work = open_session(config, study_name)
+        outcome = run_study(work, progress)
+    _print(work, outcome, time.monotonic() - started)
+
+
+def _print(work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> None:
+    from dim_ray.summary import accuracy_table, make_console, print_lines, print_places
+
+    console = make_console()
+    best, trials = outcome.best, outcome.trials
+    if outcome.num_trials_run == 0 and outcome.num_evaluations_run == 0:
+        print_lines(
+            console,
+            f"study {work.study} is finished; nothing was added. A larger --num-trials "
+            f"(now {work.config.study.num_trials}) extends it.",
+        )
+    counts = ", ".join(f"{count} {state}" for state, count in trials["state"].value_counts().items())
+    print_lines(
+        console,
+        f"study {work.study}: {counts}, in {format_duration(wall_seconds)}",
+        f"best: trial {best['number']}, capacity {best['capacity']}, {best['pool_size']} teachers, "
+        f"matching weight {best['matching_weight']:.3g}, adversarial weight {best['adversarial_weight']:.3g}; "
+        f"validation accuracy {100 * best['objective']:.1f} % ({best['objective_name'].split(', ', 1)[1]})",
+        "",
+    )
+    console.print(accuracy_table(outcome.evaluations))
+    print_places(console, work, str(best["generator"]), work.config.evaluation.images_per_class)
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

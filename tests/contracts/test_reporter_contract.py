@@ -1,0 +1,52 @@
+"""What every Reporter keeps to. An implementation is a function that makes one; add it to IMPLEMENTATIONS."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import MappingProxyType
+
+import pytest
+
+from dim_ray.core.ports import Reporter, SilentReporter
+from dim_ray.distributed.bridge import BoardReporter, TrainReporter
+from dim_ray.pipeline.local import ProgressReporter
+from dim_ray.progress import SilentProgress
+from tests.core.tiny import RecordingReporter
+from tests.distributed.board import LocalBoard
+
+IMPLEMENTATIONS: dict[str, Callable[[], Reporter]] = {
+    "SilentReporter": SilentReporter,
+    "RecordingReporter": RecordingReporter,
+    "ProgressReporter": lambda: ProgressReporter(SilentProgress(), done=2),
+    "BoardReporter": lambda: BoardReporter(LocalBoard(), "teacher 0"),
+    "TrainReporter": lambda: TrainReporter(steps=(), also=SilentReporter()),  # nothing is due for Ray Train
+}
+
+
+@pytest.fixture(params=IMPLEMENTATIONS, ids=str)
+def reporter(request: pytest.FixtureRequest) -> Reporter:
+    return IMPLEMENTATIONS[request.param]()
+
+
+def test_every_epoch_of_a_stage_is_taken(reporter: Reporter) -> None:
+    for epoch in range(1, 4):
+        reporter.report(epoch, 3, {"loss": 1 / epoch, "validation_accuracy": 0.5})
+
+
+def test_metrics_may_be_empty_and_change_from_epoch_to_epoch(reporter: Reporter) -> None:
+    reporter.report(1, 3, {})
+    reporter.report(2, 3, {"discriminator_loss": -1.5})
+    reporter.report(3, 3, {"validation_accuracy": 1.0, "matching_loss": math.pi})
+
+
+def test_metrics_are_read_and_not_changed(reporter: Reporter) -> None:
+    metrics = {"loss": 0.25}
+    reporter.report(1, 1, MappingProxyType(metrics))
+    assert metrics == {"loss": 0.25}
+
+
+def test_resumed_stage_may_report_an_epoch_again_and_begin_in_the_middle(reporter: Reporter) -> None:
+    reporter.report(7, 9, {"loss": 1.0})
+    reporter.report(7, 9, {})
+    reporter.report(8, 9, {"loss": 1.0})

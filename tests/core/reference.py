@@ -1,0 +1,255 @@
+"""The method written down once more, slowly and plainly: an image at a time where images don't meet.
+
+Random numbers are drawn from the same streams in the same order as the stages draw them; everything that is computed
+from them is computed in another way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dim_ray.config import MatchingConfig, PriorConfig
+from dim_ray.core.augment import Augmentation
+from dim_ray.core.data import Dataset
+from dim_ray.core.generator import Discriminator, Generator
+from dim_ray.core.random import stream
+
+Scores = tuple[Tensor, Tensor]
+
+
+def order(stage: str, seed: int, epoch: int, num_images: int) -> Tensor:
+    """Returns the images of an epoch in their order."""
+    return torch.randperm(num_images, generator=stream(seed, stage, "order", step=epoch))
+
+
+def to_signed(images: Tensor) -> Tensor:
+    return torch.tensor([value / 255 * 2 - 1 for value in images.flatten().tolist()]).view(images.shape)
+
+
+def normalise(images: Tensor, dataset: Dataset) -> Tensor:
+    """Normalises images in [0, 1] channel by channel."""
+    channels = [
+        (images[:, channel] - mean) / std
+        for channel, (mean, std) in enumerate(zip(dataset.normalisation.mean, dataset.normalisation.std, strict=True))
+    ]
+    return torch.stack(channels, dim=1)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Returns the mean of -log of the share that softmax gives the label."""
+    losses = [row.exp().sum().log() - row[label] for row, label in zip(logits, labels.tolist(), strict=True)]
+    return torch.stack(losses).mean()
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    return torch.stack([row - row.exp().sum().log() for row in logits])
+
+
+def judge(discriminator: Discriminator, images: Tensor, labels: Tensor) -> Scores:
+    judged = [discriminator(image[None], label[None]) for image, label in zip(images, labels, strict=True)]
+    return torch.stack([source[0] for source, _ in judged]), torch.stack([classes[0] for _, classes in judged])
+
+
+def generate(generator: Generator, labels: Tensor, rng: torch.Generator) -> Tensor:
+    noise = torch.randn(len(labels), generator.latent_dim, generator=rng)
+    images: Tensor = generator(noise, labels)
+    return images
+
+
+def discriminator_loss(
+    generator: Generator,
+    discriminator: Discriminator,
+    config: PriorConfig,
+    real: Tensor,
+    labels: Tensor,
+    rng: torch.Generator,
+) -> Tensor:
+    """L_D for real images (B, C, H, W) in [-1, 1]."""
+    fake = generate(generator, labels, rng).detach()
+    shares = torch.rand(len(real), 1, 1, 1, generator=rng)
+    penalties = []
+    for index in range(len(real)):
+        between = (shares[index] * real[index] + (1 - shares[index]) * fake[index]).requires_grad_(True)
+        (source,), _ = discriminator(between[None], labels[index][None])
+        (gradient,) = torch.autograd.grad(source, between, create_graph=True)
+        penalties.append((gradient.square().sum().sqrt() - 1) ** 2)
+    real_source, real_classes = judge(discriminator, real, labels)
+    fake_source, _ = judge(discriminator, fake, labels)
+    wasserstein = fake_source.mean() - real_source.mean()
+    penalty = config.gradient_penalty_weight * torch.stack(penalties).mean()
+    return wasserstein + penalty + config.class_weight * cross_entropy(real_classes, labels)
+
+
+def generator_loss(
+    generator: Generator, discriminator: Discriminator, config: PriorConfig, labels: Tensor, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """L_G and the images that it judges."""
+    images = generate(generator, labels, rng)
+    source, classes = judge(discriminator, images, labels)
+    return config.class_weight * cross_entropy(classes, labels) - source.mean(), images
+
+
+def matching_loss(
+    teacher: nn.Module, augmentation: Augmentation, real: Tensor, fake: Tensor, dataset: Dataset
+) -> Tensor:
+    """The mean squared difference of log-softmax, for real images as bytes and generated ones in [-1, 1]."""
+    with torch.no_grad():
+        target = log_softmax(teacher(augmentation(normalise(real / 255, dataset))))
+    found = log_softmax(teacher(augmentation(normalise((fake + 1) / 2, dataset))))
+    return ((found - target) ** 2).mean()
+
+
+def gradients(loss: Tensor, module: nn.Module) -> list[Tensor]:
+    return list(torch.autograd.grad(loss, list(module.parameters())))
+
+
+def average(found: list[list[Tensor]]) -> list[Tensor]:
+    """Returns the means over the workers."""
+    return [sum(own, torch.zeros(())) / len(found) for own in zip(*found, strict=True)]
+
+
+@torch.no_grad()
+def descend(module: nn.Module, steps: Iterable[Tensor], learning_rate: float) -> None:
+    """Makes one step of plain gradient descent."""
+    for parameter, step in zip(module.parameters(), steps, strict=True):
+        parameter.sub_(learning_rate * step)
+
+
+@torch.no_grad()
+def follow(average: nn.Module, module: nn.Module, decay: float) -> None:
+    """Moves an exponential moving average of the weights and their statistics; counters are the latest."""
+    with torch.no_grad():
+        for own, latest in zip(average.state_dict().values(), module.state_dict().values(), strict=True):
+            own.copy_(decay * own + (1 - decay) * latest if own.is_floating_point() else latest)
+
+
+class Momentum:
+    """Gradient descent with momentum and weight decay."""
+
+    def __init__(self, module: nn.Module, learning_rate: float, momentum: float, weight_decay: float) -> None:
+        self._module = module
+        self._learning_rate = learning_rate
+        self._momentum = momentum
+        self._weight_decay = weight_decay
+        self._velocities: list[Tensor] | None = None
+
+    def step(self, loss: Tensor, *, rate: float = 1.0) -> None:
+        with torch.no_grad():
+            weights = list(self._module.parameters())
+            found = [g + self._weight_decay * w for g, w in zip(gradients(loss, self._module), weights, strict=True)]
+            before = self._velocities
+            if before is None:
+                self._velocities = found
+            else:
+                self._velocities = [self._momentum * v + g for v, g in zip(before, found, strict=True)]
+            descend(self._module, self._velocities, rate * self._learning_rate)
+
+
+class Adam:
+    """Adam, from the paper."""
+
+    def __init__(self, module: nn.Module, learning_rate: float, betas: tuple[float, float]) -> None:
+        self._module = module
+        self._learning_rate = learning_rate
+        self._betas = betas
+        self._moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in module.parameters()]
+        self._count = 0
+
+    def step(self, loss: Tensor) -> None:
+        beta1, beta2 = self._betas
+        self._count += 1
+        steps = []
+        for index, gradient in enumerate(gradients(loss, self._module)):
+            first, second = self._moments[index]
+            first = beta1 * first + (1 - beta1) * gradient
+            second = beta2 * second + (1 - beta2) * gradient**2
+            self._moments[index] = first, second
+            corrected = second / (1 - beta2**self._count)
+            steps.append(first / (1 - beta1**self._count) / (corrected.sqrt() + 1e-8))
+        descend(self._module, steps, self._learning_rate)
+
+
+Networks = tuple[Generator, Generator, Discriminator]
+
+
+def prior_losses(
+    networks: Networks, config: PriorConfig, dataset: Dataset, *, learning_rate: float, decay: float
+) -> list[Mapping[str, float]]:
+    """Trains generator, average and discriminator in place with plain descent; returns the losses of every step."""
+    generator, average, discriminator = networks
+    steps_per_epoch = len(dataset.train) // config.batch_size
+    losses: list[Mapping[str, float]] = []
+    for number in range(config.epochs * steps_per_epoch):
+        epoch, index = divmod(number, steps_per_epoch)
+        batch = order("prior", config.seed, epoch, len(dataset.train))[index * config.batch_size :][: config.batch_size]
+        real, real_labels = to_signed(dataset.train.images[batch]), dataset.train.labels[batch]
+        rng = stream(config.seed, "adversarial", 0, step=number)
+        for _ in range(config.discriminator_steps):
+            critic = discriminator_loss(generator, discriminator, config, real, real_labels, rng)
+            descend(discriminator, gradients(critic, discriminator), learning_rate)
+        labels = torch.randint(dataset.num_classes, (config.batch_size,), generator=rng)
+        loss, _ = generator_loss(generator, discriminator, config, labels, rng)
+        descend(generator, gradients(loss, generator), learning_rate)
+        follow(average, generator, decay)
+        losses.append({"discriminator_loss": critic.item(), "generator_loss": loss.item()})
+    return losses
+
+
+Draw = Callable[[int, int], tuple[Augmentation, nn.Module] | None]
+"""From rank and step to the augmentation and teacher of that worker, if it has any."""
+
+
+def matching_losses(
+    networks: Networks,
+    config: MatchingConfig,
+    prior: PriorConfig,
+    dataset: Dataset,
+    draw: Draw,
+    *,
+    shard_weights: list[float],
+    learning_rate: float,
+    decay: float,
+) -> tuple[list[list[Mapping[str, float]]], dict[str, Tensor]]:
+    """Trains in place with plain descent, as many workers as there are shard weights one after another.
+
+    Returns:
+        The losses of every worker, of every step; and the last step's gradients, means over the workers.
+    """
+    generator, moving, discriminator = networks
+    share = config.batch_size // len(shard_weights)
+    steps_per_epoch = len(dataset.train) // config.batch_size
+    losses: list[list[Mapping[str, float]]] = []
+    for number in range(config.epochs * steps_per_epoch):
+        epoch, index = divmod(number, steps_per_epoch)
+        whole = order("matching", config.seed, epoch, len(dataset.train))[index * config.batch_size :]
+        critics, totals = [], []
+        found: list[Mapping[str, float]] = []
+        streams = [stream(config.seed, "matching", rank, step=number) for rank in range(len(shard_weights))]
+        batches = [whole[rank * share : (rank + 1) * share] for rank in range(len(shard_weights))]
+        for rng, batch in zip(streams, batches, strict=True):
+            real, labels = to_signed(dataset.train.images[batch]), dataset.train.labels[batch]
+            critics.append(discriminator_loss(generator, discriminator, prior, real, labels, rng))
+        means = average([gradients(loss, discriminator) for loss in critics])
+        descend(discriminator, means, learning_rate)
+        last = dict(zip([f"discriminator.{name}" for name, _ in discriminator.named_parameters()], means, strict=True))
+        for rank, (rng, batch) in enumerate(zip(streams, batches, strict=True)):
+            images, labels = dataset.train.images[batch], dataset.train.labels[batch]
+            adversarial, fake = generator_loss(generator, discriminator, prior, labels, rng)
+            total = config.adversarial_weight * adversarial
+            own = {"discriminator_loss": critics[rank].item(), "generator_loss": adversarial.item()}
+            drawn = draw(rank, number)
+            if drawn is not None:
+                distance = matching_loss(drawn[1], drawn[0], images, fake, dataset)
+                total = total + config.weight * shard_weights[rank] * distance
+                own["matching_loss"] = distance.item()
+            totals.append(total)
+            found.append(own)
+        means = average([gradients(loss, generator) for loss in totals])
+        descend(generator, means, learning_rate)
+        last.update(zip([f"generator.{name}" for name, _ in generator.named_parameters()], means, strict=True))
+        follow(moving, generator, decay)
+        losses.append(found)
+    return losses, last

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from dim_ray.config import PriorConfig
+from dim_ray.core.adversarial import (
+    Pair,
+    build_pair,
+    discriminator_step,
+    generator_losses,
+    generator_step,
+    gradient_penalty,
+    train_prior,
+)
+from dim_ray.core.data import Dataset
+from dim_ray.core.generator import Discriminator
+from dim_ray.core.ports import NoCheckpointer, SingleWorker
+from dim_ray.core.random import stream
+from tests.core import reference
+from tests.core.tiny import (
+    GENERATOR,
+    NUM_STEPS,
+    PRIOR,
+    RecordingReporter,
+    equal_states,
+    make_dataset,
+    make_pair,
+    make_plain_pair,
+)
+
+DATASET = make_dataset()
+LEARNING_RATE = 0.02
+
+
+def train(pair: Pair, config: PriorConfig = PRIOR, dataset: Dataset = DATASET) -> RecordingReporter:
+    reporter = RecordingReporter()
+    train_prior(pair, config, dataset, reporter=reporter, checkpointer=NoCheckpointer(), collective=SingleWorker())
+    return reporter
+
+
+def first_images(count: int = 8) -> tuple[Tensor, Tensor]:
+    return DATASET.train.images[:count], DATASET.train.labels[:count]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.7])
+@pytest.mark.parametrize("discriminator_steps", [1, 2])
+def test_losses_and_weights_are_those_of_the_slow_reference(decay: float, discriminator_steps: int) -> None:
+    # As many images a step as there are, so that each step is an epoch and reported.
+    dataset = make_dataset(per_class=2)
+    config = replace(
+        PRIOR,
+        epochs=4,
+        batch_size=len(dataset.train),
+        gradient_penalty_weight=3.0,
+        class_weight=0.7,
+        discriminator_steps=discriminator_steps,
+    )
+    pair = make_plain_pair(dataset, ema_decay=decay, learning_rate=LEARNING_RATE)
+    networks = copy.deepcopy((pair.generator.train(), pair.average, pair.discriminator))
+    for network in networks:
+        network.requires_grad_(True)
+    expected = reference.prior_losses(networks, config, dataset, learning_rate=LEARNING_RATE, decay=decay)
+    reporter = train(pair, config, dataset)
+    for name in ("discriminator_loss", "generator_loss"):
+        found = reporter.losses(name)
+        assert found == pytest.approx([losses[name] for losses in expected], rel=1e-5, abs=1e-5)
+        assert len(set(found)) == config.epochs
+    for module, slow in zip((pair.generator, pair.average, pair.discriminator), networks, strict=True):
+        torch.testing.assert_close(module.state_dict(), slow.state_dict(), atol=1e-5, rtol=1e-4)
+
+
+def test_several_steps_an_epoch_take_the_images_in_the_order_of_the_reference() -> None:
+    pair = make_plain_pair(DATASET, learning_rate=LEARNING_RATE)
+    networks = copy.deepcopy((pair.generator.train(), pair.average, pair.discriminator))
+    expected = reference.prior_losses(networks, PRIOR, DATASET, learning_rate=LEARNING_RATE, decay=0.0)
+    assert len(expected) == NUM_STEPS
+    reporter = train(pair)
+    for name in ("discriminator_loss", "generator_loss"):
+        last_of_epochs = [losses[name] for losses in expected[2::3]]
+        assert reporter.losses(name) == pytest.approx(last_of_epochs, abs=1e-5)
+
+
+def test_built_networks_are_trained_by_adam_with_the_configured_numbers() -> None:
+    prior = replace(PRIOR, beta1=0.3, beta2=0.8)
+    pair = build_pair(GENERATOR, prior, DATASET, learning_rate=0.01, seed=1)
+    pair.generator.train()
+    generator, discriminator = copy.deepcopy((pair.generator, pair.discriminator))
+    adam = reference.Adam(discriminator, 0.01, (0.3, 0.8))
+    images, labels = first_images()
+    real = reference.to_signed(images)
+    for step in range(2):
+        rng = stream(0, "test", step=step)
+        loss = discriminator_step(pair, prior, real, labels, stream(0, "test", step=step), SingleWorker())
+        expected = reference.discriminator_loss(generator, discriminator, prior, real, labels, rng)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+        assert not loss.requires_grad
+        adam.step(expected)
+    # Only where gradients are not merely rounding errors: Adam makes steps of the same size out of all of them.
+    found, slow = (network.get_parameter("features.0.weight") for network in (pair.discriminator, discriminator))
+    torch.testing.assert_close(found, slow, atol=1e-4, rtol=0)
+    for optimizer in (pair.generator_optimizer, pair.discriminator_optimizer):
+        assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["betas"]) == (0.01, (0.3, 0.8))
+
+
+def test_gradient_penalty_of_a_linear_discriminator_is_known() -> None:
+    class Linear(Discriminator):
+        def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            return (3.0 * images).sum(dim=(1, 2, 3)), images
+
+    discriminator = Linear(capacity=2, num_classes=2, num_channels=1, image_size=8)
+    real, fake = torch.rand(5, 1, 8, 8), torch.rand(5, 1, 8, 8)
+    labels = torch.zeros(5, dtype=torch.int64)
+    penalty = gradient_penalty(discriminator, real, fake, labels, stream(0, "test"))
+    assert penalty.item() == pytest.approx((3.0 * math.sqrt(64) - 1) ** 2)
+
+
+def test_gradient_penalty_looks_between_real_and_generated_images() -> None:
+    seen = []
+
+    class Watching(Discriminator):
+        def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            seen.append(images.detach())
+            return super().forward(images, labels)
+
+    discriminator = Watching(capacity=2, num_classes=2, num_channels=1, image_size=8)
+    real, fake, labels = torch.ones(64, 1, 8, 8), torch.zeros(64, 1, 8, 8), torch.zeros(64, dtype=torch.int64)
+    gradient_penalty(discriminator, real, fake, labels, stream(0, "test"))
+    shares = seen[0].flatten(1)
+    assert torch.equal(shares.amin(dim=1), shares.amax(dim=1))
+    assert shares.amin() < 0.1
+    assert shares.amax() > 0.9
+
+
+def test_generator_step_leaves_the_discriminator_as_it_was_and_ready_to_learn() -> None:
+    pair = make_pair(DATASET)
+    before = copy.deepcopy(pair.discriminator.state_dict())
+    loss, images = generator_losses(pair, PRIOR, torch.tensor([0, 1, 2]), stream(0, "test"))
+    generator_step(pair, loss, SingleWorker())
+    assert images.shape == (3, 1, 8, 8)
+    assert equal_states(pair.discriminator.state_dict(), before)
+    assert all(parameter.grad is None for parameter in pair.discriminator.parameters())
+    assert all(parameter.requires_grad for parameter in pair.discriminator.parameters())
+    assert all(parameter.grad is not None for parameter in pair.generator.parameters())
+
+
+def test_discriminator_step_leaves_the_generators_weights_as_they_were() -> None:
+    pair = make_pair(DATASET)
+    before = copy.deepcopy(dict(pair.generator.named_parameters()))
+    images, labels = first_images()
+    discriminator_step(pair, PRIOR, reference.to_signed(images), labels, stream(0, "test"), SingleWorker())
+    assert equal_states(dict(pair.generator.named_parameters()), before)
+    assert all(parameter.grad is None for parameter in pair.generator.parameters())
+
+
+def test_average_follows_the_weights_and_their_statistics() -> None:
+    pair = make_pair(DATASET, ema_decay=0.9)
+    expected = copy.deepcopy(pair.average)
+    assert equal_states(pair.average.state_dict(), pair.generator.state_dict())
+    assert not any(parameter.requires_grad for parameter in pair.average.parameters())
+    for step in range(3):
+        loss, _ = generator_losses(pair, PRIOR, torch.tensor([0, 1, 2]), stream(0, "test", step=step))
+        generator_step(pair, loss, SingleWorker())
+        reference.follow(expected, pair.generator, 0.9)
+        torch.testing.assert_close(pair.average.state_dict(), expected.state_dict(), atol=1e-6, rtol=1e-5)
+    assert not equal_states(pair.average.state_dict(), pair.generator.state_dict())
+
+
+def test_without_a_decay_the_average_is_the_generator_itself() -> None:
+    pair = make_pair(DATASET, ema_decay=0.0)
+    assert pair.average is pair.generator
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_weights_and_state_fit_into_fresh_networks(decay: float) -> None:
+    pair, fresh = make_pair(DATASET, ema_decay=decay, seed=1), make_pair(DATASET, ema_decay=decay, seed=2)
+    train(pair, replace(PRIOR, epochs=1))
+    assert not equal_states(fresh.weights(), pair.weights())
+    fresh.load_weights(pair.weights())
+    assert equal_states(fresh.weights(), pair.weights())
+    assert not equal_states(fresh.state(), pair.state())
+    fresh.load_state(pair.state())
+    assert equal_states(fresh.state(), pair.state())
+    own = {tensor.data_ptr() for tensor in pair.state().values() if tensor.numel()}
+    assert not own & {tensor.data_ptr() for tensor in fresh.state().values() if tensor.numel()}
+
+
+def test_training_neither_reads_nor_changes_the_global_random_state() -> None:
+    results = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        pair = make_pair(DATASET)
+        train(pair)
+        assert torch.equal(torch.get_rng_state(), before)
+        results.append(pair.state())
+    assert equal_states(results[0], results[1])
+
+
+def test_every_seed_is_another_training() -> None:
+    pairs = [make_pair(DATASET) for _ in range(2)]
+    for seed, pair in enumerate(pairs):
+        train(pair, replace(PRIOR, seed=seed))
+    assert not equal_states(pairs[0].weights(), pairs[1].weights())
+
+
+def test_lazy_penalty_is_added_at_its_steps_alone_and_at_the_weight_of_all_of_them() -> None:
+    images, labels = DATASET.train.images[:4], DATASET.train.labels[:4]
+    lazy = replace(PRIOR, gradient_penalty_every=3)
+    without, full = (
+        replace(PRIOR, gradient_penalty_weight=0.0),
+        replace(PRIOR, gradient_penalty_weight=3 * PRIOR.gradient_penalty_weight),
+    )
+
+    def loss_of(config: PriorConfig, number: int) -> Tensor:
+        pair = make_pair(DATASET, ema_decay=0.0)
+        signed_images = reference.to_signed(images)
+        rng = stream(0, "test")
+        return discriminator_step(pair, config, signed_images, labels, rng, SingleWorker(), number=number)
+
+    for number in range(6):
+        expected = loss_of(full if number % 3 == 0 else without, 0)
+        torch.testing.assert_close(loss_of(lazy, number), expected)
+    assert not torch.equal(loss_of(full, 0), loss_of(without, 0))

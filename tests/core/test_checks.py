@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from dim_ray.config import (
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    GeneratorConfig,
+    MatchingConfig,
+    PoolConfig,
+    PriorConfig,
+)
+from dim_ray.core.checks import check_budget
+from dim_ray.core.data import Dataset, load_dataset
+from dim_ray.errors import ConfigError
+from tests.core.images import pixels, write_folder
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """36 training images: 22 cats and 14 dogs."""
+    root = write_folder(tmp_path_factory.mktemp("pets") / "pets", {"cat": pixels(30), "dog": pixels(20, seed=1)})
+    return load_dataset(DataConfig(dataset=f"folder:{root}"))
+
+
+def fitting() -> Config:
+    return Config(
+        pool=PoolConfig(batch_size=36),
+        prior=PriorConfig(batch_size=36),
+        matching=MatchingConfig(batch_size=36),
+        evaluation=EvaluationConfig(images_per_class=(1, 14)),
+    )
+
+
+def test_a_batch_of_the_whole_split_and_an_ipc_of_the_smallest_class_fit(dataset: Dataset) -> None:
+    assert len(dataset.train) == 36
+    check_budget(fitting(), dataset)
+
+
+@pytest.mark.parametrize("section", ["pool", "prior", "matching"])
+def test_a_batch_larger_than_the_training_split_is_refused(dataset: Dataset, section: str) -> None:
+    config = fitting()
+    config = replace(config, **{section: replace(getattr(config, section), batch_size=37)})
+    with pytest.raises(
+        ConfigError, match=rf"{section}.batch_size is 37, but .* 36 images.*--{section}.batch_size to 36"
+    ):
+        check_budget(config, dataset)
+
+
+@pytest.mark.parametrize("protocol", ["real_fixed", "real_on_the_fly"])
+def test_an_ipc_larger_than_the_smallest_class_is_refused_for_real_images(dataset: Dataset, protocol: Any) -> None:
+    evaluation = EvaluationConfig(images_per_class=(1, 15, 2), protocols=("fixed", protocol))
+    with pytest.raises(ConfigError, match=rf"has 15, but the class 'dog' has 14 .* {protocol}\. Set --evaluation"):
+        check_budget(replace(fitting(), evaluation=evaluation), dataset)
+
+
+def test_generated_images_have_no_such_limit(dataset: Dataset) -> None:
+    evaluation = EvaluationConfig(images_per_class=(1000,), protocols=("fixed", "on_the_fly"))
+    check_budget(replace(fitting(), evaluation=evaluation), dataset)
+
+
+def test_a_latent_vector_without_room_for_the_label_is_refused(dataset: Dataset) -> None:
+    check_budget(replace(fitting(), generator=GeneratorConfig(latent_dim=2)), dataset)
+    with pytest.raises(ConfigError, match=r"latent_dim is 1, but pets has 2 classes.*--generator.latent_dim to 2"):
+        check_budget(replace(fitting(), generator=GeneratorConfig(latent_dim=1)), dataset)

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dim_ray.config import Config, GeneratorConfig, MatchingConfig, PriorConfig, StudyConfig
+from dim_ray.core.generator import Discriminator, Generator, build_discriminator, build_generator, scales
+from dim_ray.core.networks import num_parameters
+from dim_ray.errors import ConfigError
+
+SIZES = [8, 9, 10, 15, 16, 21, 28, 31, 32, 33, 48, 63, 64]
+CONFIG = GeneratorConfig(capacity=4, latent_dim=12, refinements=(2, 1))
+SHAPE: dict[str, Any] = {"num_classes": 5, "num_channels": 3, "image_size": 9}
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def make_generator(config: GeneratorConfig = CONFIG, **change: Any) -> Generator:
+    return build_generator(config, rng=rng(), **{**SHAPE, **change}).eval()
+
+
+def make_discriminator(config: GeneratorConfig = CONFIG, **change: Any) -> Discriminator:
+    return build_discriminator(config, rng=rng(1), **{**SHAPE, **change})
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_have_the_size_asked_for_and_are_judged(size: int, channels: int) -> None:
+    shape: dict[str, Any] = {"image_size": size, "num_channels": channels}
+    labels = torch.arange(5)
+    images = make_generator(**shape).sample(labels, rng())
+    assert images.shape == (5, channels, size, size)
+    assert images.dtype == torch.float32
+    assert images.abs().max() <= 1
+    source, classes = make_discriminator(**shape)(images, torch.zeros(len(images), dtype=torch.int64))
+    assert (source.shape, classes.shape) == ((5,), (5, 5))
+
+
+@pytest.mark.parametrize("size", range(8, 65))
+def test_scales_double_or_double_less_one_up_to_the_image(size: int) -> None:
+    sizes = scales(size)
+    assert sizes[-1] == size
+    assert sizes[0] in (3, 4)
+    assert all(larger in (2 * smaller, 2 * smaller - 1) for smaller, larger in itertools.pairwise(sizes))
+
+
+def test_scales_of_the_usual_sizes() -> None:
+    assert scales(28) == [4, 7, 14, 28]
+    assert scales(32) == [4, 8, 16, 32]
+
+
+def test_numbers_of_parameters_are_the_reference_implementations() -> None:
+    shape = {"num_classes": 10, "num_channels": 1, "image_size": 28}
+    config = GeneratorConfig()
+    assert (config.capacity, config.latent_dim) == (196, 100)
+    assert num_parameters(build_generator(config, rng=rng(), **shape)) == 3_286_921
+    assert num_parameters(build_discriminator(config, rng=rng(), **shape)) == 2_969_803
+
+
+def test_discriminator_may_have_a_capacity_of_its_own() -> None:
+    assert num_parameters(make_discriminator(replace(CONFIG, discriminator_capacity=4))) == num_parameters(
+        make_discriminator()
+    )
+    wide = make_discriminator(replace(CONFIG, discriminator_capacity=7))
+    assert wide.source.in_features == 7
+
+
+def test_refinements_are_convolutions_behind_each_doubling() -> None:
+    generator = make_generator(replace(CONFIG, refinements=(2, 0, 1, 5)), image_size=32)
+    kinds = [type(layer) for layer in generator.blocks if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
+    up, refine = nn.ConvTranspose2d, nn.Conv2d
+    assert kinds == [up, refine, refine, up, up, refine]
+
+
+def test_other_labels_make_other_images_of_the_same_noise() -> None:
+    generator = make_generator().train()  # batch statistics make small differences between labels large
+    noise = torch.randn(1, 12, generator=rng()).expand(5, -1)
+    images = generator(noise, torch.arange(5))
+    for first in range(5):
+        for second in range(first):
+            assert (images[first] - images[second]).abs().max() > 1e-3
+
+
+def test_one_hot_label_replaces_the_first_entries_of_the_noise() -> None:
+    generator = make_generator()
+    labels = torch.tensor([4, 0, 4])
+    noise = torch.randn(3, 12, generator=rng())
+    images = generator(noise, labels)
+    changed = noise.clone()
+    changed[:, :5] += 100
+    assert torch.equal(generator(changed, labels), images)
+    changed = noise.clone()
+    changed[:, 5] += 1
+    assert not torch.equal(generator(changed, labels), images)
+    latent = torch.tensor([[0.0, 0, 0, 0, 1], [1, 0, 0, 0, 0], [0, 0, 0, 0, 1]])
+    hidden = generator.project(torch.cat([latent, noise[:, 5:]], dim=1)).view(3, 4, 3, 3)
+    torch.testing.assert_close(torch.tanh(generator.to_image(generator.blocks(hidden))), images)
+
+
+def test_latent_vector_may_be_nothing_but_the_label() -> None:
+    generator = make_generator(replace(CONFIG, latent_dim=5))
+    images = generator.sample(torch.tensor([1, 1, 2]), rng())
+    assert torch.equal(images[0], images[1])
+    assert not torch.equal(images[0], images[2])
+
+
+def test_samples_are_those_of_their_random_stream() -> None:
+    generator, labels = make_generator(), torch.arange(5)
+    assert torch.equal(generator.sample(labels, rng(3)), generator.sample(labels, rng(3)))
+    assert not torch.equal(generator.sample(labels, rng(3)), generator.sample(labels, rng(4)))
+    one = rng(3)
+    first, second = generator.sample(labels, one), generator.sample(labels, one)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("build", [build_generator, build_discriminator])
+def test_weights_are_those_of_their_random_stream(build: Any) -> None:
+    first, same, other = (build(CONFIG, rng=rng(seed), **SHAPE).state_dict() for seed in (1, 1, 2))
+    torch.manual_seed(5)
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+    assert all(bool(tensor.isfinite().all()) for tensor in first.values())
+
+
+def test_discriminator_judges_each_image_by_itself() -> None:
+    discriminator = make_discriminator()
+    images = torch.randn(4, 3, 9, 9, generator=rng())
+    labels = torch.arange(4) % discriminator.classes.out_features
+    source, classes = discriminator(images, labels)
+    for index in range(4):
+        own_source, own_classes = discriminator(images[index : index + 1], labels[index : index + 1])
+        torch.testing.assert_close(own_source[0], source[index])
+        torch.testing.assert_close(own_classes[0], classes[index])
+
+
+def test_projection_adds_the_inner_product_with_a_vector_of_the_label() -> None:
+    discriminator = make_discriminator(replace(CONFIG, source_head="projection"))
+    images = torch.randn(2, 3, 9, 9, generator=rng())
+    labels = torch.tensor([0, 1])
+    hidden = discriminator.features(images).amax(dim=(2, 3))
+    assert discriminator.projection is not None
+    expected = [
+        discriminator.source(row)[0] + discriminator.projection.weight[:, label] @ row
+        for row, label in zip(hidden, labels, strict=True)
+    ]
+    source, classes = discriminator(images, labels)
+    torch.testing.assert_close(source, torch.stack(expected))
+    torch.testing.assert_close(classes, discriminator.classes(hidden))
+    assert not torch.equal(source, discriminator(images, labels.flip(0))[0])
+
+
+def test_discriminator_is_convolutions_with_layer_norm_and_a_global_maximum() -> None:
+    discriminator = make_discriminator(image_size=13)
+    hidden = images = torch.randn(2, 3, 13, 13, generator=rng())
+    convolutions = [layer for layer in discriminator.features if isinstance(layer, nn.Conv2d)]
+    norms = [layer for layer in discriminator.features if isinstance(layer, nn.LayerNorm)]
+    assert [layer.stride[0] for layer in convolutions] == [1, 2, 1, 2, 1, 1, 1, 2]
+    for convolution, norm in zip(convolutions, norms, strict=True):
+        hidden = convolution(hidden)
+        centred = hidden - hidden.mean(dim=(1, 2, 3), keepdim=True)
+        hidden = centred / (centred.square().mean(dim=(1, 2, 3), keepdim=True) + norm.eps).sqrt()
+        hidden = F.leaky_relu(hidden * norm.weight + norm.bias)
+    hidden = torch.stack([channels.flatten(1).max(dim=1).values for channels in hidden])
+    source, classes = discriminator(images, torch.tensor([0, 1]))
+    torch.testing.assert_close(source, discriminator.source(hidden)[:, 0])
+    torch.testing.assert_close(classes, discriminator.classes(hidden))
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+@pytest.mark.parametrize(("section", "make"), [("prior", PriorConfig), ("matching", MatchingConfig)])
+def test_batch_of_a_single_image_a_worker_is_refused_before_batch_norm_does(
+    section: str, make: Any, num_workers: int
+) -> None:
+    study = StudyConfig(workers_per_trial=num_workers)
+    others = {name: replace(getattr(Config(), name), batch_size=96) for name in ("prior", "matching")}
+    Config(study=study, **{**others, section: make(batch_size=2 * num_workers)})
+    with pytest.raises(
+        ConfigError, match=rf"{section}\.batch_size is {num_workers}; allowed: at least {2 * num_workers}"
+    ):
+        Config(study=study, **{**others, section: make(batch_size=num_workers)})
+    with pytest.raises(ValueError, match="more than 1 value"):
+        make_generator().train().sample(torch.tensor([0]), rng())

@@ -1,0 +1,311 @@
+"""Every stage, interrupted after any step and continued by fresh objects from bytes, ends with the same bits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dim_ray.core.adversarial import Pair, train_prior
+from dim_ray.core.checkpoint import loads, with_prefix
+from dim_ray.core.matching import distill
+from dim_ray.core.pool import TeacherPool, train_teacher
+from dim_ray.core.ports import Checkpointer, Collective, NoCheckpointer, Reporter, SilentReporter, SingleWorker
+from dim_ray.core.random import stream
+from dim_ray.errors import DivergedError
+from tests.core.tiny import (
+    ARCHITECTURE,
+    MATCHING,
+    NUM_STEPS,
+    POOL,
+    PRIOR,
+    STEPS_PER_EPOCH,
+    InterruptedStageError,
+    MemoryCheckpointer,
+    RecordingReporter,
+    equal_states,
+    make_dataset,
+    make_pair,
+    make_teachers,
+)
+from tests.core.workers import workers
+
+DATASET = make_dataset()
+Run = Callable[..., Mapping[str, Tensor]]
+
+
+def run_teacher(
+    checkpointer: Checkpointer, reporter: Reporter, *, architecture: str = ARCHITECTURE, learning_rate: float = 0.01
+) -> Mapping[str, Tensor]:
+    config = replace(POOL, learning_rate=learning_rate)
+    teacher = train_teacher(config, 1, architecture, DATASET, reporter=reporter, checkpointer=checkpointer)
+    named = {"accuracy": torch.tensor(teacher.validation_accuracy)}
+    for step, snapshot in zip(teacher.steps, teacher.snapshots, strict=True):
+        named.update(with_prefix(str(step), snapshot))
+    return named
+
+
+def run_prior(
+    checkpointer: Checkpointer,
+    reporter: Reporter,
+    *,
+    ema_decay: float = 0.0,
+    learning_rate: float | None = None,
+    discriminator_steps: int = 1,
+    collective: Collective | None = None,
+) -> Mapping[str, Tensor]:
+    pair = make_pair(DATASET, ema_decay=ema_decay)
+    set_rate(pair, learning_rate)
+    train_prior(
+        pair,
+        replace(PRIOR, discriminator_steps=discriminator_steps),
+        DATASET,
+        reporter=reporter,
+        checkpointer=checkpointer,
+        collective=collective or SingleWorker(),
+    )
+    return pair.state()
+
+
+def run_matching(
+    checkpointer: Checkpointer,
+    reporter: Reporter,
+    *,
+    ema_decay: float = 0.0,
+    learning_rate: float | None = None,
+    collective: Collective | None = None,
+) -> Mapping[str, Tensor]:
+    pair = make_pair(DATASET, ema_decay=ema_decay)
+    set_rate(pair, learning_rate)
+
+    def measure(epoch: int) -> Mapping[str, float]:
+        pair.average.eval()  # as students leave it
+        with torch.no_grad():
+            return {"mean": pair.average.sample(torch.tensor([0, 1, 2]), stream(0, "measure")).mean().item()}
+
+    distill(
+        pair,
+        TeacherPool(make_teachers(DATASET, [2, 1]), DATASET),
+        MATCHING,
+        PRIOR,
+        DATASET,
+        shard_weight=1.0,
+        after_epoch=measure,
+        reporter=reporter,
+        checkpointer=checkpointer,
+        collective=collective or SingleWorker(),
+    )
+    return pair.state()
+
+
+def set_rate(pair: Pair, learning_rate: float | None) -> None:
+    for optimizer in (pair.generator_optimizer, pair.discriminator_optimizer):
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] if learning_rate is None else learning_rate
+
+
+STAGES: dict[str, tuple[Run, dict[str, Any]]] = {
+    "teacher": (run_teacher, {}),
+    "teacher with BatchNorm": (run_teacher, {"architecture": "resnet10_w4"}),
+    "prior": (run_prior, {}),
+    "prior with average": (run_prior, {"ema_decay": 0.6}),
+    "prior with two discriminator steps": (run_prior, {"discriminator_steps": 2}),
+    "matching": (run_matching, {}),
+    "matching with average": (run_matching, {"ema_decay": 0.6}),
+}
+PLAIN = ("teacher", "prior with average", "matching with average")
+
+
+class Uninterrupted:
+    """What each stage ends with when nothing happens, and its state after each step; computed once."""
+
+    def __init__(self) -> None:
+        self._results: dict[str, tuple[Mapping[str, Tensor], list[bytes]]] = {}
+
+    def __call__(self, stage: str) -> tuple[Mapping[str, Tensor], list[bytes]]:
+        if stage not in self._results:
+            run, arguments = STAGES[stage]
+            result = run(NoCheckpointer(), SilentReporter(), **arguments)
+            saving = MemoryCheckpointer()
+            assert equal_states(run(saving, SilentReporter(), **arguments), result), "saving changed the training"
+            assert len(saving.history) == NUM_STEPS
+            self._results[stage] = result, saving.history
+        return self._results[stage]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted() -> Uninterrupted:
+    return Uninterrupted()
+
+
+def interrupt_and_go_on(stage: str, stops: Sequence[int], *, every: int = 1) -> tuple[Mapping[str, Tensor], bytes]:
+    """Returns the end of a stage and its last saved state, after an interruption behind each of `stops` saves."""
+    run, arguments = STAGES[stage]
+    data = None
+    for stop_after in stops:
+        checkpointer = MemoryCheckpointer(data, every=every, stop_after=stop_after)
+        with pytest.raises(InterruptedStageError):
+            run(checkpointer, SilentReporter(), **arguments)
+        data = checkpointer.data
+    last = MemoryCheckpointer(data)
+    result = run(last, SilentReporter(), **arguments)
+    assert last.data is not None
+    return result, last.data
+
+
+@pytest.mark.parametrize("stop_after", range(1, NUM_STEPS + 1))
+@pytest.mark.parametrize("stage", STAGES)
+def test_interrupted_after_any_step(stage: str, stop_after: int, uninterrupted: Uninterrupted) -> None:
+    result, data = interrupt_and_go_on(stage, [stop_after])
+    assert equal_states(result, uninterrupted(stage)[0])
+    assert data == uninterrupted(stage)[1][-1], "the saved state of the end, optimisers included, is another"
+
+
+@pytest.mark.parametrize("stops", [[1, 1], [2, 1, 1], [STEPS_PER_EPOCH, STEPS_PER_EPOCH], [1] * NUM_STEPS], ids=str)
+@pytest.mark.parametrize("stage", PLAIN)
+def test_interrupted_again_and_again(stage: str, stops: list[int], uninterrupted: Uninterrupted) -> None:
+    result, data = interrupt_and_go_on(stage, stops)
+    assert equal_states(result, uninterrupted(stage)[0])
+    assert data == uninterrupted(stage)[1][-1]
+
+
+@pytest.mark.parametrize("every", [2, STEPS_PER_EPOCH, 4])
+@pytest.mark.parametrize("stage", PLAIN)
+def test_steps_after_the_last_save_are_done_again(stage: str, every: int, uninterrupted: Uninterrupted) -> None:
+    run, arguments = STAGES[stage]
+    checkpointer = MemoryCheckpointer(every=every)
+    with pytest.raises(InterruptedStageError):
+        run(checkpointer, RecordingReporter(stop_at=2), **arguments)
+    assert checkpointer.data is not None
+    assert loads(checkpointer.data, "memory")[1]["steps"] == NUM_STEPS // every * every
+    result = run(MemoryCheckpointer(checkpointer.data, every=10**9), SilentReporter(), **arguments)
+    assert equal_states(result, uninterrupted(stage)[0])
+
+
+@pytest.mark.parametrize("stop_at", [1, 2])
+@pytest.mark.parametrize("stage", PLAIN)
+def test_ended_by_whoever_is_told_about_an_epoch(stage: str, stop_at: int, uninterrupted: Uninterrupted) -> None:
+    run, arguments = STAGES[stage]
+    checkpointer, expected = MemoryCheckpointer(), RecordingReporter()
+    run(NoCheckpointer(), expected, **arguments)
+    with pytest.raises(InterruptedStageError):
+        run(checkpointer, RecordingReporter(stop_at=stop_at), **arguments)
+    reporter = RecordingReporter()
+    result = run(MemoryCheckpointer(checkpointer.data), reporter, **arguments)
+    assert equal_states(result, uninterrupted(stage)[0])
+    assert reporter.steps == list(range(stop_at, 3))
+    # The epoch that is reported again has the same measurements; the losses of its last step are no longer known.
+    for step, _, metrics in reporter.reports:
+        assert metrics.items() <= expected.reports[step - 1][2].items()
+    assert reporter.reports[1:] == expected.reports[stop_at:]
+
+
+def test_saved_numbers_are_counters_alone(uninterrupted: Uninterrupted) -> None:
+    for stage in PLAIN:
+        _, meta = loads(uninterrupted(stage)[1][-1], "memory")
+        assert json.dumps(meta) == json.dumps({"steps": NUM_STEPS})
+
+
+# Divergence
+
+
+class Poison(SingleWorker):
+    """Spoils a gradient at one of its calls."""
+
+    def __init__(self, at: int) -> None:
+        self._left = at
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        if self._left == 0:
+            first = next(iter(parameters)).grad
+            assert first is not None
+            first.fill_(float("nan"))
+        self._left -= 1
+
+
+@pytest.mark.parametrize("stage", ["teacher", "prior", "matching"])
+def test_absurd_learning_rate_is_an_error_that_names_stage_and_step(stage: str) -> None:
+    run, arguments = STAGES[stage]
+    checkpointer = MemoryCheckpointer()
+    with pytest.raises(DivergedError, match=rf"^{stage} diverged by step [36] of 6: .*learning rate"):
+        run(checkpointer, SilentReporter(), **{**arguments, "learning_rate": 1e30})
+    assert_sound(checkpointer.data)
+
+
+@pytest.mark.parametrize("call", [0, 1, 4, 5, 11])
+@pytest.mark.parametrize("stage", ["prior", "matching"])
+def test_last_good_state_is_the_one_before_the_step_that_diverged(
+    stage: str, call: int, uninterrupted: Uninterrupted
+) -> None:
+    # The discriminator's gradients are averaged first, then the generator's: two calls a step.
+    checkpointer = MemoryCheckpointer()
+    run, arguments = STAGES[stage]
+    with pytest.raises(DivergedError, match=stage):
+        run(checkpointer, SilentReporter(), collective=Poison(call), **arguments)
+    assert checkpointer.history == uninterrupted(stage)[1][: call // 2]
+    assert_sound(checkpointer.data)
+
+
+def assert_sound(data: bytes | None) -> None:
+    if data is not None:
+        tensors, _ = loads(data, "memory")
+        assert all(bool(tensor.isfinite().all()) for tensor in tensors.values())
+
+
+# Several workers
+
+
+class Ending(Collective):
+    """Ends the worker when it asks for its gradients once too often: each worker behind the same step."""
+
+    def __init__(self, collective: Collective, num_calls: int) -> None:
+        self.rank, self.num_workers = collective.rank, collective.num_workers
+        self._collective = collective
+        self._left = num_calls
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        if self._left == 0:
+            raise InterruptedStageError
+        self._left -= 1
+        self._collective.average_gradients(parameters)
+
+    def average_buffers(self, module: nn.Module) -> None:
+        self._collective.average_buffers(module)
+
+    def any(self, flag: bool) -> bool:
+        return self._collective.any(flag)
+
+
+def run_worker(
+    collective: Collective, stage: str, data: bytes | None, num_steps: int | None
+) -> tuple[bytes | None, Mapping[str, Tensor]]:
+    """Returns the state that was saved last, and the end of the stage unless it was ended behind `num_steps`."""
+    run = {"prior": run_prior, "matching": run_matching}[stage]
+    # As the storage has it: all workers read one state, and worker 0 alone writes it.
+    checkpointer = MemoryCheckpointer(data, every=1 if collective.rank == 0 else 10**9)
+    if num_steps is None:
+        result = run(checkpointer, SilentReporter(), ema_decay=0.6, collective=collective)
+        return checkpointer.data, dict(result)
+    with pytest.raises(InterruptedStageError):
+        run(checkpointer, SilentReporter(), ema_decay=0.6, collective=Ending(collective, 2 * num_steps))
+    return checkpointer.data, {}
+
+
+@pytest.mark.parametrize("stage", ["prior", "matching"])
+@pytest.mark.parametrize("stop_after", [2, STEPS_PER_EPOCH, 5])
+def test_two_workers_go_on_from_the_state_that_one_of_them_saved(stage: str, stop_after: int) -> None:
+    expected = [result for _, result in workers().run(2, run_worker, stage, None, None)]
+    saved = workers().run(2, run_worker, stage, None, stop_after)[0][0]
+    assert loads(saved, "memory")[1] == {"steps": stop_after}
+    results = [result for _, result in workers().run(2, run_worker, stage, saved, None)]
+    assert equal_states(results[0], results[1])
+    for name, tensor in expected[0].items():
+        if stop_after % STEPS_PER_EPOCH and "running_" in name:  # between two epochs they are each worker's own
+            continue
+        assert torch.equal(results[0][name], tensor), name
+        assert torch.equal(expected[1][name], tensor), name

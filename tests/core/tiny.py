@@ -1,0 +1,157 @@
+"""Data, networks and ports so small that a stage of training takes a tenth of a second."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dim_ray.config import GeneratorConfig, MatchingConfig, PoolConfig, PriorConfig
+from dim_ray.core.adversarial import Pair, build_pair
+from dim_ray.core.checkpoint import dumps, loads, module_tensors
+from dim_ray.core.data import Dataset, Normalisation
+from dim_ray.core.networks import build_classifier
+from dim_ray.core.pool import Teacher
+from dim_ray.core.ports import State
+from dim_ray.core.random import stream
+from dim_ray.core.splits import Split
+
+ARCHITECTURE = "convnet3_w8"
+GENERATOR = GeneratorConfig(capacity=6, discriminator_capacity=4, latent_dim=8, refinements=(1,))
+POOL = PoolConfig(size=2, epochs=2, num_snapshots=3, batch_size=8, seed=3)
+PRIOR = PriorConfig(epochs=2, batch_size=8, learning_rate=1e-3, seed=4)
+MATCHING = MatchingConfig(epochs=2, batch_size=8, learning_rate=1e-3, weight=0.5, seed=5)
+STEPS_PER_EPOCH = 3
+NUM_STEPS = 6
+
+
+def make_dataset(*, num_classes: int = 3, per_class: int = 8, channels: int = 1, size: int = 8) -> Dataset:
+    """Returns noisy patterns, one a class; every image is another."""
+    rng = stream(0, "tiny", num_classes, channels, size)
+    patterns = torch.rand(num_classes, channels, size, size, generator=rng)
+
+    def split(count: int) -> Split:
+        labels = torch.arange(num_classes).repeat_interleave(count)
+        labels = labels[torch.randperm(len(labels), generator=rng)]
+        noise = torch.rand(len(labels), channels, size, size, generator=rng)
+        return Split(images=((0.6 * patterns[labels] + 0.4 * noise) * 255).to(torch.uint8), labels=labels)
+
+    return Dataset(
+        name="tiny",
+        train=split(per_class),
+        validation=split(4),
+        test=split(4),
+        class_names=tuple(f"class {label}" for label in range(num_classes)),
+        normalisation=Normalisation(mean=(0.45,) * channels, std=(0.2,) * channels),
+        digest="0" * 16,
+    )
+
+
+def make_pair(dataset: Dataset, *, ema_decay: float = 0.0, seed: int = 1) -> Pair:
+    """Returns networks with Adam, as the stages have it."""
+    config = replace(GENERATOR, ema_decay=ema_decay)
+    return build_pair(config, PRIOR, dataset, learning_rate=PRIOR.learning_rate, seed=seed)
+
+
+def make_plain_pair(dataset: Dataset, *, ema_decay: float = 0.0, learning_rate: float = 0.02) -> Pair:
+    """Returns networks with plain gradient descent.
+
+    Adam divides by the size of a gradient, and makes large steps out of the rounding errors of gradients that are
+    zero by theory; a comparison between two ways to compute the same needs steps that are as exact as the gradients.
+    """
+    pair = make_pair(dataset, ema_decay=ema_decay)
+    return replace(
+        pair,
+        generator_optimizer=torch.optim.SGD(pair.generator.parameters(), learning_rate),
+        discriminator_optimizer=torch.optim.SGD(pair.discriminator.parameters(), learning_rate),
+    )
+
+
+def make_teachers(dataset: Dataset, snapshots: Sequence[int], architecture: str = ARCHITECTURE) -> list[Teacher]:
+    """Returns untrained teachers with so many snapshots each; every snapshot has weights of its own."""
+    teachers = []
+    for number, count in enumerate(snapshots):
+        kept = [
+            module_tensors(
+                build_classifier(
+                    architecture,
+                    num_channels=dataset.num_channels,
+                    num_classes=dataset.num_classes,
+                    image_size=dataset.image_size,
+                    rng=stream(7, number, index),
+                )
+            )
+            for index in range(count)
+        ]
+        teachers.append(
+            Teacher(architecture=architecture, snapshots=kept, steps=list(range(1, count + 1)), validation_accuracy=0.5)
+        )
+    return teachers
+
+
+def equal_states(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    """Whether names, types, shapes and every bit are the same."""
+    return dumps(first) == dumps(second)
+
+
+class InterruptedStageError(Exception):
+    """Stands for a kill: no handler of ours knows it."""
+
+
+class MemoryCheckpointer:
+    """A Checkpointer that keeps the state as a file's bytes.
+
+    Args:
+        data: What an earlier one left behind.
+        every: Steps between saves.
+        stop_after: Saves after which it interrupts the stage.
+    """
+
+    def __init__(self, data: bytes | None = None, *, every: int = 1, stop_after: int | None = None) -> None:
+        self.data = data
+        self.history: list[bytes] = []
+        self._every = every
+        self._stop_after = stop_after
+        self._asked = 0
+
+    def due(self) -> bool:
+        self._asked += 1
+        return self._asked % self._every == 0
+
+    def save(self, state: State) -> None:
+        self.data = dumps(state.tensors, state.meta)
+        self.history.append(self.data)
+        if len(self.history) == self._stop_after:
+            raise InterruptedStageError
+
+    def load(self) -> State | None:
+        if self.data is None:
+            return None
+        tensors, meta = loads(self.data, "memory")
+        return State(tensors=tensors, meta=meta)
+
+    def clear(self) -> None:
+        self.data = None
+
+
+class RecordingReporter:
+    """A Reporter that keeps what it is told, and may stop the stage."""
+
+    def __init__(self, *, stop_at: int | None = None) -> None:
+        self.reports: list[tuple[int, int, dict[str, Any]]] = []
+        self._stop_at = stop_at
+
+    @property
+    def steps(self) -> list[int]:
+        return [step for step, _, _ in self.reports]
+
+    def losses(self, name: str) -> list[float]:
+        return [metrics[name] for _, _, metrics in self.reports]
+
+    def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        self.reports.append((step, total, dict(metrics)))
+        if step == self._stop_at:
+            raise InterruptedStageError

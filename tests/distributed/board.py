@@ -1,0 +1,29 @@
+"""A board without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dim_ray.distributed.board import Board
+
+
+class Method:
+    """Is called as an actor's method is, in this process."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.remote = function
+
+
+class LocalBoard:
+    """A board in this process, which counts the posts."""
+
+    def __init__(self) -> None:
+        self.num_posts = 0
+        self.post = Method(self._post)
+        self._board = Board()
+        self.read = self._board.read
+
+    def _post(self, job: str, done: float) -> None:
+        self.num_posts += 1
+        self._board.post(job, done)

@@ -1,0 +1,54 @@
+"""Jobs that the workers of tests import."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dim_ray.core.ports import Reporter
+from dim_ray.errors import DataError
+from dim_ray.pipeline.workspace import Workspace
+
+
+def note(work: Workspace, name: str, reporter: Reporter) -> None:
+    """Leaves a file, and reports two steps."""
+    reporter.report(1, 2, {})
+    Path(work.config.storage.root, name).write_text(str(torch.get_num_threads()))
+    reporter.report(2, 2, {})
+
+
+def fail(work: Workspace, name: str, reporter: Reporter) -> None:
+    """Ends with an error that a person should read."""
+    raise DataError(f"row 7 of {name} is broken; mend it.")
+
+
+def break_down(work: Workspace, name: str, reporter: Reporter) -> None:
+    """Ends with a defect."""
+    raise ZeroDivisionError(name)
+
+
+def die_once(work: Workspace, name: str, reporter: Reporter) -> None:
+    """Kills its own process, the first time."""
+    mark = Path(work.config.storage.root, f"{name}-died")
+    if not mark.exists():
+        mark.touch()
+        os._exit(1)
+    note(work, name, reporter)
+
+
+def sleep(work: Workspace, seconds: float, reporter: Reporter) -> None:
+    """Takes its time, and leaves a file at the end."""
+    Path(work.config.storage.root, "began").touch()
+    time.sleep(seconds)
+    Path(work.config.storage.root, "slept").touch()
+
+
+def wait_then_fail(work: Workspace, name: str, reporter: Reporter) -> Any:
+    """Fails once another job runs."""
+    while not Path(work.config.storage.root, "began").exists():
+        time.sleep(0.05)
+    fail(work, name, reporter)

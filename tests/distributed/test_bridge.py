@@ -1,0 +1,50 @@
+"""The reporters of stages under Ray, with Ray's ends of them replaced."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import ray.train
+
+from dim_ray.distributed.bridge import BoardReporter, TrainReporter
+from tests.core.tiny import RecordingReporter
+from tests.distributed.board import LocalBoard
+
+
+def test_board_knows_how_far_every_job_is() -> None:
+    board = LocalBoard()
+    BoardReporter(board, "teacher 0").report(1, 4, {"loss": 1.0})
+    BoardReporter(board, "teacher 1").report(3, 3, {})
+    assert board.read() == {"teacher 0": 0.25, "teacher 1": 1.0}
+
+
+def test_board_is_not_told_more_often_than_twice_a_second_but_always_of_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    board = LocalBoard()
+    reporter = BoardReporter(board, "prior")
+    for step in range(1, 41):  # eight reports a second, for five seconds
+        reporter.report(step, 41, {})
+        now += 0.125
+    assert board.num_posts == 10
+    reporter.report(41, 41, {})
+    assert board.num_posts == 11
+    assert board.read() == {"prior": 1.0}
+
+
+def test_ray_train_is_told_at_the_rungs_alone_by_every_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    reports: list[dict[str, Any]] = []
+    monkeypatch.setattr(ray.train, "report", reports.append)
+    also = RecordingReporter()
+    reporter = TrainReporter([2, 6], also)
+    for step in range(1, 7):
+        reporter.report(step, 6, {"validation_accuracy": step / 10} if step in (2, 6) else {"loss": 1.0})
+    assert reports == [{"epoch": 2, "validation_accuracy": 0.2}, {"epoch": 6, "validation_accuracy": 0.6}]
+    assert also.steps == [1, 2, 3, 4, 5, 6]
+    other_worker = TrainReporter([2, 6], RecordingReporter())
+    other_worker.report(2, 6, {})
+    assert reports[-1] == {"epoch": 2}

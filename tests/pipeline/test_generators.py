@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from dim_ray.config import StorageConfig
+from dim_ray.core.ports import SingleWorker, State
+from dim_ray.errors import DivergedError
+from dim_ray.pipeline import generators
+from dim_ray.pipeline.generators import (
+    GENERATOR_FILE,
+    SAMPLES_FILE,
+    distill_generator,
+    generator_fingerprint,
+    load_module,
+    rung_epochs,
+)
+from dim_ray.pipeline.priors import prior_fingerprint
+from dim_ray.pipeline.students import validate
+from dim_ray.pipeline.teachers import teacher_fingerprint
+from dim_ray.pipeline.workspace import StoredCheckpointer, Workspace
+from tests.core.tiny import InterruptedStageError, RecordingReporter, equal_states
+from tests.pipeline.small import build_networks, distil, file_bytes, make_config
+
+
+class SecondWorker(SingleWorker):
+    """Worker 1 of 2, whose companion says what it is told to."""
+
+    rank = 1
+    num_workers = 2
+
+    def __init__(self, *, other: bool = False) -> None:
+        self._other = other
+
+    def any(self, flag: bool) -> bool:
+        return flag or self._other
+
+
+def undistilled(work: Workspace) -> Workspace:
+    """Returns the same teachers and prior with a generator that isn't there yet."""
+    return with_matching(work, seed=work.config.matching.seed + 1)
+
+
+def with_matching(work: Workspace, **changes: Any) -> Workspace:
+    return replace(work, config=replace(work.config, matching=replace(work.config.matching, **changes)))
+
+
+def test_generator_is_another_one_for_everything_that_makes_it(built: Workspace) -> None:
+    config = built.config
+    changed = [
+        with_matching(built, weight=0.4),
+        with_matching(built, epochs=3),
+        with_matching(built, kind="none"),
+        replace(built, dataset=replace(built.dataset, digest="1" * 16)),
+        replace(built, config=replace(config, pool=replace(config.pool, size=1))),
+        replace(built, config=replace(config, pool=replace(config.pool, epochs=9))),
+        replace(built, config=replace(config, prior=replace(config.prior, epochs=9))),
+        replace(built, config=replace(config, generator=replace(config.generator, ema_decay=0.5))),
+        replace(built, config=replace(config, study=replace(config.study, workers_per_trial=2))),
+    ]
+    fingerprints = {generator_fingerprint(work) for work in (built, *changed)}
+    assert len(fingerprints) == 1 + len(changed)
+
+
+def test_generator_that_matches_nothing_does_not_depend_on_the_pool(built: Workspace) -> None:
+    work = with_matching(built, kind="none")
+    pool = replace(work.config.pool, size=1, epochs=9)
+    other = replace(work, config=replace(work.config, pool=pool))
+    assert generator_fingerprint(other) == generator_fingerprint(work)
+    for file in Path(built.artifacts.root, "teachers").rglob("*.safetensors"):
+        file.unlink()
+    work.artifacts.read("generators", distil(work))  # read needs no teacher
+
+
+def test_study_and_evaluation_do_not_change_a_generator(built: Workspace) -> None:
+    config = built.config
+    other = replace(
+        built,
+        study="another",
+        config=replace(
+            config,
+            evaluation=replace(config.evaluation, epochs=9),
+            study=replace(config.study, num_trials=9, pool_sizes=(4,)),
+        ),
+    )
+    assert generator_fingerprint(other) == generator_fingerprint(built)
+
+
+def test_card_says_all_that_a_user_needs(built: Workspace) -> None:
+    card = built.artifacts.read_card("generators", generator_fingerprint(built))
+    dataset = built.dataset
+    assert card["dataset"] == {
+        "name": "tiny",
+        "digest": dataset.digest,
+        "class_names": list(dataset.class_names),
+        "num_channels": 1,
+        "image_size": 8,
+        "mean": [0.45],
+        "std": [0.2],
+    }
+    assert card["value_range"] == [-1.0, 1.0]
+    assert card["prior"] == prior_fingerprint(built)
+    assert card["teachers"] == [teacher_fingerprint(built, number) for number in range(2)]
+    assert card["generator"]["capacity"] == built.config.generator.capacity
+    assert card["training"]["matching"]["weight"] == built.config.matching.weight
+    assert 0 <= card["validation"]["validation_accuracy"] <= 1
+    assert card["validation"]["images_per_class"] == built.config.study.selection_images_per_class
+    assert card["wall_seconds"] > 0
+    json.dumps(card, allow_nan=False)
+
+
+def test_picture_has_a_row_for_each_class(built: Workspace) -> None:
+    artifact = built.artifacts.read("generators", generator_fingerprint(built))
+    file = Path(built.artifacts.root, "generators", artifact.card["fingerprint"], SAMPLES_FILE)
+    with Image.open(file) as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) >= 3 * 8
+
+
+def test_loaded_generator_is_the_moving_average_that_was_measured(built: Workspace) -> None:
+    config = replace(built.config, generator=replace(built.config.generator, ema_decay=0.9))
+    work = replace(built, config=config)
+    build_networks(work)
+    reporter = RecordingReporter()
+    loaded = load_module(work, distil(work, reporter))
+    assert validate(work, loaded)["validation_accuracy"] == reporter.losses("validation_accuracy")[-1]
+    assert not equal_states(loaded.state_dict(), load_module(built, generator_fingerprint(built)).state_dict())
+
+
+def test_generator_is_stored_before_its_last_report(built: Workspace) -> None:
+    """A scheduler may end the process on that report."""
+    storage = StorageConfig(root=built.config.storage.root, checkpoint_seconds=0.0)
+    work = undistilled(replace(built, config=replace(built.config, storage=storage)))
+    identity = generator_fingerprint(work)
+    with pytest.raises(InterruptedStageError):
+        distil(work, RecordingReporter(stop_at=2))
+    assert work.artifacts.read("generators", identity).card["fingerprint"] == identity
+    assert not list(Path(work.artifacts.root, "studies").rglob("*.safetensors"))
+
+
+def test_generator_is_not_stored_before_its_last_epoch(built: Workspace) -> None:
+    work = undistilled(built)
+    with pytest.raises(InterruptedStageError):
+        distil(work, RecordingReporter(stop_at=1))
+    assert not work.artifacts.exists("generators", generator_fingerprint(work))
+
+
+def test_generator_that_is_there_is_measured_and_not_trained_again(
+    built: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = file_bytes(built, "generators")
+    monkeypatch.setattr(generators, "distill", lambda *args, **options: pytest.fail("was trained again"))
+    reporter = RecordingReporter()
+    distil(built, reporter)
+    card = built.artifacts.read_card("generators", generator_fingerprint(built))
+    assert reporter.reports == [(2, 2, {"validation_accuracy": card["validation"]["validation_accuracy"]})]
+    assert file_bytes(built, "generators") == before
+
+
+def test_every_worker_reports_a_generator_that_is_there(built: Workspace) -> None:
+    """Ray Train waits until all workers have reported: one that stays silent would stop the others for ever."""
+    reporter = RecordingReporter()
+    distil(built, reporter, SecondWorker())
+    assert reporter.reports == [(2, 2, {})]
+
+
+def test_worker_that_does_not_see_the_generator_yet_follows_the_one_that_does(
+    built: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generators, "distill", lambda *args, **options: pytest.fail("was trained"))
+    reporter = RecordingReporter()
+
+    class Companion(SecondWorker):
+        answers = iter([True, False])  # it is there; no student diverged
+
+        def any(self, flag: bool) -> bool:
+            return flag or next(self.answers)
+
+    distil(undistilled(built), reporter, Companion())
+    assert reporter.steps == [2]
+
+
+@pytest.mark.parametrize("num_saves", [1, 3, 4])
+def test_distillation_killed_after_a_save_goes_on_to_the_same_bits(
+    built: Workspace, monkeypatch: pytest.MonkeyPatch, num_saves: int
+) -> None:
+    storage = StorageConfig(root=built.config.storage.root, checkpoint_seconds=0.0)
+    work = undistilled(replace(built, config=replace(built.config, storage=storage)))
+    saved: list[State] = []
+
+    def save_and_die(self: StoredCheckpointer, state: State) -> None:
+        save(self, state)
+        saved.append(state)
+        if len(saved) == num_saves:
+            raise InterruptedStageError
+
+    save = StoredCheckpointer.save
+    with monkeypatch.context() as patch:
+        patch.setattr(StoredCheckpointer, "save", save_and_die)
+        with pytest.raises(InterruptedStageError):
+            distil(work)
+    identity = distil(work)
+    resumed = work.artifacts.read("generators", identity)
+    for path in Path(work.artifacts.root, "generators", identity).iterdir():
+        path.unlink()
+    distil(work)
+    whole = work.artifacts.read("generators", identity)
+    assert resumed.files == whole.files  # weights and picture
+    assert resumed.card["validation"] == whole.card["validation"]
+    assert not list(Path(work.artifacts.root, "studies").rglob("*.safetensors"))
+
+
+def test_validation_is_measured_at_the_rungs_alone(built: Workspace) -> None:
+    work = with_matching(built, epochs=4)
+    work = replace(work, config=replace(work.config, study=replace(work.config.study, grace_epochs=1)))
+    reporter = RecordingReporter()
+    distil(work, reporter)
+    measured = [step for step, _, metrics in reporter.reports if "validation_accuracy" in metrics]
+    assert measured == [1, 3, 4]
+    assert reporter.steps == [1, 2, 3, 4]
+
+
+def test_test_split_is_not_used_in_distillation(built: Workspace) -> None:
+    work = undistilled(built)
+    poisoned = replace(work.dataset, test=replace(work.dataset.test, images=torch.zeros(0, 1, 8, 8, dtype=torch.uint8)))
+    with_test, without_test = RecordingReporter(), RecordingReporter()
+    identity = distil(work, with_test)
+    for path in Path(work.artifacts.root, "generators", identity).iterdir():
+        path.unlink()
+    distil(replace(work, dataset=poisoned), without_test)
+    assert without_test.reports == with_test.reports
+
+
+def test_student_that_diverges_ends_the_distillation_on_every_worker(
+    built: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(*args: object) -> dict[str, float]:
+        raise DivergedError("the student's loss is nan")
+
+    monkeypatch.setattr(generators, "validate", diverge)
+    with pytest.raises(DivergedError, match="loss is nan"):
+        distil(undistilled(built))
+    with pytest.raises(DivergedError, match="worker 0"):  # it measures nothing itself
+        distill_generator(built, RecordingReporter(), SecondWorker(other=True))
+
+
+@pytest.mark.parametrize(
+    ("epochs", "grace", "factor", "expected"),
+    [
+        (6, 2, 3, [2, 6]),
+        (100, 1, 3, [1, 3, 9, 27, 81, 100]),
+        (9, 1, 3, [1, 3, 9]),
+        (4, 4, 2, [4]),
+        (1, 1, 4, [1]),
+    ],
+)
+def test_rungs_are_multiplied_until_the_last_epoch(
+    tmp_path: Path, epochs: int, grace: int, factor: int, expected: list[int]
+) -> None:
+    config = make_config(tmp_path)
+    config = replace(
+        config,
+        matching=replace(config.matching, epochs=epochs),
+        study=replace(config.study, grace_epochs=grace, reduction_factor=factor),
+    )
+    assert rung_epochs(config) == expected
+
+
+def test_file_of_a_generator_is_the_one_that_the_card_vouches_for(built: Workspace) -> None:
+    identity = generator_fingerprint(built)
+    card = built.artifacts.read_card("generators", identity)
+    size = Path(built.artifacts.root, "generators", identity, GENERATOR_FILE).stat().st_size
+    assert card["files"][GENERATOR_FILE]["size_bytes"] == size

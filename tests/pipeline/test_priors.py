@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dim_ray.config import StorageConfig
+from dim_ray.core.adversarial import train_prior
+from dim_ray.core.ports import SilentReporter, SingleWorker, State
+from dim_ray.errors import ArtifactError
+from dim_ray.pipeline import priors
+from dim_ray.pipeline.priors import build_prior, load_prior, prior_exists, prior_fingerprint
+from dim_ray.pipeline.workspace import StoredCheckpointer, Workspace
+from tests.core.tiny import InterruptedStageError, MemoryCheckpointer, RecordingReporter, equal_states, make_pair
+from tests.pipeline.small import file_bytes, make_work
+
+
+def with_capacity(work: Workspace, capacity: int) -> Workspace:
+    config = work.config
+    return replace(work, config=replace(config, generator=replace(config.generator, capacity=capacity)))
+
+
+def test_there_is_one_prior_for_each_capacity(tmp_path: Path) -> None:
+    work = make_work(tmp_path)
+    build_prior(work, SilentReporter(), SingleWorker())
+    assert prior_exists(work)
+    assert not prior_exists(with_capacity(work, 7))
+
+
+def test_prior_is_not_trained_again_for_another_pool_or_other_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = make_work(tmp_path)
+    build_prior(work, SilentReporter(), SingleWorker())
+    monkeypatch.setattr(priors, "train_prior", lambda *args, **options: pytest.fail("was trained again"))
+    config = work.config.with_trial(
+        pool_size=1, capacity=work.config.generator.capacity, matching_weight=0.9, adversarial_weight=1.9
+    )
+    build_prior(replace(work, config=config, study="another"), SilentReporter(), SingleWorker())
+
+
+def test_prior_is_another_one_for_other_data_recipe_or_number_of_workers(tmp_path: Path) -> None:
+    work = make_work(tmp_path)
+    config = work.config
+    others = [
+        replace(work, dataset=replace(work.dataset, digest="1" * 16)),
+        with_capacity(work, 7),
+        replace(work, config=replace(config, prior=replace(config.prior, seed=9))),
+        replace(work, config=replace(config, prior=replace(config.prior, gradient_penalty_weight=1.0))),
+        replace(work, config=replace(config, study=replace(config.study, workers_per_trial=2))),
+    ]
+    fingerprints = {prior_fingerprint(w) for w in (work, *others)}
+    assert len(fingerprints) == 1 + len(others)
+
+
+def test_loaded_prior_is_what_training_left(tmp_path: Path) -> None:
+    work = make_work(tmp_path)
+    build_prior(work, SilentReporter(), SingleWorker())
+    pair = make_pair(work.dataset, seed=work.config.prior.seed)
+    train_prior(
+        pair,
+        work.config.prior,
+        work.dataset,
+        reporter=SilentReporter(),
+        checkpointer=MemoryCheckpointer(),
+        collective=SingleWorker(),
+    )
+    assert equal_states(load_prior(work), pair.weights())
+
+
+@pytest.mark.parametrize("num_saves", [1, 4])
+def test_prior_killed_after_a_save_goes_on_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_saves: int
+) -> None:
+    whole = make_work(tmp_path / "whole")
+    build_prior(whole, SilentReporter(), SingleWorker())
+    halved = make_work(
+        tmp_path / "halved", storage=StorageConfig(root=str(tmp_path / "halved"), checkpoint_seconds=0.0)
+    )
+    saved: list[State] = []
+
+    def save_and_die(self: StoredCheckpointer, state: State) -> None:
+        save(self, state)
+        saved.append(state)
+        if len(saved) == num_saves:
+            raise InterruptedStageError
+
+    save = StoredCheckpointer.save
+    with monkeypatch.context() as patch:
+        patch.setattr(StoredCheckpointer, "save", save_and_die)
+        with pytest.raises(InterruptedStageError):
+            build_prior(halved, SilentReporter(), SingleWorker())
+    assert not prior_exists(halved)
+    reporter = RecordingReporter()
+    build_prior(halved, reporter, SingleWorker())
+    assert reporter.steps == ([1, 2] if num_saves == 1 else [2])
+    assert file_bytes(halved, "priors") == file_bytes(whole, "priors")
+
+
+def test_state_of_a_finished_prior_is_deleted(tmp_path: Path) -> None:
+    work = make_work(tmp_path, storage=StorageConfig(root=str(tmp_path), checkpoint_seconds=0.0))
+    with pytest.raises(InterruptedStageError):
+        build_prior(work, RecordingReporter(stop_at=1), SingleWorker())
+    assert len(list((tmp_path / "studies").rglob("*.safetensors"))) == 1
+    build_prior(work, SilentReporter(), SingleWorker())
+    assert not list((tmp_path / "studies").rglob("*.safetensors"))
+
+
+def test_truncated_prior_is_named_and_not_loaded(tmp_path: Path) -> None:
+    work = make_work(tmp_path)
+    build_prior(work, SilentReporter(), SingleWorker())
+    file = next((tmp_path / "priors").rglob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ArtifactError, match=rf"{file.name} in .*{prior_fingerprint(work)} is truncated"):
+        load_prior(work)

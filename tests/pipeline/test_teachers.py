@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dim_ray.config import NetworksConfig
+from dim_ray.core.pool import TeacherPool, train_teacher
+from dim_ray.core.ports import SilentReporter
+from dim_ray.pipeline import teachers
+from dim_ray.pipeline.teachers import build_teacher, load_teacher, missing_teachers, teacher_fingerprint
+from dim_ray.pipeline.workspace import Workspace
+from tests.core import tiny
+from tests.core.tiny import InterruptedStageError, RecordingReporter
+from tests.pipeline.small import file_bytes, make_work
+
+
+def with_pool(work: Workspace, **changes: Any) -> Workspace:
+    return replace(work, config=replace(work.config, pool=replace(work.config.pool, **changes)))
+
+
+def test_pool_of_two_is_the_first_two_of_a_pool_of_eight(tmp_path: Path) -> None:
+    two, eight = (with_pool(make_work(tmp_path), size=size) for size in (2, 8))
+    fingerprints = [teacher_fingerprint(eight, number) for number in range(8)]
+    assert [teacher_fingerprint(two, number) for number in range(2)] == fingerprints[:2]
+    assert len(set(fingerprints)) == 8
+
+
+def test_teachers_of_a_small_pool_are_not_built_again_for_a_larger_one(tmp_path: Path) -> None:
+    two = make_work(tmp_path)
+    assert missing_teachers(two) == [0, 1]
+    for number in missing_teachers(two):
+        build_teacher(two, number, SilentReporter())
+    assert missing_teachers(two) == []
+    assert missing_teachers(with_pool(two, size=4)) == [2, 3]
+
+
+def test_teacher_that_is_there_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = make_work(tmp_path)
+    build_teacher(work, 0, SilentReporter())
+    before = file_bytes(work, "teachers")
+    monkeypatch.setattr(teachers, "train_teacher", lambda *args, **options: pytest.fail("was trained again"))
+    build_teacher(work, 0, SilentReporter())
+    assert file_bytes(work, "teachers") == before
+
+
+def test_teacher_is_another_one_for_other_data_recipe_or_architecture(tmp_path: Path) -> None:
+    work = make_work(tmp_path)
+    others = [
+        replace(work, dataset=replace(work.dataset, digest="1" * 16)),
+        with_pool(work, epochs=3),
+        with_pool(work, seed=9),
+        replace(work, config=replace(work.config, networks=NetworksConfig(teachers=("convnet3_w4",)))),
+    ]
+    fingerprints = [teacher_fingerprint(w, 0) for w in (work, *others)]
+    assert len(set(fingerprints)) == len(fingerprints)
+
+
+def test_teacher_does_not_depend_on_what_it_is_used_for(tmp_path: Path) -> None:
+    work = make_work(tmp_path)
+    config = work.config
+    used = replace(
+        work,
+        study="another",
+        config=replace(
+            config,
+            generator=replace(config.generator, capacity=9),
+            prior=replace(config.prior, epochs=9),
+            matching=replace(config.matching, weight=0.9),
+            study=replace(config.study, workers_per_trial=2),
+            networks=replace(config.networks, students=("resnet10",)),
+        ),
+    )
+    assert teacher_fingerprint(used, 1) == teacher_fingerprint(work, 1)
+
+
+def test_architectures_are_dealt_to_teachers_in_turn(tmp_path: Path) -> None:
+    networks = NetworksConfig(teachers=("convnet3_w8", "convnet3_w4"))
+    work = make_work(tmp_path, networks=networks)
+    for number in range(2):
+        build_teacher(work, number, SilentReporter())
+    assert [load_teacher(work, number).architecture for number in range(2)] == ["convnet3_w8", "convnet3_w4"]
+
+
+def test_loaded_teacher_has_the_snapshots_that_were_trained(tmp_path: Path) -> None:
+    work = make_work(tmp_path)
+    build_teacher(work, 1, SilentReporter())
+    direct = train_teacher(
+        work.config.pool,
+        1,
+        tiny.ARCHITECTURE,
+        work.dataset,
+        reporter=SilentReporter(),
+        checkpointer=tiny.MemoryCheckpointer(),
+    )
+    loaded = load_teacher(work, 1)
+    assert list(loaded.steps) == list(direct.steps)
+    assert len(loaded.snapshots) == work.config.pool.num_snapshots
+    assert all(map(tiny.equal_states, loaded.snapshots, direct.snapshots))
+    assert loaded.validation_accuracy == direct.validation_accuracy
+    TeacherPool([loaded], work.dataset)
+
+
+def test_interrupted_teacher_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    whole = make_work(tmp_path / "whole")
+    build_teacher(whole, 0, SilentReporter())
+    halved = make_work(tmp_path / "halved")
+    halved = replace(
+        halved, config=replace(halved.config, storage=replace(halved.config.storage, checkpoint_seconds=0.0))
+    )
+    with pytest.raises(InterruptedStageError):
+        build_teacher(halved, 0, RecordingReporter(stop_at=1))
+    assert missing_teachers(halved) == [0, 1]
+    reporter = RecordingReporter()
+    build_teacher(halved, 0, reporter)
+    assert reporter.steps == [1, 2]  # the epoch that the checkpoint ends with, and the rest
+    assert file_bytes(halved, "teachers") == file_bytes(whole, "teachers")
+    assert not list((tmp_path / "halved" / "studies").rglob("*.safetensors"))

@@ -1,0 +1,71 @@
+"""Rows that fit the tables, for tests to vary."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+
+def evaluation(**changes: Any) -> dict[str, Any]:
+    return {
+        "dataset": "digits",
+        "ipc": 10,
+        "study": "digits-small",
+        "generator": "aaaa000011112222",
+        "data_fingerprint": "dddd000011112222",
+        "protocol": "on_the_fly",
+        "architecture": "convnet3",
+        "seed": 0,
+        "split": "test",
+        "selection": "validation",
+        "preset": "corrected",
+        "labels": "hard",
+        "accuracy": 0.9,
+        "best_test_accuracy": 0.91,
+        "validation_accuracy": 0.89,
+        "images_drawn": 100_000,
+        "distinct_images": 100_000,
+        "optimiser_steps": 1000,
+        "batch_size": 100,
+        "epochs": 1000,
+        "stored_bytes": 40_000,
+        "augmentation": "color_crop",
+        "budget_fingerprint": "bbbb000011112222",
+        "final_loss": 0.1,
+        "wall_seconds": 2.5,
+        "device": "cpu",
+        "num_threads": 1,
+        "host": "node-1",
+        "code_version": "0.1.0",
+        "torch_version": "2.15.0",
+    } | changes
+
+
+def real_evaluation(**changes: Any) -> dict[str, Any]:
+    return evaluation(generator=None, protocol="real_fixed", study=None) | changes
+
+
+def trial(**changes: Any) -> dict[str, Any]:
+    return {
+        "study": "digits-small",
+        "number": 0,
+        "state": "completed",
+        "pool_size": 4,
+        "capacity": 32,
+        "matching_weight": 0.01,
+        "adversarial_weight": 1.0,
+        "params_json": "{}",
+        "objective": 0.88,
+        "objective_name": "validation_accuracy",
+        "epoch": 6,
+        "device_seconds": 12.0,
+        "wall_seconds": 12.0,
+        "generator": "aaaa000011112222",
+        "config_fingerprint": "cccc000011112222",
+        "config_json": "{}",
+        "error": None,
+        "started_at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        "ended_at": datetime(2026, 1, 2, 3, 4, 17, tzinfo=UTC),
+        "host": "node-1",
+        "code_version": "0.1.0",
+    } | changes

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dim_ray.errors import StorageError
+from dim_ray.store.artifacts import ArtifactStore, probe
+from dim_ray.store.filesystem import open_root
+
+
+def test_probe_makes_the_root_and_leaves_nothing_in_it(tmp_path: Path) -> None:
+    probe(str(tmp_path / "new/storage"))
+    assert list((tmp_path / "new/storage").iterdir()) == []
+
+
+def test_probe_accepts_an_object_store(object_store: str) -> None:
+    probe(object_store)
+    assert open_root(object_store).children("teachers") == []
+
+
+def test_probe_refuses_a_root_that_may_not_be_written(closed_folder: Path) -> None:
+    with pytest.raises(StorageError, match=r"can't write .*: permission denied; .*--storage"):
+        probe(str(closed_folder))
+
+
+def test_probe_refuses_a_root_that_is_a_file_or_below_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="file is a file; give a folder with --storage"):
+        probe(str(tmp_path / "file"))
+    with pytest.raises(StorageError, match="is a file where a folder is needed"):
+        probe(str(tmp_path / "file/below"))
+
+
+def test_probe_says_that_the_disk_is_full_and_cleans_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="the disk is full"):
+        probe(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("root", "message"),
+    [
+        ("", "the storage root is ''"),
+        ("  ", "the storage root is '  '"),
+        ("hdfs://name/x", "unknown scheme 'hdfs'; Known: file, gs, s3"),
+        ("s4://bucket", "did you mean 's3'"),
+        ("s3:/bucket/x", "a URI has '//' behind its scheme"),
+        ("s3://", "names no bucket"),
+        ("file://host/x", "a file URI has the form file:///folder"),
+        ("s3://bucket/a b?nonsense=1", "can't reach s3://bucket/a b"),
+    ],
+)
+def test_root_that_is_no_address_is_refused(root: str, message: str) -> None:
+    with pytest.raises(StorageError) as caught:
+        probe(root)
+    assert message in str(caught.value)
+
+
+def test_root_with_credentials_is_refused_without_showing_them() -> None:
+    with pytest.raises(StorageError, match="carries credentials") as caught:
+        probe("s3://name:word@bucket/folder")
+    assert "word" not in str(caught.value)
+
+
+def test_options_of_an_object_store_stay_behind_its_path(object_store: str) -> None:
+    store = ArtifactStore(object_store)
+    assert store.uri("priors", "aa") == object_store.replace("?region=here", "/priors/aa?region=here")
+
+
+def test_written_files_follow_the_umask_so_that_others_on_a_shared_disk_can_read(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        path = ArtifactStore(str(tmp_path)).write_bytes("studies/a/config.yaml", b"")
+    finally:
+        os.umask(before)
+    assert os.stat(path).st_mode & 0o777 == 0o640

@@ -1,0 +1,546 @@
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import logging
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dim_ray.cli import COMMON_FLAGS, TUNE_FLAGS, Flag, parse, run_main, start_logging
+from dim_ray.config import Config, PoolConfig
+from dim_ray.errors import ArtifactError, ConfigError, StorageError, UsageError
+from dim_ray.settings import known_fields, section_types, to_yaml
+
+PROGRAM = "python -m dim_ray.tune"
+
+
+def run_parse(
+    *argv: str, defaults: Path | None = None, flags: Sequence[Flag] = TUNE_FLAGS
+) -> tuple[Config, argparse.Namespace]:
+    return parse(argv, program=PROGRAM, description="Searches.", flags=flags, defaults=defaults, extra=add_local)
+
+
+def only_parse(argv: Sequence[str]) -> None:
+    run_parse(*argv)
+
+
+def add_local(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--local", action="store_true", help="without Ray, 100 %% here")
+    parser.add_argument("--rows", type=int, default=3, help="rows to show")
+
+
+def config_of(*argv: str, defaults: Path | None = None) -> Config:
+    return run_parse(*argv, defaults=defaults)[0]
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def study_file(tmp_path: Path) -> Path:
+    return write(tmp_path / "study.yaml", "pool:\n  size: 4\n  epochs: 7\nevaluation:\n  images_per_class: [2, 3]\n")
+
+
+@pytest.fixture(autouse=True)
+def _no_warning_reaches_a_user() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+# ------------------------------------------------------------------------------------------------ precedence
+
+
+def test_without_anything_the_configuration_is_the_default() -> None:
+    config, extras = run_parse()
+    assert config == Config()
+    assert vars(extras) == {"local": False, "rows": 3}
+
+
+def test_study_file_is_under_the_flags(study_file: Path) -> None:
+    config = config_of("--pool.size", "9", defaults=study_file)
+    assert config.pool == PoolConfig(size=9, epochs=7)
+    assert config.evaluation.images_per_class == (2, 3)
+
+
+def test_config_file_takes_the_place_of_the_study_file(study_file: Path, tmp_path: Path) -> None:
+    own = write(tmp_path / "own.yaml", "pool:\n  size: 5\n")
+    assert config_of("--config", str(own), defaults=study_file) == Config(pool=PoolConfig(size=5))
+
+
+def test_flags_win_over_the_config_file_wherever_they_stand(tmp_path: Path) -> None:
+    own = write(tmp_path / "own.yaml", "study:\n  num_trials: 5\n")
+    assert config_of("--num-trials", "6", "--config", str(own)).study.num_trials == 6
+    assert config_of("--config", str(own), "--study.num_trials=7").study.num_trials == 7
+
+
+def test_last_of_two_flags_for_the_same_field_counts() -> None:
+    assert config_of("--ipc", "1", "--evaluation.images_per_class", "2").evaluation.images_per_class == (2,)
+    assert config_of("--evaluation.images_per_class", "2", "--ipc", "1").evaluation.images_per_class == (1,)
+
+
+@pytest.mark.parametrize(
+    "argv", [["--ipc", "1", "10", "50"], ["--ipc", "1,10,50"], ["--ipc=[1, 10, 50]"], ["--ipc", "1", "10,", "50"]]
+)
+def test_several_values_can_be_written_in_every_usual_way(argv: list[str]) -> None:
+    assert config_of(*argv).evaluation.images_per_class == (1, 10, 50)
+
+
+@pytest.mark.parametrize("flag", TUNE_FLAGS, ids=lambda flag: flag.name)
+def test_every_everyday_flag_sets_its_field(flag: Flag) -> None:
+    text = "mnist" if flag.field == "data.dataset" else "2"
+    section, _, name = flag.field.partition(".")
+    value = getattr(getattr(config_of(flag.name, text), section), name)
+    assert value in (text, 2, (2,))
+    assert value != getattr(getattr(Config(), section), name)
+
+
+@pytest.mark.parametrize("field", known_fields())
+def test_every_field_is_a_flag_that_takes_what_print_config_shows(field: str) -> None:
+    section, _, name = field.partition(".")
+    value = yaml.safe_load(to_yaml(Config()))[section][name]
+    text = "null" if value is None else str(value).replace("'", "")
+    assert config_of(f"--{field}={text}") == Config()
+
+
+def test_fields_keep_their_types() -> None:
+    config = config_of(
+        "--study", "123", "--pool.learning_rate", "5e-6", "--prior.class_weight", "2", "--study.gpus_per_worker", "0.5",
+        "--networks.teachers", "convnet3", "resnet10", "--dataset", "parquet:s3://bucket/my faces,2",
+    )  # fmt: skip
+    assert config.study.name == "123"
+    assert config.pool.learning_rate == 5e-6
+    assert config.prior.class_weight == 2.0
+    assert isinstance(config.prior.class_weight, float)
+    assert config.study.gpus_per_worker == 0.5
+    assert config.networks.teachers == ("convnet3", "resnet10")
+    assert config.data.dataset == "parquet:s3://bucket/my faces,2"
+
+
+def test_number_in_a_file_may_use_an_exponent_without_a_point(tmp_path: Path) -> None:
+    own = write(tmp_path / "own.yaml", "pool:\n  learning_rate: 5e-6\n")
+    assert config_of("--config", str(own)).pool.learning_rate == 5e-6
+
+
+def test_file_may_hold_empty_sections_whole_names_and_nothing(tmp_path: Path) -> None:
+    own = write(tmp_path / "own.yaml", "# nothing\n")
+    assert config_of("--config", str(own)) == Config()
+    own = write(tmp_path / "own.yaml", "pool:\n")
+    assert config_of("--config", str(own)) == Config()
+    own = write(tmp_path / "own.yaml", "pool.size: 5\ndata:\n")
+    assert config_of("--config", str(own)) == Config(pool=PoolConfig(size=5))
+
+
+def test_seed_sets_every_seed_over_the_file_but_not_those_given_by_flag(tmp_path: Path) -> None:
+    own = write(tmp_path / "own.yaml", "pool:\n  seed: 1\n  size: 5\n")
+    config = config_of("--prior.seed", "8", "--config", str(own), "--seed", "3")
+    expected = Config(pool=PoolConfig(size=5)).with_seed(3)
+    assert config == replace(expected, prior=replace(expected.prior, seed=8))
+
+
+def test_extra_arguments_come_back_with_their_types() -> None:
+    assert vars(run_parse("--rows", "12", "--local", "--dataset", "mnist")[1]) == {"local": True, "rows": 12}
+
+
+def test_command_may_take_an_argument_without_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    def extra(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("what", choices=["list", "best"])
+
+    def run(*argv: str) -> argparse.Namespace:
+        return parse(argv, program="results", description="", flags=COMMON_FLAGS, defaults=None, extra=extra)[1]
+
+    assert run("best", "--dataset", "mnist").what == "best"
+    assert run("--dataset", "mnist", "list").what == "list"
+    with pytest.raises(UsageError, match="invalid choice: 'lst'"):
+        run("lst")
+    with pytest.raises(UsageError, match="required: what"):
+        run()
+    with pytest.raises(SystemExit):
+        run("--help")
+    assert "usage: results what [flags]" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------ mistakes
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--dataste", "mnist"], "unknown flag --dataste; did you mean --dataset? See --help."),
+        (["--num_trials=3"], "unknown flag --num_trials; did you mean --num-trials? See --help."),
+        (["--pool.siez", "3"], "unknown flag --pool.siez; did you mean --pool.size? See --help."),
+        (["--lokal"], "unknown flag --lokal; did you mean --local? See --help."),
+        (["--zzz"], "unknown flag --zzz. See --help."),
+        (["-q"], "unknown flag -q. See --help."),
+        (["--num-trial", "3"], "unknown flag --num-trial; did you mean --num-trials? See --help."),
+        (["mnist"], "unexpected arguments: mnist. See --help."),
+        (["--dataset", "mnist", "cifar10"], "unexpected arguments: cifar10. See --help."),
+        (["--dataset"], "--dataset: expected one argument. See --help."),
+        (["--ipc", "--dataset", "mnist"], "--ipc: expected at least one argument. See --help."),
+        (["--num-trials", "many"], "--num-trials is 'many'; expected a whole number."),
+        (["--num-trials=1.5"], "--num-trials is '1.5'; expected a whole number."),
+        (["--num-trials=true"], "--num-trials is 'true'; expected a whole number."),
+        (["--num-trials=null"], "--num-trials is 'null'; expected a whole number."),
+        (["--pool.learning_rate", "fast"], "--pool.learning_rate is 'fast'; expected a number."),
+        (["--ipc", "1", "x"], "--ipc is '1 x'; expected a list of whole numbers."),
+        (["--matching.kind", "logit"], "--matching.kind is 'logit'; expected one of logits, none."),
+        (
+            ["--evaluation.protocols", "fixd"],
+            "--evaluation.protocols is 'fixd'; expected a list of names out of on_the_fly, fixed, real_on_the_fly, "
+            "real_fixed.",
+        ),
+        (["--study.matching_weights", "1"], "--study.matching_weights is '1'; expected a list of 2 numbers."),
+        (["--max-concurrent", "x"], "--max-concurrent is 'x'; expected a whole number, or null."),
+        (["--seed", "x"], "--seed: 'x' is not a whole number. See --help."),
+        (["--config"], "--config: expected one argument. See --help."),
+        (["--config", "nowhere.yaml"], "There is no configuration file nowhere.yaml."),
+        (["--rows", "x"], "--rows: invalid int value: 'x'. See --help."),
+        # These are Config's own.
+        (["--pool.size", "0"], "pool.size is 0; allowed: a number above 0."),
+        (["--matching.weight", "-1"], "matching.weight is -1.0; allowed: 0 or more."),
+        (["--seed", "-1"], "pool.seed is -1; allowed: a whole number of 0 or more."),
+    ],
+)
+def test_mistake_in_the_flags_gives_one_line_and_exit_code_2(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(only_parse, argv) == 2
+    output = capsys.readouterr()
+    assert output.err == f"error: {message}\n"
+    assert output.out == ""
+
+
+POOL_FIELDS = "size, epochs, num_snapshots, batch_size, learning_rate, momentum, weight_decay, augmentation, seed"
+TEXT = "text (in quotes if it looks like something else)"
+SECTIONS = "data, networks, pool, generator, prior, matching, evaluation, study, storage"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "pool:\n  epochs: 3\n  siez: 4\n",
+            f":3: pool.siez is not a known field; did you mean pool.size? Fields of pool: {POOL_FIELDS}.",
+        ),
+        (
+            "pool: {capacity: 4}",
+            f":1: pool.capacity is not a known field; did you mean generator.capacity? Fields of pool: {POOL_FIELDS}.",
+        ),
+        ("pol:\n  size: 4\n", f":1: pol is not a known section; did you mean pool? Sections: {SECTIONS}."),
+        ("dataset: mnist", f":1: dataset is not a known section; did you mean data.dataset? Sections: {SECTIONS}."),
+        (
+            "pool.siez: 3",
+            f":1: pool.siez is not a known field; did you mean pool.size? Fields of pool: {POOL_FIELDS}.",
+        ),
+        ("3: 4", f":1: 3 is not a known section; Sections: {SECTIONS}."),
+        ("pool:\n  size: many\n", ":2: pool.size is 'many'; expected a whole number."),
+        ("pool:\n  size: 4.5\n", ":2: pool.size is 4.5; expected a whole number."),
+        ("pool:\n  size: yes\n", ":2: pool.size is True; expected a whole number."),
+        ("pool:\n  size:\n", ":2: pool.size is null; expected a whole number."),
+        ("pool:\n  size: {a: 1}\n", ":2: pool.size is {'a': 1}; expected a whole number."),
+        (
+            "data:\n  dataset: null",
+            f":2: data.dataset is null; expected {TEXT}.",
+        ),
+        (
+            "study:\n  name: 12",
+            f":2: study.name is 12; expected {TEXT}, or null.",
+        ),
+        (
+            "evaluation:\n  images_per_class: 10",
+            ":2: evaluation.images_per_class is 10; expected a list of whole numbers.",
+        ),
+        ("pool:\n  size: 4\n  size: 5\n", ":3: pool.size stands there twice; keep one of them."),
+        ("pool:\n  size: 4\npool.size: 5\n", ":3: pool.size stands there twice; keep one of them."),
+        (
+            "pool:\n  size: 4\npool:\n  epochs: 5\n",
+            ":3: pool stands there twice; write its fields below one of them.",
+        ),
+        ("pool: 5", ":1: pool is 5; expected names with values, such as 'pool:' and below it '  size: 8'."),
+        ("- pool", ": the file is ['pool']; expected names with values, such as 'pool:' and below it '  size: 8'."),
+        ("pool:\n  size: [4\nstudy:", ":3:6: not valid YAML: expected ',' or ']', but got ':'."),
+        ("pool:\n\tsize: 4", ":2:1: not valid YAML: found character '\\t' that cannot start any token."),
+        ("pool:\n  size: *four", ":2:9: not valid YAML: found undefined alias 'four'."),
+        ("pool:\n  size: 4\n---\nprior:\n", ":3:1: not valid YAML: but found another document."),
+    ],
+)
+def test_mistake_in_a_file_gives_its_line_and_exit_code_2(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "own.yaml", text)
+    assert run_main(only_parse, ["--config", str(path)]) == 2
+    assert capsys.readouterr().err == f"error: {path}{message}\n"
+
+
+def test_python_object_in_a_file_is_refused_and_not_made(tmp_path: Path) -> None:
+    trace = tmp_path / "made"
+    own = write(tmp_path / "own.yaml", f"pool:\n  size: !!python/object/apply:os.mkdir ['{trace}']\n")
+    with pytest.raises(ConfigError, match=r"own\.yaml:2:9: not valid YAML: could not determine a constructor"):
+        config_of("--config", str(own))
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\xfa", b"pool:\x00"])
+def test_file_that_is_not_text_is_refused(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_bytes(content)
+    assert run_main(only_parse, ["--config", str(path)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert str(path) in lines[0]
+
+
+def test_folder_in_the_place_of_a_config_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"can't be read: .*directory"):
+        config_of("--config", str(tmp_path))
+
+
+def test_mistake_in_the_study_file_names_it_too(tmp_path: Path) -> None:
+    path = write(tmp_path / "digits.yaml", "pool:\n  siez: 4\n")
+    with pytest.raises(ConfigError, match=r"digits\.yaml:2: pool\.siez is not a known field"):
+        config_of(defaults=path)
+
+
+# ------------------------------------------------------------------------------------------------ help, printing
+
+
+def help_text(capsys: pytest.CaptureFixture[str], *argv: str, defaults: Path | None = None) -> str:
+    with pytest.raises(SystemExit) as stop:
+        run_parse(*argv, defaults=defaults)
+    assert stop.value.code == 0
+    output = capsys.readouterr()
+    assert output.err == ""
+    return output.out
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_shows_everyday_flags_with_their_defaults_and_fits_a_screen(
+    flag: str, study_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = help_text(capsys, flag, defaults=study_file)
+    assert text.startswith(f"usage: {PROGRAM} [flags]\n\nSearches.\n")
+    for name in [flag.name for flag in TUNE_FLAGS] + ["--seed", "--config FILE", "--print-config", "--local"]:
+        assert f"  {name}" in text
+    words = " ".join(text.split())
+    assert "folder:PATH (default: digits)" in words
+    assert "several (default: 2 3)" in words
+    assert "in the place of study.yaml" in words
+    assert "100 % here" in text
+    assert "--pool.*        The teachers that distillation matches against\n" in text
+    assert "--pool.size N" not in text
+    assert "--help-all" in text
+    assert len(text.splitlines()) <= 60
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_help_comes_even_when_something_else_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "usage:" in help_text(capsys, "--dataste", "mnist", "--help")
+
+
+def test_help_all_shows_every_field_with_docstring_type_and_default(
+    study_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = help_text(capsys, "--help-all", defaults=study_file)
+    for field in known_fields():
+        assert f"  --{field} " in text
+    words = " ".join(text.split())
+    for cls in section_types().values():
+        (definition,) = ast.parse(inspect.getsource(cls)).body
+        assert isinstance(definition, ast.ClassDef)
+        docstrings = [node.value.value for node in definition.body if isinstance(node, ast.Expr)]
+        assert len(docstrings) == 1 + len(fields(cls))
+        for docstring in docstrings[1:]:
+            assert f"{docstring} (type: " in words
+    assert "Number of teachers. A pool of 8 is the first 8 teachers of a pool of 64. (type: int, default: 4)" in words
+    assert "--pool CONFIG" not in text
+
+
+def test_help_all_leaves_no_trace_in_what_is_parsed_afterwards(
+    study_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    help_text(capsys, "--help-all", defaults=study_file)
+    assert config_of() == Config()
+    assert "default: 8)" in help_text(capsys, "--help-all")
+
+
+def test_printed_configuration_is_read_back_to_the_same(
+    study_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--seed", "5", "--pool.learning_rate", "5e-6", "--study", "12", "--dataset", "folder:/tmp/a b: #c"]
+    printed = write(tmp_path / "printed.yaml", help_text(capsys, *argv, "--print-config", defaults=study_file))
+    assert config_of("--config", str(printed)) == config_of(*argv, defaults=study_file)
+    assert "  images_per_class: [2, 3]\n" in printed.read_text()
+
+
+def test_print_config_refuses_what_a_run_would_refuse() -> None:
+    with pytest.raises(ConfigError, match=r"pool\.size is 0"):
+        config_of("--print-config", "--pool.size", "0")
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from dim_ray.cli import *\n"
+        "heavy = {'torch', 'ray', 'optuna', 'pandas', 'pyarrow', 'jsonargparse', 'rich'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "try:\n"
+        "    parse(['--help'], program='x', description='', flags=TUNE_FLAGS, defaults=None)\n"
+        "finally:\n"
+        "    assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    best_seconds = float("inf")
+    for _ in range(3):
+        started_at = time.perf_counter()
+        subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True)
+        best_seconds = min(best_seconds, time.perf_counter() - started_at)
+    assert best_seconds < 0.6
+
+
+# ------------------------------------------------------------------------------------------------ run_main
+
+
+def test_command_that_ends_well_gives_0_and_gets_its_arguments() -> None:
+    received: list[Sequence[str]] = []
+    assert run_main(received.append, ["--a"]) == 0
+    assert received == [["--a"]]
+
+
+def test_arguments_are_those_of_the_process_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["program", "--a"])
+    received: list[Sequence[str]] = []
+    run_main(received.append)
+    assert received == [["--a"]]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (UsageError("that can't work"), 2, "error: that can't work\n"),
+        (ArtifactError("truncated"), 1, "error: truncated\n"),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command again to go on\n"),
+    ],
+)
+def test_expected_end_gives_one_line_and_its_exit_code(
+    error: BaseException, code: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(argv: Sequence[str]) -> None:
+        raise error
+
+    assert run_main(main, []) == code
+    assert capsys.readouterr().err == text
+
+
+def test_defect_keeps_its_traceback() -> None:
+    def main(argv: Sequence[str]) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_main(main, [])
+
+
+@pytest.mark.parametrize("num_lines", [1, 100_000])
+def test_reader_of_the_output_that_leaves_early_is_no_error(num_lines: int) -> None:
+    code = (
+        "import sys; from dim_ray.cli import run_main\n"
+        "def main(argv):\n"
+        "    sys.stdin.read()\n"
+        f"    for i in range({num_lines}): print(i)\n"
+        "sys.exit(run_main(main, []))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    process.stdin.close()  # only now does it print
+    assert process.wait(timeout=30) == 141
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+# ------------------------------------------------------------------------------------------------ logging
+
+
+@pytest.fixture
+def _logging_restored() -> Iterator[None]:
+    root = logging.getLogger()
+    before = list(root.handlers)
+    levels = {name: logging.getLogger(name).level for name in ("dim_ray", "tuning")}
+    yield
+    logging.captureWarnings(False)
+    for handler in [h for h in root.handlers if h not in before]:
+        root.removeHandler(handler)
+        handler.close()
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+@pytest.mark.usefixtures("_logging_restored")
+def test_our_details_and_the_warnings_of_libraries_go_to_the_file_only(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "logs" / "run.log"
+    start_logging(path)
+    logging.getLogger("dim_ray.core.pool").info("a teacher is trained")
+    logging.getLogger("tuning.study").info("a trial starts")
+    logging.getLogger("library").info("chatter")
+    logging.getLogger("library").warning("something is odd")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("this will go away", DeprecationWarning, stacklevel=1)
+    text = path.read_text()
+    for expected in ("a teacher is trained", "a trial starts", "something is odd", "DeprecationWarning: this will"):
+        assert text.count(expected) == 1
+    assert "chatter" not in text
+    output = capfd.readouterr()
+    assert (output.out, output.err) == ("", "")
+
+
+@pytest.mark.usefixtures("_logging_restored")
+def test_log_goes_on_in_the_new_file_when_started_again(tmp_path: Path) -> None:
+    start_logging(tmp_path / "first.log")
+    start_logging(tmp_path / "second.log")
+    logging.getLogger("dim_ray").info("hello")
+    assert (tmp_path / "first.log").read_text() == ""
+    assert (tmp_path / "second.log").read_text().count("hello") == 1
+
+
+@pytest.mark.usefixtures("_logging_restored")
+def test_error_that_a_person_reads_in_one_line_has_its_traceback_in_the_log(tmp_path: Path) -> None:
+    def main(argv: Sequence[str]) -> None:
+        start_logging(tmp_path / "run.log")
+        try:
+            raise OSError("disk is full")
+        except OSError as error:
+            raise StorageError("can't write") from error
+
+    assert run_main(main, []) == 1
+    assert "OSError: disk is full" in (tmp_path / "run.log").read_text()
+
+
+def test_log_that_cannot_be_written_is_an_error_of_the_storage(tmp_path: Path) -> None:
+    write(tmp_path / "file", "")
+    with pytest.raises(StorageError, match=r"run\.log can't be written"):
+        start_logging(tmp_path / "file" / "run.log")
+    os.mkdir(tmp_path / "run.log")
+    with pytest.raises(StorageError, match=r"run\.log can't be written: Is a directory"):
+        start_logging(tmp_path / "run.log")

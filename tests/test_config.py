@@ -1,0 +1,410 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import Field, FrozenInstanceError, fields, replace
+from typing import Any, get_type_hints
+
+import pytest
+
+from dim_ray.config import (
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    GeneratorConfig,
+    MatchingConfig,
+    NetworksConfig,
+    PoolConfig,
+    PriorConfig,
+    StorageConfig,
+    StudyConfig,
+    check_architecture,
+    fingerprint,
+    to_dict,
+)
+from dim_ray.errors import ConfigError, UsageError
+
+SECTIONS: dict[str, type] = get_type_hints(Config)
+FIELDS = [(section, field) for section, cls in SECTIONS.items() for field in fields(cls)]
+PLACE_FIELDS = {
+    "data.data_root",
+    "study.name",
+    "study.num_trials",
+    "study.max_failures",
+    "study.cpus_per_worker",
+    "study.gpus_per_worker",
+    "study.max_concurrent",
+    "storage.root",
+    "storage.checkpoint_seconds",
+}
+
+# Another valid value, for the fields where one can't be made from the default.
+OTHER_VALUES: dict[str, Any] = {
+    "data.dataset": "mnist",
+    "generator.ema_decay": 0.5,
+    "generator.source_head": "projection",
+    "data.name": "renamed",
+    "data.data_root": "/elsewhere",
+    "networks.teachers": ("convnet3", "resnet10"),
+    "networks.students": ("resnet18_w32",),
+    "pool.augmentation": "none",
+    "generator.discriminator_capacity": 32,
+    "prior.beta1": 0.5,
+    "prior.beta2": 0.99,
+    "matching.kind": "none",
+    "matching.augmentation": "flip+crop",
+    "evaluation.protocols": ("fixed",),
+    "evaluation.schedule": "cosine",
+    "evaluation.augmentation": "color",
+    "study.name": "renamed",
+    "study.gpus_per_worker": 0.5,
+    "study.max_concurrent": 2,
+    "storage.root": "s3://bucket/folder",
+}
+
+
+def other_value(section: str, field: Field[Any]) -> Any:
+    value = getattr(getattr(Config(), section), field.name)
+    name = f"{section}.{field.name}"
+    if name in OTHER_VALUES:
+        return OTHER_VALUES[name]
+    if isinstance(value, tuple):
+        return (*value[:-1], value[-1] * 2)
+    if isinstance(value, float):
+        return value / 2
+    if isinstance(value, int):
+        return value * 2 if value else 7
+    raise AssertionError(f"Give OTHER_VALUES another value of {name}.")
+
+
+def changed(section: str, field: Field[Any]) -> Config:
+    config = Config()
+    return replace(config, **{section: replace(getattr(config, section), **{field.name: other_value(section, field)})})
+
+
+IMPOSSIBLE: list[tuple[type, dict[str, Any], str]] = [
+    (DataConfig, {"dataset": "minst"}, "data.dataset is 'minst'.*did you mean 'mnist'"),
+    (DataConfig, {"dataset": "parqet:x"}, "unknown prefix 'parqet'.*did you mean 'parquet:'"),
+    (DataConfig, {"dataset": "folder:"}, "data.dataset is 'folder:'.*a path"),
+    (DataConfig, {"dataset": ""}, "data.dataset is ''"),
+    (DataConfig, {"name": "a/b"}, "data.name is 'a/b'"),
+    (DataConfig, {"name": "../up"}, "data.name"),
+    (DataConfig, {"name": ""}, "data.name"),
+    (DataConfig, {"validation_fraction": 0.0}, "data.validation_fraction is 0.0"),
+    (DataConfig, {"validation_fraction": 0.51}, "data.validation_fraction is 0.51"),
+    (DataConfig, {"validation_fraction": float("nan")}, "data.validation_fraction is nan"),
+    (DataConfig, {"test_fraction": 0.0}, "data.test_fraction"),
+    (DataConfig, {"test_fraction": 0.6}, "data.test_fraction"),
+    (DataConfig, {"split_seed": -1}, "data.split_seed is -1"),
+    (NetworksConfig, {"teachers": ()}, "networks.teachers.*at least one"),
+    (NetworksConfig, {"students": ()}, "networks.students.*at least one"),
+    (NetworksConfig, {"teachers": ("convnet",)}, "networks.teachers.*'convnet'.*did you mean 'convnet3'"),
+    (NetworksConfig, {"students": ("convnet3", "resnet99")}, "networks.students.*'resnet99'"),
+    *[
+        (PoolConfig, {name: 0}, f"pool.{name} is 0")
+        for name in ("size", "epochs", "num_snapshots", "batch_size", "learning_rate")
+    ],
+    (PoolConfig, {"learning_rate": float("inf")}, "pool.learning_rate is inf"),
+    (PoolConfig, {"learning_rate": float("nan")}, "pool.learning_rate is nan"),
+    (PoolConfig, {"momentum": 1.0}, "pool.momentum is 1.0"),
+    (PoolConfig, {"momentum": -0.1}, "pool.momentum is -0.1"),
+    (PoolConfig, {"weight_decay": -1e-4}, "pool.weight_decay is -0.0001"),
+    (PoolConfig, {"augmentation": "colour"}, "pool.augmentation.*'colour'.*did you mean 'color'"),
+    (PoolConfig, {"augmentation": ""}, "pool.augmentation"),
+    (PoolConfig, {"augmentation": "flip+"}, "pool.augmentation"),
+    (PoolConfig, {"seed": -1}, "pool.seed is -1"),
+    (GeneratorConfig, {"capacity": 0}, "generator.capacity is 0"),
+    (GeneratorConfig, {"latent_dim": 0}, "generator.latent_dim is 0"),
+    (GeneratorConfig, {"discriminator_capacity": 0}, "generator.discriminator_capacity is 0"),
+    (GeneratorConfig, {"refinements": (3, -1)}, "generator.refinements"),
+    (GeneratorConfig, {"source_head": "projecting"}, "generator.source_head is 'projecting'; allowed: plain or proj"),
+    (GeneratorConfig, {"ema_decay": 1.0}, "generator.ema_decay is 1.0"),
+    (StudyConfig, {"max_failures": -1}, "study.max_failures is -1"),
+    (EvaluationConfig, {"images_per_class": (1, 1)}, "evaluation.images_per_class.*each value once"),
+    (EvaluationConfig, {"protocols": ("fixed", "fixed")}, "evaluation.protocols.*each value once"),
+    (NetworksConfig, {"students": ("convnet3", "convnet3")}, "networks.students.*each value once"),
+    *[
+        (PriorConfig, {name: 0}, f"prior.{name} is 0")
+        for name in ("epochs", "batch_size", "learning_rate", "discriminator_steps")
+    ],
+    (PriorConfig, {"beta1": 1.0}, "prior.beta1 is 1.0"),
+    (PriorConfig, {"beta2": -0.5}, "prior.beta2 is -0.5"),
+    (PriorConfig, {"gradient_penalty_weight": -1.0}, "prior.gradient_penalty_weight is -1.0"),
+    (PriorConfig, {"class_weight": float("nan")}, "prior.class_weight is nan"),
+    (PriorConfig, {"seed": -3}, "prior.seed is -3"),
+    (MatchingConfig, {"kind": "logit"}, "matching.kind is 'logit'"),
+    *[(MatchingConfig, {name: 0}, f"matching.{name} is 0") for name in ("epochs", "batch_size", "learning_rate")],
+    (MatchingConfig, {"weight": -0.1}, "matching.weight is -0.1"),
+    (MatchingConfig, {"adversarial_weight": -0.1}, "matching.adversarial_weight is -0.1"),
+    (MatchingConfig, {"weight": 0.0, "adversarial_weight": 0.0}, "would not train"),
+    (MatchingConfig, {"kind": "none", "adversarial_weight": 0.0}, "would not train"),
+    (MatchingConfig, {"augmentation": "spin"}, "matching.augmentation.*'spin'"),
+    (MatchingConfig, {"seed": -1}, "matching.seed is -1"),
+    (EvaluationConfig, {"images_per_class": ()}, "evaluation.images_per_class"),
+    (EvaluationConfig, {"images_per_class": (10, 0)}, "evaluation.images_per_class"),
+    (EvaluationConfig, {"protocols": ()}, "evaluation.protocols"),
+    (EvaluationConfig, {"protocols": ("fixd",)}, "evaluation.protocols.*'fixd'.*did you mean 'fixed'"),
+    *[
+        (EvaluationConfig, {name: 0}, f"evaluation.{name} is 0")
+        for name in ("num_seeds", "epochs", "min_steps", "batch_size", "learning_rate", "num_test_points")
+    ],
+    (EvaluationConfig, {"momentum": 2.0}, "evaluation.momentum is 2.0"),
+    (EvaluationConfig, {"weight_decay": float("inf")}, "evaluation.weight_decay is inf"),
+    (EvaluationConfig, {"schedule": "linear"}, "evaluation.schedule is 'linear'"),
+    (EvaluationConfig, {"augmentation": "none_flip"}, "evaluation.augmentation.*'none'"),
+    (EvaluationConfig, {"seed": -1}, "evaluation.seed is -1"),
+    (StudyConfig, {"name": "my study"}, "study.name is 'my study'"),
+    (StudyConfig, {"name": "-x"}, "study.name is '-x'"),
+    *[
+        (StudyConfig, {name: 0}, f"study.{name} is 0")
+        for name in (
+            "num_trials",
+            "selection_images_per_class",
+            "selection_seeds",
+            "grace_epochs",
+            "workers_per_trial",
+            "cpus_per_worker",
+            "max_concurrent",
+        )
+    ],
+    (StudyConfig, {"reduction_factor": 1}, "study.reduction_factor is 1"),
+    (StudyConfig, {"gpus_per_worker": -1.0}, "study.gpus_per_worker is -1.0"),
+    (StudyConfig, {"gpus_per_worker": float("inf")}, "study.gpus_per_worker is inf"),
+    (StudyConfig, {"pool_sizes": ()}, "study.pool_sizes"),
+    (StudyConfig, {"pool_sizes": (0, 4)}, "study.pool_sizes"),
+    (StudyConfig, {"capacities": ()}, "study.capacities"),
+    (StudyConfig, {"capacities": (64, -1)}, "study.capacities"),
+    (StudyConfig, {"matching_weights": (1.0, 0.1)}, "study.matching_weights"),
+    (StudyConfig, {"matching_weights": (0.0, 1.0)}, "study.matching_weights"),
+    (StudyConfig, {"adversarial_weights": (0.1, float("inf"))}, "study.adversarial_weights"),
+    (StudyConfig, {"seed": -1}, "study.seed is -1"),
+    (StorageConfig, {"root": " "}, "storage.root"),
+    (StorageConfig, {"checkpoint_seconds": -1.0}, "storage.checkpoint_seconds is -1.0"),
+    (StorageConfig, {"checkpoint_seconds": float("nan")}, "storage.checkpoint_seconds is nan"),
+]
+
+
+@pytest.mark.parametrize(("section", "values", "message"), IMPOSSIBLE, ids=lambda value: str(value)[:50])
+def test_impossible_value_is_refused_with_its_field_and_value(
+    section: type, values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        section(**values)
+
+
+@pytest.mark.parametrize("section", ["prior", "matching"])
+def test_batch_that_workers_cannot_share_equally_is_refused(section: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{section}\.batch_size is 65.*study\.workers_per_trial \(2\)"):
+        Config(
+            **{section: replace(getattr(Config(), section), batch_size=65), "study": StudyConfig(workers_per_trial=2)}
+        )
+
+
+def test_rung_that_no_trial_would_reach_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"study\.grace_epochs is 11.*matching\.epochs \(10\)"):
+        Config(matching=MatchingConfig(epochs=10), study=StudyConfig(grace_epochs=11))
+
+
+def test_impossible_configuration_is_a_mistake_in_the_call() -> None:
+    assert issubclass(ConfigError, UsageError)
+    assert ConfigError.exit_code == 2
+
+
+def test_values_at_the_edge_of_what_is_allowed_are_taken() -> None:
+    DataConfig(validation_fraction=0.5, test_fraction=0.5)
+    PoolConfig(momentum=0.0, weight_decay=0.0, num_snapshots=1)
+    GeneratorConfig(refinements=())
+    PriorConfig(gradient_penalty_weight=0.0, class_weight=0.0)
+    MatchingConfig(weight=0.0)
+    MatchingConfig(adversarial_weight=0.0)
+    StudyConfig(gpus_per_worker=0.0, matching_weights=(0.5, 0.5))
+    StorageConfig(checkpoint_seconds=0.0)
+
+
+def test_configuration_cannot_be_changed_once_made() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Config().pool.size = 3  # type: ignore[misc]
+
+
+def test_every_field_is_documented() -> None:
+    import ast
+    import inspect
+
+    from dim_ray import config
+
+    for node in ast.parse(inspect.getsource(config)).body:
+        if isinstance(node, ast.ClassDef) and node.name != "Config":
+            for before, after in zip(node.body, [*node.body[1:], None], strict=True):
+                if isinstance(before, ast.AnnAssign):
+                    is_documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                    assert is_documented, f"{node.name}.{ast.unparse(before.target)} has no docstring"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name", "label"),
+    [
+        ("digits", None, "digits"),
+        ("mnist", "other", "other"),
+        ("parquet:../data/mnist", None, "mnist"),
+        ("folder:/data/my cats/", None, "my_cats"),
+        ("parquet:s3://bucket/faces", None, "faces"),
+        ("folder:.", None, "data"),
+        ("folder:..", None, "data"),
+        ("folder:/data/_.hidden", None, "hidden"),
+    ],
+)
+def test_label_is_the_name_or_the_last_part_of_the_path(dataset: str, name: str | None, label: str) -> None:
+    assert DataConfig(dataset=dataset, name=name).label == label
+
+
+# ------------------------------------------------------------------------------------------------ fingerprints
+
+
+def plain_fingerprint(*parts: Any) -> str:
+    """What the fingerprint is, written down a second time for plain values."""
+    text = json.dumps([1, *parts], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def test_fingerprint_is_the_hash_of_the_sorted_json_of_all_fields() -> None:
+    pool = {
+        "size": 8,
+        "epochs": 50,
+        "num_snapshots": 4,
+        "batch_size": 128,
+        "learning_rate": 0.25,
+        "momentum": 0.9,
+        "weight_decay": 0.0005,
+        "augmentation": "none",
+        "seed": 0,
+    }
+    assert fingerprint(PoolConfig(learning_rate=0.25, augmentation="none")) == plain_fingerprint(pool)
+
+
+def test_fingerprint_of_a_known_configuration_never_changes() -> None:
+    """It addresses what people have stored. If this fails, stored teachers are trained again: raise the version."""
+    config = PoolConfig(
+        size=8,
+        epochs=50,
+        num_snapshots=4,
+        batch_size=128,
+        learning_rate=0.01,
+        momentum=0.9,
+        weight_decay=5e-4,
+        augmentation="none",
+        seed=0,
+    )
+    assert fingerprint(config) == "d6573a87c513790e"
+
+
+@pytest.mark.parametrize("hash_seed", ["0", "1", "4321"])
+def test_fingerprint_is_the_same_in_another_process(hash_seed: str) -> None:
+    code = "from dim_ray.config import *; print(fingerprint(Config(), {'b': 1, 'a': [2.5, None, 'x']}))"
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    output = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert output.stdout.strip() == fingerprint(Config(), {"a": [2.5, None, "x"], "b": 1})
+
+
+def test_fingerprint_takes_whole_floats_and_integers_for_the_same() -> None:
+    assert fingerprint(PriorConfig(class_weight=1)) == fingerprint(PriorConfig(class_weight=1.0))
+    assert fingerprint([1, {"x": 2.0}]) == fingerprint([1.0, {"x": 2}])
+    assert fingerprint(1.5) != fingerprint(1)
+
+
+def test_fingerprint_takes_lists_and_tuples_for_the_same_and_keeps_their_order() -> None:
+    assert fingerprint([1, 2]) == fingerprint((1, 2))
+    assert fingerprint([1, 2]) != fingerprint([2, 1])
+
+
+def test_fingerprint_tells_parts_from_their_concatenation() -> None:
+    assert len({fingerprint("ab"), fingerprint("a", "b"), fingerprint(["a", "b"]), fingerprint(["a"], "b")}) == 4
+
+
+def test_fingerprint_refuses_what_has_no_stable_form() -> None:
+    with pytest.raises(TypeError, match="sorted list"):
+        fingerprint({"a", "b"})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        fingerprint(float("nan"))
+
+
+def test_the_fields_that_say_where_or_how_fast_are_marked() -> None:
+    assert {f"{section}.{field.name}" for section, field in FIELDS if field.metadata.get("place")} == PLACE_FIELDS
+
+
+@pytest.mark.parametrize(("section", "field"), FIELDS, ids=[f"{section}.{field.name}" for section, field in FIELDS])
+def test_fingerprint_changes_with_exactly_the_fields_that_change_the_result(section: str, field: Field[Any]) -> None:
+    config = changed(section, field)
+    assert config != Config()
+    is_same = f"{section}.{field.name}" in PLACE_FIELDS
+    assert (fingerprint(config) == fingerprint(Config())) is is_same
+    assert (fingerprint(getattr(config, section)) == fingerprint(getattr(Config(), section))) is is_same
+
+
+# ------------------------------------------------------------------------------------------------ derived
+
+
+def test_trial_sets_the_four_searched_values_and_nothing_else() -> None:
+    config = Config(data=DataConfig(dataset="mnist"))
+    trial = config.with_trial(pool_size=3, capacity=48, matching_weight=0.5, adversarial_weight=2.0)
+    assert (trial.pool.size, trial.generator.capacity) == (3, 48)
+    assert (trial.matching.weight, trial.matching.adversarial_weight) == (0.5, 2.0)
+    back = trial.with_trial(
+        pool_size=config.pool.size,
+        capacity=config.generator.capacity,
+        matching_weight=config.matching.weight,
+        adversarial_weight=config.matching.adversarial_weight,
+    )
+    assert back == config
+
+
+def test_trial_with_an_impossible_value_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"pool\.size is 0"):
+        Config().with_trial(pool_size=0, capacity=48, matching_weight=0.5, adversarial_weight=2.0)
+
+
+def test_seed_reaches_every_section_that_has_one_but_not_the_split() -> None:
+    config = Config().with_seed(41)
+    seeded = {section for section, field in FIELDS if field.name == "seed"}
+    assert seeded == {section for section in SECTIONS if getattr(getattr(config, section), "seed", None) == 41}
+    assert config.data == DataConfig()
+    assert config.with_seed(0) == Config()
+
+
+def test_negative_seed_is_refused() -> None:
+    with pytest.raises(ConfigError, match="seed is -1"):
+        Config().with_seed(-1)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("convnet3", ("convnet3", None)),
+        ("resnet10", ("resnet10", None)),
+        ("resnet18_w32", ("resnet18", 32)),
+        ("convnet3_w128", ("convnet3", 128)),
+    ],
+)
+def test_architecture_is_split_into_family_and_width(name: str, parts: tuple[str, int | None]) -> None:
+    assert check_architecture(name) == parts
+
+
+@pytest.mark.parametrize(
+    "name", ["", "vgg", "convnet3_w0", "convnet3_w", "convnet3_wide", "convnet3 ", "_w64", "resnet18_w32\n"]
+)
+def test_unknown_architecture_is_refused_with_the_known_ones(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"^networks\.teachers has [^:]* Known: convnet3, resnet10, resnet18\.$"):
+        check_architecture(name, "networks.teachers")
+
+
+def test_dictionary_survives_json_and_makes_the_same_configuration() -> None:
+    config = changed("networks", next(field for section, field in FIELDS if field.name == "teachers"))
+    values = json.loads(json.dumps(to_dict(config)))
+    assert values == to_dict(config)
+    tuples = {
+        section: {name: tuple(value) if isinstance(value, list) else value for name, value in values[section].items()}
+        for section in values
+    }
+    assert Config(**{section: cls(**tuples[section]) for section, cls in SECTIONS.items()}) == config

@@ -1,0 +1,116 @@
+"""What an import costs and brings along, each seen in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+_SECONDS = 0.2
+_BLOCK_RAY = dedent("""
+    import sys
+
+    class Blocked:
+        def find_spec(self, name, path=None, target=None):
+            if name.split(".")[0] in ("ray", "optuna"):
+                raise ImportError(f"{name} is blocked")
+
+    sys.meta_path.insert(0, Blocked())
+    """)
+
+
+def run(code: str, *arguments: str) -> str:
+    """Returns what Python prints for the code, after it ended well."""
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_importing_the_package_is_quick_and_brings_nothing_heavy() -> None:
+    code = dedent("""
+        import sys, time
+        start = time.perf_counter()
+        import dim_ray
+        seconds = time.perf_counter() - start
+        print(seconds, *sorted({"torch", "ray", "optuna", "pandas", "pyarrow", "numpy"} & set(sys.modules)))
+        """)
+    outputs = [run(code).split() for _ in range(3)]  # the least of three, as others use the machine too
+    assert min(float(seconds) for seconds, *_ in outputs) < _SECONDS
+    assert all(heavy == [] for _, *heavy in outputs)
+
+
+def test_help_needs_neither_torch_nor_ray() -> None:
+    code = dedent("""
+        import sys
+        import dim_ray.tune, dim_ray.distill, dim_ray.evaluate, dim_ray.results
+        for entry in (dim_ray.tune, dim_ray.distill, dim_ray.evaluate, dim_ray.results):
+            try:
+                entry.main(["--help"])
+            except SystemExit as end:
+                assert end.code == 0
+        print("loaded:", *sorted({"torch", "ray", "optuna"} & set(sys.modules)))
+        """)
+    assert run(code).splitlines()[-1] == "loaded:"
+
+
+def test_core_store_and_pipeline_are_imported_where_there_is_no_ray() -> None:
+    code = _BLOCK_RAY + dedent("""
+        import importlib, pkgutil
+        import dim_ray.core, dim_ray.store, dim_ray.pipeline
+        packages = (dim_ray.core, dim_ray.store, dim_ray.pipeline)
+        names = [m.name for p in packages for m in pkgutil.walk_packages(p.__path__, p.__name__ + ".")]
+        entries = [f"dim_ray.{name}" for name in ("session", "summary", "reuse", "tune", "distill", "evaluate")]
+        for name in [*names, *entries]:
+            importlib.import_module(name)
+        print(len(names))
+        """)
+    assert int(run(code)) > 20
+
+
+def test_generator_is_distilled_evaluated_and_reused_where_there_is_no_ray(tmp_path: Path) -> None:
+    code = _BLOCK_RAY + dedent("""
+        from pathlib import Path
+        import torch
+        import dim_ray, dim_ray.distill, dim_ray.evaluate
+
+        torch.set_num_threads(1)
+        storage = Path(sys.argv[1])
+        flags = ["--local", "--storage", str(storage), "--networks.students", "convnet3_w8",
+                 "--evaluation.images_per_class", "1", "--evaluation.epochs", "1", "--evaluation.min_steps", "1",
+                 "--evaluation.num_seeds", "1"]
+        tiny = ["--networks.teachers", "convnet3_w8", "--pool.size", "1", "--pool.epochs", "1", "--prior.epochs", "1",
+                "--prior.batch_size", "256", "--matching.epochs", "1", "--matching.batch_size", "256",
+                "--generator.capacity", "4", "--study.grace_epochs", "1"]
+        dim_ray.distill.main([*flags, *tiny])
+        [folder] = (storage / "generators").iterdir()
+        dim_ray.evaluate.main([str(folder), *flags])
+        generator = dim_ray.best_generator(str(storage), dataset="digits", ipc=1)
+        print(generator.fingerprint == folder.name, tuple(generator.sample(torch.arange(10), seed=0).shape))
+        """)
+    assert run(code, str(tmp_path / "storage")).splitlines()[-1] == "True (10, 1, 8, 8)"
+
+
+def test_reuse_never_imports_ray_or_the_search(tmp_path: Path) -> None:
+    code = dedent("""
+        import sys
+        import dim_ray
+        from dim_ray.errors import DimError
+        for call in (lambda: dim_ray.best_generator(sys.argv[1], dataset="digits", ipc=10),
+                     lambda: dim_ray.load_generator(sys.argv[1])):
+            try:
+                call()
+            except DimError as error:
+                print(type(error).__name__)
+        print("loaded:", *sorted({"ray", "optuna", "tuning"} & set(sys.modules)))
+        """)
+    assert run(code, str(tmp_path / "nothing")).splitlines() == ["StorageError", "ArtifactError", "loaded:"]
+
+
+@pytest.mark.parametrize("module", ["dim_ray.config", "dim_ray.errors", "dim_ray.progress", "dim_ray.store.reader"])
+def test_configuration_and_rows_are_read_without_torch(module: str) -> None:
+    assert run(f"import sys, {module}; print({{'torch', 'ray'}} & set(sys.modules))") == "set()\n"

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import dim_ray
+from dim_ray.cli import parse
+from dim_ray.config import GeneratorConfig
+from dim_ray.core.generator import build_generator
+from dim_ray.core.random import stream
+from dim_ray.flags import DISTILL_FLAGS, EVALUATE_FLAGS, TUNE_FLAGS
+from dim_ray.reuse import StoredGenerator
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+EXAMPLES = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "best_generator" in block]
+COMMANDS = re.findall(r"^    (?:\w+=\w+ )?python -m dim_ray\.(tune|distill|evaluate)\b(.*?)(?:  #.*)?$", README, re.M)
+FLAGS = {"tune": TUNE_FLAGS, "distill": DISTILL_FLAGS, "evaluate": EVALUATE_FLAGS}
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> StoredGenerator:
+    """Takes the place of the best generator of digits."""
+    config = GeneratorConfig(capacity=4)
+    module = build_generator(config, num_classes=10, num_channels=1, image_size=8, rng=stream(0)).eval()
+    dataset = {"name": "digits", "class_names": list("0123456789"), "mean": [0.3], "std": [0.4]}
+    generator = StoredGenerator(module, {"fingerprint": "0" * 16, "dataset": dataset}, "memory")
+    monkeypatch.setattr(dim_ray, "best_generator", lambda storage, *, dataset, ipc: generator, raising=False)
+    return generator
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_example_of_the_readme_runs_as_it_stands(example: str, untrained: StoredGenerator) -> None:
+    names: dict[str, Any] = {}
+    exec(example.replace("32_000", "640"), names)  # it's the same with fewer steps
+    images = names["images"]
+    assert images.shape[1:] == (1, 8, 8)
+    assert images.min() >= 0
+    assert images.max() <= 1
+    if "network" in names:
+        assert len(example.splitlines()) < 15
+        assert all(torch.isfinite(p).all() and p.grad is not None for p in names["network"].parameters())
+
+
+def test_the_readme_has_both_examples() -> None:
+    assert len(EXAMPLES) == 2
+
+
+@pytest.mark.parametrize(("command", "arguments"), COMMANDS)
+def test_command_of_the_readme_is_understood(command: str, arguments: str) -> None:
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("generator", nargs="?")
+        parser.add_argument("--local", action="store_true")
+
+    argv = shlex.split(arguments)
+    parse(argv, program=command, description="", flags=FLAGS[command], defaults=None, extra=add_arguments)

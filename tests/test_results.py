@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dim_ray.cli import run_main
+from dim_ray.errors import StorageError, UsageError
+from dim_ray.results import main
+from dim_ray.store.artifacts import ArtifactStore
+from dim_ray.store.writer import Writer
+from tests.store.rows import evaluation, real_evaluation, trial
+
+BEST = "feed000011112222"
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> str:
+    root = str(tmp_path / "storage")
+    writer = Writer(root)
+    writer.append_evaluations([evaluation(seed=s, accuracy=a) for s, a in enumerate([0.90, 0.92, 0.94])])
+    writer.append_evaluations(
+        [
+            evaluation(generator=BEST, validation_accuracy=0.95, accuracy=0.85),
+            evaluation(generator=BEST, ipc=50, accuracy=0.97),
+            evaluation(generator=BEST, protocol="fixed", accuracy=0.77),
+            real_evaluation(accuracy=0.66),
+        ]
+    )
+    for number, state in enumerate(["completed", "completed", "stopped"]):
+        writer.append_trial(trial(number=number, state=state))
+    ArtifactStore(root).write("generators", BEST, {"generator.safetensors": b"x"}, {})
+    return root
+
+
+def _rows(output: str) -> list[list[str]]:
+    return [line.split() for line in output.splitlines()]
+
+
+def test_list_shows_mean_spread_and_n_of_every_cell_and_counts_trials(
+    storage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["list", "--storage", storage])
+    output = capsys.readouterr().out
+    rows = _rows(output)
+    assert ["digits", "on_the_fly", "convnet3", "aaaa0000", "10", "1000", "92.00", "±", "2.00", "(3)"] in rows
+    assert ["digits", "on_the_fly", "convnet3", "feed0000", "50", "1000", "97.00", "(1)"] in rows
+    assert ["digits", "real_fixed", "convnet3", "-", "10", "1000", "66.00", "(1)"] in rows
+    assert f"evaluations: 7; studies: 1; trials: 3 (2 completed, 1 stopped); under {storage}" in output
+
+
+def test_list_narrows_to_what_is_asked(storage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["list", "--storage", storage, "--ipc", "10", "--protocol", "fixed"])
+    output = capsys.readouterr().out
+    assert "77.00" in output
+    assert "66.00" not in output
+    assert "97.00" not in output
+
+
+def test_list_of_something_absent_says_what_is_there(storage: str) -> None:
+    with pytest.raises(StorageError, match=r"dataset digit .*did you mean 'digits'"):
+        main(["list", "--storage", storage, "--dataset", "digit"])
+
+
+@pytest.mark.parametrize("command", ["list", "best"])
+def test_empty_storage_says_what_to_run(tmp_path: Path, command: str) -> None:
+    with pytest.raises(StorageError, match=r"run python -m dim_ray.tune first"):
+        main([command, "--storage", str(tmp_path / "nothing")])
+
+
+def test_best_shows_fingerprint_path_accuracies_and_the_line_that_loads_it(
+    storage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["best", "--storage", storage])
+    output = capsys.readouterr().out
+    path = f"{storage}/generators/{BEST}"
+    assert f"fingerprint  {BEST}\n" in output
+    assert f"path         {path}\n" in output
+    assert f"  import dim_ray; generator = dim_ray.load_generator('{path}')\n" in output
+    assert [row[-2:] for row in _rows(output) if row[:1] == ["digits"]] == [
+        ["85.00", "(1)"],
+        ["97.00", "(1)"],
+        ["77.00", "(1)"],
+    ]
+
+
+def test_best_says_so_when_the_generator_is_gone(storage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ArtifactStore(storage).delete(f"generators/{BEST}/card.json")
+    main(["best", "--storage", storage, "--ipc", "50"])
+    output = capsys.readouterr().out
+    assert "only its rows are left" in output
+    assert "load_generator" not in output
+
+
+def test_best_of_several_data_sets_asks_which(storage: str) -> None:
+    Writer(storage).append_evaluations([evaluation(dataset="mnist")])
+    with pytest.raises(UsageError, match="choose one with --dataset: digits, mnist"):
+        main(["best", "--storage", storage])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["lst"],
+        [],
+        ["list", "--ipc", "ten"],
+        ["list", "--storag", "x"],
+        ["best", "--protocol", "often"],
+        ["best", "--ipc", "0"],
+    ],
+)
+def test_wrong_arguments_exit_with_an_error_and_no_traceback(
+    storage: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = run_main(main, [*arguments, "--storage", storage])
+    captured = capsys.readouterr()
+    assert code in (1, 2)
+    assert captured.err.startswith("error: ")
+    assert "Traceback" not in captured.err
+
+
+def test_command_runs_as_a_module_and_imports_neither_torch_nor_ray(storage: str) -> None:
+    command = (
+        "import runpy, sys; sys.argv = ['results', 'list', '--storage', sys.argv[1]]\n"
+        "try: runpy.run_module('dim_ray.results', run_name='__main__')\n"
+        "except SystemExit as end: print(end.code, sorted({'torch', 'ray'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", command, storage], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "0 []"
+    assert "92.00 ± 2.00 (3)" in run.stdout
+
+
+def test_help_needs_neither_pandas_nor_pyarrow() -> None:
+    command = (
+        "import sys; from dim_ray.results import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print(sorted({'pandas', 'pyarrow', 'rich', 'torch'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "[]"
+    assert "--architecture" in run.stdout

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dim_ray import session
+from dim_ray.config import Config, DataConfig
+from dim_ray.errors import ConfigError, DataError, StorageError
+from dim_ray.pipeline.workspace import Workspace
+from dim_ray.session import log_path, open_session
+from tests.core.images import pixels, write_folder
+from tests.pipeline.small import make_config, make_work
+from tests.store.conftest import closed_folder, object_store  # noqa: F401  # fixtures
+
+
+@pytest.fixture(autouse=True)
+def _root_logger() -> Iterator[None]:
+    """Closes the log file of a session, which is the process's."""
+    before = logging.getLogger().handlers[:]
+    yield
+    for handler in [h for h in logging.getLogger().handlers if h not in before]:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+    logging.captureWarnings(False)
+
+
+def make_data(tmp_path: Path) -> DataConfig:
+    classes = {name: pixels(20, seed=seed) for seed, name in enumerate(("cat", "dog"))}
+    return DataConfig(dataset=f"folder:{write_folder(tmp_path / 'pets', classes)}")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return make_config(tmp_path / "storage", data=make_data(tmp_path))
+
+
+def open_named(config: Config) -> Workspace:
+    return open_session(config, lambda config, dataset: f"{dataset.name}-study")
+
+
+def test_session_has_data_an_absolute_root_and_a_name(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = replace(config, storage=replace(config.storage, root="relative/storage"))
+    work = open_named(config)
+    assert work.config.storage.root == str(tmp_path / "relative/storage")
+    assert work.study == "pets-study"
+    assert work.dataset.class_names == ("cat", "dog")
+    assert replace(work.config, storage=config.storage) == config
+
+
+def test_messages_and_warnings_go_to_the_studys_log_file(
+    config: Config, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    work = open_named(config)
+    logging.getLogger("dim_ray.here").info("began")
+    logging.getLogger("other.library").warning("careful")
+    logging.getLogger("other.library").info("too much detail")
+    text = (tmp_path / "storage/studies/pets-study/study.log").read_text()
+    assert log_path(work) == tmp_path / "storage/studies/pets-study/study.log"
+    assert "dim_ray.here: began" in text
+    assert "careful" in text
+    assert "too much detail" not in text
+    assert capfd.readouterr() == ("", "")
+
+
+def test_log_of_a_study_on_an_object_store_is_a_temporary_file(object_store: str) -> None:  # noqa: F811
+    path = log_path(make_work(object_store))
+    assert path.name == "dim_ray-tiny.log"
+    assert path.parent.is_dir()
+
+
+def test_storage_that_cannot_be_written_is_refused_before_data_are_read(
+    config: Config,
+    closed_folder: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session, "load_dataset", lambda data: pytest.fail("data were read"))
+    with pytest.raises(StorageError, match="closed"):
+        open_named(replace(config, storage=replace(config.storage, root=str(closed_folder / "storage"))))
+
+
+def test_budget_that_does_not_fit_the_data_is_refused(config: Config) -> None:
+    with pytest.raises(ConfigError, match=r"pool\.batch_size"):
+        open_named(replace(config, pool=replace(config.pool, batch_size=1000)))
+
+
+def test_data_that_are_not_there_are_refused_and_leave_no_study(config: Config, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere"):
+        open_named(replace(config, data=DataConfig(dataset=f"folder:{tmp_path / 'nowhere'}")))
+    assert not (tmp_path / "storage/studies").exists()

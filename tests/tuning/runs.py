@@ -1,0 +1,153 @@
+"""Real runs of `python -m dim_ray.tune` in processes of their own, with stages of a second."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from dim_ray.store.reader import Reader
+
+SECONDS = 280.0
+"""Within which a run has to end; the machine may be busy with other things."""
+FLAGS: Mapping[str, str] = {
+    "--networks.teachers": "convnet3_w8",
+    "--networks.students": "convnet3_w8",
+    "--pool.epochs": "1",
+    "--pool.num_snapshots": "2",
+    "--prior.epochs": "1",
+    "--prior.batch_size": "128",
+    "--matching.epochs": "2",
+    "--matching.batch_size": "128",
+    "--ipc": "1 2",
+    "--evaluation.epochs": "1",
+    "--evaluation.min_steps": "2",
+    "--evaluation.num_seeds": "2",
+    "--study.pool_sizes": "1 2",
+    "--study.capacities": "4",
+    "--study.grace_epochs": "1",
+    "--study.selection_images_per_class": "2",
+    "--num-trials": "2",
+}
+_MARK = "DIM_RAY_TEST_RUN"  # inherited by every process that a run starts, Ray's included
+
+
+class Run:
+    """One run of the command.
+
+    Args:
+        storage: Its root.
+        changes: Flags beside or instead of `FLAGS`.
+    """
+
+    def __init__(self, storage: Path, changes: Mapping[str, str] | None = None) -> None:
+        self.storage = storage
+        self._mark = uuid.uuid4().hex
+        flags = {**FLAGS, "--storage": str(storage), **(changes or {})}
+        arguments = [word for flag, value in flags.items() for word in (flag, *value.split())]
+        # Its own session, so that nothing of ours goes to it by accident; one thread, as on a busy machine.
+        environment = {**os.environ, _MARK: self._mark, "OMP_NUM_THREADS": "1"}
+        environment.pop("RAY_ADDRESS", None)
+        self._started_at = time.monotonic()
+        self.returncode: int | None = None
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "dim_ray.tune", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            start_new_session=True,
+        )
+        self.stdout = self.stderr = ""
+        self.seconds = 0.0
+
+    @property
+    def pid(self) -> int:
+        """Of the driver."""
+        return self._process.pid
+
+    def end(self) -> None:
+        """Waits for the run's end."""
+        try:
+            self.stdout, self.stderr = self._process.communicate(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"no end after {SECONDS} s:\n{self.stdout}\n{self.stderr}\n{self.log()}") from None
+        self.seconds = time.monotonic() - self._started_at
+        self.returncode = self._process.returncode
+
+    def kill(self) -> None:
+        """Kills the driver without a word."""
+        self._process.kill()
+        self.stdout, self.stderr = self._process.communicate()
+
+    def wait_for(self, condition: Callable[[], object], what: str) -> None:
+        """Waits until something is so, while the run goes on."""
+        until = time.monotonic() + SECONDS
+        while not condition():
+            if self._process.poll() is not None or time.monotonic() > until:
+                self.kill()
+                raise AssertionError(f"never: {what}\n{self.stdout}\n{self.stderr}\n{self.log()}")
+            time.sleep(0.05)
+
+    def processes(self) -> dict[int, str]:
+        """Returns the processes that this run started and that are still there: command lines by process id."""
+        found = {}
+        mark = f"{_MARK}={self._mark}".encode()
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if mark in (folder / "environ").read_bytes().split(b"\0"):
+                    command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    if command:  # none: it has ended, and waits for its parent to notice
+                        found[int(folder.name)] = command
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                continue
+        return found
+
+    def leftovers(self) -> dict[int, str]:
+        """Returns what is left after the end, once it had the time to go; ends it, so that no test leaves a process."""
+        until = time.monotonic() + 30
+        while self.processes() and time.monotonic() < until:
+            time.sleep(0.2)
+        left = self.processes()
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        return left
+
+    def log(self) -> str:
+        """Returns the study's log file."""
+        return "".join(file.read_text() for file in self.storage.glob("studies/*/study.log"))
+
+
+def run(storage: Path, changes: Mapping[str, str] | None = None) -> Run:
+    """Runs to the end."""
+    started = Run(storage, changes)
+    started.end()
+    return started
+
+
+def trials(storage: Path) -> pd.DataFrame:
+    """Returns the rows of all trials by number."""
+    return Reader(str(storage)).trials().sort_values("number", ignore_index=True)
+
+
+def evaluations(storage: Path) -> pd.DataFrame:
+    """Returns the rows of all evaluations."""
+    return Reader(str(storage)).evaluations()
+
+
+def files(storage: Path) -> dict[str, tuple[int, bytes]]:
+    """Returns time of writing and contents of every row and artefact, by path."""
+    return {
+        str(path.relative_to(storage)): (path.stat().st_mtime_ns, path.read_bytes())
+        for kind in ("trials", "evaluations", "teachers", "priors", "generators")
+        for path in (storage / kind).rglob("*")
+        if path.is_file()
+    }

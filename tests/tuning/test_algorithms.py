@@ -1,0 +1,376 @@
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from dim_ray.config import Config
+from dim_ray.errors import StorageError
+from dim_ray.pipeline.generators import rung_epochs
+from dim_ray.store.artifacts import ArtifactStore
+from tests.pipeline.small import make_config
+from tests.store.conftest import object_store  # noqa: F401  # a fixture
+from tuning.algorithms import METRIC, StudySearch, make_scheduler, open_journal, settle
+
+STUDY = "tiny"
+KEY = "studies/tiny/optuna.journal"
+PARAMETERS = {"pool_size": 2, "capacity": 8, "matching_weight": 0.25, "adversarial_weight": 1.5}
+
+
+class KilledError(BaseException):
+    """Stands for a SIGKILL of the driver: nothing of ours or of Ray's catches it."""
+
+
+@dataclass
+class Driver:
+    """What one process of a study has: opened on the storage, and dropped when it dies."""
+
+    root: str
+    rows: dict[int, tuple[dict[str, Any], float | None]] = field(default_factory=dict)
+    """Stands for the table of trials, which outlives the process."""
+    failed: dict[int, dict[str, Any]] = field(default_factory=dict)
+    ended: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.config: Config = make_config(self.root)
+        self.journal: BaseStorage = open_journal(ArtifactStore(self.root), KEY)
+        self.settle()
+        self.search = StudySearch(self.config, self.journal, STUDY, taken=self.rows, on_end=self.write)
+
+    def settle(self) -> None:
+        settle(self.journal, STUDY, self.config, finished=self.rows, failed=self.failed)
+
+    def write(self, number: int, parameters: Mapping[str, Any], result: Mapping[str, Any] | None) -> None:
+        self.ended.append(number)
+        if result is None:
+            self.failed[number] = dict(parameters)
+        else:
+            self.failed.pop(number, None)
+            self.rows[number] = (dict(parameters), result[METRIC])
+
+    def restarted(self) -> Driver:
+        return Driver(self.root, dict(self.rows), dict(self.failed))
+
+    def start(self, *names: str) -> list[int]:
+        """Starts trials under Ray's names for them, and returns their numbers."""
+        for name in names:
+            self.search.suggest(name)
+        return [self.search.identify(name)[0] for name in names]
+
+    def end(self, name: str, accuracy: float | None = 0.5) -> None:
+        if accuracy is None:
+            self.search.on_trial_complete(name, error=True)
+        else:
+            self.search.on_trial_complete(name, {METRIC: accuracy, "epoch": 2, "training_iteration": 1})
+
+    def trials(self) -> list[FrozenTrial]:
+        study = optuna.load_study(storage=open_journal(ArtifactStore(self.root), KEY), study_name=STUDY)
+        return study.get_trials()
+
+    def queued(self) -> dict[int, dict[str, Any]]:
+        return {
+            trial.user_attrs["number"]: trial.system_attrs["fixed_params"]
+            for trial in self.trials()
+            if trial.state == TrialState.WAITING
+        }
+
+    def states(self) -> list[str]:
+        return [trial.state.name for trial in self.trials()]
+
+
+@pytest.fixture(params=["folder", "object store"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "folder":
+        return str(tmp_path)
+    return str(request.getfixturevalue("object_store"))
+
+
+@pytest.fixture
+def driver(root: str) -> Driver:
+    return Driver(root)
+
+
+def test_new_trials_are_numbered_from_zero_without_gaps(driver: Driver) -> None:
+    assert driver.start("a", "b") == [0, 1]
+    driver.end("b")
+    assert driver.start("c", "d") == [2, 3]
+
+
+def test_suggestion_is_what_optuna_remembers(driver: Driver) -> None:
+    suggested = driver.search.suggest("a")
+    assert suggested is not None
+    assert set(suggested) == set(PARAMETERS)
+    assert driver.search.identify("a") == (0, suggested)
+    [trial] = driver.trials()
+    assert (trial.state, trial.params, trial.user_attrs) == (TrialState.RUNNING, suggested, {"number": 0})
+
+
+def test_asking_again_for_a_trial_gives_the_same_one(driver: Driver) -> None:
+    assert driver.search.suggest("a") == driver.search.suggest("a")
+    assert len(driver.trials()) == 1
+
+
+def test_ended_trial_is_told_to_the_record_and_to_optuna_once(driver: Driver) -> None:
+    driver.start("a")
+    driver.end("a", 0.75)
+    driver.end("a", 0.25)
+    assert driver.ended == [0]
+    [trial] = driver.trials()
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.75)
+
+
+def test_failed_trial_is_told_to_the_record_without_a_result(driver: Driver) -> None:
+    driver.start("a")
+    driver.end("a", None)
+    assert (driver.rows, list(driver.failed)) == ({}, [0])
+    assert driver.states() == ["FAIL"]
+
+
+def test_number_of_a_failed_trial_is_not_given_to_another_one_in_the_same_run(driver: Driver) -> None:
+    """Its row, with the reason, would be gone."""
+    driver.start("a")
+    driver.end("a", None)
+    assert driver.start("b") == [1]
+
+
+def test_finished_trials_of_earlier_runs_keep_their_numbers(driver: Driver) -> None:
+    driver.start("a", "b")
+    driver.end("a")
+    driver.end("b")
+    again = driver.restarted()
+    assert again.start("c") == [2]
+    assert again.queued() == {}
+
+
+def test_sampler_learns_from_earlier_runs(driver: Driver) -> None:
+    driver.start("a")
+    driver.end("a", 0.9)
+    study = driver.restarted().search._ot_study
+    assert study.best_value == 0.9
+    assert study.best_params == driver.rows[0][0]
+
+
+def test_resumed_study_does_not_draw_again_what_it_drew_before(driver: Driver) -> None:
+    drawn = [driver.search.suggest("a"), driver.search.suggest("b")]  # killed with none of them finished
+    again = driver.restarted()
+    assert [again.search.suggest("c"), again.search.suggest("d")] == drawn  # queued
+    assert again.search.suggest("e") not in drawn
+
+
+def test_two_new_studies_of_the_same_seed_draw_the_same_and_of_another_seed_others(tmp_path: Path) -> None:
+    first, second = Driver(str(tmp_path / "1")), Driver(str(tmp_path / "2"))
+    assert first.search.suggest("a") == second.search.suggest("b")
+    third = Driver(str(tmp_path / "3"))
+    config = replace(third.config, study=replace(third.config.study, seed=1))
+    other = StudySearch(config, third.journal, STUDY, taken=(), on_end=third.write)
+    assert other.suggest("c") != first.search.identify("a")[1]
+
+
+def test_trial_that_ran_when_the_driver_died_is_queued_with_its_number_and_parameters(driver: Driver) -> None:
+    driver.start("a", "b", "c")
+    driver.end("b")
+    parameters = {number: driver.search.identify(name)[1] for number, name in ((0, "a"), (2, "c"))}
+    again = driver.restarted()
+    assert again.queued() == parameters
+    assert again.start("d", "e", "f") == [0, 2, 3]
+    assert [again.search.identify(name)[1] for name in ("d", "e")] == [parameters[0], parameters[2]]
+
+
+def test_interrupted_trials_are_queued_once_however_often_the_study_is_opened(driver: Driver) -> None:
+    driver.start("a")
+    for _ in range(3):
+        driver = driver.restarted()
+        assert list(driver.queued()) == [0]
+    driver.settle()
+    assert driver.states() == ["FAIL", "WAITING"]
+
+
+def test_trial_interrupted_twice_keeps_its_number_and_parameters(driver: Driver) -> None:
+    drawn = driver.search.suggest("a")
+    driver = driver.restarted()
+    driver.start("b")
+    driver = driver.restarted()
+    driver.start("c")
+    assert driver.search.identify("c") == (0, drawn)
+
+
+@pytest.mark.parametrize("error", [KilledError(), ValueError("a broken journal")], ids=["killed", "broken"])
+def test_trial_whose_row_was_written_before_the_driver_died_is_not_run_again(
+    driver: Driver, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise error
+
+    driver.start("a", "b")
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "tell", fail)
+        with contextlib.suppress(KilledError):
+            driver.end("a", 0.75)
+    assert driver.states() == ["RUNNING", "RUNNING"]
+    again = driver.restarted()
+    assert list(again.queued()) == [1]
+    assert [(t.state.name, t.value) for t in again.trials()] == [
+        ("COMPLETE", 0.75), ("FAIL", None), ("WAITING", None)
+    ]  # fmt: skip
+    assert again.start("c", "d") == [1, 2]
+
+
+def test_row_is_written_before_optuna_is_told(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = []
+    monkeypatch.setattr(driver.search, "_on_end", lambda *ending: states.extend(driver.states()))
+    driver.start("a")
+    driver.end("a")
+    assert states == ["RUNNING"]
+    assert driver.states() == ["COMPLETE"]
+
+
+def test_row_that_cannot_be_written_leaves_the_trial_unfinished(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*ending: object) -> None:
+        raise StorageError("the disk is full")
+
+    driver.start("a")
+    monkeypatch.setattr(driver.search, "_on_end", fail)
+    with pytest.raises(StorageError):
+        driver.end("a")
+    assert driver.states() == ["RUNNING"]
+    assert list(driver.restarted().queued()) == [0]
+
+
+def test_failed_trials_are_queued_once_with_their_numbers(root: str) -> None:
+    driver = Driver(root, failed={3: PARAMETERS})
+    driver.settle()
+    driver = driver.restarted()
+    assert driver.queued() == {3: PARAMETERS}
+    assert driver.start("a", "b") == [3, 0]
+    driver.end("a", 0.5)
+    assert driver.restarted().queued() == {0: driver.search.identify("b")[1]}
+
+
+def test_finished_trials_that_the_journal_lost_are_added(root: str) -> None:
+    driver = Driver(root, rows={0: (PARAMETERS, 0.5), 1: ({**PARAMETERS, "capacity": 6}, 0.7), 2: (PARAMETERS, None)})
+    driver.settle()
+    values = {t.user_attrs["number"]: (t.value, t.params) for t in driver.trials()}
+    assert values == {0: (0.5, PARAMETERS), 1: (0.7, {**PARAMETERS, "capacity": 6})}
+    assert driver.start("a") == [3]
+
+
+def test_trial_that_died_before_it_had_a_number_is_forgotten(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*args: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Trial, "set_user_attr", die)
+        with pytest.raises(KilledError):
+            driver.search.suggest("a")
+    again = driver.restarted()
+    assert again.queued() == {}
+    assert again.start("b", "c") == [0, 1]
+
+
+def test_nothing_is_left_for_ray_to_pickle(driver: Driver, tmp_path: Path) -> None:
+    driver.search.save(str(tmp_path / "state"))
+    assert not (tmp_path / "state").exists()
+    assert driver.search.__getstate__() == {}
+
+
+def test_journal_is_one_file_of_the_study(driver: Driver) -> None:
+    driver.start("a")
+    data = ArtifactStore(driver.root).read_bytes(KEY)
+    assert data is not None
+    assert data.endswith(b"\n")
+
+
+def test_log_that_could_not_be_stored_is_not_remembered_either(
+    object_store: str,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driver = Driver(object_store)
+    artifacts = ArtifactStore(object_store)
+    storage: Any = open_journal(artifacts, KEY)
+    backend = storage._backend
+    before = list(backend.read_logs(0))
+
+    def fail(key: str, data: bytes) -> str:
+        raise StorageError("no space left")
+
+    monkeypatch.setattr(artifacts, "write_bytes", fail)
+    with pytest.raises(StorageError):
+        backend.append_logs([{"op_code": 0}])
+    assert list(backend.read_logs(0)) == before
+    assert driver.trials() == []
+
+
+def test_object_store_and_file_hold_the_same_journal(tmp_path: Path, object_store: str) -> None:  # noqa: F811
+    drivers = [Driver(str(tmp_path)), Driver(object_store)]
+    for driver in drivers:
+        driver.start("a", "b")
+        driver.end("b", 0.25)
+
+    def remembered(driver: Driver) -> list[tuple[Any, ...]]:
+        return [(t.state, t.params, t.value, t.user_attrs) for t in driver.trials()]
+
+    assert remembered(drivers[0]) == remembered(drivers[1])
+
+
+def make_config_of(root: Path, *, epochs: int, grace: int, factor: int) -> Config:
+    config = make_config(root)
+    return replace(
+        config,
+        matching=replace(config.matching, epochs=epochs),
+        study=replace(config.study, grace_epochs=grace, reduction_factor=factor),
+    )
+
+
+def decide(config: Config, curves: list[dict[int, float]]) -> list[list[str]]:
+    """Returns ASHA's decisions on trials that report their curves one after the other."""
+    scheduler = make_scheduler(config)
+    decisions = []
+    for number, curve in enumerate(curves):
+        trial = SimpleNamespace(trial_id=str(number))
+        scheduler.on_trial_add(None, trial)
+        said = []
+        for epoch, accuracy in curve.items():
+            # Tune's own counter begins anew in a resumed process: it must not matter.
+            said.append(
+                scheduler.on_trial_result(None, trial, {"epoch": epoch, METRIC: accuracy, "training_iteration": 1})
+            )
+            if said[-1] == scheduler.STOP:
+                break
+        decisions.append(said)
+    return decisions
+
+
+def test_weak_trials_are_stopped_at_the_rung_and_good_ones_go_on(tmp_path: Path) -> None:
+    config = make_config_of(tmp_path, epochs=6, grace=2, factor=3)
+    goes_on, is_stopped = ["CONTINUE", "STOP"], ["STOP"]  # at the last epoch every trial is stopped
+    curves = [{2: 0.5, 6: 0.8}, {2: 0.4}, {2: 0.6, 6: 0.7}, {2: 0.45}, {2: 0.9, 6: 0.95}]
+    assert decide(config, curves) == [goes_on, is_stopped, goes_on, is_stopped, goes_on]
+
+
+def test_every_trial_reaches_the_first_rung_and_ends_with_the_last_epoch(tmp_path: Path) -> None:
+    config = make_config_of(tmp_path, epochs=9, grace=3, factor=3)
+    curves = [{1: 0.9, 2: 0.9, 3: 0.9, 9: 0.9}, {1: 0.0, 2: 0.0, 3: 0.1}]
+    assert decide(config, curves) == [["CONTINUE", "CONTINUE", "CONTINUE", "STOP"], ["CONTINUE", "CONTINUE", "STOP"]]
+
+
+def test_diverged_trial_does_not_end_the_others(tmp_path: Path) -> None:
+    config = make_config_of(tmp_path, epochs=6, grace=2, factor=3)
+    assert decide(config, [{2: 0.5, 6: 0.0}, {2: 0.6, 6: 0.5}]) == [["CONTINUE", "STOP"], ["CONTINUE", "STOP"]]
+
+
+@pytest.mark.parametrize(("epochs", "grace", "factor"), [(6, 2, 3), (100, 1, 3), (81, 1, 3), (64, 1, 4), (5, 5, 2)])
+def test_generators_are_measured_at_the_rungs_of_asha(tmp_path: Path, epochs: int, grace: int, factor: int) -> None:
+    config = make_config_of(tmp_path, epochs=epochs, grace=grace, factor=factor)
+    [bracket] = make_scheduler(config)._brackets
+    rungs = {milestone for milestone, _ in bracket._rungs}
+    assert rungs | {epochs} == set(rung_epochs(config))

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dim_ray.pipeline.workspace import Workspace
+from dim_ray.progress import SilentProgress
+from tests.pipeline.small import make_work
+from tuning.algorithms import METRIC
+from tuning.display import TrialDisplay
+from tuning.record import StudyRecord
+
+PARAMETERS = {"pool_size": 2, "capacity": 8, "matching_weight": 0.25, "adversarial_weight": 1.5}
+
+
+class RecordingProgress(SilentProgress):
+    def __init__(self) -> None:
+        self.done = 0.0
+        self.counts: dict[str, Any] = {}
+        self.messages: list[str] = []
+
+    def advance(self, done: float, note: str = "") -> None:
+        self.done = done
+
+    def trials(self, **counts: Any) -> None:
+        self.counts = counts
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+
+@dataclass
+class Trial:
+    """What the display sees of Ray Tune's trial."""
+
+    trial_id: str
+    last_result: dict[str, Any] | None = None
+    error_file: str | None = None
+
+
+def result(epoch: int, accuracy: float, **more: Any) -> dict[str, Any]:
+    return {"epoch": epoch, METRIC: accuracy, "time_total_s": 1.0, **more}
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Workspace:
+    return make_work(tmp_path)
+
+
+@pytest.fixture
+def progress() -> RecordingProgress:
+    return RecordingProgress()
+
+
+@pytest.fixture
+def display(work: Workspace, progress: RecordingProgress) -> TrialDisplay:
+    return make_display(work, progress)
+
+
+def make_display(work: Workspace, progress: RecordingProgress) -> TrialDisplay:
+    search: Any = SimpleNamespace(identify=lambda trial_id: (int(trial_id), PARAMETERS))
+    return TrialDisplay(work.config, StudyRecord(work), search, progress)
+
+
+def run(display: TrialDisplay, name: str, *results: dict[str, Any]) -> None:
+    trial = Trial(name)
+    display.on_trial_start(0, [], trial)
+    for reported in results:
+        display.on_trial_result(0, [], trial, reported)
+        trial.last_result = reported
+    display.on_trial_complete(0, [], trial)
+
+
+def test_new_study_has_nothing_to_show(display: TrialDisplay, progress: RecordingProgress) -> None:
+    assert progress.counts == {"done": 0, "running": 0, "stopped": 0, "failed": 0, "best": None}
+    assert progress.done == 0
+
+
+def test_running_trials_count_with_their_epochs(display: TrialDisplay, progress: RecordingProgress) -> None:
+    first, second = Trial("0"), Trial("1")
+    display.on_trial_start(0, [], first)
+    display.on_trial_start(0, [], second)
+    display.on_trial_result(0, [], second, result(1, 0.5))
+    assert progress.counts["running"] == 2
+    assert progress.done == 0.5  # one of two epochs of one trial
+
+
+def test_trials_are_counted_by_their_ends_and_the_best_is_shown(
+    display: TrialDisplay, progress: RecordingProgress
+) -> None:
+    run(display, "0", result(1, 0.4), result(2, 0.6))
+    run(display, "1", result(1, 0.9))  # stopped: it has no generator
+    run(display, "2", result(2, 0.0, diverged="the loss is nan"))
+    run(display, "3", result(1, 0.5), result(2, 0.5))
+    assert progress.counts == {"done": 4, "running": 0, "stopped": 1, "failed": 1, "best": 0.6}
+    assert progress.done == 4
+    assert progress.messages == ["a trial diverged: the loss is nan"]
+
+
+def test_rows_of_earlier_runs_count_and_failed_ones_do_not(work: Workspace, progress: RecordingProgress) -> None:
+    record = StudyRecord(work)
+    record.write_trial(0, PARAMETERS, result(2, 0.7))
+    record.write_trial(1, PARAMETERS, result(1, 0.9))
+    record.write_trial(2, PARAMETERS, result(2, 0.0, diverged="nan"))
+    record.write_trial(3, PARAMETERS, None, error="killed")
+    make_display(work, progress)
+    assert progress.counts == {"done": 3, "running": 0, "stopped": 1, "failed": 1, "best": 0.7}
+    assert progress.done == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        ("Failure # 1\nray::train()\n  File deep\ndim_ray.errors.DataError: no row\n\n", "DataError: no row"),
+        ("Failure # 1\nValueError: first\nFailure # 2\nThe actor died.\n\tpid: 7\nIt was killed.\n", "It was killed."),
+        (None, "no reason is known"),
+    ],
+)
+def test_failed_trial_shows_and_stores_the_last_sentence_of_its_error(
+    work: Workspace,
+    display: TrialDisplay,
+    progress: RecordingProgress,
+    tmp_path: Path,
+    error: str | None,
+    reason: str,
+) -> None:
+    trial = Trial("5")
+    if error is not None:
+        trial.error_file = str(tmp_path / "error.txt")
+        Path(trial.error_file).write_text(error)
+    display.on_trial_start(0, [], trial)
+    display.on_trial_error(0, [], trial)
+    assert progress.messages == [f"trial 5 failed: {reason} (details are in the log)"]
+    assert progress.counts == {"done": 1, "running": 0, "stopped": 0, "failed": 1, "best": None}
+    [row] = StudyRecord(work).trials().to_dict("records")
+    assert (row["number"], row["state"], row["error"]) == (5, "failed", reason)
+
+
+def test_trial_that_is_started_again_after_its_process_died_counts_once(
+    display: TrialDisplay, progress: RecordingProgress
+) -> None:
+    trial = Trial("0")
+    display.on_trial_start(0, [], trial)
+    display.on_trial_result(0, [], trial, result(1, 0.5))
+    display.on_trial_start(0, [], trial)
+    assert progress.counts["running"] == 1
+    display.on_trial_result(0, [], trial, result(2, 0.5))
+    trial.last_result = result(2, 0.5)
+    display.on_trial_complete(0, [], trial)
+    assert progress.counts == {"done": 1, "running": 0, "stopped": 0, "failed": 0, "best": 0.5}
+
+
+def test_nothing_is_left_for_ray_to_pickle(display: TrialDisplay) -> None:
+    assert display.__getstate__() == {}

@@ -1,0 +1,304 @@
+"""The main job as a person runs it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import dim_ray
+from dim_ray.config import PROTOCOLS
+from tests.tuning.runs import Run, evaluations, files, run, trials
+
+pytestmark = pytest.mark.timeout(900)  # several runs, on a machine that may be busy
+
+CELLS = 4 * 2 * 2  # protocols x IPCs x seeds
+LONG = {"--matching.epochs": "15", "--study.grace_epochs": "15", "--storage.checkpoint_seconds": "0"}
+"""Trials of several seconds, which save their state after every step."""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A study of two trials that ended; its storage is not to be changed."""
+    study = run(tmp_path_factory.mktemp("study") / "storage")
+    assert study.returncode == 0, f"{study.stdout}\n{study.stderr}\n{study.log()}"
+    return study
+
+
+@pytest.fixture
+def copied(finished: Run, tmp_path: Path) -> Path:
+    """A copy of its storage."""
+    return Path(shutil.copytree(finished.storage, tmp_path / "storage"))
+
+
+@pytest.mark.ray
+def test_study_leaves_rows_of_every_trial_and_of_the_whole_grid(finished: Run) -> None:
+    rows = trials(finished.storage)
+    assert rows["number"].tolist() == [0, 1]
+    assert set(rows["state"]) <= {"completed", "stopped"}
+    best = rows[rows["state"] == "completed"].nlargest(1, "objective").iloc[0]
+    grid = evaluations(finished.storage)
+    cells = set(zip(grid["protocol"], grid["ipc"], grid["seed"], strict=True))
+    assert len(grid) == len(cells) == CELLS
+    assert set(grid["protocol"]) == set(PROTOCOLS)
+    assert set(grid["split"]) == {"test"}
+    assert set(grid["generator"].dropna()) == {best["generator"]}
+
+
+@pytest.mark.ray
+def test_study_prints_its_own_lines_alone(finished: Run) -> None:
+    times = r"\[([\d.]+ s|\d+ min \d+ s)\]"
+    for line in finished.stderr.splitlines():
+        assert re.match(rf"{times} (teachers and priors|trials|evaluation): ", line), line
+    lines = finished.stdout.splitlines()
+    assert re.fullmatch(r"study digits-[0-9a-f]{8}: .*completed.*, in .*", lines[0])
+    assert lines[1].startswith("best: trial ")
+    known = ("test accuracy", " IPC", " ──", "rows ", "generator ", "picture ", "log ", "next:", "  python ")
+    for line in lines[2:]:
+        assert not line.strip() or line.startswith(known) or "generated" in line or "convnet3_w8" in line, line
+
+
+@pytest.mark.ray
+def test_picture_and_generator_are_where_the_summary_says(finished: Run) -> None:
+    places = dict(re.findall(r"^(generator|picture|log) +(/.*)$", finished.stdout, re.MULTILINE))
+    with Image.open(places["picture"]) as picture:
+        assert picture.format == "PNG"
+    generator = dim_ray.best_generator(str(finished.storage), dataset="digits", ipc=2)
+    assert generator.uri == places["generator"]
+    assert Path(places["log"]).is_file()
+
+
+@pytest.mark.ray
+def test_driver_takes_all_of_ray_with_it(finished: Run) -> None:
+    assert finished.leftovers() == {}
+
+
+@pytest.mark.ray
+def test_finished_study_says_so_and_adds_nothing(copied: Path) -> None:
+    before = files(copied)
+    again = run(copied)
+    assert again.returncode == 0, again.stderr
+    assert "is finished; nothing was added" in again.stdout
+    assert "--num-trials (now 2) extends it" in again.stdout
+    assert files(copied) == before
+    assert again.stderr == ""
+    assert again.seconds < 60  # Ray isn't started
+    assert again.log().count("Started a local Ray instance") == 1  # by the first run
+
+
+def test_trial_that_can_never_be_placed_is_refused_before_ray_starts(tmp_path: Path) -> None:
+    refused = run(tmp_path / "storage", {"--study.cpus_per_worker": "1000"})
+    assert refused.returncode == 2
+    assert re.fullmatch(r"error: a trial can never be placed: 1 workers x 1000 CPUs .*\n", refused.stderr)
+    assert refused.stdout == ""
+    assert "Ray" not in refused.log()
+    assert refused.leftovers() == {}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_larger_number_of_trials_extends_the_study(copied: Path) -> None:
+    before = files(copied)
+    longer = run(copied, {"--num-trials": "3"})
+    assert longer.returncode == 0, longer.stderr
+    assert trials(copied)["number"].tolist() == [0, 1, 2]
+    after = files(copied)
+    assert {name: after[name] for name in before} == before
+    assert "teachers" not in longer.stderr  # they were there
+    parameters = trials(copied)["params_json"]
+    assert parameters.nunique() == 3
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_study_whose_driver_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    storage = tmp_path / "storage"
+    flags = {**LONG, "--num-trials": "3", "--max-concurrent": "1"}
+    killed = Run(storage, flags)
+    killed.wait_for(lambda: list(storage.glob("trials/*/*.parquet")), "a trial's row")
+    killed.wait_for(lambda: "Trial 1 began" in killed.log(), "the next trial")
+    killed.wait_for(lambda: list(storage.glob("studies/*/checkpoints/*")), "its state")
+    killed.kill()
+    assert killed.leftovers() == {}
+    before = files(storage)
+    [first] = trials(storage).to_dict("records")
+    began = re.findall(r"Trial (\d) began: (.*)", killed.log())
+    assert (first["number"], len(began)) == (0, 2)
+
+    resumed = run(storage, flags)
+    assert resumed.returncode == 0, f"{resumed.stderr}\n{resumed.log()}"
+    rows = trials(storage)
+    assert rows["number"].tolist() == [0, 1, 2]
+    assert rows["state"].tolist() == ["completed"] * 3
+    after = files(storage)
+    assert {name: after[name] for name in before} == before  # no finished trial was run again, nothing built twice
+    ran = re.findall(r"Trial (\d) began: (.*)", resumed.log())[2:]
+    assert ran[0] == began[1]  # number and parameters of the interrupted one
+    assert [number for number, _ in ran] == ["1", "2"]
+    assert len(evaluations(storage)) == CELLS
+    assert not list(storage.glob("studies/*/checkpoints/*"))
+    assert resumed.leftovers() == {}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_study_survives_the_death_of_a_trials_process(tmp_path: Path) -> None:
+    storage = tmp_path / "storage"
+    study = Run(storage, {**LONG, "--max-concurrent": "1"})
+    study.wait_for(lambda: "Trial 0 began" in study.log(), "the first trial")
+    study.wait_for(lambda: list(storage.glob("studies/*/checkpoints/*")), "its state")
+    [process] = [pid for pid, command in study.processes().items() if "ImplicitFunc" in command]
+    os.kill(process, signal.SIGKILL)
+    study.end()
+    assert study.returncode == 0, f"{study.stderr}\n{study.log()}"
+    assert trials(storage)["state"].tolist() == ["completed"] * 2
+    assert study.log().count("Trial 0 began") == 2
+    assert "(raylet)" in study.log()  # Ray complains, but not on the terminal
+    assert "(raylet)" not in study.stdout + study.stderr
+    assert study.leftovers() == {}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_trial_whose_process_dies_too_often_fails_with_a_reason_and_the_study_goes_on(tmp_path: Path) -> None:
+    storage = tmp_path / "storage"
+    flags = {**LONG, "--max-concurrent": "1", "--study.max_failures": "0"}
+    study = Run(storage, flags)
+    study.wait_for(lambda: list(storage.glob("studies/*/checkpoints/*")), "a trial's state")
+    study.wait_for(lambda: "Trial 0 began" in study.log(), "the first trial")
+    [process] = [pid for pid, command in study.processes().items() if "ImplicitFunc" in command]
+    os.kill(process, signal.SIGKILL)
+    study.end()
+    assert study.returncode == 0, f"{study.stderr}\n{study.log()}"
+    failed, completed = trials(storage).to_dict("records")
+    assert (failed["state"], completed["state"]) == ("failed", "completed")
+    assert "died" in failed["error"]
+    assert "1 failed" in study.stdout
+    assert study.stderr.count("trial 0 failed: ") == 1
+
+    again = run(storage, flags)  # what failed is tried again, and nothing else
+    assert again.returncode == 0, f"{again.stderr}\n{again.log()}"
+    tried, kept = trials(storage).to_dict("records")
+    assert (tried["state"], tried["params_json"]) == ("completed", failed["params_json"])
+    assert kept["ended_at"] == completed["ended_at"]
+    assert again.leftovers() == {}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_interrupt_ends_the_study_with_a_sentence(tmp_path: Path) -> None:
+    study = Run(tmp_path / "storage", LONG)
+    study.wait_for(lambda: "Trial 0 began" in study.log(), "the first trial")
+    os.kill(study.pid, signal.SIGINT)
+    study.end()
+    assert study.returncode == 130
+    assert study.stderr.splitlines()[-1] == "interrupted; run the same command again to go on"
+    assert "Traceback" not in study.stderr
+    assert study.leftovers() == {}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_study_of_which_every_trial_diverges_ends_with_a_sentence(tmp_path: Path) -> None:
+    storage = tmp_path / "storage"
+    study = run(storage, {"--matching.learning_rate": "1e30"})
+    assert study.returncode == 1
+    *_, last = study.stderr.splitlines()
+    assert re.match(r"error: study 'digits-.*' has no completed trial \(2 diverged\).*matching diverged by step", last)
+    assert study.stderr.count("a trial diverged: matching diverged by step") == 2
+    assert "Traceback" not in study.stderr
+    assert study.stdout == ""
+    rows = trials(storage)
+    assert rows["state"].tolist() == ["diverged"] * 2
+    assert rows["objective"].tolist() == [0.0, 0.0]
+    assert evaluations(storage).empty
+
+    again = run(storage, {"--matching.learning_rate": "1e30"})
+    assert again.returncode == 1
+    assert again.stderr.splitlines() == [last]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_error_in_a_task_reaches_the_terminal_as_one_line(tmp_path: Path) -> None:
+    study = run(tmp_path / "storage", {"--pool.learning_rate": "1e30"})
+    assert study.returncode == 1
+    errors = [line for line in study.stderr.splitlines() if not line.startswith("[")]
+    assert len(errors) == 1, study.stderr
+    assert errors[0].startswith("error: teacher diverged by step")
+    assert study.leftovers() == {}
+
+
+@pytest.fixture
+def another_ray() -> Iterator[None]:
+    """Another Ray on this machine, as somebody else's study starts one."""
+    code = (
+        "import ray, sys; ray.init(address='local', num_cpus=1, include_dashboard=False); print('up', flush=True); "
+        "sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        while process.stdout.readline().strip() != "up":
+            assert process.poll() is None
+        yield
+        process.communicate(timeout=60)  # the end of its input
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("another_ray")
+def test_two_workers_share_every_stage(tmp_path: Path) -> None:
+    """What the workers of a trial held is free for the evaluations afterwards, whoever else runs Ray."""
+    storage = tmp_path / "storage"
+    study = run(storage, {"--workers-per-trial": "2", "--num-trials": "1", "--study.pool_sizes": "2"})
+    assert study.returncode == 0, f"{study.stderr}\n{study.log()}"
+    [row] = trials(storage).to_dict("records")
+    assert row["state"] == "completed"
+    assert row["device_seconds"] == 2 * row["wall_seconds"]
+    assert len(evaluations(storage)) == CELLS
+    assert all(line.startswith("[") for line in study.stderr.splitlines()), study.stderr
+    assert study.leftovers() == {}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_workers_survive_the_death_of_one_of_them(tmp_path: Path) -> None:
+    storage = tmp_path / "storage"
+    flags = {**LONG, "--workers-per-trial": "2", "--num-trials": "1", "--study.pool_sizes": "2"}
+    study = Run(storage, flags)
+    study.wait_for(lambda: "Trial 0 began" in study.log(), "the trial")
+    study.wait_for(lambda: list(storage.glob("studies/*/checkpoints/*")), "its state")
+    workers = [pid for pid, command in study.processes().items() if "RayTrainWorker" in command]
+    assert len(workers) == 2
+    os.kill(workers[1], signal.SIGKILL)
+    study.end()
+    assert study.returncode == 0, f"{study.stderr}\n{study.log()}"
+    assert trials(storage)["state"].tolist() == ["completed"]
+    assert all(line.startswith("[") for line in study.stderr.splitlines()), study.stderr
+    assert study.leftovers() == {}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_error_in_one_of_two_workers_reaches_the_terminal_as_one_line(tmp_path: Path) -> None:
+    flags = {"--workers-per-trial": "2", "--pool.learning_rate": "1e30", "--study.max_failures": "0"}
+    study = run(tmp_path / "storage", flags)
+    assert study.returncode == 1
+    errors = [line for line in study.stderr.splitlines() if not line.startswith("[")]
+    assert len(errors) == 1, study.stderr
+    assert errors[0].startswith("error: teacher diverged by step")
+    assert study.leftovers() == {}

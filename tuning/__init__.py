@@ -1,0 +1,1 @@
+"""The search: Ray Tune with Optuna."""

@@ -1,0 +1,184 @@
+"""Sampler and scheduler: Optuna's TPE, which remembers in a journal, and ASHA, which stops weak trials at rungs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
+from optuna.trial import TrialState, create_trial
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from dim_ray.config import Config
+from dim_ray.store.artifacts import ArtifactStore
+from dim_ray.store.filesystem import open_root
+from tuning.space import search_space
+
+__all__ = ["METRIC", "TIME_ATTRIBUTE", "StudySearch", "make_scheduler", "open_journal"]
+
+METRIC = "validation_accuracy"
+TIME_ATTRIBUTE = "epoch"
+_NUMBER = "number"
+
+TrialEnd = Callable[[int, Mapping[str, Any], Mapping[str, Any] | None], None]
+"""Takes a trial's number, its parameters and its last result, or None where it failed."""
+
+
+class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
+    """Optuna in Ray Tune, numbering trials by the study and telling `on_end` before Optuna that a trial has ended.
+
+    So when the driver dies between the two, the row is there and the trial is not run again.
+
+    Args:
+        config: Space and seed.
+        storage: Optuna's storage.
+        study_name: Optuna's study in it.
+        taken: Numbers of the trials that are finished.
+        on_end: Writes the row.
+    """
+
+    def __init__(
+        self, config: Config, storage: BaseStorage, study_name: str, *, taken: Iterable[int], on_end: TrialEnd
+    ) -> None:
+        self._taken = set(taken)
+        # A resumed study must not draw again what it drew before, finished or not, so the seed counts on.
+        num_drawn = len(_load(storage, study_name).get_trials(deepcopy=False))
+        sampler = optuna.samplers.TPESampler(seed=config.study.seed + num_drawn, constant_liar=True)
+        self._on_end = on_end
+        super().__init__(
+            space=search_space(config.study),
+            metric=METRIC,
+            mode="max",
+            storage=storage,
+            study_name=study_name,
+            sampler=sampler,
+        )
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """Asks Optuna, and numbers the trial: an interrupted one keeps its number."""
+        parameters: dict[str, Any] | None = super().suggest(trial_id)
+        trial = self._ot_trials[trial_id]
+        if _NUMBER not in trial.user_attrs:
+            live = [t for t in self._ot_study.get_trials(deepcopy=False) if t.state != TrialState.FAIL]
+            used = self._taken | {t.user_attrs.get(_NUMBER) for t in live}
+            trial.set_user_attr(_NUMBER, next(number for number in itertools.count() if number not in used))
+        return parameters
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Ends a trial in the study's records, then in Optuna."""
+        if trial_id not in self._completed_trials:
+            number, parameters = self.identify(trial_id)
+            self._taken.add(number)  # also that of a failed trial, which has a row
+            self._on_end(number, parameters, None if error else result)
+        super().on_trial_complete(trial_id, result, error)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Leaves nothing for Tune to save: the journal has it all."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves nothing for Tune to save."""
+        return {}
+
+    def identify(self, trial_id: str) -> tuple[int, dict[str, Any]]:
+        """Returns the number and the parameters of one of Tune's trials."""
+        trial = self._ot_trials[trial_id]
+        return trial.user_attrs[_NUMBER], trial.params
+
+
+def make_scheduler(config: Config) -> ASHAScheduler:
+    """Returns ASHA over matching epochs, an attribute of ours: Tune's own counter starts anew with every process."""
+    return ASHAScheduler(
+        time_attr=TIME_ATTRIBUTE,
+        metric=METRIC,
+        mode="max",
+        max_t=config.matching.epochs,
+        grace_period=config.study.grace_epochs,
+        reduction_factor=config.study.reduction_factor,
+    )
+
+
+def open_journal(artifacts: ArtifactStore, key: str) -> BaseStorage:
+    """Opens Optuna's journal: the usual file on a disk, one object rewritten as a whole on an object store."""
+    root = open_root(artifacts.root)
+    if not root.is_local:
+        return JournalStorage(_StoredJournal(artifacts, key))
+    path = Path(root.path_of(key))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
+Finished = Mapping[int, tuple[Mapping[str, Any], float | None]]
+"""Parameters and objective, if there is one, of finished trials by number."""
+
+
+def settle(
+    storage: BaseStorage,
+    study_name: str,
+    config: Config,
+    *,
+    finished: Finished,
+    failed: Mapping[int, Mapping[str, Any]],
+) -> None:
+    """Brings the journal in line with the rows, after a driver that died or trials that failed.
+
+    Trials that were running, and failed ones, are queued again with their parameters and number, unless they
+    finished after all; finished ones that the journal doesn't know are added.
+
+    Args:
+        storage: Optuna's storage.
+        study_name: Optuna's study in it.
+        config: Space of the search.
+        finished: The trials that have a row.
+        failed: Parameters of the trials that failed, by number.
+    """
+    study = _load(storage, study_name)
+    space = search_space(config.study)
+    again = dict(failed)
+    known, queued = set(), set()
+    for trial in study.get_trials(deepcopy=False):
+        number = trial.user_attrs.get(_NUMBER, -1)
+        if trial.state == TrialState.WAITING:
+            queued.add(number)
+        elif trial.state == TrialState.RUNNING:
+            _, value = finished.get(number, ({}, None))
+            study.tell(trial.number, value, state=TrialState.FAIL if value is None else TrialState.COMPLETE)
+            if number >= 0 and number not in finished and set(trial.params) == set(space):
+                again[number] = trial.params
+            known.add(number)
+        elif trial.state == TrialState.COMPLETE:
+            known.add(number)
+    for number, parameters in again.items():
+        if number not in queued:
+            study.enqueue_trial(dict(parameters), user_attrs={_NUMBER: number})
+    for number, (parameters, value) in finished.items():
+        if number not in known and value is not None:
+            study.add_trial(
+                create_trial(params=dict(parameters), distributions=space, value=value, user_attrs={_NUMBER: number})
+            )
+
+
+def _load(storage: BaseStorage, study_name: str) -> optuna.Study:
+    return optuna.create_study(storage=storage, study_name=study_name, direction="maximize", load_if_exists=True)
+
+
+class _StoredJournal(BaseJournalBackend):
+    """Optuna's journal as one object: there is one writer, the driver."""
+
+    def __init__(self, artifacts: ArtifactStore, key: str) -> None:
+        self._artifacts = artifacts
+        self._key = key
+        self._lines = (artifacts.read_bytes(key) or b"").splitlines()
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._lines[log_number_from:]]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        lines = self._lines + [json.dumps(log, separators=(",", ":")).encode() for log in logs]
+        self._artifacts.write_bytes(self._key, b"\n".join(lines) + b"\n")
+        self._lines = lines

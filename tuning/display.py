@@ -1,0 +1,106 @@
+"""Ray Tune's events on our progress display, and the reason of a failed trial in its row."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from dim_ray.config import Config
+from dim_ray.errors import DimError
+from dim_ray.progress import Progress
+from tuning.algorithms import METRIC, TIME_ATTRIBUTE, StudySearch
+from tuning.record import StudyRecord
+
+__all__ = ["TrialDisplay"]
+
+log = logging.getLogger(__name__)
+
+
+class TrialDisplay(tune.Callback):  # type: ignore[misc]  # ray has no types
+    """Counts trials and shows the best validation accuracy so far.
+
+    Args:
+        config: The study's configuration.
+        record: Its rows; those that are there already count.
+        search: Knows the numbers of Tune's trials.
+        progress: The display.
+    """
+
+    def __init__(self, config: Config, record: StudyRecord, search: StudySearch, progress: Progress) -> None:
+        self._epochs = config.matching.epochs
+        self._record = record
+        self._search = search
+        self._progress = progress
+        self._running: dict[str, float] = {}
+        rows = record.trials()
+        rows = rows[rows["state"] != "failed"]
+        self._done = len(rows)
+        self._stopped = int((rows["state"] == "stopped").sum())
+        self._failed = int((rows["state"] == "diverged").sum())
+        completed = rows[rows["state"] == "completed"]["objective"]
+        self._best = float(completed.max()) if len(completed) else None
+        self._show()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves nothing for Tune to save: a study goes on from its rows and Optuna's journal."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial began."""
+        self._running[trial.trial_id] = 0.0
+        number, parameters = self._search.identify(trial.trial_id)
+        log.info("Trial %d began: %s", number, parameters)
+        self._show()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A trial reached a rung."""
+        self._running[trial.trial_id] = result[TIME_ATTRIBUTE] / self._epochs
+        number, _ = self._search.identify(trial.trial_id)
+        log.info("Trial %d, epoch %d: %s %.4f", number, result[TIME_ATTRIBUTE], METRIC, result[METRIC])
+        if result[TIME_ATTRIBUTE] >= self._epochs and "diverged" not in result:
+            self._best = max(self._best or 0.0, result[METRIC])
+        self._show()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial ended by itself, or was stopped."""
+        result = trial.last_result or {}
+        if "diverged" in result:
+            self._failed += 1
+            self._progress.message(f"a trial diverged: {result['diverged']}")
+        elif result.get(TIME_ATTRIBUTE, 0) < self._epochs:
+            self._stopped += 1
+        self._end(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial failed for good."""
+        self._failed += 1
+        # Not trial.get_error(), which reads the storage's copy: that comes later.
+        error = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
+        number, parameters = self._search.identify(trial.trial_id)
+        log.error("Trial %d failed: %s", number, error)
+        text = _last_line(error)
+        self._record.write_trial(number, parameters, None, error=text)
+        self._progress.message(f"trial {number} failed: {text} (details are in the log)")
+        self._end(trial)
+
+    def _end(self, trial: Any) -> None:
+        self._running.pop(trial.trial_id, None)
+        self._done += 1
+        self._show()
+
+    def _show(self) -> None:
+        self._progress.advance(self._done + sum(self._running.values()))
+        self._progress.trials(
+            done=self._done, running=len(self._running), stopped=self._stopped, failed=self._failed, best=self._best
+        )
+
+
+def _last_line(error: str) -> str:
+    """Returns the sentence that a person can act on: the error's own, without the places that it came through."""
+    lines = [line.strip() for line in error.splitlines() if line.strip()]
+    return lines[-1].removeprefix(f"{DimError.__module__}.") if lines else "no reason is known"

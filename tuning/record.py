@@ -1,0 +1,188 @@
+"""What a study has on storage: its configuration, its trials' rows, and which of them is best.
+
+record = StudyRecord(work)
+record.open()
+record.num_finished, record.best()
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pandas as pd
+import yaml
+
+import dim_ray
+from dim_ray.config import Config, fingerprint, to_dict
+from dim_ray.core.data import Dataset
+from dim_ray.errors import ConfigError, DimError
+from dim_ray.pipeline.generators import generator_fingerprint
+from dim_ray.pipeline.workspace import Workspace, checkpoint_key
+from dim_ray.store.reader import Reader
+from dim_ray.store.writer import Writer
+from tuning.algorithms import METRIC, TIME_ATTRIBUTE
+from tuning.space import configure
+
+__all__ = ["StudyRecord", "study_name"]
+
+_NAME_DIGITS = 8
+
+
+def study_name(config: Config, dataset: Dataset) -> str:
+    """Returns the study's name: the configured one, or one that differs for everything that changes the result."""
+    return config.study.name or f"{dataset.name}-{fingerprint(config, dataset.digest)[:_NAME_DIGITS]}"
+
+
+class StudyRecord:
+    """The rows and files of one study.
+
+    Args:
+        work: The study's workspace.
+    """
+
+    def __init__(self, work: Workspace) -> None:
+        self._work = work
+        self._writer = Writer(work.config.storage.root)
+
+    def key(self, name: str) -> str:
+        """Returns a file of the study, relative to the storage's root."""
+        return f"studies/{self._work.study}/{name}"
+
+    def open(self) -> None:
+        """Writes the resolved configuration, or compares it with the one that the study began with.
+
+        Raises:
+            ConfigError: The study began with another configuration or other data.
+        """
+        artifacts, config = self._work.artifacts, self._work.config
+        stored = artifacts.read_bytes(self.key("study.json"))
+        ours = {"fingerprint": fingerprint(config, self._work.dataset.digest), "config": to_dict(config)}
+        if stored is None:
+            artifacts.write_bytes(self.key("config.yaml"), yaml.safe_dump(ours["config"], sort_keys=False).encode())
+            artifacts.write_bytes(self.key("study.json"), json.dumps(ours, indent=1).encode())
+            return
+        theirs = json.loads(stored)
+        if theirs["fingerprint"] != ours["fingerprint"]:
+            differences = ", ".join(_differences(theirs["config"], config)) or "the images"
+            raise ConfigError(
+                f"study {self._work.study!r} began with another configuration ({differences}); "
+                "choose another name with --study, or leave it out."
+            )
+
+    def trials(self) -> pd.DataFrame:
+        """Returns the rows of the study's finished trials, by number."""
+        rows = Reader(self._work.config.storage.root).trials(study=self._work.study)
+        return rows.sort_values("number", ignore_index=True)
+
+    def finished(self) -> dict[int, tuple[dict[str, Any], float | None]]:
+        """Returns parameters and objective of the finished trials, by number. A failed one is not finished."""
+        rows = self.trials()
+        rows = rows[rows["state"] != "failed"]
+        return {
+            int(number): (json.loads(parameters), None if pd.isna(objective) else float(objective))
+            for number, parameters, objective in zip(
+                rows["number"], rows["params_json"], rows["objective"], strict=True
+            )
+        }
+
+    def failed(self) -> dict[int, dict[str, Any]]:
+        """Returns the parameters of the failed trials, by number: they are tried again."""
+        rows = self.trials()
+        rows = rows[rows["state"] == "failed"]
+        return {
+            int(n): json.loads(parameters) for n, parameters in zip(rows["number"], rows["params_json"], strict=True)
+        }
+
+    def best(self) -> dict[str, Any]:
+        """Returns the row of the completed trial with the highest validation accuracy; the earliest of equals.
+
+        Raises:
+            DimError: No trial completed.
+        """
+        rows = self.trials()
+        completed = rows[rows["state"] == "completed"]
+        if completed.empty:
+            counts = ", ".join(f"{count} {state}" for state, count in rows["state"].value_counts().items())
+            errors = rows["error"].dropna()
+            reason = f" The first error: {errors.iloc[0]}" if len(errors) else ""
+            raise DimError(
+                f"study {self._work.study!r} has no completed trial ({counts or 'none at all'}), so no generator can "
+                f"be chosen.{reason} Details are in the log; change the configuration, or add trials with --num-trials."
+            )
+        best = completed.sort_values(["objective", "number"], ascending=[False, True]).iloc[0]
+        return {str(name): value for name, value in best.items()}
+
+    def write_trial(
+        self, number: int, parameters: Mapping[str, Any], result: Mapping[str, Any] | None, error: str | None = None
+    ) -> None:
+        """Writes a trial's row; writing it again replaces it.
+
+        Args:
+            number: In the study, from 0.
+            parameters: What Optuna chose.
+            result: The last that Tune was told; None where the trial failed.
+            error: What went wrong.
+        """
+        config = configure(self._work.config, parameters)
+        identity = generator_fingerprint(replace(self._work, config=config))
+        result = result or {}
+        epoch = result.get(TIME_ATTRIBUTE)
+        seconds = result.get("time_total_s")
+        ended = datetime.now(UTC)
+        state = _state(config, result)
+        self._writer.append_trial(
+            {
+                "study": self._work.study,
+                "number": number,
+                "state": state,
+                "pool_size": config.pool.size,
+                "capacity": config.generator.capacity,
+                "matching_weight": config.matching.weight,
+                "adversarial_weight": config.matching.adversarial_weight,
+                "params_json": json.dumps(dict(parameters), sort_keys=True),
+                "objective": result.get(METRIC),
+                "objective_name": f"{METRIC}, on_the_fly, IPC {config.study.selection_images_per_class}",
+                "epoch": epoch,
+                "device_seconds": None if seconds is None else seconds * config.study.workers_per_trial,
+                "wall_seconds": seconds,
+                "generator": identity if state == "completed" else None,
+                "config_fingerprint": identity,
+                "config_json": json.dumps(to_dict(config), sort_keys=True),
+                "error": error or result.get("diverged"),
+                "started_at": None if seconds is None else ended - timedelta(seconds=seconds),
+                "ended_at": ended,
+                "host": platform.node(),
+                "code_version": dim_ray.__version__,
+            }
+        )
+
+    def forget_checkpoints(self) -> None:
+        """Deletes the unfinished states of trials that ended; a failed one is tried again and goes on from its own."""
+        rows = self.trials()
+        for identity in rows[rows["state"] != "failed"]["config_fingerprint"]:
+            self._work.artifacts.delete(checkpoint_key(self._work.study, identity))
+
+
+def _state(config: Config, result: Mapping[str, Any]) -> str:
+    if METRIC not in result:
+        return "failed"
+    if "diverged" in result:
+        return "diverged"
+    return "completed" if result[TIME_ATTRIBUTE] >= config.matching.epochs else "stopped"
+
+
+def _differences(theirs: Mapping[str, Any], ours: Config) -> list[str]:
+    """Names the fields that make another study of it, and not those of place."""
+    values = to_dict(ours)
+    return [
+        f"{section.name}.{field.name} was {before!r} and is {values[section.name][field.name]!r}"
+        for section in fields(ours)
+        for field in fields(getattr(ours, section.name))
+        if not field.metadata.get("place")
+        and (before := theirs.get(section.name, {}).get(field.name)) != values[section.name][field.name]
+    ]

@@ -1,0 +1,79 @@
+"""One trial: distil a generator with the parameters that were chosen, and report its validation accuracy at rungs.
+
+In its own process where it needs one worker; through Ray Train where it needs several.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from dim_ray.core.ports import SingleWorker
+from dim_ray.distributed.board import make_board
+from dim_ray.distributed.resources import Placement
+from dim_ray.distributed.trainer import run_workers, trial_shards
+from dim_ray.errors import DivergedError
+from dim_ray.pipeline.generators import distill_generator, generator_fingerprint
+from dim_ray.pipeline.workspace import Workspace, on_device
+from tuning.algorithms import METRIC, TIME_ATTRIBUTE
+from tuning.space import configure
+
+__all__ = ["run_trial"]
+
+
+def run_trial(parameters: dict[str, Any], *, work: Workspace, placement: Placement, train_path: str) -> None:
+    """Is Ray Tune's trainable.
+
+    Args:
+        parameters: What Optuna chose.
+        work: The study's workspace.
+        placement: Workers, and what each of them holds.
+        train_path: Where Ray Train keeps its own state.
+    """
+    trial_work = replace(work, config=configure(work.config, parameters))
+    identity = generator_fingerprint(trial_work)
+    if placement.num_workers == 1 or trial_work.artifacts.exists("generators", identity):  # what is there is measured
+        _run_here(on_device(trial_work, placement.cpus_per_worker))
+        return
+    try:
+        run_workers(
+            trial_shards,
+            ray.put(trial_work),
+            placement,
+            name=f"{identity}-{time.time_ns()}",
+            storage_path=train_path,
+            max_failures=trial_work.config.study.max_failures,
+            board=make_board(),
+            callbacks=[TuneReportCallback()],
+        )
+    except DivergedError as error:
+        _report_divergence(trial_work, error)
+        return
+    measured = trial_work.artifacts.read_card("generators", identity)["validation"][METRIC]
+    tune.report({TIME_ATTRIBUTE: trial_work.config.matching.epochs, METRIC: measured})
+
+
+def _run_here(work: Workspace) -> None:
+    try:
+        distill_generator(work, _TuneReporter(), SingleWorker())
+    except DivergedError as error:
+        _report_divergence(work, error)
+
+
+def _report_divergence(work: Workspace, error: DivergedError) -> None:
+    # Tune and Optuna take finite numbers alone, so the outcome is a field of its own.
+    tune.report({TIME_ATTRIBUTE: work.config.matching.epochs, METRIC: 0.0, "diverged": str(error)})
+
+
+class _TuneReporter:
+    """A Reporter that hands the rungs to Ray Tune."""
+
+    def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        if METRIC in metrics:
+            tune.report({TIME_ATTRIBUTE: step, **metrics})

@@ -34,6 +34,7 @@ __all__ = [
     "MatchingConfig",
     "NetworksConfig",
     "PoolConfig",
+    "Precision",
     "PriorConfig",
     "Protocol",
     "StorageConfig",
@@ -51,6 +52,8 @@ IMAGE_SIZES = range(8, 65)
 
 Protocol = Literal["on_the_fly", "fixed", "real_on_the_fly", "real_fixed"]
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
+Precision = Literal["float32", "bfloat16", "auto"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 _FINGERPRINT_VERSION = 1  # raise it when the same configuration begins to give another result
 _FINGERPRINT_DIGITS = 16
@@ -140,6 +143,8 @@ class PoolConfig:
     """Of SGD."""
     augmentation: str = "color_crop_cutout_flip_scale_rotate"
     """DSA operations, drawn for each real image: a_b draws one of them, a+b applies all, 'none' none."""
+    precision: Precision = "float32"
+    """Of the passes through the networks: float32, bfloat16 (mixed), or auto: bfloat16 where the device has it."""
     seed: int = 0
     """Seed of the pool; teacher i has a seed derived from it and i."""
 
@@ -147,6 +152,7 @@ class PoolConfig:
         _require_positive("pool", self, "size", "epochs", "num_snapshots", "batch_size", "learning_rate")
         _require_sgd("pool", self.momentum, self.weight_decay)
         _require_augmentation("pool.augmentation", self.augmentation)
+        _require_precision("pool.precision", self.precision)
         _require_seed("pool.seed", self.seed)
 
 
@@ -199,6 +205,8 @@ class PriorConfig:
     """Weight of the class cross-entropy in both losses."""
     discriminator_steps: int = 1
     """Discriminator steps for each generator step."""
+    precision: Precision = "float32"
+    """Of the passes through the networks: float32, bfloat16 (mixed), or auto: bfloat16 where the device has it."""
     seed: int = 0
     """Seed of initial weights, noise and data order."""
 
@@ -209,12 +217,13 @@ class PriorConfig:
         _require_not_negative("prior", self, "gradient_penalty_weight", "class_weight")
         _require(0 <= self.beta1 < 1, "prior.beta1", self.beta1, "[0, 1)")
         _require(0 <= self.beta2 < 1, "prior.beta2", self.beta2, "[0, 1)")
+        _require_precision("prior.precision", self.precision)
         _require_seed("prior.seed", self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MatchingConfig:
-    """Stage 2: the prior goes on, matching the pool's logits. Other optimiser settings are stage 1's."""
+    """Stage 2: the prior goes on, matching the pool's logits. Precision and other optimiser settings are stage 1's."""
 
     kind: Literal["logits", "none"] = "logits"
     """What is matched: logits of paired images, or nothing (the GAN-only baseline)."""
@@ -275,6 +284,8 @@ class EvaluationConfig:
     """DSA operations on the students' images, drawn for each image; written as for the pool."""
     num_test_points: int = 5
     """Evenly spaced tests during training that give best_test_accuracy; the last is the headline."""
+    precision: Precision = "float32"
+    """Of the passes through the networks: float32, bfloat16 (mixed), or auto: bfloat16 where the device has it."""
     seed: int = 0
     """Seed of the first student; the others count up from it."""
 
@@ -296,6 +307,7 @@ class EvaluationConfig:
         _require_sgd(where, self.momentum, self.weight_decay)
         _require(self.schedule in ("constant", "cosine"), f"{where}.schedule", self.schedule, "constant or cosine")
         _require_augmentation(f"{where}.augmentation", self.augmentation)
+        _require_precision("evaluation.precision", self.precision)
         _require_seed(f"{where}.seed", self.seed)
 
 
@@ -509,6 +521,10 @@ def _require_sgd(section: str, momentum: float, weight_decay: float) -> None:
 def _require_range(where: str, bounds: tuple[float, float]) -> None:
     low, high = bounds
     _require(_finite(low) and _finite(high) and 0 < low <= high, where, bounds, "two numbers, 0 < lowest <= highest")
+
+
+def _require_precision(where: str, value: str) -> None:
+    _require(value in PRECISIONS, where, value, " or ".join(PRECISIONS))
 
 
 def _require_seed(where: str, seed: int) -> None:

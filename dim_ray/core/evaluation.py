@@ -27,6 +27,7 @@ from dim_ray.core.data import Dataset, Split
 from dim_ray.core.generator import Generator
 from dim_ray.core.networks import build_classifier
 from dim_ray.core.pool import accuracy
+from dim_ray.core.precision import autocast
 from dim_ray.core.random import derive_seed, stream
 from dim_ray.errors import DivergedError
 
@@ -216,7 +217,9 @@ def train_student(
         network.train()
         for index, batch in enumerate(torch.tensor_split(order, steps_per_epoch)):
             rng = stream(seed, "augment", index, step=epoch)
-            loss = F.cross_entropy(network(augment(images[batch], config.augmentation, rng)), labels[batch])
+            with autocast(config.precision, device):
+                logits = network(augment(images[batch], config.augmentation, rng))
+            loss = F.cross_entropy(logits.float(), labels[batch])
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             optimizer.step()

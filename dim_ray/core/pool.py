@@ -28,6 +28,7 @@ from dim_ray.core.data import Dataset, Normalisation, Split
 from dim_ray.core.loop import Losses, run_epochs
 from dim_ray.core.networks import build_classifier
 from dim_ray.core.ports import Checkpointer, Reporter, SingleWorker
+from dim_ray.core.precision import autocast
 from dim_ray.core.random import derive_seed, stream
 
 __all__ = ["Classifier", "Teacher", "TeacherPool", "accuracy", "snapshot_steps", "train_teacher"]
@@ -119,7 +120,9 @@ def train_teacher(
     def step(done: int, indices: Tensor) -> Losses:
         images = dataset.normalisation.from_bytes(dataset.train.images[indices])
         images = augment(images, config.augmentation, stream(seed, "augment", step=done))
-        loss = F.cross_entropy(network(images), dataset.train.labels[indices])
+        with autocast(config.precision, device):
+            logits = network(images)
+        loss = F.cross_entropy(logits.float(), dataset.train.labels[indices])
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimizer.step()

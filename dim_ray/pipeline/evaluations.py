@@ -12,6 +12,7 @@ import torch
 
 import dim_ray
 from dim_ray.config import EvaluationConfig, fingerprint
+from dim_ray.core.precision import resolve_precision
 from dim_ray.pipeline.generators import GENERATOR_FILE, load_module
 from dim_ray.pipeline.students import Evaluation, train_cell
 from dim_ray.pipeline.workspace import Workspace
@@ -85,6 +86,7 @@ def evaluate(work: Workspace, cell: Evaluation) -> dict[str, Any]:
         "final_loss": result.final_loss,
         "wall_seconds": result.wall_seconds,
         "device": str(work.dataset.train.images.device),
+        "precision": resolve_precision(work.config.evaluation.precision, work.dataset.train.images.device),
         "num_threads": torch.get_num_threads(),
         "host": platform.node(),
         "torch_version": torch.__version__,

@@ -11,6 +11,7 @@ for a row. On an object store a file is one put, which the store itself makes at
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import re
 import shutil
@@ -113,9 +114,16 @@ class Root:
         return self.uri_of(key)
 
     def delete(self, key: str) -> None:
-        """Deletes a file, where there is one."""
-        with storage_errors("delete", self.uri_of(key)), suppress(FileNotFoundError):
-            self.filesystem.delete_file(self.path_of(key))
+        """Deletes a file, where there is one, and what killed writers of it left. Nobody may be writing it."""
+        with storage_errors("delete", self.uri_of(key)):
+            target = self.path_of(key)
+            with suppress(FileNotFoundError):
+                self.filesystem.delete_file(target)
+            if self.is_local:
+                folder, name = os.path.split(target)
+                for unfinished in glob.glob(os.path.join(glob.escape(folder), _hidden(glob.escape(name), "*"))):
+                    with suppress(FileNotFoundError):
+                        os.unlink(unfinished)
 
     def publish_folder(self, key: str, files: Mapping[str, bytes], is_whole: Callable[[], bool]) -> None:
         """Makes a folder appear with all of its files at once (local), or with its last file last (object store).
@@ -261,8 +269,8 @@ def _connect(uri: str) -> tuple[pafs.FileSystem, str]:
     return filesystem, path
 
 
-def _hidden(name: str) -> str:
-    return f".{name}.{uuid.uuid4().hex}.tmp"
+def _hidden(name: str, writer: str | None = None) -> str:
+    return f".{name}.{writer or uuid.uuid4().hex}.tmp"
 
 
 def _is_hidden(relative_path: str) -> bool:

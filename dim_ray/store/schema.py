@@ -109,6 +109,7 @@ EVALUATIONS: pa.Schema = pa.schema(
         _column("final_loss", pa.float64(), "Training loss of the last step.", "nats", nullable=True),
         _column("wall_seconds", pa.float64(), "Time that training and testing the student took.", "seconds"),
         _column("device", pa.string(), "Device that it was trained on."),
+        _column("precision", pa.string(), "Number format of the student's training steps.", nullable=True),
         _column("num_threads", pa.int64(), "CPU threads that PyTorch used.", "threads", nullable=True),
         *_ORIGIN,
         _column("torch_version", pa.string(), "Version of PyTorch."),

@@ -34,6 +34,7 @@ def evaluation(**changes: Any) -> dict[str, Any]:
         "final_loss": 0.1,
         "wall_seconds": 2.5,
         "device": "cpu",
+        "precision": "float32",
         "num_threads": 1,
         "host": "node-1",
         "code_version": "0.1.0",

@@ -125,7 +125,7 @@ def test_study_whose_driver_is_killed_goes_on_where_it_was(tmp_path: Path) -> No
     killed = Run(storage, flags)
     killed.wait_for(lambda: list(storage.glob("trials/*/*.parquet")), "a trial's row")
     killed.wait_for(lambda: "Trial 1 began" in killed.log(), "the next trial")
-    killed.wait_for(lambda: list(storage.glob("studies/*/checkpoints/*")), "its state")
+    killed.wait_for(lambda: list(storage.glob("studies/*/checkpoints/[!.]*")), "its state")
     killed.kill()
     assert killed.leftovers() == {}
     before = files(storage)
@@ -154,7 +154,7 @@ def test_study_survives_the_death_of_a_trials_process(tmp_path: Path) -> None:
     storage = tmp_path / "storage"
     study = Run(storage, {**LONG, "--max-concurrent": "1"})
     study.wait_for(lambda: "Trial 0 began" in study.log(), "the first trial")
-    study.wait_for(lambda: list(storage.glob("studies/*/checkpoints/*")), "its state")
+    study.wait_for(lambda: list(storage.glob("studies/*/checkpoints/[!.]*")), "its state")
     [process] = [pid for pid, command in study.processes().items() if "ImplicitFunc" in command]
     os.kill(process, signal.SIGKILL)
     study.end()
@@ -172,7 +172,7 @@ def test_trial_whose_process_dies_too_often_fails_with_a_reason_and_the_study_go
     storage = tmp_path / "storage"
     flags = {**LONG, "--max-concurrent": "1", "--study.max_failures": "0"}
     study = Run(storage, flags)
-    study.wait_for(lambda: list(storage.glob("studies/*/checkpoints/*")), "a trial's state")
+    study.wait_for(lambda: list(storage.glob("studies/*/checkpoints/[!.]*")), "a trial's state")
     study.wait_for(lambda: "Trial 0 began" in study.log(), "the first trial")
     [process] = [pid for pid, command in study.processes().items() if "ImplicitFunc" in command]
     os.kill(process, signal.SIGKILL)
@@ -281,7 +281,7 @@ def test_two_workers_survive_the_death_of_one_of_them(tmp_path: Path) -> None:
     flags = {**LONG, "--workers-per-trial": "2", "--num-trials": "1", "--study.pool_sizes": "2"}
     study = Run(storage, flags)
     study.wait_for(lambda: "Trial 0 began" in study.log(), "the trial")
-    study.wait_for(lambda: list(storage.glob("studies/*/checkpoints/*")), "its state")
+    study.wait_for(lambda: list(storage.glob("studies/*/checkpoints/[!.]*")), "its state")
     workers = [pid for pid, command in study.processes().items() if "RayTrainWorker" in command]
     assert len(workers) == 2
     os.kill(workers[1], signal.SIGKILL)

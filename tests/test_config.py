@@ -51,14 +51,17 @@ OTHER_VALUES: dict[str, Any] = {
     "networks.teachers": ("convnet3", "resnet10"),
     "networks.students": ("resnet18_w32",),
     "pool.augmentation": "none",
+    "pool.precision": "bfloat16",
     "generator.discriminator_capacity": 32,
     "prior.beta1": 0.5,
     "prior.beta2": 0.99,
+    "prior.precision": "bfloat16",
     "matching.kind": "none",
     "matching.augmentation": "flip+crop",
     "evaluation.protocols": ("fixed",),
     "evaluation.schedule": "cosine",
     "evaluation.augmentation": "color",
+    "evaluation.precision": "auto",
     "study.name": "renamed",
     "study.gpus_per_worker": 0.5,
     "study.max_concurrent": 2,
@@ -108,6 +111,10 @@ IMPOSSIBLE: list[tuple[type, dict[str, Any], str]] = [
         for name in ("size", "epochs", "num_snapshots", "batch_size", "learning_rate")
     ],
     (PoolConfig, {"learning_rate": float("inf")}, "pool.learning_rate is inf"),
+    *[
+        (section, {"precision": "float16"}, rf"{name}\.precision is 'float16'; allowed: float32 or bfloat16 or auto")
+        for section, name in ((PoolConfig, "pool"), (PriorConfig, "prior"), (EvaluationConfig, "evaluation"))
+    ],
     (PoolConfig, {"learning_rate": float("nan")}, "pool.learning_rate is nan"),
     (PoolConfig, {"momentum": 1.0}, "pool.momentum is 1.0"),
     (PoolConfig, {"momentum": -0.1}, "pool.momentum is -0.1"),
@@ -295,6 +302,7 @@ def test_fingerprint_of_a_known_configuration_never_changes() -> None:
         momentum=0.9,
         weight_decay=5e-4,
         augmentation="none",
+        precision="float32",
         seed=0,
     )
     assert fingerprint(config) == "d6573a87c513790e"

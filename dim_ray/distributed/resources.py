@@ -99,6 +99,9 @@ def cluster(config: Config) -> Iterator[Mapping[str, float]]:
     if config.study.workers_per_trial > 1:
         options["runtime_env"] = {"worker_process_setup_hook": make_address_hook()}
     if not joins_a_cluster():
+        # Processes that built the networks stay while the trials have theirs, and evaluate afterwards: a new one spends
+        # ten seconds on importing. The default is one process a core.
+        os.environ.setdefault("RAY_num_workers_soft_limit", str(2 * (os.cpu_count() or 1)))
         options |= {
             "address": "local",  # never that of somebody else who happens to run one here
             # The dashboard's processes cost memory and seconds; they are needed where trials make placement groups,

@@ -147,3 +147,17 @@ def test_a_convnet_does_not_wait_for_torchvision() -> None:
         "sys.exit('torchvision' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("size", [2, 7, 8])
+def test_convnets_pooling_is_pytorchs_with_its_gradient(size: int) -> None:
+    [pooling, *_] = [part for part in build("convnet3_w8").modules() if type(part).__name__ == "_AveragePool"]
+    images = pictures(3, 5, size).requires_grad_(True)
+    twin = images.detach().clone().requires_grad_(True)
+    means, expected = pooling(images), nn.functional.avg_pool2d(twin, 2)
+    torch.testing.assert_close(means, expected)
+    direction = pictures(3, 5, size // 2)
+    means.backward(direction)
+    expected.backward(direction)
+    torch.testing.assert_close(images.grad, twin.grad)
+    assert torch.equal(pooling(images.detach().to(memory_format=torch.channels_last)), means.detach())

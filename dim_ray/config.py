@@ -205,8 +205,6 @@ class PriorConfig:
     """Weight of the class cross-entropy in both losses."""
     discriminator_steps: int = 1
     """Discriminator steps for each generator step."""
-    precision: Precision = "float32"
-    """Of the passes through the networks: float32, bfloat16 (mixed), or auto: bfloat16 where the device has it."""
     seed: int = 0
     """Seed of initial weights, noise and data order."""
 
@@ -217,13 +215,12 @@ class PriorConfig:
         _require_not_negative("prior", self, "gradient_penalty_weight", "class_weight")
         _require(0 <= self.beta1 < 1, "prior.beta1", self.beta1, "[0, 1)")
         _require(0 <= self.beta2 < 1, "prior.beta2", self.beta2, "[0, 1)")
-        _require_precision("prior.precision", self.precision)
         _require_seed("prior.seed", self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MatchingConfig:
-    """Stage 2: the prior goes on, matching the pool's logits. Precision and other optimiser settings are stage 1's."""
+    """Stage 2: the prior goes on, matching the pool's logits. Other optimiser settings are stage 1's."""
 
     kind: Literal["logits", "none"] = "logits"
     """What is matched: logits of paired images, or nothing (the GAN-only baseline)."""

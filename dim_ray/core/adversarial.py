@@ -30,7 +30,6 @@ from dim_ray.core.data import Dataset, signed
 from dim_ray.core.generator import Discriminator, Generator, build_discriminator, build_generator
 from dim_ray.core.loop import Losses, run_epochs
 from dim_ray.core.ports import Checkpointer, Collective, Reporter
-from dim_ray.core.precision import autocast
 from dim_ray.core.random import stream
 
 __all__ = [
@@ -212,15 +211,14 @@ def discriminator_step(
         L_D, a detached scalar.
     """
     batch = len(real)
-    with autocast(config.precision, real.device):
-        with torch.no_grad():
-            fake = pair.generator.sample(real_labels, rng)
-        # Layer norm sees one image at a time, so both halves can share a pass.
-        source, classes = pair.discriminator(torch.cat([real, fake]), real_labels.repeat(2))
-        loss = source[batch:].mean() - source[:batch].mean()
-        if number % config.gradient_penalty_every == 0:
-            weight = config.gradient_penalty_weight * config.gradient_penalty_every
-            loss = loss + weight * gradient_penalty(pair.discriminator, real, fake, real_labels, rng)
+    with torch.no_grad():
+        fake = pair.generator.sample(real_labels, rng)
+    # Layer norm sees one image at a time, so both halves can share a pass.
+    source, classes = pair.discriminator(torch.cat([real, fake]), real_labels.repeat(2))
+    loss = source[batch:].mean() - source[:batch].mean()
+    if number % config.gradient_penalty_every == 0:
+        weight = config.gradient_penalty_weight * config.gradient_penalty_every
+        loss = loss + weight * gradient_penalty(pair.discriminator, real, fake, real_labels, rng)
     loss = loss + config.class_weight * F.cross_entropy(classes[:batch], real_labels)
     pair.discriminator_optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
@@ -270,7 +268,6 @@ def generator_losses(pair: Pair, config: PriorConfig, labels: Tensor, rng: torch
     The discriminator takes no gradients from it, until `generator_step` is done.
     """
     pair.discriminator.requires_grad_(False)
-    with autocast(config.precision, labels.device):
-        images = pair.generator.sample(labels, rng)
-        source, classes = pair.discriminator(images, labels)
+    images = pair.generator.sample(labels, rng)
+    source, classes = pair.discriminator(images, labels)
     return -source.mean() + config.class_weight * F.cross_entropy(classes, labels), images

@@ -81,7 +81,7 @@ class Generator(nn.Module):
         one_hot = F.one_hot(labels, self.num_classes).to(noise.dtype)
         hidden = self.project(torch.cat([one_hot, noise[:, self.num_classes :]], dim=1))
         images: Tensor = torch.tanh(self.to_image(self.blocks(self.unflatten(hidden))))
-        return images.float()
+        return images
 
     def sample(self, labels: Tensor, rng: torch.Generator) -> Tensor:
         """Generates one image for each label (B,), with noise from `rng`: (B, C, H, W) in [-1, 1]."""
@@ -136,7 +136,7 @@ class Discriminator(nn.Module):
         if self.projection is not None:
             one_hot = F.one_hot(labels, classes.shape[1]).to(hidden.dtype)
             source = source + (self.projection(one_hot) * hidden).sum(dim=1)
-        return source.float(), classes.float()
+        return source, classes
 
 
 def build_generator(

@@ -29,7 +29,6 @@ from dim_ray.core.data import Dataset, signed
 from dim_ray.core.loop import Losses, run_epochs
 from dim_ray.core.pool import TeacherPool
 from dim_ray.core.ports import Checkpointer, Collective, Reporter
-from dim_ray.core.precision import autocast
 from dim_ray.core.random import stream
 
 __all__ = ["distill", "logit_distance"]
@@ -87,8 +86,7 @@ def distill(
                 rng=choices,
                 shared=True,
             )
-            with autocast(prior_config.precision, device):
-                distance = logit_distance(pool.draw(choices), augmentation(real), augmentation(generated))
+            distance = logit_distance(pool.draw(choices), augmentation(real), augmentation(generated))
             loss = loss + config.weight * shard_weight * distance
             losses["matching_loss"] = distance.detach()
         generator_step(pair, loss, collective)
@@ -121,5 +119,5 @@ def logit_distance(teacher: Callable[[Tensor], Tensor], real: Tensor, generated:
         generated: The same, of the same labels in the same order; the gradient goes through these alone.
     """
     with torch.no_grad():
-        target = F.log_softmax(teacher(real).float(), dim=1)
-    return F.mse_loss(F.log_softmax(teacher(generated).float(), dim=1), target)
+        target = F.log_softmax(teacher(real), dim=1)
+    return F.mse_loss(F.log_softmax(teacher(generated), dim=1), target)

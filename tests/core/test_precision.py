@@ -6,23 +6,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dim_ray.config import EvaluationConfig, Precision
-from dim_ray.core.adversarial import Pair, train_prior
+from dim_ray.config import EvaluationConfig
 from dim_ray.core.evaluation import budget, image_source, train_student
-from dim_ray.core.matching import distill
-from dim_ray.core.pool import TeacherPool, train_teacher
-from dim_ray.core.ports import NoCheckpointer, SingleWorker
+from dim_ray.core.pool import train_teacher
+from dim_ray.core.ports import NoCheckpointer
 from dim_ray.core.precision import autocast, resolve_precision
 from tests.core.tiny import (
     ARCHITECTURE,
-    MATCHING,
     POOL,
-    PRIOR,
     RecordingReporter,
     equal_states,
     make_dataset,
-    make_pair,
-    make_teachers,
 )
 
 CPU = torch.device("cpu")
@@ -57,39 +51,6 @@ def test_weights_used_without_a_gradient_have_one_afterwards() -> None:
             layer(torch.ones(1, 2))
         layer(torch.ones(1, 2)).sum().backward()
     assert layer.weight.grad is not None
-
-
-def prior(precision: Precision) -> tuple[Pair, RecordingReporter]:
-    pair, reporter = make_pair(DATASET, ema_decay=0.7), RecordingReporter()
-    config = replace(PRIOR, precision=precision)
-    train_prior(pair, config, DATASET, reporter=reporter, checkpointer=NoCheckpointer(), collective=SingleWorker())
-    return pair, reporter
-
-
-def matched(precision: Precision) -> tuple[Pair, RecordingReporter]:
-    pair, reporter = make_pair(DATASET), RecordingReporter()
-    distill(
-        pair,
-        TeacherPool(make_teachers(DATASET, [2, 1]), DATASET),
-        MATCHING,
-        replace(PRIOR, precision=precision),
-        DATASET,
-        shard_weight=1.0,
-        after_epoch=lambda epoch: {},
-        reporter=reporter,
-        checkpointer=NoCheckpointer(),
-        collective=SingleWorker(),
-    )
-    return pair, reporter
-
-
-@pytest.mark.parametrize("train", [prior, matched])
-def test_adversarial_stages_in_bfloat16_stay_close_to_float32_with_weights_in_float32(train: type) -> None:
-    (half, half_reports), (full, full_reports) = train("bfloat16"), train("float32")
-    assert {tensor.dtype for tensor in half.weights().values() if tensor.is_floating_point()} == {torch.float32}
-    assert not equal_states(half.weights(), full.weights())
-    for name in half_reports.reports[0][2]:
-        assert half_reports.losses(name) == pytest.approx(full_reports.losses(name), rel=0.05, abs=0.05)
 
 
 def test_teachers_and_students_in_bfloat16_are_close_to_float32() -> None:

@@ -222,7 +222,9 @@ def test_mistake_in_the_flags_gives_one_line_and_exit_code_2(
     assert output.out == ""
 
 
-POOL_FIELDS = "size, epochs, num_snapshots, batch_size, learning_rate, momentum, weight_decay, augmentation, seed"
+POOL_FIELDS = (
+    "size, epochs, num_snapshots, batch_size, learning_rate, momentum, weight_decay, augmentation, precision, seed"
+)
 TEXT = "text (in quotes if it looks like something else)"
 SECTIONS = "data, networks, pool, generator, prior, matching, evaluation, study, storage"
 

@@ -36,6 +36,9 @@ FLAGS: Mapping[str, str] = {
     "--study.selection_images_per_class": "2",
     "--num-trials": "2",
 }
+LEAVE_SECONDS = 90.0
+"""Within which every process of a run has to be gone. Where the driver was killed, two of Ray's agents first try for a
+minute to tell the cluster's store, which died with it."""
 _MARK = "DIM_RAY_TEST_RUN"  # inherited by every process that a run starts, Ray's included
 
 
@@ -113,7 +116,7 @@ class Run:
 
     def leftovers(self) -> dict[int, str]:
         """Returns what is left after the end, once it had the time to go; ends it, so that no test leaves a process."""
-        until = time.monotonic() + 30
+        until = time.monotonic() + LEAVE_SECONDS
         while self.processes() and time.monotonic() < until:
             time.sleep(0.2)
         left = self.processes()

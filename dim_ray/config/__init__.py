@@ -1,0 +1,101 @@
+"""What a run is made of: frozen configuration, checked when it is made, and its fingerprint.
+
+    config = Config(data=DataConfig(dataset="mnist"), generator=GeneratorConfig(capacity=64))
+    fingerprint(config.pool)
+
+The defaults are the paper's (arXiv 2303.04707) where it names a value. Small studies are files that override
+them: tuning/studies/digits.yaml is what `python -m dim_ray.tune` runs. Fields marked `place` say where or how fast
+a run happens and not what comes out: they don't enter a fingerprint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from dim_ray.config.checks import DSA_OPERATIONS, Precision, require
+from dim_ray.config.data import DATASETS, IMAGE_SIZES, DataConfig
+from dim_ray.config.evaluation import PROTOCOLS, EvaluationConfig, Protocol
+from dim_ray.config.fingerprints import fingerprint, to_dict
+from dim_ray.config.networks import ARCHITECTURES, GeneratorConfig, NetworksConfig, check_architecture
+from dim_ray.config.study import StorageConfig, StudyConfig
+from dim_ray.config.training import MatchingConfig, PoolConfig, PriorConfig
+
+__all__ = [
+    "ARCHITECTURES",
+    "DATASETS",
+    "DSA_OPERATIONS",
+    "IMAGE_SIZES",
+    "PROTOCOLS",
+    "Config",
+    "DataConfig",
+    "EvaluationConfig",
+    "GeneratorConfig",
+    "MatchingConfig",
+    "NetworksConfig",
+    "PoolConfig",
+    "Precision",
+    "PriorConfig",
+    "Protocol",
+    "StorageConfig",
+    "StudyConfig",
+    "check_architecture",
+    "fingerprint",
+    "to_dict",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One resolved run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    networks: NetworksConfig = field(default_factory=NetworksConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    matching: MatchingConfig = field(default_factory=MatchingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
+    storage: StorageConfig = field(default_factory=StorageConfig)
+
+    def __post_init__(self) -> None:
+        workers = self.study.workers_per_trial
+        for where, batch in (("prior", self.prior.batch_size), ("matching", self.matching.batch_size)):
+            require(
+                batch % workers == 0,
+                f"{where}.batch_size",
+                batch,
+                f"a multiple of study.workers_per_trial ({workers}), which share the batch equally",
+            )
+            require(
+                batch // workers > 1,
+                f"{where}.batch_size",
+                batch,
+                f"at least {2 * workers}: the generator's BatchNorm needs two images for each of "
+                f"study.workers_per_trial ({workers})",
+            )
+        require(
+            self.study.grace_epochs <= self.matching.epochs,
+            "study.grace_epochs",
+            self.study.grace_epochs,
+            f"at most matching.epochs ({self.matching.epochs})",
+        )
+
+    def with_trial(self, *, pool_size: int, capacity: int, matching_weight: float, adversarial_weight: float) -> Config:
+        """Returns the configuration of one trial of the search."""
+        return replace(
+            self,
+            pool=replace(self.pool, size=pool_size),
+            generator=replace(self.generator, capacity=capacity),
+            matching=replace(self.matching, weight=matching_weight, adversarial_weight=adversarial_weight),
+        )
+
+    def with_seed(self, seed: int) -> Config:
+        """Returns the configuration with every seed, but that of the data split, set to `seed`."""
+        return replace(
+            self,
+            **{
+                section: replace(getattr(self, section), seed=seed)
+                for section in ("pool", "prior", "matching", "evaluation", "study")
+            },
+        )

@@ -1,0 +1,60 @@
+"""The section `data`: real images, where they come from and how they are split."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from dim_ray.config.checks import require, require_name, require_seed
+from dim_ray.errors import ConfigError, nearest
+
+__all__ = ["DATASETS", "IMAGE_SIZES", "DataConfig"]
+
+DATASETS = ("digits", "mnist", "fashion_mnist", "svhn", "cifar10", "cifar100")
+DATASET_PREFIXES = ("parquet:", "folder:")
+IMAGE_SIZES = range(8, 65)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Real images: where they come from and how they are split."""
+
+    dataset: str = "digits"
+    """A known name (digits, mnist, fashion_mnist, svhn, cifar10, cifar100), parquet:PATH or folder:PATH."""
+    name: str | None = None
+    """What the rows call it. By default the known name, or the last part of PATH."""
+    data_root: str | None = field(default=None, metadata={"place": True})
+    """Folder that has (or receives) the files of torchvision's data sets. Default: ~/.cache/dim_ray."""
+    validation_fraction: float = 0.1
+    """Share of every class of the training split that is held out to choose hyperparameters, in (0, 0.5]."""
+    test_fraction: float = 0.2
+    """Share of every class that becomes the test split where a source has no test split of its own."""
+    split_seed: int = 0
+    """Seed of those splits."""
+
+    def __post_init__(self) -> None:
+        prefix, separator, path = self.dataset.partition(":")
+        if separator:
+            if f"{prefix}:" not in DATASET_PREFIXES:
+                raise ConfigError(
+                    f"data.dataset has the unknown prefix {prefix!r}: {nearest(f'{prefix}:', DATASET_PREFIXES)}"
+                )
+            require(bool(path), "data.dataset", self.dataset, f"a path behind {prefix!r}:")
+        elif self.dataset not in DATASETS:
+            known = [*DATASETS, "parquet:PATH", "folder:PATH"]
+            raise ConfigError(f"data.dataset is {self.dataset!r}, which is unknown; {nearest(self.dataset, known)}")
+        if self.name is not None:
+            require_name("data.name", self.name)
+        require(0 < self.validation_fraction <= 0.5, "data.validation_fraction", self.validation_fraction, "(0, 0.5]")
+        require(0 < self.test_fraction <= 0.5, "data.test_fraction", self.test_fraction, "(0, 0.5]")
+        require_seed("data.split_seed", self.split_seed)
+
+    @property
+    def label(self) -> str:
+        """The name under which rows are stored."""
+        if self.name:
+            return self.name
+        prefix, separator, path = self.dataset.partition(":")
+        last = PurePosixPath(path.rstrip("/")).name if separator else prefix
+        return re.sub(r"[^A-Za-z0-9._-]", "_", last).lstrip("._-") or "data"  # as `name` may be

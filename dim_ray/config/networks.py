@@ -1,0 +1,81 @@
+"""The sections `networks` and `generator`: architectures, by name, and sizes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from dim_ray.config.checks import require, require_below_one, require_distinct, require_positive
+from dim_ray.errors import ConfigError, nearest
+
+__all__ = ["ARCHITECTURES", "GeneratorConfig", "NetworksConfig", "check_architecture"]
+
+ARCHITECTURES = ("convnet3", "resnet10", "resnet18")
+
+_WIDTH = re.compile(r"_w([1-9][0-9]*)\Z")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworksConfig:
+    """Which classifiers teach and which are trained to measure a generator."""
+
+    teachers: tuple[str, ...] = ("convnet3",)
+    """Architectures of the pool, dealt to teachers in turn: convnet3, resnet10, resnet18; _w64 sets the width."""
+    students: tuple[str, ...] = ("convnet3",)
+    """Architectures of the students that are evaluated. The first one chooses hyperparameters."""
+
+    def __post_init__(self) -> None:
+        for where, names in (("networks.teachers", self.teachers), ("networks.students", self.students)):
+            require(len(names) > 0, where, names, "at least one architecture")
+            if where == "networks.students":
+                require_distinct(where, names)
+            for name in names:
+                check_architecture(name, where)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    """Size of the generator and of its discriminator."""
+
+    capacity: int = 196
+    """Channels C of every layer of the generator (paper: 196)."""
+    discriminator_capacity: int | None = None
+    """Channels of the discriminator. Default: capacity."""
+    latent_dim: int = 100
+    """Length of z; its first K entries are replaced by the one-hot label of K classes."""
+    refinements: tuple[int, ...] = (3, 1)
+    """3x3 convolutions after the first, second, ... doubling of the size."""
+    source_head: Literal["plain", "projection"] = "plain"
+    """How the discriminator tells real from generated: from the image alone (paper), or also from its label."""
+    ema_decay: float = 0.0
+    """Decay per step of a moving average of the weights, which is then the generator that is kept; 0 for none."""
+
+    def __post_init__(self) -> None:
+        require_positive("generator", self, "capacity", "latent_dim")
+        if self.discriminator_capacity is not None:
+            require_positive("generator", self, "discriminator_capacity")
+        heads = ("plain", "projection")
+        require(self.source_head in heads, "generator.source_head", self.source_head, " or ".join(heads))
+        require_below_one("generator", self, "ema_decay")
+        require(all(n >= 0 for n in self.refinements), "generator.refinements", self.refinements, "numbers >= 0")
+
+
+def check_architecture(name: str, where: str = "architecture") -> tuple[str, int | None]:
+    """Splits an architecture's name into its family and width.
+
+    Args:
+        name: For example ``convnet3`` or ``resnet18_w32``.
+        where: The field that it came from, for the error message.
+
+    Returns:
+        Family, and width in channels or None for the family's own.
+
+    Raises:
+        ConfigError: The family is unknown.
+    """
+    match = _WIDTH.search(name)
+    family = name[: match.start()] if match else name
+    if family not in ARCHITECTURES:
+        raise ConfigError(f"{where} has the unknown architecture {name!r}; {nearest(family, ARCHITECTURES)}")
+    return family, int(match.group(1)) if match else None

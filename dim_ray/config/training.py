@@ -1,0 +1,122 @@
+"""The sections `pool`, `prior` and `matching`: how teachers and generators are trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dim_ray.config.checks import (
+    Precision,
+    require,
+    require_augmentation,
+    require_below_one,
+    require_not_negative,
+    require_positive,
+    require_precision,
+    require_seed,
+)
+
+__all__ = ["MatchingConfig", "PoolConfig", "PriorConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolConfig:
+    """The teachers that distillation matches against."""
+
+    size: int = 8
+    """Number of teachers. A pool of 8 is the first 8 teachers of a pool of 64."""
+    epochs: int = 50
+    """Epochs that each teacher is trained on real images."""
+    num_snapshots: int = 4
+    """Snapshots kept of each teacher, spaced logarithmically over its steps, the last step included."""
+    batch_size: int = 128
+    """Images a step."""
+    learning_rate: float = 0.01
+    """Of SGD, constant."""
+    momentum: float = 0.9
+    """Of SGD, in [0, 1)."""
+    weight_decay: float = 5e-4
+    """Of SGD."""
+    augmentation: str = "color_crop_cutout_flip_scale_rotate"
+    """DSA operations, drawn for each real image: a_b draws one of them, a+b applies all, 'none' none."""
+    precision: Precision = "float32"
+    """Of the passes through the networks: float32, bfloat16 (mixed), or auto: bfloat16 where the device has it."""
+    seed: int = 0
+    """Seed of the pool; teacher i has a seed derived from it and i."""
+
+    def __post_init__(self) -> None:
+        require_positive("pool", self, "size", "epochs", "num_snapshots", "batch_size", "learning_rate")
+        require_below_one("pool", self, "momentum")
+        require_not_negative("pool", self, "weight_decay")
+        require_augmentation("pool.augmentation", self.augmentation)
+        require_precision("pool.precision", self.precision)
+        require_seed("pool.seed", self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorConfig:
+    """Stage 1: adversarial training (Wasserstein with gradient penalty, plus class cross-entropy)."""
+
+    epochs: int = 150
+    """Epochs over the training split."""
+    batch_size: int = 128
+    """Real images a step, over all workers together."""
+    learning_rate: float = 1e-4
+    """Of Adam, for generator and discriminator."""
+    beta1: float = 0.0
+    """Of Adam, in [0, 1)."""
+    beta2: float = 0.9
+    """Of Adam, in [0, 1)."""
+    gradient_penalty_weight: float = 10.0
+    """Weight of the gradient penalty."""
+    gradient_penalty_every: int = 1
+    """Discriminator steps from one with the penalty, at this many times its weight, to the next (paper: 1)."""
+    class_weight: float = 1.0
+    """Weight of the class cross-entropy in both losses."""
+    discriminator_steps: int = 1
+    """Discriminator steps for each generator step."""
+    seed: int = 0
+    """Seed of initial weights, noise and data order."""
+
+    def __post_init__(self) -> None:
+        require_positive(
+            "prior", self, "epochs", "batch_size", "learning_rate", "discriminator_steps", "gradient_penalty_every"
+        )
+        require_not_negative("prior", self, "gradient_penalty_weight", "class_weight")
+        require_below_one("prior", self, "beta1", "beta2")
+        require_seed("prior.seed", self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchingConfig:
+    """Stage 2: the prior goes on, matching the pool's logits. Other optimiser settings are stage 1's."""
+
+    kind: Literal["logits", "none"] = "logits"
+    """What is matched: logits of paired images, or nothing (the GAN-only baseline)."""
+    weight: float = 0.01
+    """Weight of the matching loss."""
+    adversarial_weight: float = 1.0
+    """Weight of the generator's adversarial and class losses."""
+    epochs: int = 100
+    """Epochs over the training split."""
+    batch_size: int = 64
+    """Real images a step, over all workers together."""
+    learning_rate: float = 5e-6
+    """Of Adam, for generator and discriminator."""
+    augmentation: str = "color_crop_cutout_flip_scale_rotate"
+    """DSA operations, drawn once a batch and the same for real and generated images; written as for the pool."""
+    seed: int = 0
+    """Seed of noise, data order and the draws from the pool."""
+
+    def __post_init__(self) -> None:
+        require(self.kind in ("logits", "none"), "matching.kind", self.kind, "logits or none")
+        require_positive("matching", self, "epochs", "batch_size", "learning_rate")
+        require_not_negative("matching", self, "weight", "adversarial_weight")
+        require(
+            self.adversarial_weight > 0 or (self.weight > 0 and self.kind != "none"),
+            "matching.weight and matching.adversarial_weight",
+            (self.weight, self.adversarial_weight),
+            "at least one above 0: with both at 0 the generator would not train",
+        )
+        require_augmentation("matching.augmentation", self.augmentation)
+        require_seed("matching.seed", self.seed)

@@ -120,8 +120,7 @@ class Root:
             with suppress(FileNotFoundError):
                 self.filesystem.delete_file(target)
             if self.is_local:
-                folder, name = os.path.split(target)
-                for unfinished in glob.glob(os.path.join(glob.escape(folder), _hidden(glob.escape(name), "*"))):
+                for unfinished in _unfinished(target):
                     with suppress(FileNotFoundError):
                         os.unlink(unfinished)
 
@@ -269,8 +268,14 @@ def _connect(uri: str) -> tuple[pafs.FileSystem, str]:
     return filesystem, path
 
 
-def _hidden(name: str, writer: str | None = None) -> str:
-    return f".{name}.{writer or uuid.uuid4().hex}.tmp"
+def _hidden(name: str) -> str:
+    return f".{name}.{uuid.uuid4().hex}.tmp"
+
+
+def _unfinished(target: str) -> list[str]:
+    """Lists the hidden files of all writers of a file."""
+    folder, name = map(glob.escape, os.path.split(target))
+    return glob.glob(os.path.join(folder, f".{name}.{'[0-9a-f]' * 32}.tmp"))
 
 
 def _is_hidden(relative_path: str) -> bool:

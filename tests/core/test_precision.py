@@ -11,13 +11,7 @@ from dim_ray.core.evaluation import budget, image_source, train_student
 from dim_ray.core.pool import train_teacher
 from dim_ray.core.ports import NoCheckpointer
 from dim_ray.core.precision import autocast, resolve_precision
-from tests.core.tiny import (
-    ARCHITECTURE,
-    POOL,
-    RecordingReporter,
-    equal_states,
-    make_dataset,
-)
+from tests.core.tiny import ARCHITECTURE, POOL, RecordingReporter, equal_states, make_dataset
 
 CPU = torch.device("cpu")
 DATASET = make_dataset()

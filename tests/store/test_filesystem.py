@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,15 @@ import pytest
 from dim_ray.errors import StorageError
 from dim_ray.store.artifacts import ArtifactStore, probe
 from dim_ray.store.filesystem import open_root
+
+# Writes a file, and is killed by itself when the first bytes are in it.
+KILLED_WRITER = """
+import os, signal, sys
+from dim_ray.store.filesystem import open_root
+
+os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+open_root(sys.argv[1]).write("state.bin", b"half of it")
+"""
 
 
 def test_probe_makes_the_root_and_leaves_nothing_in_it(tmp_path: Path) -> None:
@@ -80,3 +91,17 @@ def test_written_files_follow_the_umask_so_that_others_on_a_shared_disk_can_read
     finally:
         os.umask(before)
     assert os.stat(path).st_mode & 0o777 == 0o640
+
+
+def test_deletion_takes_what_killed_writers_of_the_file_left_and_nothing_else(tmp_path: Path) -> None:
+    root = open_root(str(tmp_path))
+    root.write("state.bin", b"whole")
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", KILLED_WRITER, str(tmp_path)], check=False)
+    unfinished = [path for path in tmp_path.iterdir() if path.name != "state.bin"]
+    assert [path.read_bytes() for path in unfinished] == [b"half of it"] * 2
+    neighbour = unfinished[0].with_name(unfinished[0].name.replace("state.bin", "state.bin.old"))
+    neighbour.touch()
+    root.delete("state.bin")
+    assert list(tmp_path.iterdir()) == [neighbour]
+    root.delete("state.bin")  # and it needn't be there

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -29,6 +30,7 @@ from dim_ray.settings import Setting, make_config, read_settings, to_yaml
 __all__ = ["COMMON_FLAGS", "TUNE_FLAGS", "Flag", "parse", "run_main", "start_logging"]
 
 _EXIT_INTERRUPTED = 130  # as shells report SIGINT
+_EXIT_TERMINATED = 143  # as shells report SIGTERM
 _EXIT_BROKEN_PIPE = 141  # as shells report SIGPIPE
 _LOGGERS = ("dim_ray", "tuning")
 
@@ -82,9 +84,10 @@ def run_main(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None =
     """Runs a command and turns what a person should read into one line on stderr.
 
     Returns:
-        The exit code: 0, a `DimError`'s own (2 where the call can't work, else 1), or 130 after Ctrl-C. Any other
-        exception is a defect and keeps its traceback.
+        The exit code: 0, a `DimError`'s own (2 where the call can't work, else 1), 130 after Ctrl-C, or 143 after
+        SIGTERM. Any other exception is a defect and keeps its traceback.
     """
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()  # a reader that has gone away shows here, and not after the handler
@@ -92,9 +95,9 @@ def run_main(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None =
         logging.getLogger("dim_ray").info("The command ended with an error.", exc_info=True)
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
-        return _EXIT_INTERRUPTED
+        return _EXIT_TERMINATED if isinstance(interrupt, _TerminatedError) else _EXIT_INTERRUPTED
     except BrokenPipeError:
         # The interpreter flushes stdout once more when it exits, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -125,6 +128,14 @@ def start_logging(path: Path) -> None:
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.INFO)
     logging.captureWarnings(True)
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """What `kill` and batch systems ask for ends a command as Ctrl-C does."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise _TerminatedError
 
 
 def _show(text: str) -> NoReturn:

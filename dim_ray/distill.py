@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from dim_ray.cli import parse, run_main
@@ -50,10 +51,11 @@ def main(argv: Sequence[str]) -> None:
             f"--local is one process, and --workers is {config.study.workers_per_trial}; leave one of them out."
         )
     with make_progress() as progress:
+        from dim_ray.core.checks import check_training
         from dim_ray.pipeline.generators import generator_fingerprint
-        from dim_ray.session import open_session
+        from dim_ray.session import open_shared_session
 
-        work = open_session(config, lambda config, dataset: config.study.name or _STUDY)
+        work = open_shared_session(config, _STUDY, check_training)
         identity = generator_fingerprint(work)
         is_new = not work.artifacts.exists("generators", identity)
         if is_new and extras.local:
@@ -90,20 +92,23 @@ def _distill_here(work: Workspace, progress: Progress) -> None:
 
 def _distill_with_ray(work: Workspace, progress: Progress) -> None:
     from dim_ray.distributed.build import build_networks, distill_one
-    from dim_ray.distributed.resources import cluster, plan_placement
+    from dim_ray.distributed.resources import cluster
 
-    with cluster(work.config) as resources:
-        placement = plan_placement(work.config.study, resources)
+    with cluster(work.config, progress) as placement:
         build_networks(work, work.config.pool.size, [work.config.generator.capacity], placement, progress)
         distill_one(work, placement, progress)
 
 
 def _print(work: Workspace, identity: str, is_new: bool) -> None:
-    from dim_ray.summary import make_console, print_lines
+    from dim_ray.summary import command, literal, make_console, print_lines
 
     card = work.artifacts.read_card("generators", identity)
     validation, size_bytes = card["validation"], sum(file["size_bytes"] for file in card["files"].values())
     uri = work.artifacts.uri("generators", identity)
+    data = work.config.data
+    # A generator can be evaluated only on the data and splits that it was made from.
+    others = [f.name for f in fields(data) if f.name != "dataset" and getattr(data, f.name) != f.default]
+    data_flags = ["--dataset", data.dataset, *(f"--data.{name}={getattr(data, name)}" for name in others)]
     print_lines(
         make_console(),
         f"generator {identity} {'' if is_new else 'was there already; nothing was done'}".rstrip(),
@@ -112,8 +117,8 @@ def _print(work: Workspace, identity: str, is_new: bool) -> None:
         f"in {uri}",
         "",
         "next:",
-        f"  python -m dim_ray.evaluate {uri} --dataset {work.config.data.dataset}",
-        f'  python -c "import dim_ray; print(dim_ray.load_generator({uri!r}))"',
+        command("-m", "dim_ray.evaluate", uri, *data_flags, "--storage", work.config.storage.root),
+        command("-c", f"import dim_ray; print(dim_ray.load_generator({literal(uri)}))"),
     )
 
 

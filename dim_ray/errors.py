@@ -15,7 +15,9 @@ __all__ = [
     "DataError",
     "DimError",
     "DivergedError",
+    "NewerFormatError",
     "ResourceError",
+    "StorageAddressError",
     "StorageError",
     "UsageError",
     "nearest",
@@ -50,8 +52,16 @@ class StorageError(DimError):
     """The storage can't be read or written, or holds something other than expected."""
 
 
+class StorageAddressError(StorageError, UsageError):
+    """The storage root is no address, or leads to nothing that could be one."""
+
+
 class ArtifactError(StorageError):
     """A stored file is truncated, altered, of the wrong kind, or of a newer format."""
+
+
+class NewerFormatError(ArtifactError):
+    """A stored file is of a newer format: it isn't damaged, and a newer version reads it."""
 
 
 class DivergedError(DimError):

@@ -48,10 +48,11 @@ def main(argv: Sequence[str]) -> None:
         extra=_add_arguments,
     )
     with make_progress() as progress:
+        from dim_ray.core.checks import check_evaluation
         from dim_ray.pipeline.evaluations import missing_evaluations, plan_evaluations
-        from dim_ray.session import open_session
+        from dim_ray.session import open_shared_session
 
-        work = open_session(config, lambda config, dataset: config.study.name or _STUDY)
+        work = open_shared_session(config, _STUDY, check_evaluation)
         identity = _find(work, extras.generator)
         planned = plan_evaluations(work, identity)
         missing = missing_evaluations(work, planned)
@@ -72,12 +73,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _find(work: Workspace, uri: str | None) -> str:
     """Returns the generator's fingerprint; one from elsewhere is verified and copied into the storage."""
     from dim_ray.store.artifacts import read_artifact
-    from dim_ray.store.reader import Reader
+    from dim_ray.store.reader import Reader, usual_ipc
 
-    artifacts = work.artifacts
+    artifacts, dataset = work.artifacts, work.dataset.name
     if uri is None:
-        evaluation = work.config.evaluation
-        identity = Reader(artifacts.root).best_generator(dataset=work.dataset.name, ipc=evaluation.images_per_class[0])
+        reader = Reader(artifacts.root)
+        ipc = usual_ipc(reader.evaluations(dataset=dataset), dataset=dataset)
+        identity = reader.best_generator(dataset=dataset, ipc=ipc)
         uri = artifacts.uri("generators", identity)
     artifact = read_artifact(uri, kind="generators")
     theirs = artifact.card["dataset"]
@@ -99,6 +101,7 @@ def _evaluate_here(work: Workspace, cells: Sequence[Evaluation], progress: Progr
 
     work = on_device(work)
     progress.start("evaluation", len(cells), "students")
+    progress.advance(0)
     for done, cell in enumerate(cells):
         row = evaluate(work, cell)
         progress.advance(done + 1, f"{cell.protocol}, IPC {cell.images_per_class}: {100 * row['accuracy']:.1f} %")
@@ -106,10 +109,10 @@ def _evaluate_here(work: Workspace, cells: Sequence[Evaluation], progress: Progr
 
 def _evaluate_with_ray(work: Workspace, planned: list[Evaluation], progress: Progress) -> None:
     from dim_ray.distributed.build import run_evaluations
-    from dim_ray.distributed.resources import cluster, plan_placement
+    from dim_ray.distributed.resources import cluster
 
-    with cluster(work.config) as resources:
-        run_evaluations(work, planned, plan_placement(work.config.study, resources), progress)
+    with cluster(work.config, progress) as placement:
+        run_evaluations(work, planned, placement, progress)
 
 
 def _print(work: Workspace, identity: str, planned: Sequence[Evaluation], num_new: int) -> None:

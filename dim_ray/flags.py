@@ -21,7 +21,16 @@ from dim_ray.config import Config
 from dim_ray.errors import UsageError
 from dim_ray.settings import Setting, field_parser, known_fields, make_config, section_types, value_of
 
-__all__ = ["COMMON_FLAGS", "DEFAULT_STUDY", "DISTILL_FLAGS", "EVALUATE_FLAGS", "TUNE_FLAGS", "Flag", "FlagParser"]
+__all__ = [
+    "COMMON_FLAGS",
+    "DEFAULT_STUDY",
+    "DISTILL_FLAGS",
+    "EVALUATE_FLAGS",
+    "TUNE_FLAGS",
+    "Flag",
+    "FlagParser",
+    "Parser",
+]
 
 DEFAULT_STUDY = Path(__file__).parent.parent / "tuning" / "studies" / "digits.yaml"
 """What a command runs that was given no --config; installed beside this package."""
@@ -94,7 +103,25 @@ EVALUATE_FLAGS: tuple[Flag, ...] = (
 )
 
 
-class FlagParser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Raises a `UsageError` where argparse would print the usage and exit."""
+
+    def refuse_unknown_flags(self, argv: Sequence[str]) -> None:
+        """Raises for the first unknown flag, before argparse takes its value for something else."""
+        known = [name for action in self._actions for name in action.option_strings]
+        for token in argv:
+            name = token.partition("=")[0]
+            if name.startswith("-") and name not in known and not _is_number(token):
+                close = difflib.get_close_matches(name, known, n=1)
+                guess = f"; did you mean {close[0]}?" if close else "."
+                raise UsageError(f"unknown flag {name}{guess} See --help.")
+
+    def error(self, message: str) -> NoReturn:
+        """Raises what argparse would print together with the usage."""
+        raise UsageError(f"{message.removeprefix('argument ').replace('unrecognized', 'unexpected')}. See --help.")
+
+
+class FlagParser(Parser):
     """Understands the flags: everyday ones shown in --help, and one for every field."""
 
     def __init__(
@@ -125,11 +152,17 @@ class FlagParser(argparse.ArgumentParser):
             extra(self)
         positionals = [str(action.metavar or action.dest) for action in self._actions if not action.option_strings]
         self.usage = " ".join([program, *positionals, "[flags]"])
-        self.add_argument("--seed", type=_whole_number, metavar="N", help="every seed but that of the data split")
+        self.add_argument("--seed", type=_seed, metavar="N", help="every seed but that of the data split")
         self.add_argument(
             "--config",
             metavar="FILE",
-            help="YAML file of configuration" + (f", in the place of {defaults.name}" if defaults else ""),
+            help="YAML file of configuration"
+            + (
+                f", in the place of {defaults.name}: what it leaves out is the paper's, which is for GPUs. Begin with "
+                "the output of --print-config"
+                if defaults
+                else ""
+            ),
         )
         self.add_argument(
             "--print-config", action="store_true", help="print the configuration, to be read with --config, and stop"
@@ -137,20 +170,6 @@ class FlagParser(argparse.ArgumentParser):
         # parse() looks for these two before anything else; here they only need to be in the help.
         self.add_argument("-h", "--help", action="help", help="show this help and stop")
         self.add_argument("--help-all", action="help", help="show every field of the configuration and stop")
-
-    def refuse_unknown_flags(self, argv: Sequence[str]) -> None:
-        """Raises for the first unknown flag, before argparse takes its value for something else."""
-        known = [name for action in self._actions for name in action.option_strings]
-        for token in argv:
-            name = token.partition("=")[0]
-            if name.startswith("-") and name not in known and not _is_number(token):
-                close = difflib.get_close_matches(name, known, n=1)
-                guess = f"; did you mean {close[0]}?" if close else "."
-                raise UsageError(f"unknown flag {name}{guess} See --help.")
-
-    def error(self, message: str) -> NoReturn:
-        """Raises what argparse would print together with the usage."""
-        raise UsageError(f"{message.removeprefix('argument ').replace('unrecognized', 'unexpected')}. See --help.")
 
     def format_help_all(self, shipped: Sequence[Setting]) -> str:
         """Returns the help with every field: docstring, type and default."""
@@ -251,11 +270,10 @@ def _default_text(value: Any) -> str:
     return f" (default: {shown})"
 
 
-def _whole_number(text: str) -> int:
-    try:
+def _seed(text: str) -> int:
+    if text.isdecimal():
         return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
 
 
 def _is_number(text: str) -> bool:

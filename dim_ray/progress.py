@@ -3,6 +3,7 @@
     with make_progress() as progress:
         progress.plan({"teachers": 20.0, "trials": 60.0})
         progress.start("teachers", total=8, unit="teachers")
+        progress.advance(0)
         progress.advance(3)
 
 It goes to stderr, so that stdout holds results alone. Details belong in the log file.
@@ -50,7 +51,10 @@ class Progress(Protocol):
         """Starts a stage of `total` units, for example 8 "teachers"; the stage before is finished."""
 
     def advance(self, done: float, note: str = "") -> None:
-        """Takes the units of this stage that are done in all (fractions are fine), and what is being done."""
+        """Takes the units of this stage that are done in all (fractions are fine), and what is being done.
+
+        The first call of a stage says when its work began: before it processes start, which is not its speed.
+        """
 
     def trials(self, *, done: int, running: int, stopped: int, failed: int, best: float | None) -> None:
         """Takes the numbers of trials, and the best validation accuracy so far, in [0, 1]."""
@@ -296,7 +300,8 @@ def _print_plain(console: Console, text: str) -> None:
 
 
 def _trials_text(done: int, running: int, stopped: int, failed: int, best: float | None) -> str:
-    counts = f"{done} done, {running} running, {stopped} stopped" + (f", {failed} failed" if failed else "")
+    ended = ", ".join(f"{count} {how}" for count, how in ((stopped, "stopped"), (failed, "failed")) if count)
+    counts = f"{done} done{f' ({ended})' if ended else ''}, {running} running"
     if best is None or not math.isfinite(best):
         return counts
     return f"{counts}; best validation accuracy {100 * best:.1f} %"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from dim_ray.config import PROTOCOLS, StorageConfig, StudyConfig
 from dim_ray.errors import StorageError, UsageError, nearest
+from dim_ray.flags import Parser
 
 if TYPE_CHECKING:  # --help doesn't wait for these
     import pandas as pd
@@ -36,7 +37,9 @@ def main(argv: Sequence[str]) -> None:
         UsageError: An argument can't be used.
         StorageError: The storage can't be read, or doesn't hold what was asked for.
     """
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    parser.refuse_unknown_flags(argv)
+    arguments = parser.parse_args(argv)
     from dim_ray.store.reader import Reader
 
     reader = Reader(arguments.storage)
@@ -46,13 +49,8 @@ def main(argv: Sequence[str]) -> None:
         _best(reader, arguments)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]  # argparse would print the usage and exit
-        raise UsageError(f"{message}; see python -m dim_ray.results --help.")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m dim_ray.results",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -78,42 +76,48 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list(reader: Reader, arguments: argparse.Namespace) -> None:
-    from dim_ray.store.reader import summarise
+    from dim_ray.store.reader import no_evaluations, summarise
 
     every = reader.evaluations()
     trials = reader.trials()
     if every.empty and trials.empty:
-        raise StorageError(f"no evaluations under {reader.root}: run python -m dim_ray.tune first.")
+        raise no_evaluations(reader.root)
     chosen = every
-    for column in ("dataset", "ipc", "architecture", "protocol"):
-        value = getattr(arguments, column)
-        if value is None:
-            continue
+    columns = ("dataset", "ipc", "architecture", "protocol")
+    filters = {column: value for column in columns if (value := getattr(arguments, column)) is not None}
+    for column, value in filters.items():
         chosen = chosen[chosen[column] == value]
         if chosen.empty and not every.empty:
             there = [str(known) for known in every[column].unique()]
             raise StorageError(f"no evaluations with {column} {value} in this choice; {nearest(str(value), there)}")
     if not chosen.empty:
         _print(_table(summarise(chosen)))
-    _print(_counts(reader.root, chosen, trials))
+    counts = f"evaluations: {len(chosen)}; "
+    if not filters:  # trials know neither data set nor IPC
+        counts += _counts(trials)
+    _print(f"{counts}under {reader.root}")
 
 
 def _best(reader: Reader, arguments: argparse.Namespace) -> None:
     from dim_ray.store.artifacts import ArtifactStore
-    from dim_ray.store.reader import summarise
+    from dim_ray.store.reader import summarise, usual_ipc
 
     every = reader.evaluations()
     dataset = arguments.dataset or _only_dataset(reader.root, every)
-    ipc = _usual_ipc(every, dataset) if arguments.ipc is None else arguments.ipc
     protocol = arguments.protocol or "on_the_fly"
+    ipc = usual_ipc(every, dataset=dataset, protocol=protocol) if arguments.ipc is None else arguments.ipc
     best = reader.best_generator(dataset=dataset, ipc=ipc, architecture=arguments.architecture, protocol=protocol)
     store = ArtifactStore(reader.root)
     uri = store.uri("generators", best)
     rows = every[(every["dataset"] == dataset) & (every["generator"] == best)]
-    _print(f"best generator of {dataset} at IPC {ipc}, {protocol}, by mean validation accuracy")
+    if arguments.architecture is not None:
+        rows = rows[rows["architecture"] == arguments.architecture]
+    cells = summarise(rows)
+    chosen = cells[(cells["ipc"] == ipc) & (cells["protocol"] == protocol)]["validation_mean"].max()
+    _print(f"best generator of {dataset} at IPC {ipc}, {protocol}: mean validation accuracy {100 * chosen:.2f} %")
     _print(f"  fingerprint  {best}")
     _print(f"  path         {uri}")
-    _print(_table(summarise(rows)))
+    _print(_table(cells))
     if store.exists("generators", best):
         _print("load it in Python:")
         _print(f"  import dim_ray; generator = dim_ray.load_generator({uri!r})")
@@ -122,18 +126,14 @@ def _best(reader: Reader, arguments: argparse.Namespace) -> None:
 
 
 def _only_dataset(root: str, every: pd.DataFrame) -> str:
+    from dim_ray.store.reader import no_evaluations
+
     names = sorted(every["dataset"].unique())
     if not names:
-        raise StorageError(f"no evaluations under {root}: run python -m dim_ray.tune first.")
+        raise no_evaluations(root)
     if len(names) > 1:
         raise UsageError(f"there are several data sets; choose one with --dataset: {', '.join(names)}.")
     return str(names[0])
-
-
-def _usual_ipc(every: pd.DataFrame, dataset: str) -> int:
-    usual = StudyConfig().selection_images_per_class
-    there = every[(every["dataset"] == dataset) & every["generator"].notna()]["ipc"]
-    return usual if there.empty or usual in there.to_numpy() else int(there.max())
 
 
 def _table(cells: pd.DataFrame) -> Table:
@@ -163,12 +163,9 @@ def _table(cells: pd.DataFrame) -> Table:
     return table
 
 
-def _counts(root: str, chosen: pd.DataFrame, trials: pd.DataFrame) -> str:
+def _counts(trials: pd.DataFrame) -> str:
     states = ", ".join(f"{count} {state}" for state, count in trials["state"].value_counts().sort_index().items())
-    return (
-        f"evaluations: {len(chosen)}; studies: {trials['study'].nunique()}; "
-        f"trials: {len(trials)}{f' ({states})' if states else ''}; under {root}"
-    )
+    return f"studies: {trials['study'].nunique()}; trials: {len(trials)}{f' ({states})' if states else ''}; "
 
 
 def _print(what: str | Table) -> None:

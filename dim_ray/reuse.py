@@ -9,6 +9,7 @@ for images, labels in generator.stream(batch_size=64, images_per_epoch=6400, see
 from __future__ import annotations
 
 from collections.abc import Iterator
+from os import PathLike, fspath
 from typing import Any
 
 import torch
@@ -147,19 +148,19 @@ class ImageStream(IterableDataset[tuple[Tensor, Tensor]]):
                 yield self._generator.sample(labels, derive_seed(base, index)), labels
 
 
-def load_generator(path_or_uri: str, device: torch.device | str = "cpu") -> StoredGenerator:
+def load_generator(path_or_uri: str | PathLike[str], device: torch.device | str = "cpu") -> StoredGenerator:
     """Loads a generator from its folder (or a file in it), a local path or a URI.
 
     Raises:
         ArtifactError: It is not a generator, or is truncated, altered or of a newer format.
     """
-    artifact = read_artifact(str(path_or_uri), kind="generators")
+    artifact = read_artifact(fspath(path_or_uri), kind="generators")
     module = generator_from_card(artifact.card, artifact.files[GENERATOR_FILE], artifact.uri, device)
     return StoredGenerator(module, artifact.card, artifact.uri)
 
 
 def best_generator(
-    storage: str,
+    storage: str | PathLike[str],
     *,
     dataset: str,
     ipc: int,
@@ -169,17 +170,20 @@ def best_generator(
 ) -> StoredGenerator:
     """Loads the generator whose students have the highest mean validation accuracy; the test split never chooses.
 
+    Generators are compared on the data, budget and architecture that most of them were evaluated with.
+
     Args:
         storage: The storage's root.
         dataset: Name in the rows.
         ipc: Images per class of the students.
-        architecture: Of the students; by default the one that most generators were evaluated with.
+        architecture: Of the students; by default what most generators were evaluated with.
         protocol: `on_the_fly` or `fixed`.
         device: Where the network goes.
 
     Raises:
         DimError: Nothing fits; the message says what is there.
     """
+    storage = fspath(storage)
     identity = Reader(storage).best_generator(dataset=dataset, ipc=ipc, architecture=architecture, protocol=protocol)
     return load_generator(ArtifactStore(storage).uri("generators", identity), device)
 

@@ -1,31 +1,34 @@
 """What every command does before its own work: storage probed, data loaded, budgets checked, log file opened.
 
-work = open_session(config, name="distill")
+work = open_session(config, study_name, [check_training, check_evaluation])     # a study of one configuration
+work = open_shared_session(config, "evaluate", check_evaluation)                # one that any configurations share
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from dim_ray.cli import start_logging
-from dim_ray.config import Config
-from dim_ray.core.checks import check_budget
+from dim_ray.config import Config, fingerprint
+from dim_ray.core.checks import Check
 from dim_ray.core.data import Dataset, load_dataset
 from dim_ray.pipeline.workspace import Workspace
+from dim_ray.settings import to_yaml
 from dim_ray.store.filesystem import open_root, probe
 
-__all__ = ["log_path", "open_session"]
+__all__ = ["log_path", "open_session", "open_shared_session"]
 
 
-def open_session(config: Config, name: Callable[[Config, Dataset], str]) -> Workspace:
+def open_session(config: Config, name: Callable[[Config, Dataset], str], checks: Iterable[Check]) -> Workspace:
     """Returns the workspace of a command; refuses what can't work, before anything runs.
 
     Args:
         config: As it was given; its storage may be a relative path.
         name: Names the study, once the data are known.
+        checks: Of what the command will use.
 
     Raises:
         DimError: The storage can't be used, the data can't be read, or a budget doesn't fit them.
@@ -35,9 +38,27 @@ def open_session(config: Config, name: Callable[[Config, Dataset], str]) -> Work
     # Workers have other working directories, so the root is made absolute here.
     config = replace(config, storage=replace(config.storage, root=root.uri))
     dataset = load_dataset(config.data)
-    check_budget(config, dataset)
+    for check in checks:
+        check(config, dataset)
     work = Workspace(config=config, dataset=dataset, study=name(config, dataset))
     start_logging(log_path(work))
+    return work
+
+
+def open_shared_session(config: Config, study: str, check: Check) -> Workspace:
+    """Opens a session in a study that many configurations share, and keeps this one beside the others.
+
+    Args:
+        config: As it was given.
+        study: Name of the study, unless the configuration has one.
+        check: Of what the command will use.
+
+    Raises:
+        DimError: As `open_session` does.
+    """
+    work = open_session(config, lambda config, dataset: config.study.name or study, [check])
+    key = f"studies/{work.study}/config-{fingerprint(work.config)}.yaml"
+    work.artifacts.write_bytes(key, to_yaml(work.config).encode())
     return work
 
 

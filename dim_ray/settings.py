@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 import types
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -33,6 +34,7 @@ __all__ = [
     "value_of",
 ]
 
+_FIELD = re.compile(r"[a-z]+\.[a-z0-9_]+")
 _TYPE_WORDS = {
     int: ("a whole number", "whole numbers"),
     float: ("a number", "numbers"),
@@ -107,10 +109,15 @@ def make_config(settings: Iterable[Setting]) -> Config:
         ConfigError: A value is of the wrong type, or impossible.
     """
     values: dict[str, dict[str, Any]] = {section: {} for section in section_types()}
+    last: dict[str, Setting] = {}
     for setting in settings:
         section, _, name = setting.field.partition(".")
         values[section][name] = _convert(setting)
-    return Config(**{section: cls(**values[section]) for section, cls in section_types().items()})
+        last[setting.field] = setting
+    try:
+        return Config(**{section: cls(**values[section]) for section, cls in section_types().items()})
+    except ConfigError as error:
+        raise ConfigError(f"{_place_of_fault(str(error), last)}{error}") from error
 
 
 def to_yaml(config: Config) -> str:
@@ -159,6 +166,13 @@ def _convert(setting: Setting) -> Any:
             f"{setting.source} is {'null' if shown is None else repr(shown)}; expected {_describe(hint)}."
         )
     return value
+
+
+def _place_of_fault(message: str, settings: Mapping[str, Setting]) -> str:
+    """Returns where the first field of a message was written, for its start; flags come before files."""
+    named = [settings[field] for field in _FIELD.findall(message) if field in settings]
+    named.sort(key=lambda setting: not setting.source.startswith("--"))
+    return f"{named[0].source.removesuffix(f': {named[0].field}')}: " if named else ""
 
 
 def _describe(hint: Any, *, several: bool = False) -> str:

@@ -3,11 +3,13 @@
     stages = Stages()
     stages.plan({"teachers": 20.0, "trials": 60.0})
     stages.start("teachers", total=8, unit="teachers")
+    stages.advance(0)
     stages.advance(3)
     stages.stage_seconds_left(), stages.run_seconds_left()
 
-A stage's time left comes from its own speed. That of the run adds the estimated costs of the stages to come, scaled
-by what the costs of earlier stages turned out to be in seconds.
+A stage's time left comes from its own speed since the first report: what lies before is the start of processes. That
+of the run adds the estimated costs of the stages to come, scaled by what the costs of earlier stages turned out to be
+in seconds.
 """
 
 from __future__ import annotations
@@ -86,18 +88,20 @@ class Stages:
             if earlier.state == "waiting":
                 earlier.state = "left_out"
         stage.state, stage.total, stage.unit, stage.started_at = "running", max(0.0, total), unit, now
-        stage.samples.append((now, 0.0))
         self.current = stage
         return stage
 
     def advance(self, done: float, note: str = "") -> None:
-        """Notes how many units of the current stage are done in all; without a current stage it does nothing."""
+        """Notes how many units of the current stage are done in all; the first call of a stage is its work's beginning.
+
+        Without a current stage it does nothing.
+        """
         stage, now = self.current, self.clock()
         if stage is None or not math.isfinite(done):
             return
         stage.done, stage.note = min(max(0.0, done), stage.total), note
         samples = stage.samples
-        if stage.done < samples[-1][1] or now - stage.started_at < _RESUME_SECONDS:
+        if (samples and stage.done < samples[-1][1]) or now - stage.started_at < _RESUME_SECONDS:
             samples.clear()
         elif len(samples) > 1 and now - samples[-2][0] < _SAMPLE_SECONDS:
             samples.pop()
@@ -120,6 +124,8 @@ class Stages:
     def stage_seconds_left(self) -> float | None:
         """Returns the seconds that the current stage still takes, or None while they can't be known."""
         if self.current is None:
+            return None
+        if not self.current.samples:
             return None
         (first_at, first), (last_at, last) = self.current.samples[0], self.current.samples[-1]
         if last <= first or last_at <= first_at:
@@ -146,7 +152,9 @@ class Stages:
             return left if to_come == 0 else None
         seconds_per_weight = seconds / weight
         if left is None:
-            left = max(0.0, stage.weight * seconds_per_weight - (self.clock() - stage.started_at))
+            left = stage.weight * seconds_per_weight - (self.clock() - stage.started_at)
+            if left <= 0:  # it takes longer than was thought, and nobody knows how long
+                return None
         return left + seconds_per_weight * to_come
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -20,8 +21,12 @@ from dim_ray.store.reader import summarise
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["accuracy_table", "make_console", "print_lines", "print_places"]
+__all__ = ["accuracy_table", "command", "literal", "make_console", "print_lines", "print_places"]
 
+_GROUPED = (
+    "import pandas; rows = pandas.read_parquet({rows}); "
+    'print(rows.groupby(["dataset", "protocol", "ipc", "architecture"]).accuracy.agg(["mean", "std", "count"]))'
+)
 _FILE_WIDTH = 120  # columns where the output is no terminal
 _HEADINGS = {
     "on_the_fly": "generated,\non the fly",
@@ -86,10 +91,23 @@ def print_places(console: Console, work: Workspace, generator: str, ipcs: Sequen
         console,
         "",
         "next:",
-        f"  python -m dim_ray.results list --storage {shlex.quote(storage)}",
-        f'  python -c "import pandas; print(pandas.read_parquet({places["rows"]!r}))"',
-        f'  python -c "import dim_ray; print(dim_ray.best_generator({storage!r}, dataset={dataset!r}, ipc={ipc}))"',
+        command("-m", "dim_ray.results", "list", "--storage", storage),
+        command("-c", _GROUPED.format(rows=literal(places["rows"]))),
+        command(
+            "-c",
+            f"import dim_ray; print(dim_ray.best_generator({literal(storage)}, dataset={literal(dataset)}, ipc={ipc}))",
+        ),
     )
+
+
+def command(*arguments: str) -> str:
+    """Returns an indented line that runs Python, quoted so that a shell takes it as it stands."""
+    return f"  {shlex.join(('python', *arguments))}"
+
+
+def literal(text: str) -> str:
+    """Returns a Python literal in double quotes, since `command` puts single ones around it."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def print_lines(console: Console, *lines: str) -> None:

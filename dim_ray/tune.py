@@ -42,11 +42,12 @@ def main(argv: Sequence[str]) -> None:
     )
     with make_progress() as progress:
         # Imported with the display already there, because torch takes seconds.
+        from dim_ray.core.checks import check_evaluation, check_training
         from dim_ray.session import open_session
         from tuning.record import study_name
         from tuning.study import run_study
 
-        work = open_session(config, study_name)
+        work = open_session(config, study_name, [check_training, check_evaluation])
         outcome = run_study(work, progress)
     _print(work, outcome, time.monotonic() - started)
 
@@ -59,13 +60,12 @@ def _print(work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> None:
     if outcome.num_trials_run == 0 and outcome.num_evaluations_run == 0:
         print_lines(
             console,
-            f"study {work.study} is finished; nothing was added. A larger --num-trials "
-            f"(now {work.config.study.num_trials}) extends it.",
+            f"study {work.study} is finished; nothing was added. --num-trials above {len(trials)} extends it.",
         )
     counts = ", ".join(f"{count} {state}" for state, count in trials["state"].value_counts().items())
     print_lines(
         console,
-        f"study {work.study}: {counts}, in {format_duration(wall_seconds)}",
+        f"study {work.study}: {counts}; this run took {format_duration(wall_seconds)}",
         f"best: trial {best['number']}, capacity {best['capacity']}, {best['pool_size']} teachers, "
         f"matching weight {best['matching_weight']:.3g}, adversarial weight {best['adversarial_weight']:.3g}; "
         f"validation accuracy {100 * best['objective']:.1f} % ({best['objective_name'].split(', ', 1)[1]})",

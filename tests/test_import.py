@@ -81,15 +81,15 @@ def test_generator_is_distilled_evaluated_and_reused_where_there_is_no_ray(tmp_p
         torch.set_num_threads(1)
         storage = Path(sys.argv[1])
         flags = ["--local", "--storage", str(storage), "--networks.students", "convnet3_w8",
-                 "--evaluation.images_per_class", "1", "--evaluation.epochs", "1", "--evaluation.min_steps", "1",
-                 "--evaluation.num_seeds", "1"]
+                 "--evaluation.epochs", "1", "--evaluation.min_steps", "1", "--evaluation.num_seeds", "1"]
         tiny = ["--networks.teachers", "convnet3_w8", "--pool.size", "1", "--pool.epochs", "1", "--prior.epochs", "1",
                 "--prior.batch_size", "256", "--matching.epochs", "1", "--matching.batch_size", "256",
                 "--generator.capacity", "4", "--study.grace_epochs", "1"]
         dim_ray.distill.main([*flags, *tiny])
         [folder] = (storage / "generators").iterdir()
-        dim_ray.evaluate.main([str(folder), *flags])
-        generator = dim_ray.best_generator(str(storage), dataset="digits", ipc=1)
+        dim_ray.evaluate.main([str(folder), *flags, "--ipc", "1"])
+        dim_ray.evaluate.main([*flags, "--ipc", "2"])  # another IPC, of the best at those that are there
+        generator = dim_ray.best_generator(str(storage), dataset="digits", ipc=2)
         print(generator.fingerprint == folder.name, tuple(generator.sample(torch.arange(10), seed=0).shape))
         """)
     assert run(code, str(tmp_path / "storage")).splitlines()[-1] == "True (10, 1, 8, 8)"

@@ -42,6 +42,7 @@ def test_nothing_is_known_before_work_is_reported(clock: Clock, stages: Stages) 
 def test_stage_goes_on_at_its_speed_and_the_run_at_its_scale(clock: Clock, stages: Stages) -> None:
     stages.plan({"a": 10.0, "b": 30.0})
     stages.start("a", 4, "things")
+    stages.advance(0)
     clock.seconds += 10.0
     stages.advance(1)
     assert stages.stage_seconds_left() == pytest.approx(30.0)
@@ -55,6 +56,7 @@ def test_stage_goes_on_at_its_speed_and_the_run_at_its_scale(clock: Clock, stage
 def test_stage_that_is_overdue_has_no_time_left_and_owes_none_to_the_run(clock: Clock, stages: Stages) -> None:
     stages.plan({"a": 10.0, "b": 10.0})
     stages.start("a", 2, "things")
+    stages.advance(0)
     clock.seconds += 10.0
     stages.advance(1)
     clock.seconds += 90.0  # the second thing should have taken 10
@@ -70,7 +72,7 @@ def test_run_after_a_stage_is_scaled_by_what_it_really_took(clock: Clock, stages
     assert stages.stage_seconds_left() is None
     assert stages.run_seconds_left() == pytest.approx(0.5 * 40.0)
     clock.seconds += 60.0  # longer than b should have taken in all
-    assert stages.run_seconds_left() == pytest.approx(0.5 * 10.0)
+    assert stages.run_seconds_left() is None
 
 
 def test_work_found_done_says_nothing_about_speed(clock: Clock, stages: Stages) -> None:
@@ -91,10 +93,23 @@ def test_stage_that_took_no_time_does_not_make_the_rest_look_short(clock: Clock,
     clock.seconds += 0.2
     stages.advance(8)
     stages.start("b", 2, "things")
+    stages.advance(0)
     assert stages.run_seconds_left() is None
     clock.seconds += 10.0
     stages.advance(1)
     assert stages.run_seconds_left() == pytest.approx(10.0 + 20.0)
+
+
+def test_start_of_processes_is_not_taken_for_slow_work(clock: Clock, stages: Stages) -> None:
+    stages.plan({"a": 10.0, "b": 10.0})
+    stages.start("a", 4, "things")
+    clock.seconds += 20.0
+    stages.advance(0)  # the work begins
+    assert stages.stage_seconds_left() is None
+    clock.seconds += 10.0
+    stages.advance(1)
+    assert stages.stage_seconds_left() == pytest.approx(30.0)
+    assert stages.run_seconds_left() == pytest.approx(30.0 + 60.0)  # b's processes have to start too
 
 
 def test_speed_is_that_of_the_last_minute(clock: Clock, stages: Stages) -> None:
@@ -187,6 +202,7 @@ def run_half(progress: Progress, clock: Clock) -> None:
     clock.seconds += 12.3
     progress.advance(8)
     progress.start("trials", 16, "trials")
+    progress.advance(0)
     clock.seconds += 30.0
     progress.advance(5.25, "epoch 3")
     progress.trials(done=5, running=2, stopped=1, failed=0, best=0.961)
@@ -209,7 +225,7 @@ def test_live_display_shows_what_is_done_what_runs_and_what_comes(clock: Clock) 
     assert re.fullmatch(r"  priors +not needed", lines[2])
     assert re.fullmatch(r"▸ trials +[━╸╺]+ +5\.2/16 trials +about 1 min 10 s left", lines[3])
     assert lines[4] == "  final students"
-    assert lines[5] == "  5 done, 2 running, 1 stopped; best validation accuracy 96.1 %; epoch 3"
+    assert lines[5] == "  5 done (1 stopped), 2 running; best validation accuracy 96.1 %; epoch 3"
     assert len(lines) == 6
 
 
@@ -278,7 +294,7 @@ def test_failed_trials_are_counted_and_a_missing_best_is_left_out(clock: Clock) 
     with progress:
         progress.start("trials", 4, "trials")
         progress.trials(done=1, running=1, stopped=0, failed=2, best=None)
-    assert last_frame(output)[-1] == "  1 done, 1 running, 0 stopped, 2 failed"
+    assert last_frame(output)[-1] == "  1 done (2 failed), 1 running"
 
 
 def test_numbers_of_one_stage_are_not_shown_with_the_next(clock: Clock) -> None:
@@ -324,11 +340,11 @@ def test_plain_lines_come_at_start_and_end_and_every_20_seconds(
         progress.start("students", 3, "students")
     assert output.getvalue().splitlines() == [
         "[0.0 s] trials: started, 16 trials",
-        "[20.0 s] trials: 2 of 16 trials; 1 done, 2 running, 0 stopped; best validation accuracy 50.0 %; epoch 3; "
+        "[20.0 s] trials: 2 of 16 trials; 1 done, 2 running; best validation accuracy 50.0 %; epoch 3; "
         "stage about 2 min 20 s left; run about 5 min left",
-        "[40.0 s] trials: 4 of 16 trials; 3 done, 2 running, 0 stopped; best validation accuracy 50.0 %; epoch 3; "
+        "[40.0 s] trials: 4 of 16 trials; 3 done, 2 running; best validation accuracy 50.0 %; epoch 3; "
         "stage about 2 min left; run about 4 min 40 s left",
-        "[45.0 s] trials: finished after 45.0 s; 4 done, 2 running, 0 stopped; best validation accuracy 50.0 %",
+        "[45.0 s] trials: finished after 45.0 s; 4 done, 2 running; best validation accuracy 50.0 %",
         "[45.0 s] students: started, 3 students",
         "[45.0 s] students: finished after 0.0 s",
     ]
@@ -340,7 +356,7 @@ def test_plain_says_where_an_interrupted_stage_stopped(plain: tuple[PlainProgres
         interrupt_half_way(progress, clock)
     assert output.getvalue().splitlines()[-1] == (
         "[42.3 s] trials: stopped at 5.2 of 16 trials after 30.0 s; "
-        "5 done, 2 running, 1 stopped; best validation accuracy 96.1 %"
+        "5 done (1 stopped), 2 running; best validation accuracy 96.1 %"
     )
 
 

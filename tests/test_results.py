@@ -8,9 +8,12 @@ import pytest
 
 from dim_ray.cli import run_main
 from dim_ray.errors import StorageError, UsageError
+from dim_ray.evaluate import _find as find_generator
+from dim_ray.pipeline.workspace import dataset_card
 from dim_ray.results import main
 from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.writer import Writer
+from tests.pipeline.small import make_work
 from tests.store.rows import evaluation, real_evaluation, trial
 
 BEST = "feed000011112222"
@@ -59,6 +62,12 @@ def test_list_narrows_to_what_is_asked(storage: str, capsys: pytest.CaptureFixtu
     assert "97.00" not in output
 
 
+def test_list_counts_trials_only_where_nothing_is_left_out(storage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Writer(storage).append_evaluations([evaluation(dataset="mnist")])
+    main(["list", "--storage", storage, "--dataset", "mnist"])
+    assert f"\nevaluations: 1; under {storage}\n" in capsys.readouterr().out
+
+
 def test_list_of_something_absent_says_what_is_there(storage: str) -> None:
     with pytest.raises(StorageError, match=r"dataset digit .*did you mean 'digits'"):
         main(["list", "--storage", storage, "--dataset", "digit"])
@@ -66,7 +75,7 @@ def test_list_of_something_absent_says_what_is_there(storage: str) -> None:
 
 @pytest.mark.parametrize("command", ["list", "best"])
 def test_empty_storage_says_what_to_run(tmp_path: Path, command: str) -> None:
-    with pytest.raises(StorageError, match=r"run python -m dim_ray.tune first"):
+    with pytest.raises(StorageError, match=r"run python -m dim_ray.tune, or"):
         main([command, "--storage", str(tmp_path / "nothing")])
 
 
@@ -106,7 +115,7 @@ def test_best_of_several_data_sets_asks_which(storage: str) -> None:
         ["lst"],
         [],
         ["list", "--ipc", "ten"],
-        ["list", "--storag", "x"],
+        ["list", "--architectur", "x"],
         ["best", "--protocol", "often"],
         ["best", "--ipc", "0"],
     ],
@@ -119,6 +128,27 @@ def test_wrong_arguments_exit_with_an_error_and_no_traceback(
     assert code in (1, 2)
     assert captured.err.startswith("error: ")
     assert "Traceback" not in captured.err
+
+
+def test_wrong_flag_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main(main, ["list", "--storag", "x"]) == 2
+    assert capsys.readouterr().err == "error: unknown flag --storag; did you mean --storage? See --help.\n"
+
+
+@pytest.mark.parametrize("ipcs", [(1,), (1, 10, 50), (50, 1)])
+def test_evaluate_without_a_path_takes_the_generator_that_best_shows(
+    ipcs: tuple[int, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = make_work(tmp_path)  # its own IPCs are 1 and 2
+    for name, at_one, at_more in (("a" * 16, 0.9, 0.7), ("b" * 16, 0.8, 0.95)):
+        work.artifacts.write("generators", name, {}, {"dataset": dataset_card(work.dataset)})
+        rows = [
+            evaluation(dataset="tiny", ipc=ipc, generator=name, validation_accuracy=at_one if ipc == 1 else at_more)
+            for ipc in ipcs
+        ]
+        Writer(str(tmp_path)).append_evaluations(rows)
+    main(["best", "--storage", str(tmp_path)])
+    assert f"fingerprint  {find_generator(work, None)}\n" in capsys.readouterr().out
 
 
 def test_command_runs_as_a_module_and_imports_neither_torch_nor_ray(storage: str) -> None:

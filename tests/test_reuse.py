@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +16,7 @@ from dim_ray.pipeline.priors import prior_fingerprint
 from dim_ray.reuse import StoredGenerator, best_generator, load_generator
 from dim_ray.store.writer import Writer
 from tests.pipeline.small import build_networks, distil, make_work
+from tests.store.cards import edit_card
 from tests.store.rows import evaluation, real_evaluation
 
 
@@ -224,8 +224,7 @@ def test_altered_generator_is_refused(copied: Path) -> None:
 
 
 def test_generator_of_a_newer_version_is_refused(copied: Path) -> None:
-    card = json.loads((copied / "card.json").read_text())
-    (copied / "card.json").write_text(json.dumps({**card, "format_version": card["format_version"] + 1}))
+    edit_card(copied, lambda card: card.update(format_version=card["format_version"] + 1))
     with pytest.raises(ArtifactError, match=r"newer version of dim_ray.*upgrade"):
         load_generator(str(copied))
 
@@ -234,17 +233,14 @@ def test_generator_of_a_newer_version_is_refused(copied: Path) -> None:
     "changes", [{"capacity": 7}, {"capacity": 0}, {"capacity": "six"}, {"attention": True}, {"refinements": None}]
 )
 def test_card_that_does_not_describe_its_network_is_refused(copied: Path, changes: dict[str, object]) -> None:
-    card = json.loads((copied / "card.json").read_text())
-    (copied / "card.json").write_text(json.dumps({**card, "generator": card["generator"] | changes}))
+    edit_card(copied, lambda card: card["generator"].update(changes))
     with pytest.raises(ArtifactError, match=rf"card of .*{copied.name} doesn't describe the network") as refusal:
         load_generator(str(copied))
     assert "\n" not in str(refusal.value)
 
 
 def test_card_without_a_data_set_is_refused(copied: Path) -> None:
-    card = json.loads((copied / "card.json").read_text())
-    del card["dataset"]
-    (copied / "card.json").write_text(json.dumps(card))
+    edit_card(copied, lambda card: card.pop("dataset"))
     with pytest.raises(ArtifactError, match="doesn't describe the network"):
         load_generator(str(copied))
 

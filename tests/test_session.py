@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from dim_ray import session
-from dim_ray.config import Config, DataConfig
+from dim_ray.config import Config, DataConfig, fingerprint
+from dim_ray.core.checks import check_evaluation, check_training
 from dim_ray.errors import ConfigError, DataError, StorageError
 from dim_ray.pipeline.workspace import Workspace
-from dim_ray.session import log_path, open_session
+from dim_ray.session import log_path, open_session, open_shared_session
+from dim_ray.settings import make_config as config_of
+from dim_ray.settings import read_settings
 from tests.core.images import pixels, write_folder
 from tests.pipeline.small import make_config, make_work
 from tests.store.conftest import closed_folder, object_store  # noqa: F401  # fixtures
@@ -39,7 +42,7 @@ def config(tmp_path: Path) -> Config:
 
 
 def open_named(config: Config) -> Workspace:
-    return open_session(config, lambda config, dataset: f"{dataset.name}-study")
+    return open_session(config, lambda config, dataset: f"{dataset.name}-study", [check_training])
 
 
 def test_session_has_data_an_absolute_root_and_a_name(
@@ -52,6 +55,22 @@ def test_session_has_data_an_absolute_root_and_a_name(
     assert work.study == "pets-study"
     assert work.dataset.class_names == ("cat", "dog")
     assert replace(work.config, storage=config.storage) == config
+
+
+def test_shared_study_keeps_the_configuration_of_every_run_to_be_read_back(config: Config, tmp_path: Path) -> None:
+    other = replace(config, evaluation=replace(config.evaluation, learning_rate=0.123))
+    for given in (config, other, config):
+        work = open_shared_session(given, "evaluate", check_evaluation)
+        assert work.study == "evaluate"
+        file = tmp_path / f"storage/studies/evaluate/config-{fingerprint(given)}.yaml"
+        assert config_of(read_settings(file)) == work.config
+    assert len(list((tmp_path / "storage/studies/evaluate").glob("config-*.yaml"))) == 2
+
+
+def test_shared_study_takes_the_name_that_was_given(config: Config, tmp_path: Path) -> None:
+    config = replace(config, study=replace(config.study, name="mine"))
+    assert open_shared_session(config, "evaluate", check_evaluation).study == "mine"
+    assert list((tmp_path / "storage/studies/mine").glob("config-*.yaml"))
 
 
 def test_messages_and_warnings_go_to_the_studys_log_file(
@@ -85,9 +104,11 @@ def test_storage_that_cannot_be_written_is_refused_before_data_are_read(
         open_named(replace(config, storage=replace(config.storage, root=str(closed_folder / "storage"))))
 
 
-def test_budget_that_does_not_fit_the_data_is_refused(config: Config) -> None:
+def test_budget_that_does_not_fit_the_data_is_refused_by_the_commands_that_use_it(config: Config) -> None:
+    config = replace(config, pool=replace(config.pool, batch_size=1000))
     with pytest.raises(ConfigError, match=r"pool\.batch_size"):
-        open_named(replace(config, pool=replace(config.pool, batch_size=1000)))
+        open_named(config)
+    open_shared_session(config, "evaluate", check_evaluation)  # trains no teacher
 
 
 def test_data_that_are_not_there_are_refused_and_leave_no_study(config: Config, tmp_path: Path) -> None:

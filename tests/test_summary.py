@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import io
 import shlex
 from pathlib import Path
@@ -8,10 +9,16 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from dim_ray.cli import parse
+from dim_ray.config import DataConfig
+from dim_ray.distill import _print as print_distilled
+from dim_ray.evaluate import _add_arguments as add_evaluate_arguments
+from dim_ray.flags import EVALUATE_FLAGS
+from dim_ray.reuse import load_generator
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
 from dim_ray.summary import accuracy_table, make_console, print_lines, print_places
-from tests.pipeline.small import make_work
+from tests.pipeline.small import build_networks, distil, make_work
 from tests.store.conftest import object_store  # noqa: F401  # a fixture
 from tests.store.rows import evaluation, real_evaluation
 
@@ -87,16 +94,19 @@ def test_numbers_of_seeds_that_differ_are_both_named(tmp_path: Path) -> None:
     assert "n = 1 or 2 seeds" in text_of(accuracy_table(rows))
 
 
+STORAGE = """my "own" $storage's"""
+
+
 @pytest.fixture
 def places(tmp_path: Path) -> str:
     file = io.StringIO()
     console = Console(file=file, width=40, highlight=False)
-    print_places(console, make_work(tmp_path / "my storage"), "a" * 16, [1, 50])
+    print_places(console, make_work(tmp_path / STORAGE), "a" * 16, [1, 50])
     return file.getvalue()
 
 
 def test_rows_generator_picture_and_log_are_named_in_one_line_each(places: str, tmp_path: Path) -> None:
-    storage = tmp_path / "my storage"
+    storage = tmp_path / STORAGE
     lines = places.splitlines()
     assert f"rows       {storage}/evaluations" in lines
     assert f"generator  {storage}/generators/{'a' * 16}" in lines
@@ -105,14 +115,44 @@ def test_rows_generator_picture_and_log_are_named_in_one_line_each(places: str, 
 
 
 def test_commands_may_be_copied_whatever_the_path(places: str, tmp_path: Path) -> None:
-    storage = str(tmp_path / "my storage")
+    storage = str(tmp_path / STORAGE)
     commands = [shlex.split(line) for line in places.splitlines() if line.startswith("  python")]
     assert commands[0] == ["python", "-m", "dim_ray.results", "list", "--storage", storage]
     assert [command[:2] for command in commands[1:]] == [["python", "-c"], ["python", "-c"]]
-    for _, _, code in commands[1:]:
-        compile(code, "command", "exec")
-    assert "ipc=1)" in commands[-1][2]  # 10 was not evaluated
-    assert repr(storage) in commands[-1][2]
+    assert evaluated_call(commands[1][2], "read_parquet") == [f"{storage}/evaluations"]
+    assert evaluated_call(commands[2][2], "best_generator") == [storage, "tiny", 1]  # IPC 10 was not evaluated
+
+
+def evaluated_call(code: str, name: str) -> list[object]:
+    """Returns the arguments of the only call of a module's function in a line of Python."""
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    [call] = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == name]
+    return [ast.literal_eval(node) for node in (*call.args, *(keyword.value for keyword in call.keywords))]
+
+
+def test_commands_after_a_distillation_find_the_generator_its_data_and_its_storage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = make_work(tmp_path / STORAGE, data=DataConfig(dataset="folder:my pets", split_seed=3))
+    build_networks(work)
+    generator = distil(work)
+    print_distilled(work, generator, True)
+    lines = capsys.readouterr().out.splitlines()
+    evaluate, load = (shlex.split(line) for line in lines if line.startswith("  python"))
+    assert evaluate[:3] == ["python", "-m", "dim_ray.evaluate"]
+    config, extras = parse(
+        evaluate[3:],
+        program="evaluate",
+        description="",
+        flags=EVALUATE_FLAGS,
+        defaults=None,
+        extra=add_evaluate_arguments,
+    )
+    assert config.storage.root == str(tmp_path / STORAGE)
+    assert config.data == work.config.data
+    assert extras.generator == work.artifacts.uri("generators", generator)
+    [uri] = evaluated_call(load[2], "load_generator")
+    assert load_generator(str(uri)).fingerprint == generator
 
 
 def test_lines_are_printed_as_they_are() -> None:

@@ -16,6 +16,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from dim_ray.config import Config
+from dim_ray.core.random import derive_seed
 from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.filesystem import open_root
 from tuning.space import search_space
@@ -25,6 +26,7 @@ __all__ = ["METRIC", "TIME_ATTRIBUTE", "StudySearch", "make_scheduler", "open_jo
 METRIC = "validation_accuracy"
 TIME_ATTRIBUTE = "epoch"
 _NUMBER = "number"
+_NUM_SAMPLER_SEEDS = 2**32  # that Optuna takes
 
 TrialEnd = Callable[[int, Mapping[str, Any], Mapping[str, Any] | None], None]
 """Takes a trial's number, its parameters and its last result, or None where it failed."""
@@ -47,9 +49,10 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
         self, config: Config, storage: BaseStorage, study_name: str, *, taken: Iterable[int], on_end: TrialEnd
     ) -> None:
         self._taken = set(taken)
-        # A resumed study must not draw again what it drew before, finished or not, so the seed counts on.
+        # A resumed study must not draw again what it drew before, finished or not, so what it has drawn is in the seed.
         num_drawn = len(_load(storage, study_name).get_trials(deepcopy=False))
-        sampler = optuna.samplers.TPESampler(seed=config.study.seed + num_drawn, constant_liar=True)
+        seed = derive_seed(config.study.seed, "sampler", num_drawn) % _NUM_SAMPLER_SEEDS
+        sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         self._on_end = on_end
         super().__init__(
             space=search_space(config.study),
@@ -98,7 +101,7 @@ def make_scheduler(config: Config) -> ASHAScheduler:
         metric=METRIC,
         mode="max",
         max_t=config.matching.epochs,
-        grace_period=config.study.grace_epochs,
+        grace_period=min(config.study.grace_epochs, config.matching.epochs),
         reduction_factor=config.study.reduction_factor,
     )
 

@@ -42,7 +42,7 @@ class TrialDisplay(tune.Callback):  # type: ignore[misc]  # ray has no types
         self._failed = int((rows["state"] == "diverged").sum())
         completed = rows[rows["state"] == "completed"]["objective"]
         self._best = float(completed.max()) if len(completed) else None
-        self._show()
+        self._show_counts()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves nothing for Tune to save: a study goes on from its rows and Optuna's journal."""
@@ -95,6 +95,9 @@ class TrialDisplay(tune.Callback):  # type: ignore[misc]  # ray has no types
 
     def _show(self) -> None:
         self._progress.advance(self._done + sum(self._running.values()))
+        self._show_counts()
+
+    def _show_counts(self) -> None:
         self._progress.trials(
             done=self._done, running=len(self._running), stopped=self._stopped, failed=self._failed, best=self._best
         )

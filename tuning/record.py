@@ -1,28 +1,32 @@
 """What a study has on storage: its configuration, its trials' rows, and which of them is best.
 
 record = StudyRecord(work)
-record.open()
-record.num_finished, record.best()
+with record.held():
+    record.open()
+    record.finished(), record.best()
 """
 
 from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pandas as pd
 import yaml
+from filelock import FileLock, Timeout
 
 import dim_ray
 from dim_ray.config import Config, fingerprint, to_dict
 from dim_ray.core.data import Dataset
-from dim_ray.errors import ConfigError, DimError
+from dim_ray.errors import ConfigError, DimError, ResourceError
 from dim_ray.pipeline.generators import generator_fingerprint
 from dim_ray.pipeline.workspace import Workspace, checkpoint_key
+from dim_ray.store.filesystem import open_root
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
 from tuning.algorithms import METRIC, TIME_ATTRIBUTE
@@ -52,6 +56,30 @@ class StudyRecord:
     def key(self, name: str) -> str:
         """Returns a file of the study, relative to the storage's root."""
         return f"studies/{self._work.study}/{name}"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other drivers off the study; on an object store, which has no locks, they aren't noticed.
+
+        Raises:
+            ResourceError: Another process holds it.
+        """
+        root = open_root(self._work.config.storage.root)
+        if not root.is_local:
+            yield
+            return
+        lock = FileLock(root.path_of(self.key("driver.lock")))
+        try:
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            raise ResourceError(
+                f"study {self._work.study!r} is being run by another process; wait for its end, or choose another name "
+                "with --study."
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def open(self) -> None:
         """Writes the resolved configuration, or compares it with the one that the study began with.

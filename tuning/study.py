@@ -9,7 +9,6 @@ interruption, extends a study that was given more trials, and costs nothing wher
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,15 +16,15 @@ from typing import Any
 import optuna
 import pandas as pd
 
-from dim_ray.distributed.build import STAGE_BUILD, STAGE_EVALUATE, build_networks, ray_path, run_evaluations
-from dim_ray.distributed.resources import (
-    DRIVER_RESOURCE,
-    Placement,
-    cluster,
-    joins_a_cluster,
-    local_resources,
-    plan_placement,
+from dim_ray.distributed.build import (
+    ADVERSARIAL_COST,
+    STAGE_BUILD,
+    STAGE_EVALUATE,
+    build_networks,
+    ray_path,
+    run_evaluations,
 )
+from dim_ray.distributed.resources import DRIVER_SHARE, Placement, cluster
 from dim_ray.errors import DimError
 from dim_ray.pipeline.evaluations import missing_evaluations, plan_evaluations, read_evaluations
 from dim_ray.pipeline.workspace import Workspace
@@ -35,9 +34,6 @@ from tuning.record import StudyRecord
 __all__ = ["StudyOutcome", "run_study"]
 
 _STAGE_TRIALS = "trials"
-_ADVERSARIAL_COST = 4.0  # of a training image in stage 1 or 2, in those of a student: weighs stages in the time left
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +53,22 @@ class StudyOutcome:
 
 
 def run_study(work: Workspace, progress: Progress) -> StudyOutcome:
-    """Does what is missing of a study.
+    """Does what is missing of a study; no other process can run it meanwhile.
 
     Args:
         work: Configuration, data and name of the study. Data on the CPU.
         progress: Entered; is told about stages.
 
     Raises:
-        ResourceError: A trial can never be placed.
+        ResourceError: A trial can never be placed, or another process runs the study.
         DimError: No trial completed, or a stage failed.
     """
     record = StudyRecord(work)
+    with record.held():
+        return _run(work, record, progress)
+
+
+def _run(work: Workspace, record: StudyRecord, progress: Progress) -> StudyOutcome:
     record.open()
     finished = record.finished()
     config = work.config.study
@@ -76,15 +77,11 @@ def run_study(work: Workspace, progress: Progress) -> StudyOutcome:
         cells = missing_evaluations(work, plan_evaluations(work, str(record.best()["generator"])))
         if not cells:
             return _outcome(work, record, 0, 0)
-    if not joins_a_cluster():
-        plan_placement(config, local_resources())
     progress.plan(_costs(work, max(0, num_missing)))
 
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()  # to the log file
-    with cluster(work.config) as resources:
-        placement = plan_placement(config, resources)
-        log.info("Resources: %s; placement: %s", dict(resources), placement)
+    with cluster(work.config, progress) as placement:
         if num_missing > 0:
             build_networks(work, max(config.pool_sizes), config.capacities, placement, progress)
             _search(work, record, placement, num_missing, progress)
@@ -96,7 +93,6 @@ def run_study(work: Workspace, progress: Progress) -> StudyOutcome:
 
 def _search(work: Workspace, record: StudyRecord, placement: Placement, num_trials: int, progress: Progress) -> None:
     """Runs the trials that are missing."""
-    import ray
     from ray import tune
 
     from tuning.algorithms import StudySearch, make_scheduler, open_journal, settle
@@ -112,8 +108,7 @@ def _search(work: Workspace, record: StudyRecord, placement: Placement, num_tria
     if placement.num_workers == 1:
         held = {"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker}
     else:
-        # The driver of a trial only waits; its workers ask for their own resources.
-        held = {DRIVER_RESOURCE: 1} if DRIVER_RESOURCE in ray.cluster_resources() else {"CPU": 0.001}
+        held = DRIVER_SHARE  # it only waits: its workers ask for their own resources
     trainable = tune.with_parameters(run_trial, work=work, placement=placement, train_path=ray_path(work))
     tuner = tune.Tuner(
         tune.with_resources(trainable, held),
@@ -161,10 +156,10 @@ def _costs(work: Workspace, num_trials: int) -> dict[str, float]:
     students = len(evaluation.protocols) * len(config.networks.students) * evaluation.num_seeds
     prepare = (
         max(config.study.pool_sizes) * config.pool.epochs
-        + len(config.study.capacities) * config.prior.epochs * _ADVERSARIAL_COST
+        + len(config.study.capacities) * config.prior.epochs * ADVERSARIAL_COST
     )
     return {
         STAGE_BUILD: prepare * num_images if num_trials else 0.0,
-        _STAGE_TRIALS: num_trials * config.matching.epochs * num_images * _ADVERSARIAL_COST,
+        _STAGE_TRIALS: num_trials * config.matching.epochs * num_images * ADVERSARIAL_COST,
         STAGE_EVALUATE: float(students * per_epoch * evaluation.epochs),
     }

@@ -74,12 +74,6 @@ class Config:
                 f"at least {2 * workers}: the generator's BatchNorm needs two images for each of "
                 f"study.workers_per_trial ({workers})",
             )
-        require(
-            self.study.grace_epochs <= self.matching.epochs,
-            "study.grace_epochs",
-            self.study.grace_epochs,
-            f"at most matching.epochs ({self.matching.epochs})",
-        )
 
     def with_trial(self, *, pool_size: int, capacity: int, matching_weight: float, adversarial_weight: float) -> Config:
         """Returns the configuration of one trial of the search."""

@@ -13,6 +13,7 @@ __all__ = [
     "Precision",
     "require",
     "require_augmentation",
+    "require_batch",
     "require_below_one",
     "require_distinct",
     "require_name",
@@ -27,6 +28,7 @@ DSA_OPERATIONS = ("color", "crop", "cutout", "flip", "rotate", "scale")
 
 Precision = Literal["float32", "bfloat16", "auto"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
+_BATCH_SIZE = "batch_size"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -55,6 +57,12 @@ def require_below_one(section: str, config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         require(0 <= value < 1, f"{section}.{name}", value, "[0, 1)")
+
+
+def require_batch(section: str, config: object) -> None:
+    """Refuses a batch size that BatchNorm can't measure."""
+    batch_size = getattr(config, _BATCH_SIZE)
+    require(batch_size >= 2, f"{section}.{_BATCH_SIZE}", batch_size, "2 or more: BatchNorm needs two images")
 
 
 def require_range(where: str, bounds: tuple[float, float]) -> None:

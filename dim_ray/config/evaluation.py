@@ -9,6 +9,7 @@ from dim_ray.config.checks import (
     Precision,
     require,
     require_augmentation,
+    require_batch,
     require_below_one,
     require_distinct,
     require_not_negative,
@@ -67,9 +68,8 @@ class EvaluationConfig:
         for protocol in self.protocols:
             if protocol not in PROTOCOLS:
                 raise ConfigError(f"{where}.protocols has the unknown {protocol!r}; {nearest(protocol, PROTOCOLS)}")
-        require_positive(
-            where, self, "num_seeds", "epochs", "min_steps", "batch_size", "learning_rate", "num_test_points"
-        )
+        require_positive(where, self, "num_seeds", "epochs", "min_steps", "learning_rate", "num_test_points")
+        require_batch(where, self)
         require_below_one(where, self, "momentum")
         require_not_negative(where, self, "weight_decay")
         require(self.schedule in ("constant", "cosine"), f"{where}.schedule", self.schedule, "constant or cosine")

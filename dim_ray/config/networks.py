@@ -13,6 +13,8 @@ __all__ = ["ARCHITECTURES", "GeneratorConfig", "NetworksConfig", "check_architec
 
 ARCHITECTURES = ("convnet3", "resnet10", "resnet18")
 
+_LATENT_DIM = 100  # the paper's
+_LEAST_NOISE = 50  # entries of z that stay random, unless latent_dim says otherwise
 _WIDTH = re.compile(r"_w([1-9][0-9]*)\Z")
 
 
@@ -42,8 +44,8 @@ class GeneratorConfig:
     """Channels C of every layer of the generator (paper: 196)."""
     discriminator_capacity: int | None = None
     """Channels of the discriminator. Default: capacity."""
-    latent_dim: int = 100
-    """Length of z; its first K entries are replaced by the one-hot label of K classes."""
+    latent_dim: int | None = None
+    """Length of z, of which the one-hot label takes the first K entries. Default: 100 (paper), or K + 50 if more."""
     refinements: tuple[int, ...] = (3, 1)
     """3x3 convolutions after the first, second, ... doubling of the size."""
     source_head: Literal["plain", "projection"] = "plain"
@@ -52,13 +54,16 @@ class GeneratorConfig:
     """Decay per step of a moving average of the weights, which is then the generator that is kept; 0 for none."""
 
     def __post_init__(self) -> None:
-        require_positive("generator", self, "capacity", "latent_dim")
-        if self.discriminator_capacity is not None:
-            require_positive("generator", self, "discriminator_capacity")
+        optional = [name for name in ("discriminator_capacity", "latent_dim") if getattr(self, name) is not None]
+        require_positive("generator", self, "capacity", *optional)
         heads = ("plain", "projection")
         require(self.source_head in heads, "generator.source_head", self.source_head, " or ".join(heads))
         require_below_one("generator", self, "ema_decay")
         require(all(n >= 0 for n in self.refinements), "generator.refinements", self.refinements, "numbers >= 0")
+
+    def resolve_latent_dim(self, num_classes: int) -> int:
+        """Returns the length of z for a number of classes."""
+        return self.latent_dim or max(_LATENT_DIM, num_classes + _LEAST_NOISE)
 
 
 def check_architecture(name: str, where: str = "architecture") -> tuple[str, int | None]:

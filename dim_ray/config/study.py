@@ -38,7 +38,7 @@ class StudyConfig:
     selection_seeds: int = 1
     """Students whose validation accuracies are averaged at each rung."""
     grace_epochs: int = 1
-    """Matching epochs before the first rung of ASHA."""
+    """Matching epochs before the first rung of ASHA; as many as matching.epochs stop no trial."""
     reduction_factor: int = 3
     """Of ASHA: one trial in this many goes on from each rung."""
     seed: int = 0

@@ -9,6 +9,7 @@ from dim_ray.config.checks import (
     Precision,
     require,
     require_augmentation,
+    require_batch,
     require_below_one,
     require_not_negative,
     require_positive,
@@ -45,7 +46,8 @@ class PoolConfig:
     """Seed of the pool; teacher i has a seed derived from it and i."""
 
     def __post_init__(self) -> None:
-        require_positive("pool", self, "size", "epochs", "num_snapshots", "batch_size", "learning_rate")
+        require_positive("pool", self, "size", "epochs", "num_snapshots", "learning_rate")
+        require_batch("pool", self)
         require_below_one("pool", self, "momentum")
         require_not_negative("pool", self, "weight_decay")
         require_augmentation("pool.augmentation", self.augmentation)

@@ -58,18 +58,17 @@ class Pair:
     discriminator_optimizer: torch.optim.Optimizer
 
     def weights(self) -> dict[str, Tensor]:
-        """Returns the weights of both networks."""
+        """Returns the weights of the networks; those of a moving average only where there is one."""
         return {
-            **with_prefix("generator", module_tensors(self.generator)),
-            **with_prefix("average", module_tensors(self.average)),
-            **with_prefix("discriminator", module_tensors(self.discriminator)),
+            name: tensor
+            for prefix, network in self._networks().items()
+            for name, tensor in with_prefix(prefix, module_tensors(network)).items()
         }
 
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """Loads what `weights` returned."""
-        restore_module(self.generator, without_prefix("generator", tensors))
-        restore_module(self.average, without_prefix("average", tensors))
-        restore_module(self.discriminator, without_prefix("discriminator", tensors))
+        for prefix, network in self._networks().items():
+            restore_module(network, without_prefix(prefix, tensors))
 
     def state(self) -> dict[str, Tensor]:
         """Returns weights and optimiser state."""
@@ -84,6 +83,10 @@ class Pair:
         self.load_weights(tensors)
         restore_optimizer(self.generator_optimizer, without_prefix("generator_optimizer", tensors))
         restore_optimizer(self.discriminator_optimizer, without_prefix("discriminator_optimizer", tensors))
+
+    def _networks(self) -> dict[str, torch.nn.Module]:
+        average = {} if self.average is self.generator else {"average": self.average}
+        return {"generator": self.generator, **average, "discriminator": self.discriminator}
 
 
 def build_pair(

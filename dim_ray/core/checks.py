@@ -1,28 +1,33 @@
 """Whether a configuration fits its data set: refused before anything runs.
 
-    check_budget(config, load_dataset(config.data))
+    check_training(config, dataset)
+    check_evaluation(config, dataset)
 
 The configuration's own checks are in `dim_ray.config`; these are the ones that need the data.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from dim_ray.config import Config
 from dim_ray.core.data import Dataset
 from dim_ray.core.splits import class_counts
 from dim_ray.errors import ConfigError
 
-__all__ = ["check_budget"]
+__all__ = ["Check", "check_evaluation", "check_training"]
+
+Check = Callable[[Config, Dataset], None]
 
 _REAL_PREFIX = "real_"
 
 
-def check_budget(config: Config, dataset: Dataset) -> None:
-    """Checks the numbers that only the data set can judge.
+def check_training(config: Config, dataset: Dataset) -> None:
+    """Checks what teachers, priors and distillation need.
 
     Raises:
-        ConfigError: A batch is larger than the training split, so that no step would ever be full; an IPC of a
-            real baseline is larger than a class; or the latent vector has no room for the one-hot label.
+        ConfigError: A batch is larger than the training split, so that no step would ever be full; or the one-hot
+            label leaves no noise in the latent vector.
     """
     num_images = len(dataset.train)
     for section, batch_size in (
@@ -35,16 +40,21 @@ def check_budget(config: Config, dataset: Dataset) -> None:
                 f"{section}.batch_size is {batch_size}, but the training split of {dataset.name} has {num_images} "
                 f"images: it would train zero steps. Set --{section}.batch_size to {num_images} or less."
             )
-    if config.generator.latent_dim < dataset.num_classes:
+    latent_dim = config.generator.resolve_latent_dim(dataset.num_classes)
+    if latent_dim <= dataset.num_classes:
         raise ConfigError(
-            f"generator.latent_dim is {config.generator.latent_dim}, but {dataset.name} has {dataset.num_classes} "
-            f"classes, whose one-hot labels are its first entries. Set --generator.latent_dim to "
-            f"{dataset.num_classes} or more."
+            f"generator.latent_dim is {latent_dim}, but {dataset.name} has {dataset.num_classes} classes, whose "
+            "one-hot labels take the place of its first entries: without noise behind them every image of a class "
+            f"would be the same. Leave --generator.latent_dim out, or set it well above {dataset.num_classes}."
         )
-    _check_real_baselines(config, dataset)
 
 
-def _check_real_baselines(config: Config, dataset: Dataset) -> None:
+def check_evaluation(config: Config, dataset: Dataset) -> None:
+    """Checks what students need.
+
+    Raises:
+        ConfigError: An IPC of a real baseline is larger than a class.
+    """
     baselines = [protocol for protocol in config.evaluation.protocols if protocol.startswith(_REAL_PREFIX)]
     counts = class_counts(dataset.train, dataset.num_classes)
     smallest = counts.index(min(counts))

@@ -21,7 +21,7 @@ from dim_ray.core.random import stream
 from dim_ray.core.splits import Source, Split, check_image_size, class_counts, hold_out
 from dim_ray.errors import DataError
 
-__all__ = ["Dataset", "Normalisation", "Split", "load_dataset", "signed"]
+__all__ = ["Dataset", "Normalisation", "Split", "load_dataset", "signed", "to_bytes"]
 
 _BYTE_MAXIMUM = 255
 _DIGEST_DIGITS = 16
@@ -111,6 +111,11 @@ class Dataset:
 def signed(images: Tensor) -> Tensor:
     """Returns images at rest, (B, C, H, W) uint8, as float32 in [-1, 1], the range of the generator."""
     return images.to(torch.float32) * (2 / _BYTE_MAXIMUM) - 1
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Rounds images in [-1, 1] to uint8, as they are stored; the inverse of `signed`."""
+    return ((images + 1) * (_BYTE_MAXIMUM / 2)).round().clamp(0, _BYTE_MAXIMUM).to(torch.uint8)
 
 
 def load_dataset(config: DataConfig, device: torch.device | str = "cpu") -> Dataset:

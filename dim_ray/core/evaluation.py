@@ -23,7 +23,7 @@ from torch import Tensor
 from dim_ray.config import EvaluationConfig
 from dim_ray.config import Protocol as ProtocolName
 from dim_ray.core.augment import augment
-from dim_ray.core.data import Dataset, Split
+from dim_ray.core.data import Dataset, Split, to_bytes
 from dim_ray.core.generator import Generator
 from dim_ray.core.networks import build_classifier
 from dim_ray.core.pool import accuracy
@@ -82,7 +82,7 @@ def budget(
 
     The images of an epoch are divided into as few batches as `config.batch_size` allows, whose sizes differ by at
     most one: 500 images at 128 are 4 steps of 125. So no step is left with a single image, which BatchNorm can't
-    measure, unless a batch size of 1 asks for it.
+    measure.
 
     Args:
         config: Epochs, steps and the most images a step.
@@ -151,7 +151,10 @@ def image_source(
     elif generator is not None:
 
         def draw(epoch: int) -> tuple[Tensor, Tensor]:
-            return dataset.normalisation.from_signed(_generate(generator, labels, seed, epoch)), labels
+            images = _generate(generator, labels, seed, epoch)
+            if is_fixed:  # stored, and so rounded, as real images are
+                return dataset.normalisation.from_bytes(to_bytes(images)), labels
+            return dataset.normalisation.from_signed(images), labels
 
     else:
         raise ValueError(f"protocol {protocol!r} needs a generator")

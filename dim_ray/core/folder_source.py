@@ -61,11 +61,22 @@ def read_folder(path: str) -> Source:
 
 def _split_folders(root: Path) -> dict[str, Path]:
     """Finds the splits. A folder `train` that holds images and no folders is a class: one of trains."""
-    found = {
-        split: root / name for split, names in _SPLIT_FOLDERS.items() for name in names if _subfolders(root / name)
+    splits: dict[str, list[str]] = {
+        split: [name for name in names if _subfolders(root / name)] for split, names in _SPLIT_FOLDERS.items()
     }
-    if not found:
+    names = [name for folders in splits.values() for name in folders]
+    if not names:
         return {"train": root}
+    for split, folders in splits.items():
+        if len(folders) > 1:
+            raise DataError(f"{root} has {' and '.join(folders)}, and each would be its {split} split. Keep one.")
+    others = [name for name in _subfolders(root) if name not in names]
+    if others:
+        raise DataError(
+            f"{root} has the splits {', '.join(names)} and beside them {', '.join(others)}, which would be left out. "
+            "Move them into a split, or away."
+        )
+    found = {split: root / folders[0] for split, folders in splits.items() if folders}
     if "train" not in found:
         raise DataError(
             f"{root} has a {' and a '.join(found)} split, but no {root / 'train'} with a folder for every class. "
@@ -102,7 +113,7 @@ def _image_files(folder: Path) -> list[Path]:
     files = [
         file
         for file in folder.rglob("*")
-        if file.suffix.lower() in _EXTENSIONS and not file.name.startswith(".") and file.is_file()
+        if file.suffix.lower() in _EXTENSIONS and file.is_file() and not _is_hidden(file.relative_to(folder))
     ]
     if not files:
         raise DataError(
@@ -110,6 +121,10 @@ def _image_files(folder: Path) -> list[Path]:
             "Add images or remove the folder."
         )
     return sorted(files, key=lambda file: file.relative_to(folder).as_posix())
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _decode(decoder: Decoder, files: Sequence[Path]) -> NDArray[np.uint8]:

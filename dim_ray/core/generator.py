@@ -146,7 +146,7 @@ def build_generator(
     with torch.device("meta"):
         generator = Generator(
             capacity=config.capacity,
-            latent_dim=config.latent_dim,
+            latent_dim=config.resolve_latent_dim(num_classes),
             num_classes=num_classes,
             num_channels=num_channels,
             image_size=image_size,

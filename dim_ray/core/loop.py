@@ -40,15 +40,15 @@ def run_epochs(
     checkpointer: Checkpointer,
     collective: Collective,
     synchronise: Callable[[], None] = lambda: None,
-) -> int:
+) -> None:
     """Runs the steps of a stage that a checkpoint does not hold yet.
 
     Every epoch is one permutation of the images, cut into full batches; worker r takes its slice of each batch, so
     the global batches do not depend on the number of workers. The state is saved when the checkpointer says it's
     due, and never when a loss or a weight is not finite.
 
-    A resumed run has the same weights, bit for bit. With several workers, one state stands for all of them: what is
-    each worker's own between two calls of `synchronise` (statistics of BatchNorm) is then the saving worker's.
+    A resumed run has the same weights, bit for bit. With several workers, one state stands for all of them, so it is
+    saved only where they are the same: at the end of an epoch, after `synchronise`.
 
     Args:
         stage: Name of the stage: part of its random streams.
@@ -66,9 +66,6 @@ def run_epochs(
         checkpointer: Keeps the state.
         collective: The workers.
         synchronise: Makes the workers' networks the same again, at the end of every epoch and before it is saved.
-
-    Returns:
-        Optimiser steps in all.
 
     Raises:
         DivergedError: A loss or a weight was not finite; the last saved state is kept.
@@ -100,8 +97,7 @@ def run_epochs(
             offset = index * batch_size + first
             losses = dict(step(done, order[offset : offset + share]))
             done += 1
-            # No collective call in here: workers reach the due time at different steps.
-            if index + 1 < steps_per_epoch and checkpointer.due():
+            if collective.num_workers == 1 and index + 1 < steps_per_epoch and checkpointer.due():
                 state = capture()
                 if _is_finite(losses, state):
                     checkpointer.save(State(tensors=state, meta={"steps": done}))
@@ -116,7 +112,6 @@ def run_epochs(
         if checkpointer.due():
             checkpointer.save(State(tensors=state, meta={"steps": done}))
         reporter.report(epoch + 1, epochs, {**_values(losses), **after_epoch(epoch + 1)})
-    return done
 
 
 def _values(losses: Losses) -> dict[str, float]:

@@ -203,7 +203,8 @@ def _class_names(tables: Mapping[str, Sequence[_Table]]) -> list[str]:
             )
     if declaring and declaring[0].declared_names:
         return declaring[0].declared_names
-    if values[0] >= 0 and values[-1] != len(values) - 1:
+    values = values[values >= 0]  # the others are refused with their row
+    if len(values) and values[-1] != len(values) - 1:
         missing = next(number for number, value in enumerate(values) if number != value)
         raise DataError(
             f"The training labels of {tables['train'][0].where} are {len(values)} numbers from {values[0]} to "

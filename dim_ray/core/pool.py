@@ -27,11 +27,20 @@ from dim_ray.core.checkpoint import (
 from dim_ray.core.data import Dataset, Normalisation, Split
 from dim_ray.core.loop import Losses, run_epochs
 from dim_ray.core.networks import build_classifier
-from dim_ray.core.ports import Checkpointer, Reporter, SingleWorker
+from dim_ray.core.ports import Checkpointer, Collective, Reporter, SingleWorker
 from dim_ray.core.precision import autocast
 from dim_ray.core.random import derive_seed, stream
 
-__all__ = ["Classifier", "Teacher", "TeacherPool", "accuracy", "snapshot_steps", "train_teacher"]
+__all__ = [
+    "Classifier",
+    "Teacher",
+    "TeacherPool",
+    "accuracy",
+    "shard",
+    "shard_weight",
+    "snapshot_steps",
+    "train_teacher",
+]
 
 Classifier = Callable[[Tensor], Tensor]
 """Normalised images (B, C, H, W) to logits (B, K)."""
@@ -88,6 +97,16 @@ class TeacherPool:
         architecture, tensors = snapshots[_below(len(snapshots), rng)]
         template = self._templates[architecture]
         return lambda images: torch.func.functional_call(template, tensors, (images,), strict=True)
+
+
+def shard(numbers: range, collective: Collective) -> range:
+    """Returns the teachers that this worker holds: r, r + W, ... of W workers."""
+    return numbers[collective.rank :: collective.num_workers]
+
+
+def shard_weight(numbers: range, collective: Collective) -> float:
+    """Returns the size of this worker's shard over the mean size: then every teacher counts the same."""
+    return len(shard(numbers, collective)) * collective.num_workers / len(numbers) if numbers else 1.0
 
 
 def train_teacher(

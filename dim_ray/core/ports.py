@@ -35,7 +35,7 @@ class State:
     tensors: Mapping[str, Tensor]
     """Flat, named tensors: weights and optimiser state."""
     meta: Mapping[str, Any] = field(default_factory=dict)
-    """JSON values: step counters and measurements so far."""
+    """JSON values: step counters."""
 
 
 class Reporter(Protocol):

@@ -1,7 +1,6 @@
 """What is built and measured over the cluster: teachers, priors, one distilled generator, evaluations.
 
-    with cluster(config) as resources:
-        placement = plan_placement(config.study, resources)
+    with cluster(config, progress) as placement:
         build_networks(work, config.pool.size, [config.generator.capacity], placement, progress)
         distill_one(work, placement, progress)
         run_evaluations(work, plan_evaluations(work, fingerprint), placement, progress)
@@ -23,7 +22,7 @@ import ray
 from dim_ray.core.ports import Reporter, SingleWorker
 from dim_ray.distributed.board import make_board
 from dim_ray.distributed.resources import Placement
-from dim_ray.distributed.tasks import Job, run_tasks
+from dim_ray.distributed.tasks import Task, run_tasks
 from dim_ray.distributed.trainer import WorkerJob, distill_shards, prior_shards, run_workers, teacher_shards
 from dim_ray.pipeline.evaluations import evaluate, missing_evaluations
 from dim_ray.pipeline.generators import distill_generator
@@ -35,6 +34,7 @@ from dim_ray.progress import Progress
 from dim_ray.store.filesystem import open_root
 
 __all__ = [
+    "ADVERSARIAL_COST",
     "STAGE_BUILD",
     "STAGE_DISTILL",
     "STAGE_EVALUATE",
@@ -45,6 +45,8 @@ __all__ = [
 ]
 
 STAGE_BUILD, STAGE_DISTILL, STAGE_EVALUATE = "teachers and priors", "distillation", "evaluation"
+ADVERSARIAL_COST = 4.0
+"""Of an image in stage 1 or 2, in those of an image in a classifier's training: for estimates of the time left."""
 _SECONDS_BETWEEN_LOOKS = 0.5
 
 
@@ -69,9 +71,10 @@ def build_networks(
         return
     progress.start(STAGE_BUILD, len(missing) + len(teachers), "networks")
     if placement.num_workers == 1:
-        calls: dict[str, tuple[Job, Any]] = {f"prior of capacity {c}": (_prior_job, c) for c in missing}
-        calls |= {f"teacher {n}": (build_teacher, n) for n in teachers}
-        run_tasks(work, calls, placement, on_progress=progress.advance)
+        prior_cost = config.prior.epochs * ADVERSARIAL_COST
+        tasks = {f"prior of capacity {c}": Task(job=_prior_job, argument=c, cost=prior_cost) for c in missing}
+        tasks |= {f"teacher {n}": Task(job=build_teacher, argument=n, cost=config.pool.epochs) for n in teachers}
+        run_tasks(work, tasks, placement, on_progress=progress.advance)
         return
     done = 0
     runs: list[tuple[WorkerJob, Workspace, int]] = [(teacher_shards, work, len(teachers))] if teachers else []
@@ -90,8 +93,8 @@ def distill_one(work: Workspace, placement: Placement, progress: Progress) -> No
     epochs = work.config.matching.epochs
     progress.start(STAGE_DISTILL, epochs, "epochs")
     if placement.num_workers == 1:
-        calls: dict[str, tuple[Job, Any]] = {"distillation": (_distill_job, None)}
-        run_tasks(work, calls, placement, on_progress=lambda done: progress.advance(done * epochs))
+        tasks = {"distillation": Task(job=_distill_job, argument=None)}
+        run_tasks(work, tasks, placement, on_progress=lambda done: progress.advance(done * epochs))
     else:
         _run_workers(distill_shards, work, placement, lambda fraction: progress.advance(fraction * epochs))
 
@@ -104,8 +107,8 @@ def run_evaluations(work: Workspace, planned: list[Evaluation], placement: Place
     present = len(planned) - len(cells)
     progress.start(STAGE_EVALUATE, len(planned), "students")
     # One worker a student, whatever a distillation uses.
-    calls: dict[str, tuple[Job, Any]] = {f"student {i}": (_evaluation_job, cell) for i, cell in enumerate(cells)}
-    run_tasks(work, calls, placement, on_progress=lambda done: progress.advance(present + done))
+    tasks = {f"student {i}": Task(job=_evaluation_job, argument=cell) for i, cell in enumerate(cells)}
+    run_tasks(work, tasks, placement, on_progress=lambda done: progress.advance(present + done))
     return len(cells)
 
 
@@ -156,7 +159,8 @@ def _watching(board: Any, on_progress: Callable[[float], None]) -> Iterator[None
                 fractions = ray.get(board.read.remote())
             except ray.exceptions.RayError:  # the run itself says what is wrong
                 return
-            on_progress(sum(fractions.values()) / max(1, len(fractions)))
+            if fractions:
+                on_progress(sum(fractions.values()) / len(fractions))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

@@ -1,7 +1,7 @@
 """What the machine or cluster has, and how many trials fit on it side by side.
 
-with cluster(config) as resources:
-placement = plan_placement(config.study, resources)
+with cluster(config, progress) as placement:
+placement.max_concurrent
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ import io
 import logging
 import math
 import os
+import signal
+import socket
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -20,13 +23,16 @@ import torch
 from dim_ray.config import Config, StudyConfig
 from dim_ray.distributed.address import make_address_hook
 from dim_ray.errors import ResourceError
+from dim_ray.progress import Progress
 
-__all__ = ["DRIVER_RESOURCE", "Placement", "cluster", "joins_a_cluster", "local_resources", "plan_placement"]
+__all__ = ["DRIVER_SHARE", "Placement", "cluster", "joins_a_cluster", "local_resources", "plan_placement"]
 
-DRIVER_RESOURCE = "trial_driver"
-"""Custom resource for trials that only wait for their workers, so that they take no CPU from them."""
+DRIVER_SHARE = {"node:__internal_head__": 0.001}
+"""What a trial holds that only waits for its workers: next to nothing of the head node, and nothing that they need."""
 
-_DRIVERS_ON_ONE_MACHINE = 1000
+_STAGE = "Ray"
+_NO_ADDRESSES = ("", "local")
+_SECONDS_TO_ANSWER = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -82,17 +88,29 @@ def local_resources() -> dict[str, float]:
 
 def joins_a_cluster() -> bool:
     """Whether RAY_ADDRESS names a cluster to join; otherwise Ray is started on this machine."""
-    return bool(os.environ.get("RAY_ADDRESS"))
+    return _address() not in _NO_ADDRESSES
 
 
 @contextmanager
-def cluster(config: Config) -> Iterator[Mapping[str, float]]:
+def cluster(config: Config, progress: Progress) -> Iterator[Placement]:
     """Joins the cluster that RAY_ADDRESS names, or starts Ray on this machine; ends it again.
 
+    Args:
+        config: What a trial needs.
+        progress: Is told about one stage, the start of Ray.
+
     Yields:
-        The resources, by Ray's names.
+        What one trial holds, and how many run side by side.
+
+    Raises:
+        ResourceError: A trial can never be placed, or no cluster answers at RAY_ADDRESS.
     """
-    import ray  # here, because a plan is made and refused without it
+    if joins_a_cluster():
+        _check_address()
+    else:  # refused without starting Ray
+        plan_placement(config.study, local_resources())
+    progress.start(_STAGE, 1, "cluster")
+    import ray
 
     _quiet_ray()
     options: dict[str, Any] = {"configure_logging": False, "log_to_driver": False}
@@ -108,15 +126,52 @@ def cluster(config: Config) -> Iterator[Mapping[str, float]]:
             # which leak without them.
             "include_dashboard": config.study.workers_per_trial > 1,
             "dashboard_host": "127.0.0.1",
-            "resources": {DRIVER_RESOURCE: _DRIVERS_ON_ONE_MACHINE},
         }
+    on_terminate = signal.getsignal(signal.SIGTERM)
     # Ray prints what its nodes complain about, such as the death of a worker.
     with redirect_stdout(_LogFile()):
-        ray.init(**options)
         try:
-            yield ray.cluster_resources()
+            ray.init(**options)
+        except ConnectionError as error:
+            raise _no_cluster(str(error)) from error
+        except Exception as error:
+            if type(error) is not Exception:  # Ray's own, where its processes don't come up in time, has no other name
+                raise
+            raise ResourceError(
+                f"Ray didn't start ({error}); is the machine very busy? Run the command again."
+            ) from error
+        if threading.current_thread() is threading.main_thread():  # Ray's own handler prints a stack
+            signal.signal(signal.SIGTERM, on_terminate)
+        try:
+            resources = ray.cluster_resources()
+            placement = plan_placement(config.study, resources)
+            log.info("Resources: %s; placement: %s", resources, placement)
+            yield placement
         finally:
             ray.shutdown()
+
+
+def _address() -> str:
+    return os.environ.get("RAY_ADDRESS", "")
+
+
+def _check_address() -> None:
+    """Refuses HOST:PORT where nobody listens: Ray would try for many minutes."""
+    host, _, port = _address().rpartition(":")
+    if not host or "/" in host or not port.isdecimal():  # "auto", or an address with a scheme
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(str(error)) from error
+
+
+def _no_cluster(reason: str) -> ResourceError:
+    brief = reason.strip().splitlines()[0].rstrip(".")
+    return ResourceError(
+        f"RAY_ADDRESS is {_address()!r}, and no Ray cluster answers there ({brief}); start one with "
+        "`ray start --head`, give the address of one that runs, or unset RAY_ADDRESS to use this machine alone."
+    )
 
 
 class _LogFile(io.TextIOBase):

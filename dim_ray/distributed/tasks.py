@@ -1,11 +1,12 @@
 """Independent jobs as Ray tasks over the whole cluster, with their progress.
 
-run_tasks(work, {"teacher 0": (build_teacher, 0), ...}, placement, on_progress=print)
+run_tasks(work, {"teacher 0": Task(job=build_teacher, argument=0), ...}, placement, on_progress=print)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -13,11 +14,12 @@ import ray
 from dim_ray.core.ports import Reporter
 from dim_ray.distributed.board import make_board
 from dim_ray.distributed.bridge import BoardReporter
+from dim_ray.distributed.deaths import worker_died
 from dim_ray.distributed.resources import Placement
 from dim_ray.errors import DimError
 from dim_ray.pipeline.workspace import Workspace, on_device
 
-__all__ = ["run_tasks"]
+__all__ = ["Job", "Task", "run_tasks"]
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _MAX_RETRIES = 2  # of a task whose worker died; what it had built is found again
@@ -26,9 +28,21 @@ Job = Callable[[Workspace, Any, Reporter], Any]
 """A function of the workspace on the worker's device, one argument and a reporter."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A call of a job."""
+
+    job: Job
+    """Importable."""
+    argument: Any
+    """Of the job."""
+    cost: float = 1.0
+    """What it takes, in any unit that all tasks share; weighs its part of the progress."""
+
+
 def run_tasks(
     work: Workspace,
-    calls: Mapping[str, tuple[Job, Any]],
+    tasks: Mapping[str, Task],
     placement: Placement,
     *,
     on_progress: Callable[[float], None],
@@ -37,36 +51,47 @@ def run_tasks(
 
     Args:
         work: What every job works on; sent to each node once.
-        calls: By name, an importable function and its argument, in the order in which they start.
+        tasks: By name, in the order in which they start.
         placement: What one job holds.
-        on_progress: Is told the number of jobs done, with the fractions of those that run.
+        on_progress: Is told the share of the work that is done, times the number of tasks; first when work begins.
 
     Raises:
         DimError: The error of the first job that failed with one, after the others were stopped.
-        ray.exceptions.RayError: A job's worker died too often, or a job has a defect.
+        DimError: A job's process died too often.
+        ray.exceptions.RayTaskError: A job has a defect.
     """
     board = make_board()
     shared = ray.put(work)
-    task = ray.remote(num_cpus=placement.cpus_per_worker, num_gpus=placement.gpus_per_worker, max_retries=_MAX_RETRIES)(
-        _run
-    )
-    running = {task.remote(job, shared, argument, board, name): name for name, (job, argument) in calls.items()}
+    held = {"num_cpus": placement.cpus_per_worker, "num_gpus": placement.gpus_per_worker}
+    remote = ray.remote(**held, max_retries=_MAX_RETRIES)(_run)
+    running = {remote.remote(task.job, shared, task.argument, board, name): name for name, task in tasks.items()}
+    whole = sum(task.cost for task in tasks.values())
     try:
         while running:
             ready, _ = ray.wait(list(running), num_returns=len(running), timeout=_SECONDS_BETWEEN_LOOKS)
             for reference in ready:
-                ray.get(reference)
+                _take(reference, running[reference])
                 del running[reference]
             fractions = ray.get(board.read.remote())
-            on_progress(len(calls) - len(running) + sum(fractions.get(name, 0.0) for name in running.values()))
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, DimError):
-            raise error.cause from error
-        raise
+            if fractions or len(running) < len(tasks):
+                left = sum(tasks[name].cost * (1.0 - fractions.get(name, 0.0)) for name in running.values())
+                on_progress(len(tasks) * (1.0 - left / whole))
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
         ray.kill(board)
+
+
+def _take(reference: Any, name: str) -> None:
+    """Waits for a task, and raises what a person should read."""
+    try:
+        ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, DimError):
+            raise error.cause from error
+        raise
+    except ray.exceptions.RayError as error:
+        raise worker_died(name, error) from error
 
 
 def _run(job: Job, work: Workspace, argument: Any, board: Any, name: str) -> Any:

@@ -12,18 +12,23 @@ from typing import Any
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from dim_ray.core.collective import TorchCollective
+from dim_ray.core.pool import shard
 from dim_ray.core.ports import Collective, Reporter, SilentReporter
 from dim_ray.distributed.bridge import BoardReporter, TrainReporter
+from dim_ray.distributed.deaths import worker_died
 from dim_ray.distributed.resources import Placement
 from dim_ray.errors import DimError
 from dim_ray.pipeline.generators import distill_generator, rung_epochs
 from dim_ray.pipeline.priors import build_prior
-from dim_ray.pipeline.teachers import build_teacher, missing_teachers
+from dim_ray.pipeline.teachers import build_teacher, missing_teachers, pool_teachers
 from dim_ray.pipeline.workspace import Workspace, on_device
 
 __all__ = ["distill_shards", "prior_shards", "run_workers", "teacher_shards", "trial_shards"]
+
+_DEATHS = (WorkerHealthCheckFailedError, ray.exceptions.RayActorError)
 
 WorkerJob = Callable[[Workspace, Reporter, Collective], None]
 """What every worker runs; importable."""
@@ -53,8 +58,8 @@ def run_workers(
         callbacks: Ray Train's.
 
     Raises:
-        DimError: The error that a worker ended with.
-        ray.train.TrainingFailedError: Workers died too often, or ended with a defect.
+        DimError: The error that a worker ended with, or workers died too often.
+        ray.train.TrainingFailedError: A worker ended with a defect.
     """
     trainer = TorchTrainer(
         _worker,
@@ -74,15 +79,19 @@ def run_workers(
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
-        for failure in getattr(error, "worker_failures", {}).values():
+        failures = list(getattr(error, "worker_failures", {}).values())
+        for failure in failures:
             if isinstance(failure, DimError):
                 raise failure from error
+        if failures and all(isinstance(failure, _DEATHS) for failure in failures):
+            raise worker_died(job.__name__.replace("_", " "), failures[0]) from error
         raise
 
 
 def teacher_shards(work: Workspace, reporter: Reporter, collective: Collective) -> None:
     """Trains this worker's share of the teachers that are missing."""
-    mine = [n for n in missing_teachers(work) if n % collective.num_workers == collective.rank]
+    missing = missing_teachers(work)
+    mine = [number for number in shard(pool_teachers(work.config), collective) if number in missing]
     for done, number in enumerate(mine):
         build_teacher(work, number, SilentReporter())
         reporter.report(done + 1, len(mine), {})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,17 +11,18 @@ import torch
 from dim_ray.config import Config, GeneratorConfig, fingerprint, to_dict
 from dim_ray.core.adversarial import build_pair
 from dim_ray.core.checkpoint import dumps, loads, module_tensors, restore_module
+from dim_ray.core.data import to_bytes
 from dim_ray.core.evaluation import balanced_labels
 from dim_ray.core.generator import Generator, build_generator
 from dim_ray.core.matching import distill
 from dim_ray.core.pictures import sample_grid
-from dim_ray.core.pool import TeacherPool
+from dim_ray.core.pool import TeacherPool, shard, shard_weight
 from dim_ray.core.ports import Collective, Reporter
 from dim_ray.core.random import stream
 from dim_ray.errors import ArtifactError, ConfigError, DivergedError
 from dim_ray.pipeline.priors import load_prior, prior_fingerprint
 from dim_ray.pipeline.students import validate
-from dim_ray.pipeline.teachers import load_teacher, teacher_fingerprint
+from dim_ray.pipeline.teachers import load_teacher, pool_teachers, teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace, dataset_card, shared_checkpointer
 
 __all__ = [
@@ -41,9 +42,7 @@ _SAMPLES_PER_CLASS = 10
 
 def generator_fingerprint(work: Workspace) -> str:
     """Returns the identity of the distilled generator."""
-    matching = work.config.matching
-    teachers = [] if matching.kind == "none" else [teacher_fingerprint(work, n) for n in range(work.config.pool.size)]
-    return fingerprint("distilled", prior_fingerprint(work), teachers, matching)
+    return fingerprint("distilled", prior_fingerprint(work), _teachers(work), work.config.matching)
 
 
 def distill_generator(work: Workspace, reporter: Reporter, collective: Collective) -> str:
@@ -62,7 +61,6 @@ def distill_generator(work: Workspace, reporter: Reporter, collective: Collectiv
         epochs = config.matching.epochs
         reporter.report(epochs, epochs, _validate_on_first(work, collective, lambda: load_module(work, identity)))
         return identity
-    started = time.perf_counter()
     pair = build_pair(
         config.generator,
         config.prior,
@@ -71,9 +69,9 @@ def distill_generator(work: Workspace, reporter: Reporter, collective: Collectiv
         seed=config.prior.seed,
     )
     pair.load_weights(load_prior(work))
-    shard = range(collective.rank, config.pool.size, collective.num_workers)
-    matches = config.matching.kind != "none"
-    pool = TeacherPool([load_teacher(work, n) for n in shard], work.dataset) if matches and shard else None
+    numbers = pool_teachers(config)
+    mine = shard(numbers, collective)
+    pool = TeacherPool([load_teacher(work, n) for n in mine], work.dataset) if mine else None
     saved = shared_checkpointer(work, identity, collective)
     rungs = rung_epochs(config)
 
@@ -82,7 +80,7 @@ def distill_generator(work: Workspace, reporter: Reporter, collective: Collectiv
             return {}
         measured = _validate_on_first(work, collective, lambda: pair.average)
         if epoch == config.matching.epochs and collective.rank == 0:
-            _store_generator(work, identity, pair.average, measured, time.perf_counter() - started)
+            _store_generator(work, identity, pair.average, measured, saved.seconds())
             saved.clear()  # now: there may be no time after the report
         return measured
 
@@ -92,7 +90,7 @@ def distill_generator(work: Workspace, reporter: Reporter, collective: Collectiv
         config.matching,
         config.prior,
         work.dataset,
-        shard_weight=len(shard) * collective.num_workers / config.pool.size,
+        shard_weight=shard_weight(numbers, collective),
         after_epoch=after_epoch,
         reporter=reporter,
         checkpointer=saved,
@@ -146,6 +144,10 @@ def generator_from_card(
     return generator.eval().requires_grad_(False)
 
 
+def _teachers(work: Workspace) -> list[str]:
+    return [teacher_fingerprint(work, number) for number in pool_teachers(work.config)]
+
+
 def _validate_on_first(
     work: Workspace, collective: Collective, generator: Callable[[], Generator]
 ) -> Mapping[str, float]:
@@ -167,13 +169,11 @@ def _store_generator(
 ) -> None:
     config = work.config
     card = {
-        "generator": to_dict(config.generator),
+        "generator": to_dict(replace(config.generator, latent_dim=generator.latent_dim)),
         "value_range": [-1.0, 1.0],
         "dataset": dataset_card(work.dataset),
         "prior": prior_fingerprint(work),
-        "teachers": [teacher_fingerprint(work, n) for n in range(config.pool.size)]
-        if config.matching.kind != "none"
-        else [],
+        "teachers": _teachers(work),
         "training": {
             "pool": to_dict(config.pool),
             "prior": to_dict(config.prior),
@@ -186,7 +186,7 @@ def _store_generator(
     generator.eval()
     with torch.no_grad():
         images = generator.sample(labels, stream(config.matching.seed, "samples", device=labels.device))
-    images = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+    images = to_bytes(images).cpu()
     grid = images.view(work.dataset.num_classes, _SAMPLES_PER_CLASS, *images.shape[1:])
     files = {
         GENERATOR_FILE: dumps(module_tensors(generator)),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from torch import Tensor
 
 from dim_ray.config import fingerprint, to_dict
@@ -34,7 +32,6 @@ def build_prior(work: Workspace, reporter: Reporter, collective: Collective) -> 
     if collective.any(work.artifacts.exists("priors", identity)):  # the same answer on every worker
         return
     config = work.config
-    started = time.perf_counter()
     pair = build_pair(
         config.generator, config.prior, work.dataset, learning_rate=config.prior.learning_rate, seed=config.prior.seed
     )
@@ -47,7 +44,7 @@ def build_prior(work: Workspace, reporter: Reporter, collective: Collective) -> 
         "dataset": dataset_card(work.dataset),
         "training": to_dict(config.prior),
         "num_workers": collective.num_workers,
-        "wall_seconds": time.perf_counter() - started,
+        "wall_seconds": saved.seconds(),
     }
     work.artifacts.write("priors", identity, {_PAIR_FILE: dumps(pair.weights())}, card)
     saved.clear()

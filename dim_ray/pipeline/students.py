@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from dim_ray.config import Protocol
 from dim_ray.core.evaluation import StudentResult, budget, image_source, train_student
 from dim_ray.core.generator import Generator
+from dim_ray.core.random import derive_seed
 from dim_ray.pipeline.workspace import Workspace
 
 __all__ = ["Evaluation", "train_cell", "validate"]
@@ -21,11 +22,14 @@ class Evaluation:
     architecture: str
     seed: int
     generator: str | None
-    """Fingerprint; None for real images."""
+    """Fingerprint; None for real images, and where it isn't stored yet."""
 
 
 def validate(work: Workspace, generator: Generator) -> dict[str, float]:
-    """Returns the mean validation accuracy of on-the-fly students; the test split is not used."""
+    """Returns the mean validation accuracy of on-the-fly students; the test split is not used.
+
+    Their seeds are their own: a student that chose a generator isn't among those that are reported.
+    """
     study = work.config.study
     total = 0.0
     for index in range(study.selection_seeds):
@@ -33,7 +37,7 @@ def validate(work: Workspace, generator: Generator) -> dict[str, float]:
             protocol="on_the_fly",
             images_per_class=study.selection_images_per_class,
             architecture=work.config.networks.students[0],
-            seed=work.config.evaluation.seed + index,
+            seed=derive_seed(work.config.evaluation.seed, "selection", index),
             generator=None,
         )
         total += train_cell(work, cell, generator, generator_bytes=0, test=False).validation_accuracy

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 from dim_ray.config import Config, fingerprint, to_dict
 from dim_ray.core.checkpoint import dumps, loads, with_prefix, without_prefix
 from dim_ray.core.pool import Teacher, train_teacher
 from dim_ray.core.ports import Reporter
+from dim_ray.core.precision import resolve_precision
 from dim_ray.pipeline.workspace import Workspace, checkpointer, dataset_card
 
-__all__ = ["build_teacher", "load_teacher", "missing_teachers", "teacher_fingerprint"]
+__all__ = ["build_teacher", "load_teacher", "missing_teachers", "pool_teachers", "teacher_fingerprint"]
 
 _SNAPSHOTS_FILE = "snapshots.safetensors"
 
@@ -22,14 +22,15 @@ def teacher_fingerprint(work: Workspace, number: int) -> str:
     return fingerprint("teacher", work.dataset.digest, _architecture(work.config, number), number, recipe)
 
 
+def pool_teachers(config: Config) -> range:
+    """Returns the numbers of the teachers that a distillation needs: none where nothing is matched."""
+    return range(config.pool.size if config.matching.kind != "none" else 0)
+
+
 def missing_teachers(work: Workspace) -> list[int]:
-    """Returns the numbers of the pool's teachers that the storage doesn't hold yet."""
+    """Returns the numbers of those teachers that the storage doesn't hold yet."""
     artifacts = work.artifacts
-    return [
-        number
-        for number in range(work.config.pool.size)
-        if not artifacts.exists("teachers", teacher_fingerprint(work, number))
-    ]
+    return [n for n in pool_teachers(work.config) if not artifacts.exists("teachers", teacher_fingerprint(work, n))]
 
 
 def build_teacher(work: Workspace, number: int, reporter: Reporter) -> None:
@@ -37,7 +38,6 @@ def build_teacher(work: Workspace, number: int, reporter: Reporter) -> None:
     identity = teacher_fingerprint(work, number)
     if work.artifacts.exists("teachers", identity):
         return
-    started = time.perf_counter()
     saved = checkpointer(work, identity)
     architecture = _architecture(work.config, number)
     teacher = train_teacher(work.config.pool, number, architecture, work.dataset, reporter=reporter, checkpointer=saved)
@@ -53,7 +53,8 @@ def build_teacher(work: Workspace, number: int, reporter: Reporter) -> None:
         "validation_accuracy": teacher.validation_accuracy,
         "dataset": dataset_card(work.dataset),
         "training": to_dict(work.config.pool),
-        "wall_seconds": time.perf_counter() - started,
+        "precision": resolve_precision(work.config.pool.precision, work.dataset.train.images.device),
+        "wall_seconds": saved.seconds(),
     }
     work.artifacts.write("teachers", identity, {_SNAPSHOTS_FILE: dumps(tensors)}, card)
     saved.clear()

@@ -11,7 +11,7 @@ import torch
 from dim_ray.config import Config
 from dim_ray.core.checkpoint import dumps, loads
 from dim_ray.core.data import Dataset
-from dim_ray.core.ports import Checkpointer, Collective, NoCheckpointer, State
+from dim_ray.core.ports import Collective, SingleWorker, State
 from dim_ray.store.artifacts import ArtifactStore
 
 __all__ = [
@@ -53,7 +53,12 @@ class StoredCheckpointer:
         self._artifacts = artifacts
         self._key = key
         self._every_seconds = every_seconds
-        self._last = time.monotonic()
+        self._started = self._last = time.monotonic()
+        self._seconds_before = 0.0
+
+    def seconds(self) -> float:
+        """Returns the wall time that the stage has taken, in all the processes that worked on its state."""
+        return self._seconds_before + time.monotonic() - self._started
 
     def due(self) -> bool:
         """Whether `every_seconds` have passed since the last save."""
@@ -61,7 +66,8 @@ class StoredCheckpointer:
 
     def save(self, state: State) -> None:
         """Replaces the file."""
-        self._artifacts.write_bytes(self._key, dumps(state.tensors, state.meta))
+        meta = {"stage": dict(state.meta), "seconds": self.seconds()}
+        self._artifacts.write_bytes(self._key, dumps(state.tensors, meta))
         self._last = time.monotonic()
 
     def load(self) -> State | None:
@@ -74,7 +80,8 @@ class StoredCheckpointer:
         if data is None:
             return None
         tensors, meta = loads(data, origin=self._key)
-        return State(tensors=tensors, meta=meta)
+        self._seconds_before = float(meta["seconds"])
+        return State(tensors=tensors, meta=meta["stage"])
 
     def clear(self) -> None:
         """Removes the file."""
@@ -99,16 +106,14 @@ def on_device(work: Workspace, num_threads: int | None = None) -> Workspace:
 
 
 def checkpointer(work: Workspace, identity: str) -> StoredCheckpointer:
-    """Returns the checkpointer of one artefact that is being built."""
-    return StoredCheckpointer(
-        work.artifacts, checkpoint_key(work.study, identity), work.config.storage.checkpoint_seconds
-    )
+    """Returns the checkpointer of one artefact that is being built by one worker."""
+    return shared_checkpointer(work, identity, SingleWorker())
 
 
-def shared_checkpointer(work: Workspace, identity: str, collective: Collective) -> Checkpointer:
+def shared_checkpointer(work: Workspace, identity: str, collective: Collective) -> StoredCheckpointer:
     """Returns each worker's checkpointer: all load the same state; worker 0 alone saves."""
-    own = checkpointer(work, identity)
-    return own if collective.rank == 0 else _LoadOnly(own)
+    kind = StoredCheckpointer if collective.rank == 0 else _LoadOnly
+    return kind(work.artifacts, checkpoint_key(work.study, identity), work.config.storage.checkpoint_seconds)
 
 
 def dataset_card(dataset: Dataset) -> dict[str, Any]:
@@ -124,9 +129,12 @@ def dataset_card(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-class _LoadOnly(NoCheckpointer):
-    def __init__(self, checkpointer: Checkpointer) -> None:
-        self._checkpointer = checkpointer
+class _LoadOnly(StoredCheckpointer):
+    def due(self) -> bool:
+        return False
 
-    def load(self) -> State | None:
-        return self._checkpointer.load()
+    def save(self, state: State) -> None:
+        pass
+
+    def clear(self) -> None:
+        pass

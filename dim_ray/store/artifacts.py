@@ -4,7 +4,8 @@
     store.write("generators", fingerprint, {"generator.safetensors": data}, {"dataset": "digits"})
     store.read("generators", fingerprint).card["dataset"]
 
-card.json names each file with its size and SHA-256. It's written last, so that a folder with a card is finished.
+card.json names each file with its size and SHA-256, and holds a digest of itself. It's written last, so that a folder
+with a card is finished.
 """
 
 from __future__ import annotations
@@ -19,15 +20,25 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from dim_ray import __version__
-from dim_ray.errors import ArtifactError, nearest
+from dim_ray.errors import ArtifactError, NewerFormatError, nearest
 from dim_ray.store.filesystem import Root, check_name, is_name, open_root, probe, storage_errors
 
-__all__ = ["FORMAT_VERSION", "KINDS", "Artifact", "ArtifactStore", "probe", "read_artifact"]
+__all__ = [
+    "CARD_DIGEST",
+    "FORMAT_VERSION",
+    "KINDS",
+    "Artifact",
+    "ArtifactStore",
+    "card_digest",
+    "probe",
+    "read_artifact",
+]
 
 FORMAT_VERSION = 1
 KINDS = ("generators", "priors", "teachers")
 
 _CARD = "card.json"
+CARD_DIGEST = "card_sha256"
 _REPAIR = "Delete the folder and make it again, or bring back a copy."
 
 
@@ -41,10 +52,6 @@ class Artifact:
     """JSON values: what it is and where it comes from."""
     files: dict[str, bytes]
     """Contents by name, verified against the card."""
-
-
-class _NewerFormatError(ArtifactError):
-    """Not damaged, so never to be replaced."""
 
 
 class ArtifactStore:
@@ -147,7 +154,7 @@ class ArtifactStore:
             return False
         try:
             self.read(kind, fingerprint)
-        except _NewerFormatError:
+        except NewerFormatError:  # not damaged, so never to be replaced
             raise
         except ArtifactError:
             return False
@@ -180,6 +187,11 @@ def read_artifact(uri: str, kind: str | None = None) -> Artifact:
     return _read_files(folder, "", _read_card(folder, "", kind))
 
 
+def card_digest(card: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of a card's values, however they are written; the card without its digest."""
+    return hashlib.sha256(json.dumps(card, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
 def _folder(kind: str, fingerprint: str) -> str:
     return f"{_check_kind(kind)}/{check_name('the fingerprint', fingerprint)}"
 
@@ -203,6 +215,7 @@ def _encode_card(kind: str, fingerprint: str, files: Mapping[str, bytes], card: 
         },
     }
     try:
+        complete[CARD_DIGEST] = card_digest(complete)
         return json.dumps(complete, indent=2, allow_nan=False, ensure_ascii=False).encode() + b"\n"
     except (TypeError, ValueError) as error:
         raise ArtifactError(f"the card of {kind}/{fingerprint} can't be written as JSON: {error}.") from error
@@ -213,19 +226,24 @@ def _read_card(root: Root, key: str, kind: str | None) -> dict[str, Any]:
     where = root.uri_of(key) if key else root.uri
     data = root.read(_join(key, _CARD))
     if data is None:
-        raise ArtifactError(f"{where} has no {_CARD}, so it's no finished artefact. {_REPAIR}")
+        raise ArtifactError(
+            f"{where} has no {_CARD}, so it's no finished artefact; give the folder of one, such as "
+            f"{where}/generators/<fingerprint> if this is a storage."
+        )
     try:
         card = json.loads(data)
     except ValueError as error:
         raise ArtifactError(f"{_CARD} of {where} isn't JSON: {error}. {_REPAIR}") from error
     version = card.get("format_version") if isinstance(card, dict) else None
-    if not isinstance(version, int):
+    if not isinstance(version, int) or version < 1:
         raise ArtifactError(f"{_CARD} of {where} has no format_version, so it wasn't written by dim_ray. {_REPAIR}")
     if version > FORMAT_VERSION:
-        raise _NewerFormatError(
+        raise NewerFormatError(
             f"{where} was made by a newer version of dim_ray (format {version}, this one reads up to "
             f"{FORMAT_VERSION}): upgrade dim_ray."
         )
+    if card.pop(CARD_DIGEST, None) != card_digest(card):
+        raise ArtifactError(f"{_CARD} of {where} was altered: it doesn't fit its own {CARD_DIGEST}. {_REPAIR}")
     if kind is not None and card.get("kind") != kind:
         raise ArtifactError(f"{where} is of the kind {card.get('kind')!r}; needed here: {kind!r}.")
     return dict(card)

@@ -24,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from dim_ray.errors import StorageError, nearest
+from dim_ray.errors import StorageAddressError, StorageError, nearest
 
 __all__ = ["Root", "check_name", "is_name", "open_root", "probe", "storage_errors"]
 
@@ -178,36 +178,38 @@ def open_root(root: str) -> Root:
             go in the URI's query: ``s3://bucket/folder?endpoint_override=minio:9000&scheme=http``.
 
     Raises:
-        StorageError: It's empty, or a URI that can't be used.
+        StorageAddressError: It's empty, or a URI that can't be used.
     """
     if not root.strip():
-        raise StorageError(f"the storage root is {root!r}; allowed: a folder, or a file://, s3:// or gs:// URI.")
+        raise StorageAddressError(f"the storage root is {root!r}; allowed: a folder, or a file://, s3:// or gs:// URI.")
     match = _URI.match(root)
     if match is None:
         if _URI_WITHOUT_SLASHES.match(root):
-            raise StorageError(
+            raise StorageAddressError(
                 f"the storage root is {root!r}; a URI has '//' behind its scheme, as in s3://bucket/folder."
             )
         return _local(os.path.expanduser(root))
     scheme = match["scheme"]
     if "@" in root[match.end() :].partition("/")[0]:
-        raise StorageError(  # without the URI itself, which would reach the log
+        raise StorageAddressError(  # without the URI itself, which would reach the log
             f"the {scheme}:// storage root carries credentials, which would be printed and stored with every run; "
             "leave them out and give them as the provider's own tools take them, for example in ~/.aws/credentials."
         )
     if scheme == "file":
         parts = urlsplit(root)
         if parts.netloc not in ("", "localhost") or not parts.path:
-            raise StorageError(f"the storage root is {root!r}; a file URI has the form file:///folder.")
+            raise StorageAddressError(f"the storage root is {root!r}; a file URI has the form file:///folder.")
         return _local(unquote(parts.path))
     if scheme not in REMOTE_SCHEMES:
-        raise StorageError(
+        raise StorageAddressError(
             f"the storage root {root!r} has the unknown scheme {scheme!r}; {nearest(scheme, ['file', *REMOTE_SCHEMES])}"
         )
     with storage_errors("reach", root):
         filesystem, path = _connect(root)
     if not path.strip("/"):
-        raise StorageError(f"the storage root is {root!r}, which names no bucket; write {scheme}://bucket/folder.")
+        raise StorageAddressError(
+            f"the storage root is {root!r}, which names no bucket; write {scheme}://bucket/folder."
+        )
     return Root(uri=root, filesystem=filesystem, path=path.rstrip("/"), is_local=False)
 
 
@@ -219,7 +221,7 @@ def probe(root: str) -> None:
     """
     opened = open_root(root)
     if opened.is_local and os.path.isfile(opened.path):
-        raise StorageError(f"the storage root {opened.uri} is a file; give a folder with --storage.")
+        raise StorageAddressError(f"the storage root {opened.uri} is a file; give a folder with --storage.")
     key = f".probe-{uuid.uuid4().hex}"
     opened.write(key, _PROBE_BYTES)
     try:
@@ -305,6 +307,8 @@ def _reason(error: Exception) -> str:
         return "the disk is full; free some space or choose another root with --storage."
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "permission denied; change the folder's permissions or choose another root with --storage."
+    if code == errno.ENOENT:
+        return "there is no such place; choose another root with --storage."
     if code in (errno.ENOTDIR, errno.EEXIST):
         return f"a part of this path is a file where a folder is needed ({_brief(error)})."
     return f"{_brief(error)}."

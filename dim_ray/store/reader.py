@@ -18,11 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from dim_ray.config import StudyConfig
 from dim_ray.errors import StorageError, UsageError, nearest
 from dim_ray.store.filesystem import open_root, storage_errors
 from dim_ray.store.schema import EVALUATION_TABLE, SCHEMA_VERSION, TRIAL_TABLE, Table
 
-__all__ = ["CELL", "Reader", "summarise"]
+__all__ = ["CELL", "Reader", "no_evaluations", "summarise", "usual_ipc"]
 
 CELL = (
     "dataset",
@@ -38,6 +39,7 @@ CELL = (
 )
 """Columns that evaluations share when they differ by nothing but their seed."""
 
+_TERMS = [name for name in CELL if name != "generator"]
 _READ_THREADS = 16  # files are small: reading waits for the storage, above all an object store
 _SUFFIX = ".parquet"
 
@@ -77,11 +79,13 @@ class Reader:
     ) -> str:
         """Finds the generator with the highest mean validation accuracy over seeds; the test set has no say.
 
+        Generators are compared on equal terms: the same data, budget and architecture, those that most of them were
+        evaluated with, and of several such the latest.
+
         Args:
             dataset: Name of the data set.
-            ipc: Images per class.
-            architecture: The students' architecture. Default: the one that most generators were evaluated with, so
-                that generators are compared on equal terms.
+            ipc: Images per class; see `usual_ipc`.
+            architecture: The students' architecture. Default: what most generators were evaluated with.
             protocol: How the students got their images.
 
         Returns:
@@ -89,10 +93,12 @@ class Reader:
 
         Raises:
             StorageError: There is no such evaluation; the message says what there is.
+            UsageError: `ipc` isn't a number.
         """
+        _allowed_values(EVALUATION_TABLE, "ipc", ipc)
         every = self.evaluations()
         if every.empty:
-            raise StorageError(f"no evaluations under {self.root}: run python -m dim_ray.tune first.")
+            raise no_evaluations(self.root)
         rows = every[every["generator"].notna() & every["validation_accuracy"].notna()]
         wanted = rows[(rows["dataset"] == dataset) & (rows["ipc"] == ipc) & (rows["protocol"] == protocol)]
         if architecture is not None:
@@ -100,10 +106,11 @@ class Reader:
         if wanted.empty:
             asked = f"{dataset!r} at IPC {ipc}, protocol {protocol!r}" + (f", {architecture}" if architecture else "")
             raise StorageError(f"no generator was evaluated on {asked} under {self.root}; {_what_is_there(rows)}")
-        if architecture is None:
-            generators = wanted.groupby("architecture")["generator"].nunique()
-            wanted = wanted[wanted["architecture"] == generators.idxmax()]
-        means = summarise(wanted).sort_values(["validation_mean", "generator"], ascending=[False, True])
+        comparable = max(
+            (rows for _, rows in wanted.groupby(_TERMS, dropna=False)),
+            key=lambda rows: (rows["generator"].nunique(), rows["created_at"].max()),
+        )
+        means = summarise(comparable).sort_values(["validation_mean", "generator"], ascending=[False, True])
         return str(means["generator"].iloc[0])
 
     def _read(self, table: Table, filters: Mapping[str, Any]) -> pd.DataFrame:
@@ -189,6 +196,31 @@ def summarise(evaluations: pd.DataFrame) -> pd.DataFrame:
         )
         .reset_index()
     )
+
+
+def no_evaluations(root: str) -> StorageError:
+    """Returns the error of a storage without evaluations, with what to do."""
+    return StorageError(
+        f"no evaluations under {root}: run python -m dim_ray.tune, or measure a generator that is there already with "
+        "python -m dim_ray.evaluate PATH."
+    )
+
+
+def usual_ipc(evaluations: pd.DataFrame, *, dataset: str, protocol: str = "on_the_fly") -> int:
+    """Returns the IPC at which generators are compared where none is asked for.
+
+    Args:
+        evaluations: Rows as `Reader.evaluations` returns them.
+        dataset: Name of the data set.
+        protocol: How the students got their images.
+
+    Returns:
+        The default of `study.selection_images_per_class`; the largest there is, where there is only another one.
+    """
+    usual = StudyConfig().selection_images_per_class
+    is_wanted = (evaluations["dataset"] == dataset) & (evaluations["protocol"] == protocol)
+    there = evaluations[is_wanted & evaluations["generator"].notna()]["ipc"]
+    return usual if there.empty or usual in there.to_numpy() else int(there.max())
 
 
 def _check_version(table: Table, path: str, metadata: Mapping[bytes, bytes]) -> None:

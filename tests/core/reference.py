@@ -66,9 +66,15 @@ def discriminator_loss(
     real: Tensor,
     labels: Tensor,
     rng: torch.Generator,
+    number: int = 0,
 ) -> Tensor:
-    """L_D for real images (B, C, H, W) in [-1, 1]."""
+    """L_D of the discriminator's step `number` since training began, for real images (B, C, H, W) in [-1, 1]."""
     fake = generate(generator, labels, rng).detach()
+    real_source, real_classes = judge(discriminator, real, labels)
+    fake_source, _ = judge(discriminator, fake, labels)
+    loss = fake_source.mean() - real_source.mean() + config.class_weight * cross_entropy(real_classes, labels)
+    if number % config.gradient_penalty_every:
+        return loss
     shares = torch.rand(len(real), 1, 1, 1, generator=rng)
     penalties = []
     for index in range(len(real)):
@@ -76,11 +82,8 @@ def discriminator_loss(
         (source,), _ = discriminator(between[None], labels[index][None])
         (gradient,) = torch.autograd.grad(source, between, create_graph=True)
         penalties.append((gradient.square().sum().sqrt() - 1) ** 2)
-    real_source, real_classes = judge(discriminator, real, labels)
-    fake_source, _ = judge(discriminator, fake, labels)
-    wasserstein = fake_source.mean() - real_source.mean()
-    penalty = config.gradient_penalty_weight * torch.stack(penalties).mean()
-    return wasserstein + penalty + config.class_weight * cross_entropy(real_classes, labels)
+    weight = config.gradient_penalty_weight * config.gradient_penalty_every
+    return loss + weight * torch.stack(penalties).mean()
 
 
 def generator_loss(
@@ -182,13 +185,17 @@ def prior_losses(
     generator, average, discriminator = networks
     steps_per_epoch = len(dataset.train) // config.batch_size
     losses: list[Mapping[str, float]] = []
+    num_discriminator_steps = 0
     for number in range(config.epochs * steps_per_epoch):
         epoch, index = divmod(number, steps_per_epoch)
         batch = order("prior", config.seed, epoch, len(dataset.train))[index * config.batch_size :][: config.batch_size]
         real, real_labels = to_signed(dataset.train.images[batch]), dataset.train.labels[batch]
         rng = stream(config.seed, "adversarial", 0, step=number)
         for _ in range(config.discriminator_steps):
-            critic = discriminator_loss(generator, discriminator, config, real, real_labels, rng)
+            critic = discriminator_loss(
+                generator, discriminator, config, real, real_labels, rng, num_discriminator_steps
+            )
+            num_discriminator_steps += 1
             descend(discriminator, gradients(critic, discriminator), learning_rate)
         labels = torch.randint(dataset.num_classes, (config.batch_size,), generator=rng)
         loss, _ = generator_loss(generator, discriminator, config, labels, rng)
@@ -222,18 +229,24 @@ def matching_losses(
     share = config.batch_size // len(shard_weights)
     steps_per_epoch = len(dataset.train) // config.batch_size
     losses: list[list[Mapping[str, float]]] = []
+    num_discriminator_steps = 0
     for number in range(config.epochs * steps_per_epoch):
         epoch, index = divmod(number, steps_per_epoch)
         whole = order("matching", config.seed, epoch, len(dataset.train))[index * config.batch_size :]
-        critics, totals = [], []
+        totals = []
         found: list[Mapping[str, float]] = []
         streams = [stream(config.seed, "matching", rank, step=number) for rank in range(len(shard_weights))]
         batches = [whole[rank * share : (rank + 1) * share] for rank in range(len(shard_weights))]
-        for rng, batch in zip(streams, batches, strict=True):
-            real, labels = to_signed(dataset.train.images[batch]), dataset.train.labels[batch]
-            critics.append(discriminator_loss(generator, discriminator, prior, real, labels, rng))
-        means = average([gradients(loss, discriminator) for loss in critics])
-        descend(discriminator, means, learning_rate)
+        for _ in range(prior.discriminator_steps):
+            critics = []
+            for rng, batch in zip(streams, batches, strict=True):
+                real, labels = to_signed(dataset.train.images[batch]), dataset.train.labels[batch]
+                critics.append(
+                    discriminator_loss(generator, discriminator, prior, real, labels, rng, num_discriminator_steps)
+                )
+            num_discriminator_steps += 1
+            means = average([gradients(loss, discriminator) for loss in critics])
+            descend(discriminator, means, learning_rate)
         last = dict(zip([f"discriminator.{name}" for name, _ in discriminator.named_parameters()], means, strict=True))
         for rank, (rng, batch) in enumerate(zip(streams, batches, strict=True)):
             images, labels = dataset.train.images[batch], dataset.train.labels[batch]

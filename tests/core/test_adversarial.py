@@ -18,6 +18,7 @@ from dim_ray.core.adversarial import (
     gradient_penalty,
     train_prior,
 )
+from dim_ray.core.checkpoint import without_prefix
 from dim_ray.core.data import Dataset
 from dim_ray.core.generator import Discriminator
 from dim_ray.core.ports import NoCheckpointer, SingleWorker
@@ -49,8 +50,10 @@ def first_images(count: int = 8) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.7])
-@pytest.mark.parametrize("discriminator_steps", [1, 2])
-def test_losses_and_weights_are_those_of_the_slow_reference(decay: float, discriminator_steps: int) -> None:
+@pytest.mark.parametrize(("discriminator_steps", "gradient_penalty_every"), [(1, 1), (2, 1), (1, 3), (2, 3)])
+def test_losses_and_weights_are_those_of_the_slow_reference(
+    decay: float, discriminator_steps: int, gradient_penalty_every: int
+) -> None:
     # As many images a step as there are, so that each step is an epoch and reported.
     dataset = make_dataset(per_class=2)
     config = replace(
@@ -60,6 +63,7 @@ def test_losses_and_weights_are_those_of_the_slow_reference(decay: float, discri
         gradient_penalty_weight=3.0,
         class_weight=0.7,
         discriminator_steps=discriminator_steps,
+        gradient_penalty_every=gradient_penalty_every,
     )
     pair = make_plain_pair(dataset, ema_decay=decay, learning_rate=LEARNING_RATE)
     networks = copy.deepcopy((pair.generator.train(), pair.average, pair.discriminator))
@@ -188,6 +192,18 @@ def test_weights_and_state_fit_into_fresh_networks(decay: float) -> None:
     assert equal_states(fresh.state(), pair.state())
     own = {tensor.data_ptr() for tensor in pair.state().values() if tensor.numel()}
     assert not own & {tensor.data_ptr() for tensor in fresh.state().values() if tensor.numel()}
+
+
+@pytest.mark.parametrize(
+    ("decay", "networks"), [(0.0, {"generator", "discriminator"}), (0.5, {"generator", "average", "discriminator"})]
+)
+def test_weights_hold_an_average_only_where_there_is_one(decay: float, networks: set[str]) -> None:
+    pair = make_pair(DATASET, ema_decay=decay)
+    train(pair, replace(PRIOR, epochs=1))
+    weights = pair.weights()
+    assert {name.split(".")[0] for name in weights} == networks
+    for network in networks:
+        assert equal_states(without_prefix(network, weights), getattr(pair, network).state_dict())
 
 
 def test_training_neither_reads_nor_changes_the_global_random_state() -> None:

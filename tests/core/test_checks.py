@@ -14,7 +14,7 @@ from dim_ray.config import (
     PoolConfig,
     PriorConfig,
 )
-from dim_ray.core.checks import check_budget
+from dim_ray.core.checks import check_evaluation, check_training
 from dim_ray.core.data import Dataset, load_dataset
 from dim_ray.errors import ConfigError
 from tests.core.images import pixels, write_folder
@@ -38,7 +38,8 @@ def fitting() -> Config:
 
 def test_a_batch_of_the_whole_split_and_an_ipc_of_the_smallest_class_fit(dataset: Dataset) -> None:
     assert len(dataset.train) == 36
-    check_budget(fitting(), dataset)
+    check_training(fitting(), dataset)
+    check_evaluation(fitting(), dataset)
 
 
 @pytest.mark.parametrize("section", ["pool", "prior", "matching"])
@@ -48,22 +49,33 @@ def test_a_batch_larger_than_the_training_split_is_refused(dataset: Dataset, sec
     with pytest.raises(
         ConfigError, match=rf"{section}.batch_size is 37, but .* 36 images.*--{section}.batch_size to 36"
     ):
-        check_budget(config, dataset)
+        check_training(config, dataset)
 
 
 @pytest.mark.parametrize("protocol", ["real_fixed", "real_on_the_fly"])
 def test_an_ipc_larger_than_the_smallest_class_is_refused_for_real_images(dataset: Dataset, protocol: Any) -> None:
     evaluation = EvaluationConfig(images_per_class=(1, 15, 2), protocols=("fixed", protocol))
     with pytest.raises(ConfigError, match=rf"has 15, but the class 'dog' has 14 .* {protocol}\. Set --evaluation"):
-        check_budget(replace(fitting(), evaluation=evaluation), dataset)
+        check_evaluation(replace(fitting(), evaluation=evaluation), dataset)
 
 
 def test_generated_images_have_no_such_limit(dataset: Dataset) -> None:
     evaluation = EvaluationConfig(images_per_class=(1000,), protocols=("fixed", "on_the_fly"))
-    check_budget(replace(fitting(), evaluation=evaluation), dataset)
+    check_evaluation(replace(fitting(), evaluation=evaluation), dataset)
 
 
-def test_a_latent_vector_without_room_for_the_label_is_refused(dataset: Dataset) -> None:
-    check_budget(replace(fitting(), generator=GeneratorConfig(latent_dim=2)), dataset)
-    with pytest.raises(ConfigError, match=r"latent_dim is 1, but pets has 2 classes.*--generator.latent_dim to 2"):
-        check_budget(replace(fitting(), generator=GeneratorConfig(latent_dim=1)), dataset)
+@pytest.mark.parametrize("latent_dim", [1, 2])
+def test_a_latent_vector_that_the_label_fills_is_refused(dataset: Dataset, latent_dim: int) -> None:
+    config = replace(fitting(), generator=GeneratorConfig(latent_dim=latent_dim))
+    message = rf"latent_dim is {latent_dim}, but pets has 2 classes.*would be the same.*set it well above 2\."
+    with pytest.raises(ConfigError, match=message):
+        check_training(config, dataset)
+
+
+def test_a_latent_vector_with_an_entry_of_noise_is_taken(dataset: Dataset) -> None:
+    check_training(replace(fitting(), generator=GeneratorConfig(latent_dim=3)), dataset)
+
+
+def test_a_latent_vector_of_the_default_length_is_never_too_short(dataset: Dataset) -> None:
+    names = tuple(str(label) for label in range(1000))
+    check_training(fitting(), replace(dataset, class_names=names))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 from dim_ray.config import DataConfig
-from dim_ray.core.data import Dataset, Normalisation, load_dataset, signed
+from dim_ray.core.data import Dataset, Normalisation, load_dataset, signed, to_bytes
 from dim_ray.core.splits import class_counts
 from dim_ray.errors import DataError
 from tests.core.images import pixels, write_folder, write_parquet
@@ -103,6 +103,17 @@ def test_bytes_and_signed_images_are_normalised_as_the_plain_formula_says() -> N
     torch.testing.assert_close(normalisation.from_bytes(images), reference, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(normalisation.from_signed(signed(images)), reference, rtol=1e-5, atol=1e-6)
     assert (signed(images).amin(), signed(images).amax()) == (-1, 1)
+
+
+def test_bytes_are_the_same_after_signed_and_back() -> None:
+    images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    assert to_bytes(signed(images)).dtype == torch.uint8
+    assert torch.equal(to_bytes(signed(images)), images)
+
+
+def test_signed_images_are_rounded_to_the_nearest_byte_and_never_wrap_around() -> None:
+    numbers = torch.tensor([-40.0, -0.3, 0.4, 0.6, 99.51, 100.49, 254.7, 255.3, 300.0])
+    assert to_bytes(numbers / 255 * 2 - 1).tolist() == [0, 0, 0, 1, 100, 100, 255, 255, 255]
 
 
 def test_gradients_flow_through_signed_images_even_after_inference_mode() -> None:

@@ -66,7 +66,9 @@ def test_files_of_other_kinds_and_hidden_ones_are_ignored(tmp_path: Path) -> Non
     before = load(write_folder(tmp_path, two_classes())).digest
     (tmp_path / "cat" / "notes.txt").write_text("these are cats")
     (tmp_path / "cat" / "._000.png").write_bytes(b"what a Mac leaves behind")
-    (tmp_path / ".thumbnails").mkdir()
+    for parent in (tmp_path, tmp_path / "cat", tmp_path / "cat" / ".cache" / "old"):
+        (parent / ".thumbnails").mkdir(parents=True)
+        picture(pixels(1, channels=3, seed=9)[0]).save(parent / ".thumbnails" / "000.png")
     (tmp_path / "README.md").write_text("a card")
     assert load(tmp_path).digest == before
 
@@ -77,6 +79,37 @@ def test_images_in_folders_below_a_class_belong_to_it(tmp_path: Path) -> None:
     picture(pixels(1, channels=3)[0]).save(tmp_path / "cat" / "more" / "0.jpg")
     dataset = load(tmp_path)
     assert sum(map(len, (dataset.train, dataset.validation, dataset.test))) == 10
+
+
+def test_a_data_set_below_a_hidden_folder_is_read(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / ".cache" / "pets", two_classes())
+    assert load(root).class_names == ("cat", "dog")
+
+
+def test_two_folders_for_one_split_are_refused(tmp_path: Path) -> None:
+    for split in ("train", "valid", "val", "test"):
+        write_folder(tmp_path / split, two_classes())
+    assert f"{tmp_path} has valid and val, and each would be its validation split" in refused(tmp_path)
+    shutil.rmtree(tmp_path / "val")
+    assert load(tmp_path).class_names == ("cat", "dog")
+
+
+def test_folders_beside_the_splits_are_refused_by_name(tmp_path: Path) -> None:
+    for split in ("train", "test", "dev", "Validation", ".git"):
+        write_folder(tmp_path / split, two_classes())
+    message = refused(tmp_path)
+    assert "has the splits train, test and beside them Validation, dev, which would be left out" in message
+    assert ".git" not in message
+    shutil.rmtree(tmp_path / "dev")
+    shutil.rmtree(tmp_path / "Validation")
+    assert load(tmp_path).class_names == ("cat", "dog")
+
+
+def test_a_split_without_class_folders_is_not_passed_over(tmp_path: Path) -> None:
+    write_folder(tmp_path / "train", two_classes())
+    (tmp_path / "test").mkdir()
+    picture(pixels(1)[0]).save(tmp_path / "test" / "0.png")
+    assert "beside them test" in refused(tmp_path)
 
 
 def test_a_missing_folder_and_a_file_are_named(tmp_path: Path) -> None:

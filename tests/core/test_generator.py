@@ -60,7 +60,7 @@ def test_scales_of_the_usual_sizes() -> None:
 def test_numbers_of_parameters_are_the_reference_implementations() -> None:
     shape = {"num_classes": 10, "num_channels": 1, "image_size": 28}
     config = GeneratorConfig()
-    assert (config.capacity, config.latent_dim) == (196, 100)
+    assert (config.capacity, config.resolve_latent_dim(10)) == (196, 100)
     assert num_parameters(build_generator(config, rng=rng(), **shape)) == 3_286_921
     assert num_parameters(build_discriminator(config, rng=rng(), **shape)) == 2_969_803
 
@@ -105,11 +105,14 @@ def test_one_hot_label_replaces_the_first_entries_of_the_noise() -> None:
     torch.testing.assert_close(torch.tanh(generator.to_image(generator.blocks(hidden))), images)
 
 
-def test_latent_vector_may_be_nothing_but_the_label() -> None:
-    generator = make_generator(replace(CONFIG, latent_dim=5))
-    images = generator.sample(torch.tensor([1, 1, 2]), rng())
-    assert torch.equal(images[0], images[1])
-    assert not torch.equal(images[0], images[2])
+@pytest.mark.parametrize("num_classes", [2, 50, 51, 100, 150])
+def test_images_of_one_class_differ_however_many_classes_there_are(num_classes: int) -> None:
+    generator = make_generator(GeneratorConfig(), num_classes=num_classes).train()  # as above
+    images = generator.sample(torch.tensor([num_classes - 1] * 3), rng())
+    for first in range(3):
+        for second in range(first):
+            assert (images[first] - images[second]).abs().max() > 1e-3
+    assert generator.latent_dim - num_classes >= 50
 
 
 def test_samples_are_those_of_their_random_stream() -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -12,26 +12,12 @@ from dim_ray.core.checkpoint import loads
 from dim_ray.core.loop import Losses, run_epochs
 from dim_ray.core.ports import Checkpointer, SingleWorker, State
 from dim_ray.errors import DivergedError, StorageError
-from tests.core.tiny import InterruptedStageError, MemoryCheckpointer, RecordingReporter
+from tests.core.tiny import InterruptedStageError, MemoryCheckpointer, OneOfSeveral, RecordingReporter
 
 NUM_IMAGES = 23
 BATCH_SIZE = 6
 STEPS_PER_EPOCH = 3
 EPOCHS = 4
-
-
-class OneOfSeveral(SingleWorker):
-    """A worker whose companions are flagged when they are told to be."""
-
-    def __init__(self, rank: int, num_workers: int, *, flagged: Callable[[int], bool] = lambda call: False) -> None:
-        self.rank = rank
-        self.num_workers = num_workers
-        self._flagged = flagged
-        self._calls = 0
-
-    def any(self, flag: bool) -> bool:
-        self._calls += 1
-        return flag or self._flagged(self._calls)
 
 
 class Stage:
@@ -68,7 +54,7 @@ class Stage:
 
     def run(
         self, checkpointer: Checkpointer | None = None, reporter: RecordingReporter | None = None, **change: Any
-    ) -> int:
+    ) -> None:
         arguments: dict[str, Any] = {
             "stage": "counting",
             "epochs": EPOCHS,
@@ -80,7 +66,7 @@ class Stage:
             "synchronise": lambda: self.events.append("synchronise"),
             **change,
         }
-        return run_epochs(
+        run_epochs(
             step=self.step,
             capture=self.capture,
             restore=self.restore,
@@ -93,7 +79,7 @@ class Stage:
 
 def test_epoch_is_full_batches_of_images_that_come_once() -> None:
     stage = Stage()
-    assert stage.run() == EPOCHS * STEPS_PER_EPOCH
+    stage.run()
     assert [number for number, _ in stage.seen] == list(range(EPOCHS * STEPS_PER_EPOCH))
     orders = []
     for epoch in range(EPOCHS):
@@ -154,6 +140,14 @@ def test_state_is_saved_after_a_step_when_it_is_due() -> None:
     assert int(tensors["count"]) == 10
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_several_workers_are_saved_only_where_they_are_the_same(rank: int) -> None:
+    stage, checkpointer = Stage(), MemoryCheckpointer()
+    stage.run(checkpointer, collective=OneOfSeveral(rank, 2))
+    saved = [loads(data, "memory")[1]["steps"] for data in checkpointer.history]
+    assert saved == [STEPS_PER_EPOCH * epoch for epoch in range(1, EPOCHS + 1)]
+
+
 @pytest.mark.parametrize("stop_after", range(1, EPOCHS * STEPS_PER_EPOCH + 1))
 def test_resumed_stage_does_the_steps_that_are_left_and_no_others(stop_after: int) -> None:
     whole, before, after = Stage(), Stage(), Stage()
@@ -161,7 +155,7 @@ def test_resumed_stage_does_the_steps_that_are_left_and_no_others(stop_after: in
     checkpointer = MemoryCheckpointer(stop_after=stop_after)
     with pytest.raises(InterruptedStageError):
         before.run(checkpointer)
-    assert after.run(MemoryCheckpointer(checkpointer.data)) == EPOCHS * STEPS_PER_EPOCH
+    after.run(MemoryCheckpointer(checkpointer.data))
     assert [*before.seen, *after.seen] == whole.seen
     assert torch.equal(after.count, whole.count)
 
@@ -180,7 +174,7 @@ def test_stage_that_was_saved_at_its_very_end_is_measured_once_more_and_not_trai
     checkpointer = MemoryCheckpointer()
     Stage().run(checkpointer)
     stage, reporter = Stage(), RecordingReporter()
-    assert stage.run(MemoryCheckpointer(checkpointer.data), reporter) == EPOCHS * STEPS_PER_EPOCH
+    stage.run(MemoryCheckpointer(checkpointer.data), reporter)
     assert stage.seen == []
     assert reporter.steps == [EPOCHS]
 

@@ -14,14 +14,23 @@ from dim_ray.core import pool as pool_module
 from dim_ray.core.augment import augment
 from dim_ray.core.data import Dataset
 from dim_ray.core.networks import build_classifier
-from dim_ray.core.pool import Teacher, TeacherPool, accuracy, snapshot_steps, train_teacher
-from dim_ray.core.ports import NoCheckpointer
+from dim_ray.core.pool import (
+    Teacher,
+    TeacherPool,
+    accuracy,
+    shard,
+    shard_weight,
+    snapshot_steps,
+    train_teacher,
+)
+from dim_ray.core.ports import NoCheckpointer, SingleWorker
 from dim_ray.core.random import derive_seed, stream
 from tests.core import reference
 from tests.core.tiny import (
     ARCHITECTURE,
     NUM_STEPS,
     POOL,
+    OneOfSeveral,
     RecordingReporter,
     equal_states,
     make_dataset,
@@ -269,3 +278,38 @@ def test_training_neither_reads_nor_changes_the_global_random_state() -> None:
         results.append(train()[0].snapshots[-1])
         assert torch.equal(torch.get_rng_state(), before)
     assert equal_states(*results)
+
+
+# Shards
+
+
+@pytest.mark.parametrize(("num_teachers", "num_workers"), [(1, 1), (3, 2), (8, 3), (7, 4), (2, 3), (1, 4), (64, 5)])
+def test_every_teacher_is_in_one_shard_and_counts_the_same(num_teachers: int, num_workers: int) -> None:
+    numbers = range(num_teachers)
+    collectives = [OneOfSeveral(rank, num_workers) for rank in range(num_workers)]
+    shards = [shard(numbers, collective) for collective in collectives]
+    counts = dict.fromkeys(numbers, 0.0)
+    for collective, mine in zip(collectives, shards, strict=True):
+        for number in mine:
+            # A worker draws uniformly from its shard, and its gradients are one of the workers' mean.
+            counts[number] += shard_weight(numbers, collective) / len(mine) / num_workers
+    assert counts == pytest.approx(dict.fromkeys(numbers, 1 / num_teachers))
+    assert sorted(number for mine in shards for number in mine) == list(numbers)
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+
+
+def test_worker_r_of_w_holds_every_wth_teacher_from_r_on() -> None:
+    assert [list(shard(range(5), OneOfSeveral(rank, 3))) for rank in range(3)] == [[0, 3], [1, 4], [2]]
+    assert [shard_weight(range(5), OneOfSeveral(rank, 3)) for rank in range(3)] == pytest.approx([1.2, 1.2, 0.6])
+    assert (list(shard(range(5), SingleWorker())), shard_weight(range(5), SingleWorker())) == ([0, 1, 2, 3, 4], 1.0)
+
+
+def test_worker_without_teachers_has_no_weight() -> None:
+    last = OneOfSeveral(3, 4)
+    assert (list(shard(range(2), last)), shard_weight(range(2), last)) == ([], 0.0)
+
+
+def test_pool_without_teachers_leaves_every_worker_without_any() -> None:
+    for rank in range(2):
+        assert list(shard(range(0), OneOfSeveral(rank, 2))) == []
+        assert shard_weight(range(0), OneOfSeveral(rank, 2)) == 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from dim_ray.core.checkpoint import dumps, loads, module_tensors
 from dim_ray.core.data import Dataset, Normalisation
 from dim_ray.core.networks import build_classifier
 from dim_ray.core.pool import Teacher
-from dim_ray.core.ports import State
+from dim_ray.core.ports import SingleWorker, State
 from dim_ray.core.random import stream
 from dim_ray.core.splits import Split
 
@@ -135,6 +135,20 @@ class MemoryCheckpointer:
 
     def clear(self) -> None:
         self.data = None
+
+
+class OneOfSeveral(SingleWorker):
+    """A worker whose companions are flagged when they are told to be; nothing is averaged."""
+
+    def __init__(self, rank: int, num_workers: int, *, flagged: Callable[[int], bool] = lambda call: False) -> None:
+        self.rank = rank
+        self.num_workers = num_workers
+        self._flagged = flagged
+        self._calls = 0
+
+    def any(self, flag: bool) -> bool:
+        self._calls += 1
+        return flag or self._flagged(self._calls)
 
 
 class RecordingReporter:

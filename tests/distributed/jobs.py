@@ -40,11 +40,17 @@ def die_once(work: Workspace, name: str, reporter: Reporter) -> None:
     note(work, name, reporter)
 
 
+def die(work: Workspace, name: str, reporter: Reporter) -> None:
+    """Kills its own process."""
+    os._exit(1)
+
+
 def sleep(work: Workspace, seconds: float, reporter: Reporter) -> None:
-    """Takes its time, and leaves a file at the end."""
-    Path(work.config.storage.root, "began").touch()
+    """Leaves its process id, and takes its time."""
+    began = Path(work.config.storage.root, "began")
+    began.with_suffix(".part").write_text(str(os.getpid()))
+    began.with_suffix(".part").rename(began)
     time.sleep(seconds)
-    Path(work.config.storage.root, "slept").touch()
 
 
 def wait_then_fail(work: Workspace, name: str, reporter: Reporter) -> Any:

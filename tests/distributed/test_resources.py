@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from dim_ray.config import StudyConfig
-from dim_ray.distributed.resources import Placement, joins_a_cluster, local_resources, plan_placement
+from dim_ray.config import Config, StudyConfig
+from dim_ray.distributed.resources import Placement, cluster, joins_a_cluster, local_resources, plan_placement
 from dim_ray.errors import ConfigError, ResourceError
+from dim_ray.progress import SilentProgress
 
 
 def plan(resources: dict[str, float], **study: Any) -> Placement:
@@ -93,7 +96,7 @@ def test_this_machine_is_counted_without_starting_ray() -> None:
     assert local_resources() == {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
 
 
-@pytest.fixture(params=[None, "", "127.0.0.1:6379"])
+@pytest.fixture(params=[None, "", "local", "127.0.0.1:6379"])
 def address(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str | None:
     if request.param is None:
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -104,16 +107,36 @@ def address(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_cluster_is_joined_where_its_address_is_set(address: str | None) -> None:
-    assert joins_a_cluster() is bool(address)
+    assert joins_a_cluster() is (address == "127.0.0.1:6379")
 
 
 def test_plan_needs_no_ray() -> None:
     code = (
         "import sys\n"
-        "from dim_ray.config import StudyConfig\n"
+        "from dim_ray.config import Config, StudyConfig\n"
         "from dim_ray.distributed.resources import local_resources, plan_placement\n"
         "plan_placement(StudyConfig(), local_resources())\n"
         "print('ray' in sys.modules)\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert result.stdout == "False\n"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "no.such.host.invalid:6379", "127.0.0.1:99999"])
+def test_address_where_nobody_listens_is_refused_at_once(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    message = rf"RAY_ADDRESS is '{re.escape(address)}', and no Ray cluster answers there \(.*\); start one"
+    with pytest.raises(ResourceError, match=message), cluster(Config(), SilentProgress()):
+        pytest.fail("it was joined")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_missing_cluster_of_this_machine_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # where Ray notes what runs
+    with (
+        pytest.raises(ResourceError, match="RAY_ADDRESS is 'auto', and no Ray cluster answers"),
+        cluster(Config(), SilentProgress()),
+    ):
+        pytest.fail("there is one")

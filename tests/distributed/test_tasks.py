@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import ray
 
-from dim_ray.distributed.resources import DRIVER_RESOURCE, Placement, cluster, plan_placement
-from dim_ray.distributed.tasks import run_tasks
-from dim_ray.errors import DataError
+from dim_ray.distributed.resources import Placement, cluster
+from dim_ray.distributed.tasks import Task, run_tasks
+from dim_ray.errors import DataError, DimError
 from dim_ray.pipeline.workspace import Workspace
+from dim_ray.progress import SilentProgress
 from tests.distributed import jobs
 from tests.pipeline.small import make_config, make_work
 
@@ -25,10 +25,8 @@ def placement(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Placement]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         config = make_config(tmp_path_factory.mktemp("cluster"))
-        with cluster(config) as resources:
-            assert resources["CPU"] >= 1
-            assert resources[DRIVER_RESOURCE] >= 1
-            yield plan_placement(config.study, resources)
+        with cluster(config, SilentProgress()) as placement:
+            yield placement
     assert not ray.is_initialized()
 
 
@@ -39,8 +37,8 @@ def work(tmp_path: Path) -> Workspace:
 
 def test_every_job_runs_on_the_cores_that_it_was_given(placement: Placement, work: Workspace, tmp_path: Path) -> None:
     seen: list[float] = []
-    calls = {f"job {index}": (jobs.note, f"file-{index}") for index in range(5)}
-    run_tasks(work, calls, placement, on_progress=seen.append)
+    tasks = {f"job {index}": Task(job=jobs.note, argument=f"file-{index}") for index in range(5)}
+    run_tasks(work, tasks, placement, on_progress=seen.append)
     assert [(tmp_path / f"file-{index}").read_text() for index in range(5)] == ["1"] * 5
     assert seen == sorted(seen)
     assert seen[-1] == 5
@@ -55,24 +53,44 @@ def test_error_for_a_person_comes_back_as_it_was_raised_and_the_others_are_stopp
 ) -> None:
     if placement.max_concurrent < 2:
         pytest.skip("needs two cores")
-    calls: dict[str, Any] = {"long": (jobs.sleep, 60.0), "broken": (jobs.wait_then_fail, "file.parquet")}
-    started = time.monotonic()
+    tasks = {
+        "long": Task(job=jobs.sleep, argument=600.0),
+        "broken": Task(job=jobs.wait_then_fail, argument="file.parquet"),
+    }
     with pytest.raises(DataError) as failure:
-        run_tasks(work, calls, placement, on_progress=lambda done: None)
+        run_tasks(work, tasks, placement, on_progress=lambda done: None)
     assert type(failure.value) is DataError
     assert str(failure.value) == "row 7 of file.parquet is broken; mend it."
-    assert time.monotonic() - started < 50
-    time.sleep(1.0)
-    assert not (tmp_path / "slept").exists()
+    process = Path("/proc", (tmp_path / "began").read_text())
+    until = time.monotonic() + 60.0
+    while process.exists():
+        assert time.monotonic() < until, "the other job still runs"
+        time.sleep(0.1)
 
 
 def test_defect_keeps_its_traceback(placement: Placement, work: Workspace) -> None:
     with pytest.raises(ZeroDivisionError) as failure:
-        run_tasks(work, {"job": (jobs.break_down, "a")}, placement, on_progress=lambda done: None)
+        run_tasks(work, {"job": Task(job=jobs.break_down, argument="a")}, placement, on_progress=lambda done: None)
     assert "break_down" in str(failure.value)
 
 
 def test_job_whose_process_dies_is_started_again(placement: Placement, work: Workspace, tmp_path: Path) -> None:
-    run_tasks(work, {"job": (jobs.die_once, "file")}, placement, on_progress=lambda done: None)
+    run_tasks(work, {"job": Task(job=jobs.die_once, argument="file")}, placement, on_progress=lambda done: None)
     assert (tmp_path / "file-died").exists()
     assert (tmp_path / "file").exists()
+
+
+def test_job_whose_process_dies_every_time_gives_a_sentence(placement: Placement, work: Workspace) -> None:
+    with pytest.raises(DimError, match=r"the process of teacher 3 died, .*What is finished is kept"):
+        run_tasks(work, {"teacher 3": Task(job=jobs.die, argument=None)}, placement, on_progress=lambda done: None)
+
+
+def test_progress_is_weighed_by_the_cost_of_the_tasks(placement: Placement, work: Workspace) -> None:
+    seen: list[float] = []
+    tasks = {
+        "dear": Task(job=jobs.note, argument="dear", cost=9.0),
+        "long": Task(job=jobs.sleep, argument=3.0, cost=1.0),
+    }
+    run_tasks(work, tasks, placement, on_progress=seen.append)
+    assert 2 * 0.9 in [pytest.approx(done) for done in seen]  # of two tasks, when the dear one is done
+    assert seen[-1] == 2

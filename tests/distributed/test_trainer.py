@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("num_workers", [1, 2, 3])
 def test_workers_share_the_missing_teachers(work: Workspace, monkeypatch: pytest.MonkeyPatch, num_workers: int) -> None:
     built: list[int] = []
+    work = replace(work, config=replace(work.config, pool=replace(work.config.pool, size=7)))
     monkeypatch.setattr(trainer, "missing_teachers", lambda work: [0, 1, 4, 5, 6])
     monkeypatch.setattr(trainer, "build_teacher", lambda work, number, reporter: built.append(number))
     for rank in range(num_workers):

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
-from dim_ray.config import StorageConfig
-from dim_ray.core.ports import SingleWorker, State
+from dim_ray.config import Config, StorageConfig
+from dim_ray.core.adversarial import Pair, build_pair
+from dim_ray.core.generator import Generator
+from dim_ray.core.matching import distill
+from dim_ray.core.pool import TeacherPool
+from dim_ray.core.ports import NoCheckpointer, SilentReporter, SingleWorker, State
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline import generators
 from dim_ray.pipeline.generators import (
@@ -21,25 +27,12 @@ from dim_ray.pipeline.generators import (
     load_module,
     rung_epochs,
 )
-from dim_ray.pipeline.priors import prior_fingerprint
+from dim_ray.pipeline.priors import build_prior, load_prior, prior_fingerprint
 from dim_ray.pipeline.students import validate
-from dim_ray.pipeline.teachers import teacher_fingerprint
+from dim_ray.pipeline.teachers import load_teacher, missing_teachers, teacher_fingerprint
 from dim_ray.pipeline.workspace import StoredCheckpointer, Workspace
-from tests.core.tiny import InterruptedStageError, RecordingReporter, equal_states
-from tests.pipeline.small import build_networks, distil, file_bytes, make_config
-
-
-class SecondWorker(SingleWorker):
-    """Worker 1 of 2, whose companion says what it is told to."""
-
-    rank = 1
-    num_workers = 2
-
-    def __init__(self, *, other: bool = False) -> None:
-        self._other = other
-
-    def any(self, flag: bool) -> bool:
-        return flag or self._other
+from tests.core.tiny import InterruptedStageError, OneOfSeveral, RecordingReporter, equal_states
+from tests.pipeline.small import build_networks, distil, file_bytes, make_config, make_work
 
 
 def undistilled(work: Workspace) -> Workspace:
@@ -78,6 +71,134 @@ def test_generator_that_matches_nothing_does_not_depend_on_the_pool(built: Works
     work.artifacts.read("generators", distil(work))  # read needs no teacher
 
 
+def test_generator_that_matches_nothing_needs_no_teachers(tmp_path: Path) -> None:
+    work = with_matching(make_work(tmp_path), kind="none")
+    assert missing_teachers(work) == []
+    build_prior(work, SilentReporter(), SingleWorker())
+    card = work.artifacts.read_card("generators", distil(work))
+    assert card["teachers"] == []
+    assert not (tmp_path / "teachers").exists()
+
+
+# ------------------------------------------------------------------------------------------------ wiring
+
+
+def averaging(work: Workspace) -> Workspace:
+    """Returns a workspace in which a moving average, and a learning rate of its own for matching, make a difference.
+
+    Its teachers and prior are built.
+    """
+    config: Config = replace(
+        work.config,
+        generator=replace(work.config.generator, ema_decay=0.6),
+        matching=replace(work.config.matching, learning_rate=3e-3, adversarial_weight=0.4),
+        pool=replace(work.config.pool, size=3),
+    )
+    work = replace(work, config=config)
+    build_networks(work)
+    return work
+
+
+def test_stored_generator_is_what_distillation_makes_of_the_stored_prior_and_teachers(built: Workspace) -> None:
+    work = averaging(built)
+    config = work.config
+    stored = load_module(work, distil(work))
+    pair = build_pair(
+        config.generator, config.prior, work.dataset, learning_rate=config.matching.learning_rate, seed=77
+    )
+    pair.load_weights(load_prior(work))
+    assert not equal_states(stored.state_dict(), pair.average.state_dict())
+    distill(
+        pair,
+        TeacherPool([load_teacher(work, number) for number in range(3)], work.dataset),
+        config.matching,
+        config.prior,
+        work.dataset,
+        shard_weight=1.0,
+        after_epoch=lambda epoch: {},
+        reporter=SilentReporter(),
+        checkpointer=NoCheckpointer(),
+        collective=SingleWorker(),
+    )
+    assert equal_states(stored.state_dict(), pair.average.state_dict())
+    assert not equal_states(stored.state_dict(), pair.generator.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("num_teachers", "rank", "num_workers", "numbers", "weight"),
+    [
+        (3, 0, 1, [0, 1, 2], 1.0),
+        (3, 0, 2, [0, 2], 4 / 3),
+        (3, 1, 2, [1], 2 / 3),
+        (1, 1, 2, None, 0.0),
+    ],
+)
+def test_each_worker_distils_with_its_own_shard_and_the_weight_of_it(
+    built: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    num_teachers: int,
+    rank: int,
+    num_workers: int,
+    numbers: list[int] | None,
+    weight: float,
+) -> None:
+    work = averaging(built)
+    config = work.config
+    work = replace(work, config=replace(config, pool=replace(config.pool, size=num_teachers)))
+    collective = OneOfSeveral(rank, num_workers)
+    calls: list[dict[str, Any]] = []
+
+    def record(pair: Pair, pool: SimpleNamespace | None, *sections: Any, **options: Any) -> None:
+        calls.append({"pair": pair, "pool": pool, "sections": sections, **options})
+
+    monkeypatch.setattr(generators, "TeacherPool", lambda teachers, dataset: SimpleNamespace(teachers=teachers))
+    monkeypatch.setattr(generators, "distill", record)
+    reporter = RecordingReporter()
+    distil(work, reporter, collective)
+    [call] = calls
+    if numbers is None:
+        assert call["pool"] is None
+    else:
+        held = call["pool"].teachers
+        expected = [load_teacher(work, number) for number in numbers]
+        assert len(held) == len(expected)
+        for teacher, own in zip(held, expected, strict=True):
+            assert equal_states(teacher.snapshots[-1], own.snapshots[-1])
+    assert call["shard_weight"] == pytest.approx(weight)
+    assert call["sections"] == (work.config.matching, work.config.prior, work.dataset)
+    assert (call["collective"], call["reporter"]) == (collective, reporter)
+    assert equal_states(call["pair"].weights(), load_prior(work))
+    for optimizer in (call["pair"].generator_optimizer, call["pair"].discriminator_optimizer):
+        assert [group["lr"] for group in optimizer.param_groups] == [work.config.matching.learning_rate]
+
+
+def test_generator_that_is_measured_is_the_moving_average_that_is_stored(
+    built: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = averaging(built)
+    pairs: list[Pair] = []
+    measured: list[Generator] = []
+
+    def watch_distill(pair: Pair, *args: Any, **options: Any) -> None:
+        pairs.append(pair)
+        distill(pair, *args, **options)
+
+    def watch_validate(work: Workspace, generator: Generator) -> Mapping[str, float]:
+        measured.append(generator)
+        return validate(work, generator)
+
+    monkeypatch.setattr(generators, "distill", watch_distill)
+    monkeypatch.setattr(generators, "validate", watch_validate)
+    distil(work)
+    [pair] = pairs
+    assert len(measured) == len(rung_epochs(work.config))
+    assert all(module is pair.average for module in measured)
+    assert pair.average is not pair.generator
+
+
+# ------------------------------------------------------------------------------------------------ the artefact
+
+
 def test_study_and_evaluation_do_not_change_a_generator(built: Workspace) -> None:
     config = built.config
     other = replace(
@@ -108,11 +229,23 @@ def test_card_says_all_that_a_user_needs(built: Workspace) -> None:
     assert card["prior"] == prior_fingerprint(built)
     assert card["teachers"] == [teacher_fingerprint(built, number) for number in range(2)]
     assert card["generator"]["capacity"] == built.config.generator.capacity
+    assert card["generator"]["latent_dim"] == built.config.generator.latent_dim
     assert card["training"]["matching"]["weight"] == built.config.matching.weight
     assert 0 <= card["validation"]["validation_accuracy"] <= 1
     assert card["validation"]["images_per_class"] == built.config.study.selection_images_per_class
     assert card["wall_seconds"] > 0
     json.dumps(card, allow_nan=False)
+
+
+def test_card_has_the_length_of_the_latent_vector_when_the_configuration_leaves_it_open(tmp_path: Path) -> None:
+    work = with_matching(make_work(tmp_path), kind="none", epochs=1)
+    config = work.config
+    work = replace(work, config=replace(config, generator=replace(config.generator, latent_dim=None)))
+    build_prior(work, SilentReporter(), SingleWorker())
+    identity = distil(work)
+    latent_dim = work.artifacts.read_card("generators", identity)["generator"]["latent_dim"]
+    assert (latent_dim, type(latent_dim)) == (100, int)
+    assert load_module(work, identity).latent_dim == 100
 
 
 def test_picture_has_a_row_for_each_class(built: Workspace) -> None:
@@ -166,7 +299,7 @@ def test_generator_that_is_there_is_measured_and_not_trained_again(
 def test_every_worker_reports_a_generator_that_is_there(built: Workspace) -> None:
     """Ray Train waits until all workers have reported: one that stays silent would stop the others for ever."""
     reporter = RecordingReporter()
-    distil(built, reporter, SecondWorker())
+    distil(built, reporter, OneOfSeveral(1, 2))
     assert reporter.reports == [(2, 2, {})]
 
 
@@ -176,13 +309,8 @@ def test_worker_that_does_not_see_the_generator_yet_follows_the_one_that_does(
     monkeypatch.setattr(generators, "distill", lambda *args, **options: pytest.fail("was trained"))
     reporter = RecordingReporter()
 
-    class Companion(SecondWorker):
-        answers = iter([True, False])  # it is there; no student diverged
-
-        def any(self, flag: bool) -> bool:
-            return flag or next(self.answers)
-
-    distil(undistilled(built), reporter, Companion())
+    # The other says: it is there; no student diverged.
+    distil(undistilled(built), reporter, OneOfSeveral(1, 2, flagged=lambda call: call == 1))
     assert reporter.steps == [2]
 
 
@@ -247,7 +375,7 @@ def test_student_that_diverges_ends_the_distillation_on_every_worker(
     with pytest.raises(DivergedError, match="loss is nan"):
         distil(undistilled(built))
     with pytest.raises(DivergedError, match="worker 0"):  # it measures nothing itself
-        distill_generator(built, RecordingReporter(), SecondWorker(other=True))
+        distill_generator(built, RecordingReporter(), OneOfSeveral(1, 2, flagged=lambda call: True))
 
 
 @pytest.mark.parametrize(

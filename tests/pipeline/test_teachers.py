@@ -5,12 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from dim_ray.config import NetworksConfig
+from dim_ray.config import NetworksConfig, Precision
 from dim_ray.core.pool import TeacherPool, train_teacher
 from dim_ray.core.ports import SilentReporter
 from dim_ray.pipeline import teachers
-from dim_ray.pipeline.teachers import build_teacher, load_teacher, missing_teachers, teacher_fingerprint
+from dim_ray.pipeline.teachers import (
+    build_teacher,
+    load_teacher,
+    missing_teachers,
+    pool_teachers,
+    teacher_fingerprint,
+)
 from dim_ray.pipeline.workspace import Workspace
 from tests.core import tiny
 from tests.core.tiny import InterruptedStageError, RecordingReporter
@@ -35,6 +42,33 @@ def test_teachers_of_a_small_pool_are_not_built_again_for_a_larger_one(tmp_path:
         build_teacher(two, number, SilentReporter())
     assert missing_teachers(two) == []
     assert missing_teachers(with_pool(two, size=4)) == [2, 3]
+
+
+def test_where_nothing_is_matched_no_teacher_is_missing(tmp_path: Path) -> None:
+    work = make_work(tmp_path)
+    config = work.config
+    assert list(pool_teachers(config)) == [0, 1]
+    alone = replace(config, matching=replace(config.matching, kind="none"))
+    assert list(pool_teachers(alone)) == []
+    assert missing_teachers(replace(work, config=alone)) == []
+
+
+@pytest.mark.parametrize(
+    ("precision", "has_bfloat16", "expected"),
+    [
+        ("float32", True, "float32"),
+        ("bfloat16", False, "bfloat16"),
+        ("auto", True, "bfloat16"),
+        ("auto", False, "float32"),
+    ],
+)
+def test_card_says_in_which_precision_a_teacher_was_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision, has_bfloat16: bool, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": has_bfloat16})
+    work = with_pool(make_work(tmp_path), precision=precision)
+    build_teacher(work, 0, SilentReporter())
+    assert work.artifacts.read_card("teachers", teacher_fingerprint(work, 0))["precision"] == expected
 
 
 def test_teacher_that_is_there_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

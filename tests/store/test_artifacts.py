@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -14,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from dim_ray.errors import ArtifactError, StorageError
-from dim_ray.store.artifacts import ArtifactStore, read_artifact
+from dim_ray.store.artifacts import CARD_DIGEST, ArtifactStore, read_artifact
 from dim_ray.store.filesystem import Root, open_root
+from tests.store.cards import edit_card
 
 FINGERPRINT = "0123456789abcdef"
 FILES = {"generator.safetensors": b"weights" * 1000, "samples.png": b"\x89PNG"}
@@ -96,7 +96,7 @@ def test_damaged_artifact_is_replaced_when_it_is_written_again(store: ArtifactSt
 
 
 def test_artifact_of_a_newer_version_is_not_replaced(local: ArtifactStore, tmp_path: Path) -> None:
-    _edit_card(tmp_path, format_version=2)
+    edit_card(tmp_path / "generators" / FINGERPRINT, lambda card: card.update(format_version=2))
     with pytest.raises(ArtifactError, match="upgrade dim_ray"):
         local.write("generators", FINGERPRINT, FILES, CARD)
 
@@ -177,11 +177,6 @@ def test_damaged_artifact_on_an_object_store_counts_as_absent_while_it_is_replac
     assert store.exists("priors", FINGERPRINT)
 
 
-def _edit_card(root: Path, **changes: object) -> None:
-    path = root / "generators" / FINGERPRINT / "card.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 def _truncated(folder: Path) -> None:
     os.truncate(folder / "generator.safetensors", 100)
 
@@ -213,25 +208,37 @@ def _list_for_a_card(folder: Path) -> None:
     (folder / "card.json").write_text("[1]")
 
 
+def _old(folder: Path) -> None:
+    edit_card(folder, lambda card: card.update(format_version=0))
+
+
+def _edited_card(folder: Path) -> None:
+    edit_card(folder, lambda card: card.update(dataset="mnist"), is_sealed=False)
+
+
+def _card_without_digest(folder: Path) -> None:
+    edit_card(folder, lambda card: card.pop(CARD_DIGEST), is_sealed=False)
+
+
 def _newer(folder: Path) -> None:
-    _edit_card(folder.parent.parent, format_version=2)
+    edit_card(folder, lambda card: card.update(format_version=2))
 
 
 def _other_kind(folder: Path) -> None:
-    _edit_card(folder.parent.parent, kind="teachers")
+    edit_card(folder, lambda card: card.update(kind="teachers"))
 
 
 def _files_missing_from_card(folder: Path) -> None:
-    _edit_card(folder.parent.parent, files=None)
+    edit_card(folder, lambda card: card.update(files=None))
 
 
 def _outside_file(folder: Path) -> None:
     (folder.parent / "secret").write_bytes(b"")
-    _edit_card(folder.parent.parent, files={"../secret": {"size_bytes": 0, "sha256": ""}})
+    edit_card(folder, lambda card: card.update(files={"../secret": {"size_bytes": 0, "sha256": ""}}))
 
 
 def _no_size(folder: Path) -> None:
-    _edit_card(folder.parent.parent, files={"samples.png": {"size_bytes": "4"}})
+    edit_card(folder, lambda card: card.update(files={"samples.png": {"size_bytes": "4"}}))
 
 
 FAULTS: list[tuple[Callable[[Path], None], str]] = [
@@ -242,6 +249,9 @@ FAULTS: list[tuple[Callable[[Path], None], str]] = [
     (_not_json, "card.json of .* isn't JSON"),
     (_binary_card, "card.json of .* isn't JSON"),
     (_list_for_a_card, "card.json of .* has no format_version"),
+    (_old, "card.json of .* has no format_version"),
+    (_edited_card, "card.json of .* was altered: it doesn't fit its own card_sha256"),
+    (_card_without_digest, "card.json of .* was altered"),
     (_newer, r"newer version of dim_ray \(format 2, this one reads up to 1\): upgrade dim_ray"),
     (_other_kind, "is of the kind 'teachers'; needed here: 'generators'"),
     (_files_missing_from_card, "doesn't list its files"),

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dim_ray.errors import StorageError, UsageError
-from dim_ray.store.reader import Reader, summarise
+from dim_ray.store.reader import Reader, summarise, usual_ipc
 from dim_ray.store.schema import EVALUATIONS, TRIALS
 from dim_ray.store.writer import Writer
 from tests.store.rows import evaluation, real_evaluation, trial
@@ -321,8 +321,59 @@ def test_best_generator_compares_on_the_architecture_that_most_generators_have(r
     assert Reader(root).best_generator(dataset="digits", ipc=10) == "new"
 
 
+@pytest.mark.parametrize(
+    "longer", [{"budget_fingerprint": "long", "optimiser_steps": 40_000}, {"data_fingerprint": "other images"}]
+)
+def test_one_more_evaluation_on_other_terms_does_not_change_the_best_generator(
+    root: str, longer: dict[str, Any]
+) -> None:
+    Writer(root).append_evaluations(
+        [
+            evaluation(generator="better", validation_accuracy=0.90),
+            evaluation(generator="worse", validation_accuracy=0.85),
+            evaluation(generator="worse", validation_accuracy=0.95, **longer),
+        ]
+    )
+    assert Reader(root).best_generator(dataset="digits", ipc=10) == "better"
+
+
+@pytest.mark.parametrize(("day", "best"), [(1, "short"), (3, "long")])
+def test_best_generator_is_sought_at_the_latest_of_terms_that_as_many_generators_share(
+    root: str, day: int, best: str
+) -> None:
+    at_short = {"created_at": datetime(2026, 1, 2, tzinfo=UTC)}
+    at_long = {"created_at": datetime(2026, 1, day, tzinfo=UTC), "budget_fingerprint": "long"}
+    Writer(root).append_evaluations(
+        [
+            evaluation(generator="short", validation_accuracy=0.90, **at_short),
+            evaluation(generator="long", validation_accuracy=0.80, **at_short),
+            evaluation(generator="short", validation_accuracy=0.91, **at_long),
+            evaluation(generator="long", validation_accuracy=0.99, **at_long),
+        ]
+    )
+    assert Reader(root).best_generator(dataset="digits", ipc=10) == best
+
+
+@pytest.mark.parametrize(
+    ("ipcs", "usual"),
+    [((1, 10, 50), 10), ((1, 50), 50), ((), 10)],
+)
+def test_usual_ipc_is_that_of_the_default_selection_else_the_largest(
+    root: str, ipcs: tuple[int, ...], usual: int
+) -> None:
+    Writer(root).append_evaluations(
+        [
+            *(evaluation(ipc=ipc) for ipc in ipcs),
+            evaluation(ipc=100, dataset="mnist"),
+            evaluation(ipc=100, protocol="fixed"),
+            real_evaluation(ipc=100, protocol="on_the_fly"),
+        ]
+    )
+    assert usual_ipc(Reader(root).evaluations(), dataset="digits") == usual
+
+
 def test_best_generator_of_an_empty_storage_says_what_to_run(root: str) -> None:
-    with pytest.raises(StorageError, match=r"no evaluations under .*: run python -m dim_ray.tune first"):
+    with pytest.raises(StorageError, match=r"no evaluations under .*: run python -m dim_ray.tune, or"):
         Reader(root).best_generator(dataset="digits", ipc=10)
 
 

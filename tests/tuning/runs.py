@@ -9,14 +9,15 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 
 from dim_ray.store.reader import Reader
 
-SECONDS = 280.0
-"""Within which a run has to end; the machine may be busy with other things."""
+SECONDS = 300.0
+"""Within which a run has to end, all waits for it included; the machine may be busy with other things."""
 FLAGS: Mapping[str, str] = {
     "--networks.teachers": "convnet3_w8",
     "--networks.students": "convnet3_w8",
@@ -48,9 +49,10 @@ class Run:
     Args:
         storage: Its root.
         changes: Flags beside or instead of `FLAGS`.
+        address: Of a Ray cluster to join.
     """
 
-    def __init__(self, storage: Path, changes: Mapping[str, str] | None = None) -> None:
+    def __init__(self, storage: Path, changes: Mapping[str, str] | None = None, *, address: str | None = None) -> None:
         self.storage = storage
         self._mark = uuid.uuid4().hex
         flags = {**FLAGS, "--storage": str(storage), **(changes or {})}
@@ -58,6 +60,8 @@ class Run:
         # Its own session, so that nothing of ours goes to it by accident; one thread, as on a busy machine.
         environment = {**os.environ, _MARK: self._mark, "OMP_NUM_THREADS": "1"}
         environment.pop("RAY_ADDRESS", None)
+        if address is not None:
+            environment["RAY_ADDRESS"] = address
         self._started_at = time.monotonic()
         self.returncode: int | None = None
         self._process = subprocess.Popen(
@@ -79,24 +83,35 @@ class Run:
     def end(self) -> None:
         """Waits for the run's end."""
         try:
-            self.stdout, self.stderr = self._process.communicate(timeout=SECONDS)
+            self.stdout, self.stderr = self._process.communicate(timeout=max(1.0, self._seconds_left()))
         except subprocess.TimeoutExpired:
-            self.kill()
+            self.clear()
             raise AssertionError(f"no end after {SECONDS} s:\n{self.stdout}\n{self.stderr}\n{self.log()}") from None
         self.seconds = time.monotonic() - self._started_at
         self.returncode = self._process.returncode
 
     def kill(self) -> None:
-        """Kills the driver without a word."""
+        """Kills the driver without a word, and waits until its workers have noticed."""
         self._process.kill()
         self.stdout, self.stderr = self._process.communicate()
+        while any("Agent" not in command for command in self.processes().values()):
+            assert self._seconds_left() > 0, self.processes()
+            time.sleep(0.1)
+
+    def clear(self) -> None:
+        """Kills whatever is left of it."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self.stdout, self.stderr = self._process.communicate()
+        for pid in self.processes():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def wait_for(self, condition: Callable[[], object], what: str) -> None:
         """Waits until something is so, while the run goes on."""
-        until = time.monotonic() + SECONDS
         while not condition():
-            if self._process.poll() is not None or time.monotonic() > until:
-                self.kill()
+            if self._process.poll() is not None or self._seconds_left() < 0:
+                self.clear()
                 raise AssertionError(f"never: {what}\n{self.stdout}\n{self.stderr}\n{self.log()}")
             time.sleep(0.05)
 
@@ -120,13 +135,15 @@ class Run:
         while self.processes() and time.monotonic() < until:
             time.sleep(0.2)
         left = self.processes()
-        for pid in left:
-            os.kill(pid, signal.SIGKILL)
+        self.clear()
         return left
 
     def log(self) -> str:
         """Returns the study's log file."""
         return "".join(file.read_text() for file in self.storage.glob("studies/*/study.log"))
+
+    def _seconds_left(self) -> float:
+        return self._started_at + SECONDS - time.monotonic()
 
 
 def run(storage: Path, changes: Mapping[str, str] | None = None) -> Run:

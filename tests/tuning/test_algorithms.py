@@ -174,6 +174,30 @@ def test_two_new_studies_of_the_same_seed_draw_the_same_and_of_another_seed_othe
     assert other.suggest("c") != first.search.identify("a")[1]
 
 
+def test_sampler_has_a_seed_of_its_own_for_every_study_seed_and_number_of_drawn_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+
+    class Recording(optuna.samplers.TPESampler):
+        def __init__(self, *, seed: int | None = None, **options: Any) -> None:
+            if seed is not None:  # a study that is merely opened has a sampler, too
+                given.append(seed)
+            super().__init__(seed=seed, **options)
+
+    monkeypatch.setattr(optuna.samplers, "TPESampler", Recording)
+    seeds = [0, 1, 2, 5_000_000_000, 5_000_000_000 % 2**32]
+    for study_seed in seeds:
+        journal = open_journal(ArtifactStore(str(tmp_path / str(study_seed))), KEY)
+        config = make_config(tmp_path)
+        config = replace(config, study=replace(config.study, seed=study_seed))
+        for num_drawn in range(3):
+            search = StudySearch(config, journal, STUDY, taken=(), on_end=lambda *ending: None)
+            assert search.suggest(f"trial {num_drawn}") is not None
+    assert len(set(given)) == len(given) == 3 * len(seeds)
+    assert all(0 <= seed < 2**32 for seed in given)
+
+
 def test_trial_that_ran_when_the_driver_died_is_queued_with_its_number_and_parameters(driver: Driver) -> None:
     driver.start("a", "b", "c")
     driver.end("b")

@@ -107,8 +107,10 @@ def test_rows_of_earlier_runs_count_and_failed_ones_do_not(work: Workspace, prog
     record.write_trial(1, PARAMETERS, result(1, 0.9))
     record.write_trial(2, PARAMETERS, result(2, 0.0, diverged="nan"))
     record.write_trial(3, PARAMETERS, None, error="killed")
-    make_display(work, progress)
+    display = make_display(work, progress)
     assert progress.counts == {"done": 3, "running": 0, "stopped": 1, "failed": 1, "best": 0.7}
+    assert progress.done == 0, "the first report says that work begins, and the trials' processes still start"
+    display.on_trial_start(0, [], Trial("3"))
     assert progress.done == 3
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 import yaml
 
 from dim_ray.config import StorageConfig, to_dict
-from dim_ray.errors import ConfigError, DimError
+from dim_ray.errors import ConfigError, DimError, ResourceError
 from dim_ray.pipeline.generators import generator_fingerprint
 from dim_ray.pipeline.workspace import Workspace, checkpoint_key
 from tests.pipeline.small import make_work
@@ -100,6 +102,32 @@ def test_study_of_other_images_is_refused(work: Workspace, record: StudyRecord) 
     other = replace(work, dataset=replace(work.dataset, digest="1" * 16))
     with pytest.raises(ConfigError, match=r"another configuration \(the images\)"):
         StudyRecord(other).open()
+
+
+HOLDER = """
+import sys
+from tests.pipeline.small import make_work
+from tuning.record import StudyRecord
+
+with StudyRecord(make_work(sys.argv[1])).held():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_study_that_another_process_runs_is_refused_until_it_is_gone(record: StudyRecord, tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held\n"
+            with pytest.raises(ResourceError, match="study 'tiny' is being run by another process"), record.held():
+                pytest.fail("two hold it")
+        finally:
+            holder.kill()
+    with record.held():  # a killed process holds nothing
+        pass
 
 
 def test_completed_trial_has_its_generator_and_all_that_made_it(work: Workspace, record: StudyRecord) -> None:

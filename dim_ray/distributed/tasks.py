@@ -14,12 +14,11 @@ import ray
 from dim_ray.core.ports import Reporter
 from dim_ray.distributed.board import make_board
 from dim_ray.distributed.bridge import BoardReporter
-from dim_ray.distributed.deaths import worker_died
 from dim_ray.distributed.resources import Placement
 from dim_ray.errors import DimError
 from dim_ray.pipeline.workspace import Workspace, on_device
 
-__all__ = ["Job", "Task", "run_tasks"]
+__all__ = ["Job", "Task", "run_tasks", "worker_died"]
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _MAX_RETRIES = 2  # of a task whose worker died; what it had built is found again
@@ -80,6 +79,21 @@ def run_tasks(
         for reference in running:
             ray.cancel(reference, force=True)
         ray.kill(board)
+
+
+def worker_died(name: str, error: Exception) -> DimError:
+    """Returns the error of a job that was started again, and whose process died again.
+
+    Args:
+        name: Of the job.
+        error: Ray's.
+    """
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return DimError(
+        f"the process of {name} died, and again when it was started anew ({reason.rstrip('.')}). Most often the memory "
+        "is too small: fewer run side by side where each takes more cores, with study.cpus_per_worker. What is "
+        "finished is kept; the same command goes on. Details are in the log."
+    )
 
 
 def _take(reference: Any, name: str) -> None:

@@ -18,8 +18,8 @@ from dim_ray.core.collective import TorchCollective
 from dim_ray.core.pool import shard
 from dim_ray.core.ports import Collective, Reporter, SilentReporter
 from dim_ray.distributed.bridge import BoardReporter, TrainReporter
-from dim_ray.distributed.deaths import worker_died
 from dim_ray.distributed.resources import Placement
+from dim_ray.distributed.tasks import worker_died
 from dim_ray.errors import DimError
 from dim_ray.pipeline.generators import distill_generator, rung_epochs
 from dim_ray.pipeline.priors import build_prior

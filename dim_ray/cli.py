@@ -87,7 +87,14 @@ def run_main(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None =
         The exit code: 0, a `DimError`'s own (2 where the call can't work, else 1), 130 after Ctrl-C, or 143 after
         SIGTERM. Any other exception is a defect and keeps its traceback.
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    terminated = False
+
+    def terminate(number: int, frame: object) -> None:
+        nonlocal terminated
+        terminated = True
+        raise KeyboardInterrupt  # what `kill` and batch systems ask for ends a command as Ctrl-C does
+
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()  # a reader that has gone away shows here, and not after the handler
@@ -95,13 +102,15 @@ def run_main(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None =
         logging.getLogger("dim_ray").info("The command ended with an error.", exc_info=True)
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt as interrupt:
+    except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
-        return _EXIT_TERMINATED if isinstance(interrupt, _TerminatedError) else _EXIT_INTERRUPTED
+        return _EXIT_TERMINATED if terminated else _EXIT_INTERRUPTED
     except BrokenPipeError:
         # The interpreter flushes stdout once more when it exits, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _EXIT_BROKEN_PIPE
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 
@@ -128,14 +137,6 @@ def start_logging(path: Path) -> None:
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.INFO)
     logging.captureWarnings(True)
-
-
-class _TerminatedError(KeyboardInterrupt):
-    """What `kill` and batch systems ask for ends a command as Ctrl-C does."""
-
-
-def _terminate(number: int, frame: object) -> None:
-    raise _TerminatedError
 
 
 def _show(text: str) -> NoReturn:

@@ -5,8 +5,10 @@ import ast
 import inspect
 import logging
 import os
+import signal
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
@@ -467,6 +469,21 @@ def test_expected_end_gives_one_line_and_its_exit_code(
 
     assert run_main(main, []) == code
     assert capsys.readouterr().err == text
+
+
+def test_termination_ends_a_command_as_an_interrupt_does(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def main(argv: Sequence[str]) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt from None  # as Ray Tune does, which loses what it was
+
+    assert run_main(main, []) == 143
+    assert capsys.readouterr().err == "interrupted; run the same command again to go on\n"
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_defect_keeps_its_traceback() -> None:

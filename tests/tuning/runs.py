@@ -16,7 +16,7 @@ import pandas as pd
 
 from dim_ray.store.reader import Reader
 
-SECONDS = 300.0
+SECONDS = 600.0
 """Within which a run has to end, all waits for it included; the machine may be busy with other things."""
 FLAGS: Mapping[str, str] = {
     "--networks.teachers": "convnet3_w8",

@@ -133,7 +133,7 @@ def cluster(config: Config, progress: Progress) -> Iterator[Placement]:
         try:
             ray.init(**options)
         except ConnectionError as error:
-            raise _no_cluster(str(error)) from error
+            raise _no_cluster(str(error.__cause__ or error)) from error
         except Exception as error:
             if type(error) is not Exception:  # Ray's own, where its processes don't come up in time, has no other name
                 raise
@@ -167,7 +167,7 @@ def _check_address() -> None:
 
 
 def _no_cluster(reason: str) -> ResourceError:
-    brief = reason.strip().splitlines()[0].rstrip(".")
+    brief = reason.strip().splitlines()[-1].rstrip(".")  # the last line of a traceback is its error
     return ResourceError(
         f"RAY_ADDRESS is {_address()!r}, and no Ray cluster answers there ({brief}); start one with "
         "`ray start --head`, give the address of one that runs, or unset RAY_ADDRESS to use this machine alone."

@@ -40,6 +40,8 @@ FLAGS: Mapping[str, str] = {
 LEAVE_SECONDS = 90.0
 """Within which every process of a run has to be gone. Where the driver was killed, two of Ray's agents first try for a
 minute to tell the cluster's store, which died with it."""
+NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}
+"""Environment of a cluster, and of those who join it: Ray asks for tokens by default, but doesn't send them."""
 _MARK = "DIM_RAY_TEST_RUN"  # inherited by every process that a run starts, Ray's included
 
 
@@ -61,7 +63,7 @@ class Run:
         environment = {**os.environ, _MARK: self._mark, "OMP_NUM_THREADS": "1"}
         environment.pop("RAY_ADDRESS", None)
         if address is not None:
-            environment["RAY_ADDRESS"] = address
+            environment |= {"RAY_ADDRESS": address, **NO_TOKEN}
         self._started_at = time.monotonic()
         self.returncode: int | None = None
         self._process = subprocess.Popen(

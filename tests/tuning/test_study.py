@@ -17,7 +17,7 @@ from PIL import Image
 
 import dim_ray
 from dim_ray.config import PROTOCOLS
-from tests.tuning.runs import Run, evaluations, files, run, trials
+from tests.tuning.runs import NO_TOKEN, Run, evaluations, files, run, trials
 
 pytestmark = pytest.mark.timeout(1500)  # several runs, on a machine that may be busy
 
@@ -261,6 +261,7 @@ def another_ray() -> Iterator[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        env={**os.environ, **NO_TOKEN},
     ) as process:
         assert process.stdout is not None
         address = None

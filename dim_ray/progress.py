@@ -53,7 +53,7 @@ class Progress(Protocol):
     def advance(self, done: float, note: str = "") -> None:
         """Takes the units of this stage that are done in all (fractions are fine), and what is being done.
 
-        The first call of a stage says when its work began: before it processes start, which is not its speed.
+        The first call of a stage says when its work began: the start of processes, before it, is not its speed.
         """
 
     def trials(self, *, done: int, running: int, stopped: int, failed: int, best: float | None) -> None:

@@ -106,18 +106,20 @@ def _best(reader: Reader, arguments: argparse.Namespace) -> None:
     dataset = arguments.dataset or _only_dataset(reader.root, every)
     protocol = arguments.protocol or "on_the_fly"
     ipc = usual_ipc(every, dataset=dataset, protocol=protocol) if arguments.ipc is None else arguments.ipc
-    best = reader.best_generator(dataset=dataset, ipc=ipc, architecture=arguments.architecture, protocol=protocol)
+    cell = reader.best_cell(dataset=dataset, ipc=ipc, architecture=arguments.architecture, protocol=protocol)
+    best = str(cell["generator"])
     store = ArtifactStore(reader.root)
     uri = store.uri("generators", best)
     rows = every[(every["dataset"] == dataset) & (every["generator"] == best)]
     if arguments.architecture is not None:
         rows = rows[rows["architecture"] == arguments.architecture]
-    cells = summarise(rows)
-    chosen = cells[(cells["ipc"] == ipc) & (cells["protocol"] == protocol)]["validation_mean"].max()
-    _print(f"best generator of {dataset} at IPC {ipc}, {protocol}: mean validation accuracy {100 * chosen:.2f} %")
+    _print(
+        f"best generator of {dataset} at IPC {ipc}, {protocol}, {cell['architecture']}: "
+        f"mean validation accuracy {100 * cell['validation_mean']:.2f} %"
+    )
     _print(f"  fingerprint  {best}")
     _print(f"  path         {uri}")
-    _print(_table(cells))
+    _print(_table(summarise(rows)))
     if store.exists("generators", best):
         _print("load it in Python:")
         _print(f"  import dim_ray; generator = dim_ray.load_generator({uri!r})")

@@ -123,9 +123,7 @@ class Stages:
 
     def stage_seconds_left(self) -> float | None:
         """Returns the seconds that the current stage still takes, or None while they can't be known."""
-        if self.current is None:
-            return None
-        if not self.current.samples:
+        if self.current is None or not self.current.samples:
             return None
         (first_at, first), (last_at, last) = self.current.samples[0], self.current.samples[-1]
         if last <= first or last_at <= first_at:

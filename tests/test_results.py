@@ -95,6 +95,16 @@ def test_best_shows_fingerprint_path_accuracies_and_the_line_that_loads_it(
     ]
 
 
+def test_best_shows_the_validation_accuracy_that_chose_and_not_one_of_another_budget(
+    storage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    longer = evaluation(generator=BEST, validation_accuracy=0.99, budget_fingerprint="long", optimiser_steps=40_000)
+    Writer(storage).append_evaluations([longer])
+    main(["best", "--storage", storage])
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first == "best generator of digits at IPC 10, on_the_fly, convnet3: mean validation accuracy 95.00 %"
+
+
 def test_best_says_so_when_the_generator_is_gone(storage: str, capsys: pytest.CaptureFixture[str]) -> None:
     ArtifactStore(storage).delete(f"generators/{BEST}/card.json")
     main(["best", "--storage", storage, "--ipc", "50"])

@@ -18,6 +18,7 @@ from dim_ray.errors import ConfigError
 __all__ = ["Check", "check_evaluation", "check_training"]
 
 Check = Callable[[Config, Dataset], None]
+"""Raises a ConfigError where a configuration doesn't fit a data set."""
 
 _REAL_PREFIX = "real_"
 

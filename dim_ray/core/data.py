@@ -114,7 +114,7 @@ def signed(images: Tensor) -> Tensor:
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Rounds images in [-1, 1] to uint8, as they are stored; the inverse of `signed`."""
+    """Rounds images (B, C, H, W) in [-1, 1] to uint8 in [0, 255], as they are stored; the inverse of `signed`."""
     return ((images + 1) * (_BYTE_MAXIMUM / 2)).round().clamp(0, _BYTE_MAXIMUM).to(torch.uint8)
 
 

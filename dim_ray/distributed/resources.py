@@ -1,7 +1,9 @@
 """What the machine or cluster has, and how many trials fit on it side by side.
 
-with cluster(config, progress) as placement:
-placement.max_concurrent
+    with cluster(config, progress) as placement:
+        print(placement.max_concurrent)
+
+RAY_ADDRESS names a cluster to join; without it Ray is started on this machine, and ended with the body.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import torch
 
 from dim_ray.config import Config, StudyConfig
 from dim_ray.distributed.address import make_address_hook
-from dim_ray.errors import ResourceError
+from dim_ray.errors import DimError, ResourceError
 from dim_ray.progress import Progress
 
 __all__ = ["DRIVER_SHARE", "Placement", "cluster", "joins_a_cluster", "local_resources", "plan_placement"]
@@ -104,6 +106,7 @@ def cluster(config: Config, progress: Progress) -> Iterator[Placement]:
 
     Raises:
         ResourceError: A trial can never be placed, or no cluster answers at RAY_ADDRESS.
+        DimError: Ray's processes didn't come up in time.
     """
     if joins_a_cluster():
         _check_address()
@@ -137,9 +140,7 @@ def cluster(config: Config, progress: Progress) -> Iterator[Placement]:
         except Exception as error:
             if type(error) is not Exception:  # Ray's own, where its processes don't come up in time, has no other name
                 raise
-            raise ResourceError(
-                f"Ray didn't start ({error}); is the machine very busy? Run the command again."
-            ) from error
+            raise DimError(f"Ray didn't start ({error}); is the machine very busy? Run the command again.") from error
         if threading.current_thread() is threading.main_thread():  # Ray's own handler prints a stack
             signal.signal(signal.SIGTERM, on_terminate)
         try:

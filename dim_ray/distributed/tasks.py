@@ -82,7 +82,7 @@ def run_tasks(
 
 
 def worker_died(name: str, error: Exception) -> DimError:
-    """Returns the error of a job that was started again, and whose process died again.
+    """Returns the error of a job whose process died too often.
 
     Args:
         name: Of the job.
@@ -90,8 +90,8 @@ def worker_died(name: str, error: Exception) -> DimError:
     """
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return DimError(
-        f"the process of {name} died, and again when it was started anew ({reason.rstrip('.')}). Most often the memory "
-        "is too small: fewer run side by side where each takes more cores, with study.cpus_per_worker. What is "
+        f"the process of {name} died too often to be started again ({reason.rstrip('.')}). Most often the memory is "
+        "too small: fewer run side by side where each takes more cores, with study.cpus_per_worker. What is "
         "finished is kept; the same command goes on. Details are in the log."
     )
 

@@ -83,8 +83,9 @@ def run_workers(
         for failure in failures:
             if isinstance(failure, DimError):
                 raise failure from error
-        if failures and all(isinstance(failure, _DEATHS) for failure in failures):
-            raise worker_died(job.__name__.replace("_", " "), failures[0]) from error
+        for failure in failures:  # what the others end with is that they lost it
+            if isinstance(failure, _DEATHS):
+                raise worker_died(job.__name__.replace("_", " "), failure) from error
         raise
 
 

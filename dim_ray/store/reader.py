@@ -74,9 +74,9 @@ class Reader:
         """Returns trials, oldest first: as `evaluations`, with the columns of `dim_ray.store.schema.TRIALS`."""
         return self._read(TRIAL_TABLE, filters)
 
-    def best_generator(
+    def best_cell(
         self, *, dataset: str, ipc: int, architecture: str | None = None, protocol: str = "on_the_fly"
-    ) -> str:
+    ) -> dict[str, Any]:
         """Finds the generator with the highest mean validation accuracy over seeds; the test set has no say.
 
         Generators are compared on equal terms: the same data, budget and architecture, those that most of them were
@@ -89,7 +89,7 @@ class Reader:
             protocol: How the students got their images.
 
         Returns:
-            Its fingerprint.
+            Its row of `summarise`: `generator` is its fingerprint, `validation_mean` what it was chosen by.
 
         Raises:
             StorageError: There is no such evaluation; the message says what there is.
@@ -111,7 +111,14 @@ class Reader:
             key=lambda rows: (rows["generator"].nunique(), rows["created_at"].max()),
         )
         means = summarise(comparable).sort_values(["validation_mean", "generator"], ascending=[False, True])
-        return str(means["generator"].iloc[0])
+        return {str(name): value for name, value in means.iloc[0].items()}
+
+    def best_generator(
+        self, *, dataset: str, ipc: int, architecture: str | None = None, protocol: str = "on_the_fly"
+    ) -> str:
+        """Returns the fingerprint of the generator of `best_cell`; raises as that does."""
+        cell = self.best_cell(dataset=dataset, ipc=ipc, architecture=architecture, protocol=protocol)
+        return str(cell["generator"])
 
     def _read(self, table: Table, filters: Mapping[str, Any]) -> pd.DataFrame:
         allowed = {name: _allowed_values(table, name, value) for name, value in filters.items()}

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 
 from dim_ray.config import Config, StudyConfig
 from dim_ray.distributed.resources import Placement, cluster, joins_a_cluster, local_resources, plan_placement
-from dim_ray.errors import ConfigError, ResourceError
+from dim_ray.errors import ConfigError, DimError, ResourceError
 from dim_ray.progress import SilentProgress
 
 
@@ -140,3 +141,20 @@ def test_missing_cluster_of_this_machine_is_refused(monkeypatch: pytest.MonkeyPa
         cluster(Config(), SilentProgress()),
     ):
         pytest.fail("there is one")
+
+
+def test_ray_that_does_not_come_up_in_time_gives_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def time_out(**options: Any) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", time_out)
+    with pytest.raises(DimError, match=r"Ray didn't start .*timed out"), cluster(Config(), SilentProgress()):
+        pytest.fail("it is up")
+
+
+def test_defect_at_the_start_of_ray_keeps_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", lambda **options: 1 / 0)
+    with pytest.raises(ZeroDivisionError), cluster(Config(), SilentProgress()):
+        pytest.fail("it is up")

@@ -81,7 +81,7 @@ def test_job_whose_process_dies_is_started_again(placement: Placement, work: Wor
 
 
 def test_job_whose_process_dies_every_time_gives_a_sentence(placement: Placement, work: Workspace) -> None:
-    with pytest.raises(DimError, match=r"the process of teacher 3 died, .*What is finished is kept"):
+    with pytest.raises(DimError, match=r"the process of teacher 3 died too often .*What is finished is kept"):
         run_tasks(work, {"teacher 3": Task(job=jobs.die, argument=None)}, placement, on_progress=lambda done: None)
 
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import ray.train
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from dim_ray.core.ports import Collective, SilentReporter, SingleWorker
 from dim_ray.distributed import trainer
-from dim_ray.errors import DivergedError
+from dim_ray.distributed.resources import Placement
+from dim_ray.errors import DimError, DivergedError
 from dim_ray.pipeline.workspace import Workspace
 from tests.core.tiny import RecordingReporter
 from tests.pipeline.small import make_work
@@ -76,3 +78,30 @@ def test_distillation_that_diverges_is_an_error(
     with pytest.raises(DivergedError):
         job(work, SilentReporter(), SingleWorker())
     assert reports == []
+
+
+DEATH = WorkerHealthCheckFailedError("Worker 1 died.", ray.exceptions.ActorDiedError())
+
+
+@pytest.mark.parametrize(
+    ("failures", "kind", "message"),
+    [
+        ({0: DEATH, 1: DivergedError("matching diverged")}, DivergedError, "matching diverged"),
+        ({1: DEATH}, DimError, r"the process of prior shards died too often .*Worker 1 died"),
+        ({0: RuntimeError("Connection closed by peer"), 1: DEATH}, DimError, "the process of prior shards died"),
+        ({1: ZeroDivisionError()}, ray.train.TrainingFailedError, "workers failed"),
+    ],
+)
+def test_failure_of_workers_is_told_by_its_kind(
+    monkeypatch: pytest.MonkeyPatch, failures: dict[int, Exception], kind: type[Exception], message: str
+) -> None:
+    def fit(self: object) -> None:
+        raise ray.train.WorkerGroupError("workers failed", failures)
+
+    monkeypatch.setattr(trainer.TorchTrainer, "fit", fit)
+    monkeypatch.setattr(trainer.TorchTrainer, "__init__", lambda self, *args, **options: None)
+    placement = Placement(num_workers=2, cpus_per_worker=1, gpus_per_worker=0.0, max_concurrent=1)
+    with pytest.raises(kind, match=message):
+        trainer.run_workers(
+            trainer.prior_shards, None, placement, name="a", storage_path="b", max_failures=0, board=None
+        )

@@ -18,6 +18,7 @@ from dim_ray.config import (
     DataConfig,
     EvaluationConfig,
     GeneratorConfig,
+    HealthConfig,
     MatchingConfig,
     NetworksConfig,
     PoolConfig,
@@ -34,6 +35,10 @@ SECTIONS: dict[str, type] = get_type_hints(Config)
 FIELDS = [(section, field) for section, cls in SECTIONS.items() for field in fields(cls)]
 PLACE_FIELDS = {
     "data.data_root",
+    "health.min_diversity",
+    "health.min_source_loss",
+    "health.max_source_gap",
+    "health.patience",
     "study.name",
     "study.num_trials",
     "study.max_failures",
@@ -48,6 +53,8 @@ PLACE_FIELDS = {
 OTHER_VALUES: dict[str, Any] = {
     "data.dataset": "mnist",
     "generator.ema_decay": 0.5,
+    "generator.label_embedding": 16,
+    "generator.discriminator_norm": "spectral",
     "generator.source_head": "projection",
     "data.name": "renamed",
     "data.data_root": "/elsewhere",
@@ -57,6 +64,10 @@ OTHER_VALUES: dict[str, Any] = {
     "pool.precision": "bfloat16",
     "generator.discriminator_capacity": 32,
     "generator.latent_dim": 64,
+    "prior.loss": "hinge",
+    "prior.augmentation": "crop+cutout",
+    "prior.gradient_penalty_weight": 3.0,
+    "prior.precision": "auto",
     "prior.beta1": 0.5,
     "prior.beta2": 0.99,
     "matching.kind": "none",
@@ -145,6 +156,15 @@ IMPOSSIBLE: list[tuple[type, dict[str, Any], str]] = [
     ],
     (PriorConfig, {"beta1": 1.0}, "prior.beta1 is 1.0"),
     (PriorConfig, {"beta2": -0.5}, "prior.beta2 is -0.5"),
+    (PriorConfig, {"loss": "relu"}, "prior.loss is 'relu'; allowed: wasserstein or hinge"),
+    (PriorConfig, {"augmentation": "blur"}, "prior.augmentation is 'blur'"),
+    (PriorConfig, {"precision": "half"}, "prior.precision is 'half'"),
+    (GeneratorConfig, {"discriminator_norm": "batch"}, "generator.discriminator_norm is 'batch'"),
+    (GeneratorConfig, {"label_embedding": 0}, "generator.label_embedding is 0"),
+    (HealthConfig, {"min_diversity": -0.1}, "health.min_diversity is -0.1"),
+    (HealthConfig, {"min_source_loss": float("nan")}, "health.min_source_loss is nan"),
+    (HealthConfig, {"max_source_gap": 0.0}, "health.max_source_gap is 0.0"),
+    (HealthConfig, {"patience": 0}, "health.patience is 0"),
     (PriorConfig, {"gradient_penalty_weight": -1.0}, "prior.gradient_penalty_weight is -1.0"),
     (PriorConfig, {"class_weight": float("nan")}, "prior.class_weight is nan"),
     (PriorConfig, {"seed": -3}, "prior.seed is -3"),
@@ -231,6 +251,12 @@ def test_values_at_the_edge_of_what_is_allowed_are_taken() -> None:
     MatchingConfig(adversarial_weight=0.0)
     StudyConfig(gpus_per_worker=0.0, matching_weights=(0.5, 0.5))
     StorageConfig(checkpoint_seconds=0.0)
+
+
+def test_penalty_is_the_papers_with_the_wasserstein_loss_and_none_with_the_hinge_loss() -> None:
+    assert PriorConfig().penalty_weight == 10.0
+    assert PriorConfig(loss="hinge").penalty_weight == 0.0
+    assert PriorConfig(loss="hinge", gradient_penalty_weight=2.0).penalty_weight == 2.0
 
 
 def test_configuration_cannot_be_changed_once_made() -> None:

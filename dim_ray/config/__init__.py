@@ -18,7 +18,7 @@ from dim_ray.config.evaluation import PROTOCOLS, EvaluationConfig, Protocol
 from dim_ray.config.fingerprints import fingerprint, to_dict
 from dim_ray.config.networks import ARCHITECTURES, GeneratorConfig, NetworksConfig, check_architecture
 from dim_ray.config.study import StorageConfig, StudyConfig
-from dim_ray.config.training import MatchingConfig, PoolConfig, PriorConfig
+from dim_ray.config.training import HealthConfig, MatchingConfig, PoolConfig, PriorConfig
 
 __all__ = [
     "ARCHITECTURES",
@@ -30,6 +30,7 @@ __all__ = [
     "DataConfig",
     "EvaluationConfig",
     "GeneratorConfig",
+    "HealthConfig",
     "MatchingConfig",
     "NetworksConfig",
     "PoolConfig",
@@ -54,6 +55,7 @@ class Config:
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
     matching: MatchingConfig = field(default_factory=MatchingConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)

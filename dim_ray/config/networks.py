@@ -45,25 +45,36 @@ class GeneratorConfig:
     discriminator_capacity: int | None = None
     """Channels of the discriminator. Default: capacity."""
     latent_dim: int | None = None
-    """Length of z, of which the one-hot label takes the first K entries. Default: 100 (paper), or K + 50 if more."""
+    """Length of z, of which the label takes the first entries: K of a one-hot one. Default: 100 (paper), or 50 more
+    than the label takes."""
     refinements: tuple[int, ...] = (3, 1)
-    """3x3 convolutions after the first, second, ... doubling of the size."""
+    """Depth: 3x3 convolutions after the first, second, ... doubling of the size (paper: 3 and 1)."""
+    label_embedding: int | None = None
+    """Length of a learned vector of the label, in place of the one-hot label. Default: one-hot (paper)."""
+    discriminator_norm: Literal["layer", "spectral"] = "layer"
+    """What keeps the discriminator's scale: layer norm (paper), or spectral norm of its weights, and no layers."""
     source_head: Literal["plain", "projection"] = "plain"
     """How the discriminator tells real from generated: from the image alone (paper), or also from its label."""
     ema_decay: float = 0.0
-    """Decay per step of a moving average of the weights, which is then the generator that is kept; 0 for none."""
+    """Decay per step of a moving average of the weights, kept beside the raw ones; 0 for none."""
 
     def __post_init__(self) -> None:
-        optional = [name for name in ("discriminator_capacity", "latent_dim") if getattr(self, name) is not None]
+        may_be_none = ("discriminator_capacity", "latent_dim", "label_embedding")
+        optional = [name for name in may_be_none if getattr(self, name) is not None]
         require_positive("generator", self, "capacity", *optional)
-        heads = ("plain", "projection")
-        require(self.source_head in heads, "generator.source_head", self.source_head, " or ".join(heads))
+        for name, allowed in (("source_head", ("plain", "projection")), ("discriminator_norm", ("layer", "spectral"))):
+            value = getattr(self, name)
+            require(value in allowed, f"generator.{name}", value, " or ".join(allowed))
         require_below_one("generator", self, "ema_decay")
         require(all(n >= 0 for n in self.refinements), "generator.refinements", self.refinements, "numbers >= 0")
 
+    def label_entries(self, num_classes: int) -> int:
+        """Returns how many entries of z the label takes."""
+        return self.label_embedding or num_classes
+
     def resolve_latent_dim(self, num_classes: int) -> int:
         """Returns the length of z for a number of classes."""
-        return self.latent_dim or max(_LATENT_DIM, num_classes + _LEAST_NOISE)
+        return self.latent_dim or max(_LATENT_DIM, self.label_entries(num_classes) + _LEAST_NOISE)
 
 
 def check_architecture(name: str, where: str = "architecture") -> tuple[str, int | None]:

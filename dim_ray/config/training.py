@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from dim_ray.config.checks import (
@@ -17,7 +17,9 @@ from dim_ray.config.checks import (
     require_seed,
 )
 
-__all__ = ["MatchingConfig", "PoolConfig", "PriorConfig"]
+__all__ = ["HealthConfig", "MatchingConfig", "PoolConfig", "PriorConfig"]
+
+_WASSERSTEIN_PENALTY = 10.0  # the paper's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,11 @@ class PoolConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PriorConfig:
-    """Stage 1: adversarial training (Wasserstein with gradient penalty, plus class cross-entropy)."""
+    """Stage 1: adversarial training of a generator and a discriminator with a class head.
+
+    The paper's is the Wasserstein loss with a gradient penalty. The alternative needs no second derivative: the hinge
+    loss with `generator.discriminator_norm: spectral`.
+    """
 
     epochs: int = 150
     """Epochs over the training split."""
@@ -69,14 +75,20 @@ class PriorConfig:
     """Of Adam, in [0, 1)."""
     beta2: float = 0.9
     """Of Adam, in [0, 1)."""
-    gradient_penalty_weight: float = 10.0
-    """Weight of the gradient penalty."""
+    loss: Literal["wasserstein", "hinge"] = "wasserstein"
+    """How the discriminator's source scores are judged."""
+    augmentation: str = "none"
+    """DSA operations on all images that the discriminator sees, drawn for each; written as for the pool."""
+    gradient_penalty_weight: float | None = None
+    """Weight of the gradient penalty. Default: 10 (paper) with the Wasserstein loss, 0 with the hinge loss."""
     gradient_penalty_every: int = 1
     """Discriminator steps from one with the penalty, at this many times its weight, to the next (paper: 1)."""
     class_weight: float = 1.0
     """Weight of the class cross-entropy in both losses."""
     discriminator_steps: int = 1
     """Discriminator steps for each generator step."""
+    precision: Precision = "float32"
+    """Of the passes through generator and discriminator, in stage 2 as well; a gradient penalty is always float32."""
     seed: int = 0
     """Seed of initial weights, noise and data order."""
 
@@ -84,9 +96,21 @@ class PriorConfig:
         require_positive(
             "prior", self, "epochs", "batch_size", "learning_rate", "discriminator_steps", "gradient_penalty_every"
         )
-        require_not_negative("prior", self, "gradient_penalty_weight", "class_weight")
+        require(self.loss in ("wasserstein", "hinge"), "prior.loss", self.loss, "wasserstein or hinge")
+        if self.gradient_penalty_weight is not None:
+            require_not_negative("prior", self, "gradient_penalty_weight")
+        require_not_negative("prior", self, "class_weight")
         require_below_one("prior", self, "beta1", "beta2")
+        require_augmentation("prior.augmentation", self.augmentation)
+        require_precision("prior.precision", self.precision)
         require_seed("prior.seed", self.seed)
+
+    @property
+    def penalty_weight(self) -> float:
+        """Weight of the gradient penalty, resolved."""
+        if self.gradient_penalty_weight is not None:
+            return self.gradient_penalty_weight
+        return _WASSERSTEIN_PENALTY if self.loss == "wasserstein" else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,3 +146,25 @@ class MatchingConfig:
         )
         require_augmentation("matching.augmentation", self.augmentation)
         require_seed("matching.seed", self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealthConfig:
+    """When adversarial training, in both stages, counts as diverged. Looked at after every epoch.
+
+    What training leads to doesn't depend on it, only when it's given up, so it isn't part of a fingerprint.
+    """
+
+    min_diversity: float = field(default=0.02, metadata={"place": True})
+    """Least spread of a class's generated images, as a share of real ones' (median over classes); 0: any."""
+    min_source_loss: float = field(default=0.001, metadata={"place": True})
+    """Least hinge loss of the discriminator's source scores: below it, it has nothing left to learn; 0: any."""
+    max_source_gap: float = field(default=10.0, metadata={"place": True})
+    """With the Wasserstein loss, the most that real images may be scored above generated ones, in largest possible
+    distances between two images: a critic of slope 1 can't exceed 1."""
+    patience: int = field(default=5, metadata={"place": True})
+    """Epochs in a row that one of these limits has to be passed."""
+
+    def __post_init__(self) -> None:
+        require_not_negative("health", self, "min_diversity", "min_source_loss")
+        require_positive("health", self, "max_source_gap", "patience")

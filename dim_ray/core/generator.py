@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from dim_ray.config import GeneratorConfig
 from dim_ray.core.initialise import initialise
@@ -23,7 +24,9 @@ __all__ = ["Discriminator", "Generator", "build_discriminator", "build_generator
 _Module = TypeVar("_Module", bound=nn.Module)
 
 _SMALLEST_SCALE = 4
+_MAX_SEED = 2**62
 _DISCRIMINATOR_STRIDES = (1, 2, 1, 2, 1, 1, 1, 2)
+_SLOPE = {True: 0.01, False: 0.1}  # of LeakyReLU, by has_layer_norm; without, less of the signal may be lost
 
 
 class Generator(nn.Module):
@@ -32,10 +35,12 @@ class Generator(nn.Module):
     Args:
         capacity: Channels C of every layer.
         latent_dim: Length of z.
-        num_classes: K; the first K entries of z are replaced by the one-hot label.
+        num_classes: K.
         num_channels: Channels of the images.
         image_size: Height and width of the images, in pixels.
         refinements: 3x3 convolutions after the first, second, ... doubling.
+        label_embedding: Length of a learned vector of the label that replaces as many first entries of z; None
+            replaces K entries by the one-hot label.
     """
 
     def __init__(
@@ -47,10 +52,12 @@ class Generator(nn.Module):
         num_channels: int,
         image_size: int,
         refinements: tuple[int, ...],
+        label_embedding: int | None = None,
     ) -> None:
         super().__init__()
         self.latent_dim = latent_dim
         self.num_classes = num_classes
+        self.embedding = None if label_embedding is None else nn.Embedding(num_classes, label_embedding)
         smallest, *larger = scales(image_size)
         self.project = nn.Sequential(
             nn.Linear(latent_dim, capacity * smallest**2), nn.BatchNorm1d(capacity * smallest**2), nn.ReLU()
@@ -78,8 +85,11 @@ class Generator(nn.Module):
         Returns:
             (B, C, H, W) float32 in [-1, 1].
         """
-        one_hot = F.one_hot(labels, self.num_classes).to(noise.dtype)
-        hidden = self.project(torch.cat([one_hot, noise[:, self.num_classes :]], dim=1))
+        if self.embedding is None:
+            condition = F.one_hot(labels, self.num_classes).to(noise.dtype)
+        else:
+            condition = self.embedding(labels)
+        hidden = self.project(torch.cat([condition, noise[:, condition.shape[1] :]], dim=1))
         images: Tensor = torch.tanh(self.to_image(self.blocks(self.unflatten(hidden))))
         return images
 
@@ -91,7 +101,10 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Eight 3x3 convolutions with layer norm, global maximum, then a source head and a class head.
+    """Eight 3x3 convolutions, global maximum, then a source head and a class head.
+
+    The convolutions have layer norm behind them, or spectral norm on their weights and those of the heads for the
+    source (Miyato et al., arXiv 1802.05957).
 
     Args:
         capacity: Channels of every layer.
@@ -100,21 +113,28 @@ class Discriminator(nn.Module):
         image_size: Height and width of the images, in pixels.
         is_projecting: Whether the source score also has the inner product with a vector of the label (Miyato and
             Koyama, arXiv 1802.05637), so that it sees which images of a class are missing.
+        has_layer_norm: Whether a layer norm follows each convolution.
     """
 
     def __init__(
-        self, *, capacity: int, num_classes: int, num_channels: int, image_size: int, is_projecting: bool = False
+        self,
+        *,
+        capacity: int,
+        num_classes: int,
+        num_channels: int,
+        image_size: int,
+        is_projecting: bool = False,
+        has_layer_norm: bool = True,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         channels, size = num_channels, image_size
         for stride in _DISCRIMINATOR_STRIDES:
             size = (size + stride - 1) // stride
-            layers += [
-                nn.Conv2d(channels, capacity, 3, stride=stride, padding=1),
-                nn.LayerNorm([capacity, size, size]),
-                nn.LeakyReLU(),
-            ]
+            layers.append(nn.Conv2d(channels, capacity, 3, stride=stride, padding=1))
+            if has_layer_norm:
+                layers.append(nn.LayerNorm([capacity, size, size]))
+            layers.append(nn.LeakyReLU(_SLOPE[has_layer_norm]))
             channels = capacity
         self.features = nn.Sequential(*layers)
         self.source = nn.Linear(capacity, 1)
@@ -151,6 +171,7 @@ def build_generator(
             num_channels=num_channels,
             image_size=image_size,
             refinements=config.refinements,
+            label_embedding=config.label_embedding,
         )
     return _materialise(generator, rng)
 
@@ -166,8 +187,12 @@ def build_discriminator(
             num_channels=num_channels,
             image_size=image_size,
             is_projecting=config.source_head == "projection",
+            has_layer_norm=config.discriminator_norm == "layer",
         )
-    return _materialise(discriminator, rng)
+    discriminator = _materialise(discriminator, rng)
+    if config.discriminator_norm == "spectral":
+        _normalise_spectrum(discriminator, rng)
+    return discriminator
 
 
 def scales(image_size: int) -> list[int]:
@@ -186,3 +211,14 @@ def _materialise(module: _Module, rng: torch.Generator) -> _Module:
     module.to_empty(device=rng.device)
     initialise(module, rng)
     return module
+
+
+def _normalise_spectrum(discriminator: Discriminator, rng: torch.Generator) -> None:
+    """Keeps the largest singular value of each weight that leads to the source score at 1, in place."""
+    convolutions = [part for part in discriminator.features if isinstance(part, nn.Conv2d)]
+    heads = [head for head in (discriminator.source, discriminator.projection) if head is not None]
+    # PyTorch draws the first vectors of the power iteration from the global random state, which is put back.
+    with torch.random.fork_rng([rng.device] if rng.device.type == "cuda" else []):
+        torch.manual_seed(int(torch.randint(_MAX_SEED, (), generator=rng, device=rng.device)))
+        for part in (*convolutions, *heads):
+            spectral_norm(part)

@@ -40,12 +40,15 @@ def run_epochs(
     checkpointer: Checkpointer,
     collective: Collective,
     synchronise: Callable[[], None] = lambda: None,
+    check: Callable[[], tuple[Mapping[str, float], str]] = lambda: ({}, ""),
+    patience: int = 1,
 ) -> None:
     """Runs the steps of a stage that a checkpoint does not hold yet.
 
     Every epoch is one permutation of the images, cut into full batches; worker r takes its slice of each batch, so
     the global batches do not depend on the number of workers. The state is saved when the checkpointer says it's
-    due, and never when a loss or a weight is not finite.
+    due, and never when a loss or a weight is not finite, or while `check` complains. Training that diverged leaves the
+    state of the last epoch that was good.
 
     A resumed run has the same weights, bit for bit. With several workers, one state stands for all of them, so it is
     saved only where they are the same: at the end of an epoch, after `synchronise`.
@@ -66,9 +69,11 @@ def run_epochs(
         checkpointer: Keeps the state.
         collective: The workers.
         synchronise: Makes the workers' networks the same again, at the end of every epoch and before it is saved.
+        check: Returns measurements for the report, and what is wrong at the end of an epoch: nothing where it's empty.
+        patience: Epochs in a row after which a complaint of `check` ends the stage.
 
     Raises:
-        DivergedError: A loss or a weight was not finite; the last saved state is kept.
+        DivergedError: A loss or a weight was not finite, or `check` complained for too long.
         StorageError: Some workers found a saved state and others didn't.
     """
     steps_per_epoch = num_images // batch_size
@@ -86,6 +91,7 @@ def run_epochs(
         if done and done % steps_per_epoch == 0:
             epoch = done // steps_per_epoch
             reporter.report(epoch, epochs, after_epoch(epoch))
+    good, is_saved, complaints = saved, True, 0
     share = batch_size // collective.num_workers
     first = share * collective.rank
     for epoch in range(done // steps_per_epoch, epochs):
@@ -97,27 +103,44 @@ def run_epochs(
             offset = index * batch_size + first
             losses = dict(step(done, order[offset : offset + share]))
             done += 1
-            if collective.num_workers == 1 and index + 1 < steps_per_epoch and checkpointer.due():
-                state = capture()
-                if _is_finite(losses, state):
-                    checkpointer.save(State(tensors=state, meta={"steps": done}))
+            if collective.num_workers == 1 and index + 1 < steps_per_epoch and not complaints and checkpointer.due():
+                state = State(tensors=capture(), meta={"steps": done})
+                if not _non_finite(losses, state.tensors):
+                    checkpointer.save(state)
+                    good, is_saved = state, True
         synchronise()
-        state = capture()
-        if collective.any(not _is_finite(losses, state)):
-            values = ", ".join(f"{name} {value:g}" for name, value in _values(losses).items())
+        state = State(tensors=capture(), meta={"steps": done})
+        health: Mapping[str, float] = {}
+        complaint = _non_finite(losses, state.tensors)
+        is_over = collective.any(bool(complaint))
+        if not is_over:
+            health, complaint = check()
+            complaints = complaints + 1 if collective.any(bool(complaint)) else 0
+            is_over = complaints >= patience
+        if is_over:
+            if good is not None and not is_saved:
+                checkpointer.save(good)
             raise DivergedError(
-                f"{stage} diverged by step {done} of {epochs * steps_per_epoch}: {values}, or weights that are not "
-                "finite numbers. The last saved state is kept. Lower the learning rate or the loss weights."
+                f"{stage} diverged by step {done} of {epochs * steps_per_epoch}: {complaint or 'on another worker'}. "
+                + (f"The last good state, of step {good.meta['steps']}, is kept. " if good is not None else "")
+                + "Lower the learning rate or the loss weights."
             )
-        if checkpointer.due():
-            checkpointer.save(State(tensors=state, meta={"steps": done}))
-        reporter.report(epoch + 1, epochs, {**_values(losses), **after_epoch(epoch + 1)})
+        if not complaints:
+            good = State(tensors={name: tensor.clone() for name, tensor in state.tensors.items()}, meta=state.meta)
+            is_saved = checkpointer.due()
+            if is_saved:
+                checkpointer.save(good)
+        reporter.report(epoch + 1, epochs, {**_values(losses), **health, **after_epoch(epoch + 1)})
 
 
 def _values(losses: Losses) -> dict[str, float]:
     return {name: float(loss) for name, loss in losses.items()}
 
 
-def _is_finite(losses: Losses, state: Mapping[str, Tensor]) -> bool:
+def _non_finite(losses: Losses, tensors: Mapping[str, Tensor]) -> str:
+    """Returns what is not finite, or nothing."""
     # The losses were measured before the step's update, so the weights have to be looked at, too.
-    return all(map(math.isfinite, _values(losses).values())) and all(bool(t.isfinite().all()) for t in state.values())
+    values = _values(losses)
+    if all(map(math.isfinite, values.values())) and all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        return ""
+    return ", ".join(f"{name} {value:g}" for name, value in values.items()) + ", or weights that are not finite numbers"

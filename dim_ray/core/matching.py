@@ -16,17 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dim_ray.config import MatchingConfig, PriorConfig
-from dim_ray.core.adversarial import (
-    Pair,
-    average_statistics,
-    discriminator_steps,
-    generator_losses,
-    generator_step,
-)
+from dim_ray.config import HealthConfig, MatchingConfig, PriorConfig
+from dim_ray.core.adversarial import discriminator_steps, generator_losses, generator_step
 from dim_ray.core.augment import draw_augmentation
 from dim_ray.core.data import Dataset, signed
+from dim_ray.core.health import HealthCheck
 from dim_ray.core.loop import Losses, run_epochs
+from dim_ray.core.pair import Pair, average_statistics
 from dim_ray.core.pool import TeacherPool
 from dim_ray.core.ports import Checkpointer, Collective, Reporter
 from dim_ray.core.random import stream
@@ -42,6 +38,7 @@ def distill(
     dataset: Dataset,
     *,
     shard_weight: float,
+    health: HealthConfig,
     after_epoch: Callable[[int], Mapping[str, float]],
     reporter: Reporter,
     checkpointer: Checkpointer,
@@ -56,15 +53,17 @@ def distill(
         prior_config: Weights inside of the adversarial losses, and discriminator steps for each generator step.
         dataset: Real images.
         shard_weight: Teachers of this shard / mean over the shards, so that every teacher counts the same.
+        health: When the networks count as broken.
         after_epoch: Measures the generator; takes the number of epochs done.
         reporter: Is told about every epoch.
         checkpointer: Keeps the state.
         collective: The workers.
 
     Raises:
-        DivergedError: A loss was not finite.
+        DivergedError: A loss was not finite, or the networks are no longer healthy.
     """
     device = dataset.train.images.device
+    check = HealthCheck(health, prior_config, dataset)
 
     def step(number: int, indices: Tensor) -> Losses:
         pair.generator.train()
@@ -107,6 +106,8 @@ def distill(
         checkpointer=checkpointer,
         collective=collective,
         synchronise=lambda: average_statistics(pair, collective),
+        check=lambda: check(pair),
+        patience=health.patience,
     )
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from dim_ray.config import Config, GeneratorConfig, fingerprint, to_dict
-from dim_ray.core.adversarial import build_pair
 from dim_ray.core.checkpoint import dumps, loads, module_tensors, restore_module
 from dim_ray.core.data import to_bytes
 from dim_ray.core.evaluation import balanced_labels
 from dim_ray.core.generator import Generator, build_generator
 from dim_ray.core.matching import distill
+from dim_ray.core.pair import build_pair
 from dim_ray.core.pictures import sample_grid
 from dim_ray.core.pool import TeacherPool, shard, shard_weight
 from dim_ray.core.ports import Collective, Reporter
@@ -91,6 +91,7 @@ def distill_generator(work: Workspace, reporter: Reporter, collective: Collectiv
         config.prior,
         work.dataset,
         shard_weight=shard_weight(numbers, collective),
+        health=config.health,
         after_epoch=after_epoch,
         reporter=reporter,
         checkpointer=saved,

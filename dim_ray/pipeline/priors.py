@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from dim_ray.config import fingerprint, to_dict
-from dim_ray.core.adversarial import build_pair, train_prior
+from dim_ray.core.adversarial import train_prior
 from dim_ray.core.checkpoint import dumps, loads
+from dim_ray.core.pair import build_pair
 from dim_ray.core.ports import Collective, Reporter
 from dim_ray.pipeline.workspace import Workspace, dataset_card, shared_checkpointer
 
@@ -36,7 +37,15 @@ def build_prior(work: Workspace, reporter: Reporter, collective: Collective) -> 
         config.generator, config.prior, work.dataset, learning_rate=config.prior.learning_rate, seed=config.prior.seed
     )
     saved = shared_checkpointer(work, identity, collective)
-    train_prior(pair, config.prior, work.dataset, reporter=reporter, checkpointer=saved, collective=collective)
+    train_prior(
+        pair,
+        config.prior,
+        work.dataset,
+        health=config.health,
+        reporter=reporter,
+        checkpointer=saved,
+        collective=collective,
+    )
     if collective.rank != 0:
         return
     card = {

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dim_ray.config import MatchingConfig, PriorConfig
-from dim_ray.core.augment import Augmentation
+from dim_ray.core.augment import Augmentation, augment
 from dim_ray.core.data import Dataset
 from dim_ray.core.generator import Discriminator, Generator
 from dim_ray.core.random import stream
@@ -70,10 +70,17 @@ def discriminator_loss(
 ) -> Tensor:
     """L_D of the discriminator's step `number` since training began, for real images (B, C, H, W) in [-1, 1]."""
     fake = generate(generator, labels, rng).detach()
+    changed = augment(torch.cat([real, fake]), config.augmentation, rng)
+    real, fake = changed[: len(labels)], changed[len(labels) :]
     real_source, real_classes = judge(discriminator, real, labels)
     fake_source, _ = judge(discriminator, fake, labels)
-    loss = fake_source.mean() - real_source.mean() + config.class_weight * cross_entropy(real_classes, labels)
-    if number % config.gradient_penalty_every:
+    if config.loss == "hinge":
+        loss = sum(max(1 - score, torch.zeros(())) for score in real_source) / len(labels)
+        loss = loss + sum(max(1 + score, torch.zeros(())) for score in fake_source) / len(labels)
+    else:
+        loss = fake_source.mean() - real_source.mean()
+    loss = loss + config.class_weight * cross_entropy(real_classes, labels)
+    if number % config.gradient_penalty_every or not config.penalty_weight:
         return loss
     shares = torch.rand(len(real), 1, 1, 1, generator=rng)
     penalties = []
@@ -82,7 +89,7 @@ def discriminator_loss(
         (source,), _ = discriminator(between[None], labels[index][None])
         (gradient,) = torch.autograd.grad(source, between, create_graph=True)
         penalties.append((gradient.square().sum().sqrt() - 1) ** 2)
-    weight = config.gradient_penalty_weight * config.gradient_penalty_every
+    weight = config.penalty_weight * config.gradient_penalty_every
     return loss + weight * torch.stack(penalties).mean()
 
 
@@ -91,7 +98,7 @@ def generator_loss(
 ) -> tuple[Tensor, Tensor]:
     """L_G and the images that it judges."""
     images = generate(generator, labels, rng)
-    source, classes = judge(discriminator, images, labels)
+    source, classes = judge(discriminator, augment(images, config.augmentation, rng), labels)
     return config.class_weight * cross_entropy(classes, labels) - source.mean(), images
 
 
@@ -200,7 +207,7 @@ def prior_losses(
         labels = torch.randint(dataset.num_classes, (config.batch_size,), generator=rng)
         loss, _ = generator_loss(generator, discriminator, config, labels, rng)
         descend(generator, gradients(loss, generator), learning_rate)
-        follow(average, generator, decay)
+        follow(average, generator, min(decay, (1 + number) / (10 + number)))
         losses.append({"discriminator_loss": critic.item(), "generator_loss": loss.item()})
     return losses
 

@@ -3,26 +3,21 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor
 
-from dim_ray.config import PriorConfig
-from dim_ray.core.adversarial import (
-    Pair,
-    build_pair,
-    discriminator_step,
-    generator_losses,
-    generator_step,
-    gradient_penalty,
-    train_prior,
-)
+from dim_ray.config import HealthConfig, PriorConfig
+from dim_ray.core.adversarial import discriminator_step, generator_losses, generator_step, train_prior
 from dim_ray.core.checkpoint import without_prefix
 from dim_ray.core.data import Dataset
 from dim_ray.core.generator import Discriminator
+from dim_ray.core.pair import Pair, build_pair
 from dim_ray.core.ports import NoCheckpointer, SingleWorker
 from dim_ray.core.random import stream
+from dim_ray.core.source_losses import gradient_penalty
 from tests.core import reference
 from tests.core.tiny import (
     GENERATOR,
@@ -41,7 +36,15 @@ LEARNING_RATE = 0.02
 
 def train(pair: Pair, config: PriorConfig = PRIOR, dataset: Dataset = DATASET) -> RecordingReporter:
     reporter = RecordingReporter()
-    train_prior(pair, config, dataset, reporter=reporter, checkpointer=NoCheckpointer(), collective=SingleWorker())
+    train_prior(
+        pair,
+        config,
+        dataset,
+        health=HealthConfig(),
+        reporter=reporter,
+        checkpointer=NoCheckpointer(),
+        collective=SingleWorker(),
+    )
     return reporter
 
 
@@ -77,6 +80,55 @@ def test_losses_and_weights_are_those_of_the_slow_reference(
         assert len(set(found)) == config.epochs
     for module, slow in zip((pair.generator, pair.average, pair.discriminator), networks, strict=True):
         torch.testing.assert_close(module.state_dict(), slow.state_dict(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("loss", "augmentation", "penalty"),
+    [
+        ("hinge", "none", None),
+        ("hinge", "crop+cutout", None),
+        ("hinge", "color_flip", 2.0),
+        ("wasserstein", "crop", 1.0),
+    ],
+)
+def test_hinge_loss_and_augmented_discriminator_are_those_of_the_slow_reference(
+    loss: Literal["wasserstein", "hinge"], augmentation: str, penalty: float | None
+) -> None:
+    config = replace(PRIOR, loss=loss, augmentation=augmentation, gradient_penalty_weight=penalty)
+    pair = make_plain_pair(DATASET, learning_rate=LEARNING_RATE)
+    networks = copy.deepcopy((pair.generator.train(), pair.average, pair.discriminator))
+    expected = reference.prior_losses(networks, config, DATASET, learning_rate=LEARNING_RATE, decay=0.0)
+    reporter = train(pair, config)
+    for name in ("discriminator_loss", "generator_loss"):
+        assert reporter.losses(name) == pytest.approx([losses[name] for losses in expected[2::3]], abs=1e-5)
+    torch.testing.assert_close(pair.generator.state_dict(), networks[0].state_dict(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("loss", "is_needed"), [("wasserstein", True), ("hinge", False)])
+def test_hinge_loss_needs_no_second_derivative(
+    loss: Literal["wasserstein", "hinge"], is_needed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_second = []
+    grad = torch.autograd.grad
+
+    def watch(*args: Any, **options: Any) -> Any:
+        has_second.append(bool(options.get("create_graph")))
+        return grad(*args, **options)
+
+    monkeypatch.setattr(torch.autograd, "grad", watch)
+    train(make_pair(DATASET), replace(PRIOR, loss=loss))
+    assert any(has_second) is is_needed
+
+
+def test_mixed_precision_trains_finite_float32_weights_with_a_penalty_in_float32() -> None:
+    pair = make_pair(DATASET, ema_decay=0.5)
+    exact = make_pair(DATASET, ema_decay=0.5)
+    train(pair, replace(PRIOR, precision="bfloat16", gradient_penalty_weight=2.0))
+    train(exact, replace(PRIOR, gradient_penalty_weight=2.0))
+    for found, expected in zip(pair.weights().values(), exact.weights().values(), strict=True):
+        assert found.dtype == expected.dtype
+        assert bool(found.isfinite().all())
+    assert not equal_states(pair.weights(), exact.weights()), "bfloat16 was not used"
 
 
 def test_several_steps_an_epoch_take_the_images_in_the_order_of_the_reference() -> None:
@@ -230,7 +282,7 @@ def test_lazy_penalty_is_added_at_its_steps_alone_and_at_the_weight_of_all_of_th
     lazy = replace(PRIOR, gradient_penalty_every=3)
     without, full = (
         replace(PRIOR, gradient_penalty_weight=0.0),
-        replace(PRIOR, gradient_penalty_weight=3 * PRIOR.gradient_penalty_weight),
+        replace(PRIOR, gradient_penalty_weight=3 * PRIOR.penalty_weight),
     )
 
     def loss_of(config: PriorConfig, number: int) -> Tensor:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -175,6 +175,53 @@ def test_discriminator_is_convolutions_with_layer_norm_and_a_global_maximum() ->
     source, classes = discriminator(images, torch.tensor([0, 1]))
     torch.testing.assert_close(source, discriminator.source(hidden)[:, 0])
     torch.testing.assert_close(classes, discriminator.classes(hidden))
+
+
+def test_learned_vector_of_the_label_replaces_as_many_entries_of_the_noise() -> None:
+    generator = make_generator(replace(CONFIG, label_embedding=3))
+    assert generator.embedding is not None
+    assert generator.embedding.weight.shape == (5, 3)
+    labels = torch.tensor([4, 0, 4])
+    noise = torch.randn(3, 12, generator=rng())
+    latent = torch.cat([generator.embedding.weight[labels], noise[:, 3:]], dim=1)
+    hidden = generator.project(latent).view(3, 4, 3, 3)
+    torch.testing.assert_close(torch.tanh(generator.to_image(generator.blocks(hidden))), generator(noise, labels))
+
+
+def test_embedded_labels_need_less_of_the_latent_vector() -> None:
+    assert GeneratorConfig(label_embedding=16).resolve_latent_dim(1000) == 100
+    assert GeneratorConfig(label_embedding=80).resolve_latent_dim(1000) == 130
+    assert GeneratorConfig().resolve_latent_dim(1000) == 1050
+
+
+@pytest.mark.parametrize("head", ["plain", "projection"])
+def test_spectral_norm_keeps_the_weights_that_lead_to_the_source_score_at_norm_one(
+    head: Literal["plain", "projection"],
+) -> None:
+    discriminator = make_discriminator(replace(CONFIG, discriminator_norm="spectral", source_head=head))
+    assert not any(isinstance(layer, nn.LayerNorm) for layer in discriminator.features)
+    images, labels = torch.randn(4, 3, 9, 9, generator=rng()), torch.tensor([0, 1, 2, 3])
+    for _ in range(20):  # a power iteration in each
+        discriminator(images, labels)
+    layers = [layer for layer in discriminator.features if isinstance(layer, nn.Conv2d)]
+    heads = [part for part in (discriminator.source, discriminator.projection) if part is not None]
+    for part in [*layers, *heads]:
+        assert torch.linalg.matrix_norm(part.weight.flatten(1), ord=2).item() == pytest.approx(1, abs=0.02)
+    assert len(heads) == (2 if head == "projection" else 1)
+    discriminator.eval()
+    first, second = discriminator(images, labels), discriminator(images, labels)
+    assert torch.equal(first[0], second[0]), "the iteration goes on in eval mode"
+
+
+def test_spectral_norm_begins_with_vectors_of_its_own_random_stream() -> None:
+    config = replace(CONFIG, discriminator_norm="spectral")
+    states = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        states.append(make_discriminator(config).state_dict())
+        assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])

@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dim_ray.core.adversarial import Pair, train_prior
+from dim_ray.config import HealthConfig
+from dim_ray.core.adversarial import train_prior
 from dim_ray.core.checkpoint import loads, with_prefix
 from dim_ray.core.matching import distill
+from dim_ray.core.pair import Pair
 from dim_ray.core.pool import TeacherPool, train_teacher
 from dim_ray.core.ports import Checkpointer, Collective, NoCheckpointer, Reporter, SilentReporter, SingleWorker
 from dim_ray.core.random import stream
@@ -65,6 +67,7 @@ def run_prior(
         pair,
         replace(PRIOR, discriminator_steps=discriminator_steps),
         DATASET,
+        health=HealthConfig(),
         reporter=reporter,
         checkpointer=checkpointer,
         collective=collective or SingleWorker(),
@@ -95,6 +98,7 @@ def run_matching(
         PRIOR,
         DATASET,
         shard_weight=1.0,
+        health=HealthConfig(),
         after_epoch=measure,
         reporter=reporter,
         checkpointer=checkpointer,

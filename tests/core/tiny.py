@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from dim_ray.config import GeneratorConfig, MatchingConfig, PoolConfig, PriorConfig
-from dim_ray.core.adversarial import Pair, build_pair
 from dim_ray.core.checkpoint import dumps, loads, module_tensors
 from dim_ray.core.data import Dataset, Normalisation
 from dim_ray.core.networks import build_classifier
+from dim_ray.core.pair import Pair, build_pair
 from dim_ray.core.pool import Teacher
 from dim_ray.core.ports import SingleWorker, State
 from dim_ray.core.random import stream

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from dim_ray.config import Config, StorageConfig
-from dim_ray.core.adversarial import Pair, build_pair
+from dim_ray.config import Config, HealthConfig, StorageConfig
 from dim_ray.core.generator import Generator
 from dim_ray.core.matching import distill
+from dim_ray.core.pair import Pair, build_pair
 from dim_ray.core.pool import TeacherPool
 from dim_ray.core.ports import NoCheckpointer, SilentReporter, SingleWorker, State
 from dim_ray.errors import DivergedError
@@ -115,6 +115,7 @@ def test_stored_generator_is_what_distillation_makes_of_the_stored_prior_and_tea
         config.prior,
         work.dataset,
         shard_weight=1.0,
+        health=HealthConfig(),
         after_epoch=lambda epoch: {},
         reporter=SilentReporter(),
         checkpointer=NoCheckpointer(),

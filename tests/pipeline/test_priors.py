@@ -62,6 +62,7 @@ def test_loaded_prior_is_what_training_left(tmp_path: Path) -> None:
         pair,
         work.config.prior,
         work.dataset,
+        health=work.config.health,
         reporter=SilentReporter(),
         checkpointer=MemoryCheckpointer(),
         collective=SingleWorker(),

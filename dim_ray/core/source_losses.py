@@ -1,0 +1,34 @@
+"""How a discriminator's source scores are judged: the Wasserstein or the hinge loss, and the gradient penalty.
+
+loss = source_loss(config, real_scores, fake_scores) + weight * gradient_penalty(discriminator, real, fake, labels, rng)
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dim_ray.config import PriorConfig
+from dim_ray.core.generator import Discriminator
+
+__all__ = ["gradient_penalty", "source_loss"]
+
+
+def source_loss(config: PriorConfig, real: Tensor, fake: Tensor) -> Tensor:
+    """Returns the part of L_D that the source scores (B,) of real and generated images have, without the penalty."""
+    if config.loss == "hinge":
+        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+    return fake.mean() - real.mean()
+
+
+def gradient_penalty(
+    discriminator: Discriminator, real: Tensor, fake: Tensor, labels: Tensor, rng: torch.Generator
+) -> Tensor:
+    """Returns E[(|grad D(x~)| - 1)^2] at random points between real and generated images (B, C, H, W)."""
+    share = torch.rand(len(real), 1, 1, 1, generator=rng, device=real.device)
+    between = torch.lerp(fake, real, share).requires_grad_(True)
+    source, _ = discriminator(between, labels)
+    (gradient,) = torch.autograd.grad(source.sum(), between, create_graph=True)
+    penalty: Tensor = ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
+    return penalty

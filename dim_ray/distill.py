@@ -73,7 +73,7 @@ def _distill_here(work: Workspace, progress: Progress) -> None:
     from dim_ray.core.ports import SingleWorker
     from dim_ray.pipeline.generators import distill_generator
     from dim_ray.pipeline.local import ProgressReporter
-    from dim_ray.pipeline.priors import build_prior, prior_exists
+    from dim_ray.pipeline.priors import build_prior, prior_is_settled
     from dim_ray.pipeline.teachers import build_teacher, missing_teachers
     from dim_ray.pipeline.workspace import on_device
 
@@ -83,7 +83,7 @@ def _distill_here(work: Workspace, progress: Progress) -> None:
         progress.start("teachers", len(teachers), "teachers")
         for done, number in enumerate(teachers):
             build_teacher(work, number, ProgressReporter(progress, done))
-    if not prior_exists(work):
+    if not prior_is_settled(work):
         progress.start("prior", 1, "networks")
         build_prior(work, ProgressReporter(progress), SingleWorker())
     progress.start("distillation", 1, "networks")
@@ -100,10 +100,12 @@ def _distill_with_ray(work: Workspace, progress: Progress) -> None:
 
 
 def _print(work: Workspace, identity: str, is_new: bool) -> None:
+    from dim_ray.pipeline.generators import stored_weights, weights_file
     from dim_ray.summary import command, literal, make_console, print_lines
 
     card = work.artifacts.read_card("generators", identity)
-    validation, size_bytes = card["validation"], sum(file["size_bytes"] for file in card["files"].values())
+    validation = card["validation"]
+    size_bytes = card["files"][weights_file(stored_weights(card, validation["weights"]))]["size_bytes"]
     uri = work.artifacts.uri("generators", identity)
     data = work.config.data
     # A generator can be evaluated only on the data and splits that it was made from.

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, TensorDataset, get_worker_info
 
+from dim_ray.config import WEIGHTS, Weights
 from dim_ray.core.evaluation import balanced_labels
 from dim_ray.core.generator import Generator
 from dim_ray.core.random import derive_seed, stream
 from dim_ray.errors import UsageError
-from dim_ray.pipeline.generators import GENERATOR_FILE, generator_from_card
+from dim_ray.pipeline.generators import generator_from_artifact, stored_weights
 from dim_ray.store.artifacts import ArtifactStore, read_artifact
 from dim_ray.store.reader import Reader
 
@@ -36,9 +37,11 @@ class StoredGenerator:
         module: The network, in eval mode.
         card: Its card.
         uri: Where it came from.
+        weights: Which weights the network has.
     """
 
-    def __init__(self, module: Generator, card: dict[str, Any], uri: str) -> None:
+    def __init__(self, module: Generator, card: dict[str, Any], uri: str, weights: Weights) -> None:
+        self.weights = weights
         self.module = module
         self.card = card
         self.uri = uri
@@ -148,15 +151,25 @@ class ImageStream(IterableDataset[tuple[Tensor, Tensor]]):
                 yield self._generator.sample(labels, derive_seed(base, index)), labels
 
 
-def load_generator(path_or_uri: str | PathLike[str], device: torch.device | str = "cpu") -> StoredGenerator:
+def load_generator(
+    path_or_uri: str | PathLike[str], device: torch.device | str = "cpu", *, weights: Weights = "average"
+) -> StoredGenerator:
     """Loads a generator from its folder (or a file in it), a local path or a URI.
 
+    Args:
+        path_or_uri: Where it is.
+        device: Where the network goes.
+        weights: The moving average of the weights, where there is one, or the `raw` ones.
+
     Raises:
+        UsageError: There are no such weights.
         ArtifactError: It is not a generator, or is truncated, altered or of a newer format.
     """
+    if weights not in WEIGHTS:
+        raise UsageError(f"weights is {weights!r}; allowed: {' or '.join(WEIGHTS)}.")
     artifact = read_artifact(fspath(path_or_uri), kind="generators")
-    module = generator_from_card(artifact.card, artifact.files[GENERATOR_FILE], artifact.uri, device)
-    return StoredGenerator(module, artifact.card, artifact.uri)
+    module = generator_from_artifact(artifact, weights, device)
+    return StoredGenerator(module, artifact.card, artifact.uri, stored_weights(artifact.card, weights))
 
 
 def best_generator(
@@ -184,8 +197,8 @@ def best_generator(
         DimError: Nothing fits; the message says what is there.
     """
     storage = fspath(storage)
-    identity = Reader(storage).best_generator(dataset=dataset, ipc=ipc, architecture=architecture, protocol=protocol)
-    return load_generator(ArtifactStore(storage).uri("generators", identity), device)
+    cell = Reader(storage).best_cell(dataset=dataset, ipc=ipc, architecture=architecture, protocol=protocol)
+    return load_generator(ArtifactStore(storage).uri("generators", cell["generator"]), device, weights=cell["weights"])
 
 
 def _require_positive(name: str, value: int) -> None:

@@ -74,6 +74,7 @@ OTHER_VALUES: dict[str, Any] = {
     "matching.augmentation": "flip+crop",
     "evaluation.protocols": ("fixed",),
     "evaluation.schedule": "cosine",
+    "evaluation.weights": "raw",
     "evaluation.augmentation": "color",
     "evaluation.precision": "auto",
     "study.name": "renamed",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -294,3 +295,21 @@ def test_public_names_are_those_of_the_package() -> None:
     assert dim_ray.StoredGenerator is StoredGenerator
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = dim_ray.nothing
+
+
+def test_generator_is_loaded_with_its_average_or_its_raw_weights(tmp_path: Path) -> None:
+    work = make_work(tmp_path)
+    config = replace(
+        work.config,
+        generator=replace(work.config.generator, ema_decay=0.9),
+        matching=replace(work.config.matching, kind="none"),
+    )
+    work = replace(work, config=config)
+    build_networks(work)
+    folder = tmp_path / "generators" / distil(work)
+    average, raw = load_generator(folder), load_generator(folder, weights="raw")
+    assert (average.weights, raw.weights) == ("average", "raw")
+    labels = torch.arange(3)
+    assert not torch.equal(average.sample(labels, seed=0), raw.sample(labels, seed=0))
+    with pytest.raises(UsageError, match="weights is 'ema'; allowed: average or raw"):
+        load_generator(folder, weights="ema")  # type: ignore[arg-type]

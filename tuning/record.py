@@ -190,9 +190,12 @@ class StudyRecord:
         )
 
     def forget_checkpoints(self) -> None:
-        """Deletes the unfinished states of trials that ended; a failed one is tried again and goes on from its own."""
+        """Deletes the states of trials that completed or were stopped.
+
+        One that failed is tried again, and of one that diverged the last good state is all there is.
+        """
         rows = self.trials()
-        for identity in rows[rows["state"] != "failed"]["config_fingerprint"]:
+        for identity in rows[rows["state"].isin(["completed", "stopped"])]["config_fingerprint"]:
             self._work.artifacts.delete(checkpoint_key(self._work.study, identity))
 
 

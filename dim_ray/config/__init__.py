@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from dim_ray.config.checks import DSA_OPERATIONS, Precision, require
 from dim_ray.config.data import DATASETS, IMAGE_SIZES, DataConfig
-from dim_ray.config.evaluation import PROTOCOLS, EvaluationConfig, Protocol
+from dim_ray.config.evaluation import PROTOCOLS, WEIGHTS, EvaluationConfig, Protocol, Weights
 from dim_ray.config.fingerprints import fingerprint, to_dict
 from dim_ray.config.networks import ARCHITECTURES, GeneratorConfig, NetworksConfig, check_architecture
 from dim_ray.config.study import StorageConfig, StudyConfig
@@ -26,6 +26,7 @@ __all__ = [
     "DSA_OPERATIONS",
     "IMAGE_SIZES",
     "PROTOCOLS",
+    "WEIGHTS",
     "Config",
     "DataConfig",
     "EvaluationConfig",
@@ -39,6 +40,7 @@ __all__ = [
     "Protocol",
     "StorageConfig",
     "StudyConfig",
+    "Weights",
     "check_architecture",
     "fingerprint",
     "to_dict",

@@ -19,10 +19,12 @@ from dim_ray.config.checks import (
 )
 from dim_ray.errors import ConfigError, nearest
 
-__all__ = ["PROTOCOLS", "EvaluationConfig", "Protocol"]
+__all__ = ["PROTOCOLS", "WEIGHTS", "EvaluationConfig", "Protocol", "Weights"]
 
 Protocol = Literal["on_the_fly", "fixed", "real_on_the_fly", "real_fixed"]
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
+Weights = Literal["average", "raw"]
+WEIGHTS: tuple[str, ...] = get_args(Weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,8 @@ class EvaluationConfig:
     """IPCs to evaluate."""
     protocols: tuple[Protocol, ...] = ("on_the_fly", "fixed", "real_on_the_fly", "real_fixed")
     """How students get their images; the real_ ones are the baselines at the same budget."""
+    weights: Weights = "average"
+    """Which weights of a generator make the images: their moving average where it has one, or the raw ones."""
     num_seeds: int = 3
     """Students for each cell of the grid."""
     epochs: int = 1000
@@ -68,6 +72,7 @@ class EvaluationConfig:
         for protocol in self.protocols:
             if protocol not in PROTOCOLS:
                 raise ConfigError(f"{where}.protocols has the unknown {protocol!r}; {nearest(protocol, PROTOCOLS)}")
+        require(self.weights in WEIGHTS, f"{where}.weights", self.weights, " or ".join(WEIGHTS))
         require_positive(where, self, "num_seeds", "epochs", "min_steps", "learning_rate", "num_test_points")
         require_batch(where, self)
         require_below_one(where, self, "momentum")

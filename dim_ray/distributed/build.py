@@ -26,7 +26,7 @@ from dim_ray.distributed.tasks import Task, run_tasks
 from dim_ray.distributed.trainer import WorkerJob, distill_shards, prior_shards, run_workers, teacher_shards
 from dim_ray.pipeline.evaluations import evaluate, missing_evaluations
 from dim_ray.pipeline.generators import distill_generator
-from dim_ray.pipeline.priors import build_prior, prior_exists
+from dim_ray.pipeline.priors import build_prior, prior_is_settled
 from dim_ray.pipeline.students import Evaluation
 from dim_ray.pipeline.teachers import build_teacher, missing_teachers
 from dim_ray.pipeline.workspace import Workspace
@@ -65,7 +65,7 @@ def build_networks(
     config = work.config
     work = replace(work, config=replace(config, pool=replace(config.pool, size=pool_size)))
     dearest_first = sorted(capacities, reverse=True)
-    missing = [capacity for capacity in dearest_first if not prior_exists(_with_capacity(work, capacity))]
+    missing = [capacity for capacity in dearest_first if not prior_is_settled(_with_capacity(work, capacity))]
     teachers = missing_teachers(work)
     if not missing and not teachers:
         return

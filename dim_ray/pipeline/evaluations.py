@@ -11,9 +11,9 @@ import pandas as pd
 import torch
 
 import dim_ray
-from dim_ray.config import EvaluationConfig, fingerprint
+from dim_ray.config import EvaluationConfig, Weights, fingerprint
 from dim_ray.core.precision import resolve_precision
-from dim_ray.pipeline.generators import GENERATOR_FILE, load_module
+from dim_ray.pipeline.generators import load_module, stored_weights, weights_file
 from dim_ray.pipeline.students import Evaluation, train_cell
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.reader import Reader
@@ -26,6 +26,7 @@ __all__ = ["evaluate", "evaluation_row_id", "missing_evaluations", "plan_evaluat
 def plan_evaluations(work: Workspace, generator: str) -> list[Evaluation]:
     """Returns the grid protocol x IPC x architecture x seed, dearest first, so that no core waits at the end."""
     evaluation = work.config.evaluation
+    weights = _stored_weights(work, generator)
     return [
         Evaluation(
             protocol=protocol,
@@ -33,6 +34,7 @@ def plan_evaluations(work: Workspace, generator: str) -> list[Evaluation]:
             architecture=architecture,
             seed=evaluation.seed + index,
             generator=None if protocol.startswith("real_") else generator,
+            weights=None if protocol.startswith("real_") else weights,
         )
         for images_per_class in sorted(evaluation.images_per_class, reverse=True)
         for architecture in work.config.networks.students
@@ -64,9 +66,10 @@ def evaluate(work: Workspace, cell: Evaluation) -> dict[str, Any]:
     """Trains and tests one student, writes its row and returns it."""
     generator, generator_bytes = None, 0
     if cell.generator is not None:
+        weights = cell.weights or "raw"
         card = work.artifacts.read_card("generators", cell.generator)
-        generator_bytes = card["files"][GENERATOR_FILE]["size_bytes"]
-        generator = load_module(work, cell.generator)
+        generator_bytes = card["files"][weights_file(weights)]["size_bytes"]
+        generator = load_module(work, cell.generator, weights)
     result = train_cell(work, cell, generator, generator_bytes=generator_bytes, test=True)
     contract = result.budget
     row = {
@@ -98,6 +101,7 @@ def evaluate(work: Workspace, cell: Evaluation) -> dict[str, Any]:
 def _identity(work: Workspace, cell: Evaluation) -> dict[str, Any]:
     return {
         "generator": cell.generator,
+        "weights": cell.weights,
         "data_fingerprint": work.dataset.digest,
         "dataset": work.dataset.name,
         "ipc": cell.images_per_class,
@@ -113,5 +117,13 @@ def _identity(work: Workspace, cell: Evaluation) -> dict[str, Any]:
 
 
 def _budget_fingerprint(config: EvaluationConfig) -> str:
-    """Identifies how every student is trained; the grid itself and its seeds are columns of their own."""
-    return fingerprint(replace(config, images_per_class=(1,), protocols=("on_the_fly",), num_seeds=1, seed=0))
+    """Identifies how every student is trained; the grid, weights and seeds are columns of their own."""
+    students = replace(config, images_per_class=(1,), protocols=("on_the_fly",), weights="average", num_seeds=1, seed=0)
+    return fingerprint(students)
+
+
+def _stored_weights(work: Workspace, generator: str) -> Weights:
+    wanted = work.config.evaluation.weights
+    if work.artifacts.exists("generators", generator):
+        return stored_weights(work.artifacts.read_card("generators", generator), wanted)
+    return wanted if work.config.generator.ema_decay else "raw"  # rows may outlive their generator

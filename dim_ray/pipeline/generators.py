@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from dim_ray.config import Config, GeneratorConfig, fingerprint, to_dict
+from dim_ray.config import Config, GeneratorConfig, Weights, fingerprint, to_dict
 from dim_ray.core.checkpoint import dumps, loads, module_tensors, restore_module
 from dim_ray.core.data import to_bytes
 from dim_ray.core.evaluation import balanced_labels
 from dim_ray.core.generator import Generator, build_generator
 from dim_ray.core.matching import distill
-from dim_ray.core.pair import build_pair
+from dim_ray.core.pair import Pair, build_pair
 from dim_ray.core.pictures import sample_grid
 from dim_ray.core.pool import TeacherPool, shard, shard_weight
 from dim_ray.core.ports import Collective, Reporter
@@ -24,18 +24,23 @@ from dim_ray.pipeline.priors import load_prior, prior_fingerprint
 from dim_ray.pipeline.students import validate
 from dim_ray.pipeline.teachers import load_teacher, pool_teachers, teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace, dataset_card, shared_checkpointer
+from dim_ray.store.artifacts import Artifact
 
 __all__ = [
+    "AVERAGE_FILE",
     "GENERATOR_FILE",
     "SAMPLES_FILE",
     "distill_generator",
     "generator_fingerprint",
-    "generator_from_card",
+    "generator_from_artifact",
     "load_module",
     "rung_epochs",
+    "stored_weights",
+    "weights_file",
 ]
 
 GENERATOR_FILE = "generator.safetensors"
+AVERAGE_FILE = "average.safetensors"
 SAMPLES_FILE = "samples.png"
 _SAMPLES_PER_CLASS = 10
 
@@ -56,10 +61,10 @@ def distill_generator(work: Workspace, reporter: Reporter, collective: Collectiv
         The generator's fingerprint.
     """
     config = work.config
-    identity = generator_fingerprint(work)
+    identity, weights = generator_fingerprint(work), config.evaluation.weights
     if collective.any(work.artifacts.exists("generators", identity)):  # the same answer on every worker
-        epochs = config.matching.epochs
-        reporter.report(epochs, epochs, _validate_on_first(work, collective, lambda: load_module(work, identity)))
+        measured = _validate_on_first(work, collective, lambda: load_module(work, identity, weights))
+        reporter.report(config.matching.epochs, config.matching.epochs, measured)
         return identity
     pair = build_pair(
         config.generator,
@@ -78,9 +83,10 @@ def distill_generator(work: Workspace, reporter: Reporter, collective: Collectiv
     def after_epoch(epoch: int) -> Mapping[str, float]:
         if epoch not in rungs:
             return {}
-        measured = _validate_on_first(work, collective, lambda: pair.average)
+        chosen = pair.average if weights == "average" else pair.generator
+        measured = _validate_on_first(work, collective, lambda: chosen)
         if epoch == config.matching.epochs and collective.rank == 0:
-            _store_generator(work, identity, pair.average, measured, saved.seconds())
+            _store_generator(work, identity, pair, measured, saved.seconds())
             saved.clear()  # now: there may be no time after the report
         return measured
 
@@ -109,23 +115,30 @@ def rung_epochs(config: Config) -> list[int]:
     return [*epochs, config.matching.epochs]
 
 
-def load_module(work: Workspace, identity: str) -> Generator:
-    """Returns a stored generator on the dataset's device, in eval mode."""
+def stored_weights(card: Mapping[str, Any], wanted: Weights) -> Weights:
+    """Returns which weights are used where some are wanted: the raw ones of a generator that has no average."""
+    return wanted if wanted == "raw" or AVERAGE_FILE in card["files"] else "raw"
+
+
+def weights_file(weights: Weights) -> str:
+    """Returns the file that has a generator's weights."""
+    return AVERAGE_FILE if weights == "average" else GENERATOR_FILE
+
+
+def load_module(work: Workspace, identity: str, weights: Weights = "average") -> Generator:
+    """Returns a stored generator on the dataset's device, in eval mode; weights as for `stored_weights`."""
     artifact = work.artifacts.read("generators", identity)
-    return generator_from_card(
-        artifact.card, artifact.files[GENERATOR_FILE], artifact.uri, work.dataset.train.images.device
-    )
+    return generator_from_artifact(artifact, weights, work.dataset.train.images.device)
 
 
-def generator_from_card(
-    card: Mapping[str, Any], data: bytes, origin: str, device: torch.device | str = "cpu"
-) -> Generator:
-    """Builds a generator from its card and the bytes of its file.
+def generator_from_artifact(artifact: Artifact, weights: Weights, device: torch.device | str = "cpu") -> Generator:
+    """Builds a generator from its card and its file.
 
     Raises:
         ArtifactError: The file is not what the card says, or the card says what this version doesn't know.
     """
-    tensors, _ = loads(data, origin=f"{origin}/{GENERATOR_FILE}")
+    card, name = artifact.card, weights_file(stored_weights(artifact.card, weights))
+    tensors, _ = loads(artifact.files[name], origin=f"{artifact.uri}/{name}")
     try:
         settings = {**card["generator"], "refinements": tuple(card["generator"]["refinements"])}
         generator = build_generator(
@@ -139,7 +152,7 @@ def generator_from_card(
     except (ConfigError, KeyError, TypeError, RuntimeError) as error:
         reason = str(error).replace("\n", " ").replace("\t", "")
         raise ArtifactError(
-            f"the card of {origin} doesn't describe the network in {GENERATOR_FILE} ({reason}): it was altered, or "
+            f"the card of {artifact.uri} doesn't describe the network in {name} ({reason}): it was altered, or "
             "made by another version of dim_ray; bring back a copy, or upgrade dim_ray."
         ) from error
     return generator.eval().requires_grad_(False)
@@ -165,12 +178,10 @@ def _validate_on_first(
     return measured
 
 
-def _store_generator(
-    work: Workspace, identity: str, generator: Generator, measured: Mapping[str, float], seconds: float
-) -> None:
+def _store_generator(work: Workspace, identity: str, pair: Pair, measured: Mapping[str, float], seconds: float) -> None:
     config = work.config
     card = {
-        "generator": to_dict(replace(config.generator, latent_dim=generator.latent_dim)),
+        "generator": to_dict(replace(config.generator, latent_dim=pair.generator.latent_dim)),
         "value_range": [-1.0, 1.0],
         "dataset": dataset_card(work.dataset),
         "prior": prior_fingerprint(work),
@@ -180,17 +191,22 @@ def _store_generator(
             "prior": to_dict(config.prior),
             "matching": to_dict(config.matching),
         },
-        "validation": {**measured, "images_per_class": config.study.selection_images_per_class},
+        "validation": {
+            **measured,
+            "images_per_class": config.study.selection_images_per_class,
+            "weights": config.evaluation.weights,
+        },
         "wall_seconds": seconds,
     }
     labels = balanced_labels(work.dataset.num_classes, _SAMPLES_PER_CLASS, work.dataset.train.images.device)
-    generator.eval()
     with torch.no_grad():
-        images = generator.sample(labels, stream(config.matching.seed, "samples", device=labels.device))
+        images = pair.average.eval().sample(labels, stream(config.matching.seed, "samples", device=labels.device))
     images = to_bytes(images).cpu()
     grid = images.view(work.dataset.num_classes, _SAMPLES_PER_CLASS, *images.shape[1:])
     files = {
-        GENERATOR_FILE: dumps(module_tensors(generator)),
+        GENERATOR_FILE: dumps(module_tensors(pair.generator)),
         SAMPLES_FILE: sample_grid(grid, work.dataset.class_names),
     }
+    if pair.average is not pair.generator:
+        files[AVERAGE_FILE] = dumps(module_tensors(pair.average))
     work.artifacts.write("generators", identity, files, card)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from torch import Tensor
 
 from dim_ray.config import fingerprint, to_dict
@@ -9,9 +11,10 @@ from dim_ray.core.adversarial import train_prior
 from dim_ray.core.checkpoint import dumps, loads
 from dim_ray.core.pair import build_pair
 from dim_ray.core.ports import Collective, Reporter
+from dim_ray.errors import DivergedError
 from dim_ray.pipeline.workspace import Workspace, dataset_card, shared_checkpointer
 
-__all__ = ["build_prior", "load_prior", "prior_exists", "prior_fingerprint"]
+__all__ = ["build_prior", "load_prior", "prior_fingerprint", "prior_is_settled"]
 
 _PAIR_FILE = "pair.safetensors"
 
@@ -22,30 +25,40 @@ def prior_fingerprint(work: Workspace) -> str:
     return fingerprint("prior", work.dataset.digest, config.generator, config.prior, config.study.workers_per_trial)
 
 
-def prior_exists(work: Workspace) -> bool:
-    """Whether the storage holds the prior."""
-    return work.artifacts.exists("priors", prior_fingerprint(work))
+def prior_is_settled(work: Workspace) -> bool:
+    """Whether the storage holds the prior, or the study that its training diverged."""
+    return work.artifacts.exists("priors", prior_fingerprint(work)) or _divergence(work) is not None
 
 
 def build_prior(work: Workspace, reporter: Reporter, collective: Collective) -> None:
-    """Trains the prior and stores it, if the storage doesn't hold it; with several workers, each of them calls this."""
+    """Trains the prior and stores it, if that isn't settled yet; with several workers, each of them calls this.
+
+    Training that diverges is an outcome, too: it's kept with the study, and `load_prior` raises it for every
+    distillation that would go on from this prior. The others go on.
+    """
     identity = prior_fingerprint(work)
-    if collective.any(work.artifacts.exists("priors", identity)):  # the same answer on every worker
+    if collective.any(prior_is_settled(work)):  # the same answer on every worker
         return
     config = work.config
     pair = build_pair(
         config.generator, config.prior, work.dataset, learning_rate=config.prior.learning_rate, seed=config.prior.seed
     )
     saved = shared_checkpointer(work, identity, collective)
-    train_prior(
-        pair,
-        config.prior,
-        work.dataset,
-        health=config.health,
-        reporter=reporter,
-        checkpointer=saved,
-        collective=collective,
-    )
+    try:
+        train_prior(
+            pair,
+            config.prior,
+            work.dataset,
+            health=config.health,
+            reporter=reporter,
+            checkpointer=saved,
+            collective=collective,
+        )
+    except DivergedError as error:
+        if collective.rank == 0:
+            outcome = {"error": str(error), "health": to_dict(config.health)}
+            work.artifacts.write_bytes(_divergence_key(work), json.dumps(outcome).encode())
+        return
     if collective.rank != 0:
         return
     card = {
@@ -60,7 +73,27 @@ def build_prior(work: Workspace, reporter: Reporter, collective: Collective) -> 
 
 
 def load_prior(work: Workspace) -> dict[str, Tensor]:
-    """Reads the weights of the prior's networks, on the CPU."""
+    """Reads the weights of the prior's networks, on the CPU.
+
+    Raises:
+        DivergedError: Its training diverged.
+    """
+    divergence = _divergence(work)
+    if divergence is not None:
+        raise DivergedError(divergence)
     artifact = work.artifacts.read("priors", prior_fingerprint(work))
     tensors, _ = loads(artifact.files[_PAIR_FILE], origin=f"{artifact.uri}/{_PAIR_FILE}")
     return tensors
+
+
+def _divergence(work: Workspace) -> str | None:
+    """Returns what the prior's training ended with, unless other limits of `health` apply now."""
+    data = work.artifacts.read_bytes(_divergence_key(work))
+    if data is None:
+        return None
+    outcome = json.loads(data)
+    return str(outcome["error"]) if outcome["health"] == to_dict(work.config.health) else None
+
+
+def _divergence_key(work: Workspace) -> str:
+    return f"studies/{work.study}/diverged/{prior_fingerprint(work)}.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dim_ray.config import Protocol
+from dim_ray.config import Protocol, Weights
 from dim_ray.core.evaluation import StudentResult, budget, image_source, train_student
 from dim_ray.core.generator import Generator
 from dim_ray.core.random import derive_seed
@@ -23,6 +23,8 @@ class Evaluation:
     seed: int
     generator: str | None
     """Fingerprint; None for real images, and where it isn't stored yet."""
+    weights: Weights | None = None
+    """Which of its weights; None for real images, and where it isn't stored yet."""
 
 
 def validate(work: Workspace, generator: Generator) -> dict[str, float]:

@@ -31,6 +31,7 @@ CELL = (
     "ipc",
     "architecture",
     "generator",
+    "weights",
     "data_fingerprint",
     "preset",
     "labels",
@@ -39,7 +40,7 @@ CELL = (
 )
 """Columns that evaluations share when they differ by nothing but their seed."""
 
-_TERMS = [name for name in CELL if name != "generator"]
+_TERMS = [name for name in CELL if name not in ("generator", "weights")]
 _READ_THREADS = 16  # files are small: reading waits for the storage, above all an object store
 _SUFFIX = ".parquet"
 

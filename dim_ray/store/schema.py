@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dim_ray.config import PROTOCOLS, fingerprint
+from dim_ray.config import PROTOCOLS, WEIGHTS, fingerprint
 from dim_ray.errors import StorageError, nearest
 from dim_ray.store.filesystem import check_name
 
@@ -70,6 +70,13 @@ EVALUATIONS: pa.Schema = pa.schema(
         _column("ipc", pa.int32(), "Images per class. Partition: part of the path, not in the file.", "images"),
         _column("study", pa.string(), "Study that asked for it; null outside of a study.", nullable=True),
         _column("generator", pa.string(), "Fingerprint of the generator; null for real images.", "hex", nullable=True),
+        _column(
+            "weights",
+            pa.string(),
+            "Which of the generator's weights: their moving average, or raw; null for real images.",
+            nullable=True,
+            allowed=WEIGHTS,
+        ),
         _column("data_fingerprint", pa.string(), "Identifies the data and their splits.", "hex"),
         _column("protocol", pa.string(), "How the student got its images.", allowed=PROTOCOLS),
         _column("architecture", pa.string(), "Architecture of the student."),
@@ -177,6 +184,7 @@ EVALUATION_TABLE = Table(
     partitions=("dataset", "ipc"),
     identity=(
         "generator",
+        "weights",
         "data_fingerprint",
         "dataset",
         "ipc",

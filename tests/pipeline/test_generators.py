@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dim_ray.config import Config, HealthConfig, StorageConfig
+from dim_ray.config import Config, HealthConfig, StorageConfig, Weights
 from dim_ray.core.generator import Generator
 from dim_ray.core.matching import distill
 from dim_ray.core.pair import Pair, build_pair
@@ -26,6 +26,7 @@ from dim_ray.pipeline.generators import (
     generator_fingerprint,
     load_module,
     rung_epochs,
+    stored_weights,
 )
 from dim_ray.pipeline.priors import build_prior, load_prior, prior_fingerprint
 from dim_ray.pipeline.students import validate
@@ -257,14 +258,25 @@ def test_picture_has_a_row_for_each_class(built: Workspace) -> None:
         assert min(picture.size) >= 3 * 8
 
 
-def test_loaded_generator_is_the_moving_average_that_was_measured(built: Workspace) -> None:
+@pytest.mark.parametrize("weights", ["average", "raw"])
+def test_average_is_kept_beside_the_raw_weights_and_either_can_be_measured(built: Workspace, weights: Weights) -> None:
     config = replace(built.config, generator=replace(built.config.generator, ema_decay=0.9))
-    work = replace(built, config=config)
+    work = replace(built, config=replace(config, evaluation=replace(config.evaluation, weights=weights)))
     build_networks(work)
     reporter = RecordingReporter()
-    loaded = load_module(work, distil(work, reporter))
-    assert validate(work, loaded)["validation_accuracy"] == reporter.losses("validation_accuracy")[-1]
-    assert not equal_states(loaded.state_dict(), load_module(built, generator_fingerprint(built)).state_dict())
+    seed = config.matching.seed + (7 if weights == "raw" else 8)  # a generator that isn't there yet
+    work = with_matching(work, seed=seed)
+    identity = distil(work, reporter)
+    loaded = {name: load_module(work, identity, name) for name in ("average", "raw")}
+    assert validate(work, loaded[weights])["validation_accuracy"] == reporter.losses("validation_accuracy")[-1]
+    assert not equal_states(loaded["average"].state_dict(), loaded["raw"].state_dict())
+    assert work.artifacts.read_card("generators", identity)["validation"]["weights"] == weights
+
+
+def test_generator_without_an_average_has_raw_weights_alone(built: Workspace) -> None:
+    card = built.artifacts.read_card("generators", generator_fingerprint(built))
+    assert set(card["files"]) == {GENERATOR_FILE, SAMPLES_FILE}
+    assert stored_weights(card, "average") == "raw"
 
 
 def test_generator_is_stored_before_its_last_report(built: Workspace) -> None:

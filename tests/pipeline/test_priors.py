@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from dim_ray.config import StorageConfig
+from dim_ray.config import HealthConfig, StorageConfig
 from dim_ray.core.adversarial import train_prior
 from dim_ray.core.ports import SilentReporter, SingleWorker, State
-from dim_ray.errors import ArtifactError
+from dim_ray.errors import ArtifactError, DivergedError
 from dim_ray.pipeline import priors
-from dim_ray.pipeline.priors import build_prior, load_prior, prior_exists, prior_fingerprint
+from dim_ray.pipeline.generators import distill_generator
+from dim_ray.pipeline.priors import build_prior, load_prior, prior_fingerprint, prior_is_settled
 from dim_ray.pipeline.workspace import StoredCheckpointer, Workspace
 from tests.core.tiny import InterruptedStageError, MemoryCheckpointer, RecordingReporter, equal_states, make_pair
 from tests.pipeline.small import file_bytes, make_work
@@ -24,8 +25,8 @@ def with_capacity(work: Workspace, capacity: int) -> Workspace:
 def test_there_is_one_prior_for_each_capacity(tmp_path: Path) -> None:
     work = make_work(tmp_path)
     build_prior(work, SilentReporter(), SingleWorker())
-    assert prior_exists(work)
-    assert not prior_exists(with_capacity(work, 7))
+    assert prior_is_settled(work)
+    assert not prior_is_settled(with_capacity(work, 7))
 
 
 def test_prior_is_not_trained_again_for_another_pool_or_other_weights(
@@ -92,7 +93,7 @@ def test_prior_killed_after_a_save_goes_on_to_the_same_bits(
         patch.setattr(StoredCheckpointer, "save", save_and_die)
         with pytest.raises(InterruptedStageError):
             build_prior(halved, SilentReporter(), SingleWorker())
-    assert not prior_exists(halved)
+    assert not prior_is_settled(halved)
     reporter = RecordingReporter()
     build_prior(halved, reporter, SingleWorker())
     assert reporter.steps == ([1, 2] if num_saves == 1 else [2])
@@ -115,3 +116,35 @@ def test_truncated_prior_is_named_and_not_loaded(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(ArtifactError, match=rf"{file.name} in .*{prior_fingerprint(work)} is truncated"):
         load_prior(work)
+
+
+def diverging(root: Path) -> Workspace:
+    work = make_work(root)
+    return replace(work, config=replace(work.config, prior=replace(work.config.prior, learning_rate=1e30)))
+
+
+def test_prior_that_diverged_is_an_outcome_that_every_distillation_from_it_is_told(tmp_path: Path) -> None:
+    work = diverging(tmp_path)
+    build_prior(work, SilentReporter(), SingleWorker())
+    assert not list((tmp_path / "priors").rglob("*.safetensors"))
+    assert prior_is_settled(work)
+    for load in (load_prior, lambda work: distill_generator(work, SilentReporter(), SingleWorker())):
+        with pytest.raises(DivergedError, match=r"^prior diverged by step 3 of 6"):
+            load(work)
+    other = with_capacity(work, 7)
+    assert not prior_is_settled(other)
+
+
+def test_prior_that_diverged_is_trained_again_under_other_limits_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = diverging(tmp_path)
+    build_prior(work, SilentReporter(), SingleWorker())
+    calls = []
+    monkeypatch.setattr(priors, "train_prior", lambda *args, **options: calls.append(options["health"]))
+    build_prior(work, SilentReporter(), SingleWorker())
+    assert calls == []
+    patient = replace(work, config=replace(work.config, health=HealthConfig(patience=50)))
+    assert not prior_is_settled(patient)
+    build_prior(patient, SilentReporter(), SingleWorker())
+    assert calls == [HealthConfig(patience=50)]

@@ -12,6 +12,7 @@ def evaluation(**changes: Any) -> dict[str, Any]:
         "ipc": 10,
         "study": "digits-small",
         "generator": "aaaa000011112222",
+        "weights": "average",
         "data_fingerprint": "dddd000011112222",
         "protocol": "on_the_fly",
         "architecture": "convnet3",
@@ -43,7 +44,7 @@ def evaluation(**changes: Any) -> dict[str, Any]:
 
 
 def real_evaluation(**changes: Any) -> dict[str, Any]:
-    return evaluation(generator=None, protocol="real_fixed", study=None) | changes
+    return evaluation(generator=None, weights=None, protocol="real_fixed", study=None) | changes
 
 
 def trial(**changes: Any) -> dict[str, Any]:

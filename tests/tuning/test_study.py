@@ -229,13 +229,14 @@ def test_interrupt_ends_the_study_with_a_sentence(
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_study_of_which_every_trial_diverges_ends_with_a_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", ["prior", "matching"])
+def test_study_of_which_every_trial_diverges_ends_with_a_sentence(tmp_path: Path, stage: str) -> None:
     storage = tmp_path / "storage"
-    study = run(storage, {"--matching.learning_rate": "1e30"})
+    study = run(storage, {f"--{stage}.learning_rate": "1e30"})
     assert study.returncode == 1
     *_, last = study.stderr.splitlines()
-    assert re.match(r"error: study 'digits-.*' has no completed trial \(2 diverged\).*matching diverged by step", last)
-    assert study.stderr.count("a trial diverged: matching diverged by step") == 2
+    assert re.match(rf"error: study 'digits-.*' has no completed trial \(2 diverged\).*{stage} diverged by step", last)
+    assert study.stderr.count(f"a trial diverged: {stage} diverged by step") == 2
     assert "Traceback" not in study.stderr
     assert study.stdout == ""
     rows = trials(storage)

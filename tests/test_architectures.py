@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from pathlib import Path
 
 import pytest
 
@@ -103,3 +105,12 @@ def test_a_width_that_no_such_network_has_is_refused(name: str, allowed: str) ->
 def test_the_configuration_says_where_a_name_is_wrong(section: str) -> None:
     with pytest.raises(ConfigError, match=rf"^networks\.{section} has 'mlp_bn'; mlp takes"):
         NetworksConfig(**{section: ("convnet3", "mlp_bn")})
+
+
+def test_help_and_documentation_name_every_family() -> None:
+    documentation = (Path(__file__).parent.parent / "docs" / "architecture.md").read_text()
+    help_text = inspect.getsource(NetworksConfig)
+    for family in ARCHITECTURES:
+        if family not in ("convnet2", "convnet3", "convnet4", "convnet5"):  # between convnet1 and convnet6
+            assert f"`{family}`" in documentation
+            assert re.search(rf"\b{family}\b", help_text)

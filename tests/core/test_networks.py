@@ -20,6 +20,7 @@ from dim_ray.config import ARCHITECTURES, IMAGE_SIZES, Norm, check_architecture
 from dim_ray.core.networks import REGISTRY, build_classifier, num_parameters
 from dim_ray.core.networks.norms import make_norm
 from dim_ray.core.networks.sizes import AveragePool
+from dim_ray.core.precision import autocast
 from dim_ray.errors import ConfigError
 
 # Every family, narrow where it has a width, and every option once.
@@ -118,6 +119,15 @@ def test_narrow_networks_are_of_every_family() -> None:
 @pytest.mark.parametrize("name", NARROW)
 def test_every_network_classifies_every_kind_of_image(name: str, size: int, channels: int, classes: int) -> None:
     check_classifier(name, size=size, channels=channels, classes=classes)
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_every_network_trains_in_bfloat16(name: str) -> None:
+    network, images = build(name, size=16), pictures(4, 3, 16)
+    with autocast("bfloat16", torch.device("cpu")):
+        logits = network(images)
+    F.cross_entropy(logits.float(), torch.arange(4)).backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters())
 
 
 @pytest.mark.slow

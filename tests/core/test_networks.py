@@ -44,7 +44,6 @@ NARROW = (
     "resnet18_ap_in_w8",
     "resnet18_w8",
     "resnet34_w8",
-    "resnet50_w8",
     "resnet50_ap_w8",
     "vgg11_w8",
     "vgg11_in_w8",

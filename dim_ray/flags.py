@@ -97,7 +97,11 @@ DISTILL_FLAGS: tuple[Flag, ...] = (
 EVALUATE_FLAGS: tuple[Flag, ...] = (
     *COMMON_FLAGS,
     Flag(name="--ipc", field="evaluation.images_per_class", help="images per class, several"),
-    Flag(name="--architecture", field="networks.students", help="architectures of the students, several"),
+    Flag(
+        name="--architecture",
+        field="networks.students",
+        help="architectures of the students, several, such as convnet3 resnet18_w32 (all: --help-all)",
+    ),
     Flag(name="--protocol", field="evaluation.protocols", help="protocols, several"),
     Flag(name="--num-seeds", field="evaluation.num_seeds", help="students for each cell of the grid"),
 )

@@ -283,8 +283,9 @@ SECTIONS = "data, networks, pool, generator, prior, matching, evaluation, study,
         ("matching:\n  weight: -1\n", ":2: matching.weight is -1.0; allowed: 0 or more."),
         (
             "networks:\n  teachers: [convnet]\n",
-            ":2: networks.teachers has the unknown architecture 'convnet'; did you mean 'convnet3'? Known: convnet3, "
-            "resnet10, resnet18.",
+            ":2: networks.teachers has the unknown architecture 'convnet'; did you mean 'convnet6'? Known: alexnet, "
+            "convnet1, convnet2, convnet3, convnet4, convnet5, convnet6, densenet121, lenet, mlp, resnet10, resnet18, "
+            "resnet34, resnet50, vgg11, vit_tiny.",
         ),
         ("pool:\n  size: 4\n  size: 5\n", ":3: pool.size stands there twice; keep one of them."),
         ("pool:\n  size: 4\npool.size: 5\n", ":3: pool.size stands there twice; keep one of them."),
@@ -396,7 +397,7 @@ def test_help_all_shows_every_field_with_docstring_type_and_default(
         docstrings = [node.value.value for node in definition.body if isinstance(node, ast.Expr)]
         assert len(docstrings) == 1 + len(fields(cls))
         for docstring in docstrings[1:]:
-            assert f"{docstring} (type: " in words
+            assert f"{' '.join(docstring.split())} (type: " in words
     assert "Number of teachers. A pool of 8 is the first 8 teachers of a pool of 64. (type: int, default: 4)" in words
     assert "--pool CONFIG" not in text
 

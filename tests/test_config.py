@@ -25,7 +25,6 @@ from dim_ray.config import (
     PriorConfig,
     StorageConfig,
     StudyConfig,
-    check_architecture,
     fingerprint,
     to_dict,
 )
@@ -119,7 +118,7 @@ IMPOSSIBLE: list[tuple[type, dict[str, Any], str]] = [
     (DataConfig, {"split_seed": -1}, "data.split_seed is -1"),
     (NetworksConfig, {"teachers": ()}, "networks.teachers.*at least one"),
     (NetworksConfig, {"students": ()}, "networks.students.*at least one"),
-    (NetworksConfig, {"teachers": ("convnet",)}, "networks.teachers.*'convnet'.*did you mean 'convnet3'"),
+    (NetworksConfig, {"teachers": ("convnet",)}, "networks.teachers.*'convnet'.*did you mean 'convnet6'"),
     (NetworksConfig, {"students": ("convnet3", "resnet99")}, "networks.students.*'resnet99'"),
     *[(PoolConfig, {name: 0}, f"pool.{name} is 0") for name in ("size", "epochs", "num_snapshots", "learning_rate")],
     *[
@@ -422,27 +421,6 @@ def test_latent_vector_has_the_papers_length_or_50_more_than_classes(
 def test_negative_seed_is_refused() -> None:
     with pytest.raises(ConfigError, match="seed is -1"):
         Config().with_seed(-1)
-
-
-@pytest.mark.parametrize(
-    ("name", "parts"),
-    [
-        ("convnet3", ("convnet3", None)),
-        ("resnet10", ("resnet10", None)),
-        ("resnet18_w32", ("resnet18", 32)),
-        ("convnet3_w128", ("convnet3", 128)),
-    ],
-)
-def test_architecture_is_split_into_family_and_width(name: str, parts: tuple[str, int | None]) -> None:
-    assert check_architecture(name) == parts
-
-
-@pytest.mark.parametrize(
-    "name", ["", "vgg", "convnet3_w0", "convnet3_w", "convnet3_wide", "convnet3 ", "_w64", "resnet18_w32\n"]
-)
-def test_unknown_architecture_is_refused_with_the_known_ones(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"^networks\.teachers has [^:]* Known: convnet3, resnet10, resnet18\.$"):
-        check_architecture(name, "networks.teachers")
 
 
 def test_dictionary_survives_json_and_makes_the_same_configuration() -> None:

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from dim_ray.config.architectures import ARCHITECTURES, NUM_GROUPS, Architecture, Norm, check_architecture
 from dim_ray.config.checks import DSA_OPERATIONS, Precision, require
 from dim_ray.config.data import DATASETS, IMAGE_SIZES, DataConfig
 from dim_ray.config.evaluation import PROTOCOLS, WEIGHTS, EvaluationConfig, Protocol, Weights
 from dim_ray.config.fingerprints import fingerprint, to_dict
-from dim_ray.config.networks import ARCHITECTURES, GeneratorConfig, NetworksConfig, check_architecture
+from dim_ray.config.networks import GeneratorConfig, NetworksConfig
 from dim_ray.config.study import StorageConfig, StudyConfig
 from dim_ray.config.training import HealthConfig, MatchingConfig, PoolConfig, PriorConfig
 
@@ -25,8 +26,10 @@ __all__ = [
     "DATASETS",
     "DSA_OPERATIONS",
     "IMAGE_SIZES",
+    "NUM_GROUPS",
     "PROTOCOLS",
     "WEIGHTS",
+    "Architecture",
     "Config",
     "DataConfig",
     "EvaluationConfig",
@@ -34,6 +37,7 @@ __all__ = [
     "HealthConfig",
     "MatchingConfig",
     "NetworksConfig",
+    "Norm",
     "PoolConfig",
     "Precision",
     "PriorConfig",

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Literal
 
+from dim_ray.config.architectures import check_architecture
 from dim_ray.config.checks import require, require_below_one, require_distinct, require_positive
-from dim_ray.errors import ConfigError, nearest
 
-__all__ = ["ARCHITECTURES", "GeneratorConfig", "NetworksConfig", "check_architecture"]
-
-ARCHITECTURES = ("convnet3", "resnet10", "resnet18")
+__all__ = ["GeneratorConfig", "NetworksConfig"]
 
 _LATENT_DIM = 100  # the paper's
 _LEAST_NOISE = 50  # entries of z that stay random, unless latent_dim says otherwise
-_WIDTH = re.compile(r"_w([1-9][0-9]*)\Z")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +19,13 @@ class NetworksConfig:
     """Which classifiers teach and which are trained to measure a generator."""
 
     teachers: tuple[str, ...] = ("convnet3",)
-    """Architectures of the pool, dealt to teachers in turn: convnet3, resnet10, resnet18; _w64 sets the width."""
+    """Architectures of the pool, dealt to teachers in turn. A family: alexnet, convnet1 to convnet6, densenet121,
+    lenet, mlp, resnet10, resnet18, resnet34, resnet50, vgg11, vit_tiny; then options in this order: _ap (resnet:
+    average pooling instead of strides), a norm (convnet: _bn, _ln, _gn, _nonorm; resnet, vgg11: _in), and a width such
+    as _w64 (all but lenet). For example convnet4_bn_w64."""
     students: tuple[str, ...] = ("convnet3",)
-    """Architectures of the students that are evaluated. The first one chooses hyperparameters."""
+    """Architectures of the students that are evaluated, by name as for teachers. The first one chooses
+    hyperparameters."""
 
     def __post_init__(self) -> None:
         for where, names in (("networks.teachers", self.teachers), ("networks.students", self.students)):
@@ -75,23 +75,3 @@ class GeneratorConfig:
     def resolve_latent_dim(self, num_classes: int) -> int:
         """Returns the length of z for a number of classes."""
         return self.latent_dim or max(_LATENT_DIM, self.label_entries(num_classes) + _LEAST_NOISE)
-
-
-def check_architecture(name: str, where: str = "architecture") -> tuple[str, int | None]:
-    """Splits an architecture's name into its family and width.
-
-    Args:
-        name: For example ``convnet3`` or ``resnet18_w32``.
-        where: The field that it came from, for the error message.
-
-    Returns:
-        Family, and width in channels or None for the family's own.
-
-    Raises:
-        ConfigError: The family is unknown.
-    """
-    match = _WIDTH.search(name)
-    family = name[: match.start()] if match else name
-    if family not in ARCHITECTURES:
-        raise ConfigError(f"{where} has the unknown architecture {name!r}; {nearest(family, ARCHITECTURES)}")
-    return family, int(match.group(1)) if match else None

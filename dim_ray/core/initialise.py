@@ -11,13 +11,14 @@ The distributions are PyTorch's own defaults, and for the same seed so are the n
 from __future__ import annotations
 
 import math
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from dim_ray.errors import ConfigError, nearest
 
-__all__ = ["initialise"]
+__all__ = ["OwnWeights", "initialise"]
 
 # The slope that torch.nn's linear and convolutional layers pass to kaiming_uniform_: its bound is then
 # 1 / sqrt(fan_in), which is also the bound of the bias.
@@ -26,15 +27,23 @@ _LEAKY_SLOPE = math.sqrt(5)
 _UNIFORM = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _NORMS = (*_BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)
-_KNOWN = (*_UNIFORM, *_NORMS, nn.Embedding)
+_KNOWN = (*_UNIFORM, *_NORMS, nn.Embedding, nn.MultiheadAttention)
+
+
+@runtime_checkable
+class OwnWeights(Protocol):
+    """A module that has parameters of its own, or other distributions than PyTorch's defaults."""
+
+    def initialise_weights(self, rng: torch.Generator) -> None:
+        """Sets every parameter and buffer of the module and its submodules, in place, from `rng` alone."""
 
 
 @torch.no_grad()
 def initialise(module: nn.Module, rng: torch.Generator) -> None:
     """Sets every parameter and buffer of a module and its submodules, in place.
 
-    Linear, convolutional and embedding layers get PyTorch's default distributions; norms get scale 1, shift 0 and
-    fresh statistics. Torch's global random state is neither read nor changed.
+    Linear, convolutional, embedding and attention layers get PyTorch's default distributions; norms get scale 1, shift
+    0 and fresh statistics; `OwnWeights` draw their own. Torch's global random state is neither read nor changed.
 
     Args:
         module: Its values may be anything, also uninitialised memory, on the device of `rng`.
@@ -44,16 +53,26 @@ def initialise(module: nn.Module, rng: torch.Generator) -> None:
         ConfigError: A submodule has parameters or buffers of its own and is of none of the known types. A subclass
             of a known type may hold more than its base, so it doesn't count as known.
     """
-    owners = [(name, part) for name, part in module.named_modules() if part._parameters or part._buffers]
+    whole = [part for part in module.modules() if isinstance(part, (nn.MultiheadAttention, OwnWeights))]
+    inside = {id(child) for part in whole for child in part.modules() if child is not part}
+    owners = [
+        (name, part)
+        for name, part in module.named_modules()
+        if (part._parameters or part._buffers or isinstance(part, OwnWeights)) and id(part) not in inside
+    ]
     for name, part in owners:  # before the first draw: a refused module is left as it was
-        if type(part) not in _KNOWN:
+        if type(part) not in _KNOWN and not isinstance(part, OwnWeights):
             kind, names = type(part).__name__, [known.__name__ for known in _KNOWN]
             raise ConfigError(
                 f"can't initialise {repr(name) if name else 'the module'}, a {kind} with parameters or buffers; "
                 f"{nearest(kind, names)} Build the network of these, or teach initialise() the new one."
             )
     for _, part in owners:
-        if isinstance(part, _UNIFORM):
+        if isinstance(part, OwnWeights):
+            part.initialise_weights(rng)
+        elif isinstance(part, nn.MultiheadAttention):
+            _initialise_attention(part, rng)
+        elif isinstance(part, _UNIFORM):
             _initialise_uniform(part.weight, part.bias, rng)
         elif isinstance(part, nn.Embedding):
             nn.init.normal_(part.weight, generator=rng)
@@ -73,3 +92,16 @@ def _initialise_uniform(weight: torch.Tensor, bias: torch.Tensor | None, rng: to
     if bias is not None:
         bound = 1 / math.sqrt(weight[0].numel())  # fan_in, as kaiming_uniform_ counts it
         nn.init.uniform_(bias, -bound, bound, generator=rng)
+
+
+def _initialise_attention(part: nn.MultiheadAttention, rng: torch.Generator) -> None:
+    _initialise_uniform(part.out_proj.weight, part.out_proj.bias, rng)  # drawn first by the constructor, too
+    for weight in (part.in_proj_weight, part.q_proj_weight, part.k_proj_weight, part.v_proj_weight):
+        if weight is not None:
+            nn.init.xavier_uniform_(weight, generator=rng)
+    for bias in (part.in_proj_bias, part.out_proj.bias):
+        if bias is not None:
+            nn.init.zeros_(bias)
+    for extra in (part.bias_k, part.bias_v):
+        if extra is not None:
+            nn.init.xavier_normal_(extra, generator=rng)

@@ -31,6 +31,9 @@ def everything() -> nn.Module:
         nn.Linear(3, 2, bias=False),
         nn.Embedding(5, 3),
         nn.Embedding(5, 3, padding_idx=2),
+        nn.MultiheadAttention(4, 2),
+        nn.MultiheadAttention(4, 2, bias=False),
+        nn.MultiheadAttention(4, 2, kdim=3, vdim=5, add_bias_kv=True),
     )
 
 
@@ -103,6 +106,33 @@ def test_a_module_that_is_not_known_is_refused_by_name_and_nothing_is_changed(ma
         initialise(module, stream)
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
     assert torch.equal(stream.get_state(), rng().get_state())
+
+
+class _OwnWeights(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(3))
+        self.linear = nn.Linear(3, 3)
+
+    @torch.no_grad()
+    def initialise_weights(self, rng: torch.Generator) -> None:
+        nn.init.normal_(self.scale, generator=rng)
+        nn.init.ones_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+
+def test_a_module_that_knows_its_weights_draws_them_in_its_turn() -> None:
+    module, stream = nn.Sequential(nn.Linear(3, 3), _OwnWeights(), nn.Linear(3, 3)), rng(5)
+    initialise(module, stream)
+    twin, again = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)), rng(5)
+    initialise(twin[0], again)
+    scale = torch.randn(3, generator=again)
+    initialise(twin[1], again)
+    for one, other in ((module[0], twin[0]), (module[2], twin[1])):
+        assert torch.equal(one.weight, other.weight)
+    assert torch.equal(module[1].scale, scale)
+    assert torch.equal(module[1].linear.weight, torch.ones(3, 3))
+    assert torch.equal(stream.get_state(), again.get_state())
 
 
 def test_a_refused_root_module_is_called_the_module() -> None:

@@ -3,7 +3,9 @@
     network = build_classifier("resnet18_w32", num_channels=3, num_classes=10, image_size=32, rng=rng)
     logits = network(images)      # (B, 3, 32, 32) normalised float32 -> (B, 10)
 
-A new family is a file with a builder, an entry in `REGISTRY` and its name in `dim_ray.config.ARCHITECTURES`.
+A new family is a file with a builder, an entry in `REGISTRY`, and in dim_ray/config/architectures.py its name and what
+it takes. No network has dropout: it would draw from the global random state, and a resumed run would give other bits.
+The field's code has none for small images either.
 """
 
 from __future__ import annotations
@@ -13,10 +15,16 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from dim_ray.config import IMAGE_SIZES, check_architecture
+from dim_ray.config import IMAGE_SIZES, Architecture, check_architecture
 from dim_ray.core.initialise import initialise
-from dim_ray.core.networks.convnet import convnet3
-from dim_ray.core.networks.resnet import resnet10, resnet18
+from dim_ray.core.networks.alexnet import alexnet
+from dim_ray.core.networks.convnet import convnet
+from dim_ray.core.networks.densenet import densenet121
+from dim_ray.core.networks.lenet import lenet
+from dim_ray.core.networks.mlp import mlp
+from dim_ray.core.networks.resnet import resnet
+from dim_ray.core.networks.vgg import vgg11
+from dim_ray.core.networks.vit import vit_tiny
 from dim_ray.errors import ConfigError
 
 __all__ = ["REGISTRY", "Builder", "build_classifier", "num_parameters"]
@@ -25,14 +33,30 @@ __all__ = ["REGISTRY", "Builder", "build_classifier", "num_parameters"]
 class Builder(Protocol):
     """Lays out the modules of one family; their values don't matter, they are initialised afterwards."""
 
-    def __call__(self, *, num_channels: int, num_classes: int, image_size: int, width: int | None) -> nn.Module:
-        """Returns a module from (B, num_channels, image_size, image_size) to (B, num_classes).
+    def __call__(
+        self, architecture: Architecture, *, num_channels: int, num_classes: int, image_size: int
+    ) -> nn.Module:
+        """Returns a module from (B, num_channels, image_size, image_size) to (B, num_classes)."""
 
-        `width` is the number of channels of the first layer, None the family's own.
-        """
 
-
-REGISTRY: dict[str, Builder] = {"convnet3": convnet3, "resnet10": resnet10, "resnet18": resnet18}
+REGISTRY: dict[str, Builder] = {
+    "alexnet": alexnet,
+    "convnet1": convnet,
+    "convnet2": convnet,
+    "convnet3": convnet,
+    "convnet4": convnet,
+    "convnet5": convnet,
+    "convnet6": convnet,
+    "densenet121": densenet121,
+    "lenet": lenet,
+    "mlp": mlp,
+    "resnet10": resnet,
+    "resnet18": resnet,
+    "resnet34": resnet,
+    "resnet50": resnet,
+    "vgg11": vgg11,
+    "vit_tiny": vit_tiny,
+}
 
 
 def build_classifier(
@@ -44,16 +68,16 @@ def build_classifier(
     arguments and the state of `rng` only.
 
     Args:
-        name: A family of `REGISTRY`, with `_w64` for another width, such as ``convnet3`` or ``resnet18_w32``.
+        name: A family of `REGISTRY` and its options, such as ``convnet3`` or ``resnet18_ap_w32``.
         num_channels: C, 1 for grey and 3 for RGB images.
         num_classes: K.
         image_size: Height and width of the images, in pixels.
         rng: Source of the initial weights.
 
     Raises:
-        ConfigError: The family is unknown, or a number is out of range.
+        ConfigError: The family is unknown, it doesn't take an option, or a number is out of range.
     """
-    family, width = check_architecture(name)
+    architecture = check_architecture(name)
     if image_size not in IMAGE_SIZES:
         raise ConfigError(
             f"image_size is {image_size!r}; allowed: {IMAGE_SIZES.start} to {IMAGE_SIZES.stop - 1} pixels. "
@@ -63,8 +87,8 @@ def build_classifier(
         if number < 1:
             raise ConfigError(f"{what} is {number!r}; allowed: 1 or more.")
     with torch.device("meta"):  # no memory, and no draw from the global random state
-        network = REGISTRY[family](
-            num_channels=num_channels, num_classes=num_classes, image_size=image_size, width=width
+        network = REGISTRY[architecture.family](
+            architecture, num_channels=num_channels, num_classes=num_classes, image_size=image_size
         )
     network.to_empty(device=rng.device)
     initialise(network, rng)

@@ -1,64 +1,50 @@
-"""ConvNet-3, the usual network of dataset distillation.
+"""ConvNets, the usual networks of dataset distillation.
 
-    network = convnet3(num_channels=3, num_classes=10, image_size=32, width=None)
+    network = convnet(check_architecture("convnet3"), num_channels=3, num_classes=10, image_size=32)
 
 That one has 320,010 parameters, as published.
 """
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-__all__ = ["convnet3"]
+from dim_ray.config import Architecture
+from dim_ray.core.networks.norms import make_norm
+from dim_ray.core.networks.sizes import AveragePool, halve
 
-_WIDTH = 128
-_NUM_BLOCKS = 3
+__all__ = ["convnet"]
+
 _KERNEL = 3
-_POOL = 2
 
 
-def convnet3(*, num_channels: int, num_classes: int, image_size: int, width: int | None) -> nn.Module:
-    """Lays out three blocks of convolution, instance norm, ReLU and average pooling, then a linear layer.
+def convnet(architecture: Architecture, *, num_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    """Lays out blocks of convolution, norm, ReLU and average pooling, then a linear layer.
 
-    The instance norm has a scale and a shift for each channel; it is a group norm with as many groups as channels.
-    An odd row or column is dropped by the pooling, so sizes 28, 14, 7 end in 3. The published code (Zhao et al.,
-    "Dataset Condensation with Gradient Matching", arXiv 2006.05929) pads its first convolution by 3 for 28-pixel
-    grey images, which makes them 32; here every size is treated alike, with a padding of 1.
+    The number of blocks is in the family's name. An odd row or column is dropped by the pooling, so sizes 28, 14, 7 end
+    in 3. A block before the last one doesn't pool where one pixel would be left; the last one always does.
+
+    The published code (Zhao et al., "Dataset Condensation with Gradient Matching", arXiv 2006.05929) pads its first
+    convolution by 3 for 28-pixel grey images, which makes them 32; here every size is treated alike, with a padding of
+    1.
 
     Args:
+        architecture: Blocks, norm (published: instance norm) and width, the channels of every block (published: 128).
         num_channels: Channels of the images.
         num_classes: Number of logits.
-        image_size: Height and width of the images, in pixels, at least 8.
-        width: Channels of every block, None for the published 128.
+        image_size: Height and width of the images, in pixels, at least 2.
     """
-    width = width or _WIDTH
+    num_blocks, width = int(architecture.family.removeprefix("convnet")), architecture.width
     layers: list[nn.Module] = []
     size, channels = image_size, num_channels
-    for _ in range(_NUM_BLOCKS):
+    for block in range(num_blocks):
         layers += [
             nn.Conv2d(channels, width, _KERNEL, padding=_KERNEL // 2),
-            nn.GroupNorm(width, width),
+            make_norm(architecture.norm, width, size),
             nn.ReLU(),
-            _AveragePool(),
         ]
-        size, channels = size // _POOL, width
+        pooled = size // 2 if block == num_blocks - 1 else halve(size)
+        if pooled < size:
+            layers.append(AveragePool())
+        size, channels = pooled, width
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * size**2, num_classes))
-
-
-class _AveragePool(nn.Module):
-    """Means of squares of 2x2; an odd row or column is dropped.
-
-    On a CPU it's a product with a fixed matrix: two rows of an image lie behind each other, and each of the matrix's
-    columns averages one square. PyTorch's own kernel takes two to six times as long there, a quarter of a step.
-    """
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Takes (B, C, H, W) to (B, C, H // 2, W // 2)."""
-        height, width = images.shape[-2:]
-        if images.device.type != "cpu" or height % _POOL or width % _POOL:
-            return F.avg_pool2d(images, _POOL)
-        half = torch.eye(width // _POOL, dtype=images.dtype, device=images.device).repeat_interleave(_POOL, dim=0)
-        means = images.reshape(-1, _POOL * width) @ (half.repeat(_POOL, 1) / _POOL**2)
-        return means.view(*images.shape[:-2], height // _POOL, width // _POOL)

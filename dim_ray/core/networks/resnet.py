@@ -1,54 +1,89 @@
-"""ResNet-10 and ResNet-18 for small images, made of torchvision's ResNet.
+"""ResNets for small images, made of torchvision's ResNet.
 
-    network = resnet18(num_channels=3, num_classes=10, image_size=32, width=None)
+    network = resnet(check_architecture("resnet18"), num_channels=3, num_classes=10, image_size=32)
 
-That one has 11,173,962 parameters, as published.
+ResNet-10, 18, 34 and 50 have 4,903,242, 11,173,962, 21,282,122 and 23,520,842 parameters then, as published.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
-__all__ = ["resnet10", "resnet18"]
+from dim_ray.config import Architecture
+from dim_ray.core.networks.norms import make_norm
+from dim_ray.core.networks.sizes import AveragePool, halve
 
-_WIDTH = 64
+__all__ = ["resnet"]
+
+_BLOCKS = {  # of each stage
+    "resnet10": (1, 1, 1, 1),
+    "resnet18": (2, 2, 2, 2),
+    "resnet34": (3, 4, 6, 3),
+    "resnet50": (3, 4, 6, 3),
+}
+_WITH_BOTTLENECKS = ("resnet50",)
 _KERNEL = 3
 
 
-def resnet10(*, num_channels: int, num_classes: int, image_size: int, width: int | None) -> nn.Module:
-    """Lays out four stages of one basic block each; arguments as for `resnet18`."""
-    return _resnet((1, 1, 1, 1), num_channels, num_classes, width or _WIDTH)
+def resnet(architecture: Architecture, *, num_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    """Lays out four stages of residual blocks, the last three of which halve the map, and a linear layer on its mean.
 
+    The stem is a 3x3 convolution of stride 1 without max pooling, as usual for small images. A stage doesn't halve the
+    map where one pixel would be left. Names of parameters are torchvision's.
 
-def resnet18(*, num_channels: int, num_classes: int, image_size: int, width: int | None) -> nn.Module:
-    """Lays out four stages of two basic blocks each.
-
-    The stem is a 3x3 convolution of stride 1 without max-pooling, as usual for small images. Names of parameters
-    are torchvision's.
+    With `architecture.pooled`, strides are average pooling after a convolution of stride 1, in the shortcut too, as in
+    the code of Zhao et al. (arXiv 2006.05929) and Kim et al. (arXiv 2205.14959). Zhao's classifier takes the whole map;
+    this one takes its mean, as Kim's does, and so fits every size.
 
     Args:
+        architecture: Pooling, norm (published: batch or instance norm), and the width, which is the number of channels
+            of the first stage (published: 64); the other stages have 2, 4 and 8 times as many.
         num_channels: Channels of the images.
         num_classes: Number of logits.
-        image_size: Height and width of the images, in pixels; any, because the last stage is averaged.
-        width: Channels of the first stage, None for the published 64; the other stages have 2, 4 and 8 times as many.
+        image_size: Height and width of the images, in pixels.
     """
-    return _resnet((2, 2, 2, 2), num_channels, num_classes, width or _WIDTH)
+    from torchvision.models.resnet import (
+        BasicBlock,
+        Bottleneck,
+        ResNet,
+    )  # takes two seconds, and ConvNets don't need it
 
+    def norm_layer(channels: int) -> nn.Module:
+        return make_norm(architecture.norm, channels)
 
-def _resnet(blocks: tuple[int, int, int, int], num_channels: int, num_classes: int, width: int) -> nn.Module:
-    from torchvision.models.resnet import BasicBlock, ResNet  # takes two seconds, and ConvNets don't need it
-
-    network = ResNet(BasicBlock, list(blocks))
+    blocks, width = _BLOCKS[architecture.family], architecture.width
+    block = Bottleneck if architecture.family in _WITH_BOTTLENECKS else BasicBlock
+    network = ResNet(block, list(blocks), norm_layer=norm_layer)
     network.conv1 = nn.Conv2d(num_channels, width, _KERNEL, padding=_KERNEL // 2, bias=False)
-    network.bn1 = nn.BatchNorm2d(width)
+    network.bn1 = norm_layer(width)
     network.maxpool = nn.Identity()
     # torchvision's constructor fixes the widths of the stages and offers no argument for basic blocks, so they are
     # made again. A stage reads the width before it from `inplanes` and leaves its own there.
     network.inplanes = width
+    size = image_size
     for stage, num_blocks in enumerate(blocks):
-        planes = width * 2**stage
-        layer = network._make_layer(BasicBlock, planes, num_blocks, stride=1 if stage == 0 else 2)
+        halved = size if stage == 0 else halve(size, round_up=not architecture.pooled)
+        layer = network._make_layer(block, width * 2**stage, num_blocks, stride=2 if halved < size else 1)
+        if architecture.pooled and halved < size:
+            _pool_instead_of_strides(layer[0])
         setattr(network, f"layer{stage + 1}", layer)
+        size = halved
     network.fc = nn.Linear(network.inplanes, num_classes)
     classifier: nn.Module = network  # torchvision is not typed
     return classifier
+
+
+def _pool_instead_of_strides(block: Any) -> None:
+    """Gives a residual block's strided convolutions stride 1, and pools after their norm, or before it in the shortcut.
+
+    The pooling is put before the convolution that comes next, because torchvision's block has no place of its own.
+    """
+    is_bottleneck = hasattr(block, "conv3")
+    strided, following = ("conv2", "conv3") if is_bottleneck else ("conv1", "conv2")
+    shortcut, norm = block.downsample
+    for convolution in (getattr(block, strided), shortcut):
+        convolution.stride = (1, 1)
+    setattr(block, following, nn.Sequential(AveragePool(), getattr(block, following)))
+    block.downsample = nn.Sequential(shortcut, AveragePool(), norm)

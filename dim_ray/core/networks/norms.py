@@ -1,0 +1,30 @@
+"""The normalisation of hidden layers, by name.
+
+nn.Sequential(nn.Conv2d(3, 128, 3, padding=1), make_norm("in", 128), nn.ReLU())
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from dim_ray.config import NUM_GROUPS, Norm
+
+__all__ = ["make_norm"]
+
+
+def make_norm(norm: Norm, channels: int, size: int = 0) -> nn.Module:
+    """Returns a module that normalises maps (B, channels, size, size), with a scale and a shift.
+
+    Args:
+        norm: `in` is a group norm with as many groups as channels, and `gn` one with four, as in the code of Zhao et
+            al. (arXiv 2006.05929); `nonorm` leaves maps as they are.
+        channels: A multiple of four for `gn`.
+        size: Height and width, in pixels; `ln` alone has to know them, because it scales every pixel.
+    """
+    if norm == "bn":
+        return nn.BatchNorm2d(channels)
+    if norm == "ln":
+        return nn.LayerNorm([channels, size, size])
+    if norm == "nonorm":
+        return nn.Identity()
+    return nn.GroupNorm(channels if norm == "in" else NUM_GROUPS, channels)

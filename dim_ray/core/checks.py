@@ -42,11 +42,12 @@ def check_training(config: Config, dataset: Dataset) -> None:
                 f"images: it would train zero steps. Set --{section}.batch_size to {num_images} or less."
             )
     latent_dim = config.generator.resolve_latent_dim(dataset.num_classes)
-    if latent_dim <= dataset.num_classes:
+    label_entries = config.generator.label_entries(dataset.num_classes)
+    if latent_dim <= label_entries:
         raise ConfigError(
             f"generator.latent_dim is {latent_dim}, but {dataset.name} has {dataset.num_classes} classes, whose "
-            "one-hot labels take the place of its first entries: without noise behind them every image of a class "
-            f"would be the same. Leave --generator.latent_dim out, or set it well above {dataset.num_classes}."
+            f"labels take the place of its first {label_entries} entries: without noise behind them every image of a "
+            f"class would be the same. Leave --generator.latent_dim out, or set it well above {label_entries}."
         )
 
 

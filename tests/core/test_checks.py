@@ -72,6 +72,13 @@ def test_a_latent_vector_that_the_label_fills_is_refused(dataset: Dataset, laten
         check_training(config, dataset)
 
 
+def test_a_latent_vector_that_a_learned_label_fills_is_refused(dataset: Dataset) -> None:
+    config = replace(fitting(), generator=GeneratorConfig(latent_dim=8, label_embedding=8))
+    with pytest.raises(ConfigError, match=r"latent_dim is 8.*its first 8 entries"):
+        check_training(config, dataset)
+    check_training(replace(config, generator=GeneratorConfig(latent_dim=9, label_embedding=8)), dataset)
+
+
 def test_a_latent_vector_with_an_entry_of_noise_is_taken(dataset: Dataset) -> None:
     check_training(replace(fitting(), generator=GeneratorConfig(latent_dim=3)), dataset)
 

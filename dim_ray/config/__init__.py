@@ -18,7 +18,7 @@ from dim_ray.config.evaluation import PROTOCOLS, EvaluationConfig, Protocol
 from dim_ray.config.fingerprints import fingerprint, to_dict
 from dim_ray.config.networks import ARCHITECTURES, GeneratorConfig, NetworksConfig, check_architecture
 from dim_ray.config.study import StorageConfig, StudyConfig
-from dim_ray.config.training import MatchingConfig, PoolConfig, PriorConfig
+from dim_ray.config.training import MatchingConfig, MatchingKind, PoolConfig, PriorConfig, SnapshotSpacing
 
 __all__ = [
     "ARCHITECTURES",
@@ -31,11 +31,13 @@ __all__ = [
     "EvaluationConfig",
     "GeneratorConfig",
     "MatchingConfig",
+    "MatchingKind",
     "NetworksConfig",
     "PoolConfig",
     "Precision",
     "PriorConfig",
     "Protocol",
+    "SnapshotSpacing",
     "StorageConfig",
     "StudyConfig",
     "check_architecture",

@@ -234,7 +234,7 @@ def discriminator_step(
 def generator_step(pair: Pair, loss: Tensor, collective: Collective) -> None:
     """Makes one step of the generator down a loss, and one of its moving average."""
     pair.generator_optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss)
+    torch.autograd.backward(loss, inputs=list(pair.generator.parameters()))  # and none of a matched teacher's
     pair.discriminator.requires_grad_(True)
     collective.average_gradients(pair.generator.parameters())
     pair.generator_optimizer.step()

@@ -29,9 +29,9 @@ class PoolConfig:
     """The teachers that distillation matches against."""
 
     kind: PoolKind = "stored"
-    """Trained once and stored, or online: fresh networks every matching epoch, trained beside the generator."""
+    """Where teachers are from: stored (trained once), or online (fresh every matching epoch, trained as it goes on)."""
     size: int = 8
-    """Number of stored teachers. A pool of 8 is the first 8 teachers of a pool of 64. Means nothing online."""
+    """Number of teachers. A pool of 8 is the first 8 teachers of a pool of 64. An online pool ignores it."""
     epochs: int = 50
     """Epochs that each stored teacher is trained on real images."""
     num_snapshots: int = 4
@@ -116,7 +116,7 @@ class MatchingConfig:
     """Stage 2: the prior goes on, matching what the pool sees. Other optimiser settings are stage 1's."""
 
     kind: MatchingKind = "logits"
-    """What is matched: logits image by image; their class means, or means and variances; features; gradients; none."""
+    """What is matched: logits of pairs, their class means or moments, features, gradients; or none (GAN only)."""
     weight: float = 0.01
     """Weight of the matching loss."""
     temperature: float = 1.0

@@ -34,7 +34,7 @@ from dim_ray.core.pool import TeacherPool
 from dim_ray.core.ports import Checkpointer, Collective, Reporter
 from dim_ray.core.random import stream
 
-__all__ = ["distill"]
+__all__ = ["distill", "matching_loss"]
 
 _POOL_STATE = "pool"
 
@@ -83,30 +83,7 @@ def distill(
         loss = config.adversarial_weight * adversarial
         losses = {"discriminator_loss": discriminator_loss, "generator_loss": adversarial.detach()}
         if pool is not None:
-            real, generated = dataset.normalisation.from_bytes(images), dataset.normalisation.from_signed(fake)
-            augmentations = [
-                draw_augmentation(
-                    config.augmentation,
-                    batch_size=len(indices),
-                    image_size=dataset.image_size,
-                    rng=choices,
-                    shared=True,
-                )
-                for _ in range(config.teachers_per_step)
-            ]
-            distances = [
-                DISTANCES[config.kind](
-                    teacher,
-                    ImagePairs(
-                        real=change(real), generated=change(generated), labels=labels, num_classes=dataset.num_classes
-                    ),
-                    config,
-                )
-                for change, teacher in zip(
-                    augmentations, pool.draw(number, config.teachers_per_step, choices), strict=True
-                )
-            ]
-            distance = torch.stack(distances).mean()
+            distance = matching_loss(pool, config, dataset, images, fake, labels, step=number, rng=choices)
             loss = loss + config.weight * shard_weight * distance
             losses["matching_loss"] = distance.detach()
         generator_step(pair, loss, collective)
@@ -136,3 +113,43 @@ def distill(
         collective=collective,
         synchronise=lambda: average_statistics(pair, collective),
     )
+
+
+def matching_loss(
+    pool: TeacherPool,
+    config: MatchingConfig,
+    dataset: Dataset,
+    images: Tensor,
+    fake: Tensor,
+    labels: Tensor,
+    *,
+    step: int,
+    rng: torch.Generator,
+) -> Tensor:
+    """Returns the mean of d over the teachers of a step, each with an augmentation of its own.
+
+    Args:
+        pool: The teachers.
+        config: Kind of d, number of teachers, augmentation.
+        dataset: Normalisation, size and number of classes.
+        images: (B, C, H, W) uint8, real.
+        fake: (B, C, H, W) in [-1, 1], generated for the same labels; the gradient goes through these alone.
+        labels: (B,) int64.
+        step: Number of the step.
+        rng: Draws augmentations and teachers, on the CPU.
+    """
+    real, generated = dataset.normalisation.from_bytes(images), dataset.normalisation.from_signed(fake)
+    changes = [
+        draw_augmentation(
+            config.augmentation, batch_size=len(images), image_size=dataset.image_size, rng=rng, shared=True
+        )
+        for _ in range(config.teachers_per_step)
+    ]
+    distance = DISTANCES[config.kind]
+    found = []
+    for teacher, change in zip(pool.draw(step, len(changes), rng), changes, strict=True):
+        pairs = ImagePairs(
+            real=change(real), generated=change(generated), labels=labels, num_classes=dataset.num_classes
+        )
+        found.append(distance(teacher, pairs, config))
+    return torch.stack(found).mean()

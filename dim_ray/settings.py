@@ -36,6 +36,7 @@ __all__ = [
 
 _FIELD = re.compile(r"[a-z]+\.[a-z0-9_]+")
 _TYPE_WORDS = {
+    bool: ("true or false", "true or false"),
     int: ("a whole number", "whole numbers"),
     float: ("a number", "numbers"),
     str: ("text (in quotes if it looks like something else)", "names"),

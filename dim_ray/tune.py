@@ -45,9 +45,10 @@ def main(argv: Sequence[str]) -> None:
         from dim_ray.core.checks import check_evaluation, check_training
         from dim_ray.session import open_session
         from tuning.record import study_name
+        from tuning.space import check_search
         from tuning.study import run_study
 
-        work = open_session(config, study_name, [check_training, check_evaluation])
+        work = open_session(config, study_name, [check_training, check_evaluation, check_search])
         outcome = run_study(work, progress)
     _print(work, outcome, time.monotonic() - started)
 
@@ -57,6 +58,7 @@ def _print(work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> None:
 
     console = make_console()
     best, trials = outcome.best, outcome.trials
+    teachers = "online teachers" if work.config.pool.kind == "online" else f"{best['pool_size']} teachers"
     if outcome.num_trials_run == 0 and outcome.num_evaluations_run == 0:
         print_lines(
             console,
@@ -66,7 +68,7 @@ def _print(work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> None:
     print_lines(
         console,
         f"study {work.study}: {counts}; this run took {format_duration(wall_seconds)}",
-        f"best: trial {best['number']}, capacity {best['capacity']}, {best['pool_size']} teachers, "
+        f"best: trial {best['number']}, capacity {best['capacity']}, {teachers}, "
         f"matching weight {best['matching_weight']:.3g}, adversarial weight {best['adversarial_weight']:.3g}; "
         f"validation accuracy {100 * best['objective']:.1f} % ({best['objective_name'].split(', ', 1)[1]})",
         "",

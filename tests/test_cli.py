@@ -196,7 +196,8 @@ def test_command_may_take_an_argument_without_a_flag(capsys: pytest.CaptureFixtu
         (["--num-trials=null"], "--num-trials is 'null'; expected a whole number."),
         (["--pool.learning_rate", "fast"], "--pool.learning_rate is 'fast'; expected a number."),
         (["--ipc", "1", "x"], "--ipc is '1 x'; expected a list of whole numbers."),
-        (["--matching.kind", "logit"], "--matching.kind is 'logit'; expected one of logits, none."),
+        (["--pool.kind", "offline"], "--pool.kind is 'offline'; expected one of stored, online."),
+        (["--matching.standardised", "maybe"], "--matching.standardised is 'maybe'; expected true or false."),
         (
             ["--evaluation.protocols", "fixd"],
             "--evaluation.protocols is 'fixd'; expected a list of names out of on_the_fly, fixed, real_on_the_fly, "
@@ -238,9 +239,7 @@ def test_mistake_in_the_flags_gives_one_line_and_exit_code_2(
     assert output.out == ""
 
 
-POOL_FIELDS = (
-    "size, epochs, num_snapshots, batch_size, learning_rate, momentum, weight_decay, augmentation, precision, seed"
-)
+POOL_FIELDS = ", ".join(field.name for field in fields(PoolConfig))
 TEXT = "text (in quotes if it looks like something else)"
 SECTIONS = "data, networks, pool, generator, prior, matching, evaluation, study, storage"
 
@@ -398,7 +397,8 @@ def test_help_all_shows_every_field_with_docstring_type_and_default(
         assert len(docstrings) == 1 + len(fields(cls))
         for docstring in docstrings[1:]:
             assert f"{' '.join(docstring.split())} (type: " in words
-    assert "Number of teachers. A pool of 8 is the first 8 teachers of a pool of 64. (type: int, default: 4)" in words
+    size = "Number of teachers. A pool of 8 is the first 8 teachers of a pool of 64. An online pool ignores it."
+    assert f"{size} (type: int, default: 4)" in words
     assert "--pool CONFIG" not in text
 
 

@@ -59,6 +59,8 @@ OTHER_VALUES: dict[str, Any] = {
     "data.data_root": "/elsewhere",
     "networks.teachers": ("convnet3", "resnet10"),
     "networks.students": ("resnet18_w32",),
+    "pool.kind": "online",
+    "pool.snapshot_spacing": "linear",
     "pool.augmentation": "none",
     "pool.precision": "bfloat16",
     "generator.discriminator_capacity": 32,
@@ -70,6 +72,7 @@ OTHER_VALUES: dict[str, Any] = {
     "prior.beta1": 0.5,
     "prior.beta2": 0.99,
     "matching.kind": "none",
+    "matching.standardised": True,
     "matching.augmentation": "flip+crop",
     "evaluation.protocols": ("fixed",),
     "evaluation.schedule": "cosine",
@@ -126,6 +129,9 @@ IMPOSSIBLE: list[tuple[type, dict[str, Any], str]] = [
         for section, name in ((PoolConfig, "pool"), (EvaluationConfig, "evaluation"))
         for batch_size in (-2, 0, 1)
     ],
+    (PoolConfig, {"kind": "offline"}, "pool.kind is 'offline'; allowed: stored or online"),
+    (PoolConfig, {"snapshot_spacing": "log"}, "pool.snapshot_spacing is 'log'; allowed: logarithmic or linear"),
+    (PoolConfig, {"online_steps": -1}, "pool.online_steps is -1; allowed: 0 or more"),
     (PoolConfig, {"learning_rate": float("inf")}, "pool.learning_rate is inf"),
     *[
         (section, {"precision": "float16"}, rf"{name}\.precision is 'float16'; allowed: float32 or bfloat16 or auto")
@@ -168,8 +174,12 @@ IMPOSSIBLE: list[tuple[type, dict[str, Any], str]] = [
     (PriorConfig, {"gradient_penalty_weight": -1.0}, "prior.gradient_penalty_weight is -1.0"),
     (PriorConfig, {"class_weight": float("nan")}, "prior.class_weight is nan"),
     (PriorConfig, {"seed": -3}, "prior.seed is -3"),
-    (MatchingConfig, {"kind": "logit"}, "matching.kind is 'logit'"),
-    *[(MatchingConfig, {name: 0}, f"matching.{name} is 0") for name in ("epochs", "batch_size", "learning_rate")],
+    (MatchingConfig, {"kind": "logit"}, "matching.kind is 'logit'; allowed: logits or .* or none"),
+    *[
+        (MatchingConfig, {name: 0}, f"matching.{name} is 0")
+        for name in ("epochs", "batch_size", "learning_rate", "temperature", "teachers_per_step")
+    ],
+    (MatchingConfig, {"temperature": float("nan")}, "matching.temperature is nan"),
     (MatchingConfig, {"weight": -0.1}, "matching.weight is -0.1"),
     (MatchingConfig, {"adversarial_weight": -0.1}, "matching.adversarial_weight is -0.1"),
     (MatchingConfig, {"weight": 0.0, "adversarial_weight": 0.0}, "would not train"),
@@ -243,7 +253,7 @@ def test_impossible_configuration_is_a_mistake_in_the_call() -> None:
 
 def test_values_at_the_edge_of_what_is_allowed_are_taken() -> None:
     DataConfig(validation_fraction=0.5, test_fraction=0.5)
-    PoolConfig(momentum=0.0, weight_decay=0.0, num_snapshots=1, batch_size=2)
+    PoolConfig(momentum=0.0, weight_decay=0.0, num_snapshots=1, batch_size=2, online_steps=0)
     EvaluationConfig(batch_size=2)
     GeneratorConfig(refinements=(), latent_dim=1)
     PriorConfig(gradient_penalty_weight=0.0, class_weight=0.0)
@@ -304,9 +314,12 @@ def plain_fingerprint(*parts: Any) -> str:
 
 def test_fingerprint_is_the_hash_of_the_sorted_json_of_all_fields() -> None:
     pool = {
+        "kind": "stored",
         "size": 8,
         "epochs": 50,
         "num_snapshots": 4,
+        "snapshot_spacing": "logarithmic",
+        "online_steps": 16,
         "batch_size": 128,
         "learning_rate": 0.25,
         "momentum": 0.9,
@@ -321,9 +334,12 @@ def test_fingerprint_is_the_hash_of_the_sorted_json_of_all_fields() -> None:
 def test_fingerprint_of_a_known_configuration_never_changes() -> None:
     """It addresses what people have stored. If this fails, stored teachers are trained again: raise the version."""
     config = PoolConfig(
+        kind="stored",
         size=8,
         epochs=50,
         num_snapshots=4,
+        snapshot_spacing="logarithmic",
+        online_steps=16,
         batch_size=128,
         learning_rate=0.01,
         momentum=0.9,
@@ -332,7 +348,7 @@ def test_fingerprint_of_a_known_configuration_never_changes() -> None:
         precision="float32",
         seed=0,
     )
-    assert fingerprint(config) == "66fe63e3934f556d"
+    assert fingerprint(config) == "e26407c6f8d3e90e"
 
 
 @pytest.mark.parametrize("hash_seed", ["0", "1", "4321"])
@@ -406,6 +422,22 @@ def test_seed_reaches_every_section_that_has_one_but_not_the_split() -> None:
     assert seeded == {section for section in SECTIONS if getattr(getattr(config, section), "seed", None) == 41}
     assert config.data == DataConfig()
     assert config.with_seed(0) == Config()
+
+
+@pytest.mark.parametrize(
+    ("kind", "unused"),
+    [
+        ("stored", {"size": 1, "online_steps": 3}),
+        ("online", {"size": 1, "epochs": 3, "num_snapshots": 1, "snapshot_spacing": "linear"}),
+    ],
+)
+def test_recipe_of_a_teacher_has_what_its_kind_uses(kind: str, unused: dict[str, Any]) -> None:
+    config = PoolConfig(kind=kind)  # type: ignore[arg-type]
+    assert replace(config, **unused).recipe() == config.recipe()
+    used = {field.name for field in fields(PoolConfig)} - {"kind", *unused}
+    for name in used:
+        [field] = [field for field in fields(PoolConfig) if field.name == name]
+        assert replace(config, **{name: other_value("pool", field)}).recipe() != config.recipe(), name
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,10 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from dim_ray.config import Config, StudyConfig
+from dim_ray.core.data import Dataset
+from dim_ray.errors import ConfigError
 
-__all__ = ["PARAMETERS", "configure", "search_space"]
+__all__ = ["PARAMETERS", "check_search", "configure", "search_space"]
 
 PARAMETERS = ("pool_size", "capacity", "matching_weight", "adversarial_weight")
 
@@ -31,3 +33,18 @@ def search_space(study: StudyConfig) -> dict[str, BaseDistribution]:
 def configure(config: Config, parameters: Mapping[str, Any]) -> Config:
     """Returns the configuration of one trial."""
     return config.with_trial(**{name: parameters[name] for name in PARAMETERS})
+
+
+def check_search(config: Config, dataset: Dataset) -> None:
+    """Checks that trials differ where the search has them differ.
+
+    Raises:
+        ConfigError: There are several pool sizes for an online pool, which has none.
+    """
+    sizes = config.study.pool_sizes
+    if config.pool.kind == "online" and len(sizes) > 1:
+        raise ConfigError(
+            f"study.pool_sizes is {' '.join(map(str, sizes))}, but pool.kind is 'online', whose networks are trained "
+            "anew every epoch: there is no pool to choose the size of, and trials that differ in it alone would be the "
+            "same. Set --study.pool_sizes 1, or --pool.kind stored."
+        )

@@ -27,6 +27,7 @@ from dim_ray.distributed.build import (
 from dim_ray.distributed.resources import DRIVER_SHARE, Placement, cluster
 from dim_ray.errors import DimError
 from dim_ray.pipeline.evaluations import missing_evaluations, plan_evaluations, read_evaluations
+from dim_ray.pipeline.teachers import pool_teachers
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
 from tuning.record import StudyRecord
@@ -154,10 +155,8 @@ def _costs(work: Workspace, num_trials: int) -> dict[str, float]:
     evaluation = config.evaluation
     per_epoch = work.dataset.num_classes * sum(evaluation.images_per_class)
     students = len(evaluation.protocols) * len(config.networks.students) * evaluation.num_seeds
-    prepare = (
-        max(config.study.pool_sizes) * config.pool.epochs
-        + len(config.study.capacities) * config.prior.epochs * ADVERSARIAL_COST
-    )
+    num_teachers = max(config.study.pool_sizes) if pool_teachers(config) else 0
+    prepare = num_teachers * config.pool.epochs + len(config.study.capacities) * config.prior.epochs * ADVERSARIAL_COST
     return {
         STAGE_BUILD: prepare * num_images if num_trials else 0.0,
         _STAGE_TRIALS: num_trials * config.matching.epochs * num_images * ADVERSARIAL_COST,

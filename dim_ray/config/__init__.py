@@ -19,7 +19,14 @@ from dim_ray.config.evaluation import PROTOCOLS, WEIGHTS, EvaluationConfig, Prot
 from dim_ray.config.fingerprints import fingerprint, to_dict
 from dim_ray.config.networks import GeneratorConfig, NetworksConfig
 from dim_ray.config.study import StorageConfig, StudyConfig
-from dim_ray.config.training import HealthConfig, MatchingConfig, PoolConfig, PriorConfig
+from dim_ray.config.training import (
+    HealthConfig,
+    MatchingConfig,
+    MatchingKind,
+    PoolConfig,
+    PriorConfig,
+    SnapshotSpacing,
+)
 
 __all__ = [
     "ARCHITECTURES",
@@ -36,12 +43,14 @@ __all__ = [
     "GeneratorConfig",
     "HealthConfig",
     "MatchingConfig",
+    "MatchingKind",
     "NetworksConfig",
     "Norm",
     "PoolConfig",
     "Precision",
     "PriorConfig",
     "Protocol",
+    "SnapshotSpacing",
     "StorageConfig",
     "StudyConfig",
     "Weights",

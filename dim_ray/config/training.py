@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 from dim_ray.config.checks import (
     Precision,
@@ -17,7 +17,11 @@ from dim_ray.config.checks import (
     require_seed,
 )
 
-__all__ = ["HealthConfig", "MatchingConfig", "PoolConfig", "PriorConfig"]
+__all__ = ["HealthConfig", "MatchingConfig", "MatchingKind", "PoolConfig", "PriorConfig", "SnapshotSpacing"]
+
+PoolKind = Literal["stored", "online"]
+SnapshotSpacing = Literal["logarithmic", "linear"]
+MatchingKind = Literal["logits", "logit_means", "logit_moments", "features", "gradients", "none"]
 
 _WASSERSTEIN_PENALTY = 10.0  # the paper's
 
@@ -26,12 +30,18 @@ _WASSERSTEIN_PENALTY = 10.0  # the paper's
 class PoolConfig:
     """The teachers that distillation matches against."""
 
+    kind: PoolKind = "stored"
+    """Where teachers are from: stored (trained once), or online (fresh every matching epoch, trained as it goes on)."""
     size: int = 8
-    """Number of teachers. A pool of 8 is the first 8 teachers of a pool of 64."""
+    """Number of teachers. A pool of 8 is the first 8 teachers of a pool of 64. An online pool ignores it."""
     epochs: int = 50
-    """Epochs that each teacher is trained on real images."""
+    """Epochs that each stored teacher is trained on real images."""
     num_snapshots: int = 4
-    """Snapshots kept of each teacher, spaced logarithmically over its steps, the last step included."""
+    """Snapshots kept of each stored teacher, from early to its last step, which alone is kept by 1."""
+    snapshot_spacing: SnapshotSpacing = "logarithmic"
+    """How a stored teacher's snapshots are spaced over its steps: logarithmic (most of them early) or linear."""
+    online_steps: int = 16
+    """Batches that an online teacher is trained on before each generator step; at 0 its weights stay random."""
     batch_size: int = 128
     """Images a step."""
     learning_rate: float = 0.01
@@ -48,13 +58,25 @@ class PoolConfig:
     """Seed of the pool; teacher i has a seed derived from it and i."""
 
     def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("kind", self.kind, get_args(PoolKind)),
+            ("snapshot_spacing", self.snapshot_spacing, get_args(SnapshotSpacing)),
+        ):
+            require(value in allowed, f"pool.{name}", value, " or ".join(allowed))
         require_positive("pool", self, "size", "epochs", "num_snapshots", "learning_rate")
+        require_not_negative("pool", self, "online_steps")
         require_batch("pool", self)
         require_below_one("pool", self, "momentum")
         require_not_negative("pool", self, "weight_decay")
         require_augmentation("pool.augmentation", self.augmentation)
         require_precision("pool.precision", self.precision)
         require_seed("pool.seed", self.seed)
+
+    def recipe(self) -> PoolConfig:
+        """Returns what makes one teacher of this kind what it is: every other field has its default."""
+        unused = ("online_steps",) if self.kind == "stored" else ("epochs", "num_snapshots", "snapshot_spacing")
+        default = PoolConfig(kind=self.kind)
+        return replace(self, **{name: getattr(default, name) for name in ("size", *unused)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,12 +137,18 @@ class PriorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MatchingConfig:
-    """Stage 2: the prior goes on, matching the pool's logits. Other optimiser settings are stage 1's."""
+    """Stage 2: the prior goes on, matching what the pool sees. Other optimiser settings are stage 1's."""
 
-    kind: Literal["logits", "none"] = "logits"
-    """What is matched: logits of paired images, or nothing (the GAN-only baseline)."""
+    kind: MatchingKind = "logits"
+    """What is matched: logits of pairs, their class means or moments, features, gradients; or none (GAN only)."""
     weight: float = 0.01
     """Weight of the matching loss."""
+    temperature: float = 1.0
+    """Divides logits before the softmax, in the kinds that begin with logit."""
+    standardised: bool = False
+    """Whether an image's logits are first brought to mean 0 and variance 1, in the same kinds."""
+    teachers_per_step: int = 1
+    """Teachers that each worker draws for a step, each with an augmentation of its own; their losses are averaged."""
     adversarial_weight: float = 1.0
     """Weight of the generator's adversarial and class losses."""
     epochs: int = 100
@@ -130,13 +158,14 @@ class MatchingConfig:
     learning_rate: float = 5e-6
     """Of Adam, for generator and discriminator."""
     augmentation: str = "color_crop_cutout_flip_scale_rotate"
-    """DSA operations, drawn once a batch and the same for real and generated images; written as for the pool."""
+    """DSA operations, drawn for each teacher of a step, the same for real and generated; written as for the pool."""
     seed: int = 0
     """Seed of noise, data order and the draws from the pool."""
 
     def __post_init__(self) -> None:
-        require(self.kind in ("logits", "none"), "matching.kind", self.kind, "logits or none")
-        require_positive("matching", self, "epochs", "batch_size", "learning_rate")
+        kinds = get_args(MatchingKind)
+        require(self.kind in kinds, "matching.kind", self.kind, " or ".join(kinds))
+        require_positive("matching", self, "temperature", "teachers_per_step", "epochs", "batch_size", "learning_rate")
         require_not_negative("matching", self, "weight", "adversarial_weight")
         require(
             self.adversarial_weight > 0 or (self.weight > 0 and self.kind != "none"),

@@ -159,7 +159,7 @@ def generator_step(pair: Pair, loss: Tensor, collective: Collective, *, number: 
             by (1 + n) / (10 + n) at most. None for an average that is worth keeping from the start.
     """
     pair.generator_optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss)
+    torch.autograd.backward(loss, inputs=list(pair.generator.parameters()))  # and none of a matched teacher's
     pair.discriminator.requires_grad_(True)
     collective.average_gradients(pair.generator.parameters())
     pair.generator_optimizer.step()

@@ -1,11 +1,13 @@
 """Stage 2: distillation. The generator goes on from its prior and learns to look real to the teacher pool.
 
-To the generator's adversarial loss it adds the distance between the logits that a teacher f, drawn from the pool,
-gives real images and images generated for the same labels (DiM, arXiv 2303.04707; w_match = 0.01 in its code):
+To the generator's adversarial loss it adds a distance d between real images x and images generated for their labels, as
+a teacher f sees them that is drawn from the pool (DiM, arXiv 2303.04707: d is that of paired logits, and its code has
+w_match = 0.01):
 
-    w_match * mean( (log_softmax f(A(x)) - log_softmax f(A(G(z, y))))^2 )
+    w_adv L_G + w_match d(f, A(x), A(G(z, y)))
 
-A is differentiable siamese augmentation with the same parameters for both halves.
+A is differentiable siamese augmentation with the same parameters for both halves. Where a step draws several teachers,
+each has an augmentation of its own, and the loss is the mean. The kinds of d are in `dim_ray.core.distances`.
 """
 
 from __future__ import annotations
@@ -13,13 +15,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dim_ray.config import HealthConfig, MatchingConfig, PriorConfig
 from dim_ray.core.adversarial import discriminator_steps, generator_losses, generator_step
 from dim_ray.core.augment import draw_augmentation
+from dim_ray.core.checkpoint import with_prefix, without_prefix
 from dim_ray.core.data import Dataset, signed
+from dim_ray.core.distances import DISTANCES, ImagePairs
 from dim_ray.core.health import HealthCheck
 from dim_ray.core.loop import Losses, run_epochs
 from dim_ray.core.pair import Pair, average_statistics
@@ -27,7 +30,9 @@ from dim_ray.core.pool import TeacherPool
 from dim_ray.core.ports import Checkpointer, Collective, Reporter
 from dim_ray.core.random import stream
 
-__all__ = ["distill", "logit_distance"]
+__all__ = ["distill", "matching_loss"]
+
+_POOL_STATE = "pool"
 
 
 def distill(
@@ -48,7 +53,7 @@ def distill(
 
     Args:
         pair: The prior.
-        pool: This worker's shard of the teachers; None where nothing is matched.
+        pool: Where this worker draws its teachers from; None where nothing is matched, or its shard is empty.
         config: Weights and budget.
         prior_config: Weights inside of the adversarial losses, and discriminator steps for each generator step.
         dataset: Real images.
@@ -77,19 +82,19 @@ def distill(
         loss = config.adversarial_weight * adversarial
         losses = {"discriminator_loss": discriminator_loss, "generator_loss": adversarial.detach()}
         if pool is not None:
-            real, generated = dataset.normalisation.from_bytes(images), dataset.normalisation.from_signed(fake)
-            augmentation = draw_augmentation(
-                config.augmentation,
-                batch_size=len(indices),
-                image_size=dataset.image_size,
-                rng=choices,
-                shared=True,
-            )
-            distance = logit_distance(pool.draw(choices), augmentation(real), augmentation(generated))
+            distance = matching_loss(pool, config, dataset, images, fake, labels, step=number, rng=choices)
             loss = loss + config.weight * shard_weight * distance
             losses["matching_loss"] = distance.detach()
         generator_step(pair, loss, collective)
         return losses
+
+    def capture() -> Mapping[str, Tensor]:
+        return {**pair.state(), **with_prefix(_POOL_STATE, pool.state() if pool is not None else {})}
+
+    def restore(tensors: Mapping[str, Tensor]) -> None:
+        pair.load_state(tensors)
+        if pool is not None:
+            pool.load_state(without_prefix(_POOL_STATE, tensors))
 
     run_epochs(
         stage="matching",
@@ -99,8 +104,8 @@ def distill(
         seed=config.seed,
         device=device,
         step=step,
-        capture=pair.state,
-        restore=pair.load_state,
+        capture=capture,
+        restore=restore,
         after_epoch=after_epoch,
         reporter=reporter,
         checkpointer=checkpointer,
@@ -111,14 +116,41 @@ def distill(
     )
 
 
-def logit_distance(teacher: Callable[[Tensor], Tensor], real: Tensor, generated: Tensor) -> Tensor:
-    """Returns the mean squared difference of the log-softmax of a teacher's logits.
+def matching_loss(
+    pool: TeacherPool,
+    config: MatchingConfig,
+    dataset: Dataset,
+    images: Tensor,
+    fake: Tensor,
+    labels: Tensor,
+    *,
+    step: int,
+    rng: torch.Generator,
+) -> Tensor:
+    """Returns the mean of d over the teachers of a step, each with an augmentation of its own.
 
     Args:
-        teacher: Normalised images to logits (B, K).
-        real: (B, C, H, W), normalised and augmented.
-        generated: The same, of the same labels in the same order; the gradient goes through these alone.
+        pool: The teachers.
+        config: Kind of d, number of teachers, augmentation.
+        dataset: Normalisation, size and number of classes.
+        images: (B, C, H, W) uint8, real.
+        fake: (B, C, H, W) in [-1, 1], generated for the same labels; the gradient goes through these alone.
+        labels: (B,) int64.
+        step: Number of the step.
+        rng: Draws augmentations and teachers, on the CPU.
     """
-    with torch.no_grad():
-        target = F.log_softmax(teacher(real), dim=1)
-    return F.mse_loss(F.log_softmax(teacher(generated), dim=1), target)
+    real, generated = dataset.normalisation.from_bytes(images), dataset.normalisation.from_signed(fake)
+    changes = [
+        draw_augmentation(
+            config.augmentation, batch_size=len(images), image_size=dataset.image_size, rng=rng, shared=True
+        )
+        for _ in range(config.teachers_per_step)
+    ]
+    distance = DISTANCES[config.kind]
+    found = []
+    for teacher, change in zip(pool.draw(step, len(changes), rng), changes, strict=True):
+        pairs = ImagePairs(
+            real=change(real), generated=change(generated), labels=labels, num_classes=dataset.num_classes
+        )
+        found.append(distance(teacher, pairs, config))
+    return torch.stack(found).mean()

@@ -1,20 +1,24 @@
 """Teachers: trained on real images, kept as snapshots, drawn during distillation.
 
 teacher = train_teacher(config, 0, "convnet3", dataset, reporter=..., checkpointer=...)
-pool = TeacherPool([teacher], dataset)
-logits = pool.draw(rng)(images)
+pool = StoredPool([teacher], dataset)
+[drawn] = pool.draw(step, 1, rng)
+logits = drawn(images)
+
+The other kind of pool, whose teachers are trained beside the generator, is in `dim_ray.core.online`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dim_ray.config import PoolConfig
+from dim_ray.config import PoolConfig, SnapshotSpacing
 from dim_ray.core.augment import augment
 from dim_ray.core.checkpoint import (
     module_tensors,
@@ -33,12 +37,17 @@ from dim_ray.core.random import derive_seed, stream
 
 __all__ = [
     "Classifier",
+    "DrawnTeacher",
+    "StoredPool",
     "Teacher",
     "TeacherPool",
     "accuracy",
+    "build_network",
+    "make_optimizer",
     "shard",
     "shard_weight",
     "snapshot_steps",
+    "train_step",
     "train_teacher",
 ]
 
@@ -61,8 +70,45 @@ class Teacher:
     """Of the last snapshot, in [0, 1]."""
 
 
-class TeacherPool:
-    """Frozen teachers on one device, of which every step draws one snapshot.
+@dataclass(frozen=True, kw_only=True)
+class DrawnTeacher:
+    """A classifier in eval mode with the weights that were drawn for it."""
+
+    network: nn.Module
+    """Gives the structure; its own values don't count."""
+    tensors: Mapping[str, Tensor]
+    """Every parameter and buffer by name; without gradients."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Takes normalised images (B, C, H, W) to logits (B, K)."""
+        logits: Tensor = torch.func.functional_call(self.network, dict(self.tensors), (images,), strict=True)
+        return logits
+
+
+class TeacherPool(Protocol):
+    """Where a distillation gets its teachers from."""
+
+    def draw(self, step: int, count: int, rng: torch.Generator) -> Sequence[DrawnTeacher]:
+        """Returns the teachers of one step of the distillation, which are valid until the next draw.
+
+        Args:
+            step: Number of the step. Steps follow each other from the first, or from the one after `load_state`.
+            count: How many; the same in every step.
+            rng: On the CPU, so that no draw waits for a device.
+        """
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Returns what the next step needs to know of those before it: flat tensors by name, all finite.
+
+        It's nothing at the end of an epoch, where one worker's state stands for all of them.
+        """
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes back what `state` returned, before the next step is drawn."""
+
+
+class StoredPool:
+    """A TeacherPool of finished teachers on one device, drawn uniformly and each draw by itself.
 
     Args:
         teachers: At least one.
@@ -71,15 +117,18 @@ class TeacherPool:
 
     def __init__(self, teachers: Sequence[Teacher], dataset: Dataset) -> None:
         device = dataset.train.images.device
-        self._templates: dict[str, nn.Module] = {}
-        self._snapshots: list[list[tuple[str, dict[str, Tensor]]]] = []
+        templates: dict[str, nn.Module] = {}
+        self._snapshots: list[list[DrawnTeacher]] = []
         for teacher in teachers:
-            if teacher.architecture not in self._templates:
-                network = _build(teacher.architecture, dataset, torch.Generator(device))
-                self._templates[teacher.architecture] = network.eval().requires_grad_(False)
+            if teacher.architecture not in templates:
+                network = build_network(teacher.architecture, dataset, torch.Generator(device))
+                templates[teacher.architecture] = network.eval().requires_grad_(False)
             self._snapshots.append(
                 [
-                    (teacher.architecture, {name: tensor.to(device) for name, tensor in snapshot.items()})
+                    DrawnTeacher(
+                        network=templates[teacher.architecture],
+                        tensors={name: tensor.to(device) for name, tensor in snapshot.items()},
+                    )
                     for snapshot in teacher.snapshots
                 ]
             )
@@ -87,16 +136,20 @@ class TeacherPool:
     def __len__(self) -> int:
         return len(self._snapshots)
 
-    def draw(self, rng: torch.Generator) -> Classifier:
-        """Returns one snapshot in eval mode, uniform over teachers and then over its snapshots.
+    def draw(self, step: int, count: int, rng: torch.Generator) -> Sequence[DrawnTeacher]:
+        """Returns `count` snapshots, each uniform over teachers and then over the teacher's snapshots."""
+        drawn = []
+        for _ in range(count):
+            snapshots = self._snapshots[_below(len(self._snapshots), rng)]
+            drawn.append(snapshots[_below(len(snapshots), rng)])
+        return drawn
 
-        Args:
-            rng: On the CPU, so that no draw waits for a device.
-        """
-        snapshots = self._snapshots[_below(len(self._snapshots), rng)]
-        architecture, tensors = snapshots[_below(len(snapshots), rng)]
-        template = self._templates[architecture]
-        return lambda images: torch.func.functional_call(template, tensors, (images,), strict=True)
+    def state(self) -> Mapping[str, Tensor]:
+        """Returns nothing: a draw depends on no other."""
+        return {}
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Has nothing to take back."""
 
 
 def shard(numbers: range, collective: Collective) -> range:
@@ -128,27 +181,18 @@ def train_teacher(
     """
     device = dataset.train.images.device
     seed = derive_seed(config.seed, "teacher", number)
-    network = _build(architecture, dataset, stream(seed, "weights", device=device)).train()
-    optimizer = torch.optim.SGD(
-        network.parameters(), config.learning_rate, config.momentum, weight_decay=config.weight_decay
-    )
+    network = build_network(architecture, dataset, stream(seed, "weights", device=device)).train()
+    optimizer = make_optimizer(config, network)
     steps_per_epoch = len(dataset.train) // config.batch_size
-    kept_at = snapshot_steps(config.epochs * steps_per_epoch, config.num_snapshots)
+    kept_at = snapshot_steps(config.epochs * steps_per_epoch, config.num_snapshots, config.snapshot_spacing)
     snapshots: dict[str, Tensor] = {}
 
     def step(done: int, indices: Tensor) -> Losses:
-        images = dataset.normalisation.from_bytes(dataset.train.images[indices])
-        images = augment(images, config.augmentation, stream(seed, "augment", step=done))
-        with autocast(config.precision, device):
-            logits = network(images)
-        loss = F.cross_entropy(logits.float(), dataset.train.labels[indices])
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimizer.step()
+        loss = train_step(config, network, optimizer, dataset, indices, stream(seed, "augment", step=done))
         if done + 1 in kept_at:
             kept = {name: tensor.detach().clone() for name, tensor in module_tensors(network).items()}
             snapshots.update(with_prefix(str(done + 1), kept))
-        return {"loss": loss.detach()}
+        return {"loss": loss}
 
     def capture() -> Mapping[str, Tensor]:
         return {
@@ -186,12 +230,67 @@ def train_teacher(
     )
 
 
-def snapshot_steps(num_steps: int, num_snapshots: int) -> list[int]:
-    """Returns up to `num_snapshots` steps, spaced logarithmically from early to `num_steps`, without repeats."""
-    if num_snapshots == 1:
-        return [num_steps]
-    ratio = num_steps ** (1 / num_snapshots)
-    return sorted({max(1, round(ratio ** (index + 1))) for index in range(num_snapshots - 1)} | {num_steps})
+def snapshot_steps(num_steps: int, num_snapshots: int, spacing: SnapshotSpacing = "logarithmic") -> list[int]:
+    """Returns up to `num_snapshots` steps from early to `num_steps`, without repeats.
+
+    Args:
+        num_steps: Of the whole training.
+        num_snapshots: At least 1, which is the last step.
+        spacing: Whether the ratios of neighbours are the same, or their differences.
+    """
+    shares = [(index + 1) / num_snapshots for index in range(num_snapshots - 1)]
+    steps = [num_steps**share if spacing == "logarithmic" else num_steps * share for share in shares]
+    return sorted({max(1, round(step)) for step in steps} | {num_steps})
+
+
+def make_optimizer(config: PoolConfig, network: nn.Module) -> torch.optim.SGD:
+    """Returns the optimiser of a teacher."""
+    return torch.optim.SGD(
+        network.parameters(), config.learning_rate, config.momentum, weight_decay=config.weight_decay
+    )
+
+
+def train_step(
+    config: PoolConfig,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    dataset: Dataset,
+    indices: Tensor,
+    rng: torch.Generator,
+) -> Tensor:
+    """Makes one step of a teacher in train mode.
+
+    Args:
+        config: Augmentation and precision.
+        network: The teacher.
+        optimizer: Its own.
+        dataset: The images.
+        indices: (B,) int64, of the training split's images.
+        rng: Of the augmentation, on the CPU.
+
+    Returns:
+        The cross-entropy, a detached scalar.
+    """
+    images = dataset.normalisation.from_bytes(dataset.train.images[indices])
+    images = augment(images, config.augmentation, rng)
+    with autocast(config.precision, images.device):
+        logits = network(images)
+    loss = F.cross_entropy(logits.float(), dataset.train.labels[indices])
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    optimizer.step()
+    return loss.detach()
+
+
+def build_network(architecture: str, dataset: Dataset, rng: torch.Generator) -> nn.Module:
+    """Returns a freshly initialised classifier for a data set, on the device of `rng`."""
+    return build_classifier(
+        architecture,
+        num_channels=dataset.num_channels,
+        num_classes=dataset.num_classes,
+        image_size=dataset.image_size,
+        rng=rng,
+    )
 
 
 @torch.no_grad()
@@ -202,16 +301,6 @@ def accuracy(classifier: Classifier, split: Split, normalisation: Normalisation)
     for images, labels in batches:
         correct += (classifier(normalisation.from_bytes(images)).argmax(dim=1) == labels).sum()
     return float(correct) / len(split)
-
-
-def _build(architecture: str, dataset: Dataset, rng: torch.Generator) -> nn.Module:
-    return build_classifier(
-        architecture,
-        num_channels=dataset.num_channels,
-        num_classes=dataset.num_classes,
-        image_size=dataset.image_size,
-        rng=rng,
-    )
 
 
 def _below(limit: int, rng: torch.Generator) -> int:

@@ -16,13 +16,13 @@ from dim_ray.core.generator import Generator, build_generator
 from dim_ray.core.matching import distill
 from dim_ray.core.pair import Pair, build_pair
 from dim_ray.core.pictures import sample_grid
-from dim_ray.core.pool import TeacherPool, shard, shard_weight
+from dim_ray.core.pool import shard_weight
 from dim_ray.core.ports import Collective, Reporter
 from dim_ray.core.random import stream
 from dim_ray.errors import ArtifactError, ConfigError, DivergedError
 from dim_ray.pipeline.priors import load_prior, prior_fingerprint
 from dim_ray.pipeline.students import validate
-from dim_ray.pipeline.teachers import load_teacher, pool_teachers, teacher_fingerprint
+from dim_ray.pipeline.teachers import open_pool, pool_identity, pool_teachers, teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace, dataset_card, shared_checkpointer
 from dim_ray.store.artifacts import Artifact
 
@@ -47,7 +47,7 @@ _SAMPLES_PER_CLASS = 10
 
 def generator_fingerprint(work: Workspace) -> str:
     """Returns the identity of the distilled generator."""
-    return fingerprint("distilled", prior_fingerprint(work), _teachers(work), work.config.matching)
+    return fingerprint("distilled", prior_fingerprint(work), pool_identity(work), work.config.matching)
 
 
 def distill_generator(work: Workspace, reporter: Reporter, collective: Collective) -> str:
@@ -74,9 +74,6 @@ def distill_generator(work: Workspace, reporter: Reporter, collective: Collectiv
         seed=config.prior.seed,
     )
     pair.load_weights(load_prior(work))
-    numbers = pool_teachers(config)
-    mine = shard(numbers, collective)
-    pool = TeacherPool([load_teacher(work, n) for n in mine], work.dataset) if mine else None
     saved = shared_checkpointer(work, identity, collective)
     rungs = rung_epochs(config)
 
@@ -92,11 +89,11 @@ def distill_generator(work: Workspace, reporter: Reporter, collective: Collectiv
 
     distill(
         pair,
-        pool,
+        open_pool(work, collective),
         config.matching,
         config.prior,
         work.dataset,
-        shard_weight=shard_weight(numbers, collective),
+        shard_weight=shard_weight(pool_teachers(config), collective),
         health=config.health,
         after_epoch=after_epoch,
         reporter=reporter,
@@ -158,10 +155,6 @@ def generator_from_artifact(artifact: Artifact, weights: Weights, device: torch.
     return generator.eval().requires_grad_(False)
 
 
-def _teachers(work: Workspace) -> list[str]:
-    return [teacher_fingerprint(work, number) for number in pool_teachers(work.config)]
-
-
 def _validate_on_first(
     work: Workspace, collective: Collective, generator: Callable[[], Generator]
 ) -> Mapping[str, float]:
@@ -185,8 +178,9 @@ def _store_generator(work: Workspace, identity: str, pair: Pair, measured: Mappi
         "value_range": [-1.0, 1.0],
         "dataset": dataset_card(work.dataset),
         "prior": prior_fingerprint(work),
-        "teachers": _teachers(work),
+        "teachers": [teacher_fingerprint(work, number) for number in pool_teachers(config)],
         "training": {
+            "architectures": list(config.networks.teachers),
             "pool": to_dict(config.pool),
             "prior": to_dict(config.prior),
             "matching": to_dict(config.matching),

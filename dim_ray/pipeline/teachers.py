@@ -1,30 +1,67 @@
-"""Teachers of the store: built once, whoever asks first, and shared by pools of every size."""
+"""The pool's teachers: of the store, built once, whoever asks first, and shared by pools of every size; or online."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
 from dim_ray.config import Config, fingerprint, to_dict
 from dim_ray.core.checkpoint import dumps, loads, with_prefix, without_prefix
-from dim_ray.core.pool import Teacher, train_teacher
-from dim_ray.core.ports import Reporter
+from dim_ray.core.online import OnlinePool
+from dim_ray.core.pool import StoredPool, Teacher, TeacherPool, shard, train_teacher
+from dim_ray.core.ports import Collective, Reporter
 from dim_ray.core.precision import resolve_precision
 from dim_ray.pipeline.workspace import Workspace, checkpointer, dataset_card
 
-__all__ = ["build_teacher", "load_teacher", "missing_teachers", "pool_teachers", "teacher_fingerprint"]
+__all__ = [
+    "build_teacher",
+    "load_teacher",
+    "missing_teachers",
+    "open_pool",
+    "pool_identity",
+    "pool_teachers",
+    "teacher_fingerprint",
+]
 
 _SNAPSHOTS_FILE = "snapshots.safetensors"
 
 
 def teacher_fingerprint(work: Workspace, number: int) -> str:
     """Returns the identity of teacher `number`: the same for every pool size, so that pools are nested."""
-    recipe = replace(work.config.pool, size=1)
+    recipe = work.config.pool.recipe()
     return fingerprint("teacher", work.dataset.digest, _architecture(work.config, number), number, recipe)
 
 
 def pool_teachers(config: Config) -> range:
-    """Returns the numbers of the teachers that a distillation needs: none where nothing is matched."""
-    return range(config.pool.size if config.matching.kind != "none" else 0)
+    """Returns the numbers of the stored teachers that a distillation needs: none online or without matching."""
+    needed = config.matching.kind != "none" and config.pool.kind == "stored"
+    return range(config.pool.size if needed else 0)
+
+
+def pool_identity(work: Workspace) -> list[Any]:
+    """Returns what a generator owes to its pool: fingerprints of teachers, or what online ones are made of."""
+    config = work.config
+    if config.matching.kind != "none" and config.pool.kind == "online":
+        return [to_dict(config.pool.recipe()), list(config.networks.teachers)]
+    return [teacher_fingerprint(work, number) for number in pool_teachers(config)]
+
+
+def open_pool(work: Workspace, collective: Collective) -> TeacherPool | None:
+    """Returns the pool of one worker: its shard of the stored teachers, or online ones of its own.
+
+    Returns:
+        None where nothing is matched, or where there are fewer teachers than workers and none is left for this one.
+    """
+    config = work.config
+    if config.matching.kind != "none" and config.pool.kind == "online":
+        return OnlinePool(
+            config.pool,
+            config.networks.teachers,
+            work.dataset,
+            steps_per_epoch=len(work.dataset.train) // config.matching.batch_size,
+            rank=collective.rank,
+        )
+    mine = shard(pool_teachers(config), collective)
+    return StoredPool([load_teacher(work, number) for number in mine], work.dataset) if mine else None
 
 
 def missing_teachers(work: Workspace) -> list[int]:

@@ -6,7 +6,7 @@ from them is computed in another way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -103,13 +103,109 @@ def generator_loss(
 
 
 def matching_loss(
-    teacher: nn.Module, augmentation: Augmentation, real: Tensor, fake: Tensor, dataset: Dataset
+    drawn: Sequence[tuple[Augmentation, nn.Module]],
+    config: MatchingConfig,
+    real: Tensor,
+    fake: Tensor,
+    labels: Tensor,
+    dataset: Dataset,
 ) -> Tensor:
-    """The mean squared difference of log-softmax, for real images as bytes and generated ones in [-1, 1]."""
-    with torch.no_grad():
-        target = log_softmax(teacher(augmentation(normalise(real / 255, dataset))))
-    found = log_softmax(teacher(augmentation(normalise((fake + 1) / 2, dataset))))
-    return ((found - target) ** 2).mean()
+    """The mean over the drawn teachers of the distance, for real images as bytes and generated ones in [-1, 1]."""
+    found = []
+    for augmentation, teacher in drawn:
+        halves = augmentation(normalise(real / 255, dataset)), augmentation(normalise((fake + 1) / 2, dataset))
+        found.append(distance(config, teacher, *halves, labels))
+    return torch.stack(found).mean()
+
+
+def distance(config: MatchingConfig, teacher: nn.Module, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
+    """The distance of the configuration's kind between normalised images (B, C, H, W)."""
+    if config.kind == "features":
+        layers = zip(*(activations(teacher, image) for image in real), strict=True)
+        fake_layers = zip(*(activations(teacher, image) for image in fake), strict=True)
+        found = [of_means(list(ours), list(theirs), labels) for ours, theirs in zip(layers, fake_layers, strict=True)]
+        return sum(found, torch.zeros(())) / len(found)
+    if config.kind == "gradients":
+        return of_gradients(image_gradients(teacher, real, labels), image_gradients(teacher, fake, labels))
+    ours = [log_shares(config, teacher, image) for image in real]
+    theirs = [log_shares(config, teacher, image) for image in fake]
+    if config.kind == "logits":
+        return torch.stack([((a - b) ** 2).mean() for a, b in zip(ours, theirs, strict=True)]).mean()
+    total = of_means(ours, theirs, labels)
+    if config.kind == "logit_moments":
+        spread = [((variance(a) - variance(b)) ** 2).mean() for a, b in by_class(ours, theirs, labels) if len(a) > 1]
+        total = total + (torch.stack(spread).mean() if spread else 0)
+    return total
+
+
+def by_class(ours: list[Tensor], theirs: list[Tensor], labels: Tensor) -> list[tuple[list[Tensor], list[Tensor]]]:
+    """Returns what belongs to each class that is there."""
+    groups: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
+    for a, b, label in zip(ours, theirs, labels.tolist(), strict=True):
+        group = groups.setdefault(label, ([], []))
+        group[0].append(a.detach())
+        group[1].append(b)
+    return list(groups.values())
+
+
+def of_means(ours: list[Tensor], theirs: list[Tensor], labels: Tensor) -> Tensor:
+    """The mean over classes and features of the squared difference of means."""
+    found = [((sum(a) / len(a) - sum(b) / len(b)) ** 2).mean() for a, b in by_class(ours, theirs, labels)]
+    return torch.stack(found).mean()
+
+
+def variance(rows: list[Tensor]) -> Tensor:
+    mean = sum(rows, torch.zeros(())) / len(rows)
+    return sum(((row - mean) ** 2 for row in rows), torch.zeros(())) / (len(rows) - 1)
+
+
+def log_shares(config: MatchingConfig, teacher: nn.Module, image: Tensor) -> Tensor:
+    """The log-softmax (K,) of one image, with temperature and standardisation."""
+    (logits,) = teacher(image[None])
+    if config.standardised:
+        logits = logits - logits.mean()
+        logits = logits / (logits**2).mean().sqrt()
+    return log_softmax(logits[None] / config.temperature)[0]
+
+
+def activations(teacher: nn.Module, image: Tensor) -> list[Tensor]:
+    """What the ReLUs of a network give for one image, flattened, in their order."""
+    found: list[Tensor] = []
+    hooks = [
+        module.register_forward_hook(lambda module, given, result: found.append(result.flatten().clone()))
+        for module in teacher.modules()
+        if isinstance(module, nn.ReLU)
+    ]
+    teacher(image[None])
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def image_gradients(teacher: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
+    """The means over images of the gradients of every weight that isn't a vector."""
+    weights = [parameter.requires_grad_(True) for parameter in teacher.parameters() if parameter.ndim > 1]
+    found = [
+        torch.autograd.grad(cross_entropy(teacher(image[None]), label[None]), weights, create_graph=True)
+        for image, label in zip(images, labels, strict=True)
+    ]
+    return [sum(own, torch.zeros(())) / len(images) for own in zip(*found, strict=True)]
+
+
+def of_gradients(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
+    """The mean over layers and rows of 1 - cos."""
+    layers = []
+    for a, b in zip(ours, theirs, strict=True):
+        rows = [of_directions(x.detach().flatten(), y.flatten()) for x, y in zip(a, b, strict=True)]
+        layers.append(torch.stack(rows).mean())
+    return torch.stack(layers).mean()
+
+
+def of_directions(a: Tensor, b: Tensor) -> Tensor:
+    if min(a.norm(), b.norm()) > 1e-6:
+        return 1 - (a / a.norm()) @ (b / b.norm())
+    short = [x / max(x.norm(), torch.tensor(1e-6)) for x in (a, b)]
+    return ((short[0] - short[1]) ** 2).sum() / 2
 
 
 def gradients(loss: Tensor, module: nn.Module) -> list[Tensor]:
@@ -212,8 +308,8 @@ def prior_losses(
     return losses
 
 
-Draw = Callable[[int, int], tuple[Augmentation, nn.Module] | None]
-"""From rank and step to the augmentation and teacher of that worker, if it has any."""
+Draw = Callable[[int, int], Sequence[tuple[Augmentation, nn.Module]]]
+"""From rank and step to the augmentations and teachers of that worker, if it has any."""
 
 
 def matching_losses(
@@ -261,10 +357,10 @@ def matching_losses(
             total = config.adversarial_weight * adversarial
             own = {"discriminator_loss": critics[rank].item(), "generator_loss": adversarial.item()}
             drawn = draw(rank, number)
-            if drawn is not None:
-                distance = matching_loss(drawn[1], drawn[0], images, fake, dataset)
-                total = total + config.weight * shard_weights[rank] * distance
-                own["matching_loss"] = distance.item()
+            if drawn:
+                matched = matching_loss(drawn, config, images, fake, labels, dataset)
+                total = total + config.weight * shard_weights[rank] * matched
+                own["matching_loss"] = matched.item()
             totals.append(total)
             found.append(own)
         means = average([gradients(loss, generator) for loss in totals])

@@ -3,25 +3,28 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dim_ray.config import HealthConfig, MatchingConfig, PriorConfig
-from dim_ray.core.augment import Augmentation, draw_augmentation
+from dim_ray.config import HealthConfig, MatchingConfig, MatchingKind, PoolConfig, PriorConfig
+from dim_ray.core.augment import Augmentation, augment, draw_augmentation
 from dim_ray.core.data import Dataset, signed
+from dim_ray.core.distances import DISTANCES
 from dim_ray.core.generator import Generator
-from dim_ray.core.matching import distill, logit_distance
+from dim_ray.core.matching import distill
 from dim_ray.core.networks import build_classifier
+from dim_ray.core.online import OnlinePool
 from dim_ray.core.pair import Pair
-from dim_ray.core.pool import Teacher, TeacherPool, shard, shard_weight
+from dim_ray.core.pool import StoredPool, Teacher, TeacherPool, shard, shard_weight
 from dim_ray.core.ports import Collective, NoCheckpointer, SingleWorker
-from dim_ray.core.random import stream
+from dim_ray.core.random import derive_seed, stream
 from tests.core import reference
 from tests.core.tiny import (
     MATCHING,
+    POOL,
     PRIOR,
     RecordingReporter,
     equal_states,
@@ -62,30 +65,78 @@ def train(
     return reporter
 
 
-def load(teacher: Teacher, number: int, dataset: Dataset = DATASET) -> nn.Module:
-    """Returns a snapshot as a network of its own."""
-    network = build_classifier(
-        teacher.architecture,
+def build(architecture: str, rng: torch.Generator, dataset: Dataset = DATASET) -> nn.Module:
+    return build_classifier(
+        architecture,
         num_channels=dataset.num_channels,
         num_classes=dataset.num_classes,
         image_size=dataset.image_size,
-        rng=stream(99),
+        rng=rng,
     )
+
+
+def load(teacher: Teacher, number: int, dataset: Dataset = DATASET) -> nn.Module:
+    """Returns a snapshot as a network of its own."""
+    network = build(teacher.architecture, stream(99), dataset)
     network.load_state_dict(dict(teacher.snapshots[number]))
     return network.eval().requires_grad_(False)
 
 
-def drawing(shards: list[list[Teacher]], config: MatchingConfig) -> reference.Draw:
-    """Returns what each worker draws: parameters of the augmentation first, then teacher and snapshot."""
+def augmentations(config: MatchingConfig, num_workers: int, rng: torch.Generator) -> list[Augmentation]:
+    size = config.batch_size // num_workers
+    return [
+        draw_augmentation(config.augmentation, batch_size=size, image_size=8, rng=rng, shared=True)
+        for _ in range(config.teachers_per_step)
+    ]
 
-    def draw(rank: int, number: int) -> tuple[Augmentation, nn.Module] | None:
+
+def drawing(shards: list[list[Teacher]], config: MatchingConfig) -> reference.Draw:
+    """Returns what each worker draws: parameters of the augmentations first, then teachers, each with its snapshot."""
+
+    def draw(rank: int, number: int) -> list[tuple[Augmentation, nn.Module]]:
         if not shards[rank]:
-            return None
+            return []
         rng = stream(config.seed, "pool", rank, step=number)
-        size = config.batch_size // len(shards)
-        augmentation = draw_augmentation(config.augmentation, batch_size=size, image_size=8, rng=rng, shared=True)
-        teacher = shards[rank][int(torch.randint(len(shards[rank]), (), generator=rng))]
-        return augmentation, load(teacher, int(torch.randint(len(teacher.snapshots), (), generator=rng)))
+        drawn = []
+        for augmentation in augmentations(config, len(shards), rng):
+            teacher = shards[rank][int(torch.randint(len(shards[rank]), (), generator=rng))]
+            drawn.append((augmentation, load(teacher, int(torch.randint(len(teacher.snapshots), (), generator=rng)))))
+        return drawn
+
+    return draw
+
+
+def drawing_online(
+    pool: PoolConfig, architectures: tuple[str, ...], config: MatchingConfig, num_workers: int, dataset: Dataset
+) -> reference.Draw:
+    """Returns what each worker draws from networks that it trains itself, asked for step by step."""
+    num_images = len(dataset.train)
+    training: dict[tuple[int, int, int], tuple[int, nn.Module, reference.Momentum]] = {}
+
+    def begin(rank: int, epoch: int, number: int) -> tuple[int, nn.Module, reference.Momentum]:
+        seed = derive_seed(pool.seed, "online", rank, epoch, number)
+        which = int(torch.randint(len(architectures), (), generator=stream(seed, "architecture")))
+        network = build(architectures[which], stream(seed, "weights"), dataset).train()
+        return seed, network, reference.Momentum(network, pool.learning_rate, pool.momentum, pool.weight_decay)
+
+    def trained(rank: int, step: int, number: int) -> nn.Module:
+        epoch, index = divmod(step, num_images // config.batch_size)
+        if (rank, epoch, number) not in training:
+            training[rank, epoch, number] = begin(rank, epoch, number)
+        seed, network, optimizer = training[rank, epoch, number]
+        for inner in range(index * pool.online_steps, (index + 1) * pool.online_steps):
+            which, first = divmod(inner, num_images // pool.batch_size)
+            order = torch.randperm(num_images, generator=stream(seed, "order", step=which))
+            batch = order[first * pool.batch_size : (first + 1) * pool.batch_size]
+            images = reference.normalise(dataset.train.images[batch] / 255, dataset)
+            images = augment(images, pool.augmentation, stream(seed, "augment", step=inner))
+            logits = torch.cat([network(image[None]) for image in images])
+            optimizer.step(reference.cross_entropy(logits, dataset.train.labels[batch]))
+        return copy.deepcopy(network).eval().requires_grad_(False)
+
+    def draw(rank: int, step: int) -> list[tuple[Augmentation, nn.Module]]:
+        changes = augmentations(config, num_workers, stream(config.seed, "pool", rank, step=step))
+        return [(change, trained(rank, step, number)) for number, change in enumerate(changes)]
 
     return draw
 
@@ -120,11 +171,59 @@ def test_losses_and_weights_are_those_of_the_slow_reference(
         learning_rate=LEARNING_RATE,
         decay=DECAY,
     )
-    reporter = train(pair, TeacherPool(teachers, dataset), config, dataset, prior, shard_weight=1.5)
+    reporter = train(pair, StoredPool(teachers, dataset), config, dataset, prior, shard_weight=1.5)
+    assert_same(pair, reporter, networks, expected)
+
+
+def assert_same(
+    pair: Pair,
+    reporter: RecordingReporter,
+    networks: reference.Networks,
+    expected: list[list[Mapping[str, float]]],
+    steps_per_epoch: int = 1,
+) -> None:
+    """Compares the losses that are reported, those of each epoch's last step, and the weights at the end."""
+    expected = expected[steps_per_epoch - 1 :: steps_per_epoch]
     for name in ("discriminator_loss", "generator_loss", "matching_loss"):
         assert reporter.losses(name) == pytest.approx([losses[name] for (losses,) in expected], rel=1e-5, abs=1e-5)
     for module, slow in zip((pair.generator, pair.average, pair.discriminator), networks, strict=True):
         torch.testing.assert_close(module.state_dict(), slow.state_dict(), atol=1e-5, rtol=1e-4)
+
+
+ONLINE = replace(POOL, kind="online", online_steps=3, batch_size=4, learning_rate=0.1)
+ARCHITECTURES = ("convnet3_w8", "convnet3_w4")
+
+
+@pytest.mark.parametrize("pool_kind", ["stored", "online"])
+@pytest.mark.parametrize("kind", DISTANCES)
+def test_every_kind_is_that_of_the_slow_reference(kind: MatchingKind, pool_kind: str) -> None:
+    dataset = make_dataset(per_class=3)
+    config = replace(
+        MATCHING,
+        kind=kind,
+        weight=20.0 if kind.startswith("logit") else 0.5,  # so that each of them moves the generator
+        temperature=2.5,
+        standardised=True,
+        teachers_per_step=2,
+        batch_size=4,
+        augmentation="color_crop_cutout_flip_scale_rotate",
+    )
+    pair = make_plain_pair(dataset, learning_rate=LEARNING_RATE)
+    networks = plain_networks(pair)
+    pool: TeacherPool
+    if pool_kind == "stored":
+        teachers = make_teachers(dataset, [2, 1, 3])
+        pool, draw = StoredPool(teachers, dataset), drawing([teachers], config)
+    else:
+        pool = OnlinePool(ONLINE, ARCHITECTURES, dataset, steps_per_epoch=2, rank=0)
+        draw = drawing_online(ONLINE, ARCHITECTURES, config, 1, dataset)
+    expected, _ = reference.matching_losses(
+        networks, config, PRIOR, dataset, draw, shard_weights=[1.5], learning_rate=LEARNING_RATE, decay=0.0
+    )
+    assert len(expected) == 4
+    assert all(own["matching_loss"] > 1e-5 for (own,) in expected)
+    reporter = train(pair, pool, config, dataset, shard_weight=1.5)
+    assert_same(pair, reporter, networks, expected, steps_per_epoch=2)
 
 
 class Echo(Generator):
@@ -139,37 +238,22 @@ class Echo(Generator):
         return signed(self._dataset.train.images[first]) + 0 * next(self.parameters()).sum()
 
 
-class WatchingPool:
-    """A pool of one teacher that keeps what it is shown."""
-
-    def __init__(self, teacher: nn.Module) -> None:
-        self.shown: list[Tensor] = []
-        self._teacher = teacher
-
-    def draw(self, rng: torch.Generator) -> Any:
-        assert rng.device.type == "cpu"
-
-        def classify(images: Tensor) -> Tensor:
-            self.shown.append(images.detach())
-            logits: Tensor = self._teacher(images)
-            return logits
-
-        return classify
-
-
 @pytest.mark.parametrize("operation", ["color", "crop", "cutout", "flip", "rotate", "scale"])
 def test_both_halves_are_changed_in_the_same_way(operation: str) -> None:
     # One image a class: the generator's images of the labels are then the real ones, in the same order.
     dataset = make_dataset(per_class=1)
     generator = Echo(dataset)
     pair = replace(make_plain_pair(dataset), generator=generator, average=generator)
-    pool = WatchingPool(load(make_teachers(dataset, [1])[0], 0, dataset))
+    pool = StoredPool(make_teachers(dataset, [1]), dataset)
+    [teacher] = pool.draw(0, 1, stream(0))
+    shown: list[Tensor] = []
+    teacher.network.register_forward_pre_hook(lambda network, given: shown.append(given[0].detach()))
     config = replace(MATCHING, batch_size=3, epochs=4, augmentation=operation)
-    reporter = train(pair, cast(TeacherPool, pool), config, dataset)
+    reporter = train(pair, pool, config, dataset)
     assert reporter.losses("matching_loss") == pytest.approx([0.0] * 4, abs=1e-6)
-    assert len(pool.shown) == 8
+    assert len(shown) == 8
     changes = []
-    for number, (real, generated) in enumerate(zip(pool.shown[::2], pool.shown[1::2], strict=True)):
+    for number, (real, generated) in enumerate(zip(shown[::2], shown[1::2], strict=True)):
         torch.testing.assert_close(real, generated, atol=1e-4, rtol=1e-4)
         batch = reference.order("matching", config.seed, number, 3)
         plain = reference.normalise(dataset.train.images[batch] / 255, dataset)
@@ -177,28 +261,23 @@ def test_both_halves_are_changed_in_the_same_way(operation: str) -> None:
     assert max(changes) > 0.1, "nothing was augmented"
 
 
-def test_distance_is_the_mean_square_of_the_difference_of_log_shares() -> None:
-    logits = torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 5.0]])
-    other = torch.tensor([[11.0, 12.0, 13.0], [1.0, 0.0, 5.0]], requires_grad=True)
-    distance = logit_distance(lambda images: images, logits, other)
-    difference = reference.log_softmax(logits) - reference.log_softmax(other)
-    assert difference[0].abs().max() < 1e-5, "a constant added to all logits is no difference"
-    assert distance.item() == pytest.approx((difference**2).sum().item() / 6)
-
-
-def test_gradient_goes_through_the_generated_half_alone() -> None:
-    real, generated = (torch.randn(4, 1, 8, 8, requires_grad=True) for _ in range(2))
-    teacher = load(make_teachers(DATASET, [1])[0], 0)
-    logit_distance(teacher, real, generated).backward()
-    assert real.grad is None
-    assert generated.grad is not None
-    assert generated.grad.abs().sum() > 0
+def test_each_teacher_of_a_step_has_an_augmentation_of_its_own() -> None:
+    dataset = make_dataset(per_class=1)
+    pool = StoredPool(make_teachers(dataset, [1]), dataset)
+    [teacher] = pool.draw(0, 1, stream(0))
+    shown: list[Tensor] = []
+    teacher.network.register_forward_pre_hook(lambda network, given: shown.append(given[0].detach()))
+    config = replace(MATCHING, batch_size=3, epochs=1, augmentation="color", teachers_per_step=3)
+    train(make_plain_pair(dataset), pool, config, dataset)
+    real = shown[::2]
+    assert len(shown) == 6
+    assert not any(torch.equal(real[first], real[second]) for first in range(3) for second in range(first))
 
 
 def test_teachers_are_not_changed_by_being_matched() -> None:
     teachers = make_teachers(DATASET, [1, 2], "resnet10_w4")
     before = copy.deepcopy([dict(snapshot) for teacher in teachers for snapshot in teacher.snapshots])
-    train(make_pair(DATASET), TeacherPool(teachers, DATASET))
+    train(make_pair(DATASET), StoredPool(teachers, DATASET))
     after = [dict(snapshot) for teacher in teachers for snapshot in teacher.snapshots]
     assert all(equal_states(first, second) for first, second in zip(before, after, strict=True))
 
@@ -213,7 +292,7 @@ def test_without_a_pool_it_is_adversarial_training_with_the_real_labels() -> Non
         config,
         PRIOR,
         dataset,
-        lambda rank, number: None,
+        lambda rank, number: [],
         shard_weights=[1.0],
         learning_rate=LEARNING_RATE,
         decay=0.0,
@@ -225,7 +304,7 @@ def test_without_a_pool_it_is_adversarial_training_with_the_real_labels() -> Non
 
 def test_measuring_an_epoch_does_not_change_the_training() -> None:
     pairs = [make_pair(DATASET, ema_decay=decay) for decay in (0.0, 0.0, 0.5, 0.5)]
-    pool = TeacherPool(make_teachers(DATASET, [2]), DATASET)
+    pool = StoredPool(make_teachers(DATASET, [2]), DATASET)
     for number, pair in enumerate(pairs):
 
         def measure(epoch: int, pair: Pair = pair) -> Mapping[str, float]:
@@ -246,49 +325,74 @@ DISTRIBUTED = replace(MATCHING, epochs=1, batch_size=12, weight=2.0)
 
 
 def distill_shard(
-    collective: Collective, num_teachers: int
+    collective: Collective, kind: MatchingKind, num_teachers: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], RecordingReporter]:
-    """Returns the weights, the last step's averaged gradients, and what was reported."""
+    """Returns the weights, the last step's averaged gradients, and what was reported; 0 teachers are online ones."""
     numbers = range(num_teachers)
     teachers = make_teachers(DATASET, [1 + number % 2 for number in numbers])
     mine = [teachers[number] for number in shard(numbers, collective)]
     pair = make_plain_pair(DATASET, ema_decay=DECAY, learning_rate=LEARNING_RATE)
+    pool: TeacherPool | None = StoredPool(mine, DATASET) if mine else None
+    if num_teachers == 0:
+        pool = OnlinePool(ONLINE, ARCHITECTURES, DATASET, steps_per_epoch=2, rank=collective.rank)
     reporter = train(
         pair,
-        TeacherPool(mine, DATASET) if mine else None,
-        DISTRIBUTED,
+        pool,
+        replace(DISTRIBUTED, kind=kind),
         shard_weight=shard_weight(numbers, collective),
         collective=collective,
     )
     gradients = {
-        f"{kind}.{name}": parameter.grad
-        for kind, network in (("generator", pair.generator), ("discriminator", pair.discriminator))
+        f"{prefix}.{name}": parameter.grad
+        for prefix, network in (("generator", pair.generator), ("discriminator", pair.discriminator))
         for name, parameter in network.named_parameters()
         if parameter.grad is not None
     }
     return pair.weights(), gradients, reporter
 
 
-@pytest.mark.parametrize(("num_teachers", "num_workers"), [(3, 2), (1, 2), (5, 3)])
-def test_workers_train_as_one_that_computes_every_share_itself(num_teachers: int, num_workers: int) -> None:
-    results = workers().run(num_workers, distill_shard, num_teachers)
+@pytest.mark.parametrize(
+    ("kind", "num_teachers", "num_workers"),
+    [
+        ("logits", 3, 2),
+        ("logits", 1, 2),
+        ("logits", 5, 3),
+        ("logit_moments", 3, 2),
+        ("features", 3, 2),
+        ("gradients", 3, 2),
+        ("logits", 0, 2),
+        ("gradients", 0, 3),
+    ],
+)
+def test_workers_train_as_one_that_computes_every_share_itself(
+    kind: MatchingKind, num_teachers: int, num_workers: int
+) -> None:
+    results = workers().run(num_workers, distill_shard, kind, num_teachers)
+    config = replace(DISTRIBUTED, kind=kind)
     pair = make_plain_pair(DATASET, ema_decay=DECAY, learning_rate=LEARNING_RATE)
     networks = plain_networks(pair)
     teachers = make_teachers(DATASET, [1 + number % 2 for number in range(num_teachers)])
+    shards = [teachers[rank::num_workers] for rank in range(num_workers)]
+    if num_teachers:
+        draw = drawing(shards, config)
+        weights_of_shards = [len(own) * num_workers / num_teachers for own in shards]
+    else:
+        draw = drawing_online(ONLINE, ARCHITECTURES, config, num_workers, DATASET)
+        weights_of_shards = [1.0] * num_workers
     losses, gradients = reference.matching_losses(
         networks,
-        DISTRIBUTED,
+        config,
         PRIOR,
         DATASET,
-        drawing([teachers[rank::num_workers] for rank in range(num_workers)], DISTRIBUTED),
-        shard_weights=[len(teachers[rank::num_workers]) * num_workers / num_teachers for rank in range(num_workers)],
+        draw,
+        shard_weights=weights_of_shards,
         learning_rate=LEARNING_RATE,
         decay=DECAY,
     )
     weights, found, _ = results[0]
-    for kind, network in zip(("generator", "average", "discriminator"), networks, strict=True):
+    for prefix, network in zip(("generator", "average", "discriminator"), networks, strict=True):
         for name, parameter in network.named_parameters():
-            torch.testing.assert_close(weights[f"{kind}.{name}"], parameter.detach(), atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(weights[f"{prefix}.{name}"], parameter.detach(), atol=1e-4, rtol=1e-4)
     assert found.keys() == gradients.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(found[name], gradient, atol=1e-4, rtol=1e-3, msg=name)

@@ -15,8 +15,9 @@ from dim_ray.core.augment import augment
 from dim_ray.core.data import Dataset
 from dim_ray.core.networks import build_classifier
 from dim_ray.core.pool import (
+    DrawnTeacher,
+    StoredPool,
     Teacher,
-    TeacherPool,
     accuracy,
     shard,
     shard_weight,
@@ -158,6 +159,22 @@ def test_snapshots_are_taken_at_powers_of_one_ratio(num_steps: int, num_snapshot
     assert snapshot_steps(num_steps, num_snapshots) == steps
 
 
+@pytest.mark.parametrize(
+    ("num_steps", "num_snapshots", "steps"),
+    [(100, 1, [100]), (100, 4, [25, 50, 75, 100]), (10, 3, [3, 7, 10]), (3, 5, [1, 2, 3]), (1, 4, [1])],
+)
+def test_snapshots_of_linear_spacing_are_taken_at_equal_distances(
+    num_steps: int, num_snapshots: int, steps: list[int]
+) -> None:
+    assert snapshot_steps(num_steps, num_snapshots, "linear") == steps
+
+
+def test_teacher_keeps_the_snapshots_of_its_spacing() -> None:
+    config = replace(POOL, num_snapshots=2, snapshot_spacing="linear")
+    assert train(config)[0].steps == [NUM_STEPS // 2, NUM_STEPS]
+    assert train(replace(config, snapshot_spacing="logarithmic"))[0].steps == [round(NUM_STEPS**0.5), NUM_STEPS]
+
+
 def test_snapshot_steps_are_distinct_increasing_and_end_with_the_last() -> None:
     for num_steps in (1, 2, 3, 5, 7, 11, 20, 64, 390, 19_500):
         for num_snapshots in range(1, 12):
@@ -181,11 +198,16 @@ def marked(dataset: Dataset, snapshots: list[int], architecture: str = ARCHITECT
     return teachers
 
 
+def draw(pool: StoredPool, rng: torch.Generator) -> DrawnTeacher:
+    [teacher] = pool.draw(0, 1, rng)
+    return teacher
+
+
 def test_draws_are_uniform_over_teachers_and_then_over_their_snapshots() -> None:
-    pool = TeacherPool(marked(DATASET, [1, 3]), DATASET)
+    pool = StoredPool(marked(DATASET, [1, 3]), DATASET)
     assert len(pool) == 2
     rng, image = stream(0, "draws"), torch.zeros(1, 1, 8, 8)
-    draws = Counter(tuple(pool.draw(rng)(image)[0, :2].tolist()) for _ in range(1200))
+    draws = Counter(tuple(draw(pool, rng)(image)[0, :2].tolist()) for _ in range(1200))
     expected = {(0.0, 0.0): 600, (1.0, 0.0): 200, (1.0, 1.0): 200, (1.0, 2.0): 200}
     assert draws.keys() == expected.keys()
     for mark, count in expected.items():
@@ -201,13 +223,13 @@ def test_draw_is_the_snapshot_in_eval_mode_with_a_gradient_to_the_images(archite
                 if "running_mean" in name:
                     tensor.normal_(generator=stream(1, name))
     before = copy.deepcopy([dict(teacher.snapshots[0]) for teacher in teachers])
-    pool = TeacherPool(teachers, DATASET)
+    pool = StoredPool(teachers, DATASET)
     images = torch.randn(3, 1, 8, 8, generator=stream(0), requires_grad=True)
     rng, same = stream(3), stream(3)
     for _ in range(4):
         number = int(torch.randint(2, (), generator=same))
         torch.randint(1, (), generator=same)
-        logits = pool.draw(rng)(images)
+        logits = draw(pool, rng)(images)
         expected = torch.cat([load(teachers[number], 0)(image[None]) for image in images])
         torch.testing.assert_close(logits, expected)
         images.grad = None
@@ -216,18 +238,27 @@ def test_draw_is_the_snapshot_in_eval_mode_with_a_gradient_to_the_images(archite
     assert all(equal_states(a, t.snapshots[0]) for a, t in zip(before, teachers, strict=True))
 
 
+def test_several_draws_of_a_step_are_independent() -> None:
+    pool = StoredPool(marked(DATASET, [1, 3]), DATASET)
+    rng, same, image = stream(0), stream(0), torch.zeros(1, 1, 8, 8)
+    together = [teacher(image) for teacher in pool.draw(0, 40, rng)]
+    one_by_one = [draw(pool, same)(image) for _ in range(40)]
+    torch.testing.assert_close(together, one_by_one, atol=0, rtol=0)
+    assert len({tuple(logits[0].tolist()) for logits in together}) == 4
+
+
 def test_pool_may_mix_architectures() -> None:
     first, second = marked(DATASET, [1, 1])
     third = marked(DATASET, [1, 1, 1], RESNET)[2]
-    pool = TeacherPool([first, second, third], DATASET)
+    pool = StoredPool([first, second, third], DATASET)
     rng, image = stream(0), torch.zeros(1, 1, 8, 8)
-    assert {pool.draw(rng)(image)[0, 0].item() for _ in range(50)} == {0.0, 1.0, 2.0}
+    assert {draw(pool, rng)(image)[0, 0].item() for _ in range(50)} == {0.0, 1.0, 2.0}
 
 
 def test_draw_keeps_its_snapshot_when_another_is_drawn() -> None:
-    pool = TeacherPool(marked(DATASET, [1, 1]), DATASET)
+    pool = StoredPool(marked(DATASET, [1, 1]), DATASET)
     rng, image = stream(0), torch.zeros(1, 1, 8, 8)
-    classifiers = [pool.draw(rng) for _ in range(20)]
+    classifiers = [draw(pool, rng) for _ in range(20)]
     early = [classifier(image)[0, 0].item() for classifier in classifiers]
     assert early == [classifier(image)[0, 0].item() for classifier in classifiers]
     assert set(early) == {0.0, 1.0}
@@ -238,7 +269,7 @@ def test_snapshot_that_lacks_a_tensor_is_not_filled_up_with_noise() -> None:
     name = next(iter(teacher.snapshots[0]))
     spoilt = replace(teacher, snapshots=[{k: v for k, v in teacher.snapshots[0].items() if k != name}])
     with pytest.raises(RuntimeError, match=name):
-        TeacherPool([spoilt], DATASET).draw(stream(0))(torch.zeros(1, 1, 8, 8))
+        draw(StoredPool([spoilt], DATASET), stream(0))(torch.zeros(1, 1, 8, 8))
 
 
 @pytest.mark.parametrize("batch", [1, 5, 12, 1000])

@@ -15,8 +15,9 @@ from dim_ray.config import HealthConfig
 from dim_ray.core.adversarial import train_prior
 from dim_ray.core.checkpoint import loads, with_prefix
 from dim_ray.core.matching import distill
+from dim_ray.core.online import OnlinePool
 from dim_ray.core.pair import Pair
-from dim_ray.core.pool import TeacherPool, train_teacher
+from dim_ray.core.pool import StoredPool, TeacherPool, train_teacher
 from dim_ray.core.ports import Checkpointer, Collective, NoCheckpointer, Reporter, SilentReporter, SingleWorker
 from dim_ray.core.random import stream
 from dim_ray.errors import DivergedError
@@ -38,6 +39,8 @@ from tests.core.tiny import (
 from tests.core.workers import workers
 
 DATASET = make_dataset()
+ONLINE = replace(POOL, kind="online", online_steps=2)
+ARCHITECTURES = ("convnet3_w8", "resnet10_w4")
 Run = Callable[..., Mapping[str, Tensor]]
 
 
@@ -82,9 +85,14 @@ def run_matching(
     ema_decay: float = 0.0,
     learning_rate: float | None = None,
     collective: Collective | None = None,
+    is_online: bool = False,
 ) -> Mapping[str, Tensor]:
     pair = make_pair(DATASET, ema_decay=ema_decay)
     set_rate(pair, learning_rate)
+    collective = collective or SingleWorker()
+    pool: TeacherPool = StoredPool(make_teachers(DATASET, [2, 1]), DATASET)
+    if is_online:
+        pool = OnlinePool(ONLINE, ARCHITECTURES, DATASET, steps_per_epoch=STEPS_PER_EPOCH, rank=collective.rank)
 
     def measure(epoch: int) -> Mapping[str, float]:
         pair.average.eval()  # as students leave it
@@ -93,8 +101,8 @@ def run_matching(
 
     distill(
         pair,
-        TeacherPool(make_teachers(DATASET, [2, 1]), DATASET),
-        MATCHING,
+        pool,
+        replace(MATCHING, teachers_per_step=2),
         PRIOR,
         DATASET,
         shard_weight=1.0,
@@ -102,7 +110,7 @@ def run_matching(
         after_epoch=measure,
         reporter=reporter,
         checkpointer=checkpointer,
-        collective=collective or SingleWorker(),
+        collective=collective,
     )
     return pair.state()
 
@@ -121,8 +129,9 @@ STAGES: dict[str, tuple[Run, dict[str, Any]]] = {
     "prior with two discriminator steps": (run_prior, {"discriminator_steps": 2}),
     "matching": (run_matching, {}),
     "matching with average": (run_matching, {"ema_decay": 0.6}),
+    "matching online": (run_matching, {"is_online": True}),
 }
-PLAIN = ("teacher", "prior with average", "matching with average")
+PLAIN = ("teacher", "prior with average", "matching with average", "matching online")
 
 
 class Uninterrupted:
@@ -289,18 +298,19 @@ def run_worker(
     collective: Collective, stage: str, data: bytes | None, num_steps: int | None
 ) -> tuple[bytes | None, Mapping[str, Tensor]]:
     """Returns the state that was saved last, and the end of the stage unless it was ended behind `num_steps`."""
-    run = {"prior": run_prior, "matching": run_matching}[stage]
+    run, arguments = STAGES[stage]
     # As the storage has it: all workers read one state, and worker 0 alone writes it.
     checkpointer = MemoryCheckpointer(data, every=1 if collective.rank == 0 else 10**9)
     if num_steps is None:
-        result = run(checkpointer, SilentReporter(), ema_decay=0.6, collective=collective)
+        result = run(checkpointer, SilentReporter(), collective=collective, **{**arguments, "ema_decay": 0.6})
         return checkpointer.data, dict(result)
+    ending = Ending(collective, 2 * num_steps)
     with pytest.raises(InterruptedStageError):
-        run(checkpointer, SilentReporter(), ema_decay=0.6, collective=Ending(collective, 2 * num_steps))
+        run(checkpointer, SilentReporter(), collective=ending, **{**arguments, "ema_decay": 0.6})
     return checkpointer.data, {}
 
 
-@pytest.mark.parametrize("stage", ["prior", "matching"])
+@pytest.mark.parametrize("stage", ["prior", "matching", "matching online"])
 @pytest.mark.parametrize("stop_after", [STEPS_PER_EPOCH, 5])
 def test_two_workers_go_on_to_the_same_bits_from_the_state_that_one_of_them_saved(stage: str, stop_after: int) -> None:
     expected = [result for _, result in workers().run(2, run_worker, stage, None, None)]
@@ -312,6 +322,6 @@ def test_two_workers_go_on_to_the_same_bits_from_the_state_that_one_of_them_save
         assert equal_states(result, expected[0])
 
 
-@pytest.mark.parametrize("stage", ["prior", "matching"])
+@pytest.mark.parametrize("stage", ["prior", "matching", "matching online"])
 def test_two_workers_that_end_in_their_first_epoch_leave_no_state(stage: str) -> None:
     assert workers().run(2, run_worker, stage, None, STEPS_PER_EPOCH - 1)[0][0] is None

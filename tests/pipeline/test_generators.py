@@ -11,14 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from dim_ray.config import Config, HealthConfig, StorageConfig, Weights
+from dim_ray.config import Config, HealthConfig, NetworksConfig, StorageConfig, Weights
 from dim_ray.core.generator import Generator
 from dim_ray.core.matching import distill
 from dim_ray.core.pair import Pair, build_pair
-from dim_ray.core.pool import TeacherPool
+from dim_ray.core.pool import StoredPool
 from dim_ray.core.ports import NoCheckpointer, SilentReporter, SingleWorker, State
 from dim_ray.errors import DivergedError
-from dim_ray.pipeline import generators
+from dim_ray.pipeline import generators, teachers
 from dim_ray.pipeline.generators import (
     GENERATOR_FILE,
     SAMPLES_FILE,
@@ -32,7 +32,7 @@ from dim_ray.pipeline.priors import build_prior, load_prior, prior_fingerprint
 from dim_ray.pipeline.students import validate
 from dim_ray.pipeline.teachers import load_teacher, missing_teachers, teacher_fingerprint
 from dim_ray.pipeline.workspace import StoredCheckpointer, Workspace
-from tests.core.tiny import InterruptedStageError, OneOfSeveral, RecordingReporter, equal_states
+from tests.core.tiny import ARCHITECTURE, InterruptedStageError, OneOfSeveral, RecordingReporter, equal_states
 from tests.pipeline.small import build_networks, distil, file_bytes, make_config, make_work
 
 
@@ -45,15 +45,25 @@ def with_matching(work: Workspace, **changes: Any) -> Workspace:
     return replace(work, config=replace(work.config, matching=replace(work.config.matching, **changes)))
 
 
+def with_pool(work: Workspace, **changes: Any) -> Workspace:
+    return replace(work, config=replace(work.config, pool=replace(work.config.pool, **changes)))
+
+
 def test_generator_is_another_one_for_everything_that_makes_it(built: Workspace) -> None:
     config = built.config
     changed = [
         with_matching(built, weight=0.4),
         with_matching(built, epochs=3),
         with_matching(built, kind="none"),
+        with_matching(built, kind="features"),
+        with_matching(built, temperature=2.0),
+        with_matching(built, standardised=True),
+        with_matching(built, teachers_per_step=2),
+        with_pool(built, kind="online"),
         replace(built, dataset=replace(built.dataset, digest="1" * 16)),
-        replace(built, config=replace(config, pool=replace(config.pool, size=1))),
-        replace(built, config=replace(config, pool=replace(config.pool, epochs=9))),
+        with_pool(built, size=1),
+        with_pool(built, epochs=9),
+        with_pool(built, snapshot_spacing="linear"),
         replace(built, config=replace(config, prior=replace(config.prior, epochs=9))),
         replace(built, config=replace(config, generator=replace(config.generator, ema_decay=0.5))),
         replace(built, config=replace(config, study=replace(config.study, workers_per_trial=2))),
@@ -62,11 +72,49 @@ def test_generator_is_another_one_for_everything_that_makes_it(built: Workspace)
     assert len(fingerprints) == 1 + len(changed)
 
 
+@pytest.mark.parametrize(
+    "unused", [{"size": 1}, {"epochs": 9}, {"num_snapshots": 1}, {"snapshot_spacing": "linear"}], ids=str
+)
+def test_online_generator_does_not_depend_on_what_stored_teachers_need(
+    built: Workspace, unused: dict[str, Any]
+) -> None:
+    work = with_pool(built, kind="online")
+    assert generator_fingerprint(with_pool(work, **unused)) == generator_fingerprint(work)
+
+
+def test_online_generator_is_another_one_for_everything_that_makes_its_teachers(built: Workspace) -> None:
+    work = with_pool(built, kind="online")
+    changed = [
+        with_pool(work, online_steps=3),
+        with_pool(work, batch_size=4),
+        with_pool(work, learning_rate=0.2),
+        with_pool(work, augmentation="none"),
+        with_pool(work, seed=9),
+        replace(work, config=replace(work.config, networks=NetworksConfig(teachers=("convnet3_w4",)))),
+    ]
+    assert len({generator_fingerprint(other) for other in (work, *changed)}) == 1 + len(changed)
+
+
+def test_generator_of_stored_teachers_does_not_depend_on_what_online_ones_need(built: Workspace) -> None:
+    assert generator_fingerprint(with_pool(built, online_steps=3)) == generator_fingerprint(built)
+
+
+def test_online_generator_needs_no_stored_teachers_and_its_card_names_the_architectures(tmp_path: Path) -> None:
+    work = with_pool(make_work(tmp_path), kind="online", online_steps=2)
+    build_networks(work)
+    reporter = RecordingReporter()
+    card = work.artifacts.read_card("generators", distil(work, reporter))
+    assert all(loss > 0 for loss in reporter.losses("matching_loss"))
+    assert card["teachers"] == []
+    assert card["training"]["architectures"] == [ARCHITECTURE]
+    assert (card["training"]["pool"]["kind"], card["training"]["pool"]["online_steps"]) == ("online", 2)
+    assert not (tmp_path / "teachers").exists()
+
+
 def test_generator_that_matches_nothing_does_not_depend_on_the_pool(built: Workspace) -> None:
     work = with_matching(built, kind="none")
-    pool = replace(work.config.pool, size=1, epochs=9)
-    other = replace(work, config=replace(work.config, pool=pool))
-    assert generator_fingerprint(other) == generator_fingerprint(work)
+    for change in ({"size": 1, "epochs": 9}, {"kind": "online"}):
+        assert generator_fingerprint(with_pool(work, **change)) == generator_fingerprint(work)
     for file in Path(built.artifacts.root, "teachers").rglob("*.safetensors"):
         file.unlink()
     work.artifacts.read("generators", distil(work))  # read needs no teacher
@@ -111,7 +159,7 @@ def test_stored_generator_is_what_distillation_makes_of_the_stored_prior_and_tea
     assert not equal_states(stored.state_dict(), pair.average.state_dict())
     distill(
         pair,
-        TeacherPool([load_teacher(work, number) for number in range(3)], work.dataset),
+        StoredPool([load_teacher(work, number) for number in range(3)], work.dataset),
         config.matching,
         config.prior,
         work.dataset,
@@ -153,7 +201,7 @@ def test_each_worker_distils_with_its_own_shard_and_the_weight_of_it(
     def record(pair: Pair, pool: SimpleNamespace | None, *sections: Any, **options: Any) -> None:
         calls.append({"pair": pair, "pool": pool, "sections": sections, **options})
 
-    monkeypatch.setattr(generators, "TeacherPool", lambda teachers, dataset: SimpleNamespace(teachers=teachers))
+    monkeypatch.setattr(teachers, "StoredPool", lambda teachers, dataset: SimpleNamespace(teachers=teachers))
     monkeypatch.setattr(generators, "distill", record)
     reporter = RecordingReporter()
     distil(work, reporter, collective)
@@ -327,12 +375,14 @@ def test_worker_that_does_not_see_the_generator_yet_follows_the_one_that_does(
     assert reporter.steps == [2]
 
 
+@pytest.mark.parametrize("pool_kind", ["stored", "online"])
 @pytest.mark.parametrize("num_saves", [1, 3, 4])
 def test_distillation_killed_after_a_save_goes_on_to_the_same_bits(
-    built: Workspace, monkeypatch: pytest.MonkeyPatch, num_saves: int
+    built: Workspace, monkeypatch: pytest.MonkeyPatch, num_saves: int, pool_kind: str
 ) -> None:
     storage = StorageConfig(root=built.config.storage.root, checkpoint_seconds=0.0)
     work = undistilled(replace(built, config=replace(built.config, storage=storage)))
+    work = with_pool(work, kind=pool_kind, online_steps=2)
     saved: list[State] = []
 
     def save_and_die(self: StoredCheckpointer, state: State) -> None:

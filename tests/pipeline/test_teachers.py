@@ -8,13 +8,16 @@ import pytest
 import torch
 
 from dim_ray.config import NetworksConfig, Precision
-from dim_ray.core.pool import TeacherPool, train_teacher
-from dim_ray.core.ports import SilentReporter
+from dim_ray.core.online import OnlinePool
+from dim_ray.core.pool import StoredPool, train_teacher
+from dim_ray.core.ports import SilentReporter, SingleWorker
+from dim_ray.core.random import stream
 from dim_ray.pipeline import teachers
 from dim_ray.pipeline.teachers import (
     build_teacher,
     load_teacher,
     missing_teachers,
+    open_pool,
     pool_teachers,
     teacher_fingerprint,
 )
@@ -53,6 +56,31 @@ def test_where_nothing_is_matched_no_teacher_is_missing(tmp_path: Path) -> None:
     assert missing_teachers(replace(work, config=alone)) == []
 
 
+def test_online_no_teacher_is_missing(tmp_path: Path) -> None:
+    work = with_pool(make_work(tmp_path), kind="online")
+    assert list(pool_teachers(work.config)) == []
+    assert missing_teachers(work) == []
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_online_pool_is_made_of_the_configuration(tmp_path: Path, rank: int) -> None:
+    architectures = ("convnet3_w8", "convnet3_w4")
+    work = with_pool(make_work(tmp_path, networks=NetworksConfig(teachers=architectures)), kind="online")
+    pool = open_pool(work, tiny.OneOfSeveral(rank, 2))
+    direct = OnlinePool(work.config.pool, architectures, work.dataset, steps_per_epoch=tiny.STEPS_PER_EPOCH, rank=rank)
+    assert pool is not None
+    for step in range(tiny.STEPS_PER_EPOCH + 1):
+        for ours, theirs in zip(pool.draw(step, 2, stream(0)), direct.draw(step, 2, stream(0)), strict=True):
+            assert tiny.equal_states(ours.tensors, theirs.tensors)
+
+
+@pytest.mark.parametrize("kind", ["stored", "online"])
+def test_where_nothing_is_matched_there_is_no_pool(tmp_path: Path, kind: str) -> None:
+    work = with_pool(make_work(tmp_path), kind=kind)
+    work = replace(work, config=replace(work.config, matching=replace(work.config.matching, kind="none")))
+    assert open_pool(work, SingleWorker()) is None
+
+
 @pytest.mark.parametrize(
     ("precision", "has_bfloat16", "expected"),
     [
@@ -85,6 +113,7 @@ def test_teacher_is_another_one_for_other_data_recipe_or_architecture(tmp_path: 
     others = [
         replace(work, dataset=replace(work.dataset, digest="1" * 16)),
         with_pool(work, epochs=3),
+        with_pool(work, snapshot_spacing="linear"),
         with_pool(work, seed=9),
         replace(work, config=replace(work.config, networks=NetworksConfig(teachers=("convnet3_w4",)))),
     ]
@@ -102,7 +131,8 @@ def test_teacher_does_not_depend_on_what_it_is_used_for(tmp_path: Path) -> None:
             config,
             generator=replace(config.generator, capacity=9),
             prior=replace(config.prior, epochs=9),
-            matching=replace(config.matching, weight=0.9),
+            matching=replace(config.matching, weight=0.9, teachers_per_step=2),
+            pool=replace(config.pool, size=5, online_steps=3),
             study=replace(config.study, workers_per_trial=2),
             networks=replace(config.networks, students=("resnet10",)),
         ),
@@ -134,7 +164,7 @@ def test_loaded_teacher_has_the_snapshots_that_were_trained(tmp_path: Path) -> N
     assert len(loaded.snapshots) == work.config.pool.num_snapshots
     assert all(map(tiny.equal_states, loaded.snapshots, direct.snapshots))
     assert loaded.validation_accuracy == direct.validation_accuracy
-    TeacherPool([loaded], work.dataset)
+    StoredPool([loaded], work.dataset)
 
 
 def test_interrupted_teacher_goes_on_to_the_same_bits(tmp_path: Path) -> None:

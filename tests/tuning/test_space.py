@@ -8,8 +8,10 @@ import optuna
 import pytest
 
 from dim_ray.config import Config, StudyConfig, to_dict
+from dim_ray.errors import ConfigError
+from tests.core.tiny import make_dataset
 from tests.pipeline.small import make_config
-from tuning.space import PARAMETERS, configure, search_space
+from tuning.space import PARAMETERS, check_search, configure, search_space
 
 PARAMETERS_OF_A_TRIAL = {"pool_size": 2, "capacity": 8, "matching_weight": 0.25, "adversarial_weight": 1.5}
 
@@ -61,3 +63,14 @@ def test_trial_differs_from_its_study_by_the_four_parameters_alone(config: Confi
 def test_parameters_that_are_not_all_there_are_refused(config: Config) -> None:
     with pytest.raises(KeyError, match="capacity"):
         configure(config, {name: value for name, value in PARAMETERS_OF_A_TRIAL.items() if name != "capacity"})
+
+
+def test_several_sizes_of_a_pool_that_has_none_are_refused(config: Config) -> None:
+    dataset = make_dataset()
+    check_search(config, dataset)
+    online = replace(config, pool=replace(config.pool, kind="online"))
+    with pytest.raises(
+        ConfigError, match=r"study\.pool_sizes is 1 2, but pool\.kind is 'online'.*--study\.pool_sizes 1"
+    ):
+        check_search(online, dataset)
+    check_search(replace(online, study=replace(config.study, pool_sizes=(1,))), dataset)

@@ -1,0 +1,133 @@
+"""The pool whose teachers are trained while the generator is, as in the method's reference implementation.
+
+    pool = OnlinePool(config, ("convnet3", "resnet10"), dataset, steps_per_epoch=703, rank=0)
+    [drawn] = pool.draw(step, 1, rng)
+
+Every epoch of the distillation begins with a fresh network of an architecture drawn at random. Before every step of
+the generator it is trained on some batches of real images. It is in train mode for those alone: matched, it is in eval
+mode, as stored teachers are, so that an image's logits don't depend on the images beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from dim_ray.config import PoolConfig
+from dim_ray.core.checkpoint import (
+    module_tensors,
+    optimizer_tensors,
+    restore_module,
+    restore_optimizer,
+    with_prefix,
+    without_prefix,
+)
+from dim_ray.core.data import Dataset
+from dim_ray.core.pool import DrawnTeacher, build_network, make_optimizer, train_step
+from dim_ray.core.random import derive_seed, stream
+
+__all__ = ["OnlinePool"]
+
+
+class OnlinePool:
+    """A TeacherPool of one worker, which holds as many networks as a step draws and trains each of them.
+
+    Args:
+        config: Steps, optimiser, batch size, augmentation and seed.
+        architectures: What fresh networks are drawn from, uniformly.
+        dataset: Real images; decides shapes and device.
+        steps_per_epoch: Of the distillation.
+        rank: Of the worker: each has networks of its own.
+    """
+
+    def __init__(
+        self, config: PoolConfig, architectures: Sequence[str], dataset: Dataset, *, steps_per_epoch: int, rank: int
+    ) -> None:
+        self._config = config
+        self._architectures = architectures
+        self._dataset = dataset
+        self._steps_per_epoch = steps_per_epoch
+        self._rank = rank
+        self._teachers: list[_OnlineTeacher] = []
+        self._saved: Mapping[str, Tensor] = {}
+        self._epoch: int | None = None
+        self._next_step = 0
+
+    def draw(self, step: int, count: int, rng: torch.Generator) -> Sequence[DrawnTeacher]:
+        """Trains this epoch's networks further and returns them; `rng` is left alone."""
+        epoch, index = divmod(step, self._steps_per_epoch)
+        if epoch != self._epoch:
+            self._begin(epoch, count)
+        self._next_step = step + 1
+        for teacher in self._teachers:
+            teacher.train(index * self._config.online_steps)
+        return [teacher.drawn() for teacher in self._teachers]
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Returns weights and optimisers; nothing at the end of an epoch, because the next has networks of its own."""
+        if self._next_step % self._steps_per_epoch == 0:
+            return {}
+        return {
+            name: tensor
+            for number, teacher in enumerate(self._teachers)
+            for name, tensor in with_prefix(str(number), teacher.state()).items()
+        }
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Keeps the tensors until the next draw says which networks they belong to."""
+        self._saved, self._epoch = tensors, None
+
+    def _begin(self, epoch: int, count: int) -> None:
+        seeds = [derive_seed(self._config.seed, "online", self._rank, epoch, number) for number in range(count)]
+        self._teachers = [_OnlineTeacher(self._config, self._architectures, self._dataset, seed) for seed in seeds]
+        if self._saved:
+            for number, teacher in enumerate(self._teachers):
+                teacher.load_state(without_prefix(str(number), self._saved))
+        self._saved, self._epoch = {}, epoch
+
+
+class _OnlineTeacher:
+    """One network in training, for one epoch of the distillation."""
+
+    def __init__(self, config: PoolConfig, architectures: Sequence[str], dataset: Dataset, seed: int) -> None:
+        self._config = config
+        self._dataset = dataset
+        self._seed = seed
+        self._device = dataset.train.images.device
+        number = int(torch.randint(len(architectures), (), generator=stream(seed, "architecture")))
+        self._network = build_network(architectures[number], dataset, stream(seed, "weights", device=self._device))
+        self._network.eval()
+        self._optimizer = make_optimizer(config, self._network)
+        self._pass: tuple[int, Tensor] | None = None
+
+    def train(self, done: int) -> None:
+        """Makes the steps before one of the generator's; `done` of them were made before."""
+        self._network.train()
+        for number in range(done, done + self._config.online_steps):
+            rng = stream(self._seed, "augment", step=number)
+            train_step(self._config, self._network, self._optimizer, self._dataset, self._batch(number), rng)
+        self._network.eval()
+
+    def drawn(self) -> DrawnTeacher:
+        return DrawnTeacher(network=self._network, tensors=module_tensors(self._network))
+
+    def state(self) -> dict[str, Tensor]:
+        return {
+            **with_prefix("network", module_tensors(self._network)),
+            **with_prefix("optimizer", optimizer_tensors(self._optimizer)),
+        }
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        restore_module(self._network, without_prefix("network", tensors))
+        restore_optimizer(self._optimizer, without_prefix("optimizer", tensors))
+
+    def _batch(self, number: int) -> Tensor:
+        """Returns the indices (B,) of a step's images: passes over the training split, each in an order of its own."""
+        num_images, batch_size = len(self._dataset.train), self._config.batch_size
+        which, index = divmod(number, num_images // batch_size)
+        if self._pass is None or self._pass[0] != which:
+            rng = stream(self._seed, "order", step=which, device=self._device)
+            self._pass = which, torch.randperm(num_images, generator=rng, device=self._device)
+        return self._pass[1][index * batch_size :][:batch_size]

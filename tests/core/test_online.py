@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from dim_ray.core.online import OnlinePool
+from dim_ray.core.pool import DrawnTeacher, accuracy
+from dim_ray.core.random import stream
+from tests.core.tiny import ARCHITECTURE, POOL, STEPS_PER_EPOCH, equal_states, make_dataset
+
+DATASET = make_dataset()
+CONFIG = replace(POOL, kind="online", online_steps=2)
+RESNET = "resnet10_w4"
+
+
+def make_pool(architectures: tuple[str, ...] = (ARCHITECTURE,), rank: int = 0, **changes: Any) -> OnlinePool:
+    config = replace(CONFIG, **changes)
+    return OnlinePool(config, architectures, DATASET, steps_per_epoch=STEPS_PER_EPOCH, rank=rank)
+
+
+def draw(pool: OnlinePool, step: int) -> DrawnTeacher:
+    [teacher] = pool.draw(step, 1, stream(0))
+    return teacher
+
+
+def weights(teacher: DrawnTeacher) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in teacher.tensors.items()}
+
+
+def test_every_epoch_begins_with_a_network_of_its_own() -> None:
+    pool, fresh = make_pool(online_steps=0), []
+    for epoch in range(3):
+        steps = [weights(draw(pool, epoch * STEPS_PER_EPOCH + index)) for index in range(STEPS_PER_EPOCH)]
+        assert all(equal_states(step, steps[0]) for step in steps), "without steps of its own it's never trained"
+        fresh.append(steps[0])
+    assert not any(equal_states(fresh[a], fresh[b]) for a in range(3) for b in range(a))
+
+
+def test_network_learns_within_its_epoch() -> None:
+    dataset = make_dataset(per_class=20)
+    config = replace(CONFIG, online_steps=8, batch_size=20, learning_rate=0.2, augmentation="none")
+    pool = OnlinePool(config, (ARCHITECTURE,), dataset, steps_per_epoch=8, rank=0)
+    found = [accuracy(draw(pool, step), dataset.test, dataset.normalisation) for step in range(8)]
+    assert found[0] < found[-1]
+    assert found[-1] > 0.9
+    assert accuracy(draw(pool, 8), dataset.test, dataset.normalisation) < found[-1]
+
+
+def test_architectures_are_drawn_uniformly() -> None:
+    pool = make_pool((ARCHITECTURE, "convnet3_w4"), online_steps=0)
+    sizes = [len(draw(pool, epoch * STEPS_PER_EPOCH).tensors["0.weight"]) for epoch in range(200)]
+    counts = Counter(sizes)
+    assert counts.keys() == {4, 8}
+    assert abs(counts[4] - 100) < 5 * 50**0.5
+
+
+def test_statistics_of_batch_norm_are_those_of_its_own_training() -> None:
+    pool = make_pool((RESNET,), online_steps=3)
+    for step in range(STEPS_PER_EPOCH):
+        teacher = draw(pool, step)
+        assert teacher.tensors["bn1.num_batches_tracked"] == 3 * (step + 1)
+        assert teacher.tensors["bn1.running_mean"].abs().sum() > 0
+        assert not teacher.network.training
+        teacher(torch.randn(4, 1, 8, 8, generator=stream(step)))
+    assert weights(teacher)["bn1.num_batches_tracked"] == 3 * STEPS_PER_EPOCH
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 9},
+        {"online_steps": 3},
+        {"batch_size": 4},
+        {"learning_rate": 0.02},
+        {"momentum": 0.0},
+        {"weight_decay": 0.1},
+        {"augmentation": "none"},
+        {"precision": "bfloat16"},
+        {"rank": 1},
+    ],
+    ids=str,
+)
+def test_network_is_another_one_for_another(changes: dict[str, Any]) -> None:
+    [ours, theirs] = [make_pool(), make_pool(**changes)]
+    for step in range(2):
+        drawn = draw(ours, step), draw(theirs, step)
+    assert not equal_states(*(teacher.tensors for teacher in drawn))
+
+
+@pytest.mark.parametrize("changes", [{"size": 5}, {"epochs": 9}, {"num_snapshots": 1}], ids=str)
+def test_what_stored_teachers_need_changes_nothing(changes: dict[str, Any]) -> None:
+    ours, theirs = make_pool(), make_pool(**changes)
+    assert equal_states(draw(ours, 0).tensors, draw(theirs, 0).tensors)
+    assert CONFIG.recipe() == replace(CONFIG, **changes).recipe()
+
+
+def test_networks_of_a_step_are_trained_side_by_side() -> None:
+    pool = make_pool()
+    first, second = pool.draw(0, 2, stream(0))
+    assert not equal_states(first.tensors, second.tensors)
+    assert equal_states(first.tensors, draw(make_pool(), 0).tensors), "the first is the same without the second"

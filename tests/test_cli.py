@@ -241,7 +241,7 @@ def test_mistake_in_the_flags_gives_one_line_and_exit_code_2(
 
 POOL_FIELDS = ", ".join(field.name for field in fields(PoolConfig))
 TEXT = "text (in quotes if it looks like something else)"
-SECTIONS = "data, networks, pool, generator, prior, matching, evaluation, study, storage"
+SECTIONS = "data, networks, pool, generator, prior, matching, health, evaluation, study, storage"
 
 
 @pytest.mark.parametrize(

@@ -142,8 +142,11 @@ def _table(cells: pd.DataFrame) -> Table:
     from rich import box
     from rich.table import Table
 
+    from dim_ray.store.reader import terms
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("dataset", "protocol", "architecture", "generator"):
+    has_terms = any(terms(cell) for cell in cells.to_dict("records"))
+    for name in ("dataset", "protocol", "architecture", "generator", *(["quirks, labels"] if has_terms else [])):
         table.add_column(name, overflow="fold")
     for name in ("IPC", "steps", "test accuracy in %"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -158,6 +161,7 @@ def _table(cells: pd.DataFrame) -> Table:
             cell["protocol"],
             cell["architecture"],
             generator,
+            *([terms(cell)] if has_terms else []),
             str(cell["ipc"]),
             str(cell["optimiser_steps"]),
             f"{100 * cell['mean']:.2f}{spread} ({cell['n']})",

@@ -8,7 +8,7 @@ import pytest
 
 from dim_ray.cli import run_main
 from dim_ray.errors import StorageError, UsageError
-from dim_ray.evaluate import _find as find_generator
+from dim_ray.grid import find_generator
 from dim_ray.pipeline.workspace import dataset_card
 from dim_ray.results import main
 from dim_ray.store.artifacts import ArtifactStore

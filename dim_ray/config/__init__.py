@@ -17,6 +17,7 @@ from dim_ray.config.data import DATASETS, IMAGE_SIZES, DataConfig
 from dim_ray.config.evaluation import PROTOCOLS, EvaluationConfig, Protocol
 from dim_ray.config.fingerprints import fingerprint, to_dict
 from dim_ray.config.networks import ARCHITECTURES, GeneratorConfig, NetworksConfig, check_architecture
+from dim_ray.config.presets import NO_QUIRKS, PRESET_QUIRKS, PRESETS, QUIRKS, Quirk, join_quirks
 from dim_ray.config.study import StorageConfig, StudyConfig
 from dim_ray.config.training import MatchingConfig, PoolConfig, PriorConfig
 
@@ -25,7 +26,11 @@ __all__ = [
     "DATASETS",
     "DSA_OPERATIONS",
     "IMAGE_SIZES",
+    "NO_QUIRKS",
+    "PRESETS",
+    "PRESET_QUIRKS",
     "PROTOCOLS",
+    "QUIRKS",
     "Config",
     "DataConfig",
     "EvaluationConfig",
@@ -36,10 +41,12 @@ __all__ = [
     "Precision",
     "PriorConfig",
     "Protocol",
+    "Quirk",
     "StorageConfig",
     "StudyConfig",
     "check_architecture",
     "fingerprint",
+    "join_quirks",
     "to_dict",
 ]
 

@@ -12,8 +12,8 @@ from dim_ray.config import Config, GeneratorConfig, fingerprint, to_dict
 from dim_ray.core.adversarial import build_pair
 from dim_ray.core.checkpoint import dumps, loads, module_tensors, restore_module
 from dim_ray.core.data import to_bytes
-from dim_ray.core.evaluation import balanced_labels
 from dim_ray.core.generator import Generator, build_generator
+from dim_ray.core.image_sources import balanced_labels
 from dim_ray.core.matching import distill
 from dim_ray.core.pictures import sample_grid
 from dim_ray.core.pool import TeacherPool, shard, shard_weight

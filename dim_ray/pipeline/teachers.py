@@ -11,7 +11,7 @@ from dim_ray.core.ports import Reporter
 from dim_ray.core.precision import resolve_precision
 from dim_ray.pipeline.workspace import Workspace, checkpointer, dataset_card
 
-__all__ = ["build_teacher", "load_teacher", "missing_teachers", "pool_teachers", "teacher_fingerprint"]
+__all__ = ["build_teacher", "load_teacher", "missing_teachers", "pool_teachers", "read_teacher", "teacher_fingerprint"]
 
 _SNAPSHOTS_FILE = "snapshots.safetensors"
 
@@ -62,7 +62,12 @@ def build_teacher(work: Workspace, number: int, reporter: Reporter) -> None:
 
 def load_teacher(work: Workspace, number: int) -> Teacher:
     """Reads teacher `number` with its snapshots, on the CPU."""
-    artifact = work.artifacts.read("teachers", teacher_fingerprint(work, number))
+    return read_teacher(work, teacher_fingerprint(work, number))
+
+
+def read_teacher(work: Workspace, identity: str) -> Teacher:
+    """Reads the teacher of this fingerprint with its snapshots, on the CPU."""
+    artifact = work.artifacts.read("teachers", identity)
     tensors, _ = loads(artifact.files[_SNAPSHOTS_FILE], origin=f"{artifact.uri}/{_SNAPSHOTS_FILE}")
     steps = artifact.card["steps"]
     return Teacher(

@@ -12,13 +12,12 @@ name. docs/protocols.md says what protocols, presets and quirks are.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dim_ray.cli import parse, run_main
-from dim_ray.flags import DEFAULT_STUDY, EVALUATE_FLAGS
+from dim_ray.flags import DEFAULT_STUDY, EVALUATE_FLAGS, add_generator
 from dim_ray.progress import make_progress
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
         description=__doc__ or "",
         flags=EVALUATE_FLAGS,
         defaults=DEFAULT_STUDY,
-        extra=_add_arguments,
+        extra=add_generator,
     )
     with make_progress() as progress:
         from dim_ray.core.checks import check_evaluation
@@ -58,13 +57,6 @@ def main(argv: Sequence[str]) -> None:
         planned = plan_evaluations(work, identity)
         num_new = run_missing(work, planned, progress, is_local=extras.local)
     _print(work, identity, planned, num_new)
-
-
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "generator", nargs="?", help="folder or URI of a generator (default: the storage's best by validation accuracy)"
-    )
-    parser.add_argument("--local", action="store_true", help="in this process alone: needs no Ray")
 
 
 def _print(work: Workspace, identity: str, planned: Sequence[Evaluation], num_new: int) -> None:

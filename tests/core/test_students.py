@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, cast
 
@@ -10,38 +10,29 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dim_ray.config import PROTOCOLS, EvaluationConfig, Quirk
+from dim_ray.config import PROTOCOLS, EvaluationConfig
 from dim_ray.config.evaluation import Optimizer, Schedule
 from dim_ray.core import students
 from dim_ray.core.augment import augment
-from dim_ray.core.budgets import Budget
-from dim_ray.core.data import Dataset, Normalisation
 from dim_ray.core.image_sources import ImageSource
-from dim_ray.core.initialise import initialise
 from dim_ray.core.labels import label_loss
 from dim_ray.core.networks import build_classifier
 from dim_ray.core.random import derive_seed, stream
 from dim_ray.core.splits import Split
-from dim_ray.core.students import StudentResult, train_student
 from dim_ray.errors import DivergedError
 from tests.core import reference
-from tests.core.students import CONFIG, DATASET, agree, make_source
+from tests.core.students import (
+    CONFIG,
+    DATASET,
+    Watching,
+    agree,
+    make_source,
+    share_of_right_answers,
+    train,
+    use_network,
+    with_batch_norm,
+)
 from tests.core.tiny import ARCHITECTURE, make_dataset
-
-
-def train(
-    config: EvaluationConfig = CONFIG,
-    source: ImageSource | None = None,
-    dataset: Dataset = DATASET,
-    *,
-    contract: Budget | None = None,
-    architecture: str = ARCHITECTURE,
-    seed: int = 0,
-    test: bool = True,
-) -> StudentResult:
-    contract = contract or agree("real_on_the_fly", config)
-    source = source or make_source("real_on_the_fly", epochs=contract.epochs, dataset=dataset)
-    return train_student(config, source, dataset, architecture=architecture, contract=contract, seed=seed, test=test)
 
 
 def numbered(count: int, num_classes: int) -> ImageSource:
@@ -52,26 +43,6 @@ def numbered(count: int, num_classes: int) -> ImageSource:
         return numbers[:, None, None, None].expand(-1, 1, 8, 8), torch.arange(num_classes).repeat(count // num_classes)
 
     return draw
-
-
-class Watching(nn.Module):
-    """A linear classifier that keeps what it is trained on."""
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.batches: list[list[int]] = []
-        self.linear = nn.Linear(64, num_classes)
-        initialise(self, stream(0))
-
-    def forward(self, images: Tensor) -> Tensor:
-        if self.training:
-            self.batches.append([round(number) for number in images[:, 0, 0, 0].tolist()])
-        logits: Tensor = self.linear(images.flatten(1) / 100)
-        return logits
-
-
-def use_network(monkeypatch: pytest.MonkeyPatch, make: Callable[[], nn.Module]) -> None:
-    monkeypatch.setattr(students, "build_classifier", lambda *args, **kwargs: make())
 
 
 @pytest.mark.parametrize("num_classes", [2, 3, 10])
@@ -225,13 +196,6 @@ def test_student_of_soft_labels_has_their_loss_at_its_temperature() -> None:
     assert found.final_loss == pytest.approx(label_loss(network(images), probabilities, 2.0).item(), rel=1e-4)
 
 
-@torch.no_grad()
-def share_of_right_answers(network: nn.Module, split: Split) -> float:
-    normalised = reference.normalise(split.images / 255, DATASET)
-    answers = [network(image[None]).argmax().item() for image in normalised]
-    return float(sum(a == b for a, b in zip(answers, split.labels.tolist(), strict=True)) / len(split))
-
-
 def test_student_learns_real_images_and_not_random_labels() -> None:
     dataset = make_dataset(per_class=30)
     config = replace(CONFIG, epochs=15, batch_size=10, learning_rate=0.2, augmentation="none")
@@ -262,12 +226,6 @@ def test_student_neither_reads_nor_changes_the_global_random_state() -> None:
     assert results[0] == results[1]
 
 
-def with_batch_norm() -> nn.Module:
-    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
-    initialise(network, stream(3))
-    return network
-
-
 def test_student_is_tested_in_eval_mode_and_trained_in_training_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     network = with_batch_norm()
     modes: list[tuple[bool, bool]] = []
@@ -282,118 +240,6 @@ def test_student_is_tested_in_eval_mode_and_trained_in_training_mode(monkeypatch
     network.eval()
     assert result.accuracy == pytest.approx(share_of_right_answers(network, DATASET.test))
     assert result.validation_accuracy == pytest.approx(share_of_right_answers(network, DATASET.validation))
-
-
-# Quirks
-
-
-def with_quirks(*quirks: Quirk, **changes: Any) -> EvaluationConfig:
-    return replace(CONFIG, quirks=quirks, **changes)
-
-
-def batch_statistics_accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Returns the share of right answers of a network of `with_batch_norm` that normalises with this batch."""
-    convolved = network[0](images)  # type: ignore[operator]
-    mean = convolved.mean(dim=(0, 2, 3), keepdim=True)
-    variance = (convolved - mean).square().mean(dim=(0, 2, 3), keepdim=True)
-    normalised = (convolved - mean) / (variance + 1e-5).sqrt()
-    scale, shift = (network.get_parameter(f"1.{name}")[:, None, None] for name in ("weight", "bias"))
-    hidden = (normalised * scale + shift).relu().flatten(1)
-    return float((network[4](hidden).argmax(1) == labels).float().mean())  # type: ignore[operator]
-
-
-def test_train_mode_test_takes_the_statistics_of_the_test_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = with_batch_norm()
-    use_network(monkeypatch, lambda: network)
-    quirky = train(with_quirks("train_mode_test"))
-    images = DATASET.normalisation.from_bytes(DATASET.test.images)
-    assert quirky.accuracy == pytest.approx(batch_statistics_accuracy(network, images, DATASET.test.labels))
-    monkeypatch.setattr(students, "_TEST_BATCH", 4)  # statistics of four images at a time, of twelve
-    few = with_batch_norm()
-    use_network(monkeypatch, lambda: few)
-    parts = zip(images.split(4), DATASET.test.labels.split(4), strict=True)
-    found = train(with_quirks("train_mode_test"))
-    expected = [batch_statistics_accuracy(few, part, labels) for part, labels in parts]
-    assert found.accuracy == pytest.approx(sum(expected) / 3)
-
-
-def test_train_mode_test_leaves_the_students_statistics_and_its_validation_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    networks = [with_batch_norm(), with_batch_norm()]
-    left = iter(networks)
-    use_network(monkeypatch, lambda: next(left))
-    plain, quirky = train(CONFIG), train(with_quirks("train_mode_test"))
-    assert quirky.final_loss == plain.final_loss
-    assert quirky.validation_accuracy == plain.validation_accuracy
-    buffers = zip(networks[0].buffers(), networks[1].buffers(), strict=True)
-    assert all(torch.equal(first, second) for first, second in buffers)
-
-
-@pytest.mark.parametrize(("channels", "is_half"), [(1, True), (3, False)])
-def test_half_normalised_test_concerns_test_images_of_grey_data_alone(
-    channels: int, is_half: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dataset = make_dataset(channels=channels)
-    seen = {}
-
-    def measure(network: nn.Module, split: Split, normalisation: Normalisation) -> float:
-        seen["test" if split is dataset.test else "validation"] = normalisation
-        return 0.5
-
-    monkeypatch.setattr(students, "accuracy", measure)
-    source = make_source("real_on_the_fly", dataset=dataset)
-    plain = train(CONFIG, source, dataset)
-    quirky = train(with_quirks("half_normalised_test"), source, dataset)
-    assert quirky.final_loss == plain.final_loss
-    assert seen["validation"] == dataset.normalisation
-    assert seen["test"] == (Normalisation(mean=(0.5,), std=(0.5,)) if is_half else dataset.normalisation)
-
-
-def test_headline_of_best_of_tests_is_the_best_and_otherwise_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = []
-    for config in (CONFIG, with_quirks("best_of_tests")):
-        falling = iter([0.9, 0.3])
-
-        def measure(network: nn.Module, split: Split, *_: Any, falling: Iterator[float] = falling) -> float:
-            return 0.5 if split is DATASET.validation else next(falling)
-
-        monkeypatch.setattr(students, "accuracy", measure)
-        found.append(train(config))
-    plain, quirky = found
-    assert (plain.accuracy, plain.best_test_accuracy) == (0.3, 0.9)
-    assert (quirky.accuracy, quirky.best_test_accuracy) == (0.9, 0.9)
-    assert quirky.final_loss == plain.final_loss
-
-
-def test_student_whose_batches_are_all_dropped_is_tested_as_it_was_initialised() -> None:
-    for schedule in ("constant", "cosine", "step"):
-        config = with_quirks("dropped_batches", batch_size=128, schedule=schedule)
-        contract = agree("on_the_fly", config)
-        result = train(config, lambda epoch: pytest.fail("no image is needed"), contract=contract, seed=5)
-        rng = stream(derive_seed(5, "student"), "weights")
-        network = build_classifier(ARCHITECTURE, num_channels=1, num_classes=3, image_size=8, rng=rng)
-        assert contract.optimiser_steps == 0
-        assert (
-            result.accuracy == result.best_test_accuracy == pytest.approx(share_of_right_answers(network, DATASET.test))
-        )
-        assert math.isnan(result.final_loss)
-
-
-@pytest.mark.parametrize("quirk", ["dropped_batches", "extra_batch"])
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("images_per_class", [2, 3])
-def test_steps_of_a_quirk_are_the_budgets_and_all_of_them_full(
-    images_per_class: int, protocol: str, quirk: Quirk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = with_quirks(quirk, augmentation="none")
-    contract = agree(protocol, config, images_per_class=images_per_class)
-    network = Watching(3)
-    use_network(monkeypatch, lambda: network)
-    train(config, make_source(protocol, config, images_per_class=images_per_class), contract=contract)
-    sizes = [len(batch) for batch in network.batches]
-    assert (len(sizes), sum(sizes)) == (contract.optimiser_steps, contract.images_drawn)
-    assert set(sizes) == {4}  # also of the 24 images that there are in all
 
 
 class Forbidden:

@@ -49,7 +49,7 @@ class Missing:
 
     protocol: str
     recipe: Mapping[str, Any]
-    """As in `recipe_json`; for real_full only its labels matter."""
+    """As in `recipe_json`; of that of real_full only labels and quirks matter."""
 
 
 def ranking(
@@ -129,7 +129,7 @@ def _score_cell(
     if place in whole:
         found["real_hard"] = whole[place]
     else:
-        missing.append(Missing(protocol="real_full", recipe=hard))
+        missing.append(Missing(protocol="real_full", recipe={**hard, "quirks": []}))
     found["hlr"] = found["real_hard"] - found["syn_hard"]
     found["ior"] = found["syn_any"] - found["rdm_any"]
     without = found["syn_naug"] - found["rdm_naug"]

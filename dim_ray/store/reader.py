@@ -210,7 +210,8 @@ def summarise(evaluations: pd.DataFrame) -> pd.DataFrame:
 
 def terms(cell: Mapping[Any, Any]) -> str:
     """Returns in words what is unusual about a row or a cell: its quirks and soft labels; "" for neither."""
-    quirks = "" if cell["quirks"] == NO_QUIRKS else cell["preset"] if cell["preset"] == "reference" else cell["quirks"]
+    quirks = "reference" if cell["preset"] == "reference" else cell["quirks"].replace("+", " + ")
+    quirks = "" if cell["quirks"] == NO_QUIRKS else quirks
     return ", ".join(part for part in (quirks, "soft labels" if cell["labels"] == "soft" else "") if part)
 
 

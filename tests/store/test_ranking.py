@@ -139,6 +139,26 @@ def test_what_a_score_lacks_is_named_and_nothing_stands_in_for_it(
     assert {name for name in ("hlr", "ior", "lrs", "ars") if math.isnan(score[name])} == undefined
 
 
+@pytest.mark.parametrize("labels", ["hard", "soft"])
+@pytest.mark.parametrize("quirks", [(), ("extra_batch", "train_mode_test")])
+def test_rows_that_are_made_as_they_are_missing_complete_the_scores(
+    root: str, quirks: tuple[str, ...], labels: str
+) -> None:
+    (score,) = rank(root, [row("fixed", 0.7, quirks=quirks, labels=labels)])
+    assert len(score["missing"]) == (5 if labels == "soft" else 4)
+    made = []
+    for missing in score["missing"]:
+        tuples = {name: tuple(missing.recipe[name]) for name in ("quirks", "decay_points", "protocols")}
+        made.append(
+            row(missing.protocol, 0.5, ipc=100 if missing.protocol == "real_full" else 10, **missing.recipe | tuples)
+        )
+    complete = next(
+        score for score in rank(root, made) if (score["labels"], score["augmentation"]) == (labels, "color_crop")
+    )
+    assert complete["missing"] == ()
+    assert not math.isnan(complete["lrs"] + complete["ars"])
+
+
 def test_real_on_the_fly_is_not_training_on_all_real_images(root: str) -> None:
     rows = [row("fixed", 0.7), row("real_fixed", 0.5), row("real_on_the_fly", 0.95)]
     (score,) = rank(root, rows)

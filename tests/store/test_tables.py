@@ -415,14 +415,19 @@ def test_rows_alone_that_choose_nothing_say_what_to_run(root: str) -> None:
 def test_quirks_labels_and_their_teachers_are_cells_of_their_own(root: str) -> None:
     changes: list[dict[str, Any]] = [
         {},
-        {"quirks": "extra_batch", "preset": "custom"},
+        {"quirks": "best_of_tests+extra_batch", "preset": "custom"},
         {"labels": "soft", "labeller": "eeee000011112222"},
         {"labels": "soft", "labeller": "ffff000011112222"},
     ]
     Writer(root).append_evaluations([evaluation(**change) for change in changes])
     cells = summarise(Reader(root).evaluations())
     assert list(cells["n"]) == [1, 1, 1, 1]
-    assert sorted(terms(cell) for cell in cells.to_dict("records")) == ["", "extra_batch", "soft labels", "soft labels"]
+    assert sorted(terms(cell) for cell in cells.to_dict("records")) == [
+        "",
+        "best_of_tests + extra_batch",
+        "soft labels",
+        "soft labels",
+    ]
 
 
 def test_summary_has_a_row_for_each_cell_and_the_latest_of_a_seed_measured_twice(root: str) -> None:

@@ -95,7 +95,7 @@ def test_loss_and_accuracies_are_those_of_the_slow_reference(schedule: Schedule,
         epochs=3,
         batch_size=4,
         schedule=schedule,
-        decay_points=(0.3, 0.6),  # 1.8 and 3.6 of six steps
+        decay_points=(1 / 3, 2 / 3),  # two and four of six steps
         decay_factor=0.2,
         augmentation="color_crop",
         num_test_points=3,

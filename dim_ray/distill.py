@@ -10,7 +10,6 @@ The same command again goes on where it was interrupted, and does nothing where 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from dim_ray.cli import parse, run_main
 from dim_ray.errors import UsageError
-from dim_ray.flags import DEFAULT_STUDY, DISTILL_FLAGS
+from dim_ray.flags import DEFAULT_STUDY, DISTILL_FLAGS, add_local
 from dim_ray.progress import Progress, make_progress
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
         description=__doc__ or "",
         flags=DISTILL_FLAGS,
         defaults=DEFAULT_STUDY,
-        extra=_add_arguments,
+        extra=add_local,
     )
     if extras.local and config.study.workers_per_trial > 1:
         raise UsageError(
@@ -63,10 +62,6 @@ def main(argv: Sequence[str]) -> None:
         elif is_new:
             _distill_with_ray(work, progress)
     _print(work, identity, is_new)
-
-
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--local", action="store_true", help="in this process alone: needs no Ray")
 
 
 def _distill_here(work: Workspace, progress: Progress) -> None:

@@ -5,21 +5,20 @@
     python -m dim_ray.evaluate PATH --architecture convnet3 resnet18 --protocol on_the_fly --num-seeds 5
     python -m dim_ray.evaluate PATH --local                 in this process alone: needs no Ray
 
-Rows that are there already are not measured again. The baselines on real images, at the same budgets, come by
-themselves with the default protocols.
+Rows that are there already are not measured again. The baselines on real images, at the same budgets and with the
+same recipe, labels and quirks, come by themselves with the default protocols; --protocol leaves out what it doesn't
+name. docs/protocols.md says what protocols, presets and quirks are.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dim_ray.cli import parse, run_main
-from dim_ray.errors import DataError
-from dim_ray.flags import DEFAULT_STUDY, EVALUATE_FLAGS
-from dim_ray.progress import Progress, make_progress
+from dim_ray.flags import DEFAULT_STUDY, EVALUATE_FLAGS, add_generator
+from dim_ray.progress import make_progress
 
 if TYPE_CHECKING:
     from dim_ray.pipeline.students import Evaluation
@@ -45,74 +44,19 @@ def main(argv: Sequence[str]) -> None:
         description=__doc__ or "",
         flags=EVALUATE_FLAGS,
         defaults=DEFAULT_STUDY,
-        extra=_add_arguments,
+        extra=add_generator,
     )
     with make_progress() as progress:
         from dim_ray.core.checks import check_evaluation
-        from dim_ray.pipeline.evaluations import missing_evaluations, plan_evaluations
+        from dim_ray.grid import find_generator, run_missing
+        from dim_ray.pipeline.evaluations import plan_evaluations
         from dim_ray.session import open_shared_session
 
         work = open_shared_session(config, _STUDY, check_evaluation)
-        identity = _find(work, extras.generator)
+        identity = find_generator(work, extras.generator)
         planned = plan_evaluations(work, identity)
-        missing = missing_evaluations(work, planned)
-        if missing and extras.local:
-            _evaluate_here(work, missing, progress)
-        elif missing:
-            _evaluate_with_ray(work, planned, progress)
-    _print(work, identity, planned, len(missing))
-
-
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "generator", nargs="?", help="folder or URI of a generator (default: the storage's best by validation accuracy)"
-    )
-    parser.add_argument("--local", action="store_true", help="in this process alone: needs no Ray")
-
-
-def _find(work: Workspace, uri: str | None) -> str:
-    """Returns the generator's fingerprint; one from elsewhere is verified and copied into the storage."""
-    from dim_ray.store.artifacts import read_artifact
-    from dim_ray.store.reader import Reader, usual_ipc
-
-    artifacts, dataset = work.artifacts, work.dataset.name
-    if uri is None:
-        reader = Reader(artifacts.root)
-        ipc = usual_ipc(reader.evaluations(dataset=dataset), dataset=dataset)
-        identity = reader.best_generator(dataset=dataset, ipc=ipc)
-        uri = artifacts.uri("generators", identity)
-    artifact = read_artifact(uri, kind="generators")
-    theirs = artifact.card["dataset"]
-    if theirs["digest"] != work.dataset.digest:
-        raise DataError(
-            f"the generator {uri} was made from the data set {theirs['name']!r} with digest {theirs['digest']}, and "
-            f"--dataset {work.config.data.dataset} is {work.dataset.name!r} with digest {work.dataset.digest}; give "
-            "the data and the splits that it was made from."
-        )
-    identity = str(artifact.card["fingerprint"])
-    if not artifacts.exists("generators", identity):
-        artifacts.write("generators", identity, artifact.files, artifact.card)
-    return identity
-
-
-def _evaluate_here(work: Workspace, cells: Sequence[Evaluation], progress: Progress) -> None:
-    from dim_ray.pipeline.evaluations import evaluate
-    from dim_ray.pipeline.workspace import on_device
-
-    work = on_device(work)
-    progress.start("evaluation", len(cells), "students")
-    progress.advance(0)
-    for done, cell in enumerate(cells):
-        row = evaluate(work, cell)
-        progress.advance(done + 1, f"{cell.protocol}, IPC {cell.images_per_class}: {100 * row['accuracy']:.1f} %")
-
-
-def _evaluate_with_ray(work: Workspace, planned: list[Evaluation], progress: Progress) -> None:
-    from dim_ray.distributed.build import run_evaluations
-    from dim_ray.distributed.resources import cluster
-
-    with cluster(work.config, progress) as placement:
-        run_evaluations(work, planned, placement, progress)
+        num_new = run_missing(work, planned, progress, is_local=extras.local)
+    _print(work, identity, planned, num_new)
 
 
 def _print(work: Workspace, identity: str, planned: Sequence[Evaluation], num_new: int) -> None:

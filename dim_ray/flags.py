@@ -26,10 +26,13 @@ __all__ = [
     "DEFAULT_STUDY",
     "DISTILL_FLAGS",
     "EVALUATE_FLAGS",
+    "PROTOCOLS_FLAGS",
     "TUNE_FLAGS",
     "Flag",
     "FlagParser",
     "Parser",
+    "add_generator",
+    "add_local",
 ]
 
 DEFAULT_STUDY = Path(__file__).parent.parent / "tuning" / "studies" / "digits.yaml"
@@ -105,6 +108,20 @@ EVALUATE_FLAGS: tuple[Flag, ...] = (
     Flag(name="--protocol", field="evaluation.protocols", help="protocols, several"),
     Flag(name="--num-seeds", field="evaluation.num_seeds", help="students for each cell of the grid"),
 )
+PROTOCOLS_FLAGS: tuple[Flag, ...] = tuple(flag for flag in EVALUATE_FLAGS if flag.name != "--protocol")
+
+
+def add_local(parser: argparse.ArgumentParser) -> None:
+    """Adds the argument of the commands that can do without Ray."""
+    parser.add_argument("--local", action="store_true", help="in this process alone: needs no Ray")
+
+
+def add_generator(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the commands that measure a stored generator."""
+    parser.add_argument(
+        "generator", nargs="?", help="folder or URI of a generator (default: the storage's best by validation accuracy)"
+    )
+    add_local(parser)
 
 
 class Parser(argparse.ArgumentParser):

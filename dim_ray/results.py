@@ -1,15 +1,17 @@
-"""Shows what the storage holds: evaluations as a table, and the best generator with the line that loads it.
+"""Shows what the storage holds: evaluations as a table, the best generator with the line that loads it, and scores.
 
 python -m dim_ray.results list --dataset digits
 python -m dim_ray.results best --dataset digits --ipc 10
+python -m dim_ray.results ranking --dataset digits --ipc 10     DD-Ranking's scores, or what they lack
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from dim_ray.config import PROTOCOLS, StorageConfig, StudyConfig
 from dim_ray.errors import StorageError, UsageError, nearest
@@ -19,6 +21,7 @@ if TYPE_CHECKING:  # --help doesn't wait for these
     import pandas as pd
     from rich.table import Table
 
+    from dim_ray.store.ranking import Missing
     from dim_ray.store.reader import Reader
 
 __all__ = ["main"]
@@ -45,8 +48,10 @@ def main(argv: Sequence[str]) -> None:
     reader = Reader(arguments.storage)
     if arguments.command == "list":
         _list(reader, arguments)
-    else:
+    elif arguments.command == "best":
         _best(reader, arguments)
+    else:
+        _ranking(reader, arguments)
 
 
 def _parser() -> Parser:
@@ -56,7 +61,11 @@ def _parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("command", choices=("list", "best"), help="list: every cell of the grid; best: one generator")
+    parser.add_argument(
+        "command",
+        choices=("list", "best", "ranking"),
+        help="list: every cell of the grid; best: one generator; ranking: DD-Ranking's scores of every generator",
+    )
     parser.add_argument(
         "--storage",
         default=StorageConfig().root,
@@ -72,6 +81,10 @@ def _parser() -> Parser:
     )
     parser.add_argument("--architecture", metavar="NAME", help="the students' architecture, for example convnet3")
     parser.add_argument("--protocol", choices=PROTOCOLS, help="how students get images (best, by default: on_the_fly)")
+    for name, what in (("label", "IOR against HLR"), ("augmentation", "students with augmentation against without")):
+        parser.add_argument(
+            f"--{name}-weight", type=float, metavar="X", help=f"ranking: weight of {what}, 0 to 1 (default: 0.5)"
+        )
     return parser
 
 
@@ -127,6 +140,79 @@ def _best(reader: Reader, arguments: argparse.Namespace) -> None:
         _print("its files are no longer there: only its rows are left")
 
 
+def _ranking(reader: Reader, arguments: argparse.Namespace) -> None:
+    from dim_ray.store.ranking import ranking
+    from dim_ray.store.reader import usual_ipc
+
+    if arguments.protocol not in (None, "fixed"):
+        raise UsageError(
+            f"--protocol is {arguments.protocol!r}; the scores are defined for sets of equal size, so for fixed alone."
+        )
+    every = reader.evaluations()
+    dataset = arguments.dataset or _only_dataset(reader.root, every)
+    ipc = usual_ipc(every, dataset=dataset, protocol="fixed") if arguments.ipc is None else arguments.ipc
+    names = ("architecture", "label_weight", "augmentation_weight")
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    scores = ranking(every, dataset=dataset, ipc=ipc, **given)
+    if scores.empty:
+        raise StorageError(
+            f"no generator was evaluated on {dataset!r} at IPC {ipc} with the protocol fixed under {reader.root}; run "
+            f"python -m dim_ray.evaluate PATH --protocol fixed real_fixed --ipc {ipc}."
+        )
+    _print(_scores_table(scores))
+    commands = dict.fromkeys(
+        _missing_command(reader.root, cell, missing)
+        for cell in scores.to_dict("records")
+        for missing in cell["missing"]
+    )
+    if commands:
+        _print("missing rows; these make them, beside the flags that name your data:")
+    for command in commands:
+        _print(f"  {command}")
+
+
+def _scores_table(scores: pd.DataFrame) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    from dim_ray.store.reader import terms
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("generator", "architecture", "students"):
+        table.add_column(name, overflow="fold")
+    for name in ("n", "HLR", "IOR", "LRS", "ARS"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for score in scores.to_dict("records"):
+        numbers = (
+            "-" if math.isnan(score[name]) else f"{100 * score[name]:.1f}" for name in ("hlr", "ior", "lrs", "ars")
+        )
+        how = ", ".join(part for part in (score["augmentation"], terms(score)) if part)
+        table.add_row(score["generator"][:_FINGERPRINT_SHOWN], score["architecture"], how, str(score["n"]), *numbers)
+    return table
+
+
+def _missing_command(root: str, cell: Mapping[Any, Any], missing: Missing) -> str:
+    """Returns the command that makes rows: with a flag for each field of their recipe that isn't evaluate's default."""
+    import shlex
+
+    from dim_ray.config import to_dict
+    from dim_ray.flags import DEFAULT_STUDY
+    from dim_ray.settings import make_config, read_settings
+    from dim_ray.store.artifacts import ArtifactStore
+
+    usual = to_dict(make_config(read_settings(DEFAULT_STUDY)).evaluation)
+    fields = []
+    for name, value in missing.recipe.items():
+        if value != usual.get(name):
+            fields += [f"--evaluation.{name}", *map(str, value if isinstance(value, list) else [value])]
+    path = ArtifactStore(root).uri("generators", cell["generator"])
+    return shlex.join(
+        ["python", "-m", "dim_ray.evaluate", path, "--storage", root, "--protocol", missing.protocol]
+        + ([] if missing.protocol == "real_full" else ["--ipc", str(cell["ipc"])])
+        + ["--architecture", cell["architecture"], "--num-seeds", str(cell["n"]), *fields]
+    )
+
+
 def _only_dataset(root: str, every: pd.DataFrame) -> str:
     from dim_ray.store.reader import no_evaluations
 
@@ -142,8 +228,11 @@ def _table(cells: pd.DataFrame) -> Table:
     from rich import box
     from rich.table import Table
 
+    from dim_ray.store.reader import terms
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("dataset", "protocol", "architecture", "generator"):
+    has_terms = any(terms(cell) for cell in cells.to_dict("records"))
+    for name in ("dataset", "protocol", "architecture", "generator", *(["quirks, labels"] if has_terms else [])):
         table.add_column(name, overflow="fold")
     for name in ("IPC", "steps", "test accuracy in %"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -158,6 +247,7 @@ def _table(cells: pd.DataFrame) -> Table:
             cell["protocol"],
             cell["architecture"],
             generator,
+            *([terms(cell)] if has_terms else []),
             str(cell["ipc"]),
             str(cell["optimiser_steps"]),
             f"{100 * cell['mean']:.2f}{spread} ({cell['n']})",

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, TensorDataset, get_worker_info
 
 from dim_ray.config import WEIGHTS, Weights
-from dim_ray.core.evaluation import balanced_labels
 from dim_ray.core.generator import Generator
+from dim_ray.core.image_sources import balanced_labels
 from dim_ray.core.random import derive_seed, stream
 from dim_ray.errors import UsageError
 from dim_ray.pipeline.generators import generator_from_artifact, stored_weights

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from dim_ray.config import Config, to_dict
+from dim_ray.config import PRESETS, Config, to_dict
 from dim_ray.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 _FIELD = re.compile(r"[a-z]+\.[a-z0-9_]+")
+_PRESET = "evaluation.preset"
 _TYPE_WORDS = {
     bool: ("true or false", "true or false"),
     int: ("a whole number", "whole numbers"),
@@ -106,12 +107,14 @@ def read_settings(path: Path) -> list[Setting]:
 def make_config(settings: Iterable[Setting]) -> Config:
     """Makes the configuration: defaults, and over them the settings, the later one first.
 
+    The recipe of evaluation.preset lies under what the same file, or the same command line, says beside it.
+
     Raises:
         ConfigError: A value is of the wrong type, or impossible.
     """
     values: dict[str, dict[str, Any]] = {section: {} for section in section_types()}
     last: dict[str, Setting] = {}
-    for setting in settings:
+    for setting in _with_recipe(list(settings)):
         section, _, name = setting.field.partition(".")
         values[section][name] = _convert(setting)
         last[setting.field] = setting
@@ -146,6 +149,18 @@ def field_parser(*, docstrings: bool = False) -> jsonargparse.ArgumentParser:
     for section, cls in section_types().items():
         parser.add_class_arguments(cls, section)
     return parser
+
+
+def _with_recipe(settings: Sequence[Setting]) -> list[Setting]:
+    """Puts the recipe of the last preset where the file or the command line begins that names it."""
+    chosen = next((setting for setting in reversed(settings) if setting.field == _PRESET), None)
+    if chosen is None:
+        return list(settings)
+    fields = next((recipe for name, recipe in PRESETS.items() if name == chosen.value), {})
+    recipe = [Setting(field=f"evaluation.{name}", value=value, source=chosen.source) for name, value in fields.items()]
+    is_flag = [setting.source.startswith("--") for setting in settings]
+    start = is_flag.index(True) if chosen.source.startswith("--") else 0
+    return [*settings[:start], *recipe, *settings[start:]]
 
 
 def _convert(setting: Setting) -> Any:

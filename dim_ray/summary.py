@@ -16,7 +16,7 @@ from dim_ray.pipeline.generators import SAMPLES_FILE
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.session import log_path
 from dim_ray.store.filesystem import open_root
-from dim_ray.store.reader import summarise
+from dim_ray.store.reader import summarise, terms
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +33,7 @@ _HEADINGS = {
     "fixed": "generated,\nfixed",
     "real_on_the_fly": "real,\non the fly",
     "real_fixed": "real,\nfixed",
+    "real_full": "real,\nall of it",
 }
 
 
@@ -51,9 +52,11 @@ def accuracy_table(rows: pd.DataFrame) -> Table:
     cells = summarise(rows)
     protocols = [protocol for protocol in PROTOCOLS if (cells["protocol"] == protocol).any()]
     counts = sorted({int(n) for n in cells["n"]})
+    unusual = "; ".join(sorted({text for cell in cells.to_dict("records") if (text := terms(cell))}))
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=f"test accuracy in %, mean ± std of n = {' or '.join(map(str, counts))} seeds",
+        title=f"test accuracy in %, mean ± std of n = {' or '.join(map(str, counts))} seeds"
+        + (f"; {unusual}" if unusual else ""),
         title_justify="left",
         title_style="bold",
         pad_edge=False,

@@ -43,12 +43,13 @@ def main(argv: Sequence[str]) -> None:
     with make_progress() as progress:
         # Imported with the display already there, because torch takes seconds.
         from dim_ray.core.checks import check_evaluation, check_training
+        from dim_ray.pipeline.labels import check_labels
         from dim_ray.session import open_session
         from tuning.record import study_name
         from tuning.space import check_search
         from tuning.study import run_study
 
-        work = open_session(config, study_name, [check_training, check_evaluation, check_search])
+        work = open_session(config, study_name, [check_training, check_evaluation, check_labels, check_search])
         outcome = run_study(work, progress)
     _print(work, outcome, time.monotonic() - started)
 

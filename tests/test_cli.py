@@ -201,7 +201,7 @@ def test_command_may_take_an_argument_without_a_flag(capsys: pytest.CaptureFixtu
         (
             ["--evaluation.protocols", "fixd"],
             "--evaluation.protocols is 'fixd'; expected a list of names out of on_the_fly, fixed, real_on_the_fly, "
-            "real_fixed.",
+            "real_fixed, real_full.",
         ),
         (["--study.matching_weights", "1"], "--study.matching_weights is '1'; expected a list of 2 numbers."),
         (["--max-concurrent", "x"], "--max-concurrent is 'x'; expected a whole number, or null."),

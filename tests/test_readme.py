@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import argparse
 import re
 import shlex
 from pathlib import Path
@@ -14,7 +13,7 @@ from dim_ray.cli import parse
 from dim_ray.config import GeneratorConfig
 from dim_ray.core.generator import build_generator
 from dim_ray.core.random import stream
-from dim_ray.flags import DISTILL_FLAGS, EVALUATE_FLAGS, TUNE_FLAGS
+from dim_ray.flags import DISTILL_FLAGS, EVALUATE_FLAGS, TUNE_FLAGS, add_generator
 from dim_ray.reuse import StoredGenerator
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -53,9 +52,5 @@ def test_the_readme_has_both_examples() -> None:
 
 @pytest.mark.parametrize(("command", "arguments"), COMMANDS)
 def test_command_of_the_readme_is_understood(command: str, arguments: str) -> None:
-    def add_arguments(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("generator", nargs="?")
-        parser.add_argument("--local", action="store_true")
-
     argv = shlex.split(arguments)
-    parse(argv, program=command, description="", flags=FLAGS[command], defaults=None, extra=add_arguments)
+    parse(argv, program=command, description="", flags=FLAGS[command], defaults=None, extra=add_generator)

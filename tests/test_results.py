@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from dim_ray.cli import run_main
+from dim_ray.cli import parse, run_main
+from dim_ray.config import Config, EvaluationConfig, to_dict
 from dim_ray.errors import StorageError, UsageError
-from dim_ray.evaluate import _find as find_generator
+from dim_ray.flags import DEFAULT_STUDY, EVALUATE_FLAGS, add_generator
+from dim_ray.grid import find_generator
 from dim_ray.pipeline.workspace import dataset_card
 from dim_ray.results import main
 from dim_ray.store.artifacts import ArtifactStore
@@ -73,7 +77,7 @@ def test_list_of_something_absent_says_what_is_there(storage: str) -> None:
         main(["list", "--storage", storage, "--dataset", "digit"])
 
 
-@pytest.mark.parametrize("command", ["list", "best"])
+@pytest.mark.parametrize("command", ["list", "best", "ranking"])
 def test_empty_storage_says_what_to_run(tmp_path: Path, command: str) -> None:
     with pytest.raises(StorageError, match=r"run python -m dim_ray.tune, or"):
         main([command, "--storage", str(tmp_path / "nothing")])
@@ -181,3 +185,84 @@ def test_help_needs_neither_pandas_nor_pyarrow() -> None:
     run = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "[]"
     assert "--architecture" in run.stdout
+
+
+# Ranking
+
+
+def ranked_rows() -> list[dict[str, object]]:
+    recipe = to_dict(EvaluationConfig(epochs=7, augmentation="color").recipe("fixed", 1))
+    common = {"recipe_json": json.dumps(recipe), "augmentation": "color", "budget_fingerprint": "cccc"}
+    return [
+        evaluation(protocol="fixed", generator=BEST, accuracy=0.7, **common),
+        real_evaluation(protocol="real_fixed", accuracy=0.5, **common),
+    ]
+
+
+def test_ranking_shows_scores_and_the_commands_that_make_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = str(tmp_path / "my storage")
+    Writer(root).append_evaluations(ranked_rows())
+    main(["ranking", "--storage", root])
+    output = capsys.readouterr().out
+    assert ["feed0000", "convnet3", "color", "1", "-", "20.0", "-", "-"] in _rows(output)
+    commands = [shlex.split(line) for line in output.splitlines() if line.startswith("  python")]
+    made = [evaluate_flags(command) for command in commands]
+    assert [config.evaluation.protocols for config, _ in made] == [("fixed",), ("real_fixed",), ("real_full",)]
+    for config, uri in made:
+        assert uri == f"{root}/generators/{BEST}"
+        assert config.storage.root == root
+        assert config.networks.students == ("convnet3",)
+        wanted = EvaluationConfig(
+            epochs=7, augmentation="color" if "real_full" in config.evaluation.protocols else "none"
+        )
+        protocol = config.evaluation.protocols[0]
+        assert config.evaluation.recipe(protocol, 1) == wanted.recipe(protocol, 1)
+
+
+def evaluate_flags(command: list[str]) -> tuple[Config, str]:
+    assert command[:3] == ["python", "-m", "dim_ray.evaluate"]
+    config, extras = parse(
+        command[3:],
+        program="evaluate",
+        description="",
+        flags=EVALUATE_FLAGS,
+        defaults=DEFAULT_STUDY,
+        extra=add_generator,
+    )
+    return config, extras.generator
+
+
+def test_ranking_with_every_row_has_scores_and_no_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = real_evaluation(protocol="real_full", accuracy=0.9, ipc=100)
+    Writer(str(tmp_path)).append_evaluations([*ranked_rows(), whole])
+    main(["ranking", "--storage", str(tmp_path), "--ipc", "10", "--label-weight", "1"])
+    output = capsys.readouterr().out
+    [row] = [row for row in _rows(output) if row[:1] == ["feed0000"]]
+    assert row[4:7] == ["20.0", "20.0", "36.3"]  # (e^0.2 - e^-1) / (e - e^-1)
+
+
+def test_ranking_without_fixed_sets_says_what_to_run(storage: str) -> None:
+    with pytest.raises(StorageError, match=r"protocol fixed under .*--protocol fixed real_fixed --ipc 1\."):
+        main(["ranking", "--storage", storage, "--ipc", "1"])
+    with pytest.raises(UsageError, match="--protocol is 'on_the_fly'"):
+        main(["ranking", "--storage", storage, "--protocol", "on_the_fly"])
+
+
+def test_list_tells_quirks_and_soft_labels_apart(storage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["list", "--storage", storage])
+    assert "quirks, labels" not in capsys.readouterr().out
+    soft = {"labels": "soft", "labeller": "eeee000011112222"}
+    Writer(storage).append_evaluations(
+        [
+            evaluation(accuracy=0.11, quirks="best_of_tests", preset="custom"),
+            evaluation(accuracy=0.22, quirks="best_of_tests+extra_batch", preset="reference", **soft),
+        ]
+    )
+    main(["list", "--storage", storage])
+    output = capsys.readouterr().out
+    assert "quirks, labels" in output
+    lines = {line.split()[-2]: line for line in output.splitlines() if " convnet3 " in line}
+    assert " best_of_tests " in lines["11.00"]
+    assert " reference, soft labels " in lines["22.00"]

@@ -12,8 +12,7 @@ from rich.console import Console
 from dim_ray.cli import parse
 from dim_ray.config import DataConfig
 from dim_ray.distill import _print as print_distilled
-from dim_ray.evaluate import _add_arguments as add_evaluate_arguments
-from dim_ray.flags import EVALUATE_FLAGS
+from dim_ray.flags import EVALUATE_FLAGS, add_generator
 from dim_ray.reuse import load_generator
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
@@ -146,7 +145,7 @@ def test_commands_after_a_distillation_find_the_generator_its_data_and_its_stora
         description="",
         flags=EVALUATE_FLAGS,
         defaults=None,
-        extra=add_evaluate_arguments,
+        extra=add_generator,
     )
     assert config.storage.root == str(tmp_path / STORAGE)
     assert config.data == work.config.data

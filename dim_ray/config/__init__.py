@@ -18,6 +18,7 @@ from dim_ray.config.data import DATASETS, IMAGE_SIZES, DataConfig
 from dim_ray.config.evaluation import PROTOCOLS, WEIGHTS, EvaluationConfig, Protocol, Weights
 from dim_ray.config.fingerprints import fingerprint, to_dict
 from dim_ray.config.networks import GeneratorConfig, NetworksConfig
+from dim_ray.config.presets import NO_QUIRKS, PRESET_QUIRKS, PRESETS, QUIRKS, Quirk, join_quirks
 from dim_ray.config.study import StorageConfig, StudyConfig
 from dim_ray.config.training import (
     HealthConfig,
@@ -33,8 +34,12 @@ __all__ = [
     "DATASETS",
     "DSA_OPERATIONS",
     "IMAGE_SIZES",
+    "NO_QUIRKS",
     "NUM_GROUPS",
+    "PRESETS",
+    "PRESET_QUIRKS",
     "PROTOCOLS",
+    "QUIRKS",
     "WEIGHTS",
     "Architecture",
     "Config",
@@ -50,12 +55,14 @@ __all__ = [
     "Precision",
     "PriorConfig",
     "Protocol",
+    "Quirk",
     "SnapshotSpacing",
     "StorageConfig",
     "StudyConfig",
     "Weights",
     "check_architecture",
     "fingerprint",
+    "join_quirks",
     "to_dict",
 ]
 

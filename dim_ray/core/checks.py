@@ -20,7 +20,7 @@ __all__ = ["Check", "check_evaluation", "check_training"]
 Check = Callable[[Config, Dataset], None]
 """Raises a ConfigError where a configuration doesn't fit a data set."""
 
-_REAL_PREFIX = "real_"
+_REAL_OF_AN_IPC = ("real_on_the_fly", "real_fixed")
 
 
 def check_training(config: Config, dataset: Dataset) -> None:
@@ -57,7 +57,7 @@ def check_evaluation(config: Config, dataset: Dataset) -> None:
     Raises:
         ConfigError: An IPC of a real baseline is larger than a class.
     """
-    baselines = [protocol for protocol in config.evaluation.protocols if protocol.startswith(_REAL_PREFIX)]
+    baselines = [protocol for protocol in config.evaluation.protocols if protocol in _REAL_OF_AN_IPC]
     counts = class_counts(dataset.train, dataset.num_classes)
     smallest = counts.index(min(counts))
     images_per_class = max(config.evaluation.images_per_class)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import math
 import platform
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 import torch
 
 import dim_ray
-from dim_ray.config import EvaluationConfig, Weights, fingerprint
+from dim_ray.config import Protocol, Weights, fingerprint, join_quirks, to_dict
 from dim_ray.core.precision import resolve_precision
 from dim_ray.pipeline.generators import load_module, stored_weights, weights_file
+from dim_ray.pipeline.labels import labeller_name, labelling_teachers
 from dim_ray.pipeline.students import Evaluation, train_cell
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.reader import Reader
@@ -24,9 +26,19 @@ __all__ = ["evaluate", "evaluation_row_id", "missing_evaluations", "plan_evaluat
 
 
 def plan_evaluations(work: Workspace, generator: str) -> list[Evaluation]:
-    """Returns the grid protocol x IPC x architecture x seed, dearest first, so that no core waits at the end."""
-    evaluation = work.config.evaluation
-    weights = _stored_weights(work, generator)
+    """Returns the grid protocol x IPC x architecture x seed, dearest first, so that no core waits at the end.
+
+    `real_full` has no IPC of its own, and comes once for each architecture and seed, before the others.
+
+    Raises:
+        ConfigError: Students are to have soft labels, and the generator has no teachers to give them.
+    """
+    evaluation, num_channels = work.config.evaluation, work.dataset.num_channels
+    weights, teachers = _stored_weights(work, generator), labelling_teachers(work, generator)
+    sized: list[Protocol] = [protocol for protocol in evaluation.protocols if protocol != "real_full"]
+    grid = [(images_per_class, sized) for images_per_class in sorted(evaluation.images_per_class, reverse=True)]
+    if "real_full" in evaluation.protocols:
+        grid.insert(0, (len(work.dataset.train) // work.dataset.num_classes, ["real_full"]))
     return [
         Evaluation(
             protocol=protocol,
@@ -35,10 +47,13 @@ def plan_evaluations(work: Workspace, generator: str) -> list[Evaluation]:
             seed=evaluation.seed + index,
             generator=None if protocol.startswith("real_") else generator,
             weights=None if protocol.startswith("real_") else weights,
+            recipe=evaluation.recipe(protocol, num_channels),
+            preset=evaluation.preset_name(protocol, num_channels),
+            teachers=teachers,
         )
-        for images_per_class in sorted(evaluation.images_per_class, reverse=True)
+        for images_per_class, protocols in grid
         for architecture in work.config.networks.students
-        for protocol in evaluation.protocols
+        for protocol in protocols
         for index in range(evaluation.num_seeds)
     ]
 
@@ -75,7 +90,7 @@ def evaluate(work: Workspace, cell: Evaluation) -> dict[str, Any]:
     row = {
         **_identity(work, cell),
         "study": work.study,
-        "selection": "validation",
+        "selection": "test" if "best_of_tests" in cell.recipe.quirks else "validation",
         "accuracy": result.accuracy,
         "best_test_accuracy": result.best_test_accuracy,
         "validation_accuracy": result.validation_accuracy,
@@ -85,11 +100,15 @@ def evaluate(work: Workspace, cell: Evaluation) -> dict[str, Any]:
         "batch_size": contract.batch_size,
         "epochs": contract.epochs,
         "stored_bytes": contract.stored_bytes,
-        "augmentation": work.config.evaluation.augmentation,
-        "final_loss": result.final_loss,
+        "optimizer": cell.recipe.optimizer,
+        "learning_rate": cell.recipe.learning_rate,
+        "schedule": cell.recipe.schedule,
+        "augmentation": cell.recipe.augmentation,
+        "recipe_json": json.dumps(_recipe(cell)),
+        "final_loss": None if math.isnan(result.final_loss) else result.final_loss,
         "wall_seconds": result.wall_seconds,
         "device": str(work.dataset.train.images.device),
-        "precision": resolve_precision(work.config.evaluation.precision, work.dataset.train.images.device),
+        "precision": resolve_precision(cell.recipe.precision, work.dataset.train.images.device),
         "num_threads": torch.get_num_threads(),
         "host": platform.node(),
         "torch_version": torch.__version__,
@@ -109,17 +128,19 @@ def _identity(work: Workspace, cell: Evaluation) -> dict[str, Any]:
         "architecture": cell.architecture,
         "seed": cell.seed,
         "split": "test",
-        "preset": "corrected",
-        "labels": "hard",
-        "budget_fingerprint": _budget_fingerprint(work.config.evaluation),
+        "preset": cell.preset,
+        "quirks": join_quirks(cell.recipe.quirks),
+        "labels": cell.recipe.labels,
+        "labeller": labeller_name(cell.teachers),
+        "budget_fingerprint": fingerprint(cell.recipe),
         "code_version": dim_ray.__version__,
     }
 
 
-def _budget_fingerprint(config: EvaluationConfig) -> str:
-    """Identifies how every student is trained; the grid, weights and seeds are columns of their own."""
-    students = replace(config, images_per_class=(1,), protocols=("on_the_fly",), weights="average", num_seeds=1, seed=0)
-    return fingerprint(students)
+def _recipe(cell: Evaluation) -> dict[str, Any]:
+    """Returns all of a student's recipe; what says which students there are is in columns of its own."""
+    grid = ("images_per_class", "protocols", "weights", "num_seeds", "seed", "preset")
+    return {name: value for name, value in to_dict(cell.recipe).items() if name not in grid}
 
 
 def _stored_weights(work: Workspace, generator: str) -> Weights:

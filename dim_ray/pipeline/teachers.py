@@ -19,6 +19,7 @@ __all__ = [
     "open_pool",
     "pool_identity",
     "pool_teachers",
+    "read_teacher",
     "teacher_fingerprint",
 ]
 
@@ -99,7 +100,12 @@ def build_teacher(work: Workspace, number: int, reporter: Reporter) -> None:
 
 def load_teacher(work: Workspace, number: int) -> Teacher:
     """Reads teacher `number` with its snapshots, on the CPU."""
-    artifact = work.artifacts.read("teachers", teacher_fingerprint(work, number))
+    return read_teacher(work, teacher_fingerprint(work, number))
+
+
+def read_teacher(work: Workspace, identity: str) -> Teacher:
+    """Reads the teacher of this fingerprint with its snapshots, on the CPU."""
+    artifact = work.artifacts.read("teachers", identity)
     tensors, _ = loads(artifact.files[_SNAPSHOTS_FILE], origin=f"{artifact.uri}/{_SNAPSHOTS_FILE}")
     steps = artifact.card["steps"]
     return Teacher(

@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dim_ray.config import StudyConfig
+from dim_ray.config import NO_QUIRKS, StudyConfig
 from dim_ray.errors import StorageError, UsageError, nearest
 from dim_ray.store.filesystem import open_root, storage_errors
 from dim_ray.store.schema import EVALUATION_TABLE, SCHEMA_VERSION, TRIAL_TABLE, Table
 
-__all__ = ["CELL", "Reader", "no_evaluations", "summarise", "usual_ipc"]
+__all__ = ["CELL", "Reader", "no_evaluations", "summarise", "terms", "usual_ipc"]
 
 CELL = (
     "dataset",
@@ -34,7 +34,9 @@ CELL = (
     "weights",
     "data_fingerprint",
     "preset",
+    "quirks",
     "labels",
+    "labeller",
     "budget_fingerprint",
     "optimiser_steps",
 )
@@ -81,7 +83,8 @@ class Reader:
         """Finds the generator with the highest mean validation accuracy over seeds; the test set has no say.
 
         Generators are compared on equal terms: the same data, budget and architecture, those that most of them were
-        evaluated with, and of several such the latest.
+        evaluated with, and of several such the latest. Rows with quirks or soft labels choose nothing: the former
+        measure a mistake, and the latter the teachers, too.
 
         Args:
             dataset: Name of the data set.
@@ -100,7 +103,7 @@ class Reader:
         every = self.evaluations()
         if every.empty:
             raise no_evaluations(self.root)
-        rows = every[every["generator"].notna() & every["validation_accuracy"].notna()]
+        rows = every[_may_choose(every)]
         wanted = rows[(rows["dataset"] == dataset) & (rows["ipc"] == ipc) & (rows["protocol"] == protocol)]
         if architecture is not None:
             wanted = wanted[wanted["architecture"] == architecture]
@@ -206,6 +209,13 @@ def summarise(evaluations: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def terms(cell: Mapping[Any, Any]) -> str:
+    """Returns in words what is unusual about a row or a cell: its quirks and soft labels; "" for neither."""
+    quirks = "reference" if cell["preset"] == "reference" else cell["quirks"].replace("+", " + ")
+    quirks = "" if cell["quirks"] == NO_QUIRKS else quirks
+    return ", ".join(part for part in (quirks, "soft labels" if cell["labels"] == "soft" else "") if part)
+
+
 def no_evaluations(root: str) -> StorageError:
     """Returns the error of a storage without evaluations, with what to do."""
     return StorageError(
@@ -227,8 +237,14 @@ def usual_ipc(evaluations: pd.DataFrame, *, dataset: str, protocol: str = "on_th
     """
     usual = StudyConfig().selection_images_per_class
     is_wanted = (evaluations["dataset"] == dataset) & (evaluations["protocol"] == protocol)
-    there = evaluations[is_wanted & evaluations["generator"].notna()]["ipc"]
+    there = evaluations[is_wanted & _may_choose(evaluations)]["ipc"]
     return usual if there.empty or usual in there.to_numpy() else int(there.max())
+
+
+def _may_choose(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Returns which rows say something about a generator that another may be compared with."""
+    is_plain = (rows["quirks"] == NO_QUIRKS) & (rows["labels"] == "hard")
+    return is_plain & rows["generator"].notna() & rows["validation_accuracy"].notna()
 
 
 def _check_version(table: Table, path: str, metadata: Mapping[bytes, bytes]) -> None:
@@ -264,7 +280,10 @@ def _is_in(value: pa.Scalar, values: pa.Array) -> bool:
 
 def _what_is_there(rows: pd.DataFrame) -> str:
     if rows.empty:
-        return "there are rows of real images only: run python -m dim_ray.tune first."
+        return (
+            "there are rows of real images only, or with quirks or soft labels, which choose nothing: run python -m "
+            "dim_ray.tune, or python -m dim_ray.evaluate PATH."
+        )
     there = [
         f"{dataset} (IPC {_joined(group['ipc'])}; {_joined(group['protocol'])}; {_joined(group['architecture'])})"
         for dataset, group in rows.groupby("dataset")

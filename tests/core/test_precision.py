@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from dim_ray.config import EvaluationConfig
-from dim_ray.core.evaluation import budget, image_source, train_student
+from dim_ray.core.budgets import budget
+from dim_ray.core.image_sources import image_source
 from dim_ray.core.pool import train_teacher
 from dim_ray.core.ports import NoCheckpointer
 from dim_ray.core.precision import autocast, resolve_precision
+from dim_ray.core.students import train_student
 from tests.core.tiny import ARCHITECTURE, POOL, RecordingReporter, equal_states, make_dataset
 
 CPU = torch.device("cpu")
@@ -61,7 +63,7 @@ def test_teachers_and_students_in_bfloat16_are_close_to_float32() -> None:
     final_losses, snapshots = [], []
     for precision in ("bfloat16", "float32"):
         source = image_source(
-            "real_on_the_fly", generator=None, dataset=DATASET, images_per_class=2, epochs=contract.epochs, seed=0
+            "real_on_the_fly", generator=None, dataset=DATASET, images_per_class=2, contract=contract, seed=0
         )
         student = train_student(
             replace(config, precision=precision),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from dim_ray.config import NetworksConfig
-from dim_ray.errors import ArtifactError
+from dim_ray.config import PRESET_QUIRKS, EvaluationConfig, NetworksConfig
+from dim_ray.errors import ArtifactError, ConfigError
 from dim_ray.pipeline.evaluations import (
     evaluate,
     evaluation_row_id,
@@ -17,12 +19,14 @@ from dim_ray.pipeline.evaluations import (
     plan_evaluations,
     read_evaluations,
 )
-from dim_ray.pipeline.generators import GENERATOR_FILE, generator_fingerprint
-from dim_ray.pipeline.students import Evaluation
+from dim_ray.pipeline.generators import GENERATOR_FILE, generator_fingerprint, load_module
+from dim_ray.pipeline.labels import check_labels, labeller_name
+from dim_ray.pipeline.students import Evaluation, validate
+from dim_ray.pipeline.teachers import teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.schema import EVALUATIONS
 from tests.core import tiny
-from tests.pipeline.small import make_work
+from tests.pipeline.small import distil, make_work
 
 
 def plan(work: Workspace) -> list[Evaluation]:
@@ -71,7 +75,8 @@ def test_row_has_every_column_of_the_table(built: Workspace) -> None:
     assert (row["device"], row["torch_version"]) == ("cpu", torch.__version__)
     assert row["wall_seconds"] > 0
     assert 0 <= row["accuracy"] <= row["best_test_accuracy"] <= 1
-    assert not [name for name, value in row.items() if value is None or value != value]
+    absent = [name for name, value in row.items() if value is None or value != value]
+    assert absent == ["labeller"], "which hard labels don't have"
 
 
 def test_budget_of_each_protocol_is_what_the_student_used(built: Workspace) -> None:
@@ -122,16 +127,176 @@ def test_baselines_are_shared_by_generators_and_their_rows_are_not(built: Worksp
     assert len(shared) == len(ours) / 2
 
 
-@pytest.mark.parametrize("changes", [{"epochs": 3}, {"learning_rate": 0.02}, {"schedule": "cosine"}, {"min_steps": 9}])
+def id_of(work: Workspace, protocol: str = "on_the_fly") -> str:
+    return evaluation_row_id(work, pick(work, protocol))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"epochs": 3},
+        {"learning_rate": 0.02},
+        {"schedule": "cosine"},
+        {"min_steps": 9},
+        {"optimizer": "adam"},
+        {"quirks": ("train_mode_test",)},
+        {"preset": "reference"},
+        {"labels": "soft"},
+        {"labels": "soft", "soft_label_temperature": 4.0},
+    ],
+)
 def test_row_is_another_one_for_another_recipe(built: Workspace, changes: dict[str, Any]) -> None:
-    cell = pick(built, "on_the_fly")
-    assert evaluation_row_id(with_evaluation(built, **changes), cell) != evaluation_row_id(built, cell)
+    others = [id_of(with_evaluation(built, **change)) for change in (changes, {"labels": "soft"})]
+    assert len({id_of(built), *others}) == (2 if changes == {"labels": "soft"} else 3)
 
 
-@pytest.mark.parametrize("changes", [{"images_per_class": (2, 5)}, {"num_seeds": 9}, {"protocols": ("on_the_fly",)}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"images_per_class": (2, 5)},
+        {"num_seeds": 9},
+        {"protocols": ("on_the_fly",)},
+        {"soft_label_temperature": 4.0},  # which hard labels don't have
+    ],
+)
 def test_row_is_the_same_one_in_a_larger_grid(built: Workspace, changes: dict[str, Any]) -> None:
-    cell = pick(built, "on_the_fly")
-    assert evaluation_row_id(with_evaluation(built, **changes), cell) == evaluation_row_id(built, cell)
+    assert id_of(with_evaluation(built, **changes)) == id_of(built)
+
+
+def test_row_is_the_same_one_under_a_quirk_that_does_not_concern_it(built: Workspace) -> None:
+    quirky = with_evaluation(built, quirks=("uniform_labels",))
+    assert id_of(quirky, "on_the_fly") != id_of(built, "on_the_fly")
+    for protocol in ("fixed", "real_on_the_fly", "real_fixed"):
+        assert id_of(quirky, protocol) == id_of(built, protocol)
+
+
+def test_row_is_the_same_one_however_its_quirks_are_asked_for(built: Workspace) -> None:
+    by_preset = with_evaluation(built, preset="reference")
+    by_name = with_evaluation(built, quirks=PRESET_QUIRKS["reference"][::-1])
+    assert id_of(by_preset) == id_of(by_name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "preset", "quirks", "selection"),
+    [
+        ({}, "corrected", "none", "validation"),
+        ({"quirks": ("train_mode_test", "extra_batch")}, "custom", "extra_batch+train_mode_test", "validation"),
+        ({"quirks": ("best_of_tests",)}, "custom", "best_of_tests", "test"),
+        (
+            {"preset": "reference"},  # with less than its 1,000 epochs, so it isn't called by its name
+            "custom",
+            "best_of_tests+extra_batch+half_normalised_test+train_mode_test+uniform_labels",
+            "test",
+        ),
+    ],
+)
+def test_row_says_which_quirks_it_has_and_whether_the_test_split_chose(
+    built: Workspace, changes: dict[str, Any], preset: str, quirks: str, selection: str
+) -> None:
+    work = with_evaluation(built, **changes)
+    row = evaluate(work, pick(work, "on_the_fly"))
+    assert (row["preset"], row["quirks"], row["selection"]) == (preset, quirks, selection)
+    [stored] = read_evaluations(work, plan(work)).to_dict("records")
+    assert (stored["preset"], stored["quirks"]) == (preset, quirks)
+
+
+def test_a_student_can_be_trained_again_from_its_row(built: Workspace) -> None:
+    work = with_evaluation(
+        built, optimizer="adamw", schedule="step", decay_points=(0.3, 0.6), labels="soft", quirks=("extra_batch",)
+    )
+    row = evaluate(work, pick(work, "on_the_fly"))
+    assert (row["optimizer"], row["schedule"], row["learning_rate"]) == ("adamw", "step", 0.01)
+    recipe = json.loads(row["recipe_json"])
+    recipe |= {name: tuple(recipe[name]) for name in ("quirks", "decay_points")}
+    again = pick(replace(work, config=replace(work.config, evaluation=EvaluationConfig(**recipe))), "on_the_fly", 10)
+    again = replace(again, images_per_class=row["ipc"], seed=row["seed"])
+    assert evaluation_row_id(work, again) == evaluation_row_id(work, pick(work, "on_the_fly"))
+    assert evaluate(work, again)["final_loss"] == row["final_loss"]
+
+
+def test_student_without_a_step_has_no_loss_and_says_so(built: Workspace) -> None:
+    work = with_evaluation(built, quirks=("dropped_batches",), batch_size=128)
+    row = evaluate(work, pick(work, "on_the_fly"))
+    assert (row["optimiser_steps"], row["images_drawn"], row["distinct_images"], row["batch_size"]) == (0, 0, 0, 0)
+    assert row["final_loss"] is None
+
+
+# Soft labels
+
+
+def soft(work: Workspace, **changes: Any) -> Workspace:
+    return with_evaluation(work, labels="soft", **changes)
+
+
+def test_every_student_of_a_generator_is_labelled_by_the_generators_teachers(built: Workspace) -> None:
+    work = soft(built)
+    teachers = built.artifacts.read_card("generators", generator_fingerprint(built))["teachers"]
+    assert len(teachers) == 2
+    assert all(sorted(cell.teachers) == sorted(teachers) for cell in plan(work))
+    sizes = [
+        built.artifacts.read_card("teachers", name)["files"]["snapshots.safetensors"]["size_bytes"] for name in teachers
+    ]
+    generator_bytes = built.artifacts.read_card("generators", generator_fingerprint(built))["files"][GENERATOR_FILE][
+        "size_bytes"
+    ]
+    stored = {
+        "on_the_fly": generator_bytes + sum(sizes),
+        "fixed": 6 * (64 + 12),
+        "real_on_the_fly": 24 * 64 + sum(sizes),
+        "real_fixed": 6 * (64 + 12),
+    }
+    rows = {protocol: evaluate(work, pick(work, protocol)) for protocol in stored}
+    assert {protocol: row["stored_bytes"] for protocol, row in rows.items()} == stored
+    assert {row["labels"] for row in rows.values()} == {"soft"}
+    assert {row["labeller"] for row in rows.values()} == {labeller_name(teachers)}
+    hard = evaluate(built, pick(built, "fixed"))
+    assert hard["labeller"] is None
+    assert hard["final_loss"] != rows["fixed"]["final_loss"]
+
+
+def test_baselines_with_soft_labels_belong_to_their_teachers(built: Workspace) -> None:
+    work = soft(built)
+    cell = pick(work, "real_fixed")
+    fewer = replace(cell, teachers=cell.teachers[:1])
+    swapped = replace(cell, teachers=cell.teachers[::-1])
+    assert evaluation_row_id(work, fewer) != evaluation_row_id(work, cell)
+    assert evaluation_row_id(work, swapped) == evaluation_row_id(work, cell)
+    assert evaluate(work, fewer)["final_loss"] != evaluate(work, cell)["final_loss"]
+
+
+def test_generator_without_teachers_gives_no_soft_labels_and_says_what_to_do(built: Workspace) -> None:
+    work = soft(replace(built, config=replace(built.config, matching=replace(built.config.matching, kind="none"))))
+    distil(work)
+    with pytest.raises(ConfigError, match=r"names no teachers.*--evaluation\.labels hard.*--matching\.kind logits"):
+        plan(work)
+    with pytest.raises(ConfigError, match=r"matching\.kind is 'none'.*--evaluation\.labels hard"):
+        check_labels(work.config, work.dataset)
+    check_labels(soft(built).config, built.dataset)
+    check_labels(with_evaluation(work, labels="hard").config, work.dataset)
+
+
+def test_teachers_that_stayed_behind_are_named(built: Workspace) -> None:
+    shutil.rmtree(Path(built.artifacts.root, "teachers", teacher_fingerprint(built, 1)))
+    with pytest.raises(ConfigError, match=rf"of the 2 teachers .* lacks {teacher_fingerprint(built, 1)}: copy"):
+        plan(soft(built))
+
+
+def test_selection_has_hard_labels_and_no_quirks(built: Workspace) -> None:
+    generator = load_module(built, generator_fingerprint(built))
+    quirky = soft(built, quirks=("dropped_batches", "train_mode_test"), batch_size=128)
+    assert validate(quirky, generator) == validate(with_evaluation(built, batch_size=128), generator)
+
+
+# All real images
+
+
+def test_students_of_all_real_images_have_no_ipc_of_their_own(built: Workspace) -> None:
+    work = with_evaluation(built, protocols=("on_the_fly", "real_full"), images_per_class=(1, 2))
+    cells = plan(work)
+    assert [(c.protocol, c.images_per_class) for c in cells[:2]] == [("real_full", 8)] * 2
+    assert len(cells) == 2 + 2 * 2
+    row = evaluate(work, cells[0])
+    assert (row["ipc"], row["images_drawn"], row["distinct_images"], row["generator"]) == (8, 48, 24, None)
 
 
 def test_row_is_another_one_for_other_data(built: Workspace) -> None:

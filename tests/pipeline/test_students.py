@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from dim_ray.core.evaluation import StudentResult
 from dim_ray.core.generator import Generator
+from dim_ray.core.students import StudentResult
 from dim_ray.pipeline import students
 from dim_ray.pipeline.evaluations import plan_evaluations
 from dim_ray.pipeline.generators import generator_fingerprint, load_module

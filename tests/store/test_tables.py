@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dim_ray.errors import StorageError, UsageError
-from dim_ray.store.reader import Reader, summarise, usual_ipc
+from dim_ray.store.reader import Reader, summarise, terms, usual_ipc
 from dim_ray.store.schema import EVALUATIONS, TRIALS
 from dim_ray.store.writer import Writer
 from tests.store.rows import evaluation, real_evaluation, trial
@@ -40,7 +40,7 @@ Writer(sys.argv[1]).append_evaluations([evaluation(seed=7)])
 
 def test_written_row_comes_back_with_every_value_and_type(root: str) -> None:
     created_at = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-    row = evaluation(id="0123456789abcdef", created_at=created_at)
+    row = evaluation(id="0123456789abcdef", created_at=created_at, labels="soft", labeller="eeee000011112222")
     Writer(root).append_evaluations([row])
     frame = Reader(root).evaluations()
     assert list(frame.columns) == EVALUATIONS.names
@@ -383,6 +383,51 @@ def test_best_generator_says_what_is_there_instead(root: str) -> None:
         Reader(root).best_generator(dataset="cifar10", ipc=10)
     assert "'cifar10' at IPC 10" in str(caught.value)
     assert "there is digits (IPC 10, 50; on_the_fly; convnet3)." in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "unusual",
+    [{"quirks": "best_of_tests", "preset": "custom"}, {"labels": "soft", "labeller": "eeee000011112222"}],
+)
+def test_rows_with_quirks_or_soft_labels_choose_no_generator(root: str, unusual: dict[str, Any]) -> None:
+    late = {"created_at": datetime(2099, 1, 1, tzinfo=UTC), **unusual}
+    Writer(root).append_evaluations(
+        [
+            evaluation(generator="better", validation_accuracy=0.90),
+            evaluation(generator="worse", validation_accuracy=0.80),
+            evaluation(generator="better", validation_accuracy=0.10, **late),
+            evaluation(generator="worse", validation_accuracy=0.99, **late),
+            evaluation(generator="worse", ipc=50, **late),
+        ]
+    )
+    assert Reader(root).best_generator(dataset="digits", ipc=10) == "better"
+    assert usual_ipc(Reader(root).evaluations(), dataset="digits") == 10
+    with pytest.raises(StorageError, match=r"no generator was evaluated on 'digits' at IPC 50"):
+        Reader(root).best_generator(dataset="digits", ipc=50)
+
+
+def test_rows_alone_that_choose_nothing_say_what_to_run(root: str) -> None:
+    Writer(root).append_evaluations([evaluation(quirks="best_of_tests", preset="custom")])
+    with pytest.raises(StorageError, match=r"quirks or soft labels, which choose nothing: run"):
+        Reader(root).best_generator(dataset="digits", ipc=10)
+
+
+def test_quirks_labels_and_their_teachers_are_cells_of_their_own(root: str) -> None:
+    changes: list[dict[str, Any]] = [
+        {},
+        {"quirks": "best_of_tests+extra_batch", "preset": "custom"},
+        {"labels": "soft", "labeller": "eeee000011112222"},
+        {"labels": "soft", "labeller": "ffff000011112222"},
+    ]
+    Writer(root).append_evaluations([evaluation(**change) for change in changes])
+    cells = summarise(Reader(root).evaluations())
+    assert list(cells["n"]) == [1, 1, 1, 1]
+    assert sorted(terms(cell) for cell in cells.to_dict("records")) == [
+        "",
+        "best_of_tests + extra_batch",
+        "soft labels",
+        "soft labels",
+    ]
 
 
 def test_summary_has_a_row_for_each_cell_and_the_latest_of_a_seed_measured_twice(root: str) -> None:

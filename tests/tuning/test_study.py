@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import dim_ray
-from dim_ray.config import PROTOCOLS
+from dim_ray.config import EvaluationConfig
 from tests.tuning.runs import NO_TOKEN, Run, evaluations, files, run, trials
 
 pytestmark = pytest.mark.timeout(1500)  # several runs, on a machine that may be busy
@@ -67,7 +67,7 @@ def test_study_leaves_rows_of_every_trial_and_of_the_whole_grid(finished: Run) -
     grid = evaluations(finished.storage)
     cells = set(zip(grid["protocol"], grid["ipc"], grid["seed"], strict=True))
     assert len(grid) == len(cells) == CELLS
-    assert set(grid["protocol"]) == set(PROTOCOLS)
+    assert set(grid["protocol"]) == set(EvaluationConfig().protocols)
     assert set(grid["split"]) == {"test"}
     assert set(grid["generator"].dropna()) == {best["generator"]}
 

@@ -1,0 +1,113 @@
+"""A student's budget: what it may use, in numbers, known before it is trained.
+
+    contract = budget(config, "on_the_fly", num_classes=10, images_per_class=10, ...)
+    contract.images_drawn, contract.stored_bytes
+
+docs/protocols.md has the arithmetic in words.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dim_ray.config import EvaluationConfig
+from dim_ray.config import Protocol as ProtocolName
+
+__all__ = ["Budget", "budget"]
+
+_FLOAT_BYTES = 4  # of one class's probability in a stored soft label
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a student may use."""
+
+    images_drawn: int
+    distinct_images: int
+    optimiser_steps: int
+    batch_size: int
+    """Images of the largest step; 0 where there is none."""
+    epochs: int
+    images_per_epoch: int
+    stored_bytes: int
+    """Of the generator's file, or of the real or fixed images as uint8; with soft labels also of what gives them."""
+
+
+def budget(
+    config: EvaluationConfig,
+    protocol: ProtocolName,
+    *,
+    num_classes: int,
+    images_per_class: int,
+    image_bytes: int,
+    generator_bytes: int,
+    real_class_counts: Sequence[int],
+    teacher_bytes: int = 0,
+) -> Budget:
+    """Returns the contract of one student.
+
+    The images of an epoch are divided into as few batches as `config.batch_size` allows, whose sizes differ by at
+    most one: 500 images at 128 are 4 steps of 125. So no step is left with a single image, which BatchNorm can't
+    measure. The quirks `dropped_batches` and `extra_batch` have whole batches alone, one less or one more; the former
+    may leave none, and that is the only way to zero steps.
+
+    Args:
+        config: Epochs, steps, the most images a step, labels and quirks.
+        protocol: Where images come from.
+        num_classes: K.
+        images_per_class: IPC.
+        image_bytes: One image's size as uint8.
+        generator_bytes: The generator file's size.
+        real_class_counts: Images of each class in the real training split.
+        teacher_bytes: Size of the files of the teachers that give soft labels.
+    """
+    num_real = sum(real_class_counts)
+    set_size = num_real if protocol == "real_full" else images_per_class * num_classes
+    images_per_epoch, steps_per_epoch = _epoch(config, protocol, set_size)
+    epochs = config.epochs
+    if steps_per_epoch:
+        epochs = max(epochs, math.ceil(config.min_steps / steps_per_epoch))
+    drawn = images_per_epoch * epochs
+    # Labels are dealt to the classes in turn, so that the first ones may be drawn once more.
+    draws = [len(range(label, drawn, num_classes)) for label in range(num_classes)]
+    num_subset = sum(min(images_per_class, count) for count in real_class_counts)
+    distinct = {
+        "on_the_fly": drawn,
+        "fixed": min(set_size, drawn),
+        "real_on_the_fly": sum(map(min, draws, real_class_counts)),
+        "real_fixed": min(num_subset, drawn),
+        "real_full": num_real,
+    }[protocol]
+    is_soft = config.labels == "soft"
+    stored_image_bytes = image_bytes + (num_classes * _FLOAT_BYTES if is_soft else 0)
+    labeller_bytes = teacher_bytes if is_soft else 0
+    stored = {
+        "on_the_fly": generator_bytes + labeller_bytes,
+        "fixed": set_size * stored_image_bytes,
+        "real_on_the_fly": num_real * image_bytes + labeller_bytes,
+        "real_fixed": num_subset * stored_image_bytes,
+        "real_full": num_real * stored_image_bytes,
+    }[protocol]
+    return Budget(
+        images_drawn=drawn,
+        distinct_images=distinct,
+        optimiser_steps=steps_per_epoch * epochs,
+        batch_size=math.ceil(images_per_epoch / steps_per_epoch) if steps_per_epoch else 0,
+        epochs=epochs,
+        images_per_epoch=images_per_epoch,
+        stored_bytes=stored,
+    )
+
+
+def _epoch(config: EvaluationConfig, protocol: ProtocolName, set_size: int) -> tuple[int, int]:
+    """Returns images and steps of one epoch over `set_size` images."""
+    whole_batches = set_size // config.batch_size
+    if protocol != "real_full" and "dropped_batches" in config.all_quirks:
+        return whole_batches * config.batch_size, whole_batches
+    if protocol != "real_full" and "extra_batch" in config.all_quirks:
+        return (whole_batches + 1) * config.batch_size, whole_batches + 1
+    if config.batch_size == 2:  # an odd epoch has one step of three instead of one of a single image
+        return set_size, whole_batches
+    return set_size, math.ceil(set_size / config.batch_size)

@@ -1,0 +1,187 @@
+"""Where a student's images come from: a generator or real images, fresh in every epoch or a fixed set.
+
+    source = image_source("on_the_fly", generator=generator, dataset=dataset, images_per_class=10, contract=contract,
+                          seed=0)
+    images, labels = source(0)
+
+The protocols with real images are those of the generated ones at the same budgets, the ceiling and the floor, and
+`real_full`: the whole training split in every epoch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dim_ray.config import Protocol as ProtocolName
+from dim_ray.core.budgets import Budget
+from dim_ray.core.data import Dataset, Split, to_bytes
+from dim_ray.core.generator import Generator
+from dim_ray.core.random import stream
+
+__all__ = ["ImageSource", "Labelling", "balanced_labels", "image_source"]
+
+ImageSource = Callable[[int], tuple[Tensor, Tensor]]
+"""Epoch number to normalised images (N, C, H, W) float32 and labels, on the dataset's device.
+
+N is the budget's `images_per_epoch`. Labels are (N,) int64, or (N, K) float32 probabilities where a labeller gives
+them.
+"""
+
+Labelling = Callable[[Tensor], Tensor]
+"""Normalised images (N, C, H, W) float32 to probabilities (N, K) float32."""
+
+_GENERATION_BATCH = 500  # images generated at a time: bounds memory
+
+
+def image_source(
+    protocol: ProtocolName,
+    *,
+    generator: Generator | None,
+    dataset: Dataset,
+    images_per_class: int,
+    contract: Budget,
+    seed: int,
+    uniform_labels: bool = False,
+    labeller: Labelling | None = None,
+) -> ImageSource:
+    """Returns the images of one student.
+
+    Args:
+        protocol: `on_the_fly` and `fixed` need a generator, the others real images.
+        generator: On the dataset's device; it is used in eval mode, and left in it.
+        dataset: Real images, and the normalisation of both.
+        images_per_class: IPC.
+        contract: Epochs that the source will be asked for, and their images.
+        seed: Of noise and of the choice of real images.
+        uniform_labels: Whether `on_the_fly` draws each image's label uniformly, instead of equally many of each.
+        labeller: Gives soft labels in the place of classes. It sees images before augmentation, and those of a fixed
+            set once.
+    """
+    if protocol in ("on_the_fly", "fixed") and generator is None:
+        raise ValueError(f"protocol {protocol!r} needs a generator")
+    if generator is not None and protocol == "on_the_fly":
+        draw = _generated(generator, dataset, contract, seed, uniform_labels=uniform_labels)
+    elif protocol == "real_on_the_fly":
+        draw = _real(dataset, contract, seed)
+    else:
+        images, labels = _image_set(protocol, generator, dataset, images_per_class, seed)
+        return _dealt(images, labels if labeller is None else labeller(images), contract, seed)
+    if labeller is None:
+        return draw
+
+    def labelled(epoch: int) -> tuple[Tensor, Tensor]:
+        images, _ = draw(epoch)
+        return images, labeller(images)
+
+    return labelled
+
+
+def balanced_labels(num_classes: int, images_per_class: int, device: torch.device | str = "cpu") -> Tensor:
+    """Returns (K * IPC,) int64 labels, class after class."""
+    return torch.arange(num_classes, device=device).repeat_interleave(images_per_class)
+
+
+def _generated(
+    generator: Generator, dataset: Dataset, contract: Budget, seed: int, *, uniform_labels: bool
+) -> ImageSource:
+    device, num_classes, count = dataset.train.labels.device, dataset.num_classes, contract.images_per_epoch
+
+    def draw(epoch: int) -> tuple[Tensor, Tensor]:
+        if uniform_labels:
+            rng = stream(seed, "labels", step=epoch, device=device)
+            labels = torch.randint(num_classes, (count,), generator=rng, device=device)
+        else:
+            labels, _ = _dealt_labels(num_classes, count, epoch, device)
+        return dataset.normalisation.from_signed(_generate(generator, labels, seed, epoch)), labels
+
+    return draw
+
+
+def _real(dataset: Dataset, contract: Budget, seed: int) -> ImageSource:
+    split, num_classes = dataset.train, dataset.num_classes
+    draws = _real_draws(split, num_classes, math.ceil(contract.images_drawn / num_classes), seed)
+
+    def draw(epoch: int) -> tuple[Tensor, Tensor]:
+        labels, turns = _dealt_labels(num_classes, contract.images_per_epoch, epoch, split.labels.device)
+        return dataset.normalisation.from_bytes(split.images[draws[labels, turns]]), labels
+
+    return draw
+
+
+def _image_set(
+    protocol: ProtocolName, generator: Generator | None, dataset: Dataset, images_per_class: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Returns the images and labels of a student that has the same ones in every epoch."""
+    split = dataset.train
+    if protocol == "real_full":
+        return dataset.normalisation.from_bytes(split.images), split.labels
+    labels = balanced_labels(dataset.num_classes, images_per_class, split.labels.device)
+    if generator is not None and protocol == "fixed":  # stored, and so rounded, as real images are
+        stored = to_bytes(_generate(generator, labels, seed, 0))
+    else:
+        stored = split.images[_real_draws(split, dataset.num_classes, images_per_class, seed).flatten()]
+    return dataset.normalisation.from_bytes(stored), labels
+
+
+def _dealt(images: Tensor, labels: Tensor, contract: Budget, seed: int) -> ImageSource:
+    """Returns the source that deals from a set: all of it in every epoch, or as many as an epoch has.
+
+    A longer or shorter epoch goes on where the one before ended in a shuffled set, and shuffles it again once it is
+    used up, so that the number of distinct images is exactly what the budget says.
+    """
+    size, count = len(images), contract.images_per_epoch
+    if count == size:
+        return lambda epoch: (images, labels)
+
+    def draw(epoch: int) -> tuple[Tensor, Tensor]:
+        first_round, last_round = epoch * count // size, (epoch * count + count - 1) // size
+        orders = [
+            torch.randperm(
+                size, generator=stream(seed, "deck", step=number, device=images.device), device=images.device
+            )
+            for number in range(first_round, last_round + 1)
+        ]
+        start = epoch * count - first_round * size
+        indices = torch.cat(orders)[start : start + count]
+        return images[indices], labels[indices]
+
+    return draw
+
+
+def _dealt_labels(num_classes: int, count: int, epoch: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Returns the labels of an epoch of `count` images, class after class, and each class's running number.
+
+    Labels are dealt to the classes in turn, from one epoch to the next, so that no class ever has more than one image
+    more than another. Both are (count,) int64; the running number counts a class's images from the first epoch on.
+    """
+    numbers = torch.arange(epoch * count, (epoch + 1) * count, device=device)
+    labels, order = torch.sort(numbers % num_classes, stable=True)
+    return labels, (numbers // num_classes)[order]
+
+
+@torch.no_grad()
+def _generate(generator: Generator, labels: Tensor, seed: int, epoch: int) -> Tensor:
+    rng = stream(seed, "images", step=epoch, device=labels.device)
+    generator.eval()
+    return torch.cat([generator.sample(part, rng) for part in torch.split(labels, _GENERATION_BATCH)])
+
+
+def _real_draws(split: Split, num_classes: int, draws_per_class: int, seed: int) -> Tensor:
+    """Returns indices (K, draws_per_class) into the split.
+
+    Every class goes through its images in a random order, and again in another once they are used up, so that the
+    number of distinct images is exactly what the budget says.
+    """
+    device = split.labels.device
+    rng = stream(seed, "real", device=device)
+    per_class = []
+    for label in range(num_classes):
+        members = (split.labels == label).nonzero().squeeze(1)
+        rounds = math.ceil(draws_per_class / len(members))
+        orders = [members[torch.randperm(len(members), generator=rng, device=device)] for _ in range(rounds)]
+        per_class.append(torch.cat(orders)[:draws_per_class])
+    return torch.stack(per_class)

@@ -1,0 +1,83 @@
+"""Soft labels: what the teachers of a pool say of an image, in the place of its class.
+
+    labeller = Labeller(teachers, dataset, temperature=1.0)
+    probabilities = labeller(images)      # (N, K) float32
+    loss = label_loss(student(augmented), probabilities, temperature=1.0)
+
+The label of image x is the mean over the teachers f, each in its last snapshot and in eval mode, of
+softmax(f(x) / T). It is given to the image as the student's protocol delivers it, before augmentation: so a set's
+labels are computed once and can be stored with it, N x K float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dim_ray.core.checkpoint import restore_module
+from dim_ray.core.data import Dataset
+from dim_ray.core.networks import build_classifier
+from dim_ray.core.pool import Teacher
+
+__all__ = ["Labeller", "label_loss"]
+
+_LABELLING_BATCH = 500  # images at a time where only memory depends on it
+
+
+class Labeller:
+    """Teachers in their last snapshots, on the dataset's device.
+
+    Args:
+        teachers: At least one.
+        dataset: Decides shapes and device; its images are not looked at.
+        temperature: T.
+    """
+
+    def __init__(self, teachers: Sequence[Teacher], dataset: Dataset, temperature: float) -> None:
+        self._temperature = temperature
+        self._networks = []
+        for teacher in teachers:
+            network = build_classifier(
+                teacher.architecture,
+                num_channels=dataset.num_channels,
+                num_classes=dataset.num_classes,
+                image_size=dataset.image_size,
+                rng=torch.Generator(dataset.train.images.device),
+            )
+            restore_module(network, teacher.snapshots[-1])
+            self._networks.append(network.eval().requires_grad_(False))
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Returns soft labels.
+
+        Args:
+            images: (N, C, H, W) float32, normalised.
+
+        Returns:
+            (N, K) float32 in [0, 1]; each row sums to 1.
+        """
+        return torch.cat([self._label(part) for part in torch.split(images, _LABELLING_BATCH)])
+
+    def _label(self, images: Tensor) -> Tensor:
+        predictions = [torch.softmax(network(images) / self._temperature, dim=1) for network in self._networks]
+        return torch.stack(predictions).mean(dim=0)
+
+
+def label_loss(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Returns the student's loss, a mean over the batch.
+
+    Hard labels: cross-entropy. Soft labels p: T^2 KL(p || softmax(logits / T)), whose gradients have the same scale at
+    every T (Hinton, Vinyals and Dean, arXiv 1503.02531, section 2).
+
+    Args:
+        logits: (B, K) float32.
+        labels: (B,) int64, or (B, K) float32 probabilities.
+        temperature: T, of soft labels only.
+    """
+    if not labels.is_floating_point():
+        return F.cross_entropy(logits, labels)
+    return F.kl_div(F.log_softmax(logits / temperature, dim=1), labels, reduction="batchmean") * temperature**2

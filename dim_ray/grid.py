@@ -1,0 +1,81 @@
+"""What the entries that measure a stored generator share: finding it, and running students, here or over a cluster.
+
+work = open_shared_session(config, "evaluate", check_evaluation)
+identity = find_generator(work, uri)
+num_new = run_missing(work, plan_evaluations(work, identity), progress, is_local=True)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dim_ray.errors import DataError
+from dim_ray.pipeline.evaluations import evaluate, missing_evaluations
+from dim_ray.pipeline.students import Evaluation
+from dim_ray.pipeline.workspace import Workspace, on_device
+from dim_ray.progress import Progress
+from dim_ray.store.artifacts import read_artifact
+from dim_ray.store.reader import Reader, usual_ipc
+
+__all__ = ["find_generator", "run_missing"]
+
+
+def find_generator(work: Workspace, uri: str | None) -> str:
+    """Returns the generator's fingerprint; one from elsewhere is verified and copied into the storage.
+
+    Args:
+        work: Data and storage.
+        uri: Folder or URI of the generator. Default: the storage's best by validation accuracy.
+
+    Raises:
+        DataError: It was made from other data than the configuration names.
+        StorageError: There is none, or it can't be read.
+    """
+    artifacts, dataset = work.artifacts, work.dataset.name
+    if uri is None:
+        reader = Reader(artifacts.root)
+        ipc = usual_ipc(reader.evaluations(dataset=dataset), dataset=dataset)
+        identity = reader.best_generator(dataset=dataset, ipc=ipc)
+        uri = artifacts.uri("generators", identity)
+    artifact = read_artifact(uri, kind="generators")
+    theirs = artifact.card["dataset"]
+    if theirs["digest"] != work.dataset.digest:
+        raise DataError(
+            f"the generator {uri} was made from the data set {theirs['name']!r} with digest {theirs['digest']}, and "
+            f"--dataset {work.config.data.dataset} is {work.dataset.name!r} with digest {work.dataset.digest}; give "
+            "the data and the splits that it was made from."
+        )
+    identity = str(artifact.card["fingerprint"])
+    if not artifacts.exists("generators", identity):
+        artifacts.write("generators", identity, artifact.files, artifact.card)
+    return identity
+
+
+def run_missing(work: Workspace, planned: list[Evaluation], progress: Progress, *, is_local: bool) -> int:
+    """Runs the evaluations that have no row yet, and returns their number.
+
+    Args:
+        work: Data and storage.
+        planned: Evaluations, each with a recipe of its own.
+        progress: Is told about one stage.
+        is_local: In this process alone; otherwise over the cluster.
+    """
+    missing = missing_evaluations(work, planned)
+    if missing and is_local:
+        _run_here(work, missing, progress)
+    elif missing:
+        from dim_ray.distributed.build import run_evaluations
+        from dim_ray.distributed.resources import cluster
+
+        with cluster(work.config, progress) as placement:
+            run_evaluations(work, planned, placement, progress)
+    return len(missing)
+
+
+def _run_here(work: Workspace, cells: Sequence[Evaluation], progress: Progress) -> None:
+    work = on_device(work)
+    progress.start("evaluation", len(cells), "students")
+    progress.advance(0)
+    for done, cell in enumerate(cells):
+        row = evaluate(work, cell)
+        progress.advance(done + 1, f"{cell.protocol}, IPC {cell.images_per_class}: {100 * row['accuracy']:.1f} %")

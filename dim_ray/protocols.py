@@ -1,0 +1,231 @@
+"""Measures what each quirk of the reference implementation does to a generator's accuracy.
+
+    python -m dim_ray.protocols dim_storage/generators/0123456789abcdef --ipc 1 10
+    python -m dim_ray.protocols PATH --num-seeds 5 --write docs/protocols.md
+
+Students on the fly, the reference's only protocol, are trained and tested as ours (corrected), with each quirk alone on
+top of it, and by the preset reference, which brings its own recipe. Rows that are there already are not measured
+again. With --write, the table takes the place of what stands between the two markers in a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dim_ray.cli import parse, run_main
+from dim_ray.config import PRESETS, QUIRKS, EvaluationConfig, Protocol
+from dim_ray.config.presets import quirks_in_force
+from dim_ray.errors import StorageError, UsageError
+from dim_ray.flags import DEFAULT_STUDY, PROTOCOLS_FLAGS, add_generator
+from dim_ray.progress import make_progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dim_ray.pipeline.students import Evaluation
+    from dim_ray.pipeline.workspace import Workspace
+
+__all__ = ["BEGIN", "END", "effects", "main", "variants"]
+
+BEGIN = "<!-- measured by python -m dim_ray.protocols: begin -->"
+END = "<!-- measured by python -m dim_ray.protocols: end -->"
+
+_STUDY = "protocols"
+_PROTOCOL: Protocol = "on_the_fly"
+_BASE = "corrected"
+_HEADINGS = ("IPC", "student", "evaluated", "test accuracy in %", "minus corrected", "steps", "images drawn")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs ``python -m dim_ray.protocols``.
+
+    Args:
+        argv: Arguments without the program's name.
+
+    Raises:
+        DimError: With a sentence for the person who typed the command.
+    """
+    config, extras = parse(
+        argv,
+        program="python -m dim_ray.protocols",
+        description=__doc__ or "",
+        flags=PROTOCOLS_FLAGS,
+        defaults=DEFAULT_STUDY,
+        extra=_add_arguments,
+    )
+    if extras.write is not None:
+        _replace_block(extras.write, None)  # before hours of measuring
+    config = replace(config, evaluation=replace(config.evaluation, protocols=(_PROTOCOL,)))
+    with make_progress() as progress:
+        from dim_ray.core.checks import check_evaluation
+        from dim_ray.grid import find_generator, run_missing
+        from dim_ray.pipeline.evaluations import plan_evaluations
+        from dim_ray.session import open_shared_session
+
+        work = open_shared_session(config, _STUDY, check_evaluation)
+        identity = find_generator(work, extras.generator)
+        planned = {
+            name: plan_evaluations(replace(work, config=replace(work.config, evaluation=evaluation)), identity)
+            for name, evaluation in variants(work.config.evaluation, work.dataset.num_channels).items()
+        }
+        every = [cell for cells in planned.values() for cell in cells]
+        num_new = run_missing(work, every, progress, is_local=extras.local)
+    _print(work, identity, planned, num_new, extras.write)
+
+
+def variants(evaluation: EvaluationConfig, num_channels: int) -> dict[str, EvaluationConfig]:
+    """Returns what is measured, by name: corrected, each quirk alone that concerns the data, and reference."""
+    corrected = replace(evaluation, preset="corrected", quirks=())
+    found = {_BASE: corrected}
+    for quirk in quirks_in_force(QUIRKS, _PROTOCOL, num_channels):
+        found[quirk] = replace(corrected, quirks=(quirk,))
+    return {**found, "reference": replace(corrected, preset="reference", **PRESETS["reference"])}
+
+
+def effects(rows: pd.DataFrame) -> pd.DataFrame:
+    """Returns what each variant comes to, and its difference to corrected.
+
+    Differences are taken seed by seed, because students of the same seed begin with the same weights and noise: where
+    a quirk changes only the test, the spread of students is no part of its error.
+
+    Args:
+        rows: Evaluations of one generator with a column `variant`, one of which is corrected.
+
+    Returns:
+        A row for each IPC, architecture and variant, in the variants' order: `mean` and `std` of accuracy (std with
+        n - 1; NaN where n is 1), `n`, `difference`, its standard error `error` (NaN where there are fewer than two
+        pairs), `optimiser_steps` and `images_drawn`.
+    """
+    import pandas as pd
+
+    names = list(dict.fromkeys(rows["variant"]))
+    found = []
+    for (ipc, architecture), cell in rows.groupby(["ipc", "architecture"], sort=True):
+        by_seed = cell.pivot_table(index="seed", columns="variant", values="accuracy", aggfunc="last")
+        for name in (name for name in names if name in by_seed):
+            differences = (by_seed[name] - by_seed[_BASE]).dropna()
+            accuracies = by_seed[name].dropna()
+            first = cell[cell["variant"] == name].iloc[0]
+            found.append(
+                {
+                    "ipc": ipc,
+                    "architecture": architecture,
+                    "variant": name,
+                    "mean": accuracies.mean(),
+                    "std": accuracies.std(),
+                    "n": len(accuracies),
+                    "difference": differences.mean(),
+                    "error": differences.std() / math.sqrt(max(1, len(differences))),
+                    "optimiser_steps": first["optimiser_steps"],
+                    "images_drawn": first["images_drawn"],
+                }
+            )
+    return pd.DataFrame(found)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_generator(parser)
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="puts the table between the markers in this file, too"
+    )
+
+
+def _print(
+    work: Workspace, identity: str, planned: dict[str, list[Evaluation]], num_new: int, file: Path | None
+) -> None:
+    import pandas as pd
+    from rich import box
+    from rich.table import Table
+
+    from dim_ray.pipeline.evaluations import read_evaluations
+    from dim_ray.summary import make_console, print_lines
+
+    rows = pd.concat([read_evaluations(work, cells).assign(variant=name) for name, cells in planned.items()])
+    lines = _lines(effects(rows))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in _HEADINGS:
+        table.add_column(name, justify="left" if name in ("student", "evaluated") else "right", no_wrap=True)
+    for line in lines:
+        table.add_row(*line)
+    console = make_console()
+    print_lines(console, f"generator {identity} on {work.dataset.name}: {num_new} evaluations added")
+    console.print(table)
+    if file is not None:
+        _replace_block(file, _markdown(lines, _conditions(work, identity, rows)))
+        print_lines(console, f"written into {file}")
+
+
+def _lines(table: pd.DataFrame) -> list[tuple[str, ...]]:
+    lines: list[tuple[str, ...]] = []
+    for cell in table.to_dict("records"):
+        spread = f" ± {100 * cell['std']:.1f}" if cell["n"] > 1 else ""
+        error = "" if math.isnan(cell["error"]) else f" ± {100 * cell['error']:.1f}"
+        lines.append(
+            (
+                str(cell["ipc"]),
+                cell["architecture"],
+                cell["variant"],
+                f"{100 * cell['mean']:.1f}{spread} ({cell['n']})",
+                "" if cell["variant"] == _BASE else f"{100 * cell['difference']:+.1f}{error}",
+                f"{cell['optimiser_steps']:,}",
+                f"{cell['images_drawn']:,}",
+            )
+        )
+    return lines
+
+
+def _conditions(work: Workspace, identity: str, rows: pd.DataFrame) -> str:
+    """Returns what a reader has to know of the numbers."""
+    evaluation = work.config.evaluation
+    places = sorted(
+        {
+            f"dim_ray {row['code_version']}, PyTorch {row['torch_version']}, {row['device']} with {row['num_threads']} "
+            "threads"
+            for row in rows.to_dict("records")
+        }
+    )
+    return (
+        f"Generator {identity} on {work.dataset.name}, on the fly; mean ± standard deviation (n seeds), and mean ± "
+        f"standard error of the difference to corrected, seed by seed. But for reference, the recipe is "
+        f"{evaluation.epochs} epochs (at least {evaluation.min_steps} steps) of {evaluation.optimizer}, learning rate "
+        f"{evaluation.learning_rate:g} ({evaluation.schedule}), batches of up to {evaluation.batch_size}, augmentation "
+        f"{evaluation.augmentation}, {evaluation.labels} labels. {'; '.join(places)}."
+    )
+
+
+def _markdown(lines: Sequence[Sequence[str]], conditions: str) -> str:
+    import textwrap
+
+    alignments = ["---" if name in ("student", "evaluated") else "---:" for name in _HEADINGS]
+    table = ["| " + " | ".join(line) + " |" for line in (_HEADINGS, alignments, *lines)]
+    return "\n".join([*table, "", textwrap.fill(conditions, 120)])
+
+
+def _replace_block(file: Path, block: str | None) -> None:
+    """Puts a block between the markers of a file; None only looks whether they are there."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"--write is {file}, which can't be read: {error.strerror}; give a file that is there."
+        ) from None
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise UsageError(f"--write is {file}, which lacks the lines {BEGIN} and {END}, in this order; put them there.")
+    if block is None:
+        return
+    try:
+        file.write_text(f"{before}{BEGIN}\n\n{block}\n\n{END}{after}", encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{file} can't be written: {error.strerror}; the rows are kept.") from error
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

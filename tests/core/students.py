@@ -1,0 +1,124 @@
+"""Budgets, sources and networks of students on tiny data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dim_ray.config import EvaluationConfig, GeneratorConfig, Protocol
+from dim_ray.core import students
+from dim_ray.core.budgets import Budget, budget
+from dim_ray.core.data import Dataset
+from dim_ray.core.generator import Generator, build_generator
+from dim_ray.core.image_sources import ImageSource, image_source
+from dim_ray.core.initialise import initialise
+from dim_ray.core.random import stream
+from dim_ray.core.splits import Split
+from dim_ray.core.students import StudentResult, train_student
+from tests.core import reference
+from tests.core.tiny import ARCHITECTURE, make_dataset
+
+DATASET = make_dataset()
+CONFIG = EvaluationConfig(epochs=4, batch_size=4, learning_rate=0.05, num_test_points=2)
+
+
+def agree(protocol: str, config: EvaluationConfig = CONFIG, *, images_per_class: int = 2, **change: Any) -> Budget:
+    arguments: dict[str, Any] = {
+        "num_classes": 3,
+        "image_bytes": 64,
+        "generator_bytes": 10_000,
+        "real_class_counts": [8, 8, 8],
+        **change,
+    }
+    return budget(config, cast(Protocol, protocol), images_per_class=images_per_class, **arguments)
+
+
+def make_generator() -> Generator:
+    generator = build_generator(
+        GeneratorConfig(capacity=4, latent_dim=8, refinements=()),
+        num_classes=3,
+        num_channels=1,
+        image_size=8,
+        rng=stream(0),
+    )
+    generator.train()
+    with torch.no_grad():  # statistics of its own, so that eval mode and training mode differ
+        for step in range(3):
+            generator.sample(torch.arange(3).repeat(8), stream(0, "statistics", step=step))
+    return generator
+
+
+def make_source(
+    protocol: str,
+    config: EvaluationConfig = CONFIG,
+    *,
+    images_per_class: int = 2,
+    epochs: int = 4,
+    seed: int = 0,
+    **change: Any,
+) -> ImageSource:
+    arguments: dict[str, Any] = {"generator": make_generator(), "dataset": DATASET, **change}
+    split = arguments["dataset"].train
+    contract = agree(
+        protocol,
+        replace(config, epochs=epochs),
+        images_per_class=images_per_class,
+        num_classes=arguments["dataset"].num_classes,
+        real_class_counts=split.labels.bincount().tolist(),
+    )
+    return image_source(
+        cast(Protocol, protocol), images_per_class=images_per_class, contract=contract, seed=seed, **arguments
+    )
+
+
+def train(
+    config: EvaluationConfig = CONFIG,
+    source: ImageSource | None = None,
+    dataset: Dataset = DATASET,
+    *,
+    contract: Budget | None = None,
+    architecture: str = ARCHITECTURE,
+    seed: int = 0,
+    test: bool = True,
+) -> StudentResult:
+    contract = contract or agree("real_on_the_fly", config)
+    source = source or make_source("real_on_the_fly", epochs=contract.epochs, dataset=dataset)
+    return train_student(config, source, dataset, architecture=architecture, contract=contract, seed=seed, test=test)
+
+
+class Watching(nn.Module):
+    """A linear classifier that keeps what it is trained on."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.batches: list[list[int]] = []
+        self.linear = nn.Linear(64, num_classes)
+        initialise(self, stream(0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            self.batches.append([round(number) for number in images[:, 0, 0, 0].tolist()])
+        logits: Tensor = self.linear(images.flatten(1) / 100)
+        return logits
+
+
+def use_network(monkeypatch: pytest.MonkeyPatch, make: Callable[[], nn.Module]) -> None:
+    monkeypatch.setattr(students, "build_classifier", lambda *args, **kwargs: make())
+
+
+def with_batch_norm() -> nn.Module:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
+    initialise(network, stream(3))
+    return network
+
+
+@torch.no_grad()
+def share_of_right_answers(network: nn.Module, split: Split) -> float:
+    normalised = reference.normalise(split.images / 255, DATASET)
+    answers = [network(image[None]).argmax().item() for image in normalised]
+    return float(sum(a == b for a, b in zip(answers, split.labels.tolist(), strict=True)) / len(split))

@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dim_ray.config import PROTOCOLS, Protocol, Quirk
+from dim_ray.core import image_sources
+from dim_ray.core.image_sources import balanced_labels
+from dim_ray.core.random import stream
+from tests.core import reference
+from tests.core.students import CONFIG, DATASET, agree, make_generator, make_source
+
+GENERATED: tuple[Protocol, ...] = ("on_the_fly", "fixed")
+REAL: tuple[Protocol, ...] = ("real_on_the_fly", "real_fixed")
+QUIRKS: tuple[tuple[Quirk, ...], ...] = ((), ("extra_batch",), ("dropped_batches",))
+
+
+def test_labels_are_balanced_class_after_class() -> None:
+    assert balanced_labels(3, 2).tolist() == [0, 0, 1, 1, 2, 2]
+    for protocol in (*GENERATED, *REAL):
+        images, labels = make_source(protocol, images_per_class=3)(0)
+        assert labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+        assert labels.dtype == torch.int64
+        assert images.shape == (9, 1, 8, 8)
+        assert images.dtype == torch.float32
+
+
+def keys(images: Tensor) -> list[bytes]:
+    return [image.numpy().tobytes() for image in images]
+
+
+def drawn_by_epoch(protocol: str, images_per_class: int, epochs: int, **change: Any) -> list[tuple[Tensor, Tensor]]:
+    source = make_source(protocol, images_per_class=images_per_class, epochs=epochs, **change)
+    return [source(epoch) for epoch in range(epochs)]
+
+
+@pytest.mark.parametrize(("images_per_class", "epochs"), [(1, 3), (2, 4), (3, 1), (3, 2), (3, 5), (8, 3), (1, 30)])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("quirks", QUIRKS)
+def test_drawn_and_distinct_images_are_as_many_as_the_budget_says(
+    quirks: tuple[Quirk, ...], protocol: str, images_per_class: int, epochs: int
+) -> None:
+    config = replace(CONFIG, epochs=epochs, quirks=quirks)
+    contract = agree(protocol, config, images_per_class=images_per_class)
+    assert contract.epochs == epochs
+    if not contract.optimiser_steps:
+        assert contract.images_drawn == contract.distinct_images == 0
+        return
+    epochs_drawn = drawn_by_epoch(protocol, images_per_class, epochs, config=config)
+    drawn = [key for images, _ in epochs_drawn for key in keys(images)]
+    assert len(drawn) == contract.images_drawn
+    assert len(set(drawn)) == contract.distinct_images
+
+
+@pytest.mark.parametrize("protocol", [*GENERATED, *REAL])
+def test_epochs_of_another_length_still_deal_the_labels_evenly(protocol: str) -> None:
+    config = replace(CONFIG, quirks=("extra_batch",))  # eight images an epoch instead of six
+    seen: Counter[int] = Counter()
+    for _, labels in drawn_by_epoch(protocol, 2, 3, config=config):
+        assert len(labels) == 8
+        seen.update(labels.tolist())
+    assert sorted(seen.values()) == [8, 8, 8]
+
+
+def test_a_shorter_epoch_of_a_set_goes_on_where_the_one_before_ended() -> None:
+    config = replace(CONFIG, quirks=("dropped_batches",))  # four of six images an epoch
+    drawn = [key for images, _ in drawn_by_epoch("fixed", 2, 9, config=config) for key in keys(images)]
+    rounds = [drawn[start : start + 6] for start in range(0, 36, 6)]
+    assert all(len(set(images)) == 6 for images in rounds)
+    assert len({tuple(images) for images in rounds}) > 1
+
+
+def test_all_real_images_come_in_every_epoch() -> None:
+    for images, labels in drawn_by_epoch("real_full", 2, 2):
+        assert torch.equal(labels, DATASET.train.labels)
+        assert torch.equal(images, DATASET.normalisation.from_bytes(DATASET.train.images))
+
+
+def test_uniform_labels_are_drawn_for_each_image_and_the_image_is_of_its_label() -> None:
+    generator = make_generator()
+    epochs = drawn_by_epoch("on_the_fly", 20, 5, generator=generator, uniform_labels=True)
+    counts = [labels.bincount(minlength=3).tolist() for _, labels in epochs]
+    assert all(sum(count) == 60 for count in counts)
+    assert len({tuple(count) for count in counts}) > 1
+    assert counts[0] != [20, 20, 20]
+    totals = [sum(column) for column in zip(*counts, strict=True)]
+    assert all(70 < total < 130 for total in totals)  # 100 each, with a standard deviation of 8
+    (images, labels), *_ = epochs
+    noise = torch.randn(60, 8, generator=stream(0, "images"))
+    expected = DATASET.normalisation.from_signed(generator(noise, labels).detach())
+    torch.testing.assert_close(images, expected, atol=1e-4, rtol=1e-4)
+
+
+# Soft labels
+
+
+class Labels:
+    """Gives labels, and keeps the images that it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[Tensor] = []
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.asked.append(images)
+        return torch.softmax(images.flatten(1)[:, :3], dim=1)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_soft_labels_belong_to_the_images_as_they_are_delivered(protocol: str) -> None:
+    labeller = Labels()
+    for images, labels in drawn_by_epoch(protocol, 2, 3, labeller=labeller):
+        torch.testing.assert_close(labels, torch.softmax(images.flatten(1)[:, :3], dim=1))
+    hard = drawn_by_epoch(protocol, 2, 3)
+    soft = drawn_by_epoch(protocol, 2, 3, labeller=labeller)
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(hard, soft, strict=True)), "labels changed the images"
+
+
+@pytest.mark.parametrize("quirks", QUIRKS)
+@pytest.mark.parametrize("protocol", ["fixed", "real_fixed", "real_full"])
+def test_labels_of_a_set_are_made_once(protocol: str, quirks: tuple[Quirk, ...]) -> None:
+    labeller = Labels()
+    config = replace(CONFIG, quirks=quirks)
+    drawn_by_epoch(protocol, 2, 5, labeller=labeller, config=config)
+    assert [len(images) for images in labeller.asked] == [24 if protocol == "real_full" else 6]
+
+
+@pytest.mark.parametrize("protocol", REAL)
+def test_real_images_keep_their_labels_and_normalisation(protocol: str) -> None:
+    normalised = reference.normalise(DATASET.train.images / 255, DATASET)
+    for images, labels in drawn_by_epoch(protocol, 3, 4):
+        for image, label in zip(images, labels.tolist(), strict=True):
+            distances = (normalised - image).abs().amax(dim=(1, 2, 3))
+            assert distances.min() < 1e-5
+            assert DATASET.train.labels[distances.argmin()] == label
+
+
+def test_real_images_come_equally_often_before_any_comes_again() -> None:
+    counts = Counter(key for images, _ in drawn_by_epoch("real_on_the_fly", 2, 6) for key in keys(images))
+    assert sorted(counts.values()) == [1] * 12 + [2] * 12  # 12 draws of each class of 8
+
+
+def test_real_images_come_in_another_order_the_second_time() -> None:
+    first, second = (keys(images) for images, _ in drawn_by_epoch("real_on_the_fly", 8, 2))
+    assert first != second
+    assert set(first) == set(second)
+
+
+@pytest.mark.parametrize("protocol", ["fixed", "real_fixed"])
+def test_fixed_images_are_the_same_in_every_epoch(protocol: str) -> None:
+    (first, _), *others = drawn_by_epoch(protocol, 3, 4)
+    assert len(set(keys(first))) == 9
+    assert all(torch.equal(images, first) for images, _ in others)
+
+
+def test_images_generated_on_the_fly_never_come_again() -> None:
+    drawn = [key for images, _ in drawn_by_epoch("on_the_fly", 3, 10) for key in keys(images)]
+    assert len(set(drawn)) == len(drawn) == 90
+
+
+@pytest.mark.parametrize("protocol", [*GENERATED, *REAL])
+def test_images_depend_on_seed_and_epoch_alone(protocol: str) -> None:
+    first, same, other = (drawn_by_epoch(protocol, 2, 3, seed=seed) for seed in (1, 1, 2))
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(first, same, strict=True))
+    assert not torch.equal(first[0][0], other[0][0])
+    late = make_source(protocol, images_per_class=2, epochs=3, seed=1)
+    late(0)
+    assert torch.equal(late(2)[0], first[2][0]), "an epoch that was left out changed another"
+
+
+@pytest.mark.parametrize("protocol", GENERATED)
+def test_generated_images_are_the_generators_in_eval_mode(protocol: str) -> None:
+    generator = make_generator().train()
+    statistics = {name: buffer.clone() for name, buffer in generator.named_buffers()}
+    ((images, labels),) = drawn_by_epoch(protocol, 4, 1, generator=generator)
+    assert not images.requires_grad
+    assert all(torch.equal(buffer, statistics[name]) for name, buffer in generator.named_buffers())
+    generator.eval()
+    noise = torch.randn(12, 8, generator=stream(0, "images"))
+    for index, label in enumerate(labels):
+        (image,) = generator(noise[index : index + 1], label[None])
+        expected = reference.normalise((image[None].detach() + 1) / 2, DATASET)[0]
+        rounding = 0.5 / 255 / DATASET.normalisation.std[0] if protocol == "fixed" else 0.0
+        torch.testing.assert_close(images[index], expected, atol=1e-4 + rounding, rtol=1e-4)
+
+
+def bytes_of(images: Tensor) -> Tensor:
+    """Returns normalised images on the scale of bytes."""
+    mean, std = (
+        torch.tensor(values)[:, None, None] for values in (DATASET.normalisation.mean, DATASET.normalisation.std)
+    )
+    return (images * std + mean) * 255
+
+
+@pytest.mark.parametrize("protocol", ["fixed", *REAL])
+def test_images_that_are_stored_are_whole_bytes(protocol: str) -> None:
+    for images, _ in drawn_by_epoch(protocol, 4, 2):
+        values = bytes_of(images)
+        torch.testing.assert_close(values, values.round(), atol=1e-2, rtol=0)
+
+
+def test_images_generated_on_the_fly_are_not_rounded() -> None:
+    for images, _ in drawn_by_epoch("on_the_fly", 4, 2):
+        values = bytes_of(images)
+        assert (values - values.round()).abs().mean() == pytest.approx(0.25, abs=0.05)  # as for any real number
+
+
+def test_images_are_generated_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_sources, "_GENERATION_BATCH", 5)
+    sizes = []
+    generator = make_generator()
+    generator.register_forward_hook(lambda module, given, images: sizes.append(len(images)))
+    ((images, labels),) = drawn_by_epoch("on_the_fly", 4, 1, generator=generator)
+    assert sizes == [5, 5, 2]
+    assert len(images) == len(labels) == 12
+    assert len(set(keys(images))) == 12
+
+
+@pytest.mark.parametrize("protocol", REAL)
+def test_real_images_need_no_generator(protocol: str) -> None:
+    assert len(drawn_by_epoch(protocol, 2, 1, generator=None)) == 1
+
+
+@pytest.mark.parametrize("protocol", GENERATED)
+def test_generated_images_do(protocol: str) -> None:
+    with pytest.raises(ValueError, match=f"{protocol}.*generator"):
+        make_source(protocol, generator=None)

@@ -40,7 +40,7 @@ class StoredGenerator:
         weights: Which weights the network has.
     """
 
-    def __init__(self, module: Generator, card: dict[str, Any], uri: str, weights: Weights) -> None:
+    def __init__(self, module: Generator, card: dict[str, Any], uri: str, weights: Weights = "raw") -> None:
         self.weights = weights
         self.module = module
         self.card = card

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from dim_ray.config import Config
-from dim_ray.errors import DimError, StorageError
-from dim_ray.flags import COMMON_FLAGS, TUNE_FLAGS, Flag, FlagParser
+from dim_ray.errors import DimError, StorageError, UsageError, nearest
+from dim_ray.flags import COMMON_FLAGS, TUNE_FLAGS, Flag, FlagParser, shipped_studies
 from dim_ray.settings import Setting, make_config, read_settings, to_yaml
 
 __all__ = ["COMMON_FLAGS", "TUNE_FLAGS", "Flag", "parse", "run_main", "start_logging"]
@@ -70,7 +70,7 @@ def parse(
     parser.refuse_unknown_flags(argv)
     namespace = parser.parse_args(argv)
     given: list[Setting] = namespace.settings
-    config = make_config([*(read_settings(Path(namespace.config)) if namespace.config else shipped), *given])
+    config = make_config([*(read_settings(_find(namespace.config)) if namespace.config else shipped), *given])
     if namespace.seed is not None:
         config = _with_seed(config, namespace.seed, given)
     if namespace.print_config:
@@ -142,6 +142,16 @@ def start_logging(path: Path) -> None:
 def _show(text: str) -> NoReturn:
     print(text.rstrip("\n"), flush=True)  # flushed here, where run_main sees a reader that has gone away
     raise SystemExit(0)
+
+
+def _find(name: str) -> Path:
+    """Returns the configuration file of a path, or of the name of a study that is shipped."""
+    shipped = shipped_studies()
+    if Path(name).exists() or Path(name).name != name or Path(name).suffix:
+        return Path(name)
+    if name not in shipped:
+        raise UsageError(f"There is no configuration file {name}, and no study of that name; {nearest(name, shipped)}")
+    return shipped[name]
 
 
 def _with_seed(config: Config, seed: int, given: Sequence[Setting]) -> Config:

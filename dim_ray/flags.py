@@ -33,6 +33,7 @@ __all__ = [
     "Parser",
     "add_generator",
     "add_local",
+    "shipped_studies",
 ]
 
 DEFAULT_STUDY = Path(__file__).parent.parent / "tuning" / "studies" / "digits.yaml"
@@ -116,6 +117,11 @@ def add_local(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local", action="store_true", help="in this process alone: needs no Ray")
 
 
+def shipped_studies() -> dict[str, Path]:
+    """Returns the configurations that are installed beside this package, by name."""
+    return {path.stem: path for path in sorted(DEFAULT_STUDY.parent.glob("*.yaml"))}
+
+
 def add_generator(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the commands that measure a stored generator."""
     parser.add_argument(
@@ -177,7 +183,7 @@ class FlagParser(Parser):
         self.add_argument(
             "--config",
             metavar="FILE",
-            help="YAML file of configuration"
+            help=f"YAML file of configuration, or the name of one that is shipped ({', '.join(shipped_studies())})"
             + (
                 f", in the place of {defaults.name}: what it leaves out is the paper's, which is for GPUs. Begin with "
                 "the output of --print-config"

@@ -81,6 +81,15 @@ def test_config_file_takes_the_place_of_the_study_file(study_file: Path, tmp_pat
     assert config_of("--config", str(own), defaults=study_file) == Config(pool=PoolConfig(size=5))
 
 
+def test_configuration_that_is_shipped_is_read_by_its_name_unless_a_file_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert config_of("--config", "mnist_cpu").data.dataset == "mnist"
+    (tmp_path / "mnist_cpu").write_text("pool:\n  size: 77\n")
+    assert config_of("--config", "mnist_cpu").pool.size == 77
+
+
 def test_flags_win_over_the_config_file_wherever_they_stand(tmp_path: Path) -> None:
     own = write(tmp_path / "own.yaml", "study:\n  num_trials: 5\n")
     assert config_of("--num-trials", "6", "--config", str(own)).study.num_trials == 6
@@ -209,6 +218,11 @@ def test_command_may_take_an_argument_without_a_flag(capsys: pytest.CaptureFixtu
         (["--seed", "-1"], "--seed: '-1' is not a whole number of 0 or more. See --help."),
         (["--config"], "--config: expected one argument. See --help."),
         (["--config", "nowhere.yaml"], "There is no configuration file nowhere.yaml."),
+        (
+            ["--config", "mnist"],
+            "There is no configuration file mnist, and no study of that name; did you mean 'mnist_cpu'? "
+            "Known: digits, mnist_cpu.",
+        ),
         (["--rows", "x"], "--rows: invalid int value: 'x'. See --help."),
         # What follows the flag are Config's own messages.
         (["--num-trials", "0"], "--num-trials: study.num_trials is 0; allowed: a number above 0."),

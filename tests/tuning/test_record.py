@@ -219,10 +219,10 @@ def test_study_without_completed_trials_says_how_they_ended_and_why(record: Stud
     assert "--num-trials" in text
 
 
-def test_unfinished_states_of_ended_trials_are_deleted_and_those_of_failed_ones_kept(
+def test_states_of_trials_that_completed_or_stopped_are_deleted_and_those_of_others_kept(
     work: Workspace, record: StudyRecord
 ) -> None:
-    endings = [result(0.4, epoch=1), result(0.0, diverged="nan"), None]
+    endings = [result(0.4, epoch=1), result(0.5), result(0.0, diverged="nan"), None]
     keys = []
     for number, ending in enumerate(endings):
         parameters = {**PARAMETERS, "matching_weight": 0.1 * (number + 1)}
@@ -231,4 +231,4 @@ def test_unfinished_states_of_ended_trials_are_deleted_and_those_of_failed_ones_
         keys.append(checkpoint_key(work.study, generator_fingerprint(trial)))
         work.artifacts.write_bytes(keys[-1], b"state")
     record.forget_checkpoints()
-    assert [work.artifacts.read_bytes(key) for key in keys] == [None, None, b"state"]
+    assert [work.artifacts.read_bytes(key) for key in keys] == [None, None, b"state", b"state"]

@@ -221,7 +221,7 @@ def test_command_may_take_an_argument_without_a_flag(capsys: pytest.CaptureFixtu
         (
             ["--config", "mnist"],
             "There is no configuration file mnist, and no study of that name; did you mean 'mnist_cpu'? "
-            "Known: digits, mnist_cpu.",
+            "Known: cifar10_gpu, digits, mnist_cpu.",
         ),
         (["--rows", "x"], "--rows: invalid int value: 'x'. See --help."),
         # What follows the flag are Config's own messages.

@@ -172,6 +172,7 @@ IMPOSSIBLE: list[tuple[type, dict[str, Any], str]] = [
     (PriorConfig, {"precision": "half"}, "prior.precision is 'half'"),
     (GeneratorConfig, {"discriminator_norm": "batch"}, "generator.discriminator_norm is 'batch'"),
     (GeneratorConfig, {"label_embedding": 0}, "generator.label_embedding is 0"),
+    (MatchingConfig, {"epochs": -1}, "matching.epochs is -1; allowed: 0 or more"),
     (HealthConfig, {"min_diversity": -0.1}, "health.min_diversity is -0.1"),
     (HealthConfig, {"min_source_loss": float("nan")}, "health.min_source_loss is nan"),
     (HealthConfig, {"max_source_gap": 0.0}, "health.max_source_gap is 0.0"),
@@ -182,7 +183,7 @@ IMPOSSIBLE: list[tuple[type, dict[str, Any], str]] = [
     (MatchingConfig, {"kind": "logit"}, "matching.kind is 'logit'; allowed: logits or .* or none"),
     *[
         (MatchingConfig, {name: 0}, f"matching.{name} is 0")
-        for name in ("epochs", "batch_size", "learning_rate", "temperature", "teachers_per_step")
+        for name in ("batch_size", "learning_rate", "temperature", "teachers_per_step")
     ],
     (MatchingConfig, {"temperature": float("nan")}, "matching.temperature is nan"),
     (MatchingConfig, {"weight": -0.1}, "matching.weight is -0.1"),
@@ -286,6 +287,7 @@ def test_values_at_the_edge_of_what_is_allowed_are_taken() -> None:
     GeneratorConfig(refinements=(), latent_dim=1)
     PriorConfig(gradient_penalty_weight=0.0, class_weight=0.0)
     MatchingConfig(weight=0.0)
+    MatchingConfig(epochs=0)
     MatchingConfig(adversarial_weight=0.0)
     StudyConfig(gpus_per_worker=0.0, matching_weights=(0.5, 0.5))
     StorageConfig(checkpoint_seconds=0.0)

@@ -39,8 +39,13 @@ def check_search(config: Config, dataset: Dataset) -> None:
     """Checks that trials differ where the search has them differ.
 
     Raises:
-        ConfigError: There are several pool sizes for an online pool, which has none.
+        ConfigError: There is no epoch to match in, or several pool sizes for an online pool, which has none.
     """
+    if config.matching.epochs == 0:
+        raise ConfigError(
+            "matching.epochs is 0, which keeps the prior as it is: trials would be the same. Set --matching.epochs "
+            "to 1 or more, or measure the prior with python -m dim_ray.distill."
+        )
     sizes = config.study.pool_sizes
     if config.pool.kind == "online" and len(sizes) > 1:
         raise ConfigError(

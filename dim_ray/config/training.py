@@ -152,7 +152,7 @@ class MatchingConfig:
     adversarial_weight: float = 1.0
     """Weight of the generator's adversarial and class losses."""
     epochs: int = 100
-    """Epochs over the training split."""
+    """Epochs over the training split; 0 keeps the prior as it is, to measure it alone."""
     batch_size: int = 64
     """Real images a step, over all workers together."""
     learning_rate: float = 5e-6
@@ -165,8 +165,8 @@ class MatchingConfig:
     def __post_init__(self) -> None:
         kinds = get_args(MatchingKind)
         require(self.kind in kinds, "matching.kind", self.kind, " or ".join(kinds))
-        require_positive("matching", self, "temperature", "teachers_per_step", "epochs", "batch_size", "learning_rate")
-        require_not_negative("matching", self, "weight", "adversarial_weight")
+        require_positive("matching", self, "temperature", "teachers_per_step", "batch_size", "learning_rate")
+        require_not_negative("matching", self, "epochs", "weight", "adversarial_weight")
         require(
             self.adversarial_weight > 0 or (self.weight > 0 and self.kind != "none"),
             "matching.weight and matching.adversarial_weight",

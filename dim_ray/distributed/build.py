@@ -90,7 +90,7 @@ def build_networks(
 
 def distill_one(work: Workspace, placement: Placement, progress: Progress) -> None:
     """Distils the configuration's generator, if the storage doesn't hold it."""
-    epochs = work.config.matching.epochs
+    epochs = max(1, work.config.matching.epochs)
     progress.start(STAGE_DISTILL, epochs, "epochs")
     if placement.num_workers == 1:
         tasks = {"distillation": Task(job=_distill_job, argument=None)}

@@ -87,6 +87,9 @@ def distill_generator(work: Workspace, reporter: Reporter, collective: Collectiv
             saved.clear()  # now: there may be no time after the report
         return measured
 
+    if config.matching.epochs == 0:
+        reporter.report(1, 1, after_epoch(0))
+        return identity
     distill(
         pair,
         open_pool(work, collective),

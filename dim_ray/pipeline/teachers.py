@@ -34,7 +34,7 @@ def teacher_fingerprint(work: Workspace, number: int) -> str:
 
 def pool_teachers(config: Config) -> range:
     """Returns the numbers of the stored teachers that a distillation needs: none online or without matching."""
-    needed = config.matching.kind != "none" and config.pool.kind == "stored"
+    needed = config.matching.kind != "none" and config.matching.epochs > 0 and config.pool.kind == "stored"
     return range(config.pool.size if needed else 0)
 
 

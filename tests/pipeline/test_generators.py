@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from dim_ray.config import Config, HealthConfig, NetworksConfig, StorageConfig, Weights
+from dim_ray.core.checkpoint import without_prefix
 from dim_ray.core.generator import Generator
 from dim_ray.core.matching import distill
 from dim_ray.core.pair import Pair, build_pair
@@ -296,6 +297,17 @@ def test_card_has_the_length_of_the_latent_vector_when_the_configuration_leaves_
     latent_dim = work.artifacts.read_card("generators", identity)["generator"]["latent_dim"]
     assert (latent_dim, type(latent_dim)) == (100, int)
     assert load_module(work, identity).latent_dim == 100
+
+
+def test_distillation_of_no_epochs_stores_the_prior_as_it_is(tmp_path: Path) -> None:
+    work = with_matching(make_work(tmp_path), epochs=0)
+    assert missing_teachers(work) == []
+    build_prior(work, SilentReporter(), SingleWorker())
+    reporter = RecordingReporter()
+    stored = load_module(work, distil(work, reporter))
+    assert equal_states(stored.state_dict(), without_prefix("generator", load_prior(work)))
+    assert reporter.steps == [1]
+    assert 0 <= reporter.losses("validation_accuracy")[0] <= 1
 
 
 def test_picture_has_a_row_for_each_class(built: Workspace) -> None:

@@ -74,3 +74,9 @@ def test_several_sizes_of_a_pool_that_has_none_are_refused(config: Config) -> No
     ):
         check_search(online, dataset)
     check_search(replace(online, study=replace(config.study, pool_sizes=(1,))), dataset)
+
+
+def test_search_over_no_epochs_is_refused(config: Config) -> None:
+    none = replace(config, matching=replace(config.matching, epochs=0))
+    with pytest.raises(ConfigError, match=r"matching\.epochs is 0.*--matching\.epochs to 1"):
+        check_search(none, make_dataset())

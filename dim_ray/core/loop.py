@@ -91,7 +91,7 @@ def run_epochs(
         if done and done % steps_per_epoch == 0:
             epoch = done // steps_per_epoch
             reporter.report(epoch, epochs, after_epoch(epoch))
-    good, is_saved, complaints = saved, True, 0
+    good, complaints = _GoodState(checkpointer, done), 0
     share = batch_size // collective.num_workers
     first = share * collective.rank
     for epoch in range(done // steps_per_epoch, epochs):
@@ -106,8 +106,7 @@ def run_epochs(
             if collective.num_workers == 1 and index + 1 < steps_per_epoch and not complaints and checkpointer.due():
                 state = State(tensors=capture(), meta={"steps": done})
                 if not _non_finite(losses, state.tensors):
-                    checkpointer.save(state)
-                    good, is_saved = state, True
+                    good.replace(state, save=True)
         synchronise()
         state = State(tensors=capture(), meta={"steps": done})
         health: Mapping[str, float] = {}
@@ -118,19 +117,36 @@ def run_epochs(
             complaints = complaints + 1 if collective.any(bool(complaint)) else 0
             is_over = complaints >= patience
         if is_over:
-            if good is not None and not is_saved:
-                checkpointer.save(good)
             raise DivergedError(
                 f"{stage} diverged by step {done} of {epochs * steps_per_epoch}: {complaint or 'on another worker'}. "
-                + (f"The last good state, of step {good.meta['steps']}, is kept. " if good is not None else "")
-                + "Lower the learning rate or the loss weights."
+                f"{good.keep()}Lower the learning rate or the loss weights."
             )
         if not complaints:
-            good = State(tensors={name: tensor.clone() for name, tensor in state.tensors.items()}, meta=state.meta)
-            is_saved = checkpointer.due()
-            if is_saved:
-                checkpointer.save(good)
+            good.replace(state, save=checkpointer.due())
         reporter.report(epoch + 1, epochs, {**_values(losses), **health, **after_epoch(epoch + 1)})
+
+
+class _GoodState:
+    """The last state that was good: saved, or in memory until training diverges."""
+
+    def __init__(self, checkpointer: Checkpointer, steps: int) -> None:
+        self._checkpointer = checkpointer
+        self._steps = steps
+        self._unsaved: State | None = None
+
+    def replace(self, state: State, *, save: bool) -> None:
+        """Takes another; what isn't saved is copied, because training goes on to change its tensors."""
+        self._steps = state.meta["steps"]
+        if save:
+            self._checkpointer.save(state)
+        copied = {} if save else {name: tensor.clone() for name, tensor in state.tensors.items()}
+        self._unsaved = None if save else State(tensors=copied, meta=state.meta)
+
+    def keep(self) -> str:
+        """Saves it, and returns a sentence about it; nothing where there was none."""
+        if self._unsaved is not None:
+            self._checkpointer.save(self._unsaved)
+        return f"The last good state, of step {self._steps}, is kept. " if self._steps else ""
 
 
 def _values(losses: Losses) -> dict[str, float]:

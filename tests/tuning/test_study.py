@@ -244,7 +244,7 @@ def test_study_of_which_every_trial_diverges_ends_with_a_sentence(tmp_path: Path
     assert rows["objective"].tolist() == [0.0, 0.0]
     assert evaluations(storage).empty
 
-    again = run(storage, {"--matching.learning_rate": "1e30"})
+    again = run(storage, {f"--{stage}.learning_rate": "1e30"})
     assert again.returncode == 1
     assert again.stderr.splitlines() == [last]
 

@@ -135,7 +135,8 @@ def _best(reader: Reader, arguments: argparse.Namespace) -> None:
     _print(_table(summarise(rows)))
     if store.exists("generators", best):
         _print("load it in Python:")
-        _print(f"  import dim_ray; generator = dim_ray.load_generator({uri!r})")
+        weights = ", weights='raw'" if cell["weights"] == "raw" and (rows["weights"] == "average").any() else ""
+        _print(f"  import dim_ray; generator = dim_ray.load_generator({uri!r}{weights})")
     else:
         _print("its files are no longer there: only its rows are left")
 
@@ -238,9 +239,12 @@ def _table(cells: pd.DataFrame) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     order = {protocol: place for place, protocol in enumerate(PROTOCOLS)}
     cells = cells.assign(place=cells["protocol"].map(order))
-    cells = cells.sort_values(["dataset", "place", "architecture", "generator", "ipc"])
+    cells = cells.sort_values(["dataset", "place", "architecture", "generator", "weights", "ipc"])
+    averaged = set(cells[cells["weights"] == "average"]["generator"])
     for cell in cells.to_dict("records"):
         generator = cell["generator"][:_FINGERPRINT_SHOWN] if isinstance(cell["generator"], str) else "-"
+        if cell["generator"] in averaged and cell["weights"] == "raw":
+            generator += ", raw"
         spread = f" ± {100 * cell['std']:.2f}" if cell["n"] > 1 else ""
         table.add_row(
             cell["dataset"],

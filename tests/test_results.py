@@ -46,6 +46,20 @@ def _rows(output: str) -> list[list[str]]:
     return [line.split() for line in output.splitlines()]
 
 
+def test_raw_weights_are_told_from_the_average_of_the_same_generator(
+    storage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    better = [evaluation(generator=BEST, weights="raw", validation_accuracy=0.99, accuracy=0.88)]
+    Writer(storage).append_evaluations([*better, evaluation(generator="eeee000011112222", weights="raw", ipc=7)])
+    main(["list", "--storage", storage])
+    rows = _rows(capsys.readouterr().out)
+    assert ["digits", "on_the_fly", "convnet3", "feed0000,", "raw", "10", "1000", "88.00", "(1)"] in rows
+    assert ["digits", "on_the_fly", "convnet3", "feed0000", "10", "1000", "85.00", "(1)"] in rows
+    assert ["digits", "on_the_fly", "convnet3", "eeee0000", "7", "1000", "90.00", "(1)"] in rows
+    main(["best", "--storage", storage, "--ipc", "10"])
+    assert f"load_generator('{storage}/generators/{BEST}', weights='raw')" in capsys.readouterr().out
+
+
 def test_list_shows_mean_spread_and_n_of_every_cell_and_counts_trials(
     storage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

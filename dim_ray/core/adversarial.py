@@ -34,7 +34,7 @@ from dim_ray.core.source_losses import gradient_penalty, source_loss
 
 __all__ = ["discriminator_step", "discriminator_steps", "generator_losses", "generator_step", "train_prior"]
 
-_WARM_UP = 10  # steps from which on an average keeps half of what it had
+_WARM_UP = 10  # in the decay (1 + n) / (10 + n), the usual one of moving averages of weights
 
 
 def train_prior(

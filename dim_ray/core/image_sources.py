@@ -60,6 +60,9 @@ def image_source(
         uniform_labels: Whether `on_the_fly` draws each image's label uniformly, instead of equally many of each.
         labeller: Gives soft labels in the place of classes. It sees images before augmentation, and those of a fixed
             set once.
+
+    Raises:
+        ValueError: The protocol needs a generator, and there is none.
     """
     if protocol in ("on_the_fly", "fixed") and generator is None:
         raise ValueError(f"protocol {protocol!r} needs a generator")

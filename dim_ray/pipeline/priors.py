@@ -78,10 +78,11 @@ def load_prior(work: Workspace) -> dict[str, Tensor]:
     Raises:
         DivergedError: Its training diverged.
     """
-    divergence = _divergence(work)
+    identity = prior_fingerprint(work)
+    divergence = None if work.artifacts.exists("priors", identity) else _divergence(work)
     if divergence is not None:
         raise DivergedError(divergence)
-    artifact = work.artifacts.read("priors", prior_fingerprint(work))
+    artifact = work.artifacts.read("priors", identity)
     tensors, _ = loads(artifact.files[_PAIR_FILE], origin=f"{artifact.uri}/{_PAIR_FILE}")
     return tensors
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dim_ray.config import HealthConfig, PriorConfig
+from dim_ray.core import adversarial
 from dim_ray.core.adversarial import discriminator_step, generator_losses, generator_step, train_prior
 from dim_ray.core.checkpoint import without_prefix
 from dim_ray.core.data import Dataset
@@ -120,11 +121,19 @@ def test_hinge_loss_needs_no_second_derivative(
     assert any(has_second) is is_needed
 
 
-def test_mixed_precision_trains_finite_float32_weights_with_a_penalty_in_float32() -> None:
-    pair = make_pair(DATASET, ema_decay=0.5)
-    exact = make_pair(DATASET, ema_decay=0.5)
-    train(pair, replace(PRIOR, precision="bfloat16", gradient_penalty_weight=2.0))
-    train(exact, replace(PRIOR, gradient_penalty_weight=2.0))
+def test_mixed_precision_keeps_float32_weights_and_a_penalty_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    penalties = []
+
+    def watch(*args: Any) -> Tensor:
+        penalty = gradient_penalty(*args)
+        penalties.append((torch.is_autocast_enabled("cpu"), penalty.dtype))
+        return penalty
+
+    monkeypatch.setattr(adversarial, "gradient_penalty", watch)
+    pair, exact = make_pair(DATASET, ema_decay=0.5), make_pair(DATASET, ema_decay=0.5)
+    train(pair, replace(PRIOR, precision="bfloat16"))
+    train(exact, PRIOR)
+    assert set(penalties) == {(False, torch.float32)}
     for found, expected in zip(pair.weights().values(), exact.weights().values(), strict=True):
         assert found.dtype == expected.dtype
         assert bool(found.isfinite().all())

@@ -148,3 +148,16 @@ def test_prior_that_diverged_is_trained_again_under_other_limits_alone(
     assert not prior_is_settled(patient)
     build_prior(patient, SilentReporter(), SingleWorker())
     assert calls == [HealthConfig(patience=50)]
+
+
+def test_prior_that_is_stored_counts_whatever_an_earlier_attempt_came_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = diverging(tmp_path)
+    build_prior(work, SilentReporter(), SingleWorker())
+    patient = replace(work, config=replace(work.config, health=HealthConfig(patience=50)))
+    with monkeypatch.context() as patch:
+        patch.setattr(priors, "train_prior", lambda *args, **options: None)
+        build_prior(patient, SilentReporter(), SingleWorker())
+    assert load_prior(patient)
+    assert load_prior(work)

@@ -73,6 +73,7 @@ OTHER_VALUES: dict[str, Any] = {
     "prior.beta2": 0.99,
     "matching.kind": "none",
     "matching.standardised": True,
+    "matching.unbiased": True,
     "matching.augmentation": "flip+crop",
     "evaluation.protocols": ("fixed",),
     "evaluation.preset": "reference",

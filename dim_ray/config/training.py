@@ -147,6 +147,9 @@ class MatchingConfig:
     """Divides logits before the softmax, in the kinds that begin with logit."""
     standardised: bool = False
     """Whether an image's logits are first brought to mean 0 and variance 1, in the same kinds."""
+    unbiased: bool = False
+    """Whether class means are compared without the excess that a batch's few images of a class bring, which asks of
+    them to be alike; in logit_means, logit_moments and features."""
     teachers_per_step: int = 1
     """Teachers that each worker draws for a step, each with an augmentation of its own; their losses are averaged."""
     adversarial_weight: float = 1.0

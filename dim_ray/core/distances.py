@@ -9,6 +9,12 @@ follows, p(x) = log_softmax(f(x) / temperature), where with `standardised` each 
 
 Matching image by image asks of two different images of a class to have the same logits; the other kinds compare classes
 or gradients, and leave the images of a class free to differ.
+
+Not quite free: a batch has few images of a class, and the square of the difference of their means expects the square
+that all images would give plus (variance of real + of generated) / n, which is smallest where all generated images of
+a class are alike. With `unbiased`, that excess is estimated and subtracted (the unbiased estimate of the maximum mean
+discrepancy with a linear kernel, Gretton et al., JMLR 13, 2012, lemma 6), and so the distance of a batch may be below
+0.
 """
 
 from __future__ import annotations
@@ -66,7 +72,7 @@ class ImagePairs:
 
 
 Distance = Callable[[DrawnTeacher, ImagePairs, MatchingConfig], Tensor]
-"""Returns a scalar of 0 or more, which is 0 where both halves are the same."""
+"""Returns a scalar. Unless `unbiased`, it's 0 or more, and 0 where both halves are the same."""
 
 
 def logit_distance(teacher: DrawnTeacher, pairs: ImagePairs, config: MatchingConfig) -> Tensor:
@@ -81,17 +87,19 @@ def mean_distance(teacher: DrawnTeacher, pairs: ImagePairs, config: MatchingConf
     Means of classes are what distribution matching compares (Zhao and Bilen, arXiv 2110.04181), there of features.
     """
     classes = _Classes(pairs)
-    real, generated = (classes.means(shares) for shares in _log_shares(teacher, pairs, config))
-    return classes.mean_square(generated - real)
+    real, generated = (classes.moments(shares) for shares in _log_shares(teacher, pairs, config))
+    return classes.distance(real, generated, unbiased=config.unbiased)
 
 
 def moment_distance(teacher: DrawnTeacher, pairs: ImagePairs, config: MatchingConfig) -> Tensor:
-    """Returns `mean_distance` plus the same of the variances, over the classes with two images or more."""
+    """Returns `mean_distance` plus the same of the variances, over the classes with two images or more.
+
+    `unbiased` corrects the means alone.
+    """
     classes = _Classes(pairs)
-    real, generated = _log_shares(teacher, pairs, config)
-    real_means, generated_means = classes.means(real), classes.means(generated)
-    variances = classes.variances(generated, generated_means) - classes.variances(real, real_means)
-    return classes.mean_square(generated_means - real_means) + classes.mean_square(variances, least_images=2)
+    real, generated = (classes.moments(shares) for shares in _log_shares(teacher, pairs, config))
+    variances = (generated.variances - real.variances).square()
+    return classes.distance(real, generated, unbiased=config.unbiased) + classes.mean(variances, least_images=2)
 
 
 def feature_distance(teacher: DrawnTeacher, pairs: ImagePairs, config: MatchingConfig) -> Tensor:
@@ -106,9 +114,10 @@ def feature_distance(teacher: DrawnTeacher, pairs: ImagePairs, config: MatchingC
     """
     classes = _Classes(pairs)
     with torch.no_grad():
-        real = _activation_means(teacher, pairs.real, classes)
-    generated = _activation_means(teacher, pairs.generated, classes)
-    return torch.stack([classes.mean_square(a - b) for a, b in zip(generated, real, strict=True)]).mean()
+        real = _activation_moments(teacher, pairs.real, classes)
+    generated = _activation_moments(teacher, pairs.generated, classes)
+    layers = [classes.distance(a, b, unbiased=config.unbiased) for a, b in zip(real, generated, strict=True)]
+    return torch.stack(layers).mean()
 
 
 def gradient_distance(teacher: DrawnTeacher, pairs: ImagePairs, config: MatchingConfig) -> Tensor:
@@ -144,27 +153,47 @@ DISTANCES: Mapping[MatchingKind, Distance] = {
 """By `matching.kind`; `none` has none."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Moments:
+    """Of the features of each class's images in a batch."""
+
+    means: Tensor
+    """(K, F); zeros for absent classes."""
+    variances: Tensor
+    """(K, F), unbiased; zeros for classes of fewer than two images."""
+
+
 class _Classes:
-    """Means and variances by class; no class is looked at on the host."""
+    """Compares by class; no class is looked at on the host."""
 
     def __init__(self, pairs: ImagePairs) -> None:
         self._labels = pairs.labels
         self._one_hot = F.one_hot(pairs.labels, pairs.num_classes).to(torch.float32)
         self._counts = self._one_hot.sum(dim=0)[:, None]
 
-    def means(self, features: Tensor) -> Tensor:
-        """Takes (B, F) to (K, F); zeros for absent classes."""
-        return self._one_hot.T @ features / self._counts.clamp(min=1)
-
-    def variances(self, features: Tensor, means: Tensor) -> Tensor:
-        """Takes (B, F) and its means (K, F) to unbiased variances (K, F); zeros for classes of fewer than two."""
+    def moments(self, features: Tensor) -> _Moments:
+        """Takes (B, F)."""
+        means = self._one_hot.T @ features / self._counts.clamp(min=1)
         squares = (features - means[self._labels]).square()
-        return self._one_hot.T @ squares / (self._counts - 1).clamp(min=1)
+        variances = self._one_hot.T @ squares / (self._counts - 1).clamp(min=1)
+        return _Moments(means=means, variances=variances)
 
-    def mean_square(self, values: Tensor, *, least_images: int = 1) -> Tensor:
-        """Returns the mean square of values (K, F) over the classes of so many images; 0 where there is none."""
+    def distance(self, real: _Moments, generated: _Moments, *, unbiased: bool) -> Tensor:
+        """Returns the mean over classes and features of the squared difference of the means.
+
+        `unbiased` subtracts what it expects of that square where both halves are drawn alike, over the classes that
+        have a variance.
+        """
+        squares = (generated.means - real.means).square()
+        if not unbiased:
+            return self.mean(squares)
+        excess = (generated.variances + real.variances) / self._counts.clamp(min=1)
+        return self.mean(squares - excess, least_images=2)
+
+    def mean(self, values: Tensor, *, least_images: int = 1) -> Tensor:
+        """Returns the mean of values (K, F) over the classes of so many images; 0 where there is none."""
         counted = (self._counts >= least_images).to(values.dtype)
-        return (counted * values.square()).mean(dim=1).sum() / counted.sum().clamp(min=1)
+        return (counted * values).mean(dim=1).sum() / counted.sum().clamp(min=1)
 
 
 def _log_shares(teacher: DrawnTeacher, pairs: ImagePairs, config: MatchingConfig) -> tuple[Tensor, Tensor]:
@@ -182,25 +211,25 @@ def _log_shares(teacher: DrawnTeacher, pairs: ImagePairs, config: MatchingConfig
     return real, log_shares(pairs.generated)
 
 
-def _activation_means(teacher: DrawnTeacher, images: Tensor, classes: _Classes) -> list[Tensor]:
-    """Returns the class means (K, F) of every activation, in order."""
+def _activation_moments(teacher: DrawnTeacher, images: Tensor, classes: _Classes) -> list[_Moments]:
+    """Returns the moments by class of every activation, in order."""
     activations = _Activations(classes)
     with activations:
         teacher(images)
-    if not activations.means:
+    if not activations.moments:
         raise ConfigError(
             f"matching.kind is 'features', but a {type(teacher.network).__name__} calls none of the non-linearities "
             "that are known; choose another matching.kind, or another architecture in networks.teachers."
         )
-    return activations.means
+    return activations.moments
 
 
 class _Activations(TorchFunctionMode):
-    """Takes the class means of every activation that is computed inside of it, at once: layers may work in place."""
+    """Takes the moments of every activation that is computed inside of it, at once: layers may work in place."""
 
     def __init__(self, classes: _Classes) -> None:
         super().__init__()
-        self.means: list[Tensor] = []
+        self.moments: list[_Moments] = []
         self._classes = classes
 
     def __torch_function__(
@@ -208,5 +237,5 @@ class _Activations(TorchFunctionMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         if func in _NON_LINEARITIES:
-            self.means.append(self._classes.means(result.flatten(1)))
+            self.moments.append(self._classes.moments(result.flatten(1)))
         return result

@@ -123,7 +123,8 @@ def distance(config: MatchingConfig, teacher: nn.Module, real: Tensor, fake: Ten
     if config.kind == "features":
         layers = zip(*(activations(teacher, image) for image in real), strict=True)
         fake_layers = zip(*(activations(teacher, image) for image in fake), strict=True)
-        found = [of_means(list(ours), list(theirs), labels) for ours, theirs in zip(layers, fake_layers, strict=True)]
+        between = unbiased_of_means if config.unbiased else of_means
+        found = [between(list(ours), list(theirs), labels) for ours, theirs in zip(layers, fake_layers, strict=True)]
         return sum(found, torch.zeros(())) / len(found)
     if config.kind == "gradients":
         return of_gradients(image_gradients(teacher, real, labels), image_gradients(teacher, fake, labels))
@@ -131,7 +132,7 @@ def distance(config: MatchingConfig, teacher: nn.Module, real: Tensor, fake: Ten
     theirs = [log_shares(config, teacher, image) for image in fake]
     if config.kind == "logits":
         return torch.stack([((a - b) ** 2).mean() for a, b in zip(ours, theirs, strict=True)]).mean()
-    total = of_means(ours, theirs, labels)
+    total = (unbiased_of_means if config.unbiased else of_means)(ours, theirs, labels)
     if config.kind == "logit_moments":
         spread = [((variance(a) - variance(b)) ** 2).mean() for a, b in by_class(ours, theirs, labels) if len(a) > 1]
         total = total + (torch.stack(spread).mean() if spread else 0)
@@ -152,6 +153,22 @@ def of_means(ours: list[Tensor], theirs: list[Tensor], labels: Tensor) -> Tensor
     """The mean over classes and features of the squared difference of means."""
     found = [((sum(a) / len(a) - sum(b) / len(b)) ** 2).mean() for a, b in by_class(ours, theirs, labels)]
     return torch.stack(found).mean()
+
+
+def unbiased_of_means(ours: list[Tensor], theirs: list[Tensor], labels: Tensor) -> Tensor:
+    """The same, each product of two images of one half being of two different images."""
+    ours, theirs = [row.double() for row in ours], [row.double() for row in theirs]  # most of it cancels
+    found = [
+        (mean_of_products(a, a) + mean_of_products(b, b) - 2 * sum(x * y for x in a for y in b) / len(a) ** 2).mean()
+        for a, b in by_class(ours, theirs, labels)
+        if len(a) > 1
+    ]
+    return torch.stack(found).mean().float() if found else torch.zeros(())
+
+
+def mean_of_products(rows: list[Tensor], others: list[Tensor]) -> Tensor:
+    products = [row * other for i, row in enumerate(rows) for j, other in enumerate(others) if i != j]
+    return sum(products, torch.zeros(())) / len(products)
 
 
 def variance(rows: list[Tensor]) -> Tensor:

@@ -21,6 +21,7 @@ LABELS = torch.tensor([1, 0, 1, 3, 1, 3, 1])  # class 0 has one image, class 2 n
 SIZE = 8
 KINDS = list(DISTANCES)
 OF_LOGITS = [kind for kind in KINDS if kind.startswith("logit")]
+OF_MEANS: list[MatchingKind] = ["logit_means", "logit_moments", "features"]
 
 
 def teacher(architecture: str = "convnet3_w4") -> DrawnTeacher:
@@ -53,7 +54,7 @@ def test_every_kind_that_matches_anything_has_a_distance() -> None:
     assert {*DISTANCES, "none"} == set(get_args(MatchingKind))
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 3.0, "standardised": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"temperature": 3.0, "standardised": True}, {"unbiased": True}], ids=str)
 @pytest.mark.parametrize("architecture", ["convnet3_w4", "resnet10_w4"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_distance_is_that_of_the_slow_reference(kind: MatchingKind, architecture: str, options: dict[str, Any]) -> None:
@@ -187,6 +188,63 @@ def test_images_that_are_all_the_average_have_its_means_but_not_its_variances() 
     assert between("logit_means", spread, average) == pytest.approx(shifted, rel=1e-4)
     excess = between("logit_moments", spread, average) - shifted
     assert excess == pytest.approx(shares.var(dim=0).square().mean().item(), rel=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------ few images of a class
+
+
+def mean_of_batches(kind: MatchingKind, real: Tensor, generated: Tensor, *, per_class: int, unbiased: bool) -> Tensor:
+    """The mean distance of 500 batches with one class each, of logits (500 * per_class, 2)."""
+    labels = torch.zeros(per_class, dtype=torch.int64)
+    batches = zip(real.split(per_class), generated.split(per_class), strict=True)
+    return torch.stack([measure(kind, a, b, labels, drawn(Given()), unbiased=unbiased) for a, b in batches]).mean()
+
+
+def logits_of_shares(count: int, *, shift: float, spread: Tensor, seed: int) -> Tensor:
+    """Logits (B, 2) whose first share's log odds are normal, with this mean and standard deviation."""
+    return torch.stack([torch.zeros(count), shift + spread * torch.randn(count, generator=stream(seed))], dim=1)
+
+
+def test_unbiased_distance_of_small_batches_is_that_of_all_images() -> None:
+    real = logits_of_shares(2000, shift=0.0, spread=torch.tensor(0.5), seed=0)
+    generated = logits_of_shares(2000, shift=0.2, spread=torch.tensor(0.5), seed=1)
+    shares = [F.log_softmax(logits, dim=1).mean(dim=0) for logits in (real, generated)]
+    of_all = (shares[0] - shares[1]).square().mean()
+    found = {
+        unbiased: mean_of_batches("logit_means", real, generated, per_class=4, unbiased=unbiased)
+        for unbiased in (False, True)
+    }
+    assert found[True].item() == pytest.approx(of_all.item(), rel=0.25)
+    assert found[False].item() > 3 * of_all.item()
+
+
+def test_only_the_biased_distance_asks_images_as_diverse_as_real_ones_to_be_more_alike() -> None:
+    real = logits_of_shares(2000, shift=0.0, spread=torch.tensor(0.5), seed=0)
+    pulls = {}
+    for unbiased in (False, True):
+        spread = torch.tensor(0.5, requires_grad=True)
+        generated = logits_of_shares(2000, shift=0.0, spread=spread, seed=1)
+        mean_of_batches("logit_means", real, generated, per_class=4, unbiased=unbiased).backward()
+        assert spread.grad is not None
+        pulls[unbiased] = spread.grad.item()
+    assert pulls[False] > 0.05
+    assert abs(pulls[True]) < 0.2 * pulls[False]
+
+
+@pytest.mark.parametrize("kind", OF_MEANS)
+def test_unbiased_distance_counts_no_class_of_one_image(kind: MatchingKind) -> None:
+    (own,) = (LABELS != 0).nonzero(as_tuple=True)
+    real, generated = images(0), images(1)
+    whole = measure(kind, real, generated, unbiased=True)
+    torch.testing.assert_close(whole, measure(kind, real[own], generated[own], LABELS[own], unbiased=True))
+    assert measure(kind, real[:1], generated[:1], LABELS[:1], unbiased=True).item() == 0
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in OF_MEANS])
+def test_other_kinds_have_no_excess(kind: MatchingKind) -> None:
+    torch.testing.assert_close(
+        measure(kind, images(0), images(1), unbiased=True), measure(kind, images(0), images(1)), rtol=0, atol=0
+    )
 
 
 # ------------------------------------------------------------------------------------------------ features

@@ -103,10 +103,15 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Loads what `optimizer_tensors` returned; learning rate and the like stay the optimiser's own."""
     state: dict[int, dict[str, Tensor]] = {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for name, tensor in tensors.items():
-        index, quantity = name.split(".", 1)
-        # A copy, because load_state_dict keeps the tensors that it is given, and steps change them in place.
-        state.setdefault(int(index), {})[quantity] = tensor.clone()
+        number, quantity = name.split(".", 1)
+        index = int(number)
+        # A copy, because load_state_dict keeps the tensors that it is given, and steps change them in place. It lies in
+        # memory as the parameter does: fused steps go through both as they lie.
+        fits = tensor.shape == parameters[index].shape
+        own = torch.empty_like(parameters[index], dtype=tensor.dtype).copy_(tensor) if fits else tensor.clone()
+        state.setdefault(index, {})[quantity] = own
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 

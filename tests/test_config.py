@@ -75,6 +75,7 @@ OTHER_VALUES: dict[str, Any] = {
     "matching.standardised": True,
     "matching.unbiased": True,
     "matching.augmentation": "flip+crop",
+    "matching.precision": "auto",
     "evaluation.protocols": ("fixed",),
     "evaluation.preset": "reference",
     "evaluation.quirks": ("train_mode_test",),
@@ -141,7 +142,7 @@ IMPOSSIBLE: list[tuple[type, dict[str, Any], str]] = [
     (PoolConfig, {"learning_rate": float("inf")}, "pool.learning_rate is inf"),
     *[
         (section, {"precision": "float16"}, rf"{name}\.precision is 'float16'; allowed: float32 or bfloat16 or auto")
-        for section, name in ((PoolConfig, "pool"), (EvaluationConfig, "evaluation"))
+        for section, name in ((PoolConfig, "pool"), (MatchingConfig, "matching"), (EvaluationConfig, "evaluation"))
     ],
     (PoolConfig, {"learning_rate": float("nan")}, "pool.learning_rate is nan"),
     (PoolConfig, {"momentum": 1.0}, "pool.momentum is 1.0"),

@@ -51,7 +51,10 @@ def test_every_field_on_the_page_exists(page: Path) -> None:
 def test_method_has_every_kind_of_matching_and_every_field_of_it() -> None:
     text = (DOCS / "method.md").read_text()
     assert all(f"| `{kind}` |" in text for kind in get_args(MatchingKind))
-    described = {"kind", "weight", "adversarial_weight", "temperature", "standardised", "unbiased", "teachers_per_step"}
+    described = {
+        "kind", "weight", "adversarial_weight", "temperature", "standardised", "unbiased", "teachers_per_step",
+        "precision",
+    }  # fmt: skip
     assert {f"matching.{name}" for name in described} <= fields_in(text)
 
 

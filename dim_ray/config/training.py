@@ -162,6 +162,8 @@ class MatchingConfig:
     """Of Adam, for generator and discriminator."""
     augmentation: str = "color_crop_cutout_flip_scale_rotate"
     """DSA operations, drawn for each teacher of a step, the same for real and generated; written as for the pool."""
+    precision: Precision = "float32"
+    """Of the passes through the teachers, as for the pool; prior.precision is that of generator and discriminator."""
     seed: int = 0
     """Seed of noise, data order and the draws from the pool."""
 
@@ -177,6 +179,7 @@ class MatchingConfig:
             "at least one above 0: with both at 0 the generator would not train",
         )
         require_augmentation("matching.augmentation", self.augmentation)
+        require_precision("matching.precision", self.precision)
         require_seed("matching.seed", self.seed)
 
 

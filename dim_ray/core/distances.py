@@ -237,5 +237,5 @@ class _Activations(TorchFunctionMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         if func in _NON_LINEARITIES:
-            self.moments.append(self._classes.moments(result.flatten(1)))
+            self.moments.append(self._classes.moments(result.flatten(1).float()))
         return result

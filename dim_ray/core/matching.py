@@ -13,6 +13,7 @@ each has an augmentation of its own, and the loss is the mean. The kinds of d ar
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -152,5 +153,5 @@ def matching_loss(
         pairs = ImagePairs(
             real=change(real), generated=change(generated), labels=labels, num_classes=dataset.num_classes
         )
-        found.append(distance(teacher, pairs, config))
+        found.append(distance(replace(teacher, precision=config.precision), pairs, config))
     return torch.stack(found).mean()

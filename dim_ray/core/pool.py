@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dim_ray.config import PoolConfig, SnapshotSpacing
+from dim_ray.config import PoolConfig, Precision, SnapshotSpacing
 from dim_ray.core.augment import augment
 from dim_ray.core.checkpoint import (
     module_tensors,
@@ -78,11 +78,14 @@ class DrawnTeacher:
     """Gives the structure; its own values don't count."""
     tensors: Mapping[str, Tensor]
     """Every parameter and buffer by name; without gradients."""
+    precision: Precision = "float32"
+    """Of the pass through the network."""
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Takes normalised images (B, C, H, W) to logits (B, K)."""
-        logits: Tensor = torch.func.functional_call(self.network, dict(self.tensors), (images,), strict=True)
-        return logits
+        """Takes normalised images (B, C, H, W) to logits (B, K), float32."""
+        with autocast(self.precision, images.device):
+            logits: Tensor = torch.func.functional_call(self.network, dict(self.tensors), (images,), strict=True)
+        return logits.float()
 
 
 class TeacherPool(Protocol):

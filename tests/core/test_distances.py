@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast, get_args
 
 import pytest
@@ -131,6 +132,21 @@ def test_one_image_alone_has_a_finite_distance(kind: MatchingKind) -> None:
     measure(kind, images(0, 1), generated, labels=torch.tensor([2])).backward()
     assert generated.grad is not None
     assert generated.grad.isfinite().all()
+    assert generated.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_teachers_in_bfloat16_give_nearly_the_same_distance_in_float32(kind: MatchingKind) -> None:
+    full = teacher()
+    half = replace(full, precision="bfloat16")
+    generated = images(1).requires_grad_()
+    found = measure(kind, images(0), generated, used=half)
+    exact = measure(kind, images(0), images(1), used=full)
+    assert found.dtype == torch.float32
+    assert found.item() != exact.item()
+    assert found.item() == pytest.approx(exact.item(), rel=0.05)
+    found.backward()
+    assert generated.grad is not None
     assert generated.grad.abs().sum() > 0
 
 

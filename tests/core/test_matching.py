@@ -274,6 +274,16 @@ def test_each_teacher_of_a_step_has_an_augmentation_of_its_own() -> None:
     assert not any(torch.equal(real[first], real[second]) for first in range(3) for second in range(first))
 
 
+def test_teachers_are_passed_in_the_precision_asked_for() -> None:
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        config = replace(MATCHING, precision=precision, epochs=1)
+        reporter = train(make_plain_pair(DATASET), StoredPool(make_teachers(DATASET, [2]), DATASET), config)
+        (losses[precision],) = reporter.losses("matching_loss")
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.1)
+
+
 def test_teachers_are_not_changed_by_being_matched() -> None:
     teachers = make_teachers(DATASET, [1, 2], "resnet10_w4")
     before = copy.deepcopy([dict(snapshot) for teacher in teachers for snapshot in teacher.snapshots])

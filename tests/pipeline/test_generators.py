@@ -61,6 +61,7 @@ def test_generator_is_another_one_for_everything_that_makes_it(built: Workspace)
         with_matching(built, standardised=True),
         with_matching(built, unbiased=True),
         with_matching(built, teachers_per_step=2),
+        with_matching(built, precision="bfloat16"),
         with_pool(built, kind="online"),
         replace(built, dataset=replace(built.dataset, digest="1" * 16)),
         with_pool(built, size=1),

@@ -10,13 +10,14 @@ PYTHON = python3.11 python3.12 python3 python
 ARGS =
 
 .DEFAULT_GOAL := help
-.PHONY: help tune test lint check lock wheel clean
+.PHONY: help tune test lint check bench lock wheel clean
 
 help:
 	@echo 'make tune    install, and run the main job: make tune ARGS="--dataset mnist --num-trials 4"'
 	@echo 'make test    install, and run the tests:    make test ARGS="tests/core -x"'
 	@echo 'make lint    ruff, mypy and the layers of imports'
 	@echo 'make check   lint and test'
+	@echo 'make bench   install, and run the benchmarks: make bench ARGS="adversarial --repeats 20"'
 	@echo 'make wheel   build dist/*.whl'
 	@echo 'make lock    write requirements.lock again, after a change of pyproject.toml (needs uv);'
 	@echo '             make lock ARGS=--upgrade takes the newest versions'
@@ -38,6 +39,9 @@ lint: $(VENV)/.installed
 
 check: lint test
 
+bench: $(VENV)/.installed
+	@$(VENV)/bin/python -m benchmarks $(ARGS)
+
 wheel: $(VENV)/.installed
 	rm -rf build dist
 	$(VENV)/bin/python -m build --wheel --no-isolation
@@ -48,7 +52,7 @@ lock:
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
-	find dim_ray tuning tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find dim_ray tuning tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are written last, so that what was interrupted is done again.
 

@@ -1,0 +1,8 @@
+"""Benchmarks: what a step, an image and a row cost, beside a plain transcription and the arithmetic that it takes.
+
+    python -m benchmarks                          all of them, as a table
+    python -m benchmarks adversarial student      some
+    python -m benchmarks --list                   their names
+
+They measure the package that is installed, and are no part of it.
+"""

@@ -1,0 +1,186 @@
+"""Runs the benchmarks and prints them as a table; `--out` also keeps them as rows of Parquet.
+
+python -m benchmarks                          all of them
+python -m benchmarks adversarial --repeats 20
+python -m benchmarks student --architecture convnet3 vgg11 --out bench_results
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.measure import Measurement, matrix_products, measure
+from benchmarks.storage import STORAGE
+from benchmarks.training import TRAINING, Setting
+from dim_ray.cli import run_main
+from dim_ray.config import check_architecture
+from dim_ray.errors import UsageError, nearest
+
+_NAMES = (*TRAINING, *STORAGE)
+_FILE_WIDTH = 140  # columns where the output is no terminal
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs ``python -m benchmarks``.
+
+    Args:
+        argv: Arguments without the program's name.
+
+    Raises:
+        UsageError: A name or number is not one that is known.
+    """
+    options = _parse(argv)
+    if options.list:
+        print("\n".join(_NAMES))
+        return
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    setting = Setting(
+        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        capacity=options.capacity,
+        architectures=tuple(options.architecture),
+    )
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(highlight=False, width=_FILE_WIDTH)
+    environment = _environment(setting.device)
+    console.print(", ".join(f"{name} {value}" for name, value in environment.items()))
+    rows: list[dict[str, Any]] = []
+    for name in options.names or _NAMES:
+        # With each group, because a shared machine is faster in one minute than in the next.
+        rates = matrix_products(setting.device, list(dict.fromkeys(["float32", setting.precision])))
+        made = TRAINING[name](setting) if name in TRAINING else STORAGE[name](setting)
+        arithmetic = rates if any(case.has_arithmetic for case in made) else []
+        measured = measure([*arithmetic, *made], repeats=options.repeats, device=setting.device)
+        table = [_row(measurement, measured) for measurement in measured]
+        console.print(_table(name, table))
+        rows += [{**environment, "group": name, **row} for row in table]
+    if options.out:
+        console.print(f"rows in {_write(Path(options.out), rows)}")
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(_NAMES)} (default: all)")
+    parser.add_argument("--list", action="store_true", help="print the names and end")
+    parser.add_argument("--repeats", type=int, default=10, metavar="N", help="timed calls of each (default: 10)")
+    parser.add_argument("--capacity", type=int, default=196, metavar="N", help="of the generator (default: 196)")
+    parser.add_argument("--architecture", nargs="+", default=["convnet3", "resnet18"], help="of the students")
+    parser.add_argument("--threads", type=int, metavar="N", help="PyTorch's threads (default: its own choice)")
+    parser.add_argument("--out", metavar="DIR", help="folder that receives the rows as Parquet")
+    options = parser.parse_args(argv)
+    for name in options.names:
+        if name not in _NAMES:
+            raise UsageError(f"there is no benchmark {name!r}; {nearest(name, _NAMES)}")
+    for name in ("repeats", "capacity", "threads"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} is {value}; allowed: 1 or more.")
+    for architecture in options.architecture:
+        check_architecture(architecture)
+    return options
+
+
+def _row(measurement: Measurement, measured: Sequence[Measurement]) -> dict[str, Any]:
+    case = measurement.case
+    first, third = measurement.quartiles
+    return {
+        "benchmark": case.benchmark,
+        "variant": case.variant,
+        "n": len(measurement.seconds),
+        "median_seconds": measurement.median,
+        "first_quartile_seconds": first,
+        "third_quartile_seconds": third,
+        "items_per_second": measurement.items_per_second,
+        "times_as_fast": _times_as_fast(measurement, measured),
+        "gmac_per_item": measurement.macs / case.items / 1e9,
+        "share_of_matrix_rate": _share(measurement, measured),
+    }
+
+
+def _times_as_fast(measurement: Measurement, measured: Sequence[Measurement]) -> float:
+    """Returns how many times as many items a second it makes as the first case of the same benchmark."""
+    first = next(other for other in measured if other.case.benchmark == measurement.case.benchmark)
+    return measurement.items_per_second / first.items_per_second
+
+
+def _share(measurement: Measurement, measured: Sequence[Measurement]) -> float | None:
+    """Returns the rate of its arithmetic over that of matrix products in the same precision and the same minutes."""
+    for other in measured:
+        if other.case.benchmark == "matrix product" and other.case.precision == measurement.case.precision:
+            return measurement.macs_per_second / other.macs_per_second
+    return None
+
+
+def _table(name: str, rows: Sequence[dict[str, Any]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=name, title_justify="left", title_style="bold", pad_edge=False)
+    table.add_column("benchmark")
+    table.add_column("variant")
+    for heading in ("n", "median ms", "quartiles", "items/s", "times as fast", "GMAC/item", "of matrix rate"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        share = row["share_of_matrix_rate"]
+        table.add_row(
+            row["benchmark"],
+            row["variant"],
+            str(row["n"]),
+            f"{1e3 * row['median_seconds']:,.1f}",
+            f"{1e3 * row['first_quartile_seconds']:,.1f} to {1e3 * row['third_quartile_seconds']:,.1f}",
+            f"{row['items_per_second']:,.1f}",
+            f"{row['times_as_fast']:.2f}",
+            f"{row['gmac_per_item']:.3f}" if row["gmac_per_item"] else "-",
+            "-" if share is None or not row["gmac_per_item"] else f"{100 * share:.0f} %",
+        )
+    return table
+
+
+def _environment(device: torch.device) -> dict[str, str]:
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": str(torch.get_num_threads()),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
+
+
+def _write(folder: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    import pandas as pd
+
+    folder.mkdir(parents=True, exist_ok=True)
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
+    path = folder / f"{stamp}.parquet"
+    pd.DataFrame(rows).to_parquet(path)
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

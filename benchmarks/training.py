@@ -1,0 +1,249 @@
+"""Benchmarks of training steps at MNIST's shapes, each beside its plain transcription."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from benchmarks import plain
+from benchmarks.measure import Case
+from dim_ray.config import EvaluationConfig, GeneratorConfig, MatchingConfig, PoolConfig, Precision, PriorConfig
+from dim_ray.core.adversarial import discriminator_steps, generator_losses, generator_step
+from dim_ray.core.data import Dataset, Normalisation, signed
+from dim_ray.core.matching import matching_loss
+from dim_ray.core.online import OnlinePool
+from dim_ray.core.pair import Pair, build_pair
+from dim_ray.core.pool import StoredPool, Teacher, TeacherPool, build_network, make_optimizer, train_step
+from dim_ray.core.ports import SingleWorker
+from dim_ray.core.precision import resolve_precision
+from dim_ray.core.random import stream
+from dim_ray.core.splits import Split
+
+__all__ = ["TRAINING", "Setting", "noise_images"]
+
+_IMAGES = 4096
+_STEPS_PER_EPOCH = 1000  # of a distillation: how often an online pool begins anew
+_STUDENT_BATCH = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all benchmarks of a run have in common."""
+
+    device: torch.device
+    capacity: int = 196
+    """Of generator and discriminator."""
+    batch_size: int = 64
+    """Of adversarial and matching steps."""
+    architectures: tuple[str, ...] = ("convnet3", "resnet18")
+    """Of students."""
+    channels: int = 1
+    image_size: int = 28
+
+    @property
+    def precision(self) -> Precision:
+        """What `auto` is on this device."""
+        return resolve_precision("auto", self.device)
+
+
+def noise_images(setting: Setting, count: int = _IMAGES) -> Dataset:
+    """Returns noise as a data set of ten classes: a step takes no longer for images of something."""
+    rng = stream(0, "benchmark")
+    shape = (count, setting.channels, setting.image_size, setting.image_size)
+    images = torch.randint(256, shape, dtype=torch.uint8, generator=rng)
+    split = Split(images=images, labels=torch.arange(count) % 10)
+    return Dataset(
+        name="noise",
+        train=split,
+        validation=split,
+        test=split,
+        class_names=tuple(map(str, range(10))),
+        normalisation=Normalisation(mean=(0.5,) * setting.channels, std=(0.25,) * setting.channels),
+        digest="0" * 16,
+    ).to(setting.device)
+
+
+def _adversarial(setting: Setting) -> list[Case]:
+    dataset = noise_images(setting)
+    paper = PriorConfig()
+    hinge = replace(paper, loss="hinge")
+    plain_pair = plain.make_plain(_pair(setting, paper, dataset))
+
+    def plain_step(number: int, images: Tensor, labels: Tensor) -> None:
+        plain.adversarial_step(
+            plain_pair, paper, signed(images), labels, labels, stream(0, step=number, device=setting.device)
+        )
+
+    cases = [_case("adversarial step", "plain, float32", setting, dataset, plain_step)]
+    variants: list[tuple[str, PriorConfig, Precision]] = [
+        ("WGAN-GP, float32", paper, "float32"),
+        (f"WGAN-GP, {setting.precision}", paper, setting.precision),
+        (f"hinge, {setting.precision}", hinge, setting.precision),
+    ]
+    for name, config, precision in dict.fromkeys(variants):
+        own = replace(config, precision=precision)
+        cases.append(
+            _case("adversarial step", name, setting, dataset, _adversarial_step(setting, own, dataset), precision)
+        )
+    return cases
+
+
+def _adversarial_step(setting: Setting, config: PriorConfig, dataset: Dataset) -> Callable[[int, Tensor, Tensor], None]:
+    pair, alone = _pair(setting, config, dataset), SingleWorker()
+
+    def step(number: int, images: Tensor, labels: Tensor) -> None:
+        rng = stream(0, step=number, device=setting.device)
+        discriminator_steps(pair, config, signed(images), labels, rng, alone, step=number)
+        loss, _ = generator_losses(pair, config, labels, rng)
+        generator_step(pair, loss, alone)
+
+    return step
+
+
+def _matching(setting: Setting) -> list[Case]:
+    dataset = noise_images(setting)
+    prior_config, config = PriorConfig(), MatchingConfig()
+    pool_config = PoolConfig(kind="online")
+    plain_pair = plain.make_plain(_pair(setting, prior_config, dataset))
+    online = OnlinePool(pool_config, ("convnet3",), dataset, steps_per_epoch=_STEPS_PER_EPOCH, rank=0)
+
+    def plain_step(number: int, images: Tensor, labels: Tensor) -> None:
+        rng = stream(0, step=number, device=setting.device)
+        [teacher] = online.draw(number, 1, stream(1, step=number))
+        plain.matching_step(
+            plain_pair, prior_config, config, dataset, teacher.network, images, labels, rng, stream(2, step=number)
+        )
+
+    cases = [_case("matching step", "plain, float32, online pool", setting, dataset, plain_step)]
+    half = replace(pool_config, precision=setting.precision)
+    network = build_network("convnet3", dataset, stream(0, device=setting.device))
+    snapshot = {name: tensor.detach() for name, tensor in network.state_dict().items()}
+    stored = Teacher(architecture="convnet3", snapshots=[snapshot], steps=[1], validation_accuracy=0.0)
+    pools: dict[str, TeacherPool] = {
+        "stored pool": StoredPool([stored], dataset),
+        "online pool": OnlinePool(half, ("convnet3",), dataset, steps_per_epoch=_STEPS_PER_EPOCH, rank=0),
+    }
+    for name, pool in pools.items():
+        step = _matching_step(setting, pool, dataset)
+        cases.append(_case("matching step", f"{setting.precision}, {name}", setting, dataset, step, setting.precision))
+    return cases
+
+
+def _matching_step(setting: Setting, pool: TeacherPool, dataset: Dataset) -> Callable[[int, Tensor, Tensor], None]:
+    prior_config = PriorConfig(precision=setting.precision)
+    config = MatchingConfig(precision=setting.precision)
+    pair, alone = _pair(setting, prior_config, dataset), SingleWorker()
+
+    def step(number: int, images: Tensor, labels: Tensor) -> None:
+        rng = stream(0, step=number, device=setting.device)
+        discriminator_steps(pair, prior_config, signed(images), labels, rng, alone, step=number)
+        adversarial, fake = generator_losses(pair, prior_config, labels, rng)
+        choices = stream(2, step=number)
+        distance = matching_loss(pool, config, dataset, images, fake, labels, step=number, rng=choices)
+        generator_step(pair, config.adversarial_weight * adversarial + config.weight * distance, alone)
+
+    return step
+
+
+def _teacher(setting: Setting) -> list[Case]:
+    return _classifier(setting, "teacher step", "convnet3", PoolConfig(), PoolConfig().batch_size)
+
+
+def _student(setting: Setting) -> list[Case]:
+    recipe = PoolConfig(augmentation=EvaluationConfig().augmentation)
+    return [
+        case
+        for architecture in setting.architectures
+        for case in _classifier(setting, f"student step, {architecture}", architecture, recipe, _STUDENT_BATCH)
+    ]
+
+
+def _classifier(setting: Setting, name: str, architecture: str, config: PoolConfig, batch_size: int) -> list[Case]:
+    setting = replace(setting, batch_size=batch_size)
+    dataset = noise_images(setting)
+    network = build_network(architecture, dataset, stream(0, device=setting.device)).train()
+    optimizer = torch.optim.SGD(
+        network.parameters(), config.learning_rate, config.momentum, weight_decay=config.weight_decay, foreach=False
+    )
+
+    def plain_step(number: int, images: Tensor, labels: Tensor) -> None:
+        normalised = dataset.normalisation.from_bytes(images)
+        plain.classifier_step(network, optimizer, config, normalised, labels, stream(0, step=number))
+
+    cases = [_case(name, "plain, float32", setting, dataset, plain_step)]
+    for precision in dict.fromkeys(("float32", setting.precision)):
+        step = _classifier_step(architecture, replace(config, precision=precision), setting, dataset)
+        cases.append(_case(name, precision, setting, dataset, step, precision))
+    return cases
+
+
+def _classifier_step(
+    architecture: str, config: PoolConfig, setting: Setting, dataset: Dataset
+) -> Callable[[int, Tensor, Tensor], None]:
+    network = build_network(architecture, dataset, stream(0, device=setting.device)).train()
+    optimizer = make_optimizer(config, network)
+
+    def step(number: int, images: Tensor, labels: Tensor) -> None:
+        indices = _indices(number, setting.batch_size, dataset)
+        train_step(config, network, optimizer, dataset, indices, stream(0, step=number))
+
+    return step
+
+
+def _sampling(setting: Setting) -> list[Case]:
+    dataset = noise_images(setting, count=1)
+    generator = _pair(setting, PriorConfig(), dataset).generator.eval()
+    labels = (torch.arange(500) % 10).to(setting.device)
+    rng = stream(0, device=setting.device)
+
+    @torch.no_grad()
+    def sample() -> Tensor:
+        return generator.sample(labels, rng)
+
+    return [Case(benchmark="sampling", variant="float32", call=sample, items=len(labels))]
+
+
+TRAINING: Mapping[str, Callable[[Setting], list[Case]]] = {
+    "adversarial": _adversarial,
+    "matching": _matching,
+    "teacher": _teacher,
+    "student": _student,
+    "sampling": _sampling,
+}
+"""By name."""
+
+
+def _pair(setting: Setting, config: PriorConfig, dataset: Dataset) -> Pair:
+    is_hinge = config.loss == "hinge"
+    generator_config = GeneratorConfig(
+        capacity=setting.capacity, discriminator_norm="spectral" if is_hinge else "layer"
+    )
+    return build_pair(generator_config, config, dataset, learning_rate=config.learning_rate, seed=0)
+
+
+def _case(
+    benchmark: str,
+    variant: str,
+    setting: Setting,
+    dataset: Dataset,
+    step: Callable[[int, Tensor, Tensor], None],
+    precision: Precision = "float32",
+) -> Case:
+    """Wraps a step of (number, images, labels) so that every call is the next one, with images of its own."""
+    count = 0
+
+    def call() -> None:
+        nonlocal count
+        indices = _indices(count, setting.batch_size, dataset)
+        step(count, dataset.train.images[indices], dataset.train.labels[indices])
+        count += 1
+
+    return Case(benchmark=benchmark, variant=variant, call=call, items=setting.batch_size, precision=precision)
+
+
+def _indices(number: int, batch_size: int, dataset: Dataset) -> Tensor:
+    device = dataset.train.labels.device
+    return (torch.arange(batch_size, device=device) + number * batch_size) % len(dataset.train)

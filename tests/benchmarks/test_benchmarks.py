@@ -1,0 +1,74 @@
+"""The benchmarks run, and their numbers are what they say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from benchmarks.measure import Case, measure
+
+CPU = torch.device("cpu")
+
+
+def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+
+
+def test_cases_take_turns_and_are_counted() -> None:
+    calls: list[str] = []
+    matrix = torch.ones(10, 20)
+
+    def product() -> torch.Tensor:
+        calls.append("a")
+        return matrix @ matrix.T
+
+    cases = [
+        Case(benchmark="x", variant="a", call=product, items=10),
+        Case(benchmark="x", variant="b", call=lambda: calls.append("b"), items=1, has_arithmetic=False),
+    ]
+    first, second = measure(cases, repeats=3, device=CPU)
+    assert "".join(calls) == "ab" + 3 * "ab", "one call to warm up, and then in turns"
+    assert (first.macs, second.macs) == (10 * 20 * 10, 0)
+    assert len(first.seconds) == len(second.seconds) == 3
+    low, high = first.quartiles
+    assert 0 < low <= first.median <= high
+    assert first.items_per_second == pytest.approx(10 / first.median)
+
+
+@pytest.mark.slow
+def test_every_benchmark_runs_and_keeps_its_rows(tmp_path: Path) -> None:
+    names = benchmark("--list").stdout.split()
+    assert {"adversarial", "matching", "student", "store"} <= set(names)
+    run = benchmark(
+        "--repeats", "1", "--capacity", "4", "--architecture", "convnet1_w4", "--out", str(tmp_path / "rows")
+    )
+    assert run.returncode == 0, run.stderr
+    rows = pd.read_parquet(tmp_path / "rows")
+    assert set(rows["group"]) == set(names)
+    assert (rows["n"] == 1).all()
+    assert (rows["median_seconds"] > 0).all()
+    steps = rows[rows["benchmark"].str.contains("step")]
+    assert (steps["gmac_per_item"] > 0).all()
+    assert steps["share_of_matrix_rate"].between(0, 1, inclusive="neither").all()
+    assert "of matrix rate" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["studnet"], "there is no benchmark 'studnet'; did you mean 'student'"),
+        (["--repeats", "0"], "--repeats is 0; allowed: 1 or more."),
+        (["--architecture", "convnet"], "'convnet'"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments: list[str], message: str) -> None:
+    run = benchmark(*arguments)
+    assert run.returncode == 2
+    assert message in run.stderr
+    assert "Traceback" not in run.stderr

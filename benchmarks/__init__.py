@@ -4,5 +4,5 @@
     python -m benchmarks adversarial student      some
     python -m benchmarks --list                   their names
 
-They measure the package that is installed, and are no part of it.
+They are run in a checkout, and are no part of the package.
 """

@@ -1,8 +1,10 @@
 """Runs the benchmarks and prints them as a table; `--out` also keeps them as rows of Parquet.
 
-python -m benchmarks                          all of them
-python -m benchmarks adversarial --repeats 20
-python -m benchmarks student --architecture convnet3 vgg11 --out bench_results
+    python -m benchmarks                          all of them
+    python -m benchmarks adversarial --repeats 20
+    python -m benchmarks student --architecture convnet3 vgg11 --out bench_results
+
+Each group begins with matrix products, whose rate is what "of matrix rate" is a share of.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ from typing import Any
 
 import torch
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import Measurement, matrix_products, measure
@@ -27,9 +28,9 @@ from benchmarks.training import TRAINING, Setting
 from dim_ray.cli import run_main
 from dim_ray.config import check_architecture
 from dim_ray.errors import UsageError, nearest
+from dim_ray.summary import make_console
 
 _NAMES = (*TRAINING, *STORAGE)
-_FILE_WIDTH = 140  # columns where the output is no terminal
 
 
 def main(argv: Sequence[str]) -> None:
@@ -52,8 +53,7 @@ def main(argv: Sequence[str]) -> None:
         capacity=options.capacity,
         architectures=tuple(options.architecture),
     )
-    console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=_FILE_WIDTH)
+    console = make_console()
     environment = _environment(setting.device)
     console.print(", ".join(f"{name} {value}" for name, value in environment.items()))
     rows: list[dict[str, Any]] = []

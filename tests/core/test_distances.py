@@ -209,11 +209,13 @@ def test_images_that_are_all_the_average_have_its_means_but_not_its_variances() 
 # ------------------------------------------------------------------------------------------------ few images of a class
 
 
-def mean_of_batches(kind: MatchingKind, real: Tensor, generated: Tensor, *, per_class: int, unbiased: bool) -> Tensor:
-    """The mean distance of 500 batches with one class each, of logits (500 * per_class, 2)."""
-    labels = torch.zeros(per_class, dtype=torch.int64)
-    batches = zip(real.split(per_class), generated.split(per_class), strict=True)
-    return torch.stack([measure(kind, a, b, labels, drawn(Given()), unbiased=unbiased) for a, b in batches]).mean()
+def mean_of_batches(real: Tensor, generated: Tensor, *, unbiased: bool) -> Tensor:
+    """The mean distance of class means over batches of four images of one class; takes their logits."""
+    labels = torch.zeros(4, dtype=torch.int64)
+    batches = zip(real.split(4), generated.split(4), strict=True)
+    return torch.stack(
+        [measure("logit_means", a, b, labels, drawn(Given()), unbiased=unbiased) for a, b in batches]
+    ).mean()
 
 
 def logits_of_shares(count: int, *, shift: float, spread: Tensor, seed: int) -> Tensor:
@@ -226,10 +228,7 @@ def test_unbiased_distance_of_small_batches_is_that_of_all_images() -> None:
     generated = logits_of_shares(2000, shift=0.2, spread=torch.tensor(0.5), seed=1)
     shares = [F.log_softmax(logits, dim=1).mean(dim=0) for logits in (real, generated)]
     of_all = (shares[0] - shares[1]).square().mean()
-    found = {
-        unbiased: mean_of_batches("logit_means", real, generated, per_class=4, unbiased=unbiased)
-        for unbiased in (False, True)
-    }
+    found = {unbiased: mean_of_batches(real, generated, unbiased=unbiased) for unbiased in (False, True)}
     assert found[True].item() == pytest.approx(of_all.item(), rel=0.25)
     assert found[False].item() > 3 * of_all.item()
 
@@ -240,7 +239,7 @@ def test_only_the_biased_distance_asks_images_as_diverse_as_real_ones_to_be_more
     for unbiased in (False, True):
         spread = torch.tensor(0.5, requires_grad=True)
         generated = logits_of_shares(2000, shift=0.0, spread=spread, seed=1)
-        mean_of_batches("logit_means", real, generated, per_class=4, unbiased=unbiased).backward()
+        mean_of_batches(real, generated, unbiased=unbiased).backward()
         assert spread.grad is not None
         pulls[unbiased] = spread.grad.item()
     assert pulls[False] > 0.05

@@ -15,13 +15,18 @@ from torch import Tensor, nn
 from dim_ray.config import EvaluationConfig, MatchingConfig, PoolConfig, PriorConfig
 from dim_ray.core.augment import augment, draw_augmentation
 from dim_ray.core.data import Dataset
+from dim_ray.core.generator import MapNorm
 from dim_ray.core.pair import Pair
 
 __all__ = ["adversarial_step", "classifier_step", "make_plain", "matching_step"]
 
 
 def make_plain(pair: Pair) -> Pair:
-    """Returns the same networks, in place, with channels first and Adam a parameter at a time."""
+    """Returns the same networks, in place, with channels first, PyTorch's layer norm and Adam a parameter at a time."""
+    features = pair.discriminator.features
+    for index, layer in enumerate(features):
+        if isinstance(layer, MapNorm):
+            features[index] = _usual_norm(layer.norm)
 
     def adam(network: nn.Module, used: torch.optim.Optimizer) -> torch.optim.Adam:
         network.to(memory_format=torch.contiguous_format)
@@ -102,6 +107,14 @@ def classifier_step(
     loss = F.cross_entropy(network(augment(images, config.augmentation, rng)), labels)
     _descend(optimizer, loss)
     return loss.detach()
+
+
+def _usual_norm(norm: nn.LayerNorm) -> nn.LayerNorm:
+    """Returns a norm of maps (C, H, W) with the values of one of (H, W, C)."""
+    height, width, channels = norm.normalized_shape
+    usual = nn.LayerNorm([channels, height, width])
+    usual.load_state_dict({name: values.permute(2, 0, 1) for name, values in norm.state_dict().items()})
+    return usual.to(norm.weight.device)
 
 
 def _discriminator_step(pair: Pair, config: PriorConfig, real: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:

@@ -27,6 +27,7 @@ __all__ = ["TRAINING", "Setting", "noise_images"]
 _IMAGES = 4096
 _STEPS_PER_EPOCH = 1000  # of a distillation: how often an online pool begins anew
 _STUDENT_BATCH = 100
+_LAZY = 4  # steps from one penalty to the next, where it isn't in each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ def noise_images(setting: Setting, count: int = _IMAGES) -> Dataset:
 def _adversarial(setting: Setting) -> list[Case]:
     dataset = noise_images(setting)
     paper = PriorConfig()
-    hinge = replace(paper, loss="hinge")
+    hinge, lazy = replace(paper, loss="hinge"), replace(paper, gradient_penalty_every=_LAZY)
     plain_pair = plain.make_plain(_pair(setting, paper, dataset))
 
     def plain_step(number: int, images: Tensor, labels: Tensor) -> None:
@@ -77,17 +78,17 @@ def _adversarial(setting: Setting) -> list[Case]:
             plain_pair, paper, signed(images), labels, labels, stream(0, step=number, device=setting.device)
         )
 
-    cases = [_case("adversarial step", "plain, float32", setting, dataset, plain_step)]
+    cases = [_case("adversarial step", "plain, float32", setting, dataset, plain_step, is_plain=True)]
     variants: list[tuple[str, PriorConfig, Precision]] = [
         ("WGAN-GP, float32", paper, "float32"),
         (f"WGAN-GP, {setting.precision}", paper, setting.precision),
+        (f"WGAN-GP, penalty every {_LAZY}, {setting.precision}", lazy, setting.precision),
         (f"hinge, {setting.precision}", hinge, setting.precision),
     ]
     for name, config, precision in dict.fromkeys(variants):
-        own = replace(config, precision=precision)
-        cases.append(
-            _case("adversarial step", name, setting, dataset, _adversarial_step(setting, own, dataset), precision)
-        )
+        step = _adversarial_step(setting, replace(config, precision=precision), dataset)
+        steps = config.gradient_penalty_every
+        cases.append(_case("adversarial step", name, setting, dataset, step, precision, steps=steps))
     return cases
 
 
@@ -117,7 +118,8 @@ def _matching(setting: Setting) -> list[Case]:
             plain_pair, prior_config, config, dataset, teacher.network, images, labels, rng, stream(2, step=number)
         )
 
-    cases = [_case("matching step", "plain, float32, online pool", setting, dataset, plain_step)]
+    name = "plain, float32, online pool"
+    cases = [_case("matching step", name, setting, dataset, plain_step, is_plain=True)]
     half = replace(pool_config, precision=setting.precision)
     network = build_network("convnet3", dataset, stream(0, device=setting.device))
     snapshot = {name: tensor.detach() for name, tensor in network.state_dict().items()}
@@ -173,7 +175,7 @@ def _classifier(setting: Setting, name: str, architecture: str, config: PoolConf
         normalised = dataset.normalisation.from_bytes(images)
         plain.classifier_step(network, optimizer, config, normalised, labels, stream(0, step=number))
 
-    cases = [_case(name, "plain, float32", setting, dataset, plain_step)]
+    cases = [_case(name, "plain, float32", setting, dataset, plain_step, is_plain=True)]
     for precision in dict.fromkeys(("float32", setting.precision)):
         step = _classifier_step(architecture, replace(config, precision=precision), setting, dataset)
         cases.append(_case(name, precision, setting, dataset, step, precision))
@@ -231,17 +233,28 @@ def _case(
     dataset: Dataset,
     step: Callable[[int, Tensor, Tensor], None],
     precision: Precision = "float32",
+    *,
+    is_plain: bool = False,
+    steps: int = 1,
 ) -> Case:
-    """Wraps a step of (number, images, labels) so that every call is the next one, with images of its own."""
+    """Wraps a step of (number, images, labels) so that every call is the next ones, each with images of its own."""
     count = 0
 
     def call() -> None:
         nonlocal count
-        indices = _indices(count, setting.batch_size, dataset)
-        step(count, dataset.train.images[indices], dataset.train.labels[indices])
-        count += 1
+        for _ in range(steps):
+            indices = _indices(count, setting.batch_size, dataset)
+            step(count, dataset.train.images[indices], dataset.train.labels[indices])
+            count += 1
 
-    return Case(benchmark=benchmark, variant=variant, call=call, items=setting.batch_size, precision=precision)
+    return Case(
+        benchmark=benchmark,
+        variant=variant,
+        call=call,
+        items=steps * setting.batch_size,
+        precision=precision,
+        keeps_memory=not is_plain,
+    )
 
 
 def _indices(number: int, batch_size: int, dataset: Dataset) -> Tensor:

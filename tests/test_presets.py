@@ -89,8 +89,10 @@ def test_a_quirk_on_top_of_corrected_is_not_called_corrected(quirk: Quirk) -> No
 @pytest.mark.parametrize("left_out", PRESET_QUIRKS["reference"])
 def test_reference_without_one_of_its_quirks_is_not_called_reference(left_out: Quirk) -> None:
     quirks = tuple(quirk for quirk in PRESET_QUIRKS["reference"] if quirk != left_out)
-    assert EvaluationConfig(quirks=quirks).preset_name("on_the_fly", 1) == "custom"
-    assert EvaluationConfig(quirks=(*quirks, left_out)).preset_name("on_the_fly", 1) == "reference"
+    assert EvaluationConfig(**PRESETS["reference"], quirks=quirks).preset_name("on_the_fly", 1) == "custom"
+    assert (
+        EvaluationConfig(**PRESETS["reference"], quirks=(*quirks, left_out)).preset_name("on_the_fly", 1) == "reference"
+    )
 
 
 def test_any_recipe_without_quirks_is_called_corrected() -> None:

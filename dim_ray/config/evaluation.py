@@ -80,7 +80,7 @@ class EvaluationConfig:
     """DSA operations on the students' images, drawn for each image; written as for the pool."""
     num_test_points: int = 5
     """Evenly spaced tests during training that give best_test_accuracy; the last is the headline."""
-    precision: Precision = "float32"
+    precision: Precision = "auto"
     """Of the passes through the networks: float32, bfloat16 (mixed), or auto: bfloat16 where the device has it."""
     seed: int = 0
     """Seed of the first student; the others count up from it."""

@@ -52,7 +52,7 @@ class PoolConfig:
     """Of SGD."""
     augmentation: str = "color_crop_cutout_flip_scale_rotate"
     """DSA operations, drawn for each real image: a_b draws one of them, a+b applies all, 'none' none."""
-    precision: Precision = "float32"
+    precision: Precision = "auto"
     """Of the passes through the networks: float32, bfloat16 (mixed), or auto: bfloat16 where the device has it."""
     seed: int = 0
     """Seed of the pool; teacher i has a seed derived from it and i."""
@@ -109,8 +109,8 @@ class PriorConfig:
     """Weight of the class cross-entropy in both losses."""
     discriminator_steps: int = 1
     """Discriminator steps for each generator step."""
-    precision: Precision = "float32"
-    """Of the passes through generator and discriminator, in stage 2 as well; a gradient penalty is always float32."""
+    precision: Precision = "auto"
+    """Of the passes through generator and discriminator, in stage 2 as well; as for the pool."""
     seed: int = 0
     """Seed of initial weights, noise and data order."""
 
@@ -162,7 +162,7 @@ class MatchingConfig:
     """Of Adam, for generator and discriminator."""
     augmentation: str = "color_crop_cutout_flip_scale_rotate"
     """DSA operations, drawn for each teacher of a step, the same for real and generated; written as for the pool."""
-    precision: Precision = "float32"
+    precision: Precision = "auto"
     """Of the passes through the teachers, as for the pool; prior.precision is that of generator and discriminator."""
     seed: int = 0
     """Seed of noise, data order and the draws from the pool."""

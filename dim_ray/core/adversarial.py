@@ -138,7 +138,8 @@ def discriminator_step(
     if config.penalty_weight > 0 and number % config.gradient_penalty_every == 0:
         weight = config.penalty_weight * config.gradient_penalty_every
         real, fake = images.split(batch)
-        loss = loss + weight * gradient_penalty(pair.discriminator, real, fake, real_labels, rng)
+        penalty = gradient_penalty(pair.discriminator, real, fake, real_labels, rng, config.precision)
+        loss = loss + weight * penalty
     loss = loss + config.class_weight * F.cross_entropy(classes[:batch], real_labels)
     pair.discriminator_optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)

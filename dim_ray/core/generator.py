@@ -19,7 +19,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from dim_ray.config import GeneratorConfig
 from dim_ray.core.initialise import initialise
 
-__all__ = ["Discriminator", "Generator", "build_discriminator", "build_generator", "scales"]
+__all__ = ["Discriminator", "Generator", "MapNorm", "build_discriminator", "build_generator", "scales"]
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -133,7 +133,7 @@ class Discriminator(nn.Module):
             size = (size + stride - 1) // stride
             layers.append(nn.Conv2d(channels, capacity, 3, stride=stride, padding=1))
             if has_layer_norm:
-                layers.append(nn.LayerNorm([capacity, size, size]))
+                layers.append(MapNorm(capacity, size))
             layers.append(nn.LeakyReLU(_SLOPE[has_layer_norm]))
             channels = capacity
         self.features = nn.Sequential(*layers)
@@ -157,6 +157,27 @@ class Discriminator(nn.Module):
             one_hot = F.one_hot(labels, classes.shape[1]).to(hidden.dtype)
             source = source + (self.projection(one_hot) * hidden).sum(dim=1)
         return source, classes
+
+
+class MapNorm(nn.Module):
+    """Layer norm of whole maps (B, C, H, W), every value with a scale and a shift of its own.
+
+    It goes through the maps as they lie in memory, channels last; in nn.LayerNorm's order they would be copied, there
+    and back, in each pass and its derivatives.
+
+    Args:
+        channels: C.
+        size: H and W.
+    """
+
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm([size, size, channels])
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Normalises each image's maps together."""
+        normal: Tensor = self.norm(maps.permute(0, 2, 3, 1))
+        return normal.permute(0, 3, 1, 2)
 
 
 def build_generator(

@@ -1,6 +1,7 @@
 """How a discriminator's source scores are judged: the Wasserstein or the hinge loss, and the gradient penalty.
 
-loss = source_loss(config, real_scores, fake_scores) + weight * gradient_penalty(discriminator, real, fake, labels, rng)
+loss = source_loss(config, real_scores, fake_scores)
+loss = loss + weight * gradient_penalty(discriminator, real, fake, labels, rng)
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dim_ray.config import PriorConfig
+from dim_ray.config import Precision, PriorConfig
 from dim_ray.core.generator import Discriminator
+from dim_ray.core.precision import autocast
 
 __all__ = ["gradient_penalty", "source_loss"]
 
@@ -23,12 +25,21 @@ def source_loss(config: PriorConfig, real: Tensor, fake: Tensor) -> Tensor:
 
 
 def gradient_penalty(
-    discriminator: Discriminator, real: Tensor, fake: Tensor, labels: Tensor, rng: torch.Generator
+    discriminator: Discriminator,
+    real: Tensor,
+    fake: Tensor,
+    labels: Tensor,
+    rng: torch.Generator,
+    precision: Precision = "float32",
 ) -> Tensor:
-    """Returns E[(|grad D(x~)| - 1)^2] at random points between real and generated images (B, C, H, W)."""
+    """Returns E[(|grad D(x~)| - 1)^2] at random points between real and generated images (B, C, H, W).
+
+    Precision is that of the passes through the discriminator, there and back; slopes and their norm are float32.
+    """
     share = torch.rand(len(real), 1, 1, 1, generator=rng, device=real.device)
     between = torch.lerp(fake, real, share).requires_grad_(True)
-    source, _ = discriminator(between, labels)
-    (gradient,) = torch.autograd.grad(source.sum(), between, create_graph=True)
+    with autocast(precision, between.device):
+        source, _ = discriminator(between, labels)
+    (gradient,) = torch.autograd.grad(source.float().sum(), between, create_graph=True)
     penalty: Tensor = ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
     return penalty

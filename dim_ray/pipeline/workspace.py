@@ -11,6 +11,7 @@ import torch
 from dim_ray.config import Config
 from dim_ray.core.checkpoint import dumps, loads
 from dim_ray.core.data import Dataset
+from dim_ray.core.memory import keep_freed_memory
 from dim_ray.core.ports import Collective, SingleWorker, State
 from dim_ray.store.artifacts import ArtifactStore
 
@@ -94,7 +95,7 @@ def checkpoint_key(study: str, identity: str) -> str:
 
 
 def on_device(work: Workspace, num_threads: int | None = None) -> Workspace:
-    """Moves the data to this process's GPU where it has one.
+    """Makes this process ready to train: its threads, its memory, and the data on its GPU where it has one.
 
     Args:
         work: With data on the CPU.
@@ -102,6 +103,7 @@ def on_device(work: Workspace, num_threads: int | None = None) -> Workspace:
     """
     if num_threads is not None:
         torch.set_num_threads(num_threads)
+    keep_freed_memory()
     return replace(work, dataset=work.dataset.to("cuda")) if torch.cuda.is_available() else work
 
 

@@ -11,12 +11,13 @@ from torch import nn
 from benchmarks import plain
 from dim_ray.core.adversarial import discriminator_steps, generator_losses, generator_step
 from dim_ray.core.data import signed
+from dim_ray.core.generator import MapNorm
 from dim_ray.core.matching import matching_loss
 from dim_ray.core.pair import Pair
 from dim_ray.core.pool import StoredPool, build_network, make_optimizer, train_step
 from dim_ray.core.ports import SingleWorker
 from dim_ray.core.random import stream
-from tests.core.tiny import ARCHITECTURE, MATCHING, POOL, PRIOR, make_dataset, make_plain_pair, make_teachers
+from tests.core.tiny import ARCHITECTURE, MATCHING, POOL, PRIOR, make_dataset, make_pair, make_plain_pair, make_teachers
 
 DATASET = make_dataset(per_class=16)
 BATCH = 16
@@ -55,6 +56,14 @@ def test_adversarial_step_is_the_plain_one() -> None:
         torch.testing.assert_close((critic, loss.detach()), found, atol=1e-5, rtol=1e-4)
     assert_same(ours.generator, theirs.generator, before.generator)
     assert_same(ours.discriminator, theirs.discriminator, before.discriminator)
+
+
+def test_plain_networks_compute_what_ours_do() -> None:
+    ours, theirs = (make_pair(DATASET) for _ in range(2))
+    plain.make_plain(theirs)
+    images, labels = signed(DATASET.train.images[:BATCH]), DATASET.train.labels[:BATCH]
+    torch.testing.assert_close(theirs.discriminator(images, labels), ours.discriminator(images, labels))
+    assert not any(isinstance(part, MapNorm) for part in theirs.discriminator.modules())
 
 
 def test_matching_step_is_the_plain_one() -> None:

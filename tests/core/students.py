@@ -24,7 +24,7 @@ from tests.core import reference
 from tests.core.tiny import ARCHITECTURE, make_dataset
 
 DATASET = make_dataset()
-CONFIG = EvaluationConfig(epochs=4, batch_size=4, learning_rate=0.05, num_test_points=2)
+CONFIG = EvaluationConfig(epochs=4, batch_size=4, learning_rate=0.05, num_test_points=2, precision="float32")
 
 
 def agree(protocol: str, config: EvaluationConfig = CONFIG, *, images_per_class: int = 2, **change: Any) -> Budget:

@@ -164,13 +164,14 @@ def test_discriminator_is_convolutions_with_layer_norm_and_a_global_maximum() ->
     discriminator = make_discriminator(image_size=13)
     hidden = images = torch.randn(2, 3, 13, 13, generator=rng())
     convolutions = [layer for layer in discriminator.features if isinstance(layer, nn.Conv2d)]
-    norms = [layer for layer in discriminator.features if isinstance(layer, nn.LayerNorm)]
+    norms = [part for part in discriminator.features.modules() if isinstance(part, nn.LayerNorm)]
     assert [layer.stride[0] for layer in convolutions] == [1, 2, 1, 2, 1, 1, 1, 2]
     for convolution, norm in zip(convolutions, norms, strict=True):
         hidden = convolution(hidden)
         centred = hidden - hidden.mean(dim=(1, 2, 3), keepdim=True)
         hidden = centred / (centred.square().mean(dim=(1, 2, 3), keepdim=True) + norm.eps).sqrt()
-        hidden = F.leaky_relu(hidden * norm.weight + norm.bias)
+        scale, shift = (values.permute(2, 0, 1) for values in (norm.weight, norm.bias))
+        hidden = F.leaky_relu(hidden * scale + shift)
     hidden = torch.stack([channels.flatten(1).max(dim=1).values for channels in hidden])
     source, classes = discriminator(images, torch.tensor([0, 1]))
     torch.testing.assert_close(source, discriminator.source(hidden)[:, 0])
@@ -199,7 +200,7 @@ def test_spectral_norm_keeps_the_weights_that_lead_to_the_source_score_at_norm_o
     head: Literal["plain", "projection"],
 ) -> None:
     discriminator = make_discriminator(replace(CONFIG, discriminator_norm="spectral", source_head=head))
-    assert not any(isinstance(layer, nn.LayerNorm) for layer in discriminator.features)
+    assert not any(isinstance(part, nn.LayerNorm) for part in discriminator.modules())
     images, labels = torch.randn(4, 3, 9, 9, generator=rng()), torch.tensor([0, 1, 2, 3])
     for _ in range(20):  # a power iteration in each
         discriminator(images, labels)

@@ -50,7 +50,7 @@ def test_weights_used_without_a_gradient_have_one_afterwards() -> None:
 
 
 def test_teachers_and_students_in_bfloat16_are_close_to_float32() -> None:
-    config = EvaluationConfig(epochs=4, batch_size=4, learning_rate=0.05)
+    config = EvaluationConfig(epochs=4, batch_size=4, learning_rate=0.05, precision="float32")
     contract = budget(
         config,
         "real_on_the_fly",

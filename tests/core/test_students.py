@@ -179,7 +179,9 @@ def test_adam_is_that_of_the_paper_with_the_decay_in_the_gradient_or_apart(
 def test_corrected_student_with_the_default_recipe_is_still_the_same(
     protocol: str, schedule: Schedule, final_loss: float
 ) -> None:
-    config = EvaluationConfig(epochs=7, min_steps=9, batch_size=4, learning_rate=0.05, schedule=schedule)
+    config = EvaluationConfig(
+        epochs=7, min_steps=9, batch_size=4, learning_rate=0.05, schedule=schedule, precision="float32"
+    )
     contract = agree(protocol, config, images_per_class=5)
     source = make_source(protocol, images_per_class=5, epochs=contract.epochs, seed=3)
     assert train(config, source, contract=contract, seed=3).final_loss == pytest.approx(final_loss, rel=1e-5)

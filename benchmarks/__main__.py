@@ -25,12 +25,14 @@ from rich.table import Table
 from benchmarks.measure import Measurement, matrix_products, measure
 from benchmarks.storage import STORAGE
 from benchmarks.training import TRAINING, Setting
+from benchmarks.trials import measure_gaps
 from dim_ray.cli import run_main
 from dim_ray.config import check_architecture
 from dim_ray.errors import UsageError, nearest
 from dim_ray.summary import make_console
 
-_NAMES = (*TRAINING, *STORAGE)
+_TRIALS = "trials"
+_NAMES = (*TRAINING, *STORAGE, _TRIALS)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -58,16 +60,22 @@ def main(argv: Sequence[str]) -> None:
     console.print(", ".join(f"{name} {value}" for name, value in environment.items()))
     rows: list[dict[str, Any]] = []
     for name in options.names or _NAMES:
-        # With each group, because a shared machine is faster in one minute than in the next.
-        rates = matrix_products(setting.device, list(dict.fromkeys(["float32", setting.precision])))
-        made = TRAINING[name](setting) if name in TRAINING else STORAGE[name](setting)
-        arithmetic = rates if any(case.has_arithmetic for case in made) else []
-        measured = measure([*arithmetic, *made], repeats=options.repeats, device=setting.device)
+        measured = _measure(name, setting, options.repeats)
         table = [_row(measurement, measured) for measurement in measured]
         console.print(_table(name, table))
         rows += [{**environment, "group": name, **row} for row in table]
     if options.out:
         console.print(f"rows in {_write(Path(options.out), rows)}")
+
+
+def _measure(name: str, setting: Setting, repeats: int) -> list[Measurement]:
+    if name == _TRIALS:
+        return measure_gaps(repeats)
+    cases = TRAINING[name](setting) if name in TRAINING else STORAGE[name](setting)
+    if any(case.has_arithmetic for case in cases):
+        # With each group, because a shared machine is faster in one minute than in the next.
+        cases = [*matrix_products(setting.device, list(dict.fromkeys(["float32", setting.precision]))), *cases]
+    return measure(cases, repeats=repeats, device=setting.device)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

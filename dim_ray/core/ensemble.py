@@ -156,23 +156,20 @@ class _Ensemble:
 
     def losses(self, images: Tensor, labels: Tensor, *, precision: Precision, temperature: float) -> Tensor:
         own_images, own_labels = (whole.unflatten(0, (self._num_members, -1)) for whole in (images, labels))
-        with _batched_autocast(precision, images.device):
-            logits = self._pass(own_images, 0)
+        with _batched_autocast(precision, images.device), _batched_attention(images.device):
+            logits: Tensor = torch.vmap(self._call)(self._tensors, own_images)
         losses: Tensor = torch.vmap(label_loss, in_dims=(0, 0, None))(logits.float(), own_labels, temperature)
         return losses
 
     def logits(self, images: Tensor) -> Tensor:
-        return self._pass(images, None)
+        # One after the other: tests come in large batches, which took 1.2 to 2.1 times as long in one pass on a CPU.
+        own = ({name: tensor[index] for name, tensor in self._tensors.items()} for index in range(self._num_members))
+        return torch.stack([self._call(tensors, images) for tensors in own])
 
     def are_finite(self) -> list[bool]:
         finite = torch.stack([tensor.isfinite().flatten(1).all(dim=1) for tensor in self.parameters])
         own: list[bool] = finite.all(dim=0).tolist()
         return own
-
-    def _pass(self, images: Tensor, members_dim: int | None) -> Tensor:
-        with _batched_attention(images.device):
-            logits: Tensor = torch.vmap(self._call, in_dims=(0, members_dim))(self._tensors, images)
-        return logits
 
     def _call(self, tensors: Mapping[str, Tensor], images: Tensor) -> Tensor:
         logits: Tensor = torch.func.functional_call(self._template, dict(tensors), (images,), strict=True)

@@ -4,13 +4,14 @@ import copy
 import math
 import warnings
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dim_ray.config import EvaluationConfig
+from dim_ray.config import EvaluationConfig, Precision
 from dim_ray.core.ensemble import ensemble_pays, gather
 from dim_ray.core.image_sources import ImageSource
 from dim_ray.core.pool import build_network
@@ -67,20 +68,22 @@ def test_passes_gradients_and_statistics_of_an_ensemble_are_each_members_own(arc
     # In float64: deep networks with a batch norm of few images make anything of a rounding error.
     networks = [build_network(architecture, DATASET, stream(seed)).double() for seed in range(3)]
     members = gather([copy.deepcopy(network) for network in networks])
-    images = torch.randn(6, 1, 8, 8, generator=stream(9)).double()
-    for training in (True, False):
-        members.set_mode(training=training)
-        logits = members.logits(images)
-        logits.square().mean(dim=(1, 2)).sum().backward()
-        for network, own in zip(networks, logits, strict=True):
-            expected = network.train(training)(images)
-            torch.testing.assert_close(own, expected)
-            expected.square().mean().backward()
-    for index, network in enumerate(networks):
-        gradients = [parameter.grad for parameter in network.parameters()]
-        found = [None if parameter.grad is None else parameter.grad[index] for parameter in members.parameters]
-        torch.testing.assert_close(found, gradients)
+    images = torch.randn(3 * 4, 1, 8, 8, generator=stream(9), dtype=torch.float64)
+    labels = torch.arange(3 * 4) % 3
+    members.set_mode(training=True)
+    losses = members.losses(images, labels, precision="float32", temperature=1.0)
+    losses.sum().backward()
+    members.set_mode(training=False)
+    logits = members.logits(images)
+    for index, (network, own, answers) in enumerate(zip(networks, images.split(4), labels.split(4), strict=True)):
+        loss = F.cross_entropy(network.train()(own).float(), answers)
+        loss.backward()
+        torch.testing.assert_close(losses[index], loss)
+        gradients = [cast(Tensor, parameter.grad) for parameter in members.parameters]
+        for found, parameter in zip(gradients, network.parameters(), strict=True):
+            torch.testing.assert_close(found[index], parameter.grad, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close([buffer[index] for buffer in members.buffers], list(network.buffers()))
+        torch.testing.assert_close(logits[index], network.eval()(images))
 
 
 @pytest.mark.parametrize("architecture", ["convnet3_w8", "convnet3_bn_w8", "mlp_w16", "resnet10_w4", "vit_tiny_w12"])
@@ -181,3 +184,21 @@ def test_ensemble_pays_where_it_was_measured_to(
     architecture: str, device_type: str, batch_size: int, image_size: int, pays: bool
 ) -> None:
     assert ensemble_pays(architecture, device_type, batch_size=batch_size, image_size=image_size) is pays
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("architecture", ["convnet3_w8", "convnet3_bn_w8", "vit_tiny_w12"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_students_at_once_on_a_device_are_those_of_one_by_one(architecture: str, precision: Precision) -> None:
+    dataset = DATASET.to("cuda")
+    config = replace(CONFIG, epochs=2, learning_rate=0.01, precision=precision)
+    own = [make_source("real_on_the_fly", seed=seed, dataset=dataset) for seed in SEEDS]
+    contracts = [agree("real_on_the_fly", config)] * len(SEEDS)
+    found = finished(train_students(config, own, dataset, architecture=architecture, contracts=contracts, seeds=SEEDS))
+    expected = [
+        train(config, source, dataset, architecture=architecture, seed=seed)
+        for source, seed in zip(own, SEEDS, strict=True)
+    ]
+    # Convolutions may be in TF32 there.
+    losses = [student.final_loss for student in expected]
+    assert [student.final_loss for student in found] == pytest.approx(losses, rel=0.03)

@@ -155,7 +155,14 @@ class _Counter(TorchDispatchMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         formula = flop_registry.get(func.overloadpacket)
-        if formula is not None:
+        if formula is None:
+            return result
+        if func.overloadpacket is torch.ops.aten.convolution_backward:
+            # PyTorch's formula forgets that a weight of convolutions in groups sees one group of channels alone.
+            *first, groups, (of_images, of_weights, _) = args
+            self.operations += int(formula(*first, groups, (of_images, False, False), out_val=result))
+            self.operations += int(formula(*first, groups, (False, of_weights, False), out_val=result)) // groups
+        else:
             self.operations += int(formula(*args, **kwargs, out_val=result))
         return result
 

@@ -13,6 +13,7 @@ from benchmarks.measure import Case
 from dim_ray.config import EvaluationConfig, GeneratorConfig, MatchingConfig, PoolConfig, Precision, PriorConfig
 from dim_ray.core.adversarial import discriminator_steps, generator_losses, generator_step
 from dim_ray.core.data import Dataset, Normalisation, signed
+from dim_ray.core.ensemble import gather
 from dim_ray.core.matching import matching_loss
 from dim_ray.core.online import OnlinePool
 from dim_ray.core.pair import Pair, build_pair
@@ -21,6 +22,7 @@ from dim_ray.core.ports import SingleWorker
 from dim_ray.core.precision import resolve_precision
 from dim_ray.core.random import stream
 from dim_ray.core.splits import Split
+from dim_ray.core.students import student_step
 
 __all__ = ["TRAINING", "Setting", "noise_images"]
 
@@ -28,6 +30,7 @@ _IMAGES = 4096
 _STEPS_PER_EPOCH = 1000  # of a distillation: how often an online pool begins anew
 _STUDENT_BATCH = 100
 _LAZY = 4  # steps from one penalty to the next, where it isn't in each
+_MEMBERS = 5  # of an ensemble of students
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,11 +159,40 @@ def _teacher(setting: Setting) -> list[Case]:
 
 def _student(setting: Setting) -> list[Case]:
     recipe = PoolConfig(augmentation=EvaluationConfig().augmentation)
-    return [
-        case
-        for architecture in setting.architectures
-        for case in _classifier(setting, f"student step, {architecture}", architecture, recipe, _STUDENT_BATCH)
-    ]
+    cases = []
+    for architecture in setting.architectures:
+        name = f"student step, {architecture}"
+        cases += _classifier(setting, name, architecture, recipe, _STUDENT_BATCH)
+        cases += _ensemble(setting, name, architecture)
+    return cases
+
+
+def _ensemble(setting: Setting, name: str, architecture: str) -> list[Case]:
+    """Returns steps of several students at once, whose items are the images of all of them."""
+    setting = replace(setting, batch_size=_MEMBERS * _STUDENT_BATCH)
+    dataset = noise_images(setting)
+    cases = []
+    for precision in dict.fromkeys(("float32", setting.precision)):
+        step = _ensemble_step(architecture, EvaluationConfig(precision=precision), setting, dataset)
+        cases.append(_case(name, f"ensemble of {_MEMBERS}, {precision}", setting, dataset, step, precision))
+    return cases
+
+
+def _ensemble_step(
+    architecture: str, config: EvaluationConfig, setting: Setting, dataset: Dataset
+) -> Callable[[int, Tensor, Tensor], None]:
+    seeds = range(_MEMBERS)
+    members = gather([build_network(architecture, dataset, stream(seed, device=setting.device)) for seed in seeds])
+    members.set_mode(training=True)
+    optimizer = torch.optim.SGD(
+        members.parameters, config.learning_rate, config.momentum, weight_decay=config.weight_decay
+    )
+
+    def step(number: int, images: Tensor, labels: Tensor) -> None:
+        rngs = [stream(seed, step=number) for seed in seeds]
+        student_step(config, members, optimizer, dataset.normalisation.from_bytes(images), labels, rngs)
+
+    return step
 
 
 def _classifier(setting: Setting, name: str, architecture: str, config: PoolConfig, batch_size: int) -> list[Case]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dim_ray.errors import DataError
-from dim_ray.pipeline.evaluations import evaluate, missing_evaluations
-from dim_ray.pipeline.students import Evaluation
+from dim_ray.pipeline.evaluations import evaluate_group, missing_evaluations
+from dim_ray.pipeline.students import Evaluation, group_cells
 from dim_ray.pipeline.workspace import Workspace, on_device
 from dim_ray.progress import Progress
 from dim_ray.store.artifacts import read_artifact
@@ -76,6 +76,10 @@ def _run_here(work: Workspace, cells: Sequence[Evaluation], progress: Progress) 
     work = on_device(work)
     progress.start("evaluation", len(cells), "students")
     progress.advance(0)
-    for done, cell in enumerate(cells):
-        row = evaluate(work, cell)
-        progress.advance(done + 1, f"{cell.protocol}, IPC {cell.images_per_class}: {100 * row['accuracy']:.1f} %")
+    num_seeds, device_type = work.config.evaluation.num_seeds, work.dataset.train.images.device.type
+    done = 0
+    for group in group_cells(work, cells, num_seeds=num_seeds, device_type=device_type):
+        rows = evaluate_group(work, group)
+        done += len(group)
+        last = group[-1]
+        progress.advance(done, f"{last.protocol}, IPC {last.images_per_class}: {100 * rows[-1]['accuracy']:.1f} %")

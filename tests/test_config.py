@@ -34,6 +34,7 @@ SECTIONS: dict[str, type] = get_type_hints(Config)
 FIELDS = [(section, field) for section, cls in SECTIONS.items() for field in fields(cls)]
 PLACE_FIELDS = {
     "data.data_root",
+    "evaluation.students_at_once",
     "health.min_diversity",
     "health.min_source_loss",
     "health.max_source_gap",
@@ -51,6 +52,7 @@ PLACE_FIELDS = {
 # Another valid value, for the fields where one can't be made from the default.
 OTHER_VALUES: dict[str, Any] = {
     "data.dataset": "mnist",
+    "evaluation.students_at_once": 5,
     "generator.ema_decay": 0.5,
     "generator.label_embedding": 16,
     "generator.discriminator_norm": "spectral",
@@ -200,7 +202,7 @@ IMPOSSIBLE: list[tuple[type, dict[str, Any], str]] = [
     (EvaluationConfig, {"protocols": ("fixd",)}, "evaluation.protocols.*'fixd'.*did you mean 'fixed'"),
     *[
         (EvaluationConfig, {name: 0}, f"evaluation.{name} is 0")
-        for name in ("num_seeds", "epochs", "min_steps", "learning_rate", "num_test_points")
+        for name in ("num_seeds", "epochs", "min_steps", "learning_rate", "num_test_points", "students_at_once")
     ],
     (EvaluationConfig, {"momentum": 2.0}, "evaluation.momentum is 2.0"),
     (EvaluationConfig, {"weight_decay": float("inf")}, "evaluation.weight_decay is inf"),

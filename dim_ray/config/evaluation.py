@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -84,6 +84,9 @@ class EvaluationConfig:
     """Of the passes through the networks: float32, bfloat16 (mixed), or auto: bfloat16 where the device has it."""
     seed: int = 0
     """Seed of the first student; the others count up from it."""
+    students_at_once: int | None = field(default=None, metadata={"place": True})
+    """Most students that are trained as one batched ensemble: those that differ in nothing but seed, protocol or
+    generator. Default: num_seeds where an ensemble is known to be faster on the device, otherwise 1."""
 
     def __post_init__(self) -> None:
         where = "evaluation"
@@ -107,6 +110,8 @@ class EvaluationConfig:
             where, self, "num_seeds", "epochs", "min_steps", "learning_rate", "num_test_points", "decay_factor",
             "soft_label_temperature",
         )  # fmt: skip
+        if self.students_at_once is not None:
+            require_positive(where, self, "students_at_once")
         require_batch(where, self)
         require_below_one(where, self, "momentum", "beta1", "beta2")
         require_not_negative(where, self, "weight_decay")
@@ -128,9 +133,9 @@ class EvaluationConfig:
     def recipe(self, protocol: Protocol, num_channels: int) -> EvaluationConfig:
         """Returns all that decides how one student is trained and tested, in one way of writing.
 
-        The grid, weights and seeds have their defaults, `quirks` has every quirk that is in force, those of the preset
-        too, and what hard labels don't use is left at its default. Two students with the same recipe are trained
-        alike.
+        The grid, weights, seeds and places have their defaults, `quirks` has every quirk that is in force, those of
+        the preset too, and what hard labels don't use is left at its default. Two students with the same recipe are
+        trained alike.
         """
         plain = EvaluationConfig()
         return replace(
@@ -140,6 +145,7 @@ class EvaluationConfig:
             weights=plain.weights,
             num_seeds=plain.num_seeds,
             seed=plain.seed,
+            students_at_once=plain.students_at_once,
             preset="corrected",
             quirks=quirks_in_force(self.all_quirks, protocol, num_channels),
             soft_label_temperature=(

@@ -4,6 +4,7 @@
     augmentation = draw_augmentation("color_crop_flip", batch_size=64, image_size=32, rng=rng, shared=True)
     loss = distance(augmentation(real), augmentation(generated))      # the same change for both halves
     images = augment(images, "color+crop", rng)                       # or drawn and applied in one go
+    images = augment_parts(images, "color+crop", rngs)                # each part of the batch with its own stream
 
 A strategy is `none`; operations joined by `_`, of which ONE is drawn (DSA's own way); or operations joined by `+`,
 which are ALL applied, in the order written. Only `scale` and `rotate` interpolate: pixels that are merely moved, and
@@ -27,7 +28,7 @@ from torch import Tensor
 
 from dim_ray.errors import ConfigError, nearest
 
-__all__ = ["OPERATIONS", "Augmentation", "Operation", "augment", "draw_augmentation"]
+__all__ = ["OPERATIONS", "Augmentation", "Operation", "augment", "augment_parts", "draw_augmentation"]
 
 # Published parameters (arXiv 2102.08259). Brightness is in units of normalised images.
 BRIGHTNESS_RANGE = 1.0  # added: uniform in an interval of this width around 0
@@ -144,18 +145,7 @@ def draw_augmentation(
     Raises:
         ConfigError: The strategy names an unknown operation.
     """
-    operations, one_of_them = _parse(strategy)
-    num_draws = [operation.num_draws for operation in operations]
-    uniforms = torch.rand(sum(num_draws) + one_of_them, 1 if shared else batch_size, generator=rng, device=rng.device)
-    if not one_of_them:
-        return Augmentation(operations, uniforms, image_size=image_size)
-    choices, uniforms = _whole(uniforms[0], len(operations)), uniforms[1:]
-    if rng.device.type != "cpu":
-        return Augmentation(operations, uniforms, image_size=image_size, choices=choices)
-    if not shared:
-        return _GroupedAugmentation(operations, uniforms, image_size=image_size, choices=choices)
-    choice = int(choices[0])
-    return Augmentation([operations[choice]], torch.split(uniforms, num_draws)[choice], image_size=image_size)
+    return _make(strategy, _draw(strategy, 1 if shared else batch_size, rng), image_size=image_size, shared=shared)
 
 
 def augment(images: Tensor, strategy: str, rng: torch.Generator, *, shared: bool = False) -> Tensor:
@@ -173,6 +163,43 @@ def augment(images: Tensor, strategy: str, rng: torch.Generator, *, shared: bool
     return draw_augmentation(strategy, batch_size=len(images), image_size=images.shape[-1], rng=rng, shared=shared)(
         images
     )
+
+
+def augment_parts(images: Tensor, strategy: str, rngs: Sequence[torch.Generator]) -> Tensor:
+    """Augments equal parts of a batch, each with a stream of its own, in one go.
+
+    Args:
+        images: (S x B, C, H, W) normalised, float; part after part.
+        strategy: ``none``, or operations joined by ``_`` (one of them) or ``+`` (all of them).
+        rngs: S sources of random numbers, all on one device.
+
+    Returns:
+        The same shape, type and device: what `augment` gives for each part.
+    """
+    uniforms = torch.cat([_draw(strategy, len(images) // len(rngs), rng) for rng in rngs], dim=1)
+    return _make(strategy, uniforms, image_size=images.shape[-1], shared=False)(images)
+
+
+def _draw(strategy: str, count: int, rng: torch.Generator) -> Tensor:
+    """Returns uniforms (draws, count) of a strategy, in [0, 1); the first row chooses the operation, if one does."""
+    operations, one_of_them = _parse(strategy)
+    num_draws = sum(operation.num_draws for operation in operations)
+    return torch.rand(num_draws + one_of_them, count, generator=rng, device=rng.device)
+
+
+def _make(strategy: str, uniforms: Tensor, *, image_size: int, shared: bool) -> Augmentation:
+    """Returns the augmentation that `_draw` has drawn."""
+    operations, one_of_them = _parse(strategy)
+    if not one_of_them:
+        return Augmentation(operations, uniforms, image_size=image_size)
+    choices, uniforms = _whole(uniforms[0], len(operations)), uniforms[1:]
+    if uniforms.device.type != "cpu":
+        return Augmentation(operations, uniforms, image_size=image_size, choices=choices)
+    if not shared:
+        return _GroupedAugmentation(operations, uniforms, image_size=image_size, choices=choices)
+    choice = int(choices[0])
+    own = torch.split(uniforms, [operation.num_draws for operation in operations])[choice]
+    return Augmentation([operations[choice]], own, image_size=image_size)
 
 
 def _color(images: Tensor, draws: Tensor) -> Tensor:

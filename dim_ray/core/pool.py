@@ -41,6 +41,7 @@ __all__ = [
     "StoredPool",
     "Teacher",
     "TeacherPool",
+    "accuracies",
     "accuracy",
     "build_network",
     "make_optimizer",
@@ -296,14 +297,26 @@ def build_network(architecture: str, dataset: Dataset, rng: torch.Generator) -> 
     )
 
 
-@torch.no_grad()
 def accuracy(classifier: Classifier, split: Split, normalisation: Normalisation) -> float:
     """Returns the share in [0, 1] of a split's images that a classifier in eval mode names correctly."""
+    [share] = accuracies(lambda images: classifier(images)[None], split, normalisation)
+    return share
+
+
+@torch.no_grad()
+def accuracies(classifiers: Classifier, split: Split, normalisation: Normalisation) -> list[float]:
+    """Returns what `accuracy` gives for each of several classifiers in eval mode.
+
+    Args:
+        classifiers: Normalised images (B, C, H, W) to the logits of all, (S, B, K).
+        split: Images and labels.
+        normalisation: Of the images.
+    """
     correct = torch.zeros((), dtype=torch.int64, device=split.labels.device)
     batches = zip(torch.split(split.images, _TEST_BATCH), torch.split(split.labels, _TEST_BATCH), strict=True)
     for images, labels in batches:
-        correct += (classifier(normalisation.from_bytes(images)).argmax(dim=1) == labels).sum()
-    return float(correct) / len(split)
+        correct = correct + (classifiers(normalisation.from_bytes(images)).argmax(dim=2) == labels).sum(dim=1)
+    return [count / len(split) for count in correct.tolist()]
 
 
 def _below(limit: int, rng: torch.Generator) -> int:

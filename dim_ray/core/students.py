@@ -1,9 +1,11 @@
-"""Students: fresh networks trained on one source of images within a budget, and tested on real images.
+"""Students: fresh networks trained on one source of images each within a budget, and tested on real images.
 
 contract = budget(config, "on_the_fly", num_classes=10, images_per_class=10, ...)
 source = image_source("on_the_fly", generator=generator, dataset=dataset, contract=contract, ...)
 result = train_student(config, source, dataset, architecture="convnet3", contract=contract, seed=0)
 result.accuracy, result.budget.images_drawn
+
+`train_students` trains several at once, as one batched ensemble.
 """
 
 from __future__ import annotations
@@ -17,18 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from dim_ray.config import EvaluationConfig
-from dim_ray.core.augment import augment
+from dim_ray.core.augment import augment_parts
 from dim_ray.core.budgets import Budget
 from dim_ray.core.data import Dataset, Normalisation
+from dim_ray.core.ensemble import Members, gather
 from dim_ray.core.image_sources import ImageSource
-from dim_ray.core.labels import label_loss
-from dim_ray.core.networks import build_classifier
-from dim_ray.core.pool import accuracy
-from dim_ray.core.precision import autocast
+from dim_ray.core.pool import accuracies, build_network
 from dim_ray.core.random import derive_seed, stream
 from dim_ray.errors import DivergedError
 
-__all__ = ["StudentResult", "train_student"]
+__all__ = ["StudentResult", "finished", "student_step", "train_student", "train_students"]
 
 _HALF = Normalisation(mean=(0.5,), std=(0.5,))  # of test images, under the quirk half_normalised_test
 _TEST_BATCH = 1000  # largest number of test images whose statistics are taken together, under train_mode_test
@@ -47,6 +47,7 @@ class StudentResult:
     final_loss: float
     """NaN where there was no step."""
     wall_seconds: float
+    """Of its training and tests; of an ensemble, an equal share."""
     budget: Budget
 
 
@@ -75,68 +76,182 @@ def train_student(
     Raises:
         DivergedError: The loss or a weight was not finite at the end.
     """
-    started = time.perf_counter()
-    device = dataset.train.images.device
-    seed = derive_seed(seed, "student")
-    network = build_classifier(
-        architecture,
-        num_channels=dataset.num_channels,
-        num_classes=dataset.num_classes,
-        image_size=dataset.image_size,
-        rng=stream(seed, "weights", device=device),
+    [result] = finished(
+        train_students(
+            config, [source], dataset, architecture=architecture, contracts=[contract], seeds=[seed], test=test
+        )
     )
-    optimizer = _make_optimizer(config, network)
+    return result
+
+
+def train_students(
+    config: EvaluationConfig,
+    sources: Sequence[ImageSource],
+    dataset: Dataset,
+    *,
+    architecture: str,
+    contracts: Sequence[Budget],
+    seeds: Sequence[int],
+    test: bool = True,
+) -> list[StudentResult | DivergedError]:
+    """Trains several fresh students at once, each as `train_student` would: equal to it within rounding.
+
+    Args:
+        config: Optimiser, schedule, augmentation and quirks of all of them.
+        sources: Images of each epoch, one source a student.
+        dataset: Validation and test split, with the normalisation that training images got.
+        architecture: Name in the registry, of all of them.
+        contracts: Budget of each student; epochs, steps and images of an epoch have to be the same.
+        seeds: Of each student's initial weights, order and augmentation.
+        test: Whether the test split is used at all.
+
+    Returns:
+        For each student its result, or the error of one whose loss or weights were not finite at the end, which
+        leaves the others as they are.
+
+    Raises:
+        ValueError: The contracts have different epochs or steps.
+    """
+    started = time.perf_counter()
+    if len({(own.epochs, own.optimiser_steps, own.images_per_epoch) for own in contracts}) != 1:
+        raise ValueError("students that are trained at once need the same epochs, steps and images of an epoch")
+    student_seeds = [derive_seed(seed, "student") for seed in seeds]
+    members = gather([_build(architecture, dataset, seed) for seed in student_seeds])
+    losses, tests = _train(config, members, sources, dataset, contracts[0], student_seeds, test=test)
+    members.set_mode(training=False)
+    validation_accuracies = accuracies(members.logits, dataset.validation, dataset.normalisation)
+    are_finite = members.are_finite()
+    wall_seconds = (time.perf_counter() - started) / len(seeds)
+    results: list[StudentResult | DivergedError] = []
+    for index, (seed, contract) in enumerate(zip(seeds, contracts, strict=True)):
+        # The loss was measured before the last update, so the weights have to be looked at, too.
+        if contract.optimiser_steps and not (math.isfinite(losses[index]) and are_finite[index]):
+            results.append(_diverged(config, architecture, seed, contract, losses[index]))
+            continue
+        own = [measured[index] for measured in tests] if test else [math.nan]
+        results.append(
+            StudentResult(
+                accuracy=max(own) if "best_of_tests" in config.all_quirks else own[-1],
+                best_test_accuracy=max(own),
+                validation_accuracy=validation_accuracies[index],
+                final_loss=losses[index],
+                wall_seconds=wall_seconds,
+                budget=contract,
+            )
+        )
+    return results
+
+
+def student_step(
+    config: EvaluationConfig,
+    members: Members,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    rngs: Sequence[torch.Generator],
+) -> Tensor:
+    """Makes one step of S members in training mode, each on a batch of its own.
+
+    Args:
+        config: Augmentation, precision and temperature.
+        members: The students.
+        optimizer: Of their parameters.
+        images: (S x B, C, H, W) normalised; member after member.
+        labels: (S x B,) int64, or (S x B, K) float32 probabilities.
+        rngs: Of each member's augmentation, on the CPU.
+
+    Returns:
+        Their losses before the step, (S,) and detached.
+    """
+    losses = members.losses(
+        augment_parts(images, config.augmentation, rngs),
+        labels,
+        precision=config.precision,
+        temperature=config.soft_label_temperature,
+    )
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(losses.sum())
+    optimizer.step()
+    return losses.detach()
+
+
+def finished(results: Sequence[StudentResult | DivergedError]) -> list[StudentResult]:
+    """Returns what `train_students` gave where no student diverged.
+
+    Raises:
+        DivergedError: The first one.
+    """
+    students = []
+    for result in results:
+        if isinstance(result, DivergedError):
+            raise result
+        students.append(result)
+    return students
+
+
+def _train(
+    config: EvaluationConfig,
+    members: Members,
+    sources: Sequence[ImageSource],
+    dataset: Dataset,
+    contract: Budget,
+    seeds: Sequence[int],
+    *,
+    test: bool,
+) -> tuple[list[float], list[list[float]]]:
+    """Trains members and tests them on the way; returns their last losses, and their accuracies at each test."""
+    device = dataset.train.images.device
+    optimizer = _make_optimizer(config, members.parameters)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: _rate(config, step, max(1, contract.optimiser_steps))
     )
     # Without a step there is nothing to wait for: one test says all.
     epochs = contract.epochs if contract.optimiser_steps else 0
     tested_after = {round(epochs * (index + 1) / config.num_test_points) for index in range(config.num_test_points)}
-    test_accuracies = [] if test else [math.nan]
+    tests = []
     steps_per_epoch = contract.optimiser_steps // contract.epochs
-    loss = torch.full((), math.nan, device=device)
+    losses = torch.full((len(seeds),), math.nan, device=device)
     for epoch in range(epochs):
-        images, labels = source(epoch)
-        order = torch.randperm(len(labels), generator=stream(seed, "order", step=epoch, device=device), device=device)
-        network.train()
-        for index, batch in enumerate(torch.tensor_split(order, steps_per_epoch)):
-            rng = stream(seed, "augment", index, step=epoch)
-            with autocast(config.precision, device):
-                logits = network(augment(images[batch], config.augmentation, rng))
-            loss = label_loss(logits.float(), labels[batch], config.soft_label_temperature)
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            optimizer.step()
+        drawn = [source(epoch) for source in sources]
+        orders = torch.stack([_order(contract.images_per_epoch, seed, epoch, device) for seed in seeds])
+        members.set_mode(training=True)
+        for index, batches in enumerate(torch.tensor_split(orders, steps_per_epoch, dim=1)):
+            own = list(zip(drawn, batches, strict=True))
+            images = torch.cat([images[batch] for (images, _), batch in own])
+            labels = torch.cat([labels[batch] for (_, labels), batch in own])
+            rngs = [stream(seed, "augment", index, step=epoch) for seed in seeds]
+            losses = student_step(config, members, optimizer, images, labels, rngs)
             schedule.step()
         if test and epoch + 1 in tested_after and epoch + 1 < epochs:
-            test_accuracies.append(_test(network, dataset, config.all_quirks))
+            tests.append(_test(members, dataset, config.all_quirks))
     if test:
-        test_accuracies.append(_test(network, dataset, config.all_quirks))
-    final_loss = float(loss.detach())
-    # The loss was measured before the last update, so the weights have to be looked at, too.
-    is_finite = math.isfinite(final_loss) and all(bool(tensor.isfinite().all()) for tensor in network.parameters())
-    if epochs and not is_finite:
-        raise DivergedError(
-            f"a {architecture} student diverged within {contract.optimiser_steps} steps (loss {final_loss:g}, or "
-            f"weights that are not finite numbers); lower evaluation.learning_rate, now {config.learning_rate:g}."
-        )
-    best = max(test_accuracies)
-    return StudentResult(
-        accuracy=best if "best_of_tests" in config.all_quirks else test_accuracies[-1],
-        best_test_accuracy=best,
-        validation_accuracy=accuracy(network.eval(), dataset.validation, dataset.normalisation),
-        final_loss=final_loss,
-        wall_seconds=time.perf_counter() - started,
-        budget=contract,
+        tests.append(_test(members, dataset, config.all_quirks))
+    final_losses: list[float] = losses.tolist()
+    return final_losses, tests
+
+
+def _build(architecture: str, dataset: Dataset, seed: int) -> nn.Module:
+    rng = stream(seed, "weights", device=dataset.train.images.device)
+    return build_network(architecture, dataset, rng)
+
+
+def _order(count: int, seed: int, epoch: int, device: torch.device) -> Tensor:
+    return torch.randperm(count, generator=stream(seed, "order", step=epoch, device=device), device=device)
+
+
+def _diverged(config: EvaluationConfig, architecture: str, seed: int, contract: Budget, loss: float) -> DivergedError:
+    return DivergedError(
+        f"a {architecture} student diverged within {contract.optimiser_steps} steps (seed {seed}, loss {loss:g}, or "
+        f"weights that are not finite numbers); lower evaluation.learning_rate, now {config.learning_rate:g}."
     )
 
 
-def _make_optimizer(config: EvaluationConfig, network: nn.Module) -> torch.optim.Optimizer:
+def _make_optimizer(config: EvaluationConfig, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
     rate, decay = config.learning_rate, config.weight_decay
     if config.optimizer == "sgd":
-        return torch.optim.SGD(network.parameters(), rate, config.momentum, weight_decay=decay)
+        return torch.optim.SGD(parameters, rate, config.momentum, weight_decay=decay)
     adam = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return adam(network.parameters(), rate, (config.beta1, config.beta2), weight_decay=decay)
+    return adam(parameters, rate, (config.beta1, config.beta2), weight_decay=decay)
 
 
 def _rate(config: EvaluationConfig, step: int, num_steps: int) -> float:
@@ -148,21 +263,24 @@ def _rate(config: EvaluationConfig, step: int, num_steps: int) -> float:
     return 1.0
 
 
-def _test(network: nn.Module, dataset: Dataset, quirks: Sequence[str]) -> float:
+def _test(members: Members, dataset: Dataset, quirks: Sequence[str]) -> list[float]:
+    """Returns the accuracy of each member on the test split."""
     is_half = "half_normalised_test" in quirks and dataset.num_channels == 1
     normalisation = _HALF if is_half else dataset.normalisation
     if "train_mode_test" in quirks:
-        return _train_mode_accuracy(network.train(), dataset, normalisation)
-    return accuracy(network.eval(), dataset.test, normalisation)
+        return _train_mode_accuracies(members, dataset, normalisation)
+    members.set_mode(training=False)
+    return accuracies(members.logits, dataset.test, normalisation)
 
 
 @torch.no_grad()
-def _train_mode_accuracy(network: nn.Module, dataset: Dataset, normalisation: Normalisation) -> float:
-    """Returns the test accuracy where BatchNorm takes its statistics from each batch of test images.
+def _train_mode_accuracies(members: Members, dataset: Dataset, normalisation: Normalisation) -> list[float]:
+    """Returns the test accuracies where BatchNorm takes its statistics from each batch of test images.
 
     The running statistics are left as they were: they are the student's, and the validation split's turn comes later.
     """
-    statistics = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    statistics = [buffer.clone() for buffer in members.buffers]
+    members.set_mode(training=True)
     num_batches = math.ceil(len(dataset.test) / _TEST_BATCH)
     correct = torch.zeros((), dtype=torch.int64, device=dataset.test.labels.device)
     batches: zip[tuple[Tensor, Tensor]] = zip(
@@ -171,6 +289,7 @@ def _train_mode_accuracy(network: nn.Module, dataset: Dataset, normalisation: No
         strict=True,
     )
     for images, labels in batches:
-        logits = torch.func.functional_call(network, statistics, (normalisation.from_bytes(images),))
-        correct += (logits.argmax(dim=1) == labels).sum()
-    return float(correct) / len(dataset.test)
+        correct = correct + (members.logits(normalisation.from_bytes(images)).argmax(dim=2) == labels).sum(dim=1)
+    for buffer, before in zip(members.buffers, statistics, strict=True):
+        buffer.copy_(before)
+    return [count / len(dataset.test) for count in correct.tolist()]

@@ -24,10 +24,10 @@ from dim_ray.distributed.board import make_board
 from dim_ray.distributed.resources import Placement
 from dim_ray.distributed.tasks import Task, run_tasks
 from dim_ray.distributed.trainer import WorkerJob, distill_shards, prior_shards, run_workers, teacher_shards
-from dim_ray.pipeline.evaluations import evaluate, missing_evaluations
+from dim_ray.pipeline.evaluations import evaluate_group, missing_evaluations
 from dim_ray.pipeline.generators import distill_generator
 from dim_ray.pipeline.priors import build_prior, prior_is_settled
-from dim_ray.pipeline.students import Evaluation
+from dim_ray.pipeline.students import Evaluation, group_cells
 from dim_ray.pipeline.teachers import build_teacher, missing_teachers
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
@@ -106,9 +106,19 @@ def run_evaluations(work: Workspace, planned: list[Evaluation], placement: Place
         return 0
     present = len(planned) - len(cells)
     progress.start(STAGE_EVALUATE, len(planned), "students")
-    # One worker a student, whatever a distillation uses.
-    tasks = {f"student {i}": Task(job=_evaluation_job, argument=cell) for i, cell in enumerate(cells)}
-    run_tasks(work, tasks, placement, on_progress=lambda done: progress.advance(present + done))
+    # One worker for the students that are trained at once, whatever a distillation uses.
+    groups = group_cells(
+        work,
+        cells,
+        num_seeds=work.config.evaluation.num_seeds,
+        device_type="cuda" if placement.gpus_per_worker else "cpu",
+        num_slots=placement.max_concurrent * placement.num_workers,
+    )
+    tasks = {
+        f"students {i}": Task(job=_evaluation_job, argument=group, cost=len(group)) for i, group in enumerate(groups)
+    }
+    students_per_task = len(cells) / len(groups)
+    run_tasks(work, tasks, placement, on_progress=lambda done: progress.advance(present + done * students_per_task))
     return len(cells)
 
 
@@ -139,8 +149,8 @@ def _distill_job(work: Workspace, _: None, reporter: Reporter) -> None:
     distill_generator(work, reporter, SingleWorker())
 
 
-def _evaluation_job(work: Workspace, cell: Evaluation, _: Reporter) -> None:
-    evaluate(work, cell)
+def _evaluation_job(work: Workspace, cells: list[Evaluation], _: Reporter) -> None:
+    evaluate_group(work, cells)
 
 
 def _with_capacity(work: Workspace, capacity: int) -> Workspace:

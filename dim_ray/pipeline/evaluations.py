@@ -14,15 +14,24 @@ import torch
 import dim_ray
 from dim_ray.config import Protocol, Weights, fingerprint, join_quirks, to_dict
 from dim_ray.core.precision import resolve_precision
+from dim_ray.core.students import StudentResult, finished
+from dim_ray.errors import DivergedError
 from dim_ray.pipeline.generators import load_module, stored_weights, weights_file
 from dim_ray.pipeline.labels import labeller_name, labelling_teachers
-from dim_ray.pipeline.students import Evaluation, train_cell
+from dim_ray.pipeline.students import Evaluation, StoredGenerator, train_cells
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.reader import Reader
 from dim_ray.store.schema import EVALUATION_TABLE, row_id
 from dim_ray.store.writer import Writer
 
-__all__ = ["evaluate", "evaluation_row_id", "missing_evaluations", "plan_evaluations", "read_evaluations"]
+__all__ = [
+    "evaluate",
+    "evaluate_group",
+    "evaluation_row_id",
+    "missing_evaluations",
+    "plan_evaluations",
+    "read_evaluations",
+]
 
 
 def plan_evaluations(work: Workspace, generator: str) -> list[Evaluation]:
@@ -79,15 +88,47 @@ def evaluation_row_id(work: Workspace, cell: Evaluation) -> str:
 
 def evaluate(work: Workspace, cell: Evaluation) -> dict[str, Any]:
     """Trains and tests one student, writes its row and returns it."""
-    generator, generator_bytes = None, 0
-    if cell.generator is not None:
-        weights = cell.weights or "raw"
-        card = work.artifacts.read_card("generators", cell.generator)
-        generator_bytes = card["files"][weights_file(weights)]["size_bytes"]
-        generator = load_module(work, cell.generator, weights)
-    result = train_cell(work, cell, generator, generator_bytes=generator_bytes, test=True)
+    [row] = evaluate_group(work, [cell])
+    return row
+
+
+def evaluate_group(work: Workspace, cells: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    """Trains and tests students at once, writes their rows and returns them: what `evaluate` gives for each.
+
+    Args:
+        work: Data and storage.
+        cells: What `group_cells` puts together.
+
+    Raises:
+        DivergedError: A student diverged; those that didn't have their rows.
+    """
+    named = {(cell.generator, cell.weights) for cell in cells}
+    loaded = {name: _load(work, *name) for name in named}
+    generators = [loaded[cell.generator, cell.weights] for cell in cells]
+    results = train_cells(work, cells, generators, test=True)
+    rows = [
+        _row(work, cell, result)
+        for cell, result in zip(cells, results, strict=True)
+        if not isinstance(result, DivergedError)
+    ]
+    if rows:
+        Writer(work.config.storage.root).append_evaluations(rows)
+    finished(results)
+    return rows
+
+
+def _load(work: Workspace, generator: str | None, weights: Weights | None) -> StoredGenerator | None:
+    if generator is None:
+        return None
+    weights = weights or "raw"
+    card = work.artifacts.read_card("generators", generator)
+    size_bytes = int(card["files"][weights_file(weights)]["size_bytes"])
+    return StoredGenerator(network=load_module(work, generator, weights), size_bytes=size_bytes)
+
+
+def _row(work: Workspace, cell: Evaluation, result: StudentResult) -> dict[str, Any]:
     contract = result.budget
-    row = {
+    return {
         **_identity(work, cell),
         "study": work.study,
         "selection": "test" if "best_of_tests" in cell.recipe.quirks else "validation",
@@ -113,8 +154,6 @@ def evaluate(work: Workspace, cell: Evaluation) -> dict[str, Any]:
         "host": platform.node(),
         "torch_version": torch.__version__,
     }
-    Writer(work.config.storage.root).append_evaluations([row])
-    return row
 
 
 def _identity(work: Workspace, cell: Evaluation) -> dict[str, Any]:
@@ -139,7 +178,7 @@ def _identity(work: Workspace, cell: Evaluation) -> dict[str, Any]:
 
 def _recipe(cell: Evaluation) -> dict[str, Any]:
     """Returns all of a student's recipe; what says which students there are is in columns of its own."""
-    grid = ("images_per_class", "protocols", "weights", "num_seeds", "seed", "preset")
+    grid = ("images_per_class", "protocols", "weights", "num_seeds", "seed", "preset", "students_at_once")
     return {name: value for name, value in to_dict(cell.recipe).items() if name not in grid}
 
 

@@ -1,20 +1,23 @@
-"""Students of a workspace: one cell of the evaluation grid, and the validation that chooses hyperparameters."""
+"""Students of a workspace: cells of the evaluation grid, and the validation that chooses hyperparameters."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dim_ray.config import EvaluationConfig, Protocol, Weights
-from dim_ray.core.budgets import budget
+from dim_ray.core.budgets import Budget, budget
+from dim_ray.core.ensemble import ensemble_pays
 from dim_ray.core.generator import Generator
-from dim_ray.core.image_sources import image_source
+from dim_ray.core.image_sources import ImageSource, image_source
 from dim_ray.core.random import derive_seed
 from dim_ray.core.splits import class_counts
-from dim_ray.core.students import StudentResult, train_student
+from dim_ray.core.students import StudentResult, finished, train_students
+from dim_ray.errors import DivergedError
 from dim_ray.pipeline.labels import load_labeller, size_of_teachers
 from dim_ray.pipeline.workspace import Workspace
 
-__all__ = ["Evaluation", "train_cell", "validate"]
+__all__ = ["Evaluation", "StoredGenerator", "group_cells", "train_cells", "validate"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,16 @@ class Evaluation:
     """Fingerprints of the teachers that give soft labels; none with hard labels."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoredGenerator:
+    """A generator that makes the images of students."""
+
+    network: Generator
+    """On the dataset's device."""
+    size_bytes: int
+    """Of its file; 0 where nobody asks for it."""
+
+
 def validate(work: Workspace, generator: Generator) -> dict[str, float]:
     """Returns the mean validation accuracy of on-the-fly students; the test split is not used.
 
@@ -45,9 +58,8 @@ def validate(work: Workspace, generator: Generator) -> dict[str, float]:
     """
     study = work.config.study
     evaluation = replace(work.config.evaluation, preset="corrected", quirks=(), labels="hard")
-    total = 0.0
-    for index in range(study.selection_seeds):
-        cell = Evaluation(
+    cells = [
+        Evaluation(
             protocol="on_the_fly",
             images_per_class=study.selection_images_per_class,
             architecture=work.config.networks.students[0],
@@ -56,43 +68,97 @@ def validate(work: Workspace, generator: Generator) -> dict[str, float]:
             recipe=evaluation.recipe("on_the_fly", work.dataset.num_channels),
             preset="corrected",
         )
-        total += train_cell(work, cell, generator, generator_bytes=0, test=False).validation_accuracy
-    return {"validation_accuracy": total / study.selection_seeds}
+        for index in range(study.selection_seeds)
+    ]
+    device_type = work.dataset.train.images.device.type
+    stored = StoredGenerator(network=generator, size_bytes=0)
+    results: list[StudentResult | DivergedError] = []
+    for group in group_cells(work, cells, num_seeds=study.selection_seeds, device_type=device_type):
+        results += train_cells(work, group, [stored] * len(group), test=False)
+    return {"validation_accuracy": sum(result.validation_accuracy for result in finished(results)) / len(results)}
 
 
-def train_cell(
-    work: Workspace, cell: Evaluation, generator: Generator | None, *, generator_bytes: int, test: bool
-) -> StudentResult:
-    """Trains the student of one cell.
+def group_cells(
+    work: Workspace, cells: Sequence[Evaluation], *, num_seeds: int, device_type: str, num_slots: int = 1
+) -> list[list[Evaluation]]:
+    """Divides cells into groups that `train_cells` trains at once, each in the place of its first cell.
+
+    A group differs in nothing but seed, generator and a protocol of the same steps. `evaluation.students_at_once` is
+    its largest size; by default `num_seeds` where an ensemble is known to pay, and less where slots would stay empty.
+
+    Args:
+        work: Data and configuration.
+        cells: To be grouped.
+        num_seeds: Students for each cell of the grid.
+        device_type: Where they will be trained, such as ``cpu`` or ``cuda``.
+        num_slots: Groups that are trained side by side.
+    """
+    alike: dict[object, list[Evaluation]] = {}
+    for cell in cells:
+        is_full = cell.protocol == "real_full"
+        key = (cell.architecture, cell.recipe, cell.images_per_class, is_full, cell.teachers)
+        alike.setdefault(key, []).append(cell)
+    dataset, groups = work.dataset, []
+    for own in alike.values():
+        largest = work.config.evaluation.students_at_once
+        if largest is None:
+            first = own[0]
+            batch_size = min(first.recipe.batch_size, first.images_per_class * dataset.num_classes)
+            pays = ensemble_pays(first.architecture, device_type, batch_size=batch_size, image_size=dataset.image_size)
+            largest = max(1, min(num_seeds, len(cells) // num_slots)) if pays else 1
+        groups += [own[start : start + largest] for start in range(0, len(own), largest)]
+    return groups
+
+
+def train_cells(
+    work: Workspace, cells: Sequence[Evaluation], generators: Sequence[StoredGenerator | None], *, test: bool
+) -> list[StudentResult | DivergedError]:
+    """Trains the students of a group of cells at once.
 
     Args:
         work: Data, and storage of the teachers that give soft labels.
-        cell: Protocol, IPC, architecture, seed, recipe and labels.
-        generator: For the protocols that need one.
-        generator_bytes: Size of its file.
+        cells: What `group_cells` puts together.
+        generators: Of each cell; None where the protocol needs none.
         test: Whether the test split is used.
+
+    Returns:
+        For each cell its student, or the error of one that diverged.
     """
-    recipe, dataset = cell.recipe, work.dataset
-    contract = budget(
+    dataset, first = work.dataset, cells[0]
+    recipe, teacher_bytes = first.recipe, size_of_teachers(work, first.teachers)
+    labeller = load_labeller(work, first.teachers, recipe.soft_label_temperature)
+    class_sizes = class_counts(dataset.train, dataset.num_classes)
+    contracts: list[Budget] = []
+    sources: list[ImageSource] = []
+    for cell, stored in zip(cells, generators, strict=True):
+        contract = budget(
+            recipe,
+            cell.protocol,
+            num_classes=dataset.num_classes,
+            images_per_class=cell.images_per_class,
+            image_bytes=dataset.num_channels * dataset.image_size**2,
+            generator_bytes=stored.size_bytes if stored else 0,
+            real_class_counts=class_sizes,
+            teacher_bytes=teacher_bytes,
+        )
+        source = image_source(
+            cell.protocol,
+            generator=stored.network if stored else None,
+            dataset=dataset,
+            images_per_class=cell.images_per_class,
+            contract=contract,
+            seed=cell.seed,
+            uniform_labels="uniform_labels" in recipe.quirks,
+            labeller=labeller,
+        )
+        contracts.append(contract)
+        sources.append(source)
+    return train_students(
         recipe,
-        cell.protocol,
-        num_classes=dataset.num_classes,
-        images_per_class=cell.images_per_class,
-        image_bytes=dataset.num_channels * dataset.image_size**2,
-        generator_bytes=generator_bytes,
-        real_class_counts=class_counts(dataset.train, dataset.num_classes),
-        teacher_bytes=size_of_teachers(work, cell.teachers),
-    )
-    source = image_source(
-        cell.protocol,
-        generator=generator,
-        dataset=dataset,
-        images_per_class=cell.images_per_class,
-        contract=contract,
-        seed=cell.seed,
-        uniform_labels="uniform_labels" in recipe.quirks,
-        labeller=load_labeller(work, cell.teachers, recipe.soft_label_temperature),
-    )
-    return train_student(
-        recipe, source, dataset, architecture=cell.architecture, contract=contract, seed=cell.seed, test=test
+        sources,
+        dataset,
+        architecture=first.architecture,
+        contracts=contracts,
+        seeds=[cell.seed for cell in cells],
+        test=test,
     )

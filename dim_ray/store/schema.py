@@ -144,7 +144,12 @@ EVALUATIONS: pa.Schema = pa.schema(
         _column("recipe_json", pa.string(), "The section evaluation of the student, quirks in force included.", "JSON"),
         _column("budget_fingerprint", pa.string(), "Identifies budget and recipe of the student.", "hex"),
         _column("final_loss", pa.float64(), "Training loss of the last step; null: no step.", "nats", nullable=True),
-        _column("wall_seconds", pa.float64(), "Time that training and testing the student took.", "seconds"),
+        _column(
+            "wall_seconds",
+            pa.float64(),
+            "Time of training and testing; of students trained at once, an equal share.",
+            "seconds",
+        ),
         _column("device", pa.string(), "Device that it was trained on."),
         _column("precision", pa.string(), "Number format of the student's training steps.", nullable=True),
         _column("num_threads", pa.int64(), "CPU threads that PyTorch used.", "threads", nullable=True),

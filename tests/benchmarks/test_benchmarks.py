@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from benchmarks.measure import Case, measure
+from benchmarks.training import TRAINING, Setting
 
 CPU = torch.device("cpu")
 
@@ -39,6 +40,13 @@ def test_cases_take_turns_and_are_counted() -> None:
     low, high = first.quartiles
     assert 0 < low <= first.median <= high
     assert first.items_per_second == pytest.approx(10 / first.median)
+
+
+def test_an_ensemble_has_the_arithmetic_of_its_members() -> None:
+    cases = TRAINING["student"](Setting(device=CPU, architectures=("convnet2_w4",)))
+    measured = measure(cases, repeats=1, device=CPU)
+    assert any("ensemble of 5" in case.variant for case in cases)
+    assert len({measurement.macs / measurement.case.items for measurement in measured}) == 1
 
 
 @pytest.mark.slow

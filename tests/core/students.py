@@ -108,7 +108,7 @@ class Watching(nn.Module):
 
 
 def use_network(monkeypatch: pytest.MonkeyPatch, make: Callable[[], nn.Module]) -> None:
-    monkeypatch.setattr(students, "build_classifier", lambda *args, **kwargs: make())
+    monkeypatch.setattr(students, "build_network", lambda *args, **kwargs: make())
 
 
 def with_batch_norm() -> nn.Module:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dim_ray.config import DSA_OPERATIONS
 from dim_ray.core import augment as module
-from dim_ray.core.augment import OPERATIONS, Augmentation, augment, draw_augmentation
+from dim_ray.core.augment import OPERATIONS, Augmentation, augment, augment_parts, draw_augmentation
 from dim_ray.errors import ConfigError
 
 ALL = "color_crop_cutout_flip_scale_rotate"
@@ -168,6 +168,15 @@ def test_global_random_state_is_neither_read_nor_changed() -> None:
         results.append(augment(images, ALL, rng(7)))
         assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("strategy", ["none", "color", ALL, "color_crop", "+".join(DSA_OPERATIONS)])
+def test_parts_of_a_batch_get_exactly_what_their_own_streams_give_them_alone(strategy: str) -> None:
+    images = pictures(30, 3, 16)
+    streams = [rng(seed) for seed in range(3)]
+    together = augment_parts(images, strategy, streams)
+    alone = [augment(part, strategy, rng(seed)) for seed, part in enumerate(images.split(10))]
+    assert torch.equal(together, torch.cat(alone))
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -79,11 +79,11 @@ def test_half_normalised_test_concerns_test_images_of_grey_data_alone(
     dataset = make_dataset(channels=channels)
     seen = {}
 
-    def measure(network: nn.Module, split: Split, normalisation: Normalisation) -> float:
+    def measure(members: Any, split: Split, normalisation: Normalisation) -> list[float]:
         seen["test" if split is dataset.test else "validation"] = normalisation
-        return 0.5
+        return [0.5]
 
-    monkeypatch.setattr(students, "accuracy", measure)
+    monkeypatch.setattr(students, "accuracies", measure)
     source = make_source("real_on_the_fly", dataset=dataset)
     plain = train(CONFIG, source, dataset)
     quirky = train(with_quirks("half_normalised_test"), source, dataset)
@@ -97,10 +97,10 @@ def test_headline_of_best_of_tests_is_the_best_and_otherwise_the_last(monkeypatc
     for config in (CONFIG, with_quirks("best_of_tests")):
         falling = iter([0.9, 0.3])
 
-        def measure(network: nn.Module, split: Split, *_: Any, falling: Iterator[float] = falling) -> float:
-            return 0.5 if split is DATASET.validation else next(falling)
+        def measure(members: Any, split: Split, *_: Any, falling: Iterator[float] = falling) -> list[float]:
+            return [0.5 if split is DATASET.validation else next(falling)]
 
-        monkeypatch.setattr(students, "accuracy", measure)
+        monkeypatch.setattr(students, "accuracies", measure)
         found.append(train(config))
     plain, quirky = found
     assert (plain.accuracy, plain.best_test_accuracy) == (0.3, 0.9)

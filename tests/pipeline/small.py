@@ -16,7 +16,13 @@ from dim_ray.pipeline.workspace import Workspace
 from tests.core import tiny
 
 EVALUATION = EvaluationConfig(
-    images_per_class=(1, 2), num_seeds=2, epochs=2, batch_size=4, num_test_points=1, augmentation="none"
+    images_per_class=(1, 2),
+    num_seeds=2,
+    epochs=2,
+    batch_size=4,
+    num_test_points=1,
+    augmentation="none",
+    precision="float32",
 )
 STUDY = StudyConfig(
     num_trials=3,

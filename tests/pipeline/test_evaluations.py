@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from dim_ray.config import PRESET_QUIRKS, EvaluationConfig, NetworksConfig
-from dim_ray.errors import ArtifactError, ConfigError
+from dim_ray.errors import ArtifactError, ConfigError, DivergedError
+from dim_ray.pipeline import evaluations, students
 from dim_ray.pipeline.evaluations import (
     evaluate,
+    evaluate_group,
     evaluation_row_id,
     missing_evaluations,
     plan_evaluations,
@@ -106,6 +108,49 @@ def test_same_evaluation_writes_the_same_file_again(built: Workspace) -> None:
     assert [file.stem for file in files] == [evaluation_row_id(built, cell)]
     timed = {"wall_seconds"}
     assert {k: v for k, v in first.items() if k not in timed} == {k: v for k, v in second.items() if k not in timed}
+
+
+@pytest.mark.parametrize("changes", [{}, {"labels": "soft"}, {"quirks": ("train_mode_test",)}])
+def test_rows_of_students_at_once_are_those_of_one_by_one(built: Workspace, changes: dict[str, Any]) -> None:
+    work = with_evaluation(built, students_at_once=9, **changes)
+    cells = [cell for cell in plan(work) if cell.images_per_class == 2]
+    assert len({cell.protocol for cell in cells}) == 4
+    alone = [evaluate(work, cell) for cell in cells]
+    files = row_files(work)
+    at_once = evaluate_group(work, cells)
+    assert row_files(work) == files
+    assert len(read_evaluations(work, cells)) == len(cells) == 8
+    one_image = 1.01 / len(built.dataset.test)
+    rounded = {"final_loss": {"rel": 1e-4}} | {
+        name: {"abs": one_image} for name in ("accuracy", "best_test_accuracy", "validation_accuracy")
+    }
+    for found, expected in zip(at_once, alone, strict=True):
+        for name, tolerance in rounded.items():
+            assert found[name] == pytest.approx(expected[name], **tolerance)
+        apart = {*rounded, "wall_seconds"}
+        assert {k: v for k, v in found.items() if k not in apart} == {
+            k: v for k, v in expected.items() if k not in apart
+        }
+    assert len({row["wall_seconds"] for row in at_once}) == 1
+
+
+def test_row_is_the_same_one_however_many_students_are_trained_at_once(built: Workspace) -> None:
+    assert id_of(with_evaluation(built, students_at_once=4)) == id_of(built)
+    rows = [evaluate(work, pick(work, "fixed")) for work in (built, with_evaluation(built, students_at_once=4))]
+    assert rows[0]["recipe_json"] == rows[1]["recipe_json"]
+
+
+def test_students_that_did_not_diverge_keep_their_rows(built: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train_cells(*args: Any, **options: Any) -> list[Any]:
+        first, _, last = students.train_cells(*args, **options)
+        return [first, DivergedError("seed 1 diverged"), last]
+
+    monkeypatch.setattr(evaluations, "train_cells", train_cells)
+    work = with_evaluation(built, num_seeds=3)
+    cells = [cell for cell in plan(work) if (cell.protocol, cell.images_per_class) == ("fixed", 2)]
+    with pytest.raises(DivergedError, match="seed 1"):
+        evaluate_group(work, cells)
+    assert missing_evaluations(work, cells) == [cells[1]]
 
 
 def test_rows_that_are_there_are_not_planned_again_in_any_study(built: Workspace) -> None:

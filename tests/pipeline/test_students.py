@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from dim_ray.core.generator import Generator
-from dim_ray.core.students import StudentResult
+from dim_ray.core.students import StudentResult, finished
 from dim_ray.pipeline import students
-from dim_ray.pipeline.evaluations import plan_evaluations
+from dim_ray.pipeline.evaluations import evaluate, missing_evaluations, plan_evaluations
 from dim_ray.pipeline.generators import generator_fingerprint, load_module
-from dim_ray.pipeline.students import Evaluation, train_cell, validate
+from dim_ray.pipeline.students import Evaluation, group_cells, train_cells, validate
 from dim_ray.pipeline.workspace import Workspace
 
 
@@ -34,14 +34,17 @@ class Students:
         self.options: list[dict[str, Any]] = []
         self._accuracies = accuracies
 
-    def train(self, work: Workspace, cell: Evaluation, generator: Generator | None, **options: Any) -> StudentResult:
-        result = train_cell(work, cell, generator, **options)
+    def train(self, work: Workspace, cells: list[Evaluation], generators: Any, **options: Any) -> list[StudentResult]:
+        results = finished(train_cells(work, cells, generators, **options))
         if self._accuracies:
-            result = replace(result, validation_accuracy=self._accuracies[len(self.results)])
-        self.cells.append(cell)
-        self.results.append(result)
+            given = self._accuracies[len(self.results) :]
+            results = [
+                replace(result, validation_accuracy=accuracy) for result, accuracy in zip(results, given, strict=False)
+            ]
+        self.cells += cells
+        self.results += results
         self.options.append(options)
-        return result
+        return results
 
     @property
     def seeds(self) -> list[int]:
@@ -52,7 +55,7 @@ def test_validation_is_the_mean_over_different_students(
     built: Workspace, generator: Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = Students([0.25, 0.75, 0.8])
-    monkeypatch.setattr(students, "train_cell", trained.train)
+    monkeypatch.setattr(students, "train_cells", trained.train)
     found = validate(with_seeds(built, selection_seeds=3), generator)
     assert found == {"validation_accuracy": pytest.approx(0.6)}
     assert len(set(trained.seeds)) == 3
@@ -63,7 +66,7 @@ def test_students_that_choose_a_generator_are_none_of_those_that_are_reported(
     built: Workspace, generator: Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = Students()
-    monkeypatch.setattr(students, "train_cell", trained.train)
+    monkeypatch.setattr(students, "train_cells", trained.train)
     for seed in (0, 1, 5):
         work = with_seeds(built, selection_seeds=2, seed=seed, num_seeds=4)
         validate(work, generator)
@@ -78,14 +81,75 @@ def test_validation_is_the_same_again(built: Workspace, generator: Generator) ->
     assert validate(work, generator) == validate(work, generator)
 
 
+def test_validation_by_students_at_once_is_that_of_one_by_one(built: Workspace, generator: Generator) -> None:
+    [alone] = validate(with_seeds(built, selection_seeds=3, students_at_once=1), generator).values()
+    [at_once] = validate(with_seeds(built, selection_seeds=3, students_at_once=3), generator).values()
+    assert at_once == pytest.approx(alone, abs=1.01 / len(built.dataset.validation))
+
+
 def test_validation_is_on_the_fly_at_the_budget_of_selection_and_without_the_test_split(
     built: Workspace, generator: Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = Students()
-    monkeypatch.setattr(students, "train_cell", trained.train)
+    monkeypatch.setattr(students, "train_cells", trained.train)
     validate(built, generator)
     [cell], [options] = trained.cells, trained.options
     config = built.config
     assert (cell.protocol, cell.images_per_class) == ("on_the_fly", config.study.selection_images_per_class)
     assert cell.architecture == config.networks.students[0]
     assert options["test"] is False
+
+
+def grouped(work: Workspace, cells: list[Evaluation], **options: Any) -> list[list[Evaluation]]:
+    arguments = {"num_seeds": work.config.evaluation.num_seeds, "device_type": "cuda", **options}
+    groups = group_cells(work, cells, **arguments)
+    assert sorted(map(repr, cells)) == sorted(repr(cell) for group in groups for cell in group)
+    return groups
+
+
+def test_seeds_of_a_cell_are_trained_at_once_where_that_pays(built: Workspace) -> None:
+    work = with_seeds(built, selection_seeds=1, num_seeds=3, images_per_class=(1, 2))
+    cells = plan_evaluations(work, generator_fingerprint(built))
+    groups = grouped(work, cells)
+    assert [len(group) for group in groups] == [3] * 8
+    assert [cell for group in groups for cell in group] == cells, "dearest first, as they were planned"
+    for group in groups:
+        assert len({(cell.protocol, cell.images_per_class) for cell in group}) == 1
+    architecture = "vit_tiny_w12"
+    slow = [replace(cell, architecture=architecture) for cell in cells]
+    assert {len(group) for group in grouped(work, slow, device_type="cpu")} == {1}
+
+
+def test_more_students_at_once_are_of_several_protocols_but_of_one_length_and_recipe(built: Workspace) -> None:
+    work = with_seeds(
+        built,
+        selection_seeds=1,
+        num_seeds=2,
+        images_per_class=(1, 2),
+        protocols=("on_the_fly", "fixed", "real_fixed", "real_full"),
+        quirks=("uniform_labels",),  # of students on the fly alone
+        students_at_once=9,
+    )
+    sizes = {}
+    for group in grouped(work, plan_evaluations(work, generator_fingerprint(built)), device_type="cpu"):
+        sizes[frozenset(cell.protocol for cell in group), group[0].images_per_class] = len(group)
+        assert len({(cell.recipe, cell.images_per_class) for cell in group}) == 1
+    on_the_fly, sets = frozenset({"on_the_fly"}), frozenset({"fixed", "real_fixed"})
+    real_full = {(frozenset({"real_full"}), 8): 2}
+    assert sizes == real_full | {(on_the_fly, ipc): 2 for ipc in (1, 2)} | {(sets, ipc): 4 for ipc in (1, 2)}
+
+
+def test_no_worker_waits_for_students_that_another_trains_at_once(built: Workspace) -> None:
+    work = with_seeds(built, selection_seeds=1, num_seeds=5, images_per_class=(1,), protocols=("real_fixed",))
+    cells = plan_evaluations(work, generator_fingerprint(built))
+    assert [len(group) for group in grouped(work, cells, num_slots=2)] == [2, 2, 1]
+    assert [len(group) for group in grouped(work, cells, num_slots=8)] == [1] * 5
+    asked_for = with_seeds(work, selection_seeds=1, students_at_once=5)
+    assert [len(group) for group in grouped(asked_for, cells, num_slots=8)] == [5]
+
+
+def test_students_whose_rows_are_there_are_in_no_group(built: Workspace) -> None:
+    work = with_seeds(built, selection_seeds=1, num_seeds=3, images_per_class=(1,), protocols=("real_fixed",))
+    planned = plan_evaluations(work, generator_fingerprint(built))
+    evaluate(work, planned[1])
+    assert grouped(work, missing_evaluations(work, planned)) == [[planned[0], planned[2]]]

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dim_ray.config import EvaluationConfig, Precision
+from dim_ray.core.ensemble import ensemble_pays, gather
+from dim_ray.core.image_sources import ImageSource
+from dim_ray.core.pool import build_network
+from dim_ray.core.random import stream
+from dim_ray.core.students import StudentResult, finished, train_students
+from dim_ray.errors import DivergedError
+from tests.core.students import CONFIG, DATASET, agree, make_source, train
+from tests.core.tiny import ARCHITECTURE
+
+SEEDS = (4, 0, 7)
+ONE_IMAGE = 1.01 / len(DATASET.test)  # an accuracy's smallest step: rounding may turn one answer
+
+
+def sources(count: int = len(SEEDS)) -> list[ImageSource]:
+    protocols = ("real_on_the_fly", "on_the_fly", "real_fixed")
+    return [make_source(protocols[index % 3], seed=index) for index in range(count)]
+
+
+def soft(source: ImageSource) -> ImageSource:
+    def draw(epoch: int) -> tuple[Tensor, Tensor]:
+        images, labels = source(epoch)
+        return images, torch.softmax(torch.randn(len(labels), 3, generator=stream(epoch, "soft")), dim=1)
+
+    return draw
+
+
+def train_at_once(config: EvaluationConfig, own: list[ImageSource], **options: Any) -> list[Any]:
+    contracts = [agree("real_on_the_fly", config)] * len(own)
+    arguments = {"architecture": ARCHITECTURE, "contracts": contracts, "seeds": SEEDS[: len(own)], **options}
+    return train_students(config, own, DATASET, **arguments)
+
+
+def train_one_by_one(config: EvaluationConfig, own: list[ImageSource], **options: Any) -> list[StudentResult]:
+    return [train(config, source, seed=seed, **options) for source, seed in zip(own, SEEDS, strict=False)]
+
+
+def assert_same(found: list[StudentResult], expected: list[StudentResult], *, rel: float = 1e-4) -> None:
+    assert len({student.final_loss for student in expected}) == len(expected), "every student has images of its own"
+    for one, other in zip(found, expected, strict=True):
+        assert one.final_loss == pytest.approx(other.final_loss, rel=rel)
+        for name in ("accuracy", "best_test_accuracy", "validation_accuracy"):
+            assert getattr(one, name) == pytest.approx(getattr(other, name), abs=ONE_IMAGE)
+        assert one.budget == other.budget
+
+
+ARCHITECTURES = (
+    "convnet3_w8", "convnet3_bn_w8", "convnet3_ln_w8", "convnet3_gn_w8", "convnet3_nonorm_w8", "mlp_w16", "lenet",
+    "alexnet_w8", "vgg11_w4", "resnet10_w4", "resnet10_ap_in_w4", "resnet50_w4", "densenet121_w4", "vit_tiny_w12",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_passes_gradients_and_statistics_of_an_ensemble_are_each_members_own(architecture: str) -> None:
+    # In float64: deep networks with a batch norm of few images make anything of a rounding error.
+    networks = [build_network(architecture, DATASET, stream(seed)).double() for seed in range(3)]
+    members = gather([copy.deepcopy(network) for network in networks])
+    images = torch.randn(3 * 4, 1, 8, 8, generator=stream(9), dtype=torch.float64)
+    labels = torch.arange(3 * 4) % 3
+    members.set_mode(training=True)
+    losses = members.losses(images, labels, precision="float32", temperature=1.0)
+    losses.sum().backward()
+    members.set_mode(training=False)
+    logits = members.logits(images)
+    for index, (network, own, answers) in enumerate(zip(networks, images.split(4), labels.split(4), strict=True)):
+        loss = F.cross_entropy(network.train()(own).float(), answers)
+        loss.backward()
+        torch.testing.assert_close(losses[index], loss)
+        gradients = [cast(Tensor, parameter.grad) for parameter in members.parameters]
+        for found, parameter in zip(gradients, network.parameters(), strict=True):
+            torch.testing.assert_close(found[index], parameter.grad, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close([buffer[index] for buffer in members.buffers], list(network.buffers()))
+        torch.testing.assert_close(logits[index], network.eval()(images))
+
+
+@pytest.mark.parametrize("architecture", ["convnet3_w8", "convnet3_bn_w8", "mlp_w16", "resnet10_w4", "vit_tiny_w12"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "sgd", "schedule": "cosine"},
+        {"optimizer": "adamw", "learning_rate": 1e-4, "labels": "soft", "soft_label_temperature": 2.0},
+        {"quirks": ("train_mode_test", "best_of_tests")},
+    ],
+    ids=lambda changes: ", ".join(map(str, changes.values())),
+)
+def test_students_at_once_are_those_of_one_by_one(architecture: str, changes: dict[str, Any]) -> None:
+    config = replace(CONFIG, epochs=3, **changes)
+    own = [soft(source) for source in sources()] if config.labels == "soft" else sources()
+    found = finished(train_at_once(config, own, architecture=architecture))
+    assert_same(found, train_one_by_one(config, own, architecture=architecture))
+
+
+@pytest.mark.parametrize("architecture", ["convnet3_bn_w8", "mlp_w16"])
+def test_students_at_once_in_bfloat16_are_as_close_as_bfloat16_is(architecture: str) -> None:
+    config = replace(CONFIG, epochs=2, learning_rate=0.01, precision="bfloat16")
+    found = finished(train_at_once(config, sources(), architecture=architecture))
+    one_by_one = train_one_by_one(config, sources(), architecture=architecture)
+    full = train_one_by_one(replace(config, precision="float32"), sources(), architecture=architecture)
+    for student, half, exact in zip(found, one_by_one, full, strict=True):
+        assert student.final_loss != exact.final_loss
+        assert student.final_loss == pytest.approx(half.final_loss, rel=0.03)
+
+
+def test_students_at_once_do_without_the_test_split_and_share_the_time() -> None:
+    found = finished(train_at_once(CONFIG, sources(), test=False))
+    expected = train_one_by_one(CONFIG, sources(), test=False)
+    assert all(math.isnan(student.accuracy) for student in found)
+    assert [student.validation_accuracy for student in found] == pytest.approx(
+        [student.validation_accuracy for student in expected], abs=ONE_IMAGE
+    )
+    assert len({student.wall_seconds for student in found}) == 1
+
+
+def test_student_that_diverged_is_named_and_leaves_the_others_alone() -> None:
+    own = sources()
+    sound = own[1]
+
+    def broken(epoch: int) -> tuple[Tensor, Tensor]:
+        images, labels = sound(epoch)
+        return images * math.inf, labels
+
+    own[1] = broken
+    first, diverged, last = train_at_once(CONFIG, own)
+    assert isinstance(diverged, DivergedError)
+    assert f"seed {SEEDS[1]}, loss nan" in str(diverged)
+    expected = [train(CONFIG, own[index], seed=SEEDS[index]) for index in (0, 2)]
+    assert_same(finished([first, last]), expected)
+    with pytest.raises(DivergedError, match=f"seed {SEEDS[1]}"):
+        finished([first, diverged, last])
+
+
+def test_weights_that_one_member_lost_are_its_own_affair() -> None:
+    members = gather([nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)])
+    with torch.no_grad():
+        members.parameters[1][2, 0] = math.nan  # a bias
+    assert members.are_finite() == [True, True, False]
+
+
+def test_students_of_different_steps_are_refused() -> None:
+    contracts = [agree("real_on_the_fly", replace(CONFIG, epochs=epochs)) for epochs in (2, 3)]
+    with pytest.raises(ValueError, match="same epochs"):
+        train_at_once(CONFIG, sources(2), contracts=contracts)
+
+
+def test_training_an_ensemble_warns_of_nothing() -> None:
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)  # otherwise torch warns once a process, perhaps in another test
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            train_at_once(CONFIG, [soft(source) for source in sources()], architecture="vit_tiny_w12")
+    finally:
+        torch.set_warn_always(before)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "device_type", "batch_size", "image_size", "pays"),
+    [
+        ("convnet3", "cpu", 10, 8, True),
+        ("convnet3_bn_w8", "cpu", 10, 8, True),
+        ("convnet3_w256", "cpu", 10, 8, False),
+        ("convnet3", "cpu", 10, 28, False),
+        ("convnet3", "cpu", 50, 8, False),
+        ("lenet", "cpu", 10, 28, True),
+        ("lenet", "cpu", 100, 8, False),
+        ("vit_tiny", "cpu", 10, 8, False),
+        ("vit_tiny", "cuda", 128, 32, True),
+    ],
+)
+def test_ensemble_pays_where_it_was_measured_to(
+    architecture: str, device_type: str, batch_size: int, image_size: int, pays: bool
+) -> None:
+    assert ensemble_pays(architecture, device_type, batch_size=batch_size, image_size=image_size) is pays
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("architecture", ["convnet3_w8", "convnet3_bn_w8", "vit_tiny_w12"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_students_at_once_on_a_device_are_those_of_one_by_one(architecture: str, precision: Precision) -> None:
+    dataset = DATASET.to("cuda")
+    config = replace(CONFIG, epochs=2, learning_rate=0.01, precision=precision)
+    own = [make_source("real_on_the_fly", seed=seed, dataset=dataset) for seed in SEEDS]
+    contracts = [agree("real_on_the_fly", config)] * len(SEEDS)
+    found = finished(train_students(config, own, dataset, architecture=architecture, contracts=contracts, seeds=SEEDS))
+    expected = [
+        train(config, source, dataset, architecture=architecture, seed=seed)
+        for source, seed in zip(own, SEEDS, strict=True)
+    ]
+    # Convolutions may be in TF32 there.
+    losses = [student.final_loss for student in expected]
+    assert [student.final_loss for student in found] == pytest.approx(losses, rel=0.03)

@@ -54,6 +54,7 @@ def main(argv: Sequence[str]) -> None:
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
         capacity=options.capacity,
         architectures=tuple(options.architecture),
+        is_compiling=options.compile,
     )
     console = make_console()
     environment = _environment(setting.device)
@@ -86,6 +87,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=10, metavar="N", help="timed calls of each (default: 10)")
     parser.add_argument("--capacity", type=int, default=196, metavar="N", help="of the generator (default: 196)")
     parser.add_argument("--architecture", nargs="+", default=["convnet3", "resnet18"], help="of the students")
+    parser.add_argument("--compile", action="store_true", help="also measure compiled students (needs a C++ compiler)")
     parser.add_argument("--threads", type=int, metavar="N", help="PyTorch's threads (default: its own choice)")
     parser.add_argument("--out", metavar="DIR", help="folder that receives the rows as Parquet")
     options = parser.parse_args(argv)

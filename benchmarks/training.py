@@ -44,6 +44,8 @@ class Setting:
     """Of adversarial and matching steps."""
     architectures: tuple[str, ...] = ("convnet3", "resnet18")
     """Of students."""
+    is_compiling: bool = False
+    """Whether students are measured with torch.compile, too."""
     channels: int = 1
     image_size: int = 28
 
@@ -209,16 +211,22 @@ def _classifier(setting: Setting, name: str, architecture: str, config: PoolConf
 
     cases = [_case(name, "plain, float32", setting, dataset, plain_step, is_plain=True)]
     for precision in dict.fromkeys(("float32", setting.precision)):
-        step = _classifier_step(architecture, replace(config, precision=precision), setting, dataset)
+        own = replace(config, precision=precision)
+        step = _classifier_step(architecture, own, setting, dataset)
         cases.append(_case(name, precision, setting, dataset, step, precision))
+        if setting.is_compiling:
+            step = _classifier_step(architecture, own, setting, dataset, is_compiled=True)
+            cases.append(_case(name, f"{precision}, compiled", setting, dataset, step, precision))
     return cases
 
 
 def _classifier_step(
-    architecture: str, config: PoolConfig, setting: Setting, dataset: Dataset
+    architecture: str, config: PoolConfig, setting: Setting, dataset: Dataset, *, is_compiled: bool = False
 ) -> Callable[[int, Tensor, Tensor], None]:
     network = build_network(architecture, dataset, stream(0, device=setting.device)).train()
     optimizer = make_optimizer(config, network)
+    if is_compiled:
+        network.compile()
 
     def step(number: int, images: Tensor, labels: Tensor) -> None:
         indices = _indices(number, setting.batch_size, dataset)

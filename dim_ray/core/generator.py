@@ -231,7 +231,7 @@ def _block(convolution: nn.Module, capacity: int) -> list[nn.Module]:
 def _materialise(module: _Module, rng: torch.Generator) -> _Module:
     module.to_empty(device=rng.device)
     initialise(module, rng)
-    return module
+    return module.to(memory_format=torch.channels_last)  # and with the weights all maps on the way
 
 
 def _normalise_spectrum(discriminator: Discriminator, rng: torch.Generator) -> None:

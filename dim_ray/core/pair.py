@@ -99,8 +99,6 @@ def build_pair(
     }
     generator = build_generator(generator_config, rng=stream(seed, "generator", device=device), **shape)
     discriminator = build_discriminator(generator_config, rng=stream(seed, "discriminator", device=device), **shape)
-    for network in (generator, discriminator):
-        network.to(memory_format=torch.channels_last)  # and with their weights all images on the way
     average = copy.deepcopy(generator).requires_grad_(False) if generator_config.ema_decay else generator
     betas = (prior_config.beta1, prior_config.beta2)
     return Pair(

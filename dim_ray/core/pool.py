@@ -250,7 +250,7 @@ def snapshot_steps(num_steps: int, num_snapshots: int, spacing: SnapshotSpacing 
 def make_optimizer(config: PoolConfig, network: nn.Module) -> torch.optim.SGD:
     """Returns the optimiser of a teacher."""
     return torch.optim.SGD(
-        network.parameters(), config.learning_rate, config.momentum, weight_decay=config.weight_decay
+        network.parameters(), config.learning_rate, config.momentum, weight_decay=config.weight_decay, fused=True
     )
 
 

@@ -249,9 +249,9 @@ def _diverged(config: EvaluationConfig, architecture: str, seed: int, contract: 
 def _make_optimizer(config: EvaluationConfig, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
     rate, decay = config.learning_rate, config.weight_decay
     if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, rate, config.momentum, weight_decay=decay)
+        return torch.optim.SGD(parameters, rate, config.momentum, weight_decay=decay, fused=True)
     adam = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return adam(parameters, rate, (config.beta1, config.beta2), weight_decay=decay)
+    return adam(parameters, rate, (config.beta1, config.beta2), weight_decay=decay, fused=True)
 
 
 def _rate(config: EvaluationConfig, step: int, num_steps: int) -> float:

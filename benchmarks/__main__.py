@@ -28,6 +28,7 @@ from benchmarks.training import TRAINING, Setting
 from benchmarks.trials import measure_gaps
 from dim_ray.cli import run_main
 from dim_ray.config import check_architecture
+from dim_ray.core.memory import keep_freed_memory
 from dim_ray.errors import UsageError, nearest
 from dim_ray.summary import make_console
 
@@ -50,6 +51,8 @@ def main(argv: Sequence[str]) -> None:
         return
     if options.threads is not None:
         torch.set_num_threads(options.threads)
+    if not options.default_memory:
+        keep_freed_memory()
     setting = Setting(
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
         capacity=options.capacity,
@@ -88,6 +91,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--capacity", type=int, default=196, metavar="N", help="of the generator (default: 196)")
     parser.add_argument("--architecture", nargs="+", default=["convnet3", "resnet18"], help="of the students")
     parser.add_argument("--compile", action="store_true", help="also measure compiled students (needs a C++ compiler)")
+    parser.add_argument(
+        "--default-memory", action="store_true", help="leave freed memory to the C library, unlike a training process"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="PyTorch's threads (default: its own choice)")
     parser.add_argument("--out", metavar="DIR", help="folder that receives the rows as Parquet")
     options = parser.parse_args(argv)

@@ -20,7 +20,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from dim_ray.config import Precision
-from dim_ray.core.memory import keep_freed_memory
 
 __all__ = ["Case", "Measurement", "matrix_products", "measure"]
 
@@ -44,8 +43,6 @@ class Case:
     """float32 or bfloat16: which matrix products it is compared with."""
     has_arithmetic: bool = True
     """Whether its work is convolutions and matrix products."""
-    keeps_memory: bool = True
-    """Whether freed memory is kept, as in all processes of ours that train; otherwise as by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +82,6 @@ class Measurement:
 def measure(cases: Sequence[Case], *, repeats: int, device: torch.device) -> list[Measurement]:
     """Runs every case once to warm up and to count its operations, and then all of them in turn.
 
-    Where a case keeps its memory and the one before it doesn't, or the other way round, it first gets a call that isn't
-    timed.
-
     Args:
         cases: What to run, in this order.
         repeats: Calls of each that are timed.
@@ -96,10 +90,7 @@ def measure(cases: Sequence[Case], *, repeats: int, device: torch.device) -> lis
     macs = [_count_macs(case) for case in cases]
     seconds: list[list[float]] = [[] for _ in cases]
     for _ in range(repeats):
-        for case, own, before in zip(cases, seconds, (cases[-1], *cases), strict=False):
-            if case.keeps_memory != before.keeps_memory:
-                keep_freed_memory(case.keeps_memory)
-                case.call()
+        for case, own in zip(cases, seconds, strict=True):
             _wait_for(device)
             started = time.perf_counter()
             case.call()

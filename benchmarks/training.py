@@ -83,7 +83,7 @@ def _adversarial(setting: Setting) -> list[Case]:
             plain_pair, paper, signed(images), labels, labels, stream(0, step=number, device=setting.device)
         )
 
-    cases = [_case("adversarial step", "plain, float32", setting, dataset, plain_step, is_plain=True)]
+    cases = [_case("adversarial step", "plain, float32", setting, dataset, plain_step)]
     variants: list[tuple[str, PriorConfig, Precision]] = [
         ("WGAN-GP, float32", paper, "float32"),
         (f"WGAN-GP, {setting.precision}", paper, setting.precision),
@@ -124,7 +124,7 @@ def _matching(setting: Setting) -> list[Case]:
         )
 
     name = "plain, float32, online pool"
-    cases = [_case("matching step", name, setting, dataset, plain_step, is_plain=True)]
+    cases = [_case("matching step", name, setting, dataset, plain_step)]
     half = replace(pool_config, precision=setting.precision)
     network = build_network("convnet3", dataset, stream(0, device=setting.device))
     snapshot = {name: tensor.detach() for name, tensor in network.state_dict().items()}
@@ -209,7 +209,7 @@ def _classifier(setting: Setting, name: str, architecture: str, config: PoolConf
         normalised = dataset.normalisation.from_bytes(images)
         plain.classifier_step(network, optimizer, config, normalised, labels, stream(0, step=number))
 
-    cases = [_case(name, "plain, float32", setting, dataset, plain_step, is_plain=True)]
+    cases = [_case(name, "plain, float32", setting, dataset, plain_step)]
     for precision in dict.fromkeys(("float32", setting.precision)):
         own = replace(config, precision=precision)
         step = _classifier_step(architecture, own, setting, dataset)
@@ -274,7 +274,6 @@ def _case(
     step: Callable[[int, Tensor, Tensor], None],
     precision: Precision = "float32",
     *,
-    is_plain: bool = False,
     steps: int = 1,
 ) -> Case:
     """Wraps a step of (number, images, labels) so that every call is the next ones, each with images of its own."""
@@ -293,7 +292,6 @@ def _case(
         call=call,
         items=steps * setting.batch_size,
         precision=precision,
-        keeps_memory=not is_plain,
     )
 
 

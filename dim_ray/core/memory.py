@@ -15,16 +15,12 @@ import sys
 __all__ = ["keep_freed_memory"]
 
 # Of glibc's mallopt(3).
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 _NEVER = 2**31 - 1
-_MEGABYTE = 2**20
-_KEPT = {_TRIM_THRESHOLD: _NEVER, _MMAP_MAX: 0}
-# What glibc adapts itself to by default, once a process has freed a large tensor.
-_ADAPTED = {_MMAP_THRESHOLD: 32 * _MEGABYTE, _TRIM_THRESHOLD: 64 * _MEGABYTE, _MMAP_MAX: 65536}
 
 
-def keep_freed_memory(keep: bool = True) -> None:
-    """Has this process keep the memory that tensors on the CPU free, for those to come; or give it back again.
+def keep_freed_memory() -> None:
+    """Has this process keep the memory that tensors on the CPU free, for those to come.
 
     Results don't depend on it. It does nothing where the C library isn't glibc.
     """
@@ -32,5 +28,5 @@ def keep_freed_memory(keep: bool = True) -> None:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        for name, value in (_KEPT if keep else _ADAPTED).items():
-            mallopt(name, value)
+        mallopt(_TRIM_THRESHOLD, _NEVER)
+        mallopt(_MMAP_MAX, 0)

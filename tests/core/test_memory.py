@@ -19,8 +19,8 @@ images = torch.zeros(96, 1, 64, 64)  # whose maps are 47 MB: above what glibc ke
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
-for keep in (False, True):
-    keep_freed_memory(keep)
+for prepare in (lambda: None, keep_freed_memory):
+    prepare()
     for number in range(12):
         if number == 4:
             before = faults()

@@ -3,8 +3,8 @@
     keep_freed_memory()      # once, in a process that trains
 
 A training step on a CPU frees hundreds of tensors and asks for the same ones again. The C library gives large ones back
-to the system each time, which then has to clear every page anew: a quarter of an adversarial step at capacity 196
-(docs/benchmarks.md).
+to the system each time, which then has to clear every page anew: an eighth of an adversarial step in float32 at
+capacity 196 (docs/benchmarks.md).
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def test_every_benchmark_runs_and_keeps_its_rows(tmp_path: Path) -> None:
     assert (rows["median_seconds"] > 0).all()
     steps = rows[rows["benchmark"].str.contains("step")]
     assert (steps["gmac_per_item"] > 0).all()
-    assert steps["share_of_matrix_rate"].between(0, 1, inclusive="neither").all()
+    assert (steps["share_of_matrix_rate"] > 0).all()
     assert "of matrix rate" in run.stdout
 
 

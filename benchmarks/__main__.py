@@ -27,7 +27,7 @@ from benchmarks.storage import STORAGE
 from benchmarks.training import TRAINING, Setting
 from benchmarks.trials import measure_gaps
 from dim_ray.cli import run_main
-from dim_ray.config import check_architecture
+from dim_ray.config import IMAGE_SIZES, check_architecture
 from dim_ray.core.memory import keep_freed_memory
 from dim_ray.errors import UsageError, nearest
 from dim_ray.summary import make_console
@@ -57,6 +57,8 @@ def main(argv: Sequence[str]) -> None:
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
         capacity=options.capacity,
         architectures=tuple(options.architecture),
+        student_batch_size=options.student_batch,
+        image_size=options.image_size,
         is_compiling=options.compile,
     )
     console = make_console()
@@ -90,6 +92,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=10, metavar="N", help="timed calls of each (default: 10)")
     parser.add_argument("--capacity", type=int, default=196, metavar="N", help="of the generator (default: 196)")
     parser.add_argument("--architecture", nargs="+", default=["convnet3", "resnet18"], help="of the students")
+    parser.add_argument("--student-batch", type=int, default=100, metavar="N", help="images a step (default: 100)")
+    parser.add_argument("--image-size", type=int, default=28, metavar="N", help="pixels of all images (default: 28)")
     parser.add_argument("--compile", action="store_true", help="also measure compiled students (needs a C++ compiler)")
     parser.add_argument(
         "--default-memory", action="store_true", help="leave freed memory to the C library, unlike a training process"
@@ -100,10 +104,13 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     for name in options.names:
         if name not in _NAMES:
             raise UsageError(f"there is no benchmark {name!r}; {nearest(name, _NAMES)}")
-    for name in ("repeats", "capacity", "threads"):
+    for name in ("repeats", "capacity", "threads", "student_batch"):
         value = getattr(options, name)
         if value is not None and value < 1:
-            raise UsageError(f"--{name} is {value}; allowed: 1 or more.")
+            raise UsageError(f"--{name.replace('_', '-')} is {value}; allowed: 1 or more.")
+    if options.image_size not in IMAGE_SIZES:
+        sizes = f"{IMAGE_SIZES.start} to {IMAGE_SIZES.stop - 1}"
+        raise UsageError(f"--image-size is {options.image_size}; allowed: {sizes} pixels.")
     for architecture in options.architecture:
         check_architecture(architecture)
     return options

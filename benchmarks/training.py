@@ -22,13 +22,12 @@ from dim_ray.core.ports import SingleWorker
 from dim_ray.core.precision import resolve_precision
 from dim_ray.core.random import stream
 from dim_ray.core.splits import Split
-from dim_ray.core.students import student_step
+from dim_ray.core.students import student_optimizer, student_step
 
 __all__ = ["TRAINING", "Setting", "noise_images"]
 
 _IMAGES = 4096
 _STEPS_PER_EPOCH = 1000  # of a distillation: how often an online pool begins anew
-_STUDENT_BATCH = 100
 _LAZY = 4  # steps from one penalty to the next, where it isn't in each
 _MEMBERS = 5  # of an ensemble of students
 
@@ -42,6 +41,7 @@ class Setting:
     """Of generator and discriminator."""
     batch_size: int = 64
     """Of adversarial and matching steps."""
+    student_batch_size: int = 100
     architectures: tuple[str, ...] = ("convnet3", "resnet18")
     """Of students."""
     is_compiling: bool = False
@@ -164,14 +164,14 @@ def _student(setting: Setting) -> list[Case]:
     cases = []
     for architecture in setting.architectures:
         name = f"student step, {architecture}"
-        cases += _classifier(setting, name, architecture, recipe, _STUDENT_BATCH)
+        cases += _classifier(setting, name, architecture, recipe, setting.student_batch_size)
         cases += _ensemble(setting, name, architecture)
     return cases
 
 
 def _ensemble(setting: Setting, name: str, architecture: str) -> list[Case]:
     """Returns steps of several students at once, whose items are the images of all of them."""
-    setting = replace(setting, batch_size=_MEMBERS * _STUDENT_BATCH)
+    setting = replace(setting, batch_size=_MEMBERS * setting.student_batch_size)
     dataset = noise_images(setting)
     cases = []
     for precision in dict.fromkeys(("float32", setting.precision)):
@@ -186,9 +186,7 @@ def _ensemble_step(
     seeds = range(_MEMBERS)
     members = gather([build_network(architecture, dataset, stream(seed, device=setting.device)) for seed in seeds])
     members.set_mode(training=True)
-    optimizer = torch.optim.SGD(
-        members.parameters, config.learning_rate, config.momentum, weight_decay=config.weight_decay
-    )
+    optimizer = student_optimizer(config, members.parameters)
 
     def step(number: int, images: Tensor, labels: Tensor) -> None:
         rngs = [stream(seed, step=number) for seed in seeds]

@@ -4,8 +4,8 @@
 
 A training step on a CPU frees hundreds of tensors and asks for the same ones again. The C library gives large ones back
 to the system each time, which then has to clear every page anew: an eighth of an adversarial step in float32 at
-capacity 196 (docs/benchmarks.md). The price is that a process holds its largest amount of memory until it ends, and up
-to a fifth more, because free pieces don't always fit.
+capacity 196 (docs/benchmarks.md). The price is that a process holds its largest amount of memory until it ends, and
+somewhat more, because free pieces don't always fit.
 """
 
 from __future__ import annotations

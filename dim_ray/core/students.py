@@ -28,7 +28,7 @@ from dim_ray.core.pool import accuracies, build_network
 from dim_ray.core.random import derive_seed, stream
 from dim_ray.errors import DivergedError
 
-__all__ = ["StudentResult", "finished", "student_step", "train_student", "train_students"]
+__all__ = ["StudentResult", "finished", "student_optimizer", "student_step", "train_student", "train_students"]
 
 _HALF = Normalisation(mean=(0.5,), std=(0.5,))  # of test images, under the quirk half_normalised_test
 _TEST_BATCH = 1000  # largest number of test images whose statistics are taken together, under train_mode_test
@@ -201,7 +201,7 @@ def _train(
 ) -> tuple[list[float], list[list[float]]]:
     """Trains members and tests them on the way; returns their last losses, and their accuracies at each test."""
     device = dataset.train.images.device
-    optimizer = _make_optimizer(config, members.parameters)
+    optimizer = student_optimizer(config, members.parameters)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: _rate(config, step, max(1, contract.optimiser_steps))
     )
@@ -246,7 +246,8 @@ def _diverged(config: EvaluationConfig, architecture: str, seed: int, contract: 
     )
 
 
-def _make_optimizer(config: EvaluationConfig, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+def student_optimizer(config: EvaluationConfig, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+    """Returns the optimiser of a recipe over parameters: of one student, or of several that are stacked."""
     rate, decay = config.learning_rate, config.weight_decay
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, rate, config.momentum, weight_decay=decay, fused=True)

@@ -72,6 +72,8 @@ def test_every_benchmark_runs_and_keeps_its_rows(tmp_path: Path) -> None:
     [
         (["studnet"], "there is no benchmark 'studnet'; did you mean 'student'"),
         (["--repeats", "0"], "--repeats is 0; allowed: 1 or more."),
+        (["--student-batch", "0"], "--student-batch is 0; allowed: 1 or more."),
+        (["--image-size", "1"], "--image-size is 1; allowed: "),
         (["--architecture", "convnet"], "'convnet'"),
     ],
 )

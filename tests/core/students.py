@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
@@ -122,3 +124,16 @@ def share_of_right_answers(network: nn.Module, split: Split) -> float:
     normalised = reference.normalise(split.images / 255, DATASET)
     answers = [network(image[None]).argmax().item() for image in normalised]
     return float(sum(a == b for a, b in zip(answers, split.labels.tolist(), strict=True)) / len(split))
+
+
+@contextmanager
+def no_warnings() -> Iterator[None]:
+    """Makes every warning an error."""
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)  # otherwise torch warns once a process, perhaps in another test
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            yield
+    finally:
+        torch.set_warn_always(before)

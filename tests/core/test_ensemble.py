@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from dataclasses import replace
 from typing import Any, cast
 
@@ -18,7 +17,7 @@ from dim_ray.core.pool import build_network
 from dim_ray.core.random import stream
 from dim_ray.core.students import StudentResult, finished, train_students
 from dim_ray.errors import DivergedError
-from tests.core.students import CONFIG, DATASET, agree, make_source, train
+from tests.core.students import CONFIG, DATASET, agree, make_source, no_warnings, train
 from tests.core.tiny import ARCHITECTURE
 
 SEEDS = (4, 0, 7)
@@ -156,14 +155,8 @@ def test_students_of_different_steps_are_refused() -> None:
 
 
 def test_training_an_ensemble_warns_of_nothing() -> None:
-    before = torch.is_warn_always_enabled()
-    torch.set_warn_always(True)  # otherwise torch warns once a process, perhaps in another test
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            train_at_once(CONFIG, [soft(source) for source in sources()], architecture="vit_tiny_w12")
-    finally:
-        torch.set_warn_always(before)
+    with no_warnings():
+        train_at_once(CONFIG, [soft(source) for source in sources()], architecture="vit_tiny_w12")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, cast
@@ -27,6 +26,7 @@ from tests.core.students import (
     Watching,
     agree,
     make_source,
+    no_warnings,
     share_of_right_answers,
     train,
     use_network,
@@ -326,11 +326,5 @@ def test_weights_that_the_last_step_spoilt_are_an_error_too(monkeypatch: pytest.
 
 
 def test_training_a_student_warns_of_nothing() -> None:
-    before = torch.is_warn_always_enabled()
-    torch.set_warn_always(True)  # otherwise torch warns once a process, perhaps in another test
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            train(replace(CONFIG, schedule="cosine"))
-    finally:
-        torch.set_warn_always(before)
+    with no_warnings():
+        train(replace(CONFIG, schedule="cosine"))

@@ -12,17 +12,19 @@ from benchmarks import plain
 from benchmarks.measure import Case
 from dim_ray.config import EvaluationConfig, GeneratorConfig, MatchingConfig, PoolConfig, Precision, PriorConfig
 from dim_ray.core.adversarial import discriminator_steps, generator_losses, generator_step
+from dim_ray.core.classifiers import build_network
 from dim_ray.core.data import Dataset, Normalisation, signed
 from dim_ray.core.ensemble import gather
 from dim_ray.core.matching import matching_loss
 from dim_ray.core.online import OnlinePool
 from dim_ray.core.pair import Pair, build_pair
-from dim_ray.core.pool import StoredPool, Teacher, TeacherPool, build_network, make_optimizer, train_step
+from dim_ray.core.pool import StoredPool, TeacherPool
 from dim_ray.core.ports import SingleWorker
 from dim_ray.core.precision import resolve_precision
 from dim_ray.core.random import stream
 from dim_ray.core.splits import Split
 from dim_ray.core.students import student_optimizer, student_step
+from dim_ray.core.teachers import Teacher, make_optimizer, train_step
 
 __all__ = ["TRAINING", "Setting", "noise_images"]
 

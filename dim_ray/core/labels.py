@@ -20,7 +20,7 @@ from torch import Tensor
 from dim_ray.core.checkpoint import restore_module
 from dim_ray.core.data import Dataset
 from dim_ray.core.networks import build_classifier
-from dim_ray.core.pool import Teacher
+from dim_ray.core.teachers import Teacher
 
 __all__ = ["Labeller", "label_loss"]
 

@@ -24,9 +24,11 @@ from dim_ray.core.checkpoint import (
     with_prefix,
     without_prefix,
 )
+from dim_ray.core.classifiers import build_network
 from dim_ray.core.data import Dataset
-from dim_ray.core.pool import DrawnTeacher, build_network, make_optimizer, train_step
+from dim_ray.core.pool import DrawnTeacher
 from dim_ray.core.random import derive_seed, stream
+from dim_ray.core.teachers import make_optimizer, train_step
 
 __all__ = ["OnlinePool"]
 

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from dim_ray.config import EvaluationConfig
 from dim_ray.core.augment import augment_parts
 from dim_ray.core.budgets import Budget
+from dim_ray.core.classifiers import accuracies, build_network
 from dim_ray.core.data import Dataset, Normalisation
 from dim_ray.core.ensemble import Members, gather
 from dim_ray.core.image_sources import ImageSource
-from dim_ray.core.pool import accuracies, build_network
 from dim_ray.core.random import derive_seed, stream
 from dim_ray.errors import DivergedError
 

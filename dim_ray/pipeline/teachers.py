@@ -7,9 +7,10 @@ from typing import Any
 from dim_ray.config import Config, fingerprint, to_dict
 from dim_ray.core.checkpoint import dumps, loads, with_prefix, without_prefix
 from dim_ray.core.online import OnlinePool
-from dim_ray.core.pool import StoredPool, Teacher, TeacherPool, shard, train_teacher
+from dim_ray.core.pool import StoredPool, TeacherPool, shard
 from dim_ray.core.ports import Collective, Reporter
 from dim_ray.core.precision import resolve_precision
+from dim_ray.core.teachers import Teacher, train_teacher
 from dim_ray.pipeline.workspace import Workspace, checkpointer, dataset_card
 
 __all__ = [

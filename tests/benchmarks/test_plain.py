@@ -10,13 +10,15 @@ from torch import nn
 
 from benchmarks import plain
 from dim_ray.core.adversarial import discriminator_steps, generator_losses, generator_step
+from dim_ray.core.classifiers import build_network
 from dim_ray.core.data import signed
 from dim_ray.core.generator import MapNorm
 from dim_ray.core.matching import matching_loss
 from dim_ray.core.pair import Pair
-from dim_ray.core.pool import StoredPool, build_network, make_optimizer, train_step
+from dim_ray.core.pool import StoredPool
 from dim_ray.core.ports import SingleWorker
 from dim_ray.core.random import stream
+from dim_ray.core.teachers import make_optimizer, train_step
 from tests.core.tiny import ARCHITECTURE, MATCHING, POOL, PRIOR, make_dataset, make_pair, make_plain_pair, make_teachers
 
 DATASET = make_dataset(per_class=16)

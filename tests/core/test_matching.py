@@ -18,9 +18,10 @@ from dim_ray.core.matching import distill
 from dim_ray.core.networks import build_classifier
 from dim_ray.core.online import OnlinePool
 from dim_ray.core.pair import Pair
-from dim_ray.core.pool import StoredPool, Teacher, TeacherPool, shard, shard_weight
+from dim_ray.core.pool import StoredPool, TeacherPool, shard, shard_weight
 from dim_ray.core.ports import Collective, NoCheckpointer, SingleWorker
 from dim_ray.core.random import derive_seed, stream
+from dim_ray.core.teachers import Teacher
 from tests.core import reference
 from tests.core.tiny import (
     MATCHING,

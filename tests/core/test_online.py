@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from dim_ray.core.classifiers import accuracy
 from dim_ray.core.online import OnlinePool
-from dim_ray.core.pool import DrawnTeacher, accuracy
+from dim_ray.core.pool import DrawnTeacher
 from dim_ray.core.random import stream
 from tests.core.tiny import ARCHITECTURE, POOL, STEPS_PER_EPOCH, equal_states, make_dataset
 

@@ -10,22 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from dim_ray.config import PoolConfig
-from dim_ray.core import pool as pool_module
+from dim_ray.core import classifiers
 from dim_ray.core.augment import augment
+from dim_ray.core.classifiers import accuracy
 from dim_ray.core.data import Dataset
 from dim_ray.core.networks import build_classifier
-from dim_ray.core.pool import (
-    DrawnTeacher,
-    StoredPool,
-    Teacher,
-    accuracy,
-    shard,
-    shard_weight,
-    snapshot_steps,
-    train_teacher,
-)
+from dim_ray.core.pool import DrawnTeacher, StoredPool, shard, shard_weight
 from dim_ray.core.ports import NoCheckpointer, SingleWorker
 from dim_ray.core.random import derive_seed, stream
+from dim_ray.core.teachers import Teacher, snapshot_steps, train_teacher
 from tests.core import reference
 from tests.core.tiny import (
     ARCHITECTURE,
@@ -274,7 +267,7 @@ def test_snapshot_that_lacks_a_tensor_is_not_filled_up_with_noise() -> None:
 
 @pytest.mark.parametrize("batch", [1, 5, 12, 1000])
 def test_accuracy_is_the_share_of_right_answers_whatever_the_batch(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "_TEST_BATCH", batch)
+    monkeypatch.setattr(classifiers, "_TEST_BATCH", batch)
     split = DATASET.test
     sizes = []
 

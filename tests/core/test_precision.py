@@ -9,10 +9,10 @@ import torch
 from dim_ray.config import EvaluationConfig
 from dim_ray.core.budgets import budget
 from dim_ray.core.image_sources import image_source
-from dim_ray.core.pool import train_teacher
 from dim_ray.core.ports import NoCheckpointer
 from dim_ray.core.precision import autocast, resolve_precision
 from dim_ray.core.students import train_student
+from dim_ray.core.teachers import train_teacher
 from tests.core.tiny import ARCHITECTURE, POOL, RecordingReporter, equal_states, make_dataset
 
 CPU = torch.device("cpu")

@@ -17,9 +17,10 @@ from dim_ray.core.checkpoint import loads, with_prefix
 from dim_ray.core.matching import distill
 from dim_ray.core.online import OnlinePool
 from dim_ray.core.pair import Pair
-from dim_ray.core.pool import StoredPool, TeacherPool, train_teacher
+from dim_ray.core.pool import StoredPool, TeacherPool
 from dim_ray.core.ports import Checkpointer, Collective, NoCheckpointer, Reporter, SilentReporter, SingleWorker
 from dim_ray.core.random import stream
+from dim_ray.core.teachers import train_teacher
 from dim_ray.errors import DivergedError
 from tests.core.tiny import (
     ARCHITECTURE,

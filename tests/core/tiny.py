@@ -14,10 +14,10 @@ from dim_ray.core.checkpoint import dumps, loads, module_tensors
 from dim_ray.core.data import Dataset, Normalisation
 from dim_ray.core.networks import build_classifier
 from dim_ray.core.pair import Pair, build_pair
-from dim_ray.core.pool import Teacher
 from dim_ray.core.ports import SingleWorker, State
 from dim_ray.core.random import stream
 from dim_ray.core.splits import Split
+from dim_ray.core.teachers import Teacher
 
 ARCHITECTURE = "convnet3_w8"
 GENERATOR = GeneratorConfig(capacity=6, discriminator_capacity=4, latent_dim=8, refinements=(1,))

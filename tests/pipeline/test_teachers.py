@@ -9,9 +9,10 @@ import torch
 
 from dim_ray.config import NetworksConfig, Precision
 from dim_ray.core.online import OnlinePool
-from dim_ray.core.pool import StoredPool, train_teacher
+from dim_ray.core.pool import StoredPool
 from dim_ray.core.ports import SilentReporter, SingleWorker
 from dim_ray.core.random import stream
+from dim_ray.core.teachers import train_teacher
 from dim_ray.pipeline import teachers
 from dim_ray.pipeline.teachers import (
     build_teacher,

@@ -1,0 +1,55 @@
+"""Classifiers for a data set: made from an architecture's name, and tested.
+
+network = build_network("convnet3", dataset, rng)
+share = accuracy(network.eval(), dataset.validation, dataset.normalisation)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from dim_ray.core.data import Dataset, Normalisation, Split
+from dim_ray.core.networks import build_classifier
+
+__all__ = ["Classifier", "accuracies", "accuracy", "build_network"]
+
+Classifier = Callable[[Tensor], Tensor]
+"""Normalised images (B, C, H, W) to logits (B, K)."""
+
+_TEST_BATCH = 1000  # images at a time where only speed depends on it
+
+
+def build_network(architecture: str, dataset: Dataset, rng: torch.Generator) -> nn.Module:
+    """Returns a freshly initialised classifier for a data set, on the device of `rng`."""
+    return build_classifier(
+        architecture,
+        num_channels=dataset.num_channels,
+        num_classes=dataset.num_classes,
+        image_size=dataset.image_size,
+        rng=rng,
+    )
+
+
+def accuracy(classifier: Classifier, split: Split, normalisation: Normalisation) -> float:
+    """Returns the share in [0, 1] of a split's images that a classifier in eval mode names correctly."""
+    [share] = accuracies(lambda images: classifier(images)[None], split, normalisation)
+    return share
+
+
+@torch.no_grad()
+def accuracies(classifiers: Classifier, split: Split, normalisation: Normalisation) -> list[float]:
+    """Returns what `accuracy` gives for each of several classifiers in eval mode.
+
+    Args:
+        classifiers: Normalised images (B, C, H, W) to the logits of all, (S, B, K).
+        split: Images and labels.
+        normalisation: Of the images.
+    """
+    correct = torch.zeros((), dtype=torch.int64, device=split.labels.device)
+    batches = zip(torch.split(split.images, _TEST_BATCH), torch.split(split.labels, _TEST_BATCH), strict=True)
+    for images, labels in batches:
+        correct = correct + (classifiers(normalisation.from_bytes(images)).argmax(dim=2) == labels).sum(dim=1)
+    return [count / len(split) for count in correct.tolist()]

@@ -14,7 +14,7 @@ from dim_ray.config import EvaluationConfig, GeneratorConfig, MatchingConfig, Po
 from dim_ray.core.adversarial import discriminator_steps, generator_losses, generator_step
 from dim_ray.core.classifiers import build_network
 from dim_ray.core.data import Dataset, Normalisation, signed
-from dim_ray.core.ensemble import gather
+from dim_ray.core.ensemble import gather, train_members
 from dim_ray.core.matching import matching_loss
 from dim_ray.core.online import OnlinePool
 from dim_ray.core.pair import Pair, build_pair
@@ -23,7 +23,7 @@ from dim_ray.core.ports import SingleWorker
 from dim_ray.core.precision import resolve_precision
 from dim_ray.core.random import stream
 from dim_ray.core.splits import Split
-from dim_ray.core.students import student_optimizer, student_step
+from dim_ray.core.students import student_optimizer
 from dim_ray.core.teachers import Teacher, make_optimizer, train_step
 
 __all__ = ["TRAINING", "Setting", "noise_images"]
@@ -192,7 +192,15 @@ def _ensemble_step(
 
     def step(number: int, images: Tensor, labels: Tensor) -> None:
         rngs = [stream(seed, step=number) for seed in seeds]
-        student_step(config, members, optimizer, dataset.normalisation.from_bytes(images), labels, rngs)
+        train_members(
+            members,
+            optimizer,
+            dataset.normalisation.from_bytes(images),
+            labels,
+            rngs,
+            augmentation=config.augmentation,
+            precision=config.precision,
+        )
 
     return step
 
@@ -224,13 +232,14 @@ def _classifier_step(
     architecture: str, config: PoolConfig, setting: Setting, dataset: Dataset, *, is_compiled: bool = False
 ) -> Callable[[int, Tensor, Tensor], None]:
     network = build_network(architecture, dataset, stream(0, device=setting.device)).train()
-    optimizer = make_optimizer(config, network)
+    members = gather([network])
+    optimizer = make_optimizer(config, members.parameters)
     if is_compiled:
         network.compile()
 
     def step(number: int, images: Tensor, labels: Tensor) -> None:
         indices = _indices(number, setting.batch_size, dataset)
-        train_step(config, network, optimizer, dataset, indices, stream(0, step=number))
+        train_step(config, members, optimizer, dataset, indices, [stream(0, step=number)])
 
     return step
 

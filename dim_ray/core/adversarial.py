@@ -71,7 +71,7 @@ def train_prior(
         epochs=config.epochs,
         num_images=len(dataset.train),
         batch_size=config.batch_size,
-        seed=config.seed,
+        seeds=[config.seed],
         device=device,
         step=step,
         capture=pair.state,

@@ -1,4 +1,4 @@
-"""Classifiers for a data set: made from an architecture's name, and tested.
+"""Classifiers for a data set: made from an architecture's name, their loss, and their accuracy.
 
 network = build_network("convnet3", dataset, rng)
 share = accuracy(network.eval(), dataset.validation, dataset.normalisation)
@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dim_ray.core.data import Dataset, Normalisation, Split
 from dim_ray.core.networks import build_classifier
 
-__all__ = ["Classifier", "accuracies", "accuracy", "build_network"]
+__all__ = ["Classifier", "accuracies", "accuracy", "build_network", "label_loss"]
 
 Classifier = Callable[[Tensor], Tensor]
 """Normalised images (B, C, H, W) to logits (B, K)."""
@@ -31,6 +32,24 @@ def build_network(architecture: str, dataset: Dataset, rng: torch.Generator) -> 
         image_size=dataset.image_size,
         rng=rng,
     )
+
+
+def label_loss(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Returns the student's loss, a mean over the batch.
+
+    Hard labels: cross-entropy. Soft labels p: T^2 KL(p || softmax(logits / T)), whose gradients have the same scale at
+    every T (Hinton, Vinyals and Dean, arXiv 1503.02531, section 2).
+
+    Args:
+        logits: (B, K) float32.
+        labels: (B,) int64, or (B, K) float32 probabilities.
+        temperature: T, of soft labels only.
+    """
+    if not labels.is_floating_point():
+        return F.cross_entropy(logits, labels)
+    # F.kl_div computes just this, and torch.vmap has no rule for it.
+    divergence = torch.xlogy(labels, labels) - labels * F.log_softmax(logits / temperature, dim=1)
+    return divergence.sum() / len(labels) * temperature**2
 
 
 def accuracy(classifier: Classifier, split: Split, normalisation: Normalisation) -> float:

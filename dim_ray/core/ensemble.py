@@ -2,8 +2,7 @@
 
     members = gather([build_classifier("convnet3", ..., rng=stream(seed, "weights")) for seed in range(5)])
     optimizer = torch.optim.SGD(members.parameters, 0.01)
-    losses = members.losses(images, labels, precision="float32", temperature=1.0)      # (5,)
-    torch.autograd.backward(losses.sum())
+    losses = train_members(members, optimizer, images, labels, rngs, augmentation="none", precision="auto")      # (5,)
 
 An ensemble's parameters have one more dimension, the members'. Optimisers and gradients of the losses' sum treat every
 member as if it were alone, so each becomes what it would have become by itself, but for rounding.
@@ -21,44 +20,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from dim_ray.config import Precision, check_architecture
-from dim_ray.core.labels import label_loss
+from dim_ray.config import Precision
+from dim_ray.core.augment import augment_parts
+from dim_ray.core.checkpoint import module_tensors, restore_module
+from dim_ray.core.classifiers import label_loss
 from dim_ray.core.precision import autocast, resolve_precision
 
-__all__ = ["Members", "ensemble_pays", "gather"]
-
-# How many times as fast an ensemble of three is as its members one by one: whole steps on one core of an AMD EPYC with
-# AVX-512, PyTorch 2.15, in turns; medians of 5 to 9. They vary by a tenth or two from run to run. Ensembles of five of
-# the fast ones were faster still, 1.2 to 2.0 times in float32.
-#
-#   architecture    pixels    batch    float32    bfloat16
-#   mlp                  8       10       1.19        1.26
-#   mlp                 28       10       0.99        1.35
-#   mlp                 28      100       1.05        1.21
-#   lenet                8       10       1.07        1.12
-#   lenet               28       10       1.16        1.23
-#   lenet               28      100       0.68        0.90
-#   convnet3             8       10       1.12        1.27
-#   convnet3_bn          8       10       1.17        1.01
-#   convnet3_w32         8       10       1.66        1.35
-#   convnet3             8       20       1.01        1.16
-#   convnet3             8       50       0.78        0.96
-#   convnet3            28       10       0.79        0.85
-#   convnet3            28      100       0.58        0.36
-#   resnet10_w16         8       10       1.26        1.20
-#   resnet10_w16        28       10       0.98        0.85
-#   resnet10             8       10       0.73        0.81
-#   vit_tiny             8       10       0.71        0.82
-#   vit_tiny            28       10       0.46        0.60
-#
-# An ensemble saves what PyTorch spends on each operation beside its arithmetic, and loses by the arithmetic itself:
-# its convolutions are those in groups, and its attention isn't the fused one.
-_FASTER_ON_CPU = {  # by family: up to which width, batch and image size
-    "convnet3": (128, 10, 8),
-    "lenet": (0, 10, 28),
-    "mlp": (128, 100, 28),
-    "resnet10": (16, 10, 8),
-}
+__all__ = ["Members", "gather", "train_members"]
 
 
 class Members(Protocol):
@@ -88,32 +56,53 @@ class Members(Protocol):
     def are_finite(self) -> list[bool]:
         """Whether all parameters of each member are finite numbers."""
 
+    def state(self) -> dict[str, Tensor]:
+        """Returns the parameters and buffers of all members together: flat, by name, and their own."""
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes back what `state` returned."""
+
+    def split(self, tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        """Returns what `state` returned as each member's own, with a network's names."""
+
 
 def gather(networks: Sequence[nn.Module]) -> Members:
     """Returns networks of one architecture as members; a single one is trained as it is."""
     return _Alone(networks[0]) if len(networks) == 1 else _Ensemble(networks)
 
 
-def ensemble_pays(architecture: str, device_type: str, *, batch_size: int, image_size: int) -> bool:
-    """Whether an ensemble of students is known to take less time than its members one by one.
-
-    On a CPU where it was measured to, on one core. On any other device always, which is NOT measured yet: it is
-    expected because a small network's step waits there for the start of its kernels, and an ensemble starts hardly more
-    of them than one student does.
+def train_members(
+    members: Members,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    rngs: Sequence[torch.Generator],
+    *,
+    augmentation: str,
+    precision: Precision,
+    temperature: float = 1.0,
+) -> Tensor:
+    """Makes one step of S members in training mode, each on a batch of its own.
 
     Args:
-        architecture: Name in the registry.
-        device_type: Such as ``cpu`` or ``cuda``.
-        batch_size: Images of one student's step.
-        image_size: Their height and width, in pixels.
+        members: The networks.
+        optimizer: Of their parameters.
+        images: (S x B, C, H, W) normalised; member after member.
+        labels: (S x B,) int64, or (S x B, K) float32 probabilities.
+        rngs: Of each member's augmentation, on the CPU.
+        augmentation: DSA operations.
+        precision: Of the passes through the networks.
+        temperature: Of soft labels.
+
+    Returns:
+        Their losses before the step, (S,) and detached.
     """
-    if device_type != "cpu":
-        return True
-    known = check_architecture(architecture)
-    if known.family not in _FASTER_ON_CPU:
-        return False
-    width, largest_batch, largest_image = _FASTER_ON_CPU[known.family]
-    return known.width <= width and batch_size <= largest_batch and image_size <= largest_image
+    augmented = augment_parts(images, augmentation, rngs)
+    losses = members.losses(augmented, labels, precision=precision, temperature=temperature)
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(losses.sum())
+    optimizer.step()
+    return losses.detach()
 
 
 class _Alone:
@@ -139,6 +128,15 @@ class _Alone:
     def are_finite(self) -> list[bool]:
         return [all(bool(tensor.isfinite().all()) for tensor in self.parameters)]
 
+    def state(self) -> dict[str, Tensor]:
+        return module_tensors(self._network)
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        restore_module(self._network, tensors)
+
+    def split(self, tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        return [dict(tensors)]
+
 
 class _Ensemble:
     """Several networks, whose tensors are stacked and whose passes are batched."""
@@ -163,13 +161,22 @@ class _Ensemble:
 
     def logits(self, images: Tensor) -> Tensor:
         # One after the other: tests come in large batches, which took 1.2 to 2.1 times as long in one pass on a CPU.
-        own = ({name: tensor[index] for name, tensor in self._tensors.items()} for index in range(self._num_members))
-        return torch.stack([self._call(tensors, images) for tensors in own])
+        return torch.stack([self._call(own, images) for own in self.split(self._tensors)])
 
     def are_finite(self) -> list[bool]:
         finite = torch.stack([tensor.isfinite().flatten(1).all(dim=1) for tensor in self.parameters])
         own: list[bool] = finite.all(dim=0).tolist()
         return own
+
+    def state(self) -> dict[str, Tensor]:
+        return {name: tensor.detach() for name, tensor in self._tensors.items()}
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, own in self.state().items():
+            own.copy_(tensors[name])
+
+    def split(self, tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        return [{name: tensor[index] for name, tensor in tensors.items()} for index in range(self._num_members)]
 
     def _call(self, tensors: Mapping[str, Tensor], images: Tensor) -> Tensor:
         logits: Tensor = torch.func.functional_call(self._template, dict(tensors), (images,), strict=True)

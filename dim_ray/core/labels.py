@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dim_ray.core.checkpoint import restore_module
@@ -22,7 +21,7 @@ from dim_ray.core.data import Dataset
 from dim_ray.core.networks import build_classifier
 from dim_ray.core.teachers import Teacher
 
-__all__ = ["Labeller", "label_loss"]
+__all__ = ["Labeller"]
 
 _LABELLING_BATCH = 500  # images at a time where only memory depends on it
 
@@ -65,21 +64,3 @@ class Labeller:
     def _label(self, images: Tensor) -> Tensor:
         predictions = [torch.softmax(network(images) / self._temperature, dim=1) for network in self._networks]
         return torch.stack(predictions).mean(dim=0)
-
-
-def label_loss(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Returns the student's loss, a mean over the batch.
-
-    Hard labels: cross-entropy. Soft labels p: T^2 KL(p || softmax(logits / T)), whose gradients have the same scale at
-    every T (Hinton, Vinyals and Dean, arXiv 1503.02531, section 2).
-
-    Args:
-        logits: (B, K) float32.
-        labels: (B,) int64, or (B, K) float32 probabilities.
-        temperature: T, of soft labels only.
-    """
-    if not labels.is_floating_point():
-        return F.cross_entropy(logits, labels)
-    # F.kl_div computes just this, and torch.vmap has no rule for it.
-    divergence = torch.xlogy(labels, labels) - labels * F.log_softmax(logits / temperature, dim=1)
-    return divergence.sum() / len(labels) * temperature**2

@@ -9,7 +9,7 @@ when training is given up because it left the finite numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ def run_epochs(
     epochs: int,
     num_images: int,
     batch_size: int,
-    seed: int,
+    seeds: Sequence[int],
     device: torch.device,
     step: Callable[[int, Tensor], Losses],
     capture: Callable[[], Mapping[str, Tensor]],
@@ -58,9 +58,9 @@ def run_epochs(
         epochs: Passes over the images.
         num_images: Images in the training split.
         batch_size: Images of a step, over all workers together.
-        seed: Of the order of the images.
+        seeds: Of the order of the images: one, or one for each of S networks that are trained together.
         device: Where the indices are made.
-        step: Trains on step number and (batch_size / num_workers,) int64 indices of images.
+        step: Trains on step number and (batch_size / num_workers,) int64 indices of images, for several seeds (S, ...).
         capture: Returns everything that has to be saved.
         restore: Takes back what `capture` returned.
         after_epoch: Takes the number of epochs done and returns measurements for the report. On resume it is called
@@ -95,13 +95,11 @@ def run_epochs(
     share = batch_size // collective.num_workers
     first = share * collective.rank
     for epoch in range(done // steps_per_epoch, epochs):
-        order = torch.randperm(
-            num_images, generator=stream(seed, stage, "order", step=epoch, device=device), device=device
-        )
+        order = _shuffled(num_images, seeds, stage, epoch, device)
         losses: dict[str, Tensor] = {}
         for index in range(done % steps_per_epoch, steps_per_epoch):
             offset = index * batch_size + first
-            losses = dict(step(done, order[offset : offset + share]))
+            losses = dict(step(done, order[..., offset : offset + share]))
             done += 1
             if collective.num_workers == 1 and index + 1 < steps_per_epoch and not complaints and checkpointer.due():
                 state = State(tensors=capture(), meta={"steps": done})
@@ -147,6 +145,13 @@ class _GoodState:
         if self._unsaved is not None:
             self._checkpointer.save(self._unsaved)
         return f"The last good state, of step {self._steps}, is kept. " if self._steps else ""
+
+
+def _shuffled(num_images: int, seeds: Sequence[int], stage: str, epoch: int, device: torch.device) -> Tensor:
+    """Returns an epoch's order of the images, (N,) for one seed, otherwise (S, N)."""
+    rngs = [stream(seed, stage, "order", step=epoch, device=device) for seed in seeds]
+    orders = [torch.randperm(num_images, generator=rng, device=device) for rng in rngs]
+    return orders[0] if len(orders) == 1 else torch.stack(orders)
 
 
 def _values(losses: Losses) -> dict[str, float]:

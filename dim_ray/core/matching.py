@@ -102,7 +102,7 @@ def distill(
         epochs=config.epochs,
         num_images=len(dataset.train),
         batch_size=config.batch_size,
-        seed=config.seed,
+        seeds=[config.seed],
         device=device,
         step=step,
         capture=capture,

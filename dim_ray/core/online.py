@@ -26,6 +26,7 @@ from dim_ray.core.checkpoint import (
 )
 from dim_ray.core.classifiers import build_network
 from dim_ray.core.data import Dataset
+from dim_ray.core.ensemble import gather
 from dim_ray.core.pool import DrawnTeacher
 from dim_ray.core.random import derive_seed, stream
 from dim_ray.core.teachers import make_optimizer, train_step
@@ -101,7 +102,8 @@ class _OnlineTeacher:
         number = int(torch.randint(len(architectures), (), generator=stream(seed, "architecture")))
         self._network = build_network(architectures[number], dataset, stream(seed, "weights", device=self._device))
         self._network.eval()
-        self._optimizer = make_optimizer(config, self._network)
+        self._members = gather([self._network])
+        self._optimizer = make_optimizer(config, self._members.parameters)
         self._pass: tuple[int, Tensor] | None = None
 
     def train(self, done: int) -> None:
@@ -109,7 +111,7 @@ class _OnlineTeacher:
         self._network.train()
         for number in range(done, done + self._config.online_steps):
             rng = stream(self._seed, "augment", step=number)
-            train_step(self._config, self._network, self._optimizer, self._dataset, self._batch(number), rng)
+            train_step(self._config, self._members, self._optimizer, self._dataset, self._batch(number), [rng])
         self._network.eval()
 
     def drawn(self) -> DrawnTeacher:

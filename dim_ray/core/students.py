@@ -19,16 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from dim_ray.config import EvaluationConfig
-from dim_ray.core.augment import augment_parts
 from dim_ray.core.budgets import Budget
 from dim_ray.core.classifiers import accuracies, build_network
 from dim_ray.core.data import Dataset, Normalisation
-from dim_ray.core.ensemble import Members, gather
+from dim_ray.core.ensemble import Members, gather, train_members
 from dim_ray.core.image_sources import ImageSource
 from dim_ray.core.random import derive_seed, stream
 from dim_ray.errors import DivergedError
 
-__all__ = ["StudentResult", "finished", "student_optimizer", "student_step", "train_student", "train_students"]
+__all__ = ["StudentResult", "finished", "student_optimizer", "train_student", "train_students"]
 
 _HALF = Normalisation(mean=(0.5,), std=(0.5,))  # of test images, under the quirk half_normalised_test
 _TEST_BATCH = 1000  # largest number of test images whose statistics are taken together, under train_mode_test
@@ -142,39 +141,6 @@ def train_students(
     return results
 
 
-def student_step(
-    config: EvaluationConfig,
-    members: Members,
-    optimizer: torch.optim.Optimizer,
-    images: Tensor,
-    labels: Tensor,
-    rngs: Sequence[torch.Generator],
-) -> Tensor:
-    """Makes one step of S members in training mode, each on a batch of its own.
-
-    Args:
-        config: Augmentation, precision and temperature.
-        members: The students.
-        optimizer: Of their parameters.
-        images: (S x B, C, H, W) normalised; member after member.
-        labels: (S x B,) int64, or (S x B, K) float32 probabilities.
-        rngs: Of each member's augmentation, on the CPU.
-
-    Returns:
-        Their losses before the step, (S,) and detached.
-    """
-    losses = members.losses(
-        augment_parts(images, config.augmentation, rngs),
-        labels,
-        precision=config.precision,
-        temperature=config.soft_label_temperature,
-    )
-    optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(losses.sum())
-    optimizer.step()
-    return losses.detach()
-
-
 def finished(results: Sequence[StudentResult | DivergedError]) -> list[StudentResult]:
     """Returns what `train_students` gave where no student diverged.
 
@@ -220,7 +186,16 @@ def _train(
             images = torch.cat([images[batch] for (images, _), batch in own])
             labels = torch.cat([labels[batch] for (_, labels), batch in own])
             rngs = [stream(seed, "augment", index, step=epoch) for seed in seeds]
-            losses = student_step(config, members, optimizer, images, labels, rngs)
+            losses = train_members(
+                members,
+                optimizer,
+                images,
+                labels,
+                rngs,
+                augmentation=config.augmentation,
+                precision=config.precision,
+                temperature=config.soft_label_temperature,
+            )
             schedule.step()
         if test and epoch + 1 in tested_after and epoch + 1 < epochs:
             tests.append(_test(members, dataset, config.all_quirks))

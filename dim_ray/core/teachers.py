@@ -10,27 +10,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dim_ray.config import PoolConfig, SnapshotSpacing
-from dim_ray.core.augment import augment
 from dim_ray.core.checkpoint import (
-    module_tensors,
     optimizer_tensors,
-    restore_module,
     restore_optimizer,
     with_prefix,
     without_prefix,
 )
-from dim_ray.core.classifiers import accuracy, build_network
+from dim_ray.core.classifiers import accuracies, build_network
 from dim_ray.core.data import Dataset
+from dim_ray.core.ensemble import Members, gather, train_members
 from dim_ray.core.loop import Losses, run_epochs
 from dim_ray.core.ports import Checkpointer, Reporter, SingleWorker
-from dim_ray.core.precision import autocast
 from dim_ray.core.random import derive_seed, stream
 
-__all__ = ["Teacher", "make_optimizer", "snapshot_steps", "train_step", "train_teacher"]
+__all__ = ["Teacher", "make_optimizer", "snapshot_steps", "train_step", "train_teacher", "train_teachers"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,47 +51,72 @@ def train_teacher(
     reporter: Reporter,
     checkpointer: Checkpointer,
 ) -> Teacher:
-    """Trains teacher `number` of the pool on the training split, on the dataset's device.
+    """Trains teacher `number` of the pool alone; see `train_teachers`."""
+    [teacher] = train_teachers(config, [number], architecture, dataset, reporter=reporter, checkpointer=checkpointer)
+    return teacher
+
+
+def train_teachers(
+    config: PoolConfig,
+    numbers: Sequence[int],
+    architecture: str,
+    dataset: Dataset,
+    *,
+    reporter: Reporter,
+    checkpointer: Checkpointer,
+) -> list[Teacher]:
+    """Trains teachers of the pool on the training split, on the dataset's device: several as one batched ensemble.
+
+    Each of them becomes what it would become alone, within rounding.
+
+    Args:
+        config: Their recipe.
+        numbers: Of the teachers: each has a seed of its own.
+        architecture: Name in the registry, of all of them.
+        dataset: Training and validation split.
+        reporter: Is told about every epoch.
+        checkpointer: Keeps the state of all of them together.
 
     Returns:
-        Snapshots on that device.
+        Them, with snapshots on that device.
 
     Raises:
-        DivergedError: The loss was not finite.
+        DivergedError: The loss of any of them was not finite.
     """
     device = dataset.train.images.device
-    seed = derive_seed(config.seed, "teacher", number)
-    network = build_network(architecture, dataset, stream(seed, "weights", device=device)).train()
-    optimizer = make_optimizer(config, network)
+    seeds = [derive_seed(config.seed, "teacher", number) for number in numbers]
+    members = gather([build_network(architecture, dataset, stream(seed, "weights", device=device)) for seed in seeds])
+    members.set_mode(training=True)
+    optimizer = make_optimizer(config, members.parameters)
     steps_per_epoch = len(dataset.train) // config.batch_size
     kept_at = snapshot_steps(config.epochs * steps_per_epoch, config.num_snapshots, config.snapshot_spacing)
-    snapshots: dict[str, Tensor] = {}
+    kept: dict[str, Tensor] = {}
 
     def step(done: int, indices: Tensor) -> Losses:
-        loss = train_step(config, network, optimizer, dataset, indices, stream(seed, "augment", step=done))
+        rngs = [stream(seed, "augment", step=done) for seed in seeds]
+        losses = train_step(config, members, optimizer, dataset, indices.flatten(), rngs)
         if done + 1 in kept_at:
-            kept = {name: tensor.detach().clone() for name, tensor in module_tensors(network).items()}
-            snapshots.update(with_prefix(str(done + 1), kept))
-        return {"loss": loss}
+            kept.update(with_prefix(str(done + 1), {name: own.clone() for name, own in members.state().items()}))
+        return {"loss": losses.mean()}
 
     def capture() -> Mapping[str, Tensor]:
         return {
-            **with_prefix("network", module_tensors(network)),
+            **with_prefix("network", members.state()),
             **with_prefix("optimizer", optimizer_tensors(optimizer)),
-            **with_prefix("snapshots", snapshots),
+            **with_prefix("snapshots", kept),
         }
 
     def restore(tensors: Mapping[str, Tensor]) -> None:
-        restore_module(network, without_prefix("network", tensors))
+        members.load_state(without_prefix("network", tensors))
         restore_optimizer(optimizer, without_prefix("optimizer", tensors))
-        snapshots.update({name: tensor.to(device) for name, tensor in without_prefix("snapshots", tensors).items()})
+        kept.update({name: tensor.to(device) for name, tensor in without_prefix("snapshots", tensors).items()})
 
     run_epochs(
         stage="teacher",
         epochs=config.epochs,
         num_images=len(dataset.train),
         batch_size=config.batch_size,
-        seed=seed,
+        seeds=seeds,
         device=device,
         step=step,
         capture=capture,
@@ -105,13 +126,18 @@ def train_teacher(
         checkpointer=checkpointer,
         collective=SingleWorker(),
     )
-    network.eval()
-    return Teacher(
-        architecture=architecture,
-        snapshots=[without_prefix(str(done), snapshots) for done in kept_at],
-        steps=kept_at,
-        validation_accuracy=accuracy(network, dataset.validation, dataset.normalisation),
-    )
+    members.set_mode(training=False)
+    validated = accuracies(members.logits, dataset.validation, dataset.normalisation)
+    snapshots = zip(*(members.split(without_prefix(str(done), kept)) for done in kept_at), strict=True)
+    return [
+        Teacher(
+            architecture=architecture,
+            snapshots=[{name: tensor.clone() for name, tensor in snapshot.items()} for snapshot in own],
+            steps=kept_at,
+            validation_accuracy=accuracy,
+        )
+        for own, accuracy in zip(snapshots, validated, strict=True)
+    ]
 
 
 def snapshot_steps(num_steps: int, num_snapshots: int, spacing: SnapshotSpacing = "logarithmic") -> list[int]:
@@ -127,40 +153,36 @@ def snapshot_steps(num_steps: int, num_snapshots: int, spacing: SnapshotSpacing 
     return sorted({max(1, round(step)) for step in steps} | {num_steps})
 
 
-def make_optimizer(config: PoolConfig, network: nn.Module) -> torch.optim.SGD:
-    """Returns the optimiser of a teacher."""
+def make_optimizer(config: PoolConfig, parameters: Sequence[Tensor]) -> torch.optim.SGD:
+    """Returns the optimiser of a teacher, or of several that are stacked."""
     return torch.optim.SGD(
-        network.parameters(), config.learning_rate, config.momentum, weight_decay=config.weight_decay, fused=True
+        parameters, config.learning_rate, config.momentum, weight_decay=config.weight_decay, fused=True
     )
 
 
 def train_step(
     config: PoolConfig,
-    network: nn.Module,
+    members: Members,
     optimizer: torch.optim.Optimizer,
     dataset: Dataset,
     indices: Tensor,
-    rng: torch.Generator,
+    rngs: Sequence[torch.Generator],
 ) -> Tensor:
-    """Makes one step of a teacher in train mode.
+    """Makes one step of S teachers in training mode.
 
     Args:
         config: Augmentation and precision.
-        network: The teacher.
-        optimizer: Its own.
+        members: The teachers.
+        optimizer: Of their parameters.
         dataset: The images.
-        indices: (B,) int64, of the training split's images.
-        rng: Of the augmentation, on the CPU.
+        indices: (S x B,) int64, of the training split's images; teacher after teacher.
+        rngs: Of each teacher's augmentation, on the CPU.
 
     Returns:
-        The cross-entropy, a detached scalar.
+        Their cross-entropies, (S,) and detached.
     """
     images = dataset.normalisation.from_bytes(dataset.train.images[indices])
-    images = augment(images, config.augmentation, rng)
-    with autocast(config.precision, images.device):
-        logits = network(images)
-    loss = F.cross_entropy(logits.float(), dataset.train.labels[indices])
-    optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss)
-    optimizer.step()
-    return loss.detach()
+    labels = dataset.train.labels[indices]
+    return train_members(
+        members, optimizer, images, labels, rngs, augmentation=config.augmentation, precision=config.precision
+    )

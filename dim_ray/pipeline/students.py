@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from dim_ray.config import EvaluationConfig, Protocol, Weights
 from dim_ray.core.budgets import Budget, budget
-from dim_ray.core.ensemble import ensemble_pays
+from dim_ray.core.data import Dataset
+from dim_ray.core.ensemble_speed import ensemble_may_pay, ensemble_pays
 from dim_ray.core.generator import Generator
 from dim_ray.core.image_sources import ImageSource, image_source
 from dim_ray.core.random import derive_seed
@@ -84,7 +85,7 @@ def group_cells(
     """Divides cells into groups that `train_cells` trains at once, each in the place of its first cell.
 
     A group differs in nothing but seed, generator and a protocol of the same steps. `evaluation.students_at_once` is
-    its largest size; by default `num_seeds` where an ensemble is known to pay, and less where slots would stay empty.
+    its largest size; by default `num_seeds` where an ensemble may pay, and less where slots would stay empty.
 
     Args:
         work: Data and configuration.
@@ -102,10 +103,13 @@ def group_cells(
     for own in alike.values():
         largest = work.config.evaluation.students_at_once
         if largest is None:
-            first = own[0]
-            batch_size = min(first.recipe.batch_size, first.images_per_class * dataset.num_classes)
-            pays = ensemble_pays(first.architecture, device_type, batch_size=batch_size, image_size=dataset.image_size)
-            largest = max(1, min(num_seeds, len(cells) // num_slots)) if pays else 1
+            may_pay = ensemble_may_pay(
+                own[0].architecture,
+                device_type,
+                batch_size=_batch_size(own[0], dataset),
+                image_size=dataset.image_size,
+            )
+            largest = max(1, min(num_seeds, len(cells) // num_slots)) if may_pay else 1
         groups += [own[start : start + largest] for start in range(0, len(own), largest)]
     return groups
 
@@ -113,7 +117,7 @@ def group_cells(
 def train_cells(
     work: Workspace, cells: Sequence[Evaluation], generators: Sequence[StoredGenerator | None], *, test: bool
 ) -> list[StudentResult | DivergedError]:
-    """Trains the students of a group of cells at once.
+    """Trains the students of a group of cells at once, or one by one where that is faster on the dataset's device.
 
     Args:
         work: Data, and storage of the teachers that give soft labels.
@@ -153,12 +157,23 @@ def train_cells(
         )
         contracts.append(contract)
         sources.append(source)
-    return train_students(
-        recipe,
-        sources,
-        dataset,
-        architecture=first.architecture,
-        contracts=contracts,
-        seeds=[cell.seed for cell in cells],
-        test=test,
-    )
+    is_asked_for = work.config.evaluation.students_at_once is not None
+    at_once = is_asked_for or ensemble_pays(first.architecture, dataset, batch_size=_batch_size(first, dataset))
+    size = len(cells) if at_once else 1
+    results: list[StudentResult | DivergedError] = []
+    for start in range(0, len(cells), size):
+        own = slice(start, start + size)
+        results += train_students(
+            recipe,
+            sources[own],
+            dataset,
+            architecture=first.architecture,
+            contracts=contracts[own],
+            seeds=[cell.seed for cell in cells[own]],
+            test=test,
+        )
+    return results
+
+
+def _batch_size(cell: Evaluation, dataset: Dataset) -> int:
+    return min(cell.recipe.batch_size, cell.images_per_class * dataset.num_classes)

@@ -12,6 +12,7 @@ from benchmarks import plain
 from dim_ray.core.adversarial import discriminator_steps, generator_losses, generator_step
 from dim_ray.core.classifiers import build_network
 from dim_ray.core.data import signed
+from dim_ray.core.ensemble import gather
 from dim_ray.core.generator import MapNorm
 from dim_ray.core.matching import matching_loss
 from dim_ray.core.pair import Pair
@@ -95,12 +96,12 @@ def test_classifier_step_is_the_plain_one() -> None:
     config = replace(POOL, augmentation="color_crop_cutout_flip_scale_rotate", learning_rate=0.05)
     ours, theirs = (build_network(ARCHITECTURE, DATASET, stream(0)).train() for _ in range(2))
     before = copy.deepcopy(ours)
-    optimizers = [make_optimizer(config, network) for network in (ours, theirs)]
+    optimizers = [make_optimizer(config, list(network.parameters())) for network in (ours, theirs)]
     indices = torch.arange(BATCH)
     for number in range(STEPS):
         images = DATASET.normalisation.from_bytes(DATASET.train.images[indices])
         labels = DATASET.train.labels[indices]
-        loss = train_step(config, ours, optimizers[0], DATASET, indices, stream(0, step=number))
+        [loss] = train_step(config, gather([ours]), optimizers[0], DATASET, indices, [stream(0, step=number)])
         found = plain.classifier_step(theirs, optimizers[1], config, images, labels, stream(0, step=number))
         torch.testing.assert_close(loss, found, atol=1e-6, rtol=1e-5)
     assert_same(ours, theirs, before)

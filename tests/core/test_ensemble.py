@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dim_ray.config import EvaluationConfig, Precision
 from dim_ray.core.classifiers import build_network
-from dim_ray.core.ensemble import ensemble_pays, gather
+from dim_ray.core.ensemble import gather
 from dim_ray.core.image_sources import ImageSource
 from dim_ray.core.random import stream
 from dim_ray.core.students import StudentResult, finished, train_students
@@ -157,26 +157,6 @@ def test_students_of_different_steps_are_refused() -> None:
 def test_training_an_ensemble_warns_of_nothing() -> None:
     with no_warnings():
         train_at_once(CONFIG, [soft(source) for source in sources()], architecture="vit_tiny_w12")
-
-
-@pytest.mark.parametrize(
-    ("architecture", "device_type", "batch_size", "image_size", "pays"),
-    [
-        ("convnet3", "cpu", 10, 8, True),
-        ("convnet3_bn_w8", "cpu", 10, 8, True),
-        ("convnet3_w256", "cpu", 10, 8, False),
-        ("convnet3", "cpu", 10, 28, False),
-        ("convnet3", "cpu", 50, 8, False),
-        ("lenet", "cpu", 10, 28, True),
-        ("lenet", "cpu", 100, 8, False),
-        ("vit_tiny", "cpu", 10, 8, False),
-        ("vit_tiny", "cuda", 128, 32, True),
-    ],
-)
-def test_ensemble_pays_where_it_was_measured_to(
-    architecture: str, device_type: str, batch_size: int, image_size: int, pays: bool
-) -> None:
-    assert ensemble_pays(architecture, device_type, batch_size=batch_size, image_size=image_size) is pays
 
 
 @pytest.mark.gpu

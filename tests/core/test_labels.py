@@ -9,7 +9,8 @@ from torch import Tensor
 
 from dim_ray.core import labels
 from dim_ray.core.checkpoint import restore_module
-from dim_ray.core.labels import Labeller, label_loss
+from dim_ray.core.classifiers import label_loss
+from dim_ray.core.labels import Labeller
 from dim_ray.core.networks import build_classifier
 from dim_ray.core.random import stream
 from dim_ray.core.splits import Split

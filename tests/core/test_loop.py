@@ -60,7 +60,7 @@ class Stage:
             "epochs": EPOCHS,
             "num_images": NUM_IMAGES,
             "batch_size": BATCH_SIZE,
-            "seed": 0,
+            "seeds": [0],
             "device": torch.device("cpu"),
             "collective": SingleWorker(),
             "synchronise": lambda: self.events.append("synchronise"),
@@ -99,7 +99,7 @@ def test_order_depends_on_the_seed_and_the_stage_alone() -> None:
     first.run()
     torch.manual_seed(2)
     same.run(epochs=EPOCHS + 1)
-    other_seed.run(seed=1)
+    other_seed.run(seeds=[1])
     other_stage.run(stage="summing")
     assert same.seen[: len(first.seen)] == first.seen
     assert other_seed.seen != first.seen

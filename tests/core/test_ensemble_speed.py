@@ -1,0 +1,73 @@
+"""Whether ensembles pay: by a table on CPUs, measured elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+from dim_ray.core import ensemble_speed
+from dim_ray.core.data import Dataset
+from dim_ray.core.ensemble_speed import ensemble_may_pay, ensemble_pays, measure_ensemble
+from tests.core.tiny import ARCHITECTURE, make_dataset
+
+DATASET = make_dataset()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "device_type", "batch_size", "image_size", "pays"),
+    [
+        ("convnet3", "cpu", 10, 8, True),
+        ("convnet3_bn_w8", "cpu", 10, 8, True),
+        ("convnet3_w256", "cpu", 10, 8, False),
+        ("convnet3", "cpu", 10, 28, False),
+        ("convnet3", "cpu", 50, 8, False),
+        ("lenet", "cpu", 10, 28, True),
+        ("lenet", "cpu", 100, 8, False),
+        ("vit_tiny", "cpu", 10, 8, False),
+        ("vit_tiny", "cuda", 128, 32, True),  # which only the device can tell
+    ],
+)
+def test_ensemble_may_pay_where_it_was_measured_to(
+    architecture: str, device_type: str, batch_size: int, image_size: int, pays: bool
+) -> None:
+    assert ensemble_may_pay(architecture, device_type, batch_size=batch_size, image_size=image_size) is pays
+
+
+def elsewhere() -> Dataset:
+    """Returns a data set on a device that is no CPU."""
+    split = replace(DATASET.train, images=DATASET.train.images.to("meta"), labels=DATASET.train.labels.to("meta"))
+    return replace(DATASET, train=split)
+
+
+@pytest.mark.parametrize(("ratio", "pays"), [(2.0, True), (0.5, False)])
+def test_elsewhere_it_pays_where_a_measurement_says_so(
+    monkeypatch: pytest.MonkeyPatch, ratio: float, pays: bool
+) -> None:
+    measured: list[Any] = []
+
+    def measure(*kind: Any) -> float:
+        measured.append(kind)
+        return ratio
+
+    monkeypatch.setattr(ensemble_speed, "measure_ensemble", measure)
+    assert ensemble_pays(ARCHITECTURE, elsewhere(), batch_size=5) is pays
+    assert ensemble_pays(ARCHITECTURE, DATASET, batch_size=5) is True, "of the table"
+    assert measured == [(ARCHITECTURE, torch.device("meta"), 5, (1, 8, 3))]
+
+
+def test_measurement_is_the_ratio_of_real_steps_and_is_made_once() -> None:
+    kind = ("mlp_w16", torch.device("cpu"), 4, (1, 8, 3))
+    assert 0.1 < measure_ensemble(*kind) < 10
+    with mock.patch.object(ensemble_speed, "train_members", side_effect=AssertionError("measured again")):
+        assert measure_ensemble(*kind) == measure_ensemble(*kind)
+
+
+def test_measurement_compares_three_networks_with_three_times_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {1: 0.5, 3: 0.75}
+    monkeypatch.setattr(ensemble_speed, "_seconds", lambda *kind, num_members: seconds[num_members])
+    measure_ensemble.cache_clear()
+    assert measure_ensemble("lenet", torch.device("cpu"), 4, (1, 8, 3)) == 2.0

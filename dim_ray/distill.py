@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from dim_ray.cli import parse, run_main
@@ -67,17 +66,12 @@ def main(argv: Sequence[str]) -> None:
 def _distill_here(work: Workspace, progress: Progress) -> None:
     from dim_ray.core.ports import SingleWorker
     from dim_ray.pipeline.generators import distill_generator
-    from dim_ray.pipeline.local import ProgressReporter
+    from dim_ray.pipeline.local import ProgressReporter, train_pool
     from dim_ray.pipeline.priors import build_prior, prior_is_settled
-    from dim_ray.pipeline.teachers import build_teacher, missing_teachers
     from dim_ray.pipeline.workspace import on_device
 
     work = on_device(work)
-    teachers = missing_teachers(work)
-    if teachers:
-        progress.start("teachers", len(teachers), "teachers")
-        for done, number in enumerate(teachers):
-            build_teacher(work, number, ProgressReporter(progress, done))
+    train_pool(work, progress)
     if not prior_is_settled(work):
         progress.start("prior", 1, "networks")
         build_prior(work, ProgressReporter(progress), SingleWorker())
@@ -96,16 +90,12 @@ def _distill_with_ray(work: Workspace, progress: Progress) -> None:
 
 def _print(work: Workspace, identity: str, is_new: bool) -> None:
     from dim_ray.pipeline.generators import stored_weights, weights_file
-    from dim_ray.summary import command, literal, make_console, print_lines
+    from dim_ray.summary import command, data_flags, literal, make_console, print_lines
 
     card = work.artifacts.read_card("generators", identity)
     validation = card["validation"]
     size_bytes = card["files"][weights_file(stored_weights(card, validation["weights"]))]["size_bytes"]
     uri = work.artifacts.uri("generators", identity)
-    data = work.config.data
-    # A generator can be evaluated only on the data and splits that it was made from.
-    others = [f.name for f in fields(data) if f.name != "dataset" and getattr(data, f.name) != f.default]
-    data_flags = ["--dataset", data.dataset, *(f"--data.{name}={getattr(data, name)}" for name in others)]
     print_lines(
         make_console(),
         f"generator {identity} {'' if is_new else 'was there already; nothing was done'}".rstrip(),
@@ -114,7 +104,7 @@ def _print(work: Workspace, identity: str, is_new: bool) -> None:
         f"in {uri}",
         "",
         "next:",
-        command("-m", "dim_ray.evaluate", uri, *data_flags, "--storage", work.config.storage.root),
+        command("-m", "dim_ray.evaluate", uri, *data_flags(work.config.data), "--storage", work.config.storage.root),
         command("-c", f"import dim_ray; print(dim_ray.load_generator({literal(uri)}))"),
     )
 

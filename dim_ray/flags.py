@@ -26,6 +26,7 @@ __all__ = [
     "DEFAULT_STUDY",
     "DISTILL_FLAGS",
     "EVALUATE_FLAGS",
+    "POOL_FLAGS",
     "PROTOCOLS_FLAGS",
     "TUNE_FLAGS",
     "Flag",
@@ -96,6 +97,21 @@ DISTILL_FLAGS: tuple[Flag, ...] = (
         name="--workers",
         field="study.workers_per_trial",
         help="workers that share the distillation; above 1 they run under Ray Train",
+    ),
+)
+POOL_FLAGS: tuple[Flag, ...] = (
+    *COMMON_FLAGS,
+    Flag(name="--size", field="pool.size", help="teachers; those that are there are not trained again"),
+    Flag(
+        name="--architecture",
+        field="networks.teachers",
+        help="architectures of the teachers in turn, such as convnet3 resnet18 (all: --help-all)",
+    ),
+    Flag(name="--epochs", field="pool.epochs", help="epochs on real images"),
+    Flag(
+        name="--workers",
+        field="study.workers_per_trial",
+        help="workers that share the teachers; above 1 they run under Ray Train",
     ),
 )
 EVALUATE_FLAGS: tuple[Flag, ...] = (

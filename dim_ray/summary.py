@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from dim_ray.config import PROTOCOLS
+from dim_ray.config import PROTOCOLS, DataConfig
 from dim_ray.pipeline.generators import SAMPLES_FILE
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.session import log_path
@@ -21,7 +22,16 @@ from dim_ray.store.reader import summarise, terms
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["accuracy_table", "command", "literal", "make_console", "print_lines", "print_places"]
+__all__ = [
+    "accuracy_table",
+    "command",
+    "data_flags",
+    "literal",
+    "make_console",
+    "pool_table",
+    "print_lines",
+    "print_places",
+]
 
 _GROUPED = (
     "import pandas; rows = pandas.read_parquet({rows}); "
@@ -77,6 +87,27 @@ def accuracy_table(rows: pd.DataFrame) -> Table:
     return table
 
 
+def pool_table(cards: Sequence[Mapping[str, Any]]) -> Table:
+    """Returns a row for each teacher.
+
+    Args:
+        cards: Of the teachers, in order of number.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("teacher", "architecture", "validation accuracy", "snapshots after steps", "seconds", "fingerprint"):
+        table.add_column(name, justify="left" if name in ("architecture", "fingerprint") else "right")
+    for card in cards:
+        table.add_row(
+            str(card["number"]),
+            card["architecture"],
+            f"{100 * card['validation_accuracy']:.1f} %",
+            ", ".join(map(str, card["steps"])),
+            f"{card['wall_seconds']:.0f}",
+            card["fingerprint"],
+        )
+    return table
+
+
 def print_places(console: Console, work: Workspace, generator: str, ipcs: Sequence[int]) -> None:
     """Prints where rows, generator and picture are, and commands to copy."""
     root = open_root(work.config.storage.root)
@@ -106,6 +137,12 @@ def print_places(console: Console, work: Workspace, generator: str, ipcs: Sequen
 def command(*arguments: str) -> str:
     """Returns an indented line that runs Python, quoted so that a shell takes it as it stands."""
     return f"  {shlex.join(('python', *arguments))}"
+
+
+def data_flags(data: DataConfig) -> list[str]:
+    """Returns the flags that name the same data and splits: what was made from them fits no others."""
+    others = [f.name for f in fields(data) if f.name != "dataset" and getattr(data, f.name) != f.default]
+    return ["--dataset", data.dataset, *(f"--data.{name}={getattr(data, name)}" for name in others)]
 
 
 def literal(text: str) -> str:

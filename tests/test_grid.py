@@ -64,11 +64,11 @@ def test_progress_of_students_at_once_over_a_cluster_counts_students(
     seen: list[dict[str, Task]] = []
 
     def run_tasks(
-        _: Any, tasks: dict[str, Task], placement: Placement, *, on_progress: Callable[[float], None]
+        _: Any, tasks: dict[str, Task], placement: Placement, *, on_progress: Callable[[float, str], None]
     ) -> None:
         seen.append(tasks)
-        for done in (0.0, 1.5, 3.0):
-            on_progress(done)
+        for share in (0.0, 0.5, 1.0):
+            on_progress(share, "")
 
     monkeypatch.setattr(build, "run_tasks", run_tasks)
     progress = Counting()

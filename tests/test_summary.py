@@ -16,7 +16,7 @@ from dim_ray.flags import EVALUATE_FLAGS, add_generator
 from dim_ray.reuse import load_generator
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
-from dim_ray.summary import accuracy_table, make_console, print_lines, print_places
+from dim_ray.summary import accuracy_table, make_console, pool_table, print_lines, print_places
 from tests.pipeline.small import build_networks, distil, make_work
 from tests.store.conftest import object_store  # noqa: F401  # a fixture
 from tests.store.rows import evaluation, real_evaluation
@@ -91,6 +91,14 @@ def test_cell_that_is_missing_is_a_dash_and_a_single_seed_has_no_spread(tmp_path
 def test_numbers_of_seeds_that_differ_are_both_named(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, evaluation(), evaluation(seed=1), evaluation(protocol="fixed"))
     assert "n = 1 or 2 seeds" in text_of(accuracy_table(rows))
+
+
+def test_pool_has_a_row_for_each_teacher() -> None:
+    card = {
+        "number": 3, "architecture": "mlp", "validation_accuracy": 0.8764, "steps": [3, 40], "wall_seconds": 2.6,
+        "fingerprint": "f" * 16,
+    }  # fmt: skip
+    assert f"3 mlp 87.6 % 3, 40 3 {'f' * 16}" in " ".join(text_of(pool_table([card])).split())
 
 
 STORAGE = """my "own" $storage's"""

@@ -46,6 +46,7 @@ def run_trial(parameters: dict[str, Any], *, work: Workspace, placement: Placeme
             trial_shards,
             ray.put(trial_work),
             placement,
+            what="the trial",
             name=f"{identity}-{time.time_ns()}",
             storage_path=train_path,
             max_failures=trial_work.config.study.max_failures,

@@ -56,6 +56,9 @@ class PoolConfig:
     """Of the passes through the networks: float32, bfloat16 (mixed), or auto: bfloat16 where the device has it."""
     seed: int = 0
     """Seed of the pool; teacher i has a seed derived from it and i."""
+    teachers_at_once: int | None = field(default=None, metadata={"place": True})
+    """Most stored teachers of one architecture that are trained as one batched ensemble. Default: up to 4 where that
+    is faster on the device, otherwise 1."""
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -71,6 +74,8 @@ class PoolConfig:
         require_augmentation("pool.augmentation", self.augmentation)
         require_precision("pool.precision", self.precision)
         require_seed("pool.seed", self.seed)
+        if self.teachers_at_once is not None:
+            require_positive("pool", self, "teachers_at_once")
 
     def recipe(self) -> PoolConfig:
         """Returns what makes one teacher of this kind what it is: every other field has its default."""

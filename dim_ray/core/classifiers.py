@@ -6,6 +6,7 @@ share = accuracy(network.eval(), dataset.validation, dataset.normalisation)
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from dim_ray.core.data import Dataset, Normalisation, Split
 from dim_ray.core.networks import build_classifier
 
-__all__ = ["Classifier", "accuracies", "accuracy", "build_network", "label_loss"]
+__all__ = ["Classifier", "accuracies", "accuracy", "build_network", "forward_macs", "label_loss"]
 
 Classifier = Callable[[Tensor], Tensor]
 """Normalised images (B, C, H, W) to logits (B, K)."""
@@ -32,6 +33,12 @@ def build_network(architecture: str, dataset: Dataset, rng: torch.Generator) -> 
         image_size=dataset.image_size,
         rng=rng,
     )
+
+
+def forward_macs(architecture: str, dataset: Dataset) -> int:
+    """Returns the multiply-accumulates of one image's pass through convolutions and linear layers, to compare costs."""
+    shape = (dataset.num_channels, dataset.image_size, dataset.num_classes)
+    return _forward_macs(architecture, *shape)
 
 
 def label_loss(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
@@ -72,3 +79,24 @@ def accuracies(classifiers: Classifier, split: Split, normalisation: Normalisati
     for images, labels in batches:
         correct = correct + (classifiers(normalisation.from_bytes(images)).argmax(dim=2) == labels).sum(dim=1)
     return [count / len(split) for count in correct.tolist()]
+
+
+@functools.cache
+def _forward_macs(architecture: str, num_channels: int, image_size: int, num_classes: int) -> int:
+    network = build_classifier(
+        architecture, num_channels=num_channels, num_classes=num_classes, image_size=image_size, rng=torch.Generator()
+    )
+    total = 0
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        assert isinstance(module.weight, Tensor)
+        total += output.numel() * module.weight[0].numel()
+
+    # PyTorch's own counter imports its compiler, which takes seconds.
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        network.eval()(torch.zeros(1, num_channels, image_size, image_size))
+    return total

@@ -2,7 +2,7 @@
 
     board = make_board()
     board.post.remote("teacher 0", 0.5)
-    ray.get(board.read.remote())
+    share, note = summarise(ray.get(board.read.remote()), costs={"teacher 0": 1.0, "teacher 1": 1.0})
 
 Its process imports this module alone, and neither torch nor the project's other parts: that saves it hundreds of
 megabytes and the seconds that they take.
@@ -10,9 +10,13 @@ megabytes and the seconds that they take.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import ray
 
-__all__ = ["Board", "make_board"]
+__all__ = ["Board", "make_board", "summarise"]
+
+_LARGEST_NOTE = 4  # jobs that are named
 
 
 class Board:
@@ -33,3 +37,16 @@ class Board:
 def make_board() -> ray.actor.ActorHandle[Board]:
     """Starts a board; it takes no CPU from the jobs."""
     return ray.remote(num_cpus=0)(Board).remote()
+
+
+def summarise(fractions: Mapping[str, float], costs: Mapping[str, float]) -> tuple[float, str]:
+    """Returns the share of all work that is done, in [0, 1], and how far each running job is, as text.
+
+    Args:
+        fractions: Done of each job that was heard of, in [0, 1].
+        costs: What each job takes, in any one unit.
+    """
+    done = sum(cost * fractions.get(job, 0.0) for job, cost in costs.items())
+    running = [f"{job} {fractions[job]:.0%}" for job in costs if 0 < fractions.get(job, 0.0) < 1]
+    more = [f"{len(running) - _LARGEST_NOTE} more"] if len(running) > _LARGEST_NOTE else []
+    return done / sum(costs.values()), ", ".join(running[:_LARGEST_NOTE] + more)

@@ -10,9 +10,10 @@ Jobs of one worker are Ray tasks; jobs of several run under Ray Train.
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,15 +21,23 @@ from typing import Any
 import ray
 
 from dim_ray.core.ports import Reporter, SingleWorker
-from dim_ray.distributed.board import make_board
+from dim_ray.distributed.board import make_board, summarise
 from dim_ray.distributed.resources import Placement
-from dim_ray.distributed.tasks import Task, run_tasks
-from dim_ray.distributed.trainer import WorkerJob, distill_shards, prior_shards, run_workers, teacher_shards
+from dim_ray.distributed.tasks import OnProgress, Task, run_tasks
+from dim_ray.distributed.trainer import (
+    DISTILLATION,
+    PRIOR,
+    WorkerJob,
+    distill_shards,
+    prior_shards,
+    run_workers,
+    teacher_shards,
+)
 from dim_ray.pipeline.evaluations import evaluate_group, missing_evaluations
 from dim_ray.pipeline.generators import distill_generator
 from dim_ray.pipeline.priors import build_prior, prior_is_settled
 from dim_ray.pipeline.students import Evaluation, group_cells
-from dim_ray.pipeline.teachers import build_teacher, missing_teachers
+from dim_ray.pipeline.teachers import build_teachers, group_teachers, missing_teachers, teachers_cost
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
 from dim_ray.store.filesystem import open_root
@@ -70,22 +79,23 @@ def build_networks(
     if not missing and not teachers:
         return
     progress.start(STAGE_BUILD, len(missing) + len(teachers), "networks")
+    groups = _teacher_groups(work, teachers, placement)
     if placement.num_workers == 1:
         prior_cost = config.prior.epochs * ADVERSARIAL_COST
         tasks = {f"prior of capacity {c}": Task(job=_prior_job, argument=c, cost=prior_cost) for c in missing}
-        tasks |= {f"teacher {n}": Task(job=build_teacher, argument=n, cost=config.pool.epochs) for n in teachers}
-        run_tasks(work, tasks, placement, on_progress=progress.advance)
+        tasks |= {name: Task(job=build_teachers, argument=own, cost=cost) for name, (own, cost) in groups.items()}
+        num_networks = len(missing) + len(teachers)
+        run_tasks(work, tasks, placement, on_progress=lambda share, note: progress.advance(num_networks * share, note))
         return
-    done = 0
-    runs: list[tuple[WorkerJob, Workspace, int]] = [(teacher_shards, work, len(teachers))] if teachers else []
-    runs += [(prior_shards, _with_capacity(work, c), 1) for c in missing]
-    for job, job_work, size in runs:
-
-        def advance(fraction: float, done: int = done, size: int = size) -> None:
-            progress.advance(done + fraction * size)
-
-        _run_workers(job, job_work, placement, advance)
-        done += size
+    if teachers:
+        job = functools.partial(teacher_shards, groups)
+        costs = {name: cost for name, (_, cost) in groups.items()}
+        advance = _advance(progress, 0, len(teachers))
+        _run_workers(job, work, placement, what="teacher training", costs=costs, on_progress=advance)
+    for done, capacity in enumerate(missing, len(teachers)):
+        advance = _advance(progress, done, 1)
+        own = _with_capacity(work, capacity)
+        _run_workers(prior_shards, own, placement, what=PRIOR, costs={PRIOR: 1.0}, on_progress=advance)
 
 
 def distill_one(work: Workspace, placement: Placement, progress: Progress) -> None:
@@ -93,10 +103,11 @@ def distill_one(work: Workspace, placement: Placement, progress: Progress) -> No
     epochs = max(1, work.config.matching.epochs)
     progress.start(STAGE_DISTILL, epochs, "epochs")
     if placement.num_workers == 1:
-        tasks = {"distillation": Task(job=_distill_job, argument=None)}
-        run_tasks(work, tasks, placement, on_progress=lambda done: progress.advance(done * epochs))
+        tasks = {DISTILLATION: Task(job=_distill_job, argument=None)}
+        run_tasks(work, tasks, placement, on_progress=lambda share, _: progress.advance(share * epochs))
     else:
-        _run_workers(distill_shards, work, placement, lambda fraction: progress.advance(fraction * epochs))
+        costs, advance = {DISTILLATION: 1.0}, _advance(progress, 0, epochs)
+        _run_workers(distill_shards, work, placement, what=DISTILLATION, costs=costs, on_progress=advance)
 
 
 def run_evaluations(work: Workspace, planned: list[Evaluation], placement: Placement, progress: Progress) -> int:
@@ -111,14 +122,13 @@ def run_evaluations(work: Workspace, planned: list[Evaluation], placement: Place
         work,
         cells,
         num_seeds=work.config.evaluation.num_seeds,
-        device_type="cuda" if placement.gpus_per_worker else "cpu",
+        device_type=_device_type(placement),
         num_slots=placement.max_concurrent * placement.num_workers,
     )
     tasks = {
         f"students {i}": Task(job=_evaluation_job, argument=group, cost=len(group)) for i, group in enumerate(groups)
     }
-    students_per_task = len(cells) / len(groups)
-    run_tasks(work, tasks, placement, on_progress=lambda done: progress.advance(present + done * students_per_task))
+    run_tasks(work, tasks, placement, on_progress=lambda share, _: progress.advance(present + share * len(cells)))
     return len(cells)
 
 
@@ -127,18 +137,46 @@ def ray_path(work: Workspace) -> str:
     return open_root(work.config.storage.root).uri_of(f"studies/{work.study}/ray")
 
 
-def _run_workers(job: WorkerJob, work: Workspace, placement: Placement, on_progress: Callable[[float], None]) -> None:
+def _run_workers(
+    job: WorkerJob,
+    work: Workspace,
+    placement: Placement,
+    *,
+    what: str,
+    costs: Mapping[str, float],
+    on_progress: OnProgress,
+) -> None:
     board = make_board()
-    with _watching(board, on_progress):
+    with _watching(board, costs, on_progress):
         run_workers(
             job,
             ray.put(work),
             placement,
-            name=f"{job.__name__}-{time.time_ns()}",
+            what=what,
+            name=f"{what.replace(' ', '-')}-{time.time_ns()}",
             storage_path=ray_path(work),
             max_failures=work.config.study.max_failures,
             board=board,
         )
+
+
+def _teacher_groups(
+    work: Workspace, teachers: Sequence[int], placement: Placement
+) -> dict[str, tuple[Sequence[int], float]]:
+    """Returns groups of teachers that are trained at once, by name, with what each costs; the dearest first."""
+    num_slots = placement.max_concurrent * placement.num_workers
+    groups = group_teachers(work, teachers, device_type=_device_type(placement), num_slots=num_slots)
+    names = ["teacher " + "+".join(map(str, group)) for group in groups]
+    return {name: (group, teachers_cost(work, group)) for name, group in zip(names, groups, strict=True)}
+
+
+def _device_type(placement: Placement) -> str:
+    return "cuda" if placement.gpus_per_worker else "cpu"
+
+
+def _advance(progress: Progress, done: int, size: int) -> OnProgress:
+    """Returns what moves a stage through `size` of its units, after `done` of them; one job needs no note."""
+    return lambda share, note: progress.advance(done + size * share, note if size > 1 else "")
 
 
 def _prior_job(work: Workspace, capacity: int, reporter: Reporter) -> None:
@@ -159,8 +197,8 @@ def _with_capacity(work: Workspace, capacity: int) -> Workspace:
 
 
 @contextmanager
-def _watching(board: Any, on_progress: Callable[[float], None]) -> Iterator[None]:
-    """Reads a board while the body runs, and tells the mean of its fractions."""
+def _watching(board: Any, costs: Mapping[str, float], on_progress: OnProgress) -> Iterator[None]:
+    """Reads a board while the body runs, and tells how far its jobs are."""
     ended = threading.Event()
 
     def watch() -> None:
@@ -170,7 +208,7 @@ def _watching(board: Any, on_progress: Callable[[float], None]) -> Iterator[None
             except ray.exceptions.RayError:  # the run itself says what is wrong
                 return
             if fractions:
-                on_progress(sum(fractions.values()) / len(fractions))
+                on_progress(*summarise(fractions, costs))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

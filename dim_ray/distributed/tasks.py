@@ -1,6 +1,6 @@
 """Independent jobs as Ray tasks over the whole cluster, with their progress.
 
-run_tasks(work, {"teacher 0": Task(job=build_teacher, argument=0), ...}, placement, on_progress=print)
+run_tasks(work, {"teacher 0": Task(job=build_teachers, argument=[0]), ...}, placement, on_progress=print)
 """
 
 from __future__ import annotations
@@ -12,19 +12,22 @@ from typing import Any
 import ray
 
 from dim_ray.core.ports import Reporter
-from dim_ray.distributed.board import make_board
+from dim_ray.distributed.board import make_board, summarise
 from dim_ray.distributed.bridge import BoardReporter
 from dim_ray.distributed.resources import Placement
 from dim_ray.errors import DimError
 from dim_ray.pipeline.workspace import Workspace, on_device
 
-__all__ = ["Job", "Task", "run_tasks", "worker_died"]
+__all__ = ["Job", "OnProgress", "Task", "run_tasks", "worker_died"]
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _MAX_RETRIES = 2  # of a task whose worker died; what it had built is found again
 
 Job = Callable[[Workspace, Any, Reporter], Any]
 """A function of the workspace on the worker's device, one argument and a reporter."""
+
+OnProgress = Callable[[float, str], None]
+"""Is told the share of all work that is done, in [0, 1], and how far each running job is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,7 @@ def run_tasks(
     tasks: Mapping[str, Task],
     placement: Placement,
     *,
-    on_progress: Callable[[float], None],
+    on_progress: OnProgress,
 ) -> None:
     """Runs jobs, as many at a time as the resources hold.
 
@@ -52,7 +55,7 @@ def run_tasks(
         work: What every job works on; sent to each node once.
         tasks: By name, in the order in which they start.
         placement: What one job holds.
-        on_progress: Is told the share of the work that is done, times the number of tasks; first when work begins.
+        on_progress: Is told how far the work is; first when it begins.
 
     Raises:
         DimError: The error of the first job that failed with one, after the others were stopped.
@@ -64,17 +67,17 @@ def run_tasks(
     held = {"num_cpus": placement.cpus_per_worker, "num_gpus": placement.gpus_per_worker}
     remote = ray.remote(**held, max_retries=_MAX_RETRIES)(_run)
     running = {remote.remote(task.job, shared, task.argument, board, name): name for name, task in tasks.items()}
-    whole = sum(task.cost for task in tasks.values())
+    costs = {name: task.cost for name, task in tasks.items()}
+    ended: dict[str, float] = {}
     try:
         while running:
             ready, _ = ray.wait(list(running), num_returns=len(running), timeout=_SECONDS_BETWEEN_LOOKS)
             for reference in ready:
                 _take(reference, running[reference])
-                del running[reference]
-            fractions = ray.get(board.read.remote())
-            if fractions or len(running) < len(tasks):
-                left = sum(tasks[name].cost * (1.0 - fractions.get(name, 0.0)) for name in running.values())
-                on_progress(len(tasks) * (1.0 - left / whole))
+                ended[running.pop(reference)] = 1.0
+            fractions = {**ray.get(board.read.remote()), **ended}
+            if fractions:
+                on_progress(*summarise(fractions, costs))
     finally:
         for reference in running:
             ray.cancel(reference, force=True)

@@ -1,12 +1,13 @@
 """One stage on several workers, through Ray Train.
 
-Worker r gets every W-th teacher; gradients are averaged by `TorchCollective` over the process group that Ray Train
-sets up. State lives in the storage, so a worker that died is started again and goes on from the last checkpoint.
+Teachers are dealt to the workers by what they cost, and trained apart. In a distillation worker r holds every W-th of
+them, and gradients are averaged by `TorchCollective` over the process group that Ray Train sets up. State lives in the
+storage, so a worker that died is started again and goes on from the last checkpoint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -15,22 +16,38 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from dim_ray.core.collective import TorchCollective
-from dim_ray.core.pool import shard
-from dim_ray.core.ports import Collective, Reporter, SilentReporter
+from dim_ray.core.ports import Collective, Reporter
 from dim_ray.distributed.bridge import BoardReporter, TrainReporter
 from dim_ray.distributed.resources import Placement
 from dim_ray.distributed.tasks import worker_died
 from dim_ray.errors import DimError
 from dim_ray.pipeline.generators import distill_generator, rung_epochs
 from dim_ray.pipeline.priors import build_prior
-from dim_ray.pipeline.teachers import build_teacher, missing_teachers, pool_teachers
+from dim_ray.pipeline.teachers import build_teachers
 from dim_ray.pipeline.workspace import Workspace, on_device
 
-__all__ = ["distill_shards", "prior_shards", "run_workers", "teacher_shards", "trial_shards"]
+__all__ = [
+    "DISTILLATION",
+    "PRIOR",
+    "ReportTo",
+    "WorkerJob",
+    "deal",
+    "distill_shards",
+    "prior_shards",
+    "run_workers",
+    "teacher_shards",
+    "trial_shards",
+]
 
 _DEATHS = (WorkerHealthCheckFailedError, ray.exceptions.RayActorError)
 
-WorkerJob = Callable[[Workspace, Reporter, Collective], None]
+PRIOR, DISTILLATION = "prior", "distillation"
+"""Names under which workers that train together report."""
+
+ReportTo = Callable[[str], Reporter]
+"""Gives a reporter of one job."""
+
+WorkerJob = Callable[[Workspace, ReportTo, Collective], None]
 """What every worker runs; importable."""
 
 
@@ -39,6 +56,7 @@ def run_workers(
     work: Any,
     placement: Placement,
     *,
+    what: str,
     name: str,
     storage_path: str,
     max_failures: int,
@@ -49,6 +67,7 @@ def run_workers(
 
     Args:
         job: For example `distill_shards`.
+        what: It's called so in errors.
         work: Object reference to the workspace.
         placement: Workers and what each of them holds.
         name: Of the run, below `storage_path`.
@@ -63,7 +82,7 @@ def run_workers(
     """
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"job": job, "work": work, "board": board, "name": name},
+        train_loop_config={"job": job, "work": work, "board": board},
         scaling_config=ray.train.ScalingConfig(
             num_workers=placement.num_workers,
             use_gpu=placement.gpus_per_worker > 0,
@@ -85,41 +104,73 @@ def run_workers(
                 raise failure from error
         for failure in failures:  # what the others end with is that they lost it
             if isinstance(failure, _DEATHS):
-                raise worker_died(job.__name__.replace("_", " "), failure) from error
+                raise worker_died(what, failure) from error
         raise
 
 
-def teacher_shards(work: Workspace, reporter: Reporter, collective: Collective) -> None:
-    """Trains this worker's share of the teachers that are missing."""
-    missing = missing_teachers(work)
-    mine = [number for number in shard(pool_teachers(work.config), collective) if number in missing]
-    for done, number in enumerate(mine):
-        build_teacher(work, number, SilentReporter())
-        reporter.report(done + 1, len(mine), {})
+def teacher_shards(
+    groups: Mapping[str, tuple[Sequence[int], float]], work: Workspace, report_to: ReportTo, collective: Collective
+) -> None:
+    """Trains this worker's share of groups of teachers.
+
+    Args:
+        groups: By name, the numbers of teachers that are trained at once, and what that costs; the same everywhere.
+        work: Data and storage.
+        report_to: Gives a reporter of each group.
+        collective: Says which share is this worker's.
+    """
+    shares = deal([cost for _, cost in groups.values()], collective.num_workers)
+    own = shares[collective.rank]
+    for index, (name, (numbers, _)) in enumerate(groups.items()):
+        if index in own:
+            reporter = report_to(name)
+            build_teachers(work, numbers, reporter)
+            reporter.report(1, 1, {})  # also where the storage held them
 
 
-def prior_shards(work: Workspace, reporter: Reporter, collective: Collective) -> None:
+def deal(costs: Sequence[float], num_workers: int) -> list[list[int]]:
+    """Deals jobs to workers: the longest first, each to the worker that has least to do.
+
+    The last to end takes at most 4/3 of the time of the best division (Graham, SIAM J. Appl. Math. 17, 1969).
+
+    Args:
+        costs: Of each job.
+        num_workers: At least 1.
+
+    Returns:
+        For each worker the numbers of its jobs, dearest first.
+    """
+    shares: list[list[int]] = [[] for _ in range(num_workers)]
+    loads = [0.0] * num_workers
+    for job in sorted(range(len(costs)), key=lambda job: (-costs[job], job)):
+        worker = loads.index(min(loads))
+        shares[worker].append(job)
+        loads[worker] += costs[job]
+    return shares
+
+
+def prior_shards(work: Workspace, report_to: ReportTo, collective: Collective) -> None:
     """Trains the prior, all workers together."""
-    build_prior(work, reporter, collective)
+    build_prior(work, report_to(PRIOR), collective)
 
 
-def distill_shards(work: Workspace, reporter: Reporter, collective: Collective) -> None:
+def distill_shards(work: Workspace, report_to: ReportTo, collective: Collective) -> None:
     """Distils, each worker against its shard of the pool."""
-    distill_generator(work, reporter, collective)
+    distill_generator(work, report_to(DISTILLATION), collective)
 
 
-def trial_shards(work: Workspace, reporter: Reporter, collective: Collective) -> None:
+def trial_shards(work: Workspace, report_to: ReportTo, collective: Collective) -> None:
     """Distils as `distill_shards`, and reports at all rungs but the last through Ray Train.
 
     The end is the trial's own to report: a scheduler stops it there, and would cut off workers that still hold their
     resources.
     """
-    distill_shards(work, TrainReporter(rung_epochs(work.config)[:-1], reporter), collective)
+    rungs = rung_epochs(work.config)[:-1]
+    distill_shards(work, lambda job: TrainReporter(rungs, report_to(job)), collective)
 
 
 def _worker(settings: dict[str, Any]) -> None:
     placed = ray.get_runtime_context().get_assigned_resources()
     work = on_device(ray.get(settings["work"]), int(placed.get("CPU", 1)))
     collective = TorchCollective(work.dataset.train.images.device)
-    reporter = BoardReporter(settings["board"], f"{settings['name']} {collective.rank}")
-    settings["job"](work, reporter, collective)
+    settings["job"](work, lambda job: BoardReporter(settings["board"], job), collective)

@@ -2,7 +2,7 @@
 
     work = Workspace(config=config, dataset=load_dataset(config.data), study="digits")
     for number in missing_teachers(work):
-        build_teacher(work, number, SilentReporter())
+        build_teachers(work, [number], SilentReporter())
     build_prior(work, SilentReporter(), SingleWorker())
     fingerprint = distill_generator(work, SilentReporter(), SingleWorker())
     for cell in missing_evaluations(work, plan_evaluations(work, fingerprint)):

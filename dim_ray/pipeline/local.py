@@ -1,12 +1,14 @@
-"""Progress of stages that run in this very process."""
+"""Stages in this very process, with their progress."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from dim_ray.pipeline.teachers import build_teachers, group_teachers, missing_teachers
+from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
 
-__all__ = ["ProgressReporter"]
+__all__ = ["ProgressReporter", "train_pool"]
 
 
 class ProgressReporter:
@@ -14,14 +16,33 @@ class ProgressReporter:
 
     Args:
         progress: Entered, with a stage begun.
-        done: Units that were done before this one.
+        done: Units that were done before these.
+        size: Units that are done at once.
     """
 
-    def __init__(self, progress: Progress, done: int = 0) -> None:
+    def __init__(self, progress: Progress, done: int = 0, size: int = 1) -> None:
         self._progress = progress
         self._done = done
+        self._size = size
 
     def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
-        """Shows the fraction of the unit, and its measurements."""
+        """Shows the fraction of the units, and their measurements."""
         note = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in metrics.items())
-        self._progress.advance(self._done + step / total, note)
+        self._progress.advance(self._done + self._size * step / total, note)
+
+
+def train_pool(work: Workspace, progress: Progress) -> None:
+    """Trains the teachers that the storage doesn't hold.
+
+    Args:
+        work: Data on the device that they are trained on.
+        progress: Is told about one stage.
+    """
+    missing = missing_teachers(work)
+    if not missing:
+        return
+    progress.start("teachers", len(missing), "teachers")
+    done, device_type = 0, work.dataset.train.images.device.type
+    for group in group_teachers(work, missing, device_type=device_type, num_slots=1):
+        build_teachers(work, group, ProgressReporter(progress, done, len(group)))
+        done += len(group)

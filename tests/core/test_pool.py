@@ -18,7 +18,7 @@ from dim_ray.core.networks import build_classifier
 from dim_ray.core.pool import DrawnTeacher, StoredPool, shard, shard_weight
 from dim_ray.core.ports import NoCheckpointer, SingleWorker
 from dim_ray.core.random import derive_seed, stream
-from dim_ray.core.teachers import Teacher, snapshot_steps, train_teacher
+from dim_ray.core.teachers import Teacher, snapshot_steps, train_teacher, train_teachers
 from tests.core import reference
 from tests.core.tiny import (
     ARCHITECTURE,
@@ -128,6 +128,26 @@ def test_teachers_are_the_same_again_and_differ_by_number_and_seed() -> None:
     assert equal_states(snapshots[0], snapshots[1])
     assert not equal_states(snapshots[0], snapshots[2])
     assert not equal_states(snapshots[0], snapshots[3])
+
+
+@pytest.mark.parametrize("architecture", [ARCHITECTURE, RESNET])
+@pytest.mark.parametrize("augmentation", ["none", "color_crop_cutout_flip_scale_rotate"])
+def test_teachers_at_once_are_those_of_one_by_one(architecture: str, augmentation: str) -> None:
+    config = replace(POOL, augmentation=augmentation)
+    reporter = RecordingReporter()
+    numbers = (3, 0, 5)
+    together = train_teachers(config, numbers, architecture, DATASET, reporter=reporter, checkpointer=NoCheckpointer())
+    alone = [train(config, number, architecture) for number in numbers]
+    losses = [own.losses("loss") for _, own in alone]
+    assert reporter.losses("loss") == pytest.approx([sum(each) / 3 for each in zip(*losses, strict=True)], rel=1e-4)
+    for found, (expected, _) in zip(together, alone, strict=True):
+        assert found.steps == expected.steps
+        assert found.validation_accuracy == pytest.approx(expected.validation_accuracy, abs=1 / len(DATASET.validation))
+        for ours, theirs in zip(found.snapshots, expected.snapshots, strict=True):
+            assert ours.keys() == theirs.keys()
+            torch.testing.assert_close(dict(ours), dict(theirs), rtol=1e-3, atol=1e-4)
+    pointers = [tensor.data_ptr() for own in together for each in own.snapshots for tensor in each.values()]
+    assert len(set(pointers)) == len(pointers)
 
 
 def test_number_of_teachers_does_not_change_a_teacher() -> None:

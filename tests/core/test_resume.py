@@ -20,7 +20,7 @@ from dim_ray.core.pair import Pair
 from dim_ray.core.pool import StoredPool, TeacherPool
 from dim_ray.core.ports import Checkpointer, Collective, NoCheckpointer, Reporter, SilentReporter, SingleWorker
 from dim_ray.core.random import stream
-from dim_ray.core.teachers import train_teacher
+from dim_ray.core.teachers import train_teachers
 from dim_ray.errors import DivergedError
 from tests.core.tiny import (
     ARCHITECTURE,
@@ -46,13 +46,20 @@ Run = Callable[..., Mapping[str, Tensor]]
 
 
 def run_teacher(
-    checkpointer: Checkpointer, reporter: Reporter, *, architecture: str = ARCHITECTURE, learning_rate: float = 0.01
+    checkpointer: Checkpointer,
+    reporter: Reporter,
+    *,
+    architecture: str = ARCHITECTURE,
+    learning_rate: float = 0.01,
+    numbers: Sequence[int] = (1,),
 ) -> Mapping[str, Tensor]:
     config = replace(POOL, learning_rate=learning_rate)
-    teacher = train_teacher(config, 1, architecture, DATASET, reporter=reporter, checkpointer=checkpointer)
-    named = {"accuracy": torch.tensor(teacher.validation_accuracy)}
-    for step, snapshot in zip(teacher.steps, teacher.snapshots, strict=True):
-        named.update(with_prefix(str(step), snapshot))
+    teachers = train_teachers(config, numbers, architecture, DATASET, reporter=reporter, checkpointer=checkpointer)
+    named = {}
+    for number, teacher in enumerate(teachers):
+        named[f"{number}.accuracy"] = torch.tensor(teacher.validation_accuracy)
+        for step, snapshot in zip(teacher.steps, teacher.snapshots, strict=True):
+            named.update(with_prefix(f"{number}.{step}", snapshot))
     return named
 
 
@@ -125,6 +132,7 @@ def set_rate(pair: Pair, learning_rate: float | None) -> None:
 STAGES: dict[str, tuple[Run, dict[str, Any]]] = {
     "teacher": (run_teacher, {}),
     "teacher with BatchNorm": (run_teacher, {"architecture": "resnet10_w4"}),
+    "teachers at once": (run_teacher, {"architecture": "resnet10_w4", "numbers": (1, 4)}),
     "prior": (run_prior, {}),
     "prior with average": (run_prior, {"ema_decay": 0.6}),
     "prior with two discriminator steps": (run_prior, {"discriminator_steps": 2}),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import ray.train
 
+from dim_ray.distributed.board import summarise
 from dim_ray.distributed.bridge import BoardReporter, TrainReporter
 from tests.core.tiny import RecordingReporter
 from tests.distributed.board import LocalBoard
@@ -18,6 +19,15 @@ def test_board_knows_how_far_every_job_is() -> None:
     BoardReporter(board, "teacher 0").report(1, 4, {"loss": 1.0})
     BoardReporter(board, "teacher 1").report(3, 3, {})
     assert board.read() == {"teacher 0": 0.25, "teacher 1": 1.0}
+
+
+def test_summary_weighs_jobs_by_their_cost_and_names_those_that_run() -> None:
+    costs = {"teacher 0": 6.0, "teacher 1": 2.0, "teacher 2": 2.0, "teacher 3": 2.0}
+    assert summarise({}, costs) == (0.0, "")
+    fractions = {"teacher 0": 0.5, "teacher 1": 1.0, "teacher 2": 0.25, "another": 0.5}
+    assert summarise(fractions, costs) == (pytest.approx(5.5 / 12), "teacher 0 50%, teacher 2 25%")
+    everyone = dict.fromkeys([f"teacher {number}" for number in range(7)], 0.5)
+    assert summarise(everyone, dict.fromkeys(everyone, 1.0))[1].endswith("teacher 3 50%, 3 more")
 
 
 def test_board_is_not_told_more_often_than_twice_a_second_but_always_of_the_end(

@@ -20,6 +20,10 @@ from tests.pipeline.small import make_config, make_work
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
+def ignore(share: float, note: str) -> None:
+    """Is told about progress."""
+
+
 @pytest.fixture(scope="module")
 def placement(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Placement]:
     with pytest.MonkeyPatch.context() as patch:
@@ -38,14 +42,14 @@ def work(tmp_path: Path) -> Workspace:
 def test_every_job_runs_on_the_cores_that_it_was_given(placement: Placement, work: Workspace, tmp_path: Path) -> None:
     seen: list[float] = []
     tasks = {f"job {index}": Task(job=jobs.note, argument=f"file-{index}") for index in range(5)}
-    run_tasks(work, tasks, placement, on_progress=seen.append)
+    run_tasks(work, tasks, placement, on_progress=lambda share, note: seen.append(share))
     assert [(tmp_path / f"file-{index}").read_text() for index in range(5)] == ["1"] * 5
     assert seen == sorted(seen)
-    assert seen[-1] == 5
+    assert seen[-1] == 1
 
 
 def test_no_jobs_take_no_time(placement: Placement, work: Workspace) -> None:
-    run_tasks(work, {}, placement, on_progress=lambda done: pytest.fail("there is none"))
+    run_tasks(work, {}, placement, on_progress=lambda share, note: pytest.fail("there is none"))
 
 
 def test_error_for_a_person_comes_back_as_it_was_raised_and_the_others_are_stopped(
@@ -58,7 +62,7 @@ def test_error_for_a_person_comes_back_as_it_was_raised_and_the_others_are_stopp
         "broken": Task(job=jobs.wait_then_fail, argument="file.parquet"),
     }
     with pytest.raises(DataError) as failure:
-        run_tasks(work, tasks, placement, on_progress=lambda done: None)
+        run_tasks(work, tasks, placement, on_progress=ignore)
     assert type(failure.value) is DataError
     assert str(failure.value) == "row 7 of file.parquet is broken; mend it."
     process = Path("/proc", (tmp_path / "began").read_text())
@@ -70,19 +74,19 @@ def test_error_for_a_person_comes_back_as_it_was_raised_and_the_others_are_stopp
 
 def test_defect_keeps_its_traceback(placement: Placement, work: Workspace) -> None:
     with pytest.raises(ZeroDivisionError) as failure:
-        run_tasks(work, {"job": Task(job=jobs.break_down, argument="a")}, placement, on_progress=lambda done: None)
+        run_tasks(work, {"job": Task(job=jobs.break_down, argument="a")}, placement, on_progress=ignore)
     assert "break_down" in str(failure.value)
 
 
 def test_job_whose_process_dies_is_started_again(placement: Placement, work: Workspace, tmp_path: Path) -> None:
-    run_tasks(work, {"job": Task(job=jobs.die_once, argument="file")}, placement, on_progress=lambda done: None)
+    run_tasks(work, {"job": Task(job=jobs.die_once, argument="file")}, placement, on_progress=ignore)
     assert (tmp_path / "file-died").exists()
     assert (tmp_path / "file").exists()
 
 
 def test_job_whose_process_dies_every_time_gives_a_sentence(placement: Placement, work: Workspace) -> None:
     with pytest.raises(DimError, match=r"the process of teacher 3 died too often .*What is finished is kept"):
-        run_tasks(work, {"teacher 3": Task(job=jobs.die, argument=None)}, placement, on_progress=lambda done: None)
+        run_tasks(work, {"teacher 3": Task(job=jobs.die, argument=None)}, placement, on_progress=ignore)
 
 
 def test_progress_is_weighed_by_the_cost_of_the_tasks(placement: Placement, work: Workspace) -> None:
@@ -91,6 +95,6 @@ def test_progress_is_weighed_by_the_cost_of_the_tasks(placement: Placement, work
         "dear": Task(job=jobs.note, argument="dear", cost=9.0),
         "long": Task(job=jobs.sleep, argument=3.0, cost=1.0),
     }
-    run_tasks(work, tasks, placement, on_progress=seen.append)
-    assert 2 * 0.9 in [pytest.approx(done) for done in seen]  # of two tasks, when the dear one is done
-    assert seen[-1] == 2
+    run_tasks(work, tasks, placement, on_progress=lambda share, note: seen.append(share))
+    assert 0.9 in [pytest.approx(share) for share in seen]  # when the dear one is done
+    assert seen[-1] == 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import itertools
+import random
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 import ray.train
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-from dim_ray.core.ports import Collective, SilentReporter, SingleWorker
+from dim_ray.core.ports import Collective, Reporter, SilentReporter, SingleWorker
 from dim_ray.distributed import trainer
+from dim_ray.distributed.bridge import BoardReporter
 from dim_ray.distributed.resources import Placement
 from dim_ray.errors import DimError, DivergedError
 from dim_ray.pipeline.workspace import Workspace
-from tests.core.tiny import RecordingReporter
+from tests.distributed.board import LocalBoard
 from tests.pipeline.small import make_work
 
 
@@ -25,6 +27,10 @@ class Worker(SingleWorker):
     def __init__(self, rank: int, num_workers: int) -> None:
         self.rank = rank
         self.num_workers = num_workers
+
+
+def silently(job: str) -> Reporter:
+    return SilentReporter()
 
 
 @pytest.fixture
@@ -39,19 +45,43 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return reports
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, 3])
-def test_workers_share_the_missing_teachers(work: Workspace, monkeypatch: pytest.MonkeyPatch, num_workers: int) -> None:
+GROUPS = {"teacher 0+4": ([0, 4], 8.0), "teacher 1": ([1], 5.0), "teacher 5": ([5], 4.0), "teacher 6": ([6], 4.0)}
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "shares"),
+    [(1, [[0, 4, 1, 5, 6]]), (2, [[0, 4, 6], [1, 5]]), (3, [[0, 4], [1], [5, 6]]), (5, [[0, 4], [1], [5], [6], []])],
+)
+def test_teachers_are_dealt_the_longest_first(
+    work: Workspace, monkeypatch: pytest.MonkeyPatch, num_workers: int, shares: list[list[int]]
+) -> None:
     built: list[int] = []
-    work = replace(work, config=replace(work.config, pool=replace(work.config.pool, size=7)))
-    monkeypatch.setattr(trainer, "missing_teachers", lambda work: [0, 1, 4, 5, 6])
-    monkeypatch.setattr(trainer, "build_teacher", lambda work, number, reporter: built.append(number))
-    for rank in range(num_workers):
-        before, reporter = len(built), RecordingReporter()
-        trainer.teacher_shards(work, reporter, Worker(rank, num_workers))
-        count = len(built) - before
-        assert reporter.steps == list(range(1, count + 1))
-        assert all(total == count for _, total, _ in reporter.reports)
-    assert sorted(built) == [0, 1, 4, 5, 6]
+    monkeypatch.setattr(trainer, "build_teachers", lambda work, numbers, reporter: built.extend(numbers))
+    for rank, share in enumerate(shares):
+        built.clear()
+        board = LocalBoard()
+
+        def report_to(name: str, board: LocalBoard = board) -> BoardReporter:
+            return BoardReporter(board, name)
+
+        trainer.teacher_shards(GROUPS, work, report_to, Worker(rank, num_workers))
+        assert built == share
+        assert board.read() == {name: 1.0 for name, (numbers, _) in GROUPS.items() if numbers[0] in share}
+
+
+def test_last_worker_to_end_is_at_most_a_third_later_than_the_best_division_allows() -> None:
+    rng = random.Random(0)
+    for _ in range(200):
+        costs = [rng.choice([1.0, 2.0, 3.0, 7.0]) for _ in range(rng.randrange(1, 8))]
+        num_workers = rng.randrange(1, 4)
+        shares = trainer.deal(costs, num_workers)
+        assert sorted(job for share in shares for job in share) == list(range(len(costs)))
+        ends = max(sum(costs[job] for job in share) for share in shares)
+        best = min(
+            max(sum(cost for cost, own in zip(costs, owners, strict=True) if own == worker) for worker in owners)
+            for owners in itertools.product(range(num_workers), repeat=len(costs))
+        )
+        assert ends <= 4 / 3 * best + 1e-9
 
 
 def diverge(work: Workspace, reporter: object, collective: Collective) -> None:
@@ -61,12 +91,12 @@ def diverge(work: Workspace, reporter: object, collective: Collective) -> None:
 def test_end_of_a_trial_is_left_to_its_driver_to_report(
     work: Workspace, monkeypatch: pytest.MonkeyPatch, reports: list[dict[str, Any]]
 ) -> None:
-    def distil(work: Workspace, reporter: Any, collective: Collective) -> None:
+    def distil(work: Workspace, reporter: Reporter, collective: Collective) -> None:
         for epoch in (1, 2):
             reporter.report(epoch, 2, {"validation_accuracy": 0.5})
 
     monkeypatch.setattr(trainer, "distill_generator", distil)
-    trainer.trial_shards(work, SilentReporter(), SingleWorker())
+    trainer.trial_shards(work, silently, SingleWorker())
     assert reports == [{"epoch": epoch, "validation_accuracy": 0.5} for epoch in trainer.rung_epochs(work.config)[:-1]]
 
 
@@ -76,7 +106,7 @@ def test_distillation_that_diverges_is_an_error(
 ) -> None:
     monkeypatch.setattr(trainer, "distill_generator", diverge)
     with pytest.raises(DivergedError):
-        job(work, SilentReporter(), SingleWorker())
+        job(work, silently, SingleWorker())
     assert reports == []
 
 
@@ -87,8 +117,8 @@ DEATH = WorkerHealthCheckFailedError("Worker 1 died.", ray.exceptions.ActorDiedE
     ("failures", "kind", "message"),
     [
         ({0: DEATH, 1: DivergedError("matching diverged")}, DivergedError, "matching diverged"),
-        ({1: DEATH}, DimError, r"the process of prior shards died too often .*Worker 1 died"),
-        ({0: RuntimeError("Connection closed by peer"), 1: DEATH}, DimError, "the process of prior shards died"),
+        ({1: DEATH}, DimError, r"the process of prior died too often .*Worker 1 died"),
+        ({0: RuntimeError("Connection closed by peer"), 1: DEATH}, DimError, "the process of prior died"),
         ({1: ZeroDivisionError()}, ray.train.TrainingFailedError, "workers failed"),
     ],
 )
@@ -103,5 +133,5 @@ def test_failure_of_workers_is_told_by_its_kind(
     placement = Placement(num_workers=2, cpus_per_worker=1, gpus_per_worker=0.0, max_concurrent=1)
     with pytest.raises(kind, match=message):
         trainer.run_workers(
-            trainer.prior_shards, None, placement, name="a", storage_path="b", max_failures=0, board=None
+            trainer.prior_shards, None, placement, what="prior", name="a", storage_path="b", max_failures=0, board=None
         )

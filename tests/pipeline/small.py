@@ -11,7 +11,7 @@ from dim_ray.core.data import Dataset
 from dim_ray.core.ports import Collective, Reporter, SilentReporter, SingleWorker
 from dim_ray.pipeline.generators import distill_generator
 from dim_ray.pipeline.priors import build_prior
-from dim_ray.pipeline.teachers import build_teacher, missing_teachers
+from dim_ray.pipeline.teachers import build_teachers, missing_teachers
 from dim_ray.pipeline.workspace import Workspace
 from tests.core import tiny
 
@@ -57,7 +57,7 @@ def make_work(root: Path | str, *, dataset: Dataset | None = None, study: str = 
 def build_networks(work: Workspace) -> None:
     """Builds the teachers and the prior of a workspace."""
     for number in missing_teachers(work):
-        build_teacher(work, number, SilentReporter())
+        build_teachers(work, [number], SilentReporter())
     build_prior(work, SilentReporter(), SingleWorker())
 
 

@@ -15,14 +15,16 @@ from dim_ray.core.random import stream
 from dim_ray.core.teachers import train_teacher
 from dim_ray.pipeline import teachers
 from dim_ray.pipeline.teachers import (
-    build_teacher,
+    build_teachers,
+    group_teachers,
     load_teacher,
     missing_teachers,
     open_pool,
     pool_teachers,
     teacher_fingerprint,
+    teachers_cost,
 )
-from dim_ray.pipeline.workspace import Workspace
+from dim_ray.pipeline.workspace import Workspace, checkpointer
 from tests.core import tiny
 from tests.core.tiny import InterruptedStageError, RecordingReporter
 from tests.pipeline.small import file_bytes, make_work
@@ -43,7 +45,7 @@ def test_teachers_of_a_small_pool_are_not_built_again_for_a_larger_one(tmp_path:
     two = make_work(tmp_path)
     assert missing_teachers(two) == [0, 1]
     for number in missing_teachers(two):
-        build_teacher(two, number, SilentReporter())
+        build_teachers(two, [number], SilentReporter())
     assert missing_teachers(two) == []
     assert missing_teachers(with_pool(two, size=4)) == [2, 3]
 
@@ -96,16 +98,16 @@ def test_card_says_in_which_precision_a_teacher_was_trained(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": has_bfloat16})
     work = with_pool(make_work(tmp_path), precision=precision)
-    build_teacher(work, 0, SilentReporter())
+    build_teachers(work, [0], SilentReporter())
     assert work.artifacts.read_card("teachers", teacher_fingerprint(work, 0))["precision"] == expected
 
 
 def test_teacher_that_is_there_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work = make_work(tmp_path)
-    build_teacher(work, 0, SilentReporter())
+    build_teachers(work, [0], SilentReporter())
     before = file_bytes(work, "teachers")
-    monkeypatch.setattr(teachers, "train_teacher", lambda *args, **options: pytest.fail("was trained again"))
-    build_teacher(work, 0, SilentReporter())
+    monkeypatch.setattr(teachers, "train_teachers", lambda *args, **options: pytest.fail("was trained again"))
+    build_teachers(work, [0], SilentReporter())
     assert file_bytes(work, "teachers") == before
 
 
@@ -145,13 +147,13 @@ def test_architectures_are_dealt_to_teachers_in_turn(tmp_path: Path) -> None:
     networks = NetworksConfig(teachers=("convnet3_w8", "convnet3_w4"))
     work = make_work(tmp_path, networks=networks)
     for number in range(2):
-        build_teacher(work, number, SilentReporter())
+        build_teachers(work, [number], SilentReporter())
     assert [load_teacher(work, number).architecture for number in range(2)] == ["convnet3_w8", "convnet3_w4"]
 
 
 def test_loaded_teacher_has_the_snapshots_that_were_trained(tmp_path: Path) -> None:
     work = make_work(tmp_path)
-    build_teacher(work, 1, SilentReporter())
+    build_teachers(work, [1], SilentReporter())
     direct = train_teacher(
         work.config.pool,
         1,
@@ -170,16 +172,86 @@ def test_loaded_teacher_has_the_snapshots_that_were_trained(tmp_path: Path) -> N
 
 def test_interrupted_teacher_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     whole = make_work(tmp_path / "whole")
-    build_teacher(whole, 0, SilentReporter())
+    build_teachers(whole, [0], SilentReporter())
     halved = make_work(tmp_path / "halved")
     halved = replace(
         halved, config=replace(halved.config, storage=replace(halved.config.storage, checkpoint_seconds=0.0))
     )
     with pytest.raises(InterruptedStageError):
-        build_teacher(halved, 0, RecordingReporter(stop_at=1))
+        build_teachers(halved, [0], RecordingReporter(stop_at=1))
     assert missing_teachers(halved) == [0, 1]
     reporter = RecordingReporter()
-    build_teacher(halved, 0, reporter)
+    build_teachers(halved, [0], reporter)
     assert reporter.steps == [1, 2]  # the epoch that the checkpoint ends with, and the rest
     assert file_bytes(halved, "teachers") == file_bytes(whole, "teachers")
     assert not list((tmp_path / "halved" / "studies").rglob("*.safetensors"))
+
+
+MIXED = NetworksConfig(teachers=("convnet3_w4", "mlp_w8"))
+
+
+def with_storage(work: Workspace) -> Workspace:
+    """Returns the workspace with checkpoints after every step."""
+    return replace(work, config=replace(work.config, storage=replace(work.config.storage, checkpoint_seconds=0.0)))
+
+
+def groups(work: Workspace, *, device_type: str = "cpu", num_slots: int = 1) -> list[list[int]]:
+    return group_teachers(work, missing_teachers(work), device_type=device_type, num_slots=num_slots)
+
+
+def test_groups_are_of_one_architecture_dearest_first(tmp_path: Path) -> None:
+    work = with_pool(make_work(tmp_path, networks=MIXED), size=7, teachers_at_once=3)
+    dear, cheap = (teachers_cost(work, [number]) for number in (0, 1))
+    assert dear > cheap
+    assert dear == work.config.pool.epochs
+    assert groups(work) == [[0, 2, 4], [6], [1, 3, 5]]
+    assert teachers_cost(work, [0, 2, 4]) == 3 * dear
+
+
+def test_by_default_groups_are_of_four_where_only_the_device_can_tell_and_leave_no_slot_empty(tmp_path: Path) -> None:
+    work = with_pool(make_work(tmp_path, networks=NetworksConfig(teachers=("vit_tiny_w12",))), size=9)
+    assert groups(work) == [[number] for number in range(9)]
+    assert groups(work, device_type="cuda") == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
+    assert groups(work, device_type="cuda", num_slots=4) == [[0, 1], [2, 3], [4, 5], [6, 7], [8]]
+
+
+def assert_same_teachers(found: Workspace, expected: Workspace, numbers: list[int]) -> None:
+    for number in numbers:
+        one, other = load_teacher(found, number), load_teacher(expected, number)
+        assert one.steps == other.steps
+        assert one.architecture == other.architecture
+        for ours, theirs in zip(one.snapshots, other.snapshots, strict=True):
+            torch.testing.assert_close(dict(ours), dict(theirs), rtol=1e-3, atol=1e-4)
+
+
+def test_teachers_at_once_are_stored_as_those_of_one_by_one(tmp_path: Path) -> None:
+    together = with_pool(make_work(tmp_path / "together"), size=3, teachers_at_once=3)
+    alone = with_pool(make_work(tmp_path / "alone"), size=3)
+    reporter = RecordingReporter()
+    build_teachers(together, [0, 1, 2], reporter)
+    assert missing_teachers(together) == []
+    assert reporter.steps == list(range(1, together.config.pool.epochs + 1))
+    for number in range(3):
+        build_teachers(alone, [number], SilentReporter())
+    assert_same_teachers(together, alone, [0, 1, 2])
+
+
+@pytest.mark.parametrize("first", [[0, 1, 2], [0]], ids=["at once", "one of them"])
+@pytest.mark.parametrize("then", [[[0, 1, 2]], [[0], [1, 2]], [[0], [1], [2]]], ids=str)
+def test_interrupted_teachers_go_on_in_whatever_groups_they_come_again(
+    tmp_path: Path, first: list[int], then: list[list[int]]
+) -> None:
+    work = with_pool(with_storage(make_work(tmp_path / "stopped")), size=3, teachers_at_once=3, epochs=3)
+    with pytest.raises(InterruptedStageError):
+        build_teachers(work, first, RecordingReporter(stop_at=2))
+    steps_per_epoch = len(work.dataset.train) // work.config.pool.batch_size
+    for number in first:
+        saved = checkpointer(work, teacher_fingerprint(work, number)).load()
+        assert saved is not None
+        assert saved.meta["steps"] == 2 * steps_per_epoch
+    for group in then:
+        build_teachers(work, group, SilentReporter())
+    whole = with_pool(make_work(tmp_path / "whole"), size=3, epochs=3)
+    for number in range(3):
+        build_teachers(whole, [number], SilentReporter())
+    assert_same_teachers(work, whole, [0, 1, 2])

@@ -15,7 +15,7 @@ from dim_ray.errors import ArtifactError
 from dim_ray.pipeline import workspace
 from dim_ray.pipeline.generators import distill_generator, generator_fingerprint
 from dim_ray.pipeline.priors import build_prior, prior_fingerprint
-from dim_ray.pipeline.teachers import build_teacher, teacher_fingerprint
+from dim_ray.pipeline.teachers import build_teachers, teacher_fingerprint
 from dim_ray.pipeline.workspace import (
     StoredCheckpointer,
     Workspace,
@@ -138,7 +138,7 @@ def test_numbers_that_a_stage_saved_are_not_mixed_with_the_seconds(tmp_path: Pat
 
 def build(work: Workspace, kind: str, reporter: Reporter) -> None:
     if kind == "teachers":
-        build_teacher(work, 0, reporter)
+        build_teachers(work, [0], reporter)
     elif kind == "priors":
         build_prior(work, reporter, SingleWorker())
     else:

@@ -1,0 +1,101 @@
+"""Trains a pool of teachers, which every later distillation on the same data and storage uses.
+
+    python -m dim_ray.pool --size 16                        digits, over the machine's cores with Ray
+    python -m dim_ray.pool --size 64 --workers 8            eight workers of Ray Train, over the nodes of a cluster
+    python -m dim_ray.pool --dataset cifar10 --architecture convnet3 resnet18 --epochs 50
+    python -m dim_ray.pool --local                          in this process alone: needs no Ray
+
+Pools are nested: the first 8 teachers of 64 are a pool of 8. Each is stored when it is finished, so the same command,
+with any number of workers, trains only what is missing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING
+
+from dim_ray.cli import parse, run_main
+from dim_ray.config import Config, MatchingConfig
+from dim_ray.errors import UsageError
+from dim_ray.flags import DEFAULT_STUDY, POOL_FLAGS, add_local
+from dim_ray.progress import make_progress
+from dim_ray.settings import make_config, read_settings
+
+if TYPE_CHECKING:
+    from dim_ray.pipeline.workspace import Workspace
+
+__all__ = ["main"]
+
+_STUDY = "pool"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs ``python -m dim_ray.pool``.
+
+    Args:
+        argv: Arguments without the program's name.
+
+    Raises:
+        DimError: With a sentence for the person who typed the command.
+    """
+    config, extras = parse(
+        argv,
+        program="python -m dim_ray.pool",
+        description=__doc__ or "",
+        flags=POOL_FLAGS,
+        defaults=DEFAULT_STUDY,
+        extra=add_local,
+    )
+    if config.pool.kind == "online":
+        raise UsageError("pool.kind is 'online', whose teachers aren't kept; only 'stored' ones can be trained ahead.")
+    config = replace(config, matching=MatchingConfig())  # a pool is the same, whatever is matched with it
+    if extras.local and config.study.workers_per_trial > 1:
+        raise UsageError(
+            f"--local is one process, and --workers is {config.study.workers_per_trial}; leave one of them out."
+        )
+    with make_progress() as progress:
+        from dim_ray.core.checks import check_training
+        from dim_ray.pipeline.local import train_pool
+        from dim_ray.pipeline.teachers import missing_teachers
+        from dim_ray.pipeline.workspace import on_device
+        from dim_ray.session import open_shared_session
+
+        work = open_shared_session(config, _STUDY, check_training)
+        missing = missing_teachers(work)
+        if missing and extras.local:
+            train_pool(on_device(work), progress)
+        elif missing:
+            from dim_ray.distributed.build import build_networks
+            from dim_ray.distributed.resources import cluster
+
+            with cluster(work.config, progress) as placement:
+                build_networks(work, work.config.pool.size, [], placement, progress)
+    _print(work, len(missing))
+
+
+def _print(work: Workspace, num_trained: int) -> None:
+    from dim_ray.pipeline.teachers import teacher_fingerprint
+    from dim_ray.summary import command, data_flags, make_console, pool_table, print_lines
+
+    console, size = make_console(), work.config.pool.size
+    cards = [work.artifacts.read_card("teachers", teacher_fingerprint(work, number)) for number in range(size)]
+    print_lines(console, f"pool of {size} teachers: {num_trained} trained, {size - num_trained} were there", "")
+    console.print(pool_table(cards))
+    flags = [*data_flags(work.config.data), *_recipe_flags(work.config), "--storage", work.config.storage.root]
+    print_lines(console, "next:", command("-m", "dim_ray.distill", *flags))
+
+
+def _recipe_flags(config: Config) -> list[str]:
+    """Returns the flags that ask for these teachers, where they aren't what a command asks for by itself."""
+    default = make_config(read_settings(DEFAULT_STUDY))
+    changed = [f.name for f in fields(config.pool) if getattr(config.pool, f.name) != getattr(default.pool, f.name)]
+    flags = [f"--pool.{name}={getattr(config.pool, name)}" for name in changed]
+    if config.networks.teachers != default.networks.teachers:
+        flags += ["--networks.teachers", *config.networks.teachers]
+    return flags
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

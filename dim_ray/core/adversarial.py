@@ -22,11 +22,12 @@ from torch import Tensor
 
 from dim_ray.config import HealthConfig, PriorConfig
 from dim_ray.core.augment import augment
+from dim_ray.core.batch_norm import share_batch_norm
 from dim_ray.core.data import Dataset, signed
 from dim_ray.core.generator import Discriminator, Generator
 from dim_ray.core.health import HealthCheck
 from dim_ray.core.loop import Losses, run_epochs
-from dim_ray.core.pair import Pair, average_statistics
+from dim_ray.core.pair import Pair
 from dim_ray.core.ports import Checkpointer, Collective, Reporter
 from dim_ray.core.precision import autocast
 from dim_ray.core.random import stream
@@ -57,6 +58,8 @@ def train_prior(
     pair.generator.train()
     pair.discriminator.train()
 
+    share_batch_norm(pair.generator, collective)
+
     def step(number: int, indices: Tensor) -> Losses:
         rng = stream(config.seed, "adversarial", collective.rank, step=number, device=device)
         real, real_labels = signed(dataset.train.images[indices]), dataset.train.labels[indices]
@@ -80,7 +83,6 @@ def train_prior(
         reporter=reporter,
         checkpointer=checkpointer,
         collective=collective,
-        synchronise=lambda: average_statistics(pair, collective),
         check=lambda: check(pair),
         patience=health.patience,
     )

@@ -47,11 +47,15 @@ class TorchCollective:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
                 gradients.append(parameter.grad)
-        self._average(gradients)
+        if gradients:
+            self._average(gradients)
 
-    def average_buffers(self, module: nn.Module) -> None:
-        """Replaces each floating-point buffer (BatchNorm statistics) by its mean, in one flattened all-reduce."""
-        self._average([buffer for buffer in module.buffers() if buffer.is_floating_point()])
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """Returns the tensors of all workers in the order of rank, without gradients."""
+        own = tensor.detach().contiguous()
+        gathered = [torch.empty_like(own) for _ in range(self.num_workers)]
+        dist.all_gather(gathered, own, group=self._group)
+        return gathered
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is true on any worker; every worker gets the same answer."""
@@ -62,8 +66,6 @@ class TorchCollective:
     @torch.no_grad()
     def _average(self, tensors: Sequence[Tensor]) -> None:
         """Averages tensors in place; their memory layouts may differ from worker to worker."""
-        if not tensors:
-            return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         dist.all_reduce(flat, group=self._group)
         flat /= self.num_workers

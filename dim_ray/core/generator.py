@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from dim_ray.config import GeneratorConfig
+from dim_ray.core.batch_norm import BatchNorm1d, BatchNorm2d
 from dim_ray.core.initialise import initialise
 
 __all__ = ["Discriminator", "Generator", "MapNorm", "build_discriminator", "build_generator", "scales"]
@@ -60,7 +61,7 @@ class Generator(nn.Module):
         self.embedding = None if label_embedding is None else nn.Embedding(num_classes, label_embedding)
         smallest, *larger = scales(image_size)
         self.project = nn.Sequential(
-            nn.Linear(latent_dim, capacity * smallest**2), nn.BatchNorm1d(capacity * smallest**2), nn.ReLU()
+            nn.Linear(latent_dim, capacity * smallest**2), BatchNorm1d(capacity * smallest**2), nn.ReLU()
         )
         self.unflatten = nn.Unflatten(1, (capacity, smallest, smallest))
         layers: list[nn.Module] = []
@@ -225,7 +226,7 @@ def scales(image_size: int) -> list[int]:
 
 
 def _block(convolution: nn.Module, capacity: int) -> list[nn.Module]:
-    return [convolution, nn.BatchNorm2d(capacity), nn.ReLU()]
+    return [convolution, BatchNorm2d(capacity), nn.ReLU()]
 
 
 def _materialise(module: _Module, rng: torch.Generator) -> _Module:

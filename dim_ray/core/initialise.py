@@ -16,6 +16,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from dim_ray.core.batch_norm import BatchNorm1d, BatchNorm2d
 from dim_ray.errors import ConfigError, nearest
 
 __all__ = ["OwnWeights", "initialise"]
@@ -25,7 +26,7 @@ __all__ = ["OwnWeights", "initialise"]
 _LEAKY_SLOPE = math.sqrt(5)
 
 _UNIFORM = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, BatchNorm1d, BatchNorm2d)
 _NORMS = (*_BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)
 _KNOWN = (*_UNIFORM, *_NORMS, nn.Embedding, nn.MultiheadAttention)
 
@@ -62,7 +63,7 @@ def initialise(module: nn.Module, rng: torch.Generator) -> None:
     ]
     for name, part in owners:  # before the first draw: a refused module is left as it was
         if type(part) not in _KNOWN and not isinstance(part, OwnWeights):
-            kind, names = type(part).__name__, [known.__name__ for known in _KNOWN]
+            kind, names = type(part).__name__, list(dict.fromkeys(known.__name__ for known in _KNOWN))
             raise ConfigError(
                 f"can't initialise {repr(name) if name else 'the module'}, a {kind} with parameters or buffers; "
                 f"{nearest(kind, names)} Build the network of these, or teach initialise() the new one."

@@ -39,7 +39,7 @@ def run_epochs(
     reporter: Reporter,
     checkpointer: Checkpointer,
     collective: Collective,
-    synchronise: Callable[[], None] = lambda: None,
+    is_shared: Callable[[], bool] = lambda: True,
     check: Callable[[], tuple[Mapping[str, float], str]] = lambda: ({}, ""),
     patience: int = 1,
 ) -> None:
@@ -50,8 +50,7 @@ def run_epochs(
     due, and never when a loss or a weight is not finite, or while `check` complains. Training that diverged leaves the
     state of the last epoch that was good.
 
-    A resumed run has the same weights, bit for bit. With several workers, one state stands for all of them, so it is
-    saved only where they are the same: at the end of an epoch, after `synchronise`.
+    A resumed run has the same weights, bit for bit. With several workers, the state of worker 0 stands for all of them.
 
     Args:
         stage: Name of the stage: part of its random streams.
@@ -68,7 +67,7 @@ def run_epochs(
         reporter: Is told epochs done, their total, and measurements, once an epoch.
         checkpointer: Keeps the state.
         collective: The workers.
-        synchronise: Makes the workers' networks the same again, at the end of every epoch and before it is saved.
+        is_shared: Whether all workers have the same state just now, behind a step; at the end of an epoch they have.
         check: Returns measurements for the report, and what is wrong at the end of an epoch: nothing where it's empty.
         patience: Epochs in a row after which a complaint of `check` ends the stage.
 
@@ -101,11 +100,11 @@ def run_epochs(
             offset = index * batch_size + first
             losses = dict(step(done, order[..., offset : offset + share]))
             done += 1
-            if collective.num_workers == 1 and index + 1 < steps_per_epoch and not complaints and checkpointer.due():
-                state = State(tensors=capture(), meta={"steps": done})
-                if not _non_finite(losses, state.tensors):
-                    good.replace(state, save=True)
-        synchronise()
+            if index + 1 == steps_per_epoch or complaints or not checkpointer.due():
+                continue
+            state = State(tensors=capture(), meta={"steps": done})
+            if (collective.num_workers == 1 or is_shared()) and not _non_finite(losses, state.tensors):
+                good.replace(state, save=True)
         state = State(tensors=capture(), meta={"steps": done})
         health: Mapping[str, float] = {}
         complaint = _non_finite(losses, state.tensors)

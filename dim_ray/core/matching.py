@@ -21,12 +21,13 @@ from torch import Tensor
 from dim_ray.config import HealthConfig, MatchingConfig, PriorConfig
 from dim_ray.core.adversarial import discriminator_steps, generator_losses, generator_step
 from dim_ray.core.augment import draw_augmentation
+from dim_ray.core.batch_norm import share_batch_norm
 from dim_ray.core.checkpoint import with_prefix, without_prefix
 from dim_ray.core.data import Dataset, signed
 from dim_ray.core.distances import DISTANCES, ImagePairs
 from dim_ray.core.health import HealthCheck
 from dim_ray.core.loop import Losses, run_epochs
-from dim_ray.core.pair import Pair, average_statistics
+from dim_ray.core.pair import Pair
 from dim_ray.core.pool import TeacherPool
 from dim_ray.core.ports import Checkpointer, Collective, Reporter
 from dim_ray.core.random import stream
@@ -71,6 +72,8 @@ def distill(
     device = dataset.train.images.device
     check = HealthCheck(health, prior_config, dataset)
 
+    share_batch_norm(pair.generator, collective)
+
     def step(number: int, indices: Tensor) -> Losses:
         pair.generator.train()
         rng = stream(config.seed, "matching", collective.rank, step=number, device=device)
@@ -111,7 +114,7 @@ def distill(
         reporter=reporter,
         checkpointer=checkpointer,
         collective=collective,
-        synchronise=lambda: average_statistics(pair, collective),
+        is_shared=lambda: pool is None or not pool.state(),
         check=lambda: check(pair),
         patience=health.patience,
     )

@@ -24,10 +24,9 @@ from dim_ray.core.checkpoint import (
 )
 from dim_ray.core.data import Dataset
 from dim_ray.core.generator import Discriminator, Generator, build_discriminator, build_generator
-from dim_ray.core.ports import Collective
 from dim_ray.core.random import stream
 
-__all__ = ["Pair", "average_statistics", "build_pair"]
+__all__ = ["Pair", "build_pair"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,10 +108,3 @@ def build_pair(
         generator_optimizer=torch.optim.Adam(generator.parameters(), learning_rate, betas, fused=True),
         discriminator_optimizer=torch.optim.Adam(discriminator.parameters(), learning_rate, betas, fused=True),
     )
-
-
-def average_statistics(pair: Pair, collective: Collective) -> None:
-    """Gives every worker's generator the mean of the workers' BatchNorm statistics."""
-    collective.average_buffers(pair.generator)
-    if pair.average is not pair.generator:
-        collective.average_buffers(pair.average)

@@ -75,8 +75,8 @@ class Collective(Protocol):
     def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replaces each gradient by its mean over the workers, in one flattened all-reduce."""
 
-    def average_buffers(self, module: torch.nn.Module) -> None:
-        """Replaces each floating-point buffer (BatchNorm statistics) by its mean over the workers."""
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """Returns the tensors of all workers in the order of rank, without gradients; shapes and types are the same."""
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is true on any worker; every worker gets the same answer."""
@@ -116,8 +116,9 @@ class SingleWorker:
     def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """One worker's gradients are their own mean."""
 
-    def average_buffers(self, module: torch.nn.Module) -> None:
-        """One worker's buffers are their own mean."""
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """Returns the one that there is."""
+        return [tensor.detach()]
 
     def any(self, flag: bool) -> bool:
         """Returns `flag`."""

@@ -97,31 +97,27 @@ def test_types_and_memory_layouts_may_differ_and_frozen_parameters_stay_without_
         assert frozen is None
 
 
-def average_buffers(collective: Collective) -> tuple[dict[str, Tensor], float]:
-    module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.BatchNorm1d(3))
-    with torch.no_grad():
-        for number, tensor in enumerate(module.state_dict().values()):
-            tensor.copy_(torch.full_like(tensor, 10 * collective.rank + number))
-    collective.average_buffers(module)
-    return dict(module.state_dict()), float(10 * collective.rank)
+def gather(collective: Collective) -> tuple[list[Tensor], list[Tensor]]:
+    own = torch.arange(6.0, requires_grad=True).view(2, 3).T + 10 * collective.rank  # that doesn't lie in one piece
+    scalar = torch.tensor(collective.rank)
+    return collective.gather(own), collective.gather(scalar)
 
 
-def test_statistics_become_their_mean_while_counters_and_weights_stay(launch: Launch) -> None:
-    results = launch(average_buffers)
-    mean_offset = sum(offset for _, offset in results) / len(results)
-    for state, offset in results:
-        for number, (name, tensor) in enumerate(state.items()):
-            expected = (mean_offset if "running" in name else offset) + number
-            torch.testing.assert_close(tensor, torch.full_like(tensor, expected), msg=name)
+def test_tensors_of_all_workers_are_gathered_in_the_order_of_rank_without_gradients(launch: Launch) -> None:
+    results = launch(gather)
+    for tensors, ranks in results:
+        assert [rank.item() for rank in ranks] == list(range(len(results)))
+        for rank, tensor in enumerate(tensors):
+            assert torch.equal(tensor, torch.arange(6.0).view(2, 3).T + 10 * rank)
+            assert not tensor.requires_grad
 
 
 def average_nothing(collective: Collective) -> bool:
     collective.average_gradients([])
-    collective.average_buffers(nn.Linear(2, 2))
     return collective.any(False)
 
 
-def test_module_without_buffers_and_no_parameters_are_fine(launch: Launch) -> None:
+def test_no_parameters_are_fine(launch: Launch) -> None:
     assert not any(launch(average_nothing))
 
 

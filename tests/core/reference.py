@@ -53,23 +53,23 @@ def judge(discriminator: Discriminator, images: Tensor, labels: Tensor) -> Score
     return torch.stack([source[0] for source, _ in judged]), torch.stack([classes[0] for _, classes in judged])
 
 
-def generate(generator: Generator, labels: Tensor, rng: torch.Generator) -> Tensor:
-    noise = torch.randn(len(labels), generator.latent_dim, generator=rng)
-    images: Tensor = generator(noise, labels)
-    return images
+def generate(generator: Generator, labels: Sequence[Tensor], rngs: Sequence[torch.Generator]) -> list[Tensor]:
+    """The images of every worker, which share the statistics of batch norm."""
+    noise = [torch.randn(len(own), generator.latent_dim, generator=rng) for own, rng in zip(labels, rngs, strict=True)]
+    images: Tensor = generator(torch.cat(noise), torch.cat(list(labels)))
+    return list(images.split([len(own) for own in labels]))
 
 
 def discriminator_loss(
-    generator: Generator,
     discriminator: Discriminator,
     config: PriorConfig,
     real: Tensor,
+    fake: Tensor,
     labels: Tensor,
     rng: torch.Generator,
     number: int = 0,
 ) -> Tensor:
-    """L_D of the discriminator's step `number` since training began, for real images (B, C, H, W) in [-1, 1]."""
-    fake = generate(generator, labels, rng).detach()
+    """L_D of the discriminator's step `number` since training began, for images (B, C, H, W) in [-1, 1]."""
     changed = augment(torch.cat([real, fake]), config.augmentation, rng)
     real, fake = changed[: len(labels)], changed[len(labels) :]
     real_source, real_classes = judge(discriminator, real, labels)
@@ -94,12 +94,11 @@ def discriminator_loss(
 
 
 def generator_loss(
-    generator: Generator, discriminator: Discriminator, config: PriorConfig, labels: Tensor, rng: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """L_G and the images that it judges."""
-    images = generate(generator, labels, rng)
-    source, classes = judge(discriminator, augment(images, config.augmentation, rng), labels)
-    return config.class_weight * cross_entropy(classes, labels) - source.mean(), images
+    discriminator: Discriminator, config: PriorConfig, fake: Tensor, labels: Tensor, rng: torch.Generator
+) -> Tensor:
+    """L_G of generated images."""
+    source, classes = judge(discriminator, augment(fake, config.augmentation, rng), labels)
+    return config.class_weight * cross_entropy(classes, labels) - source.mean()
 
 
 def matching_loss(
@@ -312,13 +311,15 @@ def prior_losses(
         real, real_labels = to_signed(dataset.train.images[batch]), dataset.train.labels[batch]
         rng = stream(config.seed, "adversarial", 0, step=number)
         for _ in range(config.discriminator_steps):
+            [fake] = generate(generator, [real_labels], [rng])
             critic = discriminator_loss(
-                generator, discriminator, config, real, real_labels, rng, num_discriminator_steps
+                discriminator, config, real, fake.detach(), real_labels, rng, num_discriminator_steps
             )
             num_discriminator_steps += 1
             descend(discriminator, gradients(critic, discriminator), learning_rate)
         labels = torch.randint(dataset.num_classes, (config.batch_size,), generator=rng)
-        loss, _ = generator_loss(generator, discriminator, config, labels, rng)
+        [fake] = generate(generator, [labels], [rng])
+        loss = generator_loss(discriminator, config, fake, labels, rng)
         descend(generator, gradients(loss, generator), learning_rate)
         follow(average, generator, min(decay, (1 + number) / (10 + number)))
         losses.append({"discriminator_loss": critic.item(), "generator_loss": loss.item()})
@@ -357,20 +358,23 @@ def matching_losses(
         found: list[Mapping[str, float]] = []
         streams = [stream(config.seed, "matching", rank, step=number) for rank in range(len(shard_weights))]
         batches = [whole[rank * share : (rank + 1) * share] for rank in range(len(shard_weights))]
+        all_labels = [dataset.train.labels[batch] for batch in batches]
         for _ in range(prior.discriminator_steps):
             critics = []
-            for rng, batch in zip(streams, batches, strict=True):
-                real, labels = to_signed(dataset.train.images[batch]), dataset.train.labels[batch]
+            fakes = generate(generator, all_labels, streams)
+            for rng, batch, labels, fake in zip(streams, batches, all_labels, fakes, strict=True):
+                real = to_signed(dataset.train.images[batch])
                 critics.append(
-                    discriminator_loss(generator, discriminator, prior, real, labels, rng, num_discriminator_steps)
+                    discriminator_loss(discriminator, prior, real, fake.detach(), labels, rng, num_discriminator_steps)
                 )
             num_discriminator_steps += 1
             means = average([gradients(loss, discriminator) for loss in critics])
             descend(discriminator, means, learning_rate)
         last = dict(zip([f"discriminator.{name}" for name, _ in discriminator.named_parameters()], means, strict=True))
-        for rank, (rng, batch) in enumerate(zip(streams, batches, strict=True)):
-            images, labels = dataset.train.images[batch], dataset.train.labels[batch]
-            adversarial, fake = generator_loss(generator, discriminator, prior, labels, rng)
+        fakes = generate(generator, all_labels, streams)
+        for rank, (rng, batch, labels, fake) in enumerate(zip(streams, batches, all_labels, fakes, strict=True)):
+            images = dataset.train.images[batch]
+            adversarial = generator_loss(discriminator, prior, fake, labels, rng)
             total = config.adversarial_weight * adversarial
             own = {"discriminator_loss": critics[rank].item(), "generator_loss": adversarial.item()}
             drawn = draw(rank, number)
@@ -380,7 +384,7 @@ def matching_losses(
                 own["matching_loss"] = matched.item()
             totals.append(total)
             found.append(own)
-        means = average([gradients(loss, generator) for loss in totals])
+        means = gradients(sum(totals, torch.zeros(())) / len(totals), generator)
         descend(generator, means, learning_rate)
         last.update(zip([f"generator.{name}" for name, _ in generator.named_parameters()], means, strict=True))
         follow(moving, generator, decay)

@@ -162,7 +162,8 @@ def test_built_networks_are_trained_by_adam_with_the_configured_numbers() -> Non
     for step in range(2):
         rng = stream(0, "test", step=step)
         loss = discriminator_step(pair, prior, real, labels, stream(0, "test", step=step), SingleWorker())
-        expected = reference.discriminator_loss(generator, discriminator, prior, real, labels, rng)
+        [fake] = reference.generate(generator, [labels], [rng])
+        expected = reference.discriminator_loss(discriminator, prior, real, fake.detach(), labels, rng)
         assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
         assert not loss.requires_grad
         adam.step(expected)

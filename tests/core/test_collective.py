@@ -37,7 +37,7 @@ def count_messages(collective: Collective) -> list[int]:
     network(torch.randn(3, 4)).square().sum().backward()
     actions: list[Callable[[], Any]] = [
         functools.partial(collective.average_gradients, network.parameters()),
-        functools.partial(collective.average_buffers, network),
+        functools.partial(collective.any, True),
         functools.partial(collective.any, False),
     ]
     counts = []

@@ -18,6 +18,7 @@ NUM_IMAGES = 23
 BATCH_SIZE = 6
 STEPS_PER_EPOCH = 3
 EPOCHS = 4
+NUM_STEPS = EPOCHS * STEPS_PER_EPOCH
 
 
 class Stage:
@@ -63,7 +64,6 @@ class Stage:
             "seeds": [0],
             "device": torch.device("cpu"),
             "collective": SingleWorker(),
-            "synchronise": lambda: self.events.append("synchronise"),
             **change,
         }
         run_epochs(
@@ -141,11 +141,12 @@ def test_state_is_saved_after_a_step_when_it_is_due() -> None:
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_several_workers_are_saved_only_where_they_are_the_same(rank: int) -> None:
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_several_workers_are_saved_only_where_they_are_the_same(rank: int, is_shared: bool) -> None:
     stage, checkpointer = Stage(), MemoryCheckpointer()
-    stage.run(checkpointer, collective=OneOfSeveral(rank, 2))
+    stage.run(checkpointer, collective=OneOfSeveral(rank, 2), is_shared=lambda: is_shared)
     saved = [loads(data, "memory")[1]["steps"] for data in checkpointer.history]
-    assert saved == [STEPS_PER_EPOCH * epoch for epoch in range(1, EPOCHS + 1)]
+    assert saved == list(range(1, NUM_STEPS + 1)) if is_shared else [STEPS_PER_EPOCH * n for n in range(1, EPOCHS + 1)]
 
 
 @pytest.mark.parametrize("stop_after", range(1, EPOCHS * STEPS_PER_EPOCH + 1))
@@ -197,7 +198,7 @@ def test_workers_are_brought_together_before_an_epoch_is_saved_and_measured() ->
             super().save(state)
 
     stage.run(Watching(every=STEPS_PER_EPOCH), epochs=1)
-    assert stage.events == ["step 0", "step 1", "step 2", "synchronise", "save", "after 1"]
+    assert stage.events == ["step 0", "step 1", "step 2", "save", "after 1"]
 
 
 def test_bad_loss_ends_the_stage_by_name_and_step() -> None:

@@ -56,6 +56,9 @@ class PoolConfig:
     """Of the passes through the networks: float32, bfloat16 (mixed), or auto: bfloat16 where the device has it."""
     seed: int = 0
     """Seed of the pool; teacher i has a seed derived from it and i."""
+    device_memory_gib: float | None = field(default=None, metadata={"place": True})
+    """GiB of a worker's GPU that snapshots may take; the others wait in the host's memory, and cross over ahead of
+    their step. Default: half of what is free. Without a GPU nothing crosses over."""
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -71,12 +74,14 @@ class PoolConfig:
         require_augmentation("pool.augmentation", self.augmentation)
         require_precision("pool.precision", self.precision)
         require_seed("pool.seed", self.seed)
+        if self.device_memory_gib is not None:
+            require_not_negative("pool", self, "device_memory_gib")
 
     def recipe(self) -> PoolConfig:
         """Returns what makes one teacher of this kind what it is: every other field has its default."""
         unused = ("online_steps",) if self.kind == "stored" else ("epochs", "num_snapshots", "snapshot_spacing")
         default = PoolConfig(kind=self.kind)
-        return replace(self, **{name: getattr(default, name) for name in ("size", *unused)})
+        return replace(self, **{name: getattr(default, name) for name in ("size", "device_memory_gib", *unused)})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from rich import box
 from rich.table import Table
 
 from benchmarks.measure import Measurement, matrix_products, measure
+from benchmarks.pools import POOLS
 from benchmarks.storage import STORAGE
 from benchmarks.training import TRAINING, Setting
 from benchmarks.trials import measure_gaps
@@ -33,7 +34,8 @@ from dim_ray.errors import UsageError, nearest
 from dim_ray.summary import make_console
 
 _TRIALS = "trials"
-_NAMES = (*TRAINING, *STORAGE, _TRIALS)
+_WORK = {**TRAINING, **POOLS, **STORAGE}
+_NAMES = (*_WORK, _TRIALS)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -77,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
 def _measure(name: str, setting: Setting, repeats: int) -> list[Measurement]:
     if name == _TRIALS:
         return measure_gaps(repeats)
-    cases = TRAINING[name](setting) if name in TRAINING else STORAGE[name](setting)
+    cases = _WORK[name](setting)
     if any(case.has_arithmetic for case in cases):
         # With each group, because a shared machine is faster in one minute than in the next.
         cases = [*matrix_products(setting.device, list(dict.fromkeys(["float32", setting.precision]))), *cases]
@@ -91,7 +93,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="print the names and end")
     parser.add_argument("--repeats", type=int, default=10, metavar="N", help="timed calls of each (default: 10)")
     parser.add_argument("--capacity", type=int, default=196, metavar="N", help="of the generator (default: 196)")
-    parser.add_argument("--architecture", nargs="+", default=["convnet3", "resnet18"], help="of the students")
+    parser.add_argument("--architecture", nargs="+", default=["convnet3", "resnet18"], help="of students, and of pools")
     parser.add_argument("--student-batch", type=int, default=100, metavar="N", help="images a step (default: 100)")
     parser.add_argument("--image-size", type=int, default=28, metavar="N", help="pixels of all images (default: 28)")
     parser.add_argument("--compile", action="store_true", help="also measure compiled students (needs a C++ compiler)")

@@ -26,7 +26,7 @@ from dim_ray.core.splits import Split
 from dim_ray.core.students import student_optimizer
 from dim_ray.core.teachers import Teacher, make_optimizer, train_step
 
-__all__ = ["TRAINING", "Setting", "noise_images"]
+__all__ = ["TRAINING", "Setting", "matching_case", "noise_images"]
 
 _IMAGES = 4096
 _STEPS_PER_EPOCH = 1000  # of a distillation: how often an online pool begins anew
@@ -45,7 +45,7 @@ class Setting:
     """Of adversarial and matching steps."""
     student_batch_size: int = 100
     architectures: tuple[str, ...] = ("convnet3", "resnet18")
-    """Of students."""
+    """Of students, and of pools of different size."""
     is_compiling: bool = False
     """Whether students are measured with torch.compile, too."""
     channels: int = 1
@@ -72,6 +72,12 @@ def noise_images(setting: Setting, count: int = _IMAGES) -> Dataset:
         normalisation=Normalisation(mean=(0.5,) * setting.channels, std=(0.25,) * setting.channels),
         digest="0" * 16,
     ).to(setting.device)
+
+
+def matching_case(setting: Setting, benchmark: str, variant: str, pool: TeacherPool, dataset: Dataset) -> Case:
+    """Returns the steps of a distillation that draws from this pool."""
+    step = _matching_step(setting, pool, dataset)
+    return _case(benchmark, variant, setting, dataset, step, setting.precision)
 
 
 def _adversarial(setting: Setting) -> list[Case]:
@@ -136,8 +142,7 @@ def _matching(setting: Setting) -> list[Case]:
         "online pool": OnlinePool(half, ("convnet3",), dataset, steps_per_epoch=_STEPS_PER_EPOCH, rank=0),
     }
     for name, pool in pools.items():
-        step = _matching_step(setting, pool, dataset)
-        cases.append(_case("matching step", f"{setting.precision}, {name}", setting, dataset, step, setting.precision))
+        cases.append(matching_case(setting, "matching step", f"{setting.precision}, {name}", pool, dataset))
     return cases
 
 
@@ -146,12 +151,14 @@ def _matching_step(setting: Setting, pool: TeacherPool, dataset: Dataset) -> Cal
     config = MatchingConfig(precision=setting.precision)
     pair, alone = _pair(setting, prior_config, dataset), SingleWorker()
 
+    def choices(number: int) -> torch.Generator:
+        return stream(2, step=number)
+
     def step(number: int, images: Tensor, labels: Tensor) -> None:
         rng = stream(0, step=number, device=setting.device)
         discriminator_steps(pair, prior_config, signed(images), labels, rng, alone, step=number)
         adversarial, fake = generator_losses(pair, prior_config, labels, rng)
-        choices = stream(2, step=number)
-        distance = matching_loss(pool, config, dataset, images, fake, labels, step=number, rng=choices)
+        distance = matching_loss(pool, config, dataset, images, fake, labels, step=number, choices=choices)
         generator_step(pair, config.adversarial_weight * adversarial + config.weight * distance, alone)
 
     return step

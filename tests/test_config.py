@@ -40,6 +40,7 @@ PLACE_FIELDS = {
     "health.max_source_gap",
     "health.patience",
     "pool.teachers_at_once",
+    "pool.device_memory_gib",
     "study.name",
     "study.num_trials",
     "study.max_failures",
@@ -67,6 +68,7 @@ OTHER_VALUES: dict[str, Any] = {
     "pool.snapshot_spacing": "linear",
     "pool.augmentation": "none",
     "pool.precision": "bfloat16",
+    "pool.device_memory_gib": 1.5,
     "generator.discriminator_capacity": 32,
     "generator.latent_dim": 64,
     "prior.loss": "hinge",
@@ -156,6 +158,7 @@ IMPOSSIBLE: list[tuple[type, dict[str, Any], str]] = [
     (PoolConfig, {"augmentation": ""}, "pool.augmentation"),
     (PoolConfig, {"augmentation": "flip+"}, "pool.augmentation"),
     (PoolConfig, {"seed": -1}, "pool.seed is -1"),
+    (PoolConfig, {"device_memory_gib": -0.5}, "pool.device_memory_gib is -0.5; allowed: 0 or more"),
     (GeneratorConfig, {"capacity": 0}, "generator.capacity is 0"),
     (GeneratorConfig, {"latent_dim": 0}, "generator.latent_dim is 0"),
     (GeneratorConfig, {"latent_dim": -1}, "generator.latent_dim is -1"),
@@ -463,8 +466,11 @@ def test_seed_reaches_every_section_that_has_one_but_not_the_split() -> None:
 @pytest.mark.parametrize(
     ("kind", "unused"),
     [
-        ("stored", {"size": 1, "online_steps": 3}),
-        ("online", {"size": 1, "epochs": 3, "num_snapshots": 1, "snapshot_spacing": "linear"}),
+        ("stored", {"size": 1, "online_steps": 3, "device_memory_gib": 1.0}),
+        (
+            "online",
+            {"size": 1, "epochs": 3, "num_snapshots": 1, "snapshot_spacing": "linear", "device_memory_gib": 1.0},
+        ),
     ],
 )
 def test_recipe_of_a_teacher_has_what_its_kind_uses(kind: str, unused: dict[str, Any]) -> None:

@@ -59,6 +59,9 @@ class PoolConfig:
     teachers_at_once: int | None = field(default=None, metadata={"place": True})
     """Most stored teachers of one architecture that are trained as one batched ensemble. Default: up to 4 where that
     is faster on the device, otherwise 1."""
+    device_memory_gib: float | None = field(default=None, metadata={"place": True})
+    """GiB of a worker's GPU that snapshots may take; the others wait in the host's memory, and cross over ahead of
+    their step. Default: half of what is free. Without a GPU nothing crosses over."""
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -76,12 +79,14 @@ class PoolConfig:
         require_seed("pool.seed", self.seed)
         if self.teachers_at_once is not None:
             require_positive("pool", self, "teachers_at_once")
+        if self.device_memory_gib is not None:
+            require_not_negative("pool", self, "device_memory_gib")
 
     def recipe(self) -> PoolConfig:
         """Returns what makes one teacher of this kind what it is: every other field has its default."""
         unused = ("online_steps",) if self.kind == "stored" else ("epochs", "num_snapshots", "snapshot_spacing")
         default = PoolConfig(kind=self.kind)
-        return replace(self, **{name: getattr(default, name) for name in ("size", *unused)})
+        return replace(self, **{name: getattr(default, name) for name in ("size", "device_memory_gib", *unused)})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dim_ray.config import HealthConfig, MatchingConfig, PriorConfig
 from dim_ray.core.adversarial import discriminator_steps, generator_losses, generator_step
-from dim_ray.core.augment import draw_augmentation
+from dim_ray.core.augment import Augmentation, draw_augmentation
 from dim_ray.core.batch_norm import share_batch_norm
 from dim_ray.core.checkpoint import with_prefix, without_prefix
 from dim_ray.core.data import Dataset, signed
@@ -74,10 +74,12 @@ def distill(
 
     share_batch_norm(pair.generator, collective)
 
+    def choices(number: int) -> torch.Generator:
+        return stream(config.seed, "pool", collective.rank, step=number)
+
     def step(number: int, indices: Tensor) -> Losses:
         pair.generator.train()
         rng = stream(config.seed, "matching", collective.rank, step=number, device=device)
-        choices = stream(config.seed, "pool", collective.rank, step=number)
         images, labels = dataset.train.images[indices], dataset.train.labels[indices]
         discriminator_loss = discriminator_steps(
             pair, prior_config, signed(images), labels, rng, collective, step=number
@@ -86,7 +88,7 @@ def distill(
         loss = config.adversarial_weight * adversarial
         losses = {"discriminator_loss": discriminator_loss, "generator_loss": adversarial.detach()}
         if pool is not None:
-            distance = matching_loss(pool, config, dataset, images, fake, labels, step=number, rng=choices)
+            distance = matching_loss(pool, config, dataset, images, fake, labels, step=number, choices=choices)
             loss = loss + config.weight * shard_weight * distance
             losses["matching_loss"] = distance.detach()
         generator_step(pair, loss, collective)
@@ -129,7 +131,7 @@ def matching_loss(
     labels: Tensor,
     *,
     step: int,
-    rng: torch.Generator,
+    choices: Callable[[int], torch.Generator],
 ) -> Tensor:
     """Returns the mean of d over the teachers of a step, each with an augmentation of its own.
 
@@ -141,18 +143,24 @@ def matching_loss(
         fake: (B, C, H, W) in [-1, 1], generated for the same labels; the gradient goes through these alone.
         labels: (B,) int64.
         step: Number of the step.
-        rng: Draws augmentations and teachers, on the CPU.
+        choices: Takes a step's number to a stream on the CPU, of which augmentations are drawn first and then teachers.
     """
     real, generated = dataset.normalisation.from_bytes(images), dataset.normalisation.from_signed(fake)
-    changes = [
-        draw_augmentation(
-            config.augmentation, batch_size=len(images), image_size=dataset.image_size, rng=rng, shared=True
-        )
-        for _ in range(config.teachers_per_step)
-    ]
+
+    def draw_changes(number: int) -> tuple[list[Augmentation], torch.Generator]:
+        rng, size = choices(number), dataset.image_size
+        changes = [
+            draw_augmentation(config.augmentation, batch_size=len(images), image_size=size, rng=rng, shared=True)
+            for _ in range(config.teachers_per_step)
+        ]
+        return changes, rng
+
+    changes, rng = draw_changes(step)
+    teachers = pool.draw(step, len(changes), rng)
+    pool.prefetch(len(changes), lambda: draw_changes(step + 1)[1])
     distance = DISTANCES[config.kind]
     found = []
-    for teacher, change in zip(pool.draw(step, len(changes), rng), changes, strict=True):
+    for teacher, change in zip(teachers, changes, strict=True):
         pairs = ImagePairs(
             real=change(real), generated=change(generated), labels=labels, num_classes=dataset.num_classes
         )

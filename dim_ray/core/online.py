@@ -10,7 +10,7 @@ mode, as stored teachers are, so that an image's logits don't depend on the imag
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -67,6 +67,9 @@ class OnlinePool:
         for teacher in self._teachers:
             teacher.train(index * self._config.online_steps)
         return [teacher.drawn() for teacher in self._teachers]
+
+    def prefetch(self, count: int, choices: Callable[[], torch.Generator]) -> None:
+        """Does nothing: its networks are on the device."""
 
     def state(self) -> Mapping[str, Tensor]:
         """Returns weights and optimisers; nothing at the end of an epoch, because the next has networks of its own."""

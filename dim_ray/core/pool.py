@@ -9,7 +9,7 @@ The other kind of pool, whose teachers are trained beside the generator, is in `
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from dim_ray.core.classifiers import build_network
 from dim_ray.core.data import Dataset
 from dim_ray.core.ports import Collective
 from dim_ray.core.precision import autocast
+from dim_ray.core.snapshots import SnapshotMemory
 from dim_ray.core.teachers import Teacher
 
 __all__ = ["DrawnTeacher", "StoredPool", "TeacherPool", "shard", "shard_weight"]
@@ -56,6 +57,14 @@ class TeacherPool(Protocol):
             rng: On the CPU, so that no draw waits for a device.
         """
 
+    def prefetch(self, count: int, choices: Callable[[], torch.Generator]) -> None:
+        """Is told of the next step's draw while this step's teachers are in use. No draw depends on it.
+
+        Args:
+            count: Of the next draw.
+            choices: Makes an rng in the state that the next draw will get. Not called where nothing is gained by it.
+        """
+
     def state(self) -> Mapping[str, Tensor]:
         """Returns what the next step needs to know of those before it: flat tensors by name, all finite.
 
@@ -67,41 +76,43 @@ class TeacherPool(Protocol):
 
 
 class StoredPool:
-    """A TeacherPool of finished teachers on one device, drawn uniformly and each draw by itself.
+    """A TeacherPool of finished teachers, drawn uniformly and each draw by itself.
 
     Args:
-        teachers: At least one.
+        teachers: At least one; taken one by one, so that those on the device needn't be on the host all at once.
         dataset: Decides shapes and device.
+        budget_bytes: What snapshots may take on the device, the first teachers' first; the others stay on the host
+            and are brought over ahead of use. None: all are on the device.
     """
 
-    def __init__(self, teachers: Sequence[Teacher], dataset: Dataset) -> None:
+    def __init__(self, teachers: Iterable[Teacher], dataset: Dataset, *, budget_bytes: int | None = None) -> None:
         device = dataset.train.images.device
         templates: dict[str, nn.Module] = {}
-        self._snapshots: list[list[DrawnTeacher]] = []
+        self._memory = SnapshotMemory(device, budget_bytes)
+        self._teachers: list[tuple[nn.Module, list[int]]] = []
         for teacher in teachers:
             if teacher.architecture not in templates:
                 network = build_network(teacher.architecture, dataset, torch.Generator(device))
                 templates[teacher.architecture] = network.eval().requires_grad_(False)
-            self._snapshots.append(
-                [
-                    DrawnTeacher(
-                        network=templates[teacher.architecture],
-                        tensors={name: tensor.to(device) for name, tensor in snapshot.items()},
-                    )
-                    for snapshot in teacher.snapshots
-                ]
-            )
+            snapshots = [self._memory.add(snapshot) for snapshot in teacher.snapshots]
+            self._teachers.append((templates[teacher.architecture], snapshots))
 
     def __len__(self) -> int:
-        return len(self._snapshots)
+        return len(self._teachers)
 
     def draw(self, step: int, count: int, rng: torch.Generator) -> Sequence[DrawnTeacher]:
         """Returns `count` snapshots, each uniform over teachers and then over the teacher's snapshots."""
-        drawn = []
-        for _ in range(count):
-            snapshots = self._snapshots[_below(len(self._snapshots), rng)]
-            drawn.append(snapshots[_below(len(snapshots), rng)])
-        return drawn
+        networks, snapshots = self._choose(count, rng)
+        return [
+            DrawnTeacher(network=network, tensors=tensors)
+            for network, tensors in zip(networks, self._memory.take(snapshots), strict=True)
+        ]
+
+    def prefetch(self, count: int, choices: Callable[[], torch.Generator]) -> None:
+        """Begins to bring over those snapshots of the next draw that aren't on the device."""
+        if not self._memory.is_on_device:
+            _, snapshots = self._choose(count, choices())
+            self._memory.fetch(snapshots)
 
     def state(self) -> Mapping[str, Tensor]:
         """Returns nothing: a draw depends on no other."""
@@ -109,6 +120,15 @@ class StoredPool:
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Has nothing to take back."""
+
+    def _choose(self, count: int, rng: torch.Generator) -> tuple[list[nn.Module], list[int]]:
+        """Returns networks, and numbers of snapshots."""
+        networks, chosen = [], []
+        for _ in range(count):
+            network, snapshots = self._teachers[_below(len(self._teachers), rng)]
+            networks.append(network)
+            chosen.append(snapshots[_below(len(snapshots), rng)])
+        return networks, chosen
 
 
 def shard(numbers: range, collective: Collective) -> range:

@@ -15,6 +15,7 @@ from dim_ray.core.online import OnlinePool
 from dim_ray.core.pool import StoredPool, TeacherPool, shard
 from dim_ray.core.ports import Checkpointer, Collective, Reporter, State
 from dim_ray.core.precision import resolve_precision
+from dim_ray.core.snapshots import device_budget
 from dim_ray.core.teachers import Teacher, train_teachers
 from dim_ray.pipeline.workspace import Workspace, checkpointer, dataset_card
 
@@ -51,7 +52,7 @@ def pool_identity(work: Workspace) -> list[Any]:
     """Returns what a generator owes to its pool: fingerprints of teachers, or what online ones are made of."""
     config = work.config
     if config.matching.kind != "none" and config.pool.kind == "online":
-        return [to_dict(config.pool.recipe()), list(config.networks.teachers)]
+        return [config.pool.recipe(), list(config.networks.teachers)]
     return [teacher_fingerprint(work, number) for number in pool_teachers(config)]
 
 
@@ -71,7 +72,13 @@ def open_pool(work: Workspace, collective: Collective) -> TeacherPool | None:
             rank=collective.rank,
         )
     mine = shard(pool_teachers(config), collective)
-    return StoredPool([load_teacher(work, number) for number in mine], work.dataset) if mine else None
+    if not mine:
+        return None
+    return StoredPool(
+        (load_teacher(work, number) for number in mine),
+        work.dataset,
+        budget_bytes=device_budget(config.pool.device_memory_gib, work.dataset.train.images.device),
+    )
 
 
 def missing_teachers(work: Workspace) -> list[int]:

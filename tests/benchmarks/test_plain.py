@@ -77,13 +77,16 @@ def test_matching_step_is_the_plain_one() -> None:
     teacher = pool.draw(0, 1, stream(0))[0]
     network = teacher.network
     network.load_state_dict(dict(teacher.tensors))
+
+    def choices(number: int) -> torch.Generator:
+        return stream(1, step=number)
+
     for number in range(STEPS):
         images, labels = DATASET.train.images[:BATCH], DATASET.train.labels[:BATCH]
         rng = stream(0, step=number)
         discriminator_steps(ours, PRIOR, signed(images), labels, rng, SingleWorker(), step=number)
         adversarial, fake = generator_losses(ours, PRIOR, labels, rng)
-        choices = stream(1, step=number)
-        distance = matching_loss(pool, config, DATASET, images, fake, labels, step=number, rng=choices)
+        distance = matching_loss(pool, config, DATASET, images, fake, labels, step=number, choices=choices)
         generator_step(ours, config.adversarial_weight * adversarial + config.weight * distance, SingleWorker())
         found = plain.matching_step(
             theirs, PRIOR, config, DATASET, network, images, labels, stream(0, step=number), stream(1, step=number)

@@ -27,14 +27,18 @@ COUNT = 2
 Make = Callable[[int], TeacherPool]
 
 
-def stored(rank: int) -> StoredPool:
+def stored(rank: int, budget_bytes: int | None = None) -> StoredPool:
     teachers = make_teachers(DATASET, [2, 1, 2], BATCH_NORM)
     for teacher in teachers:
         for snapshot in teacher.snapshots:  # statistics of their own, so that it matters which are used
             for name, tensor in snapshot.items():
                 if "running_mean" in name:
                     tensor.normal_(generator=stream(1, name))
-    return StoredPool(teachers[rank:], DATASET)
+    return StoredPool(teachers[rank:], DATASET, budget_bytes=budget_bytes)
+
+
+def from_host(rank: int) -> StoredPool:
+    return stored(rank, budget_bytes=0)
 
 
 def online(rank: int) -> OnlinePool:
@@ -42,7 +46,11 @@ def online(rank: int) -> OnlinePool:
     return OnlinePool(config, (BATCH_NORM, "convnet3_w4"), DATASET, steps_per_epoch=STEPS_PER_EPOCH, rank=rank)
 
 
-IMPLEMENTATIONS: dict[str, Make] = {"StoredPool": stored, "OnlinePool": online}
+IMPLEMENTATIONS: dict[str, Make] = {
+    "StoredPool": stored,
+    "StoredPool on the host": from_host,
+    "OnlinePool": online,
+}
 
 
 @pytest.fixture(params=IMPLEMENTATIONS, ids=str)
@@ -118,6 +126,17 @@ def test_draws_are_the_same_again_and_leave_the_global_random_state_alone(make: 
         results.append(answers(make(0), range(NUM_STEPS)))
         assert torch.equal(torch.get_rng_state(), before)
     torch.testing.assert_close(*results, atol=0, rtol=0)
+
+
+def test_teachers_are_the_same_whatever_the_pool_was_told_of_the_next_draw(make: Make) -> None:
+    expected = answers(make(0), range(NUM_STEPS))
+    for shift in (1, 2):  # what is drawn next, and something else
+        told = make(0)
+        for step in range(NUM_STEPS):
+            drawn = draw(told, step)
+            told.prefetch(COUNT, lambda following=step + shift: stream(5, step=following))  # type: ignore[misc]
+            logits = [teacher(images()).detach() for teacher in drawn]
+            torch.testing.assert_close(logits, expected[step], atol=0, rtol=0)
 
 
 def test_workers_draw_teachers_of_their_own(make: Make) -> None:

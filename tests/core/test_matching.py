@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dim_ray.config import HealthConfig, MatchingConfig, MatchingKind, PoolConfig, PriorConfig
+from dim_ray.core import snapshots
 from dim_ray.core.augment import Augmentation, augment, draw_augmentation
 from dim_ray.core.data import Dataset, signed
 from dim_ray.core.distances import DISTANCES
@@ -18,7 +19,7 @@ from dim_ray.core.matching import distill
 from dim_ray.core.networks import build_classifier
 from dim_ray.core.online import OnlinePool
 from dim_ray.core.pair import Pair
-from dim_ray.core.pool import StoredPool, TeacherPool, shard, shard_weight
+from dim_ray.core.pool import DrawnTeacher, StoredPool, TeacherPool, shard, shard_weight
 from dim_ray.core.ports import Collective, NoCheckpointer, SingleWorker
 from dim_ray.core.random import derive_seed, stream
 from dim_ray.core.teachers import Teacher
@@ -291,6 +292,56 @@ def test_teachers_are_not_changed_by_being_matched() -> None:
     train(make_pair(DATASET), StoredPool(teachers, DATASET))
     after = [dict(snapshot) for teacher in teachers for snapshot in teacher.snapshots]
     assert all(equal_states(first, second) for first, second in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_weights_and_losses_do_not_depend_on_where_snapshots_stay(share: float) -> None:
+    config = replace(MATCHING, teachers_per_step=2, weight=20.0, augmentation="color_crop_cutout_flip_scale_rotate")
+    teachers = make_teachers(DATASET, [2, 1, 3], "resnet10_w4")
+    sizes = [sum(t.nbytes for t in snapshot.values()) for teacher in teachers for snapshot in teacher.snapshots]
+    results = []
+    for budget_bytes in (None, int(share * sum(sizes))):
+        pair = make_pair(DATASET)
+        reporter = train(pair, StoredPool(teachers, DATASET, budget_bytes=budget_bytes), config)
+        results.append((pair.state(), reporter.reports))
+    assert equal_states(results[0][0], results[1][0])
+    assert results[0][1] == results[1][1]
+
+
+class Watched(StoredPool):
+    """A pool whose snapshots are all on the host, and which notes draws, copies and uses in their order."""
+
+    def __init__(self, teachers: Sequence[Teacher], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.events: list[str] = []
+        monkeypatch.setattr(snapshots, "_copier", lambda device: self._begin)
+        super().__init__(teachers, DATASET, budget_bytes=0)
+
+    def _begin(self, data: Tensor) -> Callable[[], Tensor]:
+        self.events.append("copy")
+        return data.clone
+
+    def draw(self, step: int, count: int, rng: torch.Generator) -> Sequence[DrawnTeacher]:
+        self.events.append(f"draw {step}")
+        drawn = super().draw(step, count, rng)
+        for teacher in drawn:
+            teacher.network.register_forward_pre_hook(lambda network, given: self.events.append("use"))
+        self.events.append("drawn")
+        return drawn
+
+
+@pytest.mark.parametrize("augmentation", ["none", "color_crop_cutout_flip_scale_rotate", "flip+crop"])
+def test_what_the_next_step_draws_is_on_its_way_before_this_steps_teachers_are_used(
+    augmentation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = Watched(make_teachers(DATASET, [1] * 50), monkeypatch)  # with which no step draws the last one's again
+    train(make_pair(DATASET), pool, replace(MATCHING, augmentation=augmentation))
+    steps = " ".join(pool.events).split("draw ")[1:]
+    assert len(steps) == 6
+    for number, step in enumerate(steps):
+        before, _, after = step.partition(" drawn ")
+        assert before == (f"{number} copy" if number == 0 else f"{number}"), "only the first step waits for a copy"
+        assert after.split()[:2] == ["copy", "use"]
+        assert after.count("copy") == 1
 
 
 def test_without_a_pool_it_is_adversarial_training_with_the_real_labels() -> None:

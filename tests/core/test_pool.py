@@ -277,6 +277,16 @@ def test_draw_keeps_its_snapshot_when_another_is_drawn() -> None:
     assert set(early) == {0.0, 1.0}
 
 
+def test_pool_on_the_device_asks_for_no_random_numbers_of_the_next_step() -> None:
+    pool = StoredPool(marked(DATASET, [1, 3]), DATASET)
+    pool.prefetch(1, lambda: pytest.fail("drew them for nothing"))
+
+
+def test_pool_takes_teachers_as_they_come() -> None:
+    pool = StoredPool(iter(marked(DATASET, [1, 3])), DATASET, budget_bytes=0)
+    assert len(pool) == 2
+
+
 def test_snapshot_that_lacks_a_tensor_is_not_filled_up_with_noise() -> None:
     teacher = make_teachers(DATASET, [1])[0]
     name = next(iter(teacher.snapshots[0]))

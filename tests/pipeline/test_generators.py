@@ -204,7 +204,7 @@ def test_each_worker_distils_with_its_own_shard_and_the_weight_of_it(
     def record(pair: Pair, pool: SimpleNamespace | None, *sections: Any, **options: Any) -> None:
         calls.append({"pair": pair, "pool": pool, "sections": sections, **options})
 
-    monkeypatch.setattr(teachers, "StoredPool", lambda teachers, dataset: SimpleNamespace(teachers=teachers))
+    monkeypatch.setattr(teachers, "StoredPool", lambda numbers, *_, **__: SimpleNamespace(teachers=list(numbers)))
     monkeypatch.setattr(generators, "distill", record)
     reporter = RecordingReporter()
     distil(work, reporter, collective)

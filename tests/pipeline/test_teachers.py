@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from dim_ray.config import NetworksConfig, Precision
+from dim_ray.config import NetworksConfig, Precision, fingerprint
 from dim_ray.core.online import OnlinePool
 from dim_ray.core.pool import StoredPool
 from dim_ray.core.ports import SilentReporter, SingleWorker
@@ -20,6 +20,7 @@ from dim_ray.pipeline.teachers import (
     load_teacher,
     missing_teachers,
     open_pool,
+    pool_identity,
     pool_teachers,
     teacher_fingerprint,
     teachers_cost,
@@ -75,6 +76,42 @@ def test_online_pool_is_made_of_the_configuration(tmp_path: Path, rank: int) -> 
     for step in range(tiny.STEPS_PER_EPOCH + 1):
         for ours, theirs in zip(pool.draw(step, 2, stream(0)), direct.draw(step, 2, stream(0)), strict=True):
             assert tiny.equal_states(ours.tensors, theirs.tensors)
+
+
+@pytest.mark.parametrize(("memory_gib", "is_on_device"), [(0.0, False), (1.0, True), (None, True)])
+def test_stored_pool_has_the_device_memory_that_is_configured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory_gib: float | None, is_on_device: bool
+) -> None:
+    monkeypatch.setattr(teachers, "device_budget", lambda gib, device: None if gib is None else int(gib * 2**30))
+    work = with_pool(make_work(tmp_path), device_memory_gib=memory_gib)
+    for number in missing_teachers(work):
+        build_teacher(work, number, SilentReporter())
+    pool = open_pool(work, SingleWorker())
+    assert pool is not None
+    asked: list[int] = []
+
+    def choices() -> torch.Generator:
+        asked.append(1)
+        return stream(0)
+
+    pool.prefetch(1, choices)
+    assert not asked if is_on_device else asked
+
+
+@pytest.mark.parametrize("kind", ["stored", "online"])
+def test_networks_do_not_depend_on_the_device_memory(tmp_path: Path, kind: str) -> None:
+    work = with_pool(make_work(tmp_path), kind=kind)
+    other = with_pool(work, device_memory_gib=0.5)
+    assert fingerprint(pool_identity(other)) == fingerprint(pool_identity(work))
+    assert teacher_fingerprint(other, 0) == teacher_fingerprint(work, 0)
+
+
+def test_identity_of_an_online_pool_is_that_from_before_there_were_fields_that_say_where(tmp_path: Path) -> None:
+    work = with_pool(make_work(tmp_path), kind="online")
+    recipe = work.config.pool.recipe()
+    values = {field.name: getattr(recipe, field.name) for field in fields(recipe) if not field.metadata.get("place")}
+    assert "device_memory_gib" not in values
+    assert fingerprint(pool_identity(work)) == fingerprint([values, work.config.networks.teachers])
 
 
 @pytest.mark.parametrize("kind", ["stored", "online"])

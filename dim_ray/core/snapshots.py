@@ -1,0 +1,152 @@
+"""Snapshots of teachers: on the device as far as a budget goes, the others on the host and brought over ahead of use.
+
+    memory = SnapshotMemory(device, budget_bytes=2**30)
+    number = memory.add(snapshot)
+    memory.fetch([number])               # begins to bring it over, if it isn't there
+    [tensors] = memory.take([number])    # has it there, whether it was fetched or not
+
+A snapshot on the host is one run of bytes, which one copy brings over. For a GPU it lies in pinned memory and is copied
+in a stream of its own, beside whatever the device computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["SnapshotMemory", "device_budget"]
+
+_BYTES_PER_GIB = 2**30
+_FREE_SHARE = 0.5  # of a GPU's free memory: the rest is for what training needs beside its networks
+_ALIGNMENT_BYTES = 64  # of each tensor within a run of bytes: as PyTorch allocates on the CPU
+
+Arrival = Callable[[], Tensor]
+"""Returns the copied bytes; what the caller's stream does next waits for them."""
+
+
+class SnapshotMemory:
+    """Keeps snapshots, as many on the device as fit: in the order in which they come, each that fits in what is left.
+
+    Beside those, at most what was taken last and what was fetched since are on the device. (A GPU's memory is free when
+    the work that was queued before is done: while the host is far ahead of it, there may be more.)
+
+    Args:
+        device: Where snapshots are used.
+        budget_bytes: What those that stay on the device may take together; None keeps all of them there.
+    """
+
+    def __init__(self, device: torch.device, budget_bytes: int | None) -> None:
+        self._device = device
+        self._budget_bytes = budget_bytes
+        self._begin_copy = _copier(device)
+        self._resident: dict[int, Mapping[str, Tensor]] = {}
+        self._on_host: dict[int, _Packed] = {}
+        self._arrivals: dict[int, Arrival] = {}
+
+    @property
+    def is_on_device(self) -> bool:
+        """Whether there is nothing to fetch."""
+        return not self._on_host
+
+    def add(self, tensors: Mapping[str, Tensor]) -> int:
+        """Keeps a snapshot and returns its number, counted from 0."""
+        number = len(self._resident) + len(self._on_host)
+        size_bytes = sum(tensor.nbytes for tensor in tensors.values())
+        if self._budget_bytes is not None and size_bytes > self._budget_bytes:
+            self._on_host[number] = _pack(tensors, pinned=self._device.type == "cuda")
+            return number
+        if self._budget_bytes is not None:
+            self._budget_bytes -= size_bytes
+        self._resident[number] = {name: tensor.to(self._device) for name, tensor in tensors.items()}
+        return number
+
+    def fetch(self, numbers: Sequence[int]) -> None:
+        """Begins to bring over those of these snapshots that aren't on the device yet, nor on their way."""
+        for number in numbers:
+            if number in self._on_host and number not in self._arrivals:
+                self._arrivals[number] = self._begin_copy(self._on_host[number].data)
+
+    def take(self, numbers: Sequence[int]) -> list[Mapping[str, Tensor]]:
+        """Returns the tensors of these snapshots on the device, and forgets what else was fetched."""
+        self._arrivals = {number: arrival for number, arrival in self._arrivals.items() if number in numbers}
+        self.fetch(numbers)
+        return [
+            self._on_host[number].unpack(self._arrivals[number]())
+            if number in self._on_host
+            else self._resident[number]
+            for number in numbers
+        ]
+
+
+def device_budget(memory_gib: float | None, device: torch.device) -> int | None:
+    """Returns the bytes of a device that snapshots may take; None where that's no question: on the CPU.
+
+    Args:
+        memory_gib: In GiB; None is half of what is free on a GPU now.
+        device: Where they are used.
+    """
+    if device.type != "cuda":
+        return None
+    if memory_gib is None:
+        free_bytes, _ = torch.cuda.mem_get_info(device)
+        return int(free_bytes * _FREE_SHARE)
+    return int(memory_gib * _BYTES_PER_GIB)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Packed:
+    """A snapshot as one run of bytes."""
+
+    data: Tensor
+    """(bytes,) uint8 on the host."""
+    layout: Mapping[str, tuple[int, torch.dtype, torch.Size]]
+    """First byte, type and shape of each tensor by name."""
+
+    def unpack(self, data: Tensor) -> dict[str, Tensor]:
+        """Returns the tensors as views of a copy of the bytes."""
+        return {
+            name: data[first : first + shape.numel() * dtype.itemsize].view(dtype).view(shape)
+            for name, (first, dtype, shape) in self.layout.items()
+        }
+
+
+def _pack(tensors: Mapping[str, Tensor], *, pinned: bool) -> _Packed:
+    layout, size_bytes = {}, 0
+    for name, tensor in tensors.items():
+        layout[name] = size_bytes, tensor.dtype, tensor.shape
+        size_bytes += -(-tensor.nbytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+    packed = _Packed(data=torch.zeros(size_bytes, dtype=torch.uint8, pin_memory=pinned), layout=layout)
+    for name, place in packed.unpack(packed.data).items():
+        place.copy_(tensors[name])
+    return packed
+
+
+def _copier(device: torch.device) -> Callable[[Tensor], Arrival]:
+    """Returns what begins to copy bytes of the host to a device."""
+    if device.type != "cuda":
+
+        def copy(data: Tensor) -> Arrival:
+            copied = data.to(device, copy=True)
+            return lambda: copied
+
+        return copy
+
+    stream = torch.cuda.Stream(device)
+
+    def copy_beside(data: Tensor) -> Arrival:
+        with torch.cuda.stream(stream):
+            copied = data.to(device, non_blocking=True)
+            copied_event = stream.record_event()
+
+        def arrive() -> Tensor:
+            user = torch.cuda.current_stream(device)
+            user.wait_event(copied_event)
+            copied.record_stream(user)  # its memory is the copying stream's, which mustn't reuse it before
+            return copied
+
+        return arrive
+
+    return copy_beside

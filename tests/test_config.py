@@ -466,10 +466,17 @@ def test_seed_reaches_every_section_that_has_one_but_not_the_split() -> None:
 @pytest.mark.parametrize(
     ("kind", "unused"),
     [
-        ("stored", {"size": 1, "online_steps": 3, "device_memory_gib": 1.0}),
+        ("stored", {"size": 1, "online_steps": 3, "device_memory_gib": 1.0, "teachers_at_once": 2}),
         (
             "online",
-            {"size": 1, "epochs": 3, "num_snapshots": 1, "snapshot_spacing": "linear", "device_memory_gib": 1.0},
+            {
+                "size": 1,
+                "epochs": 3,
+                "num_snapshots": 1,
+                "snapshot_spacing": "linear",
+                "device_memory_gib": 1.0,
+                "teachers_at_once": 2,
+            },
         ),
     ],
 )

@@ -23,6 +23,7 @@ PoolKind = Literal["stored", "online"]
 SnapshotSpacing = Literal["logarithmic", "linear"]
 MatchingKind = Literal["logits", "logit_means", "logit_moments", "features", "gradients", "none"]
 
+_PLACE = ("size", "teachers_at_once", "device_memory_gib")  # fields of a pool that aren't its teachers'
 _WASSERSTEIN_PENALTY = 10.0  # the paper's
 
 
@@ -86,7 +87,7 @@ class PoolConfig:
         """Returns what makes one teacher of this kind what it is: every other field has its default."""
         unused = ("online_steps",) if self.kind == "stored" else ("epochs", "num_snapshots", "snapshot_spacing")
         default = PoolConfig(kind=self.kind)
-        return replace(self, **{name: getattr(default, name) for name in ("size", "device_memory_gib", *unused)})
+        return replace(self, **{name: getattr(default, name) for name in (*_PLACE, *unused)})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,7 +57,6 @@ def train_prior(
     check = HealthCheck(health, config, dataset)
     pair.generator.train()
     pair.discriminator.train()
-
     share_batch_norm(pair.generator, collective)
 
     def step(number: int, indices: Tensor) -> Losses:

@@ -71,7 +71,6 @@ def distill(
     """
     device = dataset.train.images.device
     check = HealthCheck(health, prior_config, dataset)
-
     share_batch_norm(pair.generator, collective)
 
     def choices(number: int) -> torch.Generator:

@@ -85,7 +85,7 @@ def test_stored_pool_has_the_device_memory_that_is_configured(
     monkeypatch.setattr(teachers, "device_budget", lambda gib, device: None if gib is None else int(gib * 2**30))
     work = with_pool(make_work(tmp_path), device_memory_gib=memory_gib)
     for number in missing_teachers(work):
-        build_teacher(work, number, SilentReporter())
+        build_teachers(work, [number], SilentReporter())
     pool = open_pool(work, SingleWorker())
     assert pool is not None
     asked: list[int] = []

@@ -155,9 +155,8 @@ def library_versions() -> dict[str, str]:
         import dim_ray
     except ImportError:
         return {**found, "dim_ray": "missing"}
-    folders = [
-        Path(spec.origin).parent for name in _PACKAGES if (spec := importlib.util.find_spec(name)) and spec.origin
-    ]
+    specs = [importlib.util.find_spec(name) for name in _PACKAGES]
+    folders = [Path(spec.origin).parent for spec in specs if spec and spec.origin]
     return {**found, "dim_ray": dim_ray.__version__, "code": code_digest(folders)}
 
 
@@ -240,7 +239,7 @@ def _resolve(host_name: str) -> str | None:
 def _meeting(address: str, port: int, num_workers: int, seconds: float, *, is_master: bool) -> Any:
     from datetime import timedelta
 
-    from torch.distributed.distributed_c10d import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     within = timedelta(seconds=seconds)
     return TCPStore(address, port, num_workers, is_master, timeout=within, wait_for_workers=False)

@@ -76,14 +76,12 @@ def node_table(found: Preflight) -> Table:
     for heading in ("node", *CHECKS):
         table.add_column(heading, overflow="fold")
     for report in found.reports:
-        table.add_row(
-            report.name, *(marks.get((report.name, check)) or _fine(found, report, check) for check in CHECKS)
-        )
+        table.add_row(report.name, *(marks.get((report.name, check)) or _fine(report, check) for check in CHECKS))
     return table
 
 
-def _fine(found: Preflight, report: NodeReport, check: Check) -> str:
-    if report.failure is not None or (check == "process group" and report.name not in (found.group or ())):
+def _fine(report: NodeReport, check: Check) -> str:
+    if report.failure is not None or (check == "process group" and not report.is_member):
         return _NOT_CHECKED
     return "ok"
 

@@ -8,21 +8,21 @@ A problem has a short mark for a table, and a sentence that says what is so, wha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from dim_ray.distributed.address import INTERFACE_VARIABLES
 from dim_ray.distributed.needs import Needs
+from dim_ray.distributed.probe import NOT_SHARED
 
-__all__ = ["CHECKS", "Check", "GroupReport", "NodeReport", "Problem", "find_group_problems", "find_problems"]
+__all__ = ["CHECKS", "Check", "NodeReport", "Problem", "find_problems"]
 
 Check = Literal["answer", "storage", "versions", "memory", "disk", "GPUs", "process group"]
 CHECKS: tuple[Check, ...] = ("answer", "storage", "versions", "memory", "disk", "GPUs", "process group")
 """In the order in which they are shown."""
 
 _CODE = "code"
-_NOT_SHARED = "not shared"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,25 +47,19 @@ class NodeReport:
     """Free for the storage; None where it's an object store."""
     storage_problem: str | None = None
     """What kept it from using the storage."""
-    failure: str | None = None
-    """Why it didn't answer."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupReport:
-    """What one worker of the process group came to."""
-
-    name: str
-    """Of the node."""
-    error: str | None
-    """PyTorch's; None where the group works."""
     interface: str | None = None
-    """What gloo was told to use."""
+    """What gloo is told to use there."""
     interfaces: Sequence[str] = ()
-    """All of the node's."""
+    """All that it has."""
     host_name: str = ""
     host_address: str | None = None
-    """What the node's own host name stands for there."""
+    """What its own host name stands for there."""
+    is_member: bool = False
+    """Of the process group that was tried."""
+    group_error: str | None = None
+    """What kept it from joining."""
+    failure: str | None = None
+    """Why it didn't answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +76,7 @@ class Problem:
 
 
 def find_problems(
-    reports: Iterable[NodeReport], *, storage: str, reference: Mapping[str, str], needs: Needs, uses_gpus: bool
+    reports: Sequence[NodeReport], *, storage: str, reference: Mapping[str, str], needs: Needs, uses_gpus: bool
 ) -> list[Problem]:
     """Compares what every node says with what the run needs.
 
@@ -106,23 +100,7 @@ def find_problems(
             _gpus(report) if uses_gpus else None,
         ]
         found += [problem for problem in problems if problem is not None]
-    return found
-
-
-def find_group_problems(reports: Sequence[GroupReport]) -> list[Problem]:
-    """Explains a process group that doesn't work; its members share one sentence."""
-    failed = [report for report in reports if report.error is not None]
-    if not failed:
-        return []
-    members = "; ".join(_member(report) for report in reports)
-    variables = " and ".join(INTERFACE_VARIABLES)
-    sentence = (
-        f"the process group of {len(reports)} nodes doesn't work: {members}. Every node has to listen on an interface "
-        "that the others reach, and by default it's the one with the node's address in Ray. Start Ray on each node "
-        f"without {variables}, or with the right interface in them, let the nodes reach each other on all TCP ports, "
-        "or use --workers 1."
-    )
-    return [Problem(name=report.name, check="process group", mark="failed", sentence=sentence) for report in failed]
+    return [*found, *_group([report for report in reports if report.is_member])]
 
 
 def _unanswered(report: NodeReport, failure: str) -> Problem:
@@ -138,7 +116,7 @@ def _storage(report: NodeReport, storage: str) -> Problem | None:
     what = report.storage_problem
     if what is None:
         return None
-    if what == _NOT_SHARED:
+    if what == NOT_SHARED:
         sentence = (
             f"{report.name} doesn't share the storage {storage}: what this process wrote there isn't there. Give a "
             "folder that all nodes mount at this path, such as one of NFS, or an s3:// or gs:// URI, with --storage."
@@ -221,16 +199,35 @@ def _gpus(report: NodeReport) -> Problem | None:
     )
 
 
-def _member(report: GroupReport) -> str:
-    if report.interface is None:
-        interface = "no interface is set, so it listens where its host name leads"
-    else:
-        interface = f"interface {report.interface}"
-        if not set(report.interface.split(",")) <= set(report.interfaces):
-            interface += f", which it doesn't have (it has {', '.join(report.interfaces)})"
+def _group(members: Sequence[NodeReport]) -> list[Problem]:
+    """Explains a process group that doesn't work; its members share one sentence."""
+    failed = [report for report in members if report.group_error is not None]
+    if not failed:
+        return []
+    variables = " and ".join(INTERFACE_VARIABLES)
+    sentence = (
+        f"the process group of {len(members)} nodes doesn't work. {' '.join(map(_member, members))} Every node has to "
+        "listen on an interface that the others reach; by default it's the one with the node's address in Ray. Start "
+        f"Ray on each node with {variables} unset, or set to the right interface, let the nodes reach each other on "
+        "all TCP ports, or use one worker."
+    )
+    return [Problem(name=report.name, check="process group", mark="failed", sentence=sentence) for report in failed]
+
+
+def _member(report: NodeReport) -> str:
     host = f"its host name {report.host_name} is {report.host_address or 'unknown to it'}"
-    outcome = "no error" if report.error is None else report.error.rstrip(".")
-    return f"{report.name}: {interface}, {host}: {outcome}" if report.host_name else f"{report.name}: {outcome}"
+    unreachable = ", which no other node reaches"
+    if report.interface is None:
+        is_alone = (report.host_address or "").startswith("127.")
+        where = f"no interface is set, and {host}{unreachable if is_alone else ''}"
+    else:
+        missing = [name for name in report.interface.split(",") if name not in report.interfaces]
+        if missing:
+            remark = f", which it doesn't have (it has {', '.join(report.interfaces)})"
+        else:
+            remark = unreachable if report.interface == "lo" else ""
+        where = f"interface {report.interface}{remark}; {host}"
+    return f"{report.name}: {where}; {(report.group_error or 'no error').rstrip('.')}."
 
 
 def _of(free: int, needed: int) -> str:

@@ -21,7 +21,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dim_ray.distributed.address import make_address_hook
-from dim_ray.distributed.findings import GroupReport, NodeReport, Problem, find_group_problems, find_problems
+from dim_ray.distributed.findings import NodeReport, Problem, find_problems
 from dim_ray.distributed.needs import estimate_needs
 from dim_ray.distributed.probe import NodeProbe, library_versions, sent_as_code
 from dim_ray.distributed.resources import Placement, workers_that_fit
@@ -36,8 +36,9 @@ _STAGE = "preflight"
 _HEAD = "node:__internal_head__"
 _ANSWER_SECONDS = 120.0  # to start a process and import PyTorch, on a busy node and from a slow disk
 _STORAGE_SECONDS = 60.0
-_GROUP_SECONDS = 20.0
+_GROUP_SECONDS = 15.0
 _GRACE_SECONDS = 10.0  # of a group that should have given up
+_UNSEEN = "what it wrote there doesn't reach this process; give a storage that all nodes share"
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +50,6 @@ class Preflight:
     reports: Sequence[NodeReport]
     """One a node, the head first."""
     problems: Sequence[Problem]
-    group: Sequence[str] | None
-    """Names of the nodes of the process group; None where none was tried."""
 
     @property
     def sentences(self) -> list[str]:
@@ -102,26 +101,22 @@ def run_preflight(
     root = open_root(work.config.storage.root)
     reports = {node["NodeID"]: _blank_report(node, nodes, placement) for node in nodes}
     with _probing(reports) as probes:
-        _ask_facts(probes, reports, root.uri if root.is_local else None)
-        _try_storage(_answering(probes, reports), reports, root)
-        progress.advance(len(_answering(probes, reports)))
-        members = {key: probe for key, probe in _answering(probes, reports).items() if reports[key].num_workers}
-        addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes}
-        group = _try_group(members, reports, addresses) if with_group and len(members) > 1 else []
+        answering = _ask_facts(probes, reports, root.uri if root.is_local else None)
+        answering = _try_storage(answering, reports, root)
+        progress.advance(len(answering))
+        members = {key: probe for key, probe in answering.items() if reports[key].num_workers}
+        if with_group and len(members) > 1:
+            _try_group(members, reports, {node["NodeID"]: node["NodeManagerAddress"] for node in nodes})
     needs = estimate_needs(work, placement, num_trials=num_trials)
+    log.info("Preflight: %s; %s", reports, needs)
     problems = find_problems(
-        reports.values(),
+        list(reports.values()),
         storage=root.uri,
         reference=library_versions(),
         needs=needs,
         uses_gpus=placement.gpus_per_worker > 0,
     )
-    log.info("Preflight: %s; %s; %s", reports, group, needs)
-    return Preflight(
-        reports=list(reports.values()),
-        problems=[*problems, *find_group_problems(group)],
-        group=[report.name for report in group] or None,
-    )
+    return Preflight(reports=list(reports.values()), problems=problems)
 
 
 def _alive_nodes() -> list[dict[str, Any]]:
@@ -159,58 +154,47 @@ def _probing(keys: Iterable[str]) -> Iterator[dict[str, Any]]:
             ray.kill(probe)
 
 
-def _answering(probes: Mapping[str, Any], reports: Mapping[str, NodeReport]) -> dict[str, Any]:
-    return {key: probe for key, probe in probes.items() if reports[key].failure is None}
+def _ask_facts(probes: Mapping[str, Any], reports: dict[str, NodeReport], storage_folder: str | None) -> dict[str, Any]:
+    """Completes the reports, and returns the probes that answered."""
+    calls = {key: probe.facts.remote(storage_folder) for key, probe in probes.items()}
+    facts, failures = _gather(calls, _ANSWER_SECONDS)
+    for key in probes:
+        reports[key] = replace(reports[key], **facts[key] if key in facts else {"failure": failures[key]})
+    return {key: probes[key] for key in facts}
 
 
-def _ask_facts(probes: Mapping[str, Any], reports: dict[str, NodeReport], storage_folder: str | None) -> None:
-    facts, failures = _gather(
-        {key: probe.facts.remote(storage_folder) for key, probe in probes.items()}, _ANSWER_SECONDS
-    )
-    for key, answer in facts.items():
-        reports[key] = replace(reports[key], **answer)
-    for key, failure in failures.items():
-        reports[key] = replace(reports[key], failure=failure)
-
-
-def _try_storage(probes: Mapping[str, Any], reports: dict[str, NodeReport], root: Root) -> None:
-    """Lets every node read what this process writes, and the other way round."""
+def _try_storage(probes: Mapping[str, Any], reports: dict[str, NodeReport], root: Root) -> dict[str, Any]:
+    """Lets every node read what this process writes, and the other way round; returns the probes that came back."""
     base, content = f".preflight-{uuid.uuid4().hex}", uuid.uuid4().bytes
     keys = {key: f"{base}-{number}" for number, key in enumerate(probes)}
     root.write(base, content)
     try:
         calls = {key: probe.write_storage.remote(root.uri, base, keys[key], content) for key, probe in probes.items()}
         answers, failures = _gather(calls, _STORAGE_SECONDS)
-        for key in (key for key, problem in answers.items() if problem is None):
-            if root.read(keys[key]) != content:
-                answers[key] = "what it wrote there doesn't reach this process; give a storage that all nodes share"
-        calls = {
-            key: probes[key].delete_storage.remote(root.uri, keys[key])
-            for key, problem in answers.items()
-            if problem is None
-        }
+        wrote = [key for key, problem in answers.items() if problem is None]
+        unseen = {key: _UNSEEN for key in wrote if root.read(keys[key]) != content}
+        calls = {key: probes[key].delete_storage.remote(root.uri, keys[key]) for key in wrote}
         deleted, not_deleted = _gather(calls, _STORAGE_SECONDS)
     finally:
         root.delete(base)
-    for key, problem in {**answers, **deleted, **failures, **not_deleted}.items():
+    stuck = {**failures, **not_deleted}
+    for key, problem in {**answers, **deleted, **unseen, **stuck}.items():
         reports[key] = replace(reports[key], storage_problem=problem)
+    return {key: probe for key, probe in probes.items() if key not in stuck}
 
 
-def _try_group(
-    probes: Mapping[str, Any], reports: Mapping[str, NodeReport], addresses: Mapping[str, str]
-) -> list[GroupReport]:
+def _try_group(probes: Mapping[str, Any], reports: dict[str, NodeReport], addresses: Mapping[str, str]) -> None:
     """Joins the nodes in a process group, which meets at the first one's address in Ray."""
-    first = next(iter(probes))
-    opened, failures = _gather(
-        {first: probes[first].open_group.remote(addresses[first], len(probes), _GROUP_SECONDS)}, _GROUP_SECONDS
-    )
+    first, size = next(iter(probes)), len(probes)
+    opening = probes[first].open_group.remote(addresses[first], size, _GROUP_SECONDS)
+    opened, failures = _gather({first: opening}, _GROUP_SECONDS)
     calls = {
-        key: probe.join_group.remote(addresses[first], opened[first], rank, len(probes), _GROUP_SECONDS)
+        key: probe.join_group.remote(addresses[first], opened[first], rank, size, _GROUP_SECONDS)
         for rank, (key, probe) in enumerate(probes.items() if opened else ())
     }
     answers, silent = _gather(calls, _GROUP_SECONDS + _GRACE_SECONDS)
-    failures |= silent
-    return [GroupReport(name=reports[key].name, **(answers.get(key) or {"error": failures.get(key)})) for key in probes]
+    for key in probes:
+        reports[key] = replace(reports[key], is_member=True, group_error={**answers, **failures, **silent}.get(key))
 
 
 def _gather(calls: Mapping[str, Any], seconds: float) -> tuple[dict[str, Any], dict[str, str]]:

@@ -15,6 +15,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import socket
 import sys
@@ -23,13 +24,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["LIBRARIES", "NodeProbe", "code_digest", "free_memory", "library_versions", "sent_as_code"]
+__all__ = ["LIBRARIES", "NOT_SHARED", "NodeProbe", "code_digest", "free_memory", "library_versions", "sent_as_code"]
 
 LIBRARIES = ("ray", "torch", "optuna", "pyarrow")
 """Distributions whose versions have to agree over the cluster."""
+NOT_SHARED = "not shared"
+"""What `NodeProbe.write_storage` says where the driver's file isn't there."""
 
 _PACKAGES = ("dim_ray", "tuning")
 _DIGEST_DIGITS = 8
+_SOURCE_LINE = re.compile(r"\[\S+:\d+\] ")  # of gloo, in the middle of its messages
 
 
 @contextmanager
@@ -70,13 +74,17 @@ class NodeProbe:
             "temp_bytes": _free_disk(ray.get_runtime_context().get_temp_dir()),
             "storage_bytes": _free_disk(storage_folder) if storage_folder else None,
             "num_gpus_seen": _num_gpus(),
+            "interface": os.environ.get("GLOO_SOCKET_IFNAME"),
+            "interfaces": tuple(name for _, name in socket.if_nameindex()),
+            "host_name": socket.gethostname(),
+            "host_address": _resolve(socket.gethostname()),
         }
 
     def write_storage(self, root: str, theirs: str, ours: str, content: bytes) -> str | None:
         """Reads what the driver wrote, and writes the same under another key.
 
         Returns:
-            What went wrong: "not shared", where the driver's file isn't there, or a sentence.
+            What went wrong: `NOT_SHARED`, or a sentence.
         """
         try:
             from dim_ray.errors import DimError
@@ -86,7 +94,7 @@ class NodeProbe:
         try:
             opened = open_root(root)
             if opened.read(theirs) != content:
-                return "not shared"
+                return NOT_SHARED
             opened.write(ours, content)
         except DimError as error:
             return str(error)
@@ -109,22 +117,12 @@ class NodeProbe:
         port: int = self._store.port
         return port
 
-    def join_group(self, address: str, port: int, rank: int, num_workers: int, seconds: float) -> dict[str, Any]:
+    def join_group(self, address: str, port: int, rank: int, num_workers: int, seconds: float) -> str | None:
         """Joins a gloo process group and sums the ranks over it.
 
         Returns:
-            `error`, None where the sum is right; `interface`, which gloo was told to use; `interfaces`, all of the
-            node's; `host_name`, and what it stands for, `host_address`.
+            What went wrong; None where the sum is right.
         """
-        return {
-            "error": self._join(address, port, rank, num_workers, seconds),
-            "interface": os.environ.get("GLOO_SOCKET_IFNAME"),
-            "interfaces": [name for _, name in socket.if_nameindex()],
-            "host_name": socket.gethostname(),
-            "host_address": _resolve(socket.gethostname()),
-        }
-
-    def _join(self, address: str, port: int, rank: int, num_workers: int, seconds: float) -> str | None:
         from datetime import timedelta
 
         import torch
@@ -137,7 +135,8 @@ class NodeProbe:
             total = torch.tensor([float(rank)])
             dist.all_reduce(total)
         except (RuntimeError, ValueError) as error:  # PyTorch's own are RuntimeErrors
-            return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            text = _SOURCE_LINE.sub("", str(error))
+            return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
         expected = sum(range(num_workers))
         return None if total.item() == expected else f"the sum over the group is {total.item():g}, and not {expected}"
 

@@ -30,7 +30,9 @@ sys.exit(run_main(main))
 
 def rows(output: str) -> list[list[str]]:
     """Returns the cells of the table's rows."""
-    return [re.split(r"\s{2,}", line.strip()) for line in output.splitlines() if re.match(r" \d+\.\d+\.\d+\.\d+ ", line)]
+    return [
+        re.split(r"\s{2,}", line.strip()) for line in output.splitlines() if re.match(r" \d+\.\d+\.\d+\.\d+ ", line)
+    ]
 
 
 def other_checkout(folder: Path, file: str, text: str) -> str:
@@ -57,7 +59,10 @@ def test_nodes_that_nothing_is_wrong_with_are_well(tmp_path: Path) -> None:
 
 
 def test_node_with_other_code_is_named_and_no_run_starts(tmp_path: Path) -> None:
-    storage, other = tmp_path / "storage", other_checkout(tmp_path / "other", "dim_ray/store/writer.py", "# a comment\n")
+    storage, other = (
+        tmp_path / "storage",
+        other_checkout(tmp_path / "other", "dim_ray/store/writer.py", "# a comment\n"),
+    )
     with nodes({}, {"PYTHONPATH": other}) as address:
         doctor = run_command(address, [*DOCTOR, str(storage)], cwd=tmp_path)
         distil = run_command(address, ["-m", "dim_ray.distill", "--storage", str(storage)], cwd=tmp_path)

@@ -20,15 +20,16 @@ from dim_ray.flags import DEFAULT_STUDY, DOCTOR_FLAGS
 from dim_ray.progress import make_progress
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Console
 
     from dim_ray.distributed.findings import Check, NodeReport
     from dim_ray.distributed.preflight import Preflight
 
-__all__ = ["main", "node_table"]
+__all__ = ["main", "print_nodes"]
 
 _STUDY = "doctor"
-_NOT_CHECKED = "-"
+_OK, _NOT_CHECKED = "ok", "-"
+_WIDEST = 1000  # columns of a table whose width is asked for
 
 
 def main(argv: Sequence[str]) -> None:
@@ -64,33 +65,46 @@ def main(argv: Sequence[str]) -> None:
         )
 
 
-def node_table(found: Preflight) -> Table:
-    """Returns a row a node and a column a check: ok, a mark of what is wrong, or - where it wasn't checked."""
+def print_nodes(console: Console, found: Preflight) -> None:
+    """Prints a row a node and a column a check: ok, a mark of what is wrong, or - where it wasn't checked.
+
+    Where the console is too narrow for that, it's a line a node with what is wrong.
+    """
     from rich import box
+    from rich.measure import Measurement
     from rich.table import Table
+    from rich.text import Text
 
     from dim_ray.distributed.findings import CHECKS
+    from dim_ray.summary import print_lines
 
     marks: dict[tuple[str, Check], str] = {(problem.name, problem.check): problem.mark for problem in found.problems}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("node", *CHECKS):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading.replace(" ", "\n"))
     for report in found.reports:
-        table.add_row(report.name, *(marks.get((report.name, check)) or _fine(report, check) for check in CHECKS))
-    return table
+        cells = [marks.get((report.name, check)) or _fine(report, check) for check in CHECKS]
+        table.add_row(*(Text(cell) for cell in (report.name, *cells)))
+    wanted = Measurement.get(console, console.options.update(max_width=_WIDEST), table).maximum
+    if wanted <= console.width:
+        console.print(table)
+        return
+    for report in found.reports:
+        wrong = [f"{check} {marks[report.name, check]}" for check in CHECKS if (report.name, check) in marks]
+        print_lines(console, f"{report.name}: {', '.join(wrong) or _OK}")
 
 
 def _fine(report: NodeReport, check: Check) -> str:
     if report.failure is not None or (check == "process group" and not report.is_member):
         return _NOT_CHECKED
-    return "ok"
+    return _OK
 
 
 def _print(found: Preflight) -> None:
     from dim_ray.summary import make_console, print_lines
 
     console = make_console()
-    console.print(node_table(found))
+    print_nodes(console, found)
     if found.problems:
         print_lines(console, *(f"- {sentence}" for sentence in found.sentences))
     else:

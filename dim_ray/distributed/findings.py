@@ -107,7 +107,7 @@ def _unanswered(report: NodeReport, failure: str) -> Problem:
     return Problem(
         name=report.name,
         check="answer",
-        mark="no answer",
+        mark="none",
         sentence=f"{report.name} doesn't answer: {failure}. Mend it, or take it out of the cluster with `ray stop`.",
     )
 
@@ -231,7 +231,7 @@ def _member(report: NodeReport) -> str:
 
 
 def _of(free: int, needed: int) -> str:
-    return f"{_bytes(free)} of {_bytes(needed)}"
+    return f"{_bytes(free).removesuffix(' GB')} of {_bytes(needed)}"
 
 
 def _bytes(count: int) -> str:

@@ -116,5 +116,5 @@ def test_node_that_hangs_is_named(tmp_path: Path) -> None:
     assert doctor.returncode == 1, doctor.stdout + doctor.stderr
     head, node = rows(doctor.stdout)
     assert head[1:] == ["ok"] * 6 + ["-"]
-    assert node[1:] == ["no answer"] + ["-"] * 6
+    assert node[1:] == ["none"] + ["-"] * 6
     assert f"- {node[0]} doesn't answer: nothing came within 30 seconds." in doctor.stdout

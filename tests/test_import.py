@@ -47,8 +47,9 @@ def test_importing_the_package_is_quick_and_brings_nothing_heavy() -> None:
 def test_help_needs_neither_torch_nor_ray() -> None:
     code = dedent("""
         import sys
-        import dim_ray.tune, dim_ray.distill, dim_ray.evaluate, dim_ray.protocols, dim_ray.results
-        for entry in (dim_ray.tune, dim_ray.distill, dim_ray.evaluate, dim_ray.protocols, dim_ray.results):
+        import dim_ray.tune, dim_ray.distill, dim_ray.evaluate, dim_ray.protocols, dim_ray.results, dim_ray.doctor
+        for entry in (dim_ray.tune, dim_ray.distill, dim_ray.evaluate, dim_ray.protocols, dim_ray.results,
+                      dim_ray.doctor):
             try:
                 entry.main(["--help"])
             except SystemExit as end:

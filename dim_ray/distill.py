@@ -81,9 +81,11 @@ def _distill_here(work: Workspace, progress: Progress) -> None:
 
 def _distill_with_ray(work: Workspace, progress: Progress) -> None:
     from dim_ray.distributed.build import build_networks, distill_one
+    from dim_ray.distributed.preflight import check_nodes
     from dim_ray.distributed.resources import cluster
 
     with cluster(work.config, progress) as placement:
+        check_nodes(work, placement, progress, num_trials=1)
         build_networks(work, work.config.pool.size, [work.config.generator.capacity], placement, progress)
         distill_one(work, placement, progress)
 

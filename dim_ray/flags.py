@@ -25,6 +25,7 @@ __all__ = [
     "COMMON_FLAGS",
     "DEFAULT_STUDY",
     "DISTILL_FLAGS",
+    "DOCTOR_FLAGS",
     "EVALUATE_FLAGS",
     "POOL_FLAGS",
     "PROTOCOLS_FLAGS",
@@ -114,6 +115,7 @@ POOL_FLAGS: tuple[Flag, ...] = (
         help="workers that share the teachers; above 1 they run under Ray Train",
     ),
 )
+DOCTOR_FLAGS: tuple[Flag, ...] = tuple(flag for flag in DISTILL_FLAGS if flag.name != "--weight")
 EVALUATE_FLAGS: tuple[Flag, ...] = (
     *COMMON_FLAGS,
     Flag(name="--ipc", field="evaluation.images_per_class", help="images per class, several"),

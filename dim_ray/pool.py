@@ -68,9 +68,11 @@ def main(argv: Sequence[str]) -> None:
             train_pool(on_device(work), progress)
         elif missing:
             from dim_ray.distributed.build import build_networks
+            from dim_ray.distributed.preflight import check_nodes
             from dim_ray.distributed.resources import cluster
 
             with cluster(work.config, progress) as placement:
+                check_nodes(work, placement, progress, num_trials=1)
                 build_networks(work, work.config.pool.size, [], placement, progress)
     _print(work, len(missing))
 

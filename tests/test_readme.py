@@ -13,13 +13,15 @@ from dim_ray.cli import parse
 from dim_ray.config import GeneratorConfig
 from dim_ray.core.generator import build_generator
 from dim_ray.core.random import stream
-from dim_ray.flags import DISTILL_FLAGS, EVALUATE_FLAGS, TUNE_FLAGS, add_generator
+from dim_ray.flags import DISTILL_FLAGS, DOCTOR_FLAGS, EVALUATE_FLAGS, TUNE_FLAGS, add_generator
 from dim_ray.reuse import StoredGenerator
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 EXAMPLES = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "best_generator" in block]
-COMMANDS = re.findall(r"^    (?:\w+=\w+ )?python -m dim_ray\.(tune|distill|evaluate)\b(.*?)(?:  #.*)?$", README, re.M)
-FLAGS = {"tune": TUNE_FLAGS, "distill": DISTILL_FLAGS, "evaluate": EVALUATE_FLAGS}
+COMMANDS = re.findall(
+    r"^    (?:\w+=\w+ )?python -m dim_ray\.(tune|distill|evaluate|doctor)\b(.*?)(?:  #.*)?$", README, re.M
+)
+FLAGS = {"tune": TUNE_FLAGS, "distill": DISTILL_FLAGS, "evaluate": EVALUATE_FLAGS, "doctor": DOCTOR_FLAGS}
 
 
 @pytest.fixture

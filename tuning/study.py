@@ -10,7 +10,7 @@ interruption, extends a study that was given more trials, and costs nothing wher
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
@@ -24,6 +24,7 @@ from dim_ray.distributed.build import (
     ray_path,
     run_evaluations,
 )
+from dim_ray.distributed.preflight import check_nodes
 from dim_ray.distributed.resources import DRIVER_SHARE, Placement, cluster
 from dim_ray.errors import DimError
 from dim_ray.pipeline.evaluations import missing_evaluations, plan_evaluations, read_evaluations
@@ -83,6 +84,7 @@ def _run(work: Workspace, record: StudyRecord, progress: Progress) -> StudyOutco
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()  # to the log file
     with cluster(work.config, progress) as placement:
+        check_nodes(_largest(work), placement, progress, num_trials=max(1, num_missing))
         if num_missing > 0:
             build_networks(work, max(config.pool_sizes), config.capacities, placement, progress)
             _search(work, record, placement, num_missing, progress)
@@ -90,6 +92,14 @@ def _run(work: Workspace, record: StudyRecord, progress: Progress) -> StudyOutco
         num_evaluated = run_evaluations(work, plan_evaluations(work, str(best["generator"])), placement, progress)
         record.forget_checkpoints()
     return _outcome(work, record, max(0, num_missing), num_evaluated)
+
+
+def _largest(work: Workspace) -> Workspace:
+    """Returns the workspace of the largest trial."""
+    config = work.config
+    pool = replace(config.pool, size=max(config.study.pool_sizes))
+    generator = replace(config.generator, capacity=max(config.study.capacities))
+    return replace(work, config=replace(config, pool=pool, generator=generator))
 
 
 def _search(work: Workspace, record: StudyRecord, placement: Placement, num_trials: int, progress: Progress) -> None:

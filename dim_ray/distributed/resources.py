@@ -27,7 +27,15 @@ from dim_ray.distributed.address import make_address_hook
 from dim_ray.errors import DimError, ResourceError
 from dim_ray.progress import Progress
 
-__all__ = ["DRIVER_SHARE", "Placement", "cluster", "joins_a_cluster", "local_resources", "plan_placement"]
+__all__ = [
+    "DRIVER_SHARE",
+    "Placement",
+    "cluster",
+    "joins_a_cluster",
+    "local_resources",
+    "plan_placement",
+    "workers_that_fit",
+]
 
 DRIVER_SHARE = {"node:__internal_head__": 0.001}
 """What a trial holds that only waits for its workers: next to nothing of the head node, and nothing that they need."""
@@ -62,12 +70,7 @@ def plan_placement(study: StudyConfig, resources: Mapping[str, float]) -> Placem
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     gpus_per_worker = (1.0 if gpus else 0.0) if study.gpus_per_worker is None else study.gpus_per_worker
     needs = {"CPU": study.workers_per_trial * study.cpus_per_worker, "GPU": study.workers_per_trial * gpus_per_worker}
-    workers = math.floor(cpus / study.cpus_per_worker)
-    if gpus_per_worker > 1:
-        workers = min(workers, math.floor(gpus / gpus_per_worker))
-    elif gpus_per_worker > 0:  # workers share a GPU, and none is spread over two
-        workers = min(workers, math.floor(gpus) * math.floor(1 / gpus_per_worker))
-    trials = workers // study.workers_per_trial
+    trials = workers_that_fit(study.cpus_per_worker, gpus_per_worker, resources) // study.workers_per_trial
     if trials < 1:
         raise ResourceError(
             f"a trial can never be placed: {study.workers_per_trial} workers x {study.cpus_per_worker} CPUs and "
@@ -81,6 +84,23 @@ def plan_placement(study: StudyConfig, resources: Mapping[str, float]) -> Placem
         gpus_per_worker=gpus_per_worker,
         max_concurrent=trials if study.max_concurrent is None else min(study.max_concurrent, trials),
     )
+
+
+def workers_that_fit(cpus_per_worker: int, gpus_per_worker: float, resources: Mapping[str, float]) -> int:
+    """Returns how many workers fit into resources.
+
+    Args:
+        cpus_per_worker: CPU cores of one.
+        gpus_per_worker: GPUs of one.
+        resources: Of a node or of the cluster, by Ray's names.
+    """
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    workers = math.floor(cpus / cpus_per_worker)
+    if gpus_per_worker > 1:
+        return min(workers, math.floor(gpus / gpus_per_worker))
+    if gpus_per_worker > 0:  # workers share a GPU, and none is spread over two
+        return min(workers, math.floor(gpus) * math.floor(1 / gpus_per_worker))
+    return workers
 
 
 def local_resources() -> dict[str, float]:

@@ -1,0 +1,224 @@
+"""Asks every node, before a run, whether it can do its part: storage, versions, memory, disk, GPUs, process group.
+
+    with cluster(config, progress) as placement:
+        check_nodes(work, placement, progress, num_trials=1)         # refuses, where a cluster isn't ready
+
+    run_preflight(work, placement, progress, num_trials=1, with_group=True).problems
+
+A node that doesn't answer in time is named, and nothing waits for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from dim_ray.distributed.address import make_address_hook
+from dim_ray.distributed.findings import NodeReport, Problem, find_problems
+from dim_ray.distributed.needs import estimate_needs
+from dim_ray.distributed.probe import NodeProbe, library_versions, sent_as_code
+from dim_ray.distributed.resources import Placement, workers_that_fit
+from dim_ray.errors import ResourceError
+from dim_ray.pipeline.workspace import Workspace
+from dim_ray.progress import Progress
+from dim_ray.store.filesystem import Root, open_root
+
+__all__ = ["Preflight", "check_nodes", "run_preflight"]
+
+_STAGE = "preflight"
+_HEAD = "node:__internal_head__"
+_ANSWER_SECONDS = 120.0  # to start a process and import PyTorch, on a busy node and from a slow disk
+_STORAGE_SECONDS = 60.0
+_GROUP_SECONDS = 15.0
+_GRACE_SECONDS = 10.0  # of a group that should have given up
+_UNSEEN = "what it wrote there doesn't reach this process; give a storage that all nodes share"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preflight:
+    """What the nodes told, and what is wrong."""
+
+    reports: Sequence[NodeReport]
+    """One a node, the head first."""
+    problems: Sequence[Problem]
+
+    @property
+    def sentences(self) -> list[str]:
+        """The problems' sentences, each one once."""
+        return list(dict.fromkeys(problem.sentence for problem in self.problems))
+
+
+def check_nodes(work: Workspace, placement: Placement, progress: Progress, *, num_trials: int) -> None:
+    """Refuses a run that a node of the cluster can't take part in; costs nothing where there is one node.
+
+    Args:
+        work: With the largest pool and the largest generator of the run. Data on the CPU.
+        placement: Workers of a trial, and trials side by side.
+        progress: Is told about one stage.
+        num_trials: Distillations that are to run.
+
+    Raises:
+        ResourceError: With a sentence for each problem.
+    """
+    if len(_alive_nodes()) < 2:
+        return
+    found = run_preflight(work, placement, progress, num_trials=num_trials, with_group=placement.num_workers > 1)
+    if found.problems:
+        raise ResourceError(
+            "\n".join(
+                [
+                    "the cluster isn't ready, and nothing was started:",
+                    *(f"- {sentence}" for sentence in found.sentences),
+                    "`python -m dim_ray.doctor` checks it alone.",
+                ]
+            )
+        )
+
+
+def run_preflight(
+    work: Workspace, placement: Placement, progress: Progress, *, num_trials: int, with_group: bool
+) -> Preflight:
+    """Asks all nodes at once; takes seconds where they answer.
+
+    Args:
+        work: With the largest pool and the largest generator of the run. Data on the CPU.
+        placement: Workers of a trial, and trials side by side.
+        progress: Is told about one stage.
+        num_trials: Distillations that are to run.
+        with_group: Whether to join the nodes that have room for a worker in a process group, if there are several.
+    """
+    nodes = _alive_nodes()
+    progress.start(_STAGE, len(nodes), "nodes")
+    root = open_root(work.config.storage.root)
+    reports = {node["NodeID"]: _blank_report(node, nodes, placement) for node in nodes}
+    with _probing(reports) as probes:
+        answering = _ask_facts(probes, reports, root.uri if root.is_local else None)
+        answering = _try_storage(answering, reports, root)
+        progress.advance(len(answering))
+        members = {key: probe for key, probe in answering.items() if reports[key].num_workers}
+        if with_group and len(members) > 1:
+            _try_group(members, reports, {node["NodeID"]: node["NodeManagerAddress"] for node in nodes})
+    needs = estimate_needs(work, placement, num_trials=num_trials)
+    log.info("Preflight: %s; %s", reports, needs)
+    problems = find_problems(
+        list(reports.values()),
+        storage=root.uri,
+        reference=library_versions(),
+        needs=needs,
+        uses_gpus=placement.gpus_per_worker > 0,
+    )
+    return Preflight(reports=list(reports.values()), problems=problems)
+
+
+def _alive_nodes() -> list[dict[str, Any]]:
+    """Returns Ray's nodes, the head first."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    return sorted(nodes, key=lambda node: (_HEAD not in node["Resources"], node["NodeManagerAddress"], node["NodeID"]))
+
+
+def _blank_report(node: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]], placement: Placement) -> NodeReport:
+    address, host_name, resources = node["NodeManagerAddress"], node["NodeManagerHostname"], node["Resources"]
+    twins = [other for other in nodes if other["NodeManagerAddress"] == address]  # several nodes on one machine
+    number = f" #{twins.index(node) + 1}" if len(twins) > 1 else ""
+    return NodeReport(
+        name=f"{address}{number} ({host_name})",
+        num_workers=workers_that_fit(placement.cpus_per_worker, placement.gpus_per_worker, resources),
+        num_gpus=resources.get("GPU", 0.0),
+    )
+
+
+@contextmanager
+def _probing(keys: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Yields a probe on each node, and ends them all, hung ones too."""
+    with sent_as_code():
+        kind = ray.remote(num_cpus=0)(NodeProbe)
+        probes = {
+            key: kind.options(scheduling_strategy=NodeAffinitySchedulingStrategy(key, soft=False)).remote(
+                make_address_hook()
+            )
+            for key in keys
+        }
+    try:
+        yield probes
+    finally:
+        for probe in probes.values():
+            ray.kill(probe)
+
+
+def _ask_facts(probes: Mapping[str, Any], reports: dict[str, NodeReport], storage_folder: str | None) -> dict[str, Any]:
+    """Completes the reports, and returns the probes that answered."""
+    calls = {key: probe.facts.remote(storage_folder) for key, probe in probes.items()}
+    facts, failures = _gather(calls, _ANSWER_SECONDS)
+    for key in probes:
+        reports[key] = replace(reports[key], **facts[key] if key in facts else {"failure": failures[key]})
+    return {key: probes[key] for key in facts}
+
+
+def _try_storage(probes: Mapping[str, Any], reports: dict[str, NodeReport], root: Root) -> dict[str, Any]:
+    """Lets every node read what this process writes, and the other way round; returns the probes that came back."""
+    base, content = f".preflight-{uuid.uuid4().hex}", uuid.uuid4().bytes
+    keys = {key: f"{base}-{number}" for number, key in enumerate(probes)}
+    root.write(base, content)
+    try:
+        calls = {key: probe.write_storage.remote(root.uri, base, keys[key], content) for key, probe in probes.items()}
+        answers, failures = _gather(calls, _STORAGE_SECONDS)
+        wrote = [key for key, problem in answers.items() if problem is None]
+        unseen = {key: _UNSEEN for key in wrote if root.read(keys[key]) != content}
+        calls = {key: probes[key].delete_storage.remote(root.uri, keys[key]) for key in wrote}
+        deleted, not_deleted = _gather(calls, _STORAGE_SECONDS)
+    finally:
+        root.delete(base)
+    stuck = {**failures, **not_deleted}
+    for key, problem in {**answers, **deleted, **unseen, **stuck}.items():
+        reports[key] = replace(reports[key], storage_problem=problem)
+    return {key: probe for key, probe in probes.items() if key not in stuck}
+
+
+def _try_group(probes: Mapping[str, Any], reports: dict[str, NodeReport], addresses: Mapping[str, str]) -> None:
+    """Joins the nodes in a process group, which meets at the first one's address in Ray."""
+    first, size = next(iter(probes)), len(probes)
+    opening = probes[first].open_group.remote(addresses[first], size, _GROUP_SECONDS)
+    opened, failures = _gather({first: opening}, _GROUP_SECONDS)
+    calls = {
+        key: probe.join_group.remote(addresses[first], opened[first], rank, size, _GROUP_SECONDS)
+        for rank, (key, probe) in enumerate(probes.items() if opened else ())
+    }
+    answers, silent = _gather(calls, _GROUP_SECONDS + _GRACE_SECONDS)
+    for key in probes:
+        reports[key] = replace(reports[key], is_member=True, group_error={**answers, **failures, **silent}.get(key))
+
+
+def _gather(calls: Mapping[str, Any], seconds: float) -> tuple[dict[str, Any], dict[str, str]]:
+    """Waits for calls, and no longer than this.
+
+    Returns:
+        What came, and why the others failed.
+    """
+    if not calls:
+        return {}, {}
+    ready, _ = ray.wait(list(calls.values()), num_returns=len(calls), timeout=seconds)
+    values, failures = {}, {}
+    for key, call in calls.items():
+        if call not in ready:
+            failures[key] = f"nothing came within {seconds:g} seconds"
+            continue
+        try:
+            values[key] = ray.get(call)
+        except ray.exceptions.RayError as error:
+            log.warning("Preflight of node %s failed.", key, exc_info=True)
+            failures[key] = _brief(error)
+    return values, failures
+
+
+def _brief(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1 if isinstance(error, ray.exceptions.RayTaskError) else 0]  # a traceback ends with its error

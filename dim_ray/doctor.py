@@ -1,0 +1,115 @@
+"""Checks the nodes of a Ray cluster before a run: storage, versions, memory, disk, GPUs and process group.
+
+    RAY_ADDRESS=auto python -m dim_ray.doctor --storage /shared/dim_storage
+    RAY_ADDRESS=auto python -m dim_ray.doctor --storage s3://bucket/dim --dataset cifar10 --workers 4
+
+A row a node and a column a check; then a sentence for each problem, with what to do. It ends with 0 where all is well,
+and otherwise with 1. Without RAY_ADDRESS it's about this machine. `tune` and `distill` check by themselves where there
+is more than one node.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dim_ray.cli import parse, run_main
+from dim_ray.errors import DimError
+from dim_ray.flags import DEFAULT_STUDY, DOCTOR_FLAGS
+from dim_ray.progress import make_progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dim_ray.distributed.findings import Check, NodeReport
+    from dim_ray.distributed.preflight import Preflight
+
+__all__ = ["main", "print_nodes"]
+
+_STUDY = "doctor"
+_OK, _NOT_CHECKED = "ok", "-"
+_WIDEST = 1000  # columns of a table whose width is asked for
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs ``python -m dim_ray.doctor``.
+
+    Args:
+        argv: Arguments without the program's name.
+
+    Raises:
+        DimError: There is a problem, or with a sentence for the person who typed the command.
+    """
+    config, _ = parse(
+        argv,
+        program="python -m dim_ray.doctor",
+        description=__doc__ or "",
+        flags=DOCTOR_FLAGS,
+        defaults=DEFAULT_STUDY,
+    )
+    with make_progress() as progress:
+        from dim_ray.core.checks import check_training
+        from dim_ray.distributed.preflight import run_preflight
+        from dim_ray.distributed.resources import cluster
+        from dim_ray.session import open_session
+
+        work = open_session(config, lambda config, dataset: _STUDY, [check_training])
+        with cluster(work.config, progress) as placement:
+            found = run_preflight(work, placement, progress, num_trials=1, with_group=True)
+    _print(found)
+    if found.problems:
+        names = {problem.name for problem in found.problems}
+        raise DimError(
+            f"{len(names)} of {len(found.reports)} nodes can't take part in a run; mend them as it says above."
+        )
+
+
+def print_nodes(console: Console, found: Preflight) -> None:
+    """Prints a row a node and a column a check: ok, a mark of what is wrong, or - where it wasn't checked.
+
+    Where the console is too narrow for that, it's a line a node with what is wrong.
+    """
+    from rich import box
+    from rich.measure import Measurement
+    from rich.table import Table
+    from rich.text import Text
+
+    from dim_ray.distributed.findings import CHECKS
+    from dim_ray.summary import print_lines
+
+    marks: dict[tuple[str, Check], str] = {(problem.name, problem.check): problem.mark for problem in found.problems}
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("node", *CHECKS):
+        table.add_column(heading.replace(" ", "\n"))
+    for report in found.reports:
+        cells = [marks.get((report.name, check)) or _fine(report, check) for check in CHECKS]
+        table.add_row(*(Text(cell) for cell in (report.name, *cells)))
+    wanted = Measurement.get(console, console.options.update(max_width=_WIDEST), table).maximum
+    if wanted <= console.width:
+        console.print(table)
+        return
+    for report in found.reports:
+        wrong = [f"{check} {marks[report.name, check]}" for check in CHECKS if (report.name, check) in marks]
+        print_lines(console, f"{report.name}: {', '.join(wrong) or _OK}")
+
+
+def _fine(report: NodeReport, check: Check) -> str:
+    if report.failure is not None or (check == "process group" and not report.is_member):
+        return _NOT_CHECKED
+    return _OK
+
+
+def _print(found: Preflight) -> None:
+    from dim_ray.summary import make_console, print_lines
+
+    console = make_console()
+    print_nodes(console, found)
+    if found.problems:
+        print_lines(console, *(f"- {sentence}" for sentence in found.sentences))
+    else:
+        print_lines(console, "all is well")
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -77,9 +77,9 @@ def build_teacher(work: Workspace, number: int, reporter: Reporter) -> None:
     identity = teacher_fingerprint(work, number)
     if work.artifacts.exists("teachers", identity):
         return
-    saved = checkpointer(work, identity)
-    architecture = _architecture(work.config, number)
-    teacher = train_teacher(work.config.pool, number, architecture, work.dataset, reporter=reporter, checkpointer=saved)
+    architecture, pool = _architecture(work.config, number), work.config.pool
+    with checkpointer(work, identity) as saved:
+        teacher = train_teacher(pool, number, architecture, work.dataset, reporter=reporter, checkpointer=saved)
     tensors = {
         name: tensor
         for step, snapshot in zip(teacher.steps, teacher.snapshots, strict=True)

@@ -21,6 +21,7 @@ import ray
 
 from dim_ray.core.ports import Reporter, SingleWorker
 from dim_ray.distributed.board import make_board
+from dim_ray.distributed.bridge import pass_on_notices
 from dim_ray.distributed.resources import Placement
 from dim_ray.distributed.tasks import Task, run_tasks
 from dim_ray.distributed.trainer import WorkerJob, distill_shards, prior_shards, run_workers, teacher_shards
@@ -42,6 +43,7 @@ __all__ = [
     "distill_one",
     "ray_path",
     "run_evaluations",
+    "watching",
 ]
 
 STAGE_BUILD, STAGE_DISTILL, STAGE_EVALUATE = "teachers and priors", "distillation", "evaluation"
@@ -127,9 +129,34 @@ def ray_path(work: Workspace) -> str:
     return open_root(work.config.storage.root).uri_of(f"studies/{work.study}/ray")
 
 
+@contextmanager
+def watching(board: Any, on_progress: Callable[[float], None]) -> Iterator[None]:
+    """Reads a board while the body runs: tells the mean of its fractions, and passes its notices on; ends the board."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_SECONDS_BETWEEN_LOOKS):
+            try:
+                fractions = ray.get(board.read.remote())
+                pass_on_notices(board)
+            except ray.exceptions.RayError:  # the run itself says what is wrong
+                return
+            if fractions:
+                on_progress(sum(fractions.values()) / len(fractions))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+        ray.kill(board)
+
+
 def _run_workers(job: WorkerJob, work: Workspace, placement: Placement, on_progress: Callable[[float], None]) -> None:
     board = make_board()
-    with _watching(board, on_progress):
+    with watching(board, on_progress):
         run_workers(
             job,
             ray.put(work),
@@ -156,27 +183,3 @@ def _evaluation_job(work: Workspace, cells: list[Evaluation], _: Reporter) -> No
 def _with_capacity(work: Workspace, capacity: int) -> Workspace:
     config = work.config
     return replace(work, config=replace(config, generator=replace(config.generator, capacity=capacity)))
-
-
-@contextmanager
-def _watching(board: Any, on_progress: Callable[[float], None]) -> Iterator[None]:
-    """Reads a board while the body runs, and tells the mean of its fractions."""
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(_SECONDS_BETWEEN_LOOKS):
-            try:
-                fractions = ray.get(board.read.remote())
-            except ray.exceptions.RayError:  # the run itself says what is wrong
-                return
-            if fractions:
-                on_progress(sum(fractions.values()) / len(fractions))
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        watcher.join()
-        ray.kill(board)

@@ -13,7 +13,7 @@ import ray
 
 from dim_ray.core.ports import Reporter
 from dim_ray.distributed.board import make_board
-from dim_ray.distributed.bridge import BoardReporter
+from dim_ray.distributed.bridge import BoardReporter, pass_on_notices, told_to
 from dim_ray.distributed.resources import Placement
 from dim_ray.errors import DimError
 from dim_ray.pipeline.workspace import Workspace, on_device
@@ -72,6 +72,7 @@ def run_tasks(
                 _take(reference, running[reference])
                 del running[reference]
             fractions = ray.get(board.read.remote())
+            pass_on_notices(board)
             if fractions or len(running) < len(tasks):
                 left = sum(tasks[name].cost * (1.0 - fractions.get(name, 0.0)) for name in running.values())
                 on_progress(len(tasks) * (1.0 - left / whole))
@@ -110,4 +111,5 @@ def _take(reference: Any, name: str) -> None:
 
 def _run(job: Job, work: Workspace, argument: Any, board: Any, name: str) -> Any:
     num_cpus = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
-    return job(on_device(work, num_cpus), argument, BoardReporter(board, name))
+    with told_to(board):
+        return job(on_device(work, num_cpus), argument, BoardReporter(board, name))

@@ -17,7 +17,7 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from dim_ray.core.collective import TorchCollective
 from dim_ray.core.pool import shard
 from dim_ray.core.ports import Collective, Reporter, SilentReporter
-from dim_ray.distributed.bridge import BoardReporter, TrainReporter
+from dim_ray.distributed.bridge import BoardReporter, TrainReporter, told_to
 from dim_ray.distributed.resources import Placement
 from dim_ray.distributed.tasks import worker_died
 from dim_ray.errors import DimError
@@ -54,7 +54,7 @@ def run_workers(
         name: Of the run, below `storage_path`.
         storage_path: Where Ray Train keeps its own state.
         max_failures: How often a dead worker is replaced.
-        board: Where the workers post their progress.
+        board: Where the workers post their progress, and what a person should know.
         callbacks: Ray Train's.
 
     Raises:
@@ -122,4 +122,5 @@ def _worker(settings: dict[str, Any]) -> None:
     work = on_device(ray.get(settings["work"]), int(placed.get("CPU", 1)))
     collective = TorchCollective(work.dataset.train.images.device)
     reporter = BoardReporter(settings["board"], f"{settings['name']} {collective.rank}")
-    settings["job"](work, reporter, collective)
+    with told_to(settings["board"]):
+        settings["job"](work, reporter, collective)

@@ -1,8 +1,8 @@
 """Writes a stage's states while it goes on training, and goes on trying where the storage refuses them.
 
     uploads = Uploads(write, "checkpoint", UploadTimes())
-    uploads.put(lambda: encode(copied))     # returns at once
-    uploads.finish()                        # it is written
+    uploads.put(copy)     # returns once the state is copied
+    uploads.finish()      # it is written
 
 The newest state alone matters: one that comes while another is being written, or waits for its next try, takes the
 place of what waits. So at most two states are in memory: the one that is written, as bytes, and the one that waits.
@@ -10,7 +10,6 @@ place of what waits. So at most two states are in memory: the one that is writte
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
@@ -18,13 +17,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dim_ray.errors import StorageError
+from dim_ray.notices import log
 
-__all__ = ["UploadTimes", "Uploads"]
+__all__ = ["Encode", "UploadTimes", "Uploads"]
 
 Encode = Callable[[], bytes]
-"""Turns a state, which it holds, into a file's bytes; called once."""
-
-log = logging.getLogger(__name__)
+"""Turns a copy of a state, which it holds, into a file's bytes; called once, in the thread."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,15 +60,19 @@ class Uploads:
         self._refused_since = 0.0
         self._defect: Exception | None = None
 
-    def put(self, encode: Encode) -> None:
+    def put(self, copy: Callable[[], Encode]) -> None:
         """Takes a state in place of an older one that waits.
+
+        Args:
+            copy: Copies the state; called here, once the older one is dropped.
 
         Raises:
             StorageError: Nothing could be written for `give_up_seconds`; the state is tried nevertheless.
         """
         with self._changed:
             self._raise_defect()
-            self._waiting = encode
+            self._waiting = None
+            self._waiting = copy()
             if not self._is_running:
                 threading.Thread(target=self._run, name=f"uploads of the {self._what}").start()
                 self._is_running = True

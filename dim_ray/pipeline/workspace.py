@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -16,7 +15,8 @@ from dim_ray.core.data import Dataset
 from dim_ray.core.memory import keep_freed_memory
 from dim_ray.core.ports import Collective, SingleWorker, State
 from dim_ray.errors import DivergedError, StorageError
-from dim_ray.pipeline.uploads import Uploads, UploadTimes
+from dim_ray.notices import log
+from dim_ray.pipeline.uploads import Encode, Uploads, UploadTimes
 from dim_ray.store.artifacts import ArtifactStore
 
 __all__ = [
@@ -31,8 +31,6 @@ __all__ = [
 
 _INTERVALS = 5
 _TIMES = UploadTimes()
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +112,12 @@ class StoredCheckpointer:
         """
         self._last = time.monotonic()
         meta = {"stage": dict(state.meta), "seconds": self.seconds()}
-        copied = host_copy(state.tensors)
-        self._uploads.put(lambda: dumps_host(copied, meta))
+
+        def copy() -> Encode:
+            copied = host_copy(state.tensors)
+            return lambda: dumps_host(copied, meta)
+
+        self._uploads.put(copy)
 
     def load(self) -> State | None:
         """Reads the file, once what was saved is in it.

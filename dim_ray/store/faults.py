@@ -20,6 +20,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from dim_ray.errors import StorageError
+from dim_ray.notices import log
 
 __all__ = ["PAUSES_SECONDS", "can_pass", "patiently", "storage_errors"]
 
@@ -41,8 +42,6 @@ _PASSING_TEXTS = re.compile(
 )
 
 _Result = TypeVar("_Result")
-
-log = logging.getLogger(__name__)
 
 
 def can_pass(error: Exception) -> bool:

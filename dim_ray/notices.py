@@ -1,9 +1,10 @@
 """What a person should know about the storage while a run works: it refuses, and it works again.
 
-log.warning("The checkpoint isn't written: %s", error)      # wherever it's noticed: it goes to the log file
+    with told(progress.message):
+        log.warning("The checkpoint isn't written: %s", error)
 
-with told(progress.message):                                # and to whoever wants to know
-    ...
+Wherever a warning arises, it goes to the log file and to who is told. Under Ray, workers tell the driver's board, and
+the driver warns again.
 """
 
 from __future__ import annotations

@@ -158,10 +158,7 @@ class Uploads:
             now = time.monotonic()
             if self._refusal is None:
                 self._refused_since = now
-                log.warning(
-                    "The %s isn't written: %s Training goes on, and it's tried again until that is mended, for %.0f "
-                    "minutes.", self._what, error, self._times.give_up_seconds / 60,
-                )  # fmt: skip
+                log.warning("The %s isn't written yet, training goes on, and it's tried again: %s", self._what, error)
             self._refusal = error
             pauses = self._times.pauses_seconds
             pause_seconds = pauses[min(num_tries, len(pauses) - 1)]

@@ -137,9 +137,14 @@ def test_training_goes_on_while_the_disk_is_full_and_its_state_is_there_afterwar
 
 def test_training_that_fails_while_the_disk_is_full_leaves_its_state_once_it_is_freed(disk: Path) -> None:
     saved = StoredCheckpointer(ArtifactStore(str(disk)), KEY, every_seconds=0.0, times=QUICK)
-    with after(0.5, fill(disk)), pytest.raises(ZeroDivisionError), saved:
-        train(saved)
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with saved:
+            train(saved)
+            raise ZeroDivisionError
+
+    with after(0.5, fill(disk)), pytest.raises(ZeroDivisionError):
+        fail()
     assert stored(disk) == 12
 
 
@@ -211,8 +216,6 @@ def main(arguments):
         return
     with saved:
         saved.save(state(1))
-        if ending == "exit":
-            sys.exit(3)
         if ending == "defect":
             raise ZeroDivisionError
         os.kill(os.getpid(), signal.Signals[ending])
@@ -222,9 +225,7 @@ sys.exit(run_main(main, sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize(
-    ("ending", "code"), [("end", 0), ("exit", 3), ("defect", 1), ("SIGINT", 130), ("SIGTERM", 143)]
-)
+@pytest.mark.parametrize(("ending", "code"), [("end", 0), ("defect", 1), ("SIGINT", 130), ("SIGTERM", 143)])
 def test_process_that_ends_right_after_a_save_leaves_the_state_on_the_storage(
     tmp_path: Path, ending: str, code: int
 ) -> None:
@@ -257,7 +258,7 @@ def test_process_killed_in_the_middle_of_uploads_leaves_a_whole_state_that_is_no
     tmp_path: Path,
 ) -> None:
     before = 0
-    for delay_seconds in (0.0, 0.003, 0.01, 0.02):
+    for delay_seconds in (0.0, 0.01):
         process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         process.stdout.readline()

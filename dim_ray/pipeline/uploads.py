@@ -44,7 +44,7 @@ class Uploads:
 
     Args:
         write: Takes a file's bytes; raises StorageError where they are refused.
-        what: Is written, for log and errors.
+        what: Is written, for the log and errors.
         times: Of tries and pauses.
     """
 
@@ -158,7 +158,7 @@ class Uploads:
             now = time.monotonic()
             if self._refusal is None:
                 self._refused_since = now
-                log.warning("The %s isn't written yet, training goes on, and it's tried again: %s", self._what, error)
+                log.warning("Training goes on without its checkpoint, which is tried again: %s", error)
             self._refusal = error
             pauses = self._times.pauses_seconds
             pause_seconds = pauses[min(num_tries, len(pauses) - 1)]

@@ -5,7 +5,7 @@
     uploads.finish()      # it is written
 
 The newest state alone matters: one that comes while another is being written, or waits for its next try, takes the
-place of what waits. So at most two states are in memory: the one that is written, as bytes, and the one that waits.
+place of what waits. So at most two states are in memory: the one that is written, and the one that waits.
 """
 
 from __future__ import annotations

@@ -66,7 +66,8 @@ def patiently(call: Callable[[], _Result], pauses_seconds: Sequence[float], what
             if not can_pass(error):
                 raise
             level = logging.INFO if number else logging.WARNING
-            log.log(level, "Can't %s: %s It is tried again in %g s.", what, _reason(error), pause_seconds)
+            left_seconds = sum(pauses_seconds[number:])
+            log.log(level, "Can't %s: %s It's tried again, for up to %.0f s.", what, _reason(error), left_seconds)
             time.sleep(pause_seconds)
         else:
             if number:

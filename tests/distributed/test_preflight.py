@@ -103,7 +103,7 @@ def test_wrong_interface_is_explained(tmp_path: Path) -> None:
     assert head[1:7] == node[1:7] == ["ok"] * 6
     assert node[7] == "failed"
     [sentence] = [line for line in doctor.stdout.splitlines() if line.startswith("- ")]
-    assert sentence.startswith("- the process group of 2 nodes doesn't work: ")
+    assert sentence.startswith("- the process group of 2 nodes doesn't work. ")
     assert re.search(rf"{re.escape(node[0])}: interface nosuch0, which it doesn't have \(it has .*lo", sentence)
     assert "its host name" in sentence
     assert "GLOO_SOCKET_IFNAME" in sentence

@@ -27,6 +27,7 @@ from benchmarks.pools import POOLS
 from benchmarks.storage import STORAGE
 from benchmarks.training import TRAINING, Setting
 from benchmarks.trials import measure_gaps
+from benchmarks.workers import WORKERS
 from dim_ray.cli import run_main
 from dim_ray.config import IMAGE_SIZES, check_architecture
 from dim_ray.core.memory import keep_freed_memory
@@ -34,7 +35,7 @@ from dim_ray.errors import UsageError, nearest
 from dim_ray.summary import make_console
 
 _TRIALS = "trials"
-_WORK = {**TRAINING, **POOLS, **STORAGE}
+_WORK = {**TRAINING, **POOLS, **WORKERS, **STORAGE}
 _NAMES = (*_WORK, _TRIALS)
 
 

@@ -12,11 +12,8 @@ from collections.abc import Callable, Mapping
 import torch
 
 from benchmarks.measure import Case
-from benchmarks.training import Setting, matching_case, noise_images
-from dim_ray.core.classifiers import build_network
-from dim_ray.core.data import Dataset
+from benchmarks.training import Setting, matching_case, noise_images, untrained_teacher
 from dim_ray.core.pool import StoredPool
-from dim_ray.core.random import stream
 from dim_ray.core.snapshots import SnapshotMemory
 from dim_ray.core.teachers import Teacher
 
@@ -29,7 +26,7 @@ def _pools(setting: Setting) -> list[Case]:
     dataset = noise_images(setting)
     cases = []
     for architecture in setting.architectures:
-        teachers = [_teacher(architecture, dataset, number) for number in range(_TEACHERS)]
+        teachers = [untrained_teacher(architecture, dataset, number) for number in range(_TEACHERS)]
         for where, budget_bytes in (("device", None), ("host", 0)):
             pool = StoredPool(teachers, dataset, budget_bytes=budget_bytes)
             name = f"matching step, pool of {architecture}"
@@ -50,12 +47,6 @@ def _bringing_over(architecture: str, teachers: list[Teacher], device: torch.dev
         items=1,
         has_arithmetic=False,
     )
-
-
-def _teacher(architecture: str, dataset: Dataset, number: int) -> Teacher:
-    network = build_network(architecture, dataset, stream(number))
-    snapshot = {name: tensor.detach() for name, tensor in network.state_dict().items()}
-    return Teacher(architecture=architecture, snapshots=[snapshot], steps=[1], validation_accuracy=0.0)
 
 
 POOLS: Mapping[str, Callable[[Setting], list[Case]]] = {"pool": _pools}

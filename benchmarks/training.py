@@ -19,14 +19,14 @@ from dim_ray.core.matching import matching_loss
 from dim_ray.core.online import OnlinePool
 from dim_ray.core.pair import Pair, build_pair
 from dim_ray.core.pool import StoredPool, TeacherPool
-from dim_ray.core.ports import SingleWorker
+from dim_ray.core.ports import Collective, SingleWorker
 from dim_ray.core.precision import resolve_precision
 from dim_ray.core.random import stream
 from dim_ray.core.splits import Split
 from dim_ray.core.students import student_optimizer
 from dim_ray.core.teachers import Teacher, make_optimizer, train_step
 
-__all__ = ["TRAINING", "Setting", "matching_case", "noise_images"]
+__all__ = ["TRAINING", "Setting", "matching_case", "matching_step", "noise_images", "untrained_teacher"]
 
 _IMAGES = 4096
 _STEPS_PER_EPOCH = 1000  # of a distillation: how often an online pool begins anew
@@ -76,8 +76,15 @@ def noise_images(setting: Setting, count: int = _IMAGES) -> Dataset:
 
 def matching_case(setting: Setting, benchmark: str, variant: str, pool: TeacherPool, dataset: Dataset) -> Case:
     """Returns the steps of a distillation that draws from this pool."""
-    step = _matching_step(setting, pool, dataset)
+    _, step = matching_step(setting, pool, dataset, SingleWorker())
     return _case(benchmark, variant, setting, dataset, step, setting.precision)
+
+
+def untrained_teacher(architecture: str, dataset: Dataset, number: int) -> Teacher:
+    """Returns a teacher of one snapshot: a step takes no longer for one that knows something."""
+    network = build_network(architecture, dataset, stream(number, device=dataset.train.images.device))
+    snapshot = {name: tensor.detach() for name, tensor in network.state_dict().items()}
+    return Teacher(architecture=architecture, snapshots=[snapshot], steps=[1], validation_accuracy=0.0)
 
 
 def _adversarial(setting: Setting) -> list[Case]:
@@ -134,11 +141,8 @@ def _matching(setting: Setting) -> list[Case]:
     name = "plain, float32, online pool"
     cases = [_case("matching step", name, setting, dataset, plain_step)]
     half = replace(pool_config, precision=setting.precision)
-    network = build_network("convnet3", dataset, stream(0, device=setting.device))
-    snapshot = {name: tensor.detach() for name, tensor in network.state_dict().items()}
-    stored = Teacher(architecture="convnet3", snapshots=[snapshot], steps=[1], validation_accuracy=0.0)
     pools: dict[str, TeacherPool] = {
-        "stored pool": StoredPool([stored], dataset),
+        "stored pool": StoredPool([untrained_teacher("convnet3", dataset, 0)], dataset),
         "online pool": OnlinePool(half, ("convnet3",), dataset, steps_per_epoch=_STEPS_PER_EPOCH, rank=0),
     }
     for name, pool in pools.items():
@@ -146,22 +150,25 @@ def _matching(setting: Setting) -> list[Case]:
     return cases
 
 
-def _matching_step(setting: Setting, pool: TeacherPool, dataset: Dataset) -> Callable[[int, Tensor, Tensor], None]:
+def matching_step(
+    setting: Setting, pool: TeacherPool, dataset: Dataset, collective: Collective
+) -> tuple[Pair, Callable[[int, Tensor, Tensor], None]]:
+    """Returns a pair, and its step in a distillation: a function of number, real images and labels."""
     prior_config = PriorConfig(precision=setting.precision)
     config = MatchingConfig(precision=setting.precision)
-    pair, alone = _pair(setting, prior_config, dataset), SingleWorker()
+    pair = _pair(setting, prior_config, dataset)
 
     def choices(number: int) -> torch.Generator:
         return stream(2, step=number)
 
     def step(number: int, images: Tensor, labels: Tensor) -> None:
         rng = stream(0, step=number, device=setting.device)
-        discriminator_steps(pair, prior_config, signed(images), labels, rng, alone, step=number)
+        discriminator_steps(pair, prior_config, signed(images), labels, rng, collective, step=number)
         adversarial, fake = generator_losses(pair, prior_config, labels, rng)
         distance = matching_loss(pool, config, dataset, images, fake, labels, step=number, choices=choices)
-        generator_step(pair, config.adversarial_weight * adversarial + config.weight * distance, alone)
+        generator_step(pair, config.adversarial_weight * adversarial + config.weight * distance, collective)
 
-    return step
+    return pair, step
 
 
 def _teacher(setting: Setting) -> list[Case]:

@@ -61,7 +61,7 @@ def _forward(module: BatchNorm1d | BatchNorm2d, collective: Collective, maps: Te
         return F.batch_norm(
             maps, module.running_mean, module.running_var, module.weight, module.bias, False, 0.0, module.eps
         )
-    mean, var = _statistics(maps, collective)
+    mean, var = _statistics(module, maps, collective)
     count = collective.num_workers * maps.numel() // maps.shape[1]
     with torch.no_grad():
         module.num_batches_tracked += 1
@@ -71,18 +71,15 @@ def _forward(module: BatchNorm1d | BatchNorm2d, collective: Collective, maps: Te
     return normal
 
 
-def _statistics(maps: Tensor, collective: Collective) -> tuple[Tensor, Tensor]:
+@torch.no_grad()
+def _statistics(module: BatchNorm1d | BatchNorm2d, maps: Tensor, collective: Collective) -> tuple[Tensor, Tensor]:
     """Returns mean and variance of each channel over all workers, (C,) float32."""
-    var, mean = torch.var_mean(maps.detach().float(), _reduced(maps), correction=0)
-    # By slices, because the mean of squares minus the square of the mean loses digits.
-    both = torch.stack([mean, var])
-    slices = torch.stack(collective.gather(both))
+    # PyTorch's own kernel, whose output isn't needed, is 20 times as fast as torch.var_mean on channels last.
+    _, mean, inverse_std = torch.native_batch_norm(maps, module.weight, module.bias, None, None, True, 0.0, module.eps)
+    slices = torch.stack(collective.gather(torch.stack([mean, inverse_std.square().reciprocal() - module.eps])))
     mean = slices[:, 0].mean(dim=0)
+    # By slices, because the mean of squares minus the square of the mean loses digits.
     return mean, (slices[:, 1] + (slices[:, 0] - mean).square()).mean(dim=0)
-
-
-def _reduced(maps: Tensor) -> list[int]:
-    return [dimension for dimension in range(maps.dim()) if dimension != 1]
 
 
 class _Normalise(torch.autograd.Function):
@@ -93,18 +90,21 @@ class _Normalise(torch.autograd.Function):
         ctx: Any, maps: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float, workers: Collective
     ) -> Tensor:
         ctx.save_for_backward(maps, mean, (var + eps).rsqrt(), weight)
-        ctx.workers = workers
+        ctx.eps, ctx.workers = eps, workers
         return F.batch_norm(maps, mean, var, weight, bias, False, 0.0, eps)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         maps, mean, inverse_std, weight = ctx.saved_tensors
+        # As if this worker's slice were all: what is missing is linear in the maps, channel by channel.
+        for_maps, for_weight, for_bias = torch.ops.aten.native_batch_norm_backward(
+            gradients[0], maps, weight, None, None, mean, inverse_std, True, ctx.eps, [True, True, True]
+        )
+        sums = torch.stack([for_bias, for_weight])
+        excess = (sums - torch.stack(ctx.workers.gather(sums)).mean(dim=0)) / (maps.numel() // maps.shape[1])
+        scale, slope = weight * inverse_std, inverse_std * excess[1]
         shape = [1, -1] + [1] * (maps.dim() - 2)
-        gradient, dims = gradients[0].float(), _reduced(maps)
-        normal = (maps.float() - mean.view(shape)) * inverse_std.view(shape)
-        for_bias, for_weight = gradient.sum(dims), (gradient * normal).sum(dims)
-        slices = torch.stack(ctx.workers.gather(torch.stack([for_bias, for_weight])))
-        by_bias, by_weight = slices.sum(dim=0) / (len(slices) * (maps.numel() // maps.shape[1]))
-        gradient = gradient - by_bias.view(shape) - normal * by_weight.view(shape)
-        for_maps = gradient * (weight * inverse_std).view(shape)
-        return for_maps.to(maps.dtype), None, None, for_weight, for_bias, None, None
+        correction = torch.addcmul(
+            (scale * (excess[0] - mean * slope)).view(shape), maps.float(), (scale * slope).view(shape)
+        )
+        return (for_maps + correction).to(maps.dtype), None, None, for_weight, for_bias, None, None

@@ -22,8 +22,9 @@ import torch
 from rich import box
 from rich.table import Table
 
-from benchmarks.measure import Measurement, matrix_products, measure
+from benchmarks.measure import MATRIX_PRODUCT, Measurement, matrix_products, measure
 from benchmarks.pools import POOLS
+from benchmarks.scaling import compute_cases, scaling_table
 from benchmarks.storage import STORAGE
 from benchmarks.training import TRAINING, Setting
 from benchmarks.trials import measure_gaps
@@ -34,8 +35,8 @@ from dim_ray.core.memory import keep_freed_memory
 from dim_ray.errors import UsageError, nearest
 from dim_ray.summary import make_console
 
-_TRIALS = "trials"
-_WORK = {**TRAINING, **POOLS, **WORKERS, **STORAGE}
+_TRIALS, _SCALING = "trials", "scaling"
+_WORK = {**TRAINING, **POOLS, **WORKERS, **STORAGE, _SCALING: compute_cases}
 _NAMES = (*_WORK, _TRIALS)
 
 
@@ -72,6 +73,8 @@ def main(argv: Sequence[str]) -> None:
         measured = _measure(name, setting, options.repeats)
         table = [_row(measurement, measured) for measurement in measured]
         console.print(_table(name, table))
+        if name == _SCALING:
+            console.print(scaling_table(setting, [own for own in measured if own.case.benchmark != MATRIX_PRODUCT]))
         rows += [{**environment, "group": name, **row} for row in table]
     if options.out:
         console.print(f"rows in {_write(Path(options.out), rows)}")
@@ -145,7 +148,7 @@ def _times_as_fast(measurement: Measurement, measured: Sequence[Measurement]) ->
 def _share(measurement: Measurement, measured: Sequence[Measurement]) -> float | None:
     """Returns the rate of its arithmetic over that of matrix products in the same precision and the same minutes."""
     for other in measured:
-        if other.case.benchmark == "matrix product" and other.case.precision == measurement.case.precision:
+        if other.case.benchmark == MATRIX_PRODUCT and other.case.precision == measurement.case.precision:
             return measurement.macs_per_second / other.macs_per_second
     return None
 

@@ -21,7 +21,10 @@ from torch.utils.flop_counter import flop_registry
 
 from dim_ray.config import Precision
 
-__all__ = ["Case", "Measurement", "matrix_products", "measure"]
+__all__ = ["MATRIX_PRODUCT", "Case", "Measurement", "matrix_products", "measure"]
+
+MATRIX_PRODUCT = "matrix product"
+"""The benchmark whose rate others are shares of."""
 
 _MATRIX_SIZE = 1024
 _OPERATIONS_PER_MAC = 2
@@ -110,7 +113,7 @@ def matrix_products(device: torch.device, precisions: Sequence[Precision]) -> li
         matrix = torch.randn(_MATRIX_SIZE, _MATRIX_SIZE, device=device).to(dtype)
         cases.append(
             Case(
-                benchmark="matrix product",
+                benchmark=MATRIX_PRODUCT,
                 variant=precision,
                 call=partial(torch.mm, matrix, matrix),
                 items=1,

@@ -12,6 +12,7 @@ from benchmarks import plain
 from benchmarks.measure import Case
 from dim_ray.config import EvaluationConfig, GeneratorConfig, MatchingConfig, PoolConfig, Precision, PriorConfig
 from dim_ray.core.adversarial import discriminator_steps, generator_losses, generator_step
+from dim_ray.core.batch_norm import share_batch_norm
 from dim_ray.core.classifiers import build_network
 from dim_ray.core.data import Dataset, Normalisation, signed
 from dim_ray.core.ensemble import gather, train_members
@@ -74,9 +75,16 @@ def noise_images(setting: Setting, count: int = _IMAGES) -> Dataset:
     ).to(setting.device)
 
 
-def matching_case(setting: Setting, benchmark: str, variant: str, pool: TeacherPool, dataset: Dataset) -> Case:
-    """Returns the steps of a distillation that draws from this pool."""
-    _, step = matching_step(setting, pool, dataset, SingleWorker())
+def matching_case(
+    setting: Setting,
+    benchmark: str,
+    variant: str,
+    pool: TeacherPool,
+    dataset: Dataset,
+    collective: Collective | None = None,
+) -> Case:
+    """Returns the steps of a distillation that draws from this pool, alone unless other workers are given."""
+    _, step = matching_step(setting, pool, dataset, collective or SingleWorker())
     return _case(benchmark, variant, setting, dataset, step, setting.precision)
 
 
@@ -157,6 +165,7 @@ def matching_step(
     prior_config = PriorConfig(precision=setting.precision)
     config = MatchingConfig(precision=setting.precision)
     pair = _pair(setting, prior_config, dataset)
+    share_batch_norm(pair.generator, collective)
 
     def choices(number: int) -> torch.Generator:
         return stream(2, step=number)

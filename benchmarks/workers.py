@@ -19,7 +19,6 @@ import torch.distributed as dist
 
 from benchmarks.measure import Case
 from benchmarks.training import Setting, matching_step, noise_images, untrained_teacher
-from dim_ray.core.batch_norm import share_batch_norm
 from dim_ray.core.collective import TorchCollective
 from dim_ray.core.memory import keep_freed_memory
 from dim_ray.core.pool import StoredPool, shard
@@ -77,8 +76,7 @@ def _work(setting: Setting, rank: int, num_workers: int, rendezvous: str, connec
     dataset = noise_images(setting)
     numbers = shard(range(_TEACHERS), collective)
     pool = StoredPool([untrained_teacher("convnet3", dataset, number) for number in numbers], dataset)
-    pair, step = matching_step(setting, pool, dataset, collective)
-    share_batch_norm(pair.generator, collective)
+    _, step = matching_step(setting, pool, dataset, collective)
     share = setting.batch_size // num_workers
     number = 0
     while True:

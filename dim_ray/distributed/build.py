@@ -248,7 +248,7 @@ def _claimed_teachers(
     work: Workspace, numbers: Sequence[int], claims: Claims | None
 ) -> Iterator[tuple[list[int], list[Held]]]:
     """Yields those teachers that are this study's to build, and what others hold."""
-    keys = {f"teacher {n}": _key(work, "teachers", teacher_fingerprint(work, n)) for n in numbers}
+    keys = {f"teacher {n}": work.artifacts.uri("teachers", teacher_fingerprint(work, n)) for n in numbers}
     with hold(claims, keys) as others:
         theirs = {held.what for held in others}
         yield [number for number in numbers if f"teacher {number}" not in theirs], others
@@ -258,13 +258,8 @@ def _claimed_teachers(
 def _claimed_prior(work: Workspace, capacity: int, claims: Claims | None) -> Iterator[tuple[Workspace, list[Held]]]:
     """Yields the prior's workspace, and it if another holds it."""
     own = _with_capacity(work, capacity)
-    with hold(claims, {_prior_name(capacity): _key(own, "priors", prior_fingerprint(own))}) as others:
+    with hold(claims, {_prior_name(capacity): own.artifacts.uri("priors", prior_fingerprint(own))}) as others:
         yield own, others
-
-
-def _key(work: Workspace, kind: str, identity: str) -> str:
-    """Returns a key of claims: two storages are two places."""
-    return open_root(work.config.storage.root).uri_of(f"{kind}/{identity}")
 
 
 def _prior_name(capacity: int) -> str:

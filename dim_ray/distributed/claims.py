@@ -3,7 +3,7 @@
     ask("claim", ["teachers/1f0e"], holder="a1", study="mnist-16")      # {}: it's ours for LEASE_SECONDS
     ask("claim", ["teachers/1f0e"], holder="b2", study="mnist-64")      # {"teachers/1f0e": "mnist-16"}
 
-A claim is a lease, which its holder renews (`dim_ray.distributed.leases`) and which ends by itself when the holder dies.
+A claim is a lease: its holder renews it (`dim_ray.distributed.leases`), and it ends by itself when the holder dies.
 It saves work and guards nothing: an artefact is named by what it's made of, and two that build it store the same.
 
 As with the board, the actor's process imports this module alone. It outlives the driver that asked first.

@@ -1,8 +1,8 @@
 """A driver of tests, which builds a small pool and priors on a cluster, and notes who stores what.
 
-    RAY_ADDRESS=... python -c "from tests.distributed.builder import main; main()" STORAGE STUDY SECONDS [OTHER]
+    RAY_ADDRESS=... python -c "from tests.distributed.builder import main; main()" STORAGE STUDY SECONDS FILE
 
-It begins when the driver of the study OTHER is there.
+It begins when FILE is there, below STORAGE/notes.
 Below STORAGE/notes are a line for each training (`trainings`), the log and what the progress display was told.
 """
 
@@ -26,7 +26,7 @@ from dim_ray.store.artifacts import ArtifactStore
 from tests.core import tiny
 from tests.pipeline.small import make_config
 
-POOL_SIZE, CAPACITIES = 2, (6,)
+POOL_SIZE, CAPACITIES = 1, (6,)
 
 
 class NotingStore(ArtifactStore):
@@ -69,16 +69,16 @@ class NotingProgress(SilentProgress):
 
 def main() -> None:
     """Builds as one study."""
-    root, study, seconds, *others = sys.argv[1:]
+    root, study, seconds, file = sys.argv[1:]
     notes = Path(root, "notes")
     notes.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(filename=notes / f"{study}.log", level=logging.INFO)
+    logging.basicConfig(filename=notes / f"{study}.log", level=logging.INFO, format="%(created)f %(message)s")
     progress = NotingProgress(notes / f"{study}.progress")
     config = make_config(root)
     work = NotingWorkspace(config=config, dataset=tiny.make_dataset(), study=study, seconds=float(seconds))
     with cluster(config, progress) as placement:
         notes.joinpath(f"{study}.joined").touch()
-        while not all(notes.joinpath(f"{other}.joined").exists() for other in others):
+        while not notes.joinpath(file).exists():
             time.sleep(0.05)
         build_networks(work, POOL_SIZE, CAPACITIES, placement, progress)
 

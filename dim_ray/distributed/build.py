@@ -23,7 +23,8 @@ import ray
 from dim_ray.core.ports import Reporter, SingleWorker
 from dim_ray.distributed.board import make_board, summarise
 from dim_ray.distributed.bridge import pass_on_notices
-from dim_ray.distributed.resources import Placement
+from dim_ray.distributed.leases import Claims, Held, Waits, hold, open_claims
+from dim_ray.distributed.resources import Placement, joins_a_cluster
 from dim_ray.distributed.tasks import OnProgress, Task, run_tasks
 from dim_ray.distributed.trainer import (
     DISTILLATION,
@@ -36,9 +37,15 @@ from dim_ray.distributed.trainer import (
 )
 from dim_ray.pipeline.evaluations import evaluate_group, missing_evaluations
 from dim_ray.pipeline.generators import distill_generator
-from dim_ray.pipeline.priors import build_prior, prior_is_settled
+from dim_ray.pipeline.priors import build_prior, prior_fingerprint, prior_is_settled
 from dim_ray.pipeline.students import Evaluation, group_cells
-from dim_ray.pipeline.teachers import build_teachers, group_teachers, missing_teachers, teachers_cost
+from dim_ray.pipeline.teachers import (
+    build_teachers,
+    group_teachers,
+    missing_teachers,
+    teacher_fingerprint,
+    teachers_cost,
+)
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
 from dim_ray.store.filesystem import open_root
@@ -66,6 +73,9 @@ def build_networks(
 ) -> None:
     """Builds the teachers and priors that the storage doesn't hold.
 
+    On a cluster that others may use, too, each is claimed first: what another study builds is waited for while the rest
+    is built, and built here if that study dies.
+
     Args:
         work: Data, recipes and storage.
         pool_size: Teachers 0 to pool_size - 1.
@@ -81,23 +91,23 @@ def build_networks(
     if not missing and not teachers:
         return
     progress.start(STAGE_BUILD, len(missing) + len(teachers), "networks")
-    groups = _teacher_groups(work, teachers, placement)
-    if placement.num_workers == 1:
-        prior_cost = config.prior.epochs * ADVERSARIAL_COST
-        tasks = {f"prior of capacity {c}": Task(job=_prior_job, argument=c, cost=prior_cost) for c in missing}
-        tasks |= {name: Task(job=build_teachers, argument=own, cost=cost) for name, (own, cost) in groups.items()}
-        num_networks = len(missing) + len(teachers)
-        run_tasks(work, tasks, placement, on_progress=lambda share, note: progress.advance(num_networks * share, note))
+    # A Ray that was started for this command has nobody else, and is spared the actor's process.
+    claims = open_claims(work.study) if joins_a_cluster() else None
+    if placement.num_workers > 1:
+        _build_in_turn(work, teachers, missing, placement, claims, progress)
         return
-    if teachers:
-        job = functools.partial(teacher_shards, groups)
-        costs = {name: cost for name, (_, cost) in groups.items()}
-        advance = _advance(progress, 0, len(teachers))
-        _run_workers(job, work, placement, what="teacher training", costs=costs, on_progress=advance)
-    for done, capacity in enumerate(missing, len(teachers)):
-        advance = _advance(progress, done, 1)
-        own = _with_capacity(work, capacity)
-        _run_workers(prior_shards, own, placement, what=PRIOR, costs={PRIOR: 1.0}, on_progress=advance)
+    groups = _teacher_groups(work, teachers, placement)
+    prior_cost = config.prior.epochs * ADVERSARIAL_COST
+    tasks = {_prior_name(c): Task(job=_prior_job, argument=(c, claims), cost=prior_cost) for c in missing}
+    tasks |= {name: Task(job=_teachers_job, argument=(own, claims), cost=cost) for name, (own, cost) in groups.items()}
+    num_networks = len(missing) + len(teachers)
+    run_tasks(
+        work,
+        tasks,
+        placement,
+        on_progress=lambda share, note: progress.advance(num_networks * share, note),
+        claims=claims,
+    )
 
 
 def distill_one(work: Workspace, placement: Placement, progress: Progress) -> None:
@@ -170,6 +180,47 @@ def watching(board: Any, costs: Mapping[str, float], on_progress: OnProgress) ->
         ray.kill(board)
 
 
+def _build_in_turn(
+    work: Workspace,
+    teachers: Sequence[int],
+    capacities: Sequence[int],
+    placement: Placement,
+    claims: Claims | None,
+    progress: Progress,
+) -> None:
+    """Builds with several workers: first the teachers, then one prior after the other. The driver holds the claims."""
+    done, waits = 0, Waits(claims)
+    while True:
+        left: list[Held] = []
+        with _claimed_teachers(work, teachers, claims) as (free, others):
+            missing = missing_teachers(work) if free else []
+            own = [number for number in free if number in missing]
+            if own:
+                groups = _teacher_groups(work, own, placement)
+                job = functools.partial(teacher_shards, groups)
+                costs = {name: cost for name, (_, cost) in groups.items()}
+                advance = _advance(progress, done, len(own))
+                _run_workers(job, work, placement, what="teacher training", costs=costs, on_progress=advance)
+        left += others
+        done += len(free)
+        teachers = [number for number in teachers if number not in free]
+        for capacity in list(capacities):
+            with _claimed_prior(work, capacity, claims) as (own_work, others):
+                if not others and not prior_is_settled(own_work):
+                    advance = _advance(progress, done, 1)
+                    _run_workers(prior_shards, own_work, placement, what=PRIOR, costs={PRIOR: 1.0}, on_progress=advance)
+            left += others
+            if not others:
+                done += 1
+                capacities = [other for other in capacities if other != capacity]
+        if not left:
+            return
+        waits.add("networks", left)
+        while not waits.take_free():
+            progress.advance(done, waits.note())
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
 def _run_workers(
     job: WorkerJob,
     work: Workspace,
@@ -212,8 +263,40 @@ def _advance(progress: Progress, done: int, size: int) -> OnProgress:
     return lambda share, note: progress.advance(done + size * share, note if size > 1 else "")
 
 
-def _prior_job(work: Workspace, capacity: int, reporter: Reporter) -> None:
-    build_prior(_with_capacity(work, capacity), reporter, SingleWorker())
+def _teachers_job(work: Workspace, argument: tuple[Sequence[int], Claims | None], reporter: Reporter) -> list[Held]:
+    with _claimed_teachers(work, *argument) as (free, others):
+        build_teachers(work, free, reporter)
+    return others
+
+
+def _prior_job(work: Workspace, argument: tuple[int, Claims | None], reporter: Reporter) -> list[Held]:
+    with _claimed_prior(work, *argument) as (own_work, others):
+        if not others:
+            build_prior(own_work, reporter, SingleWorker())
+    return others
+
+
+@contextmanager
+def _claimed_teachers(
+    work: Workspace, numbers: Sequence[int], claims: Claims | None
+) -> Iterator[tuple[list[int], list[Held]]]:
+    """Yields those teachers that are this study's to build, and what others hold."""
+    keys = {f"teacher {n}": work.artifacts.uri("teachers", teacher_fingerprint(work, n)) for n in numbers}
+    with hold(claims, keys) as others:
+        theirs = {held.what for held in others}
+        yield [number for number in numbers if f"teacher {number}" not in theirs], others
+
+
+@contextmanager
+def _claimed_prior(work: Workspace, capacity: int, claims: Claims | None) -> Iterator[tuple[Workspace, list[Held]]]:
+    """Yields the prior's workspace, and it if another holds it."""
+    own = _with_capacity(work, capacity)
+    with hold(claims, {_prior_name(capacity): own.artifacts.uri("priors", prior_fingerprint(own))}) as others:
+        yield own, others
+
+
+def _prior_name(capacity: int) -> str:
+    return f"prior of capacity {capacity}"
 
 
 def _distill_job(work: Workspace, _: None, reporter: Reporter) -> None:

@@ -5,6 +5,7 @@ run_tasks(work, {"teacher 0": Task(job=build_teachers, argument=[0]), ...}, plac
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import ray
 from dim_ray.core.ports import Reporter
 from dim_ray.distributed.board import make_board, summarise
 from dim_ray.distributed.bridge import BoardReporter, pass_on_notices, told_to
+from dim_ray.distributed.leases import Claims, Waits
 from dim_ray.distributed.resources import Placement
 from dim_ray.errors import DimError
 from dim_ray.pipeline.workspace import Workspace, on_device
@@ -24,7 +26,10 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 _MAX_RETRIES = 2  # of a task whose worker died; what it had built is found again
 
 Job = Callable[[Workspace, Any, Reporter], Any]
-"""A function of the workspace on the worker's device, one argument and a reporter."""
+"""A function of the workspace on the worker's device, one argument and a reporter.
+
+It may return a list of `Held`, what it left because others build it, and is run again when some of that is free.
+"""
 
 OnProgress = Callable[[float, str], None]
 """Is told the share of all work that is done, in [0, 1], and how far each running job is."""
@@ -48,6 +53,7 @@ def run_tasks(
     placement: Placement,
     *,
     on_progress: OnProgress,
+    claims: Claims | None = None,
 ) -> None:
     """Runs jobs, as many at a time as the resources hold.
 
@@ -56,6 +62,7 @@ def run_tasks(
         tasks: By name, in the order in which they start.
         placement: What one job holds.
         on_progress: Is told how far the work is; first when it begins.
+        claims: With which the jobs claim, if they do.
 
     Raises:
         DimError: The error of the first job that failed with one, after the others were stopped.
@@ -66,19 +73,34 @@ def run_tasks(
     shared = ray.put(work)
     held = {"num_cpus": placement.cpus_per_worker, "num_gpus": placement.gpus_per_worker}
     remote = ray.remote(**held, max_retries=_MAX_RETRIES)(_run)
-    running = {remote.remote(task.job, shared, task.argument, board, name): name for name, task in tasks.items()}
+
+    def start(name: str) -> Any:
+        return remote.remote(tasks[name].job, shared, tasks[name].argument, board, name)
+
+    running = {start(name): name for name in tasks}
     costs = {name: task.cost for name, task in tasks.items()}
     ended: dict[str, float] = {}
+    waits = Waits(claims)
     try:
-        while running:
-            ready, _ = ray.wait(list(running), num_returns=len(running), timeout=_SECONDS_BETWEEN_LOOKS)
+        while running or waits:
+            if running:
+                ready, _ = ray.wait(list(running), num_returns=len(running), timeout=_SECONDS_BETWEEN_LOOKS)
+            else:
+                ready = []
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
             for reference in ready:
-                _take(reference, running[reference])
-                ended[running.pop(reference)] = 1.0
+                name = running.pop(reference)
+                left = _take(reference, name)
+                if left:
+                    waits.add(name, left)
+                else:
+                    ended[name] = 1.0
+            running |= {start(name): name for name in waits.take_free()}
             fractions = {**ray.get(board.read.remote()), **ended}
             pass_on_notices(board)
-            if fractions:
-                on_progress(*summarise(fractions, costs))
+            if fractions or waits:
+                share, note = summarise(fractions, costs)
+                on_progress(share, "; ".join(filter(None, [note, waits.note()])))
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
@@ -100,10 +122,10 @@ def worker_died(name: str, error: Exception) -> DimError:
     )
 
 
-def _take(reference: Any, name: str) -> None:
-    """Waits for a task, and raises what a person should read."""
+def _take(reference: Any, name: str) -> Any:
+    """Returns a task's result, or raises what a person should read."""
     try:
-        ray.get(reference)
+        return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, DimError):
             raise error.cause from error

@@ -22,7 +22,7 @@ from ray.cluster_utils import Cluster
 
 cluster = Cluster()
 for environment in json.loads(sys.argv[1]):
-    cluster.add_node(num_cpus=1, include_dashboard=False, env_vars=environment)
+    cluster.add_node(num_cpus=int(sys.argv[2]), include_dashboard=False, env_vars=environment)
 print("at", cluster.address, flush=True)
 sys.stdin.read()
 cluster.shutdown()
@@ -30,10 +30,10 @@ cluster.shutdown()
 
 
 @contextmanager
-def nodes(*environments: Mapping[str, str]) -> Iterator[str]:
-    """Runs a node for each environment, the head first, and yields the cluster's address."""
+def nodes(*environments: Mapping[str, str], num_cpus: int = 1) -> Iterator[str]:
+    """Runs a node of so many cores for each environment, the head first, and yields the cluster's address."""
     with subprocess.Popen(
-        [sys.executable, "-c", _NODES, json.dumps(environments)],
+        [sys.executable, "-c", _NODES, json.dumps(environments), str(num_cpus)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -89,12 +89,17 @@ def run_command(
     return subprocess.run(
         [sys.executable, *code],
         cwd=cwd,
-        env={**_environment(), "RAY_ADDRESS": address, "COLUMNS": "200", **(environment or {})},
+        env={**command_environment(address), **(environment or {})},
         capture_output=True,
         text=True,
         timeout=SECONDS,
         check=False,
     )
+
+
+def command_environment(address: str) -> dict[str, str]:
+    """Returns the environment of a process that joins a cluster."""
+    return {**_environment(), "RAY_ADDRESS": address, "COLUMNS": "200"}
 
 
 def wait_for_nodes(address: str, count: int) -> None:

@@ -66,7 +66,11 @@ def run_tasks(
     shared = ray.put(work)
     held = {"num_cpus": placement.cpus_per_worker, "num_gpus": placement.gpus_per_worker}
     remote = ray.remote(**held, max_retries=_MAX_RETRIES)(_run)
-    running = {remote.remote(task.job, shared, task.argument, board, name): name for name, task in tasks.items()}
+    # The name is what Ray's own messages, its dashboard and the list of processes say of a task.
+    running = {
+        remote.options(name=name).remote(task.job, shared, task.argument, board, name): name
+        for name, task in tasks.items()
+    }
     costs = {name: task.cost for name, task in tasks.items()}
     ended: dict[str, float] = {}
     try:

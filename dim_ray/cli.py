@@ -124,7 +124,7 @@ def start_logging(path: Path) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler = _LogFile(path, encoding="utf-8")
     except OSError as error:
         raise StorageError(f"The log file {path} can't be written: {error.strerror}; choose another place.") from error
     handler.set_name("dim_ray.cli")
@@ -137,6 +137,14 @@ def start_logging(path: Path) -> None:
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.INFO)
     logging.captureWarnings(True)
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that lets a run go on where the disk is full: `dim_ray.notices` says so without it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's own name
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 def _show(text: str) -> NoReturn:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from dim_ray.cli import parse, run_main
 from dim_ray.errors import UsageError
 from dim_ray.flags import DEFAULT_STUDY, DISTILL_FLAGS, add_local
+from dim_ray.notices import told
 from dim_ray.progress import Progress, make_progress
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
         raise UsageError(
             f"--local is one process, and --workers is {config.study.workers_per_trial}; leave one of them out."
         )
-    with make_progress() as progress:
+    with make_progress() as progress, told(progress.message):
         from dim_ray.core.checks import check_training
         from dim_ray.pipeline.generators import generator_fingerprint
         from dim_ray.session import open_shared_session

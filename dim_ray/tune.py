@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from dim_ray.cli import TUNE_FLAGS, parse, run_main
 from dim_ray.flags import DEFAULT_STUDY
+from dim_ray.notices import told
 from dim_ray.progress import make_progress
 from dim_ray.stages import format_duration
 
@@ -40,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     config, _ = parse(
         argv, program="python -m dim_ray.tune", description=__doc__ or "", flags=TUNE_FLAGS, defaults=DEFAULT_STUDY
     )
-    with make_progress() as progress:
+    with make_progress() as progress, told(progress.message):
         # Imported with the display already there, because torch takes seconds.
         from dim_ray.core.checks import check_evaluation, check_training
         from dim_ray.pipeline.labels import check_labels

@@ -21,6 +21,7 @@ from dim_ray.cli import COMMON_FLAGS, TUNE_FLAGS, Flag, parse, run_main, start_l
 from dim_ray.config import Config, PoolConfig
 from dim_ray.errors import ArtifactError, ConfigError, StorageError, UsageError
 from dim_ray.settings import known_fields, section_types, to_yaml
+from tests.disks import fill, small_disk
 
 PROGRAM = "python -m dim_ray.tune"
 
@@ -580,6 +581,20 @@ def test_log_goes_on_in_the_new_file_when_started_again(tmp_path: Path) -> None:
     logging.getLogger("dim_ray").info("hello")
     assert (tmp_path / "first.log").read_text() == ""
     assert (tmp_path / "second.log").read_text().count("hello") == 1
+
+
+@pytest.mark.usefixtures("_logging_restored")
+def test_log_on_a_full_disk_lets_the_command_go_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        start_logging(disk / "run.log")
+        free = fill(disk)
+        for _ in range(100):
+            logging.getLogger("dim_ray").info("x" * 100)
+        free()
+        logging.getLogger("dim_ray").info("the end")
+        start_logging(tmp_path / "run.log")
+        assert "the end" in (disk / "run.log").read_text()
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.usefixtures("_logging_restored")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ray.tune.search.optuna import OptunaSearch
 from dim_ray.config import Config
 from dim_ray.core.random import derive_seed
 from dim_ray.store.artifacts import ArtifactStore
+from dim_ray.store.faults import PAUSES_SECONDS, patiently, storage_errors
 from dim_ray.store.filesystem import open_root
 from tuning.space import search_space
 
@@ -113,7 +115,7 @@ def open_journal(artifacts: ArtifactStore, key: str) -> BaseStorage:
         return JournalStorage(_StoredJournal(artifacts, key))
     path = Path(root.path_of(key))
     path.parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(str(path)))
+    return JournalStorage(_JournalFile(path))
 
 
 Finished = Mapping[int, tuple[Mapping[str, Any], float | None]]
@@ -168,6 +170,28 @@ def settle(
 
 def _load(storage: BaseStorage, study_name: str) -> optuna.Study:
     return optuna.create_study(storage=storage, study_name=study_name, direction="maximize", load_if_exists=True)
+
+
+class _JournalFile(JournalFileBackend):
+    """Optuna's journal as a file that keeps no part of a line, and waits for a disk that is full: one writer."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._path = path
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        size_bytes = self._path.stat().st_size
+
+        def append() -> None:
+            try:
+                super(_JournalFile, self).append_logs(logs)
+            except OSError:
+                # The next line would be appended to a part of this one, and the journal never be read again.
+                os.truncate(self._path, size_bytes)
+                raise
+
+        with storage_errors("write", str(self._path)):
+            patiently(append, PAUSES_SECONDS, f"write {self._path}")
 
 
 class _StoredJournal(BaseJournalBackend):

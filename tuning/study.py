@@ -16,6 +16,7 @@ from typing import Any
 import optuna
 import pandas as pd
 
+from dim_ray.distributed.board import make_board
 from dim_ray.distributed.build import (
     ADVERSARIAL_COST,
     STAGE_BUILD,
@@ -23,6 +24,7 @@ from dim_ray.distributed.build import (
     build_networks,
     ray_path,
     run_evaluations,
+    watching,
 )
 from dim_ray.distributed.preflight import check_nodes
 from dim_ray.distributed.resources import DRIVER_SHARE, Placement, cluster
@@ -120,7 +122,8 @@ def _search(work: Workspace, record: StudyRecord, placement: Placement, num_tria
         held = {"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker}
     else:
         held = DRIVER_SHARE  # it only waits: its workers ask for their own resources
-    trainable = tune.with_parameters(run_trial, work=work, placement=placement, train_path=ray_path(work))
+    board = make_board()
+    trainable = tune.with_parameters(run_trial, work=work, placement=placement, train_path=ray_path(work), board=board)
     tuner = tune.Tuner(
         tune.with_resources(trainable, held),
         tune_config=tune.TuneConfig(
@@ -139,7 +142,8 @@ def _search(work: Workspace, record: StudyRecord, placement: Placement, num_tria
             failure_config=tune.FailureConfig(max_failures=work.config.study.max_failures),
         ),
     )
-    tuner.fit()
+    with watching(board, {}, lambda share, note: None):  # Tune tells the display how far the trials are
+        tuner.fit()
     num_lost = work.config.study.num_trials - len(record.finished()) - len(record.failed())
     if num_lost > 0:
         raise DimError(

@@ -15,7 +15,7 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from dim_ray.core.ports import SingleWorker
-from dim_ray.distributed.board import make_board
+from dim_ray.distributed.bridge import told_to
 from dim_ray.distributed.resources import Placement
 from dim_ray.distributed.trainer import run_workers, trial_shards
 from dim_ray.errors import DivergedError
@@ -27,7 +27,9 @@ from tuning.space import configure
 __all__ = ["run_trial"]
 
 
-def run_trial(parameters: dict[str, Any], *, work: Workspace, placement: Placement, train_path: str) -> None:
+def run_trial(
+    parameters: dict[str, Any], *, work: Workspace, placement: Placement, train_path: str, board: Any
+) -> None:
     """Is Ray Tune's trainable.
 
     Args:
@@ -35,11 +37,13 @@ def run_trial(parameters: dict[str, Any], *, work: Workspace, placement: Placeme
         work: The study's workspace.
         placement: Workers, and what each of them holds.
         train_path: Where Ray Train keeps its own state.
+        board: Where is posted what a person should know.
     """
     trial_work = replace(work, config=configure(work.config, parameters))
     identity = generator_fingerprint(trial_work)
     if placement.num_workers == 1 or trial_work.artifacts.exists("generators", identity):  # what is there is measured
-        _run_here(on_device(trial_work, placement.cpus_per_worker))
+        with told_to(board):
+            _run_here(on_device(trial_work, placement.cpus_per_worker))
         return
     try:
         run_workers(
@@ -50,7 +54,7 @@ def run_trial(parameters: dict[str, Any], *, work: Workspace, placement: Placeme
             name=f"{identity}-{time.time_ns()}",
             storage_path=train_path,
             max_failures=trial_work.config.study.max_failures,
-            board=make_board(),
+            board=board,
             callbacks=[TuneReportCallback()],
         )
     except DivergedError as error:

@@ -86,7 +86,7 @@ class StorageConfig:
     root: str = field(default="./dim_storage", metadata={"place": True})
     """Folder, s3:// or gs:// URI."""
     checkpoint_seconds: float = field(default=60.0, metadata={"place": True})
-    """Seconds between checkpoints of a running stage."""
+    """Seconds between checkpoints of a running stage, which goes on while they are written."""
 
     def __post_init__(self) -> None:
         require(bool(self.root.strip()), "storage.root", self.root, "a folder or a URI")

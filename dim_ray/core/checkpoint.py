@@ -23,6 +23,8 @@ from dim_ray.errors import ArtifactError
 __all__ = [
     "FORMAT_VERSION",
     "dumps",
+    "dumps_host",
+    "host_copy",
     "loads",
     "module_tensors",
     "optimizer_tensors",
@@ -44,11 +46,28 @@ def dumps(tensors: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None) 
         tensors: Any devices and dtypes; shapes are kept.
         meta: JSON values.
     """
-    host = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
+    return dumps_host(host_copy(tensors), meta)
+
+
+def host_copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns copies on the CPU, contiguous and apart from each other: what `dumps_host` takes."""
+    return {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+
+
+def dumps_host(host: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None) -> bytes:
+    """Returns one file's bytes, without another copy of the tensors.
+
+    Args:
+        host: What `host_copy` made.
+        meta: JSON values.
+    """
     plain = json.loads(json.dumps(dict(meta or {})))  # as a reader gets it, so that both digests see the same
     header = {"format_version": FORMAT_VERSION, "meta": plain, "sha256": _digest(host, FORMAT_VERSION, plain)}
     # The library writes tensors in a fixed order, so the same state gives the same bytes.
-    return safetensors.torch.save(host, metadata={_HEADER_KEY: json.dumps(header, sort_keys=True)})
+    return safetensors.torch.save(dict(host), metadata={_HEADER_KEY: json.dumps(header, sort_keys=True)})
 
 
 def loads(data: bytes, origin: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -54,14 +54,15 @@ class Checkpointer(Protocol):
     def save(self, state: State) -> None:
         """Replaces the saved state: whole or not at all.
 
-        The tensors are a stage's own, which it goes on to change: what is kept is a copy.
+        The tensors are a stage's own, which it goes on to change: what is kept is a copy. It may be on its way to the
+        storage when this returns.
         """
 
     def load(self) -> State | None:
-        """Returns the last saved state, or None where there is none."""
+        """Returns the last saved state, which is on the storage from now on, or None where there is none."""
 
     def clear(self) -> None:
-        """Forgets the saved state: its stage is finished."""
+        """Forgets the saved state: its stage is finished. It never comes back."""
 
 
 class Collective(Protocol):

@@ -1,4 +1,4 @@
-"""One small actor that knows how far every running job is: jobs write to it from any node, the driver reads it.
+"""One small actor that knows how far every job is, and what a person should know: jobs write to it from any node.
 
     board = make_board()
     board.post.remote("teacher 0", 0.5)
@@ -21,10 +21,11 @@ _LARGEST_NOTE = 4  # jobs that are named
 
 
 class Board:
-    """Fractions done by job."""
+    """Fractions done by job, and sentences for the person."""
 
     def __init__(self) -> None:
         self._done: dict[str, float] = {}
+        self._notices: list[str] = []
 
     def post(self, job: str, done: float) -> None:
         """Notes the fraction in [0, 1] that a job has done."""
@@ -33,6 +34,15 @@ class Board:
     def read(self) -> dict[str, float]:
         """Returns all fractions."""
         return self._done
+
+    def tell(self, text: str) -> None:
+        """Notes a sentence for the person."""
+        self._notices.append(text)
+
+    def take_notices(self) -> list[str]:
+        """Returns the sentences that came since the last call."""
+        taken, self._notices = self._notices, []
+        return taken
 
 
 def make_board() -> ray.actor.ActorHandle[Board]:

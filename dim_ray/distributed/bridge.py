@@ -1,19 +1,33 @@
-"""The ports of a stage under Ray: progress to the driver's board, measurements to Ray Train."""
+"""The ports of a stage under Ray: progress and notices to the driver's board, measurements to Ray Train."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
 
 import ray
 import ray.train
 
 from dim_ray.core.ports import Reporter
 from dim_ray.distributed.board import Board
+from dim_ray.notices import log, told
 
-__all__ = ["BoardReporter", "TrainReporter"]
+__all__ = ["BoardReporter", "TrainReporter", "pass_on_notices", "told_to"]
 
 _SECONDS_BETWEEN_POSTS = 0.5
+
+
+def told_to(board: Any) -> AbstractContextManager[None]:
+    """Posts what a person should know to a board, while the body runs."""
+    return told(lambda text: board.tell.remote(text))
+
+
+def pass_on_notices(board: Any) -> None:
+    """Puts what was posted since the last call into the driver's own log, and so before the person."""
+    for text in ray.get(board.take_notices.remote()):
+        log.warning("%s", text)
 
 
 class BoardReporter:

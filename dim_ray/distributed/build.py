@@ -22,6 +22,7 @@ import ray
 
 from dim_ray.core.ports import Reporter, SingleWorker
 from dim_ray.distributed.board import make_board, summarise
+from dim_ray.distributed.bridge import pass_on_notices
 from dim_ray.distributed.resources import Placement
 from dim_ray.distributed.tasks import OnProgress, Task, run_tasks
 from dim_ray.distributed.trainer import (
@@ -51,6 +52,7 @@ __all__ = [
     "distill_one",
     "ray_path",
     "run_evaluations",
+    "watching",
 ]
 
 STAGE_BUILD, STAGE_DISTILL, STAGE_EVALUATE = "teachers and priors", "distillation", "evaluation"
@@ -137,6 +139,37 @@ def ray_path(work: Workspace) -> str:
     return open_root(work.config.storage.root).uri_of(f"studies/{work.study}/ray")
 
 
+@contextmanager
+def watching(board: Any, costs: Mapping[str, float], on_progress: OnProgress) -> Iterator[None]:
+    """Reads a board while the body runs: tells how far its jobs are, and passes its notices on; ends the board.
+
+    Args:
+        board: The actor.
+        costs: What each job takes, in any one unit.
+        on_progress: Is told how far they are.
+    """
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_SECONDS_BETWEEN_LOOKS):
+            try:
+                fractions = ray.get(board.read.remote())
+                pass_on_notices(board)
+            except ray.exceptions.RayError:  # the run itself says what is wrong
+                return
+            if fractions and costs:
+                on_progress(*summarise(fractions, costs))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+        ray.kill(board)
+
+
 def _run_workers(
     job: WorkerJob,
     work: Workspace,
@@ -147,7 +180,7 @@ def _run_workers(
     on_progress: OnProgress,
 ) -> None:
     board = make_board()
-    with _watching(board, costs, on_progress):
+    with watching(board, costs, on_progress):
         run_workers(
             job,
             ray.put(work),
@@ -194,27 +227,3 @@ def _evaluation_job(work: Workspace, cells: list[Evaluation], _: Reporter) -> No
 def _with_capacity(work: Workspace, capacity: int) -> Workspace:
     config = work.config
     return replace(work, config=replace(config, generator=replace(config.generator, capacity=capacity)))
-
-
-@contextmanager
-def _watching(board: Any, costs: Mapping[str, float], on_progress: OnProgress) -> Iterator[None]:
-    """Reads a board while the body runs, and tells how far its jobs are."""
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(_SECONDS_BETWEEN_LOOKS):
-            try:
-                fractions = ray.get(board.read.remote())
-            except ray.exceptions.RayError:  # the run itself says what is wrong
-                return
-            if fractions:
-                on_progress(*summarise(fractions, costs))
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        watcher.join()
-        ray.kill(board)

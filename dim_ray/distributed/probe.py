@@ -118,7 +118,7 @@ class NodeProbe:
         return port
 
     def join_group(self, address: str, port: int, rank: int, num_workers: int, seconds: float) -> str | None:
-        """Joins a gloo process group and sums the ranks over it.
+        """Joins a gloo process group and sums 1, 2, ... over it.
 
         Returns:
             What went wrong; None where the sum is right.
@@ -132,12 +132,12 @@ class NodeProbe:
             store = self._store or _meeting(address, port, num_workers, seconds, is_master=False)
             within = timedelta(seconds=seconds)
             dist.init_process_group("gloo", store=store, rank=rank, world_size=num_workers, timeout=within)
-            total = torch.tensor([float(rank)])
+            total = torch.tensor([rank + 1.0])
             dist.all_reduce(total)
         except (RuntimeError, ValueError) as error:  # PyTorch's own are RuntimeErrors
             text = _SOURCE_LINE.sub("", str(error))
             return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-        expected = sum(range(num_workers))
+        expected = sum(range(num_workers + 1))
         return None if total.item() == expected else f"the sum over the group is {total.item():g}, and not {expected}"
 
 

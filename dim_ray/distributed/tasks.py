@@ -13,7 +13,7 @@ import ray
 
 from dim_ray.core.ports import Reporter
 from dim_ray.distributed.board import make_board, summarise
-from dim_ray.distributed.bridge import BoardReporter
+from dim_ray.distributed.bridge import BoardReporter, pass_on_notices, told_to
 from dim_ray.distributed.resources import Placement
 from dim_ray.errors import DimError
 from dim_ray.pipeline.workspace import Workspace, on_device
@@ -80,6 +80,7 @@ def run_tasks(
                 _take(reference, running[reference])
                 ended[running.pop(reference)] = 1.0
             fractions = {**ray.get(board.read.remote()), **ended}
+            pass_on_notices(board)
             if fractions:
                 on_progress(*summarise(fractions, costs))
     finally:
@@ -117,4 +118,5 @@ def _take(reference: Any, name: str) -> None:
 
 def _run(job: Job, work: Workspace, argument: Any, board: Any, name: str) -> Any:
     num_cpus = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
-    return job(on_device(work, num_cpus), argument, BoardReporter(board, name))
+    with told_to(board):
+        return job(on_device(work, num_cpus), argument, BoardReporter(board, name))

@@ -17,7 +17,7 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from dim_ray.core.collective import TorchCollective
 from dim_ray.core.ports import Collective, Reporter
-from dim_ray.distributed.bridge import BoardReporter, TrainReporter
+from dim_ray.distributed.bridge import BoardReporter, TrainReporter, told_to
 from dim_ray.distributed.resources import Placement
 from dim_ray.distributed.tasks import worker_died
 from dim_ray.errors import DimError
@@ -73,7 +73,7 @@ def run_workers(
         name: Of the run, below `storage_path`.
         storage_path: Where Ray Train keeps its own state.
         max_failures: How often a dead worker is replaced.
-        board: Where the workers post their progress.
+        board: Where the workers post their progress, and what a person should know.
         callbacks: Ray Train's.
 
     Raises:
@@ -173,4 +173,5 @@ def _worker(settings: dict[str, Any]) -> None:
     placed = ray.get_runtime_context().get_assigned_resources()
     work = on_device(ray.get(settings["work"]), int(placed.get("CPU", 1)))
     collective = TorchCollective(work.dataset.train.images.device)
-    settings["job"](work, lambda job: BoardReporter(settings["board"], job), collective)
+    with told_to(settings["board"]):
+        settings["job"](work, lambda job: BoardReporter(settings["board"], job), collective)

@@ -90,19 +90,20 @@ def distill_generator(work: Workspace, reporter: Reporter, collective: Collectiv
     if config.matching.epochs == 0:
         reporter.report(1, 1, after_epoch(0))
         return identity
-    distill(
-        pair,
-        open_pool(work, collective),
-        config.matching,
-        config.prior,
-        work.dataset,
-        shard_weight=shard_weight(pool_teachers(config), collective),
-        health=config.health,
-        after_epoch=after_epoch,
-        reporter=reporter,
-        checkpointer=saved,
-        collective=collective,
-    )
+    with saved:
+        distill(
+            pair,
+            open_pool(work, collective),
+            config.matching,
+            config.prior,
+            work.dataset,
+            shard_weight=shard_weight(pool_teachers(config), collective),
+            health=config.health,
+            after_epoch=after_epoch,
+            reporter=reporter,
+            checkpointer=saved,
+            collective=collective,
+        )
     return identity
 
 

@@ -45,15 +45,16 @@ def build_prior(work: Workspace, reporter: Reporter, collective: Collective) -> 
     )
     saved = shared_checkpointer(work, identity, collective)
     try:
-        train_prior(
-            pair,
-            config.prior,
-            work.dataset,
-            health=config.health,
-            reporter=reporter,
-            checkpointer=saved,
-            collective=collective,
-        )
+        with saved:
+            train_prior(
+                pair,
+                config.prior,
+                work.dataset,
+                health=config.health,
+                reporter=reporter,
+                checkpointer=saved,
+                collective=collective,
+            )
     except DivergedError as error:
         if collective.rank == 0:
             outcome = {"error": str(error), "health": to_dict(config.health)}

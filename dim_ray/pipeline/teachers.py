@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -158,15 +159,16 @@ def _build(work: Workspace, numbers: Sequence[int], reporter: Reporter) -> None:
     """Trains teachers at once and stores them."""
     architecture = _architecture(work.config, numbers[0])
     identities = [teacher_fingerprint(work, number) for number in numbers]
-    saved = [checkpointer(work, identity) for identity in identities]
-    teachers = train_teachers(
-        work.config.pool,
-        numbers,
-        architecture,
-        work.dataset,
-        reporter=reporter,
-        checkpointer=saved[0] if len(saved) == 1 else _Stacked(saved),
-    )
+    with ExitStack() as stack:
+        saved = [stack.enter_context(checkpointer(work, identity)) for identity in identities]
+        teachers = train_teachers(
+            work.config.pool,
+            numbers,
+            architecture,
+            work.dataset,
+            reporter=reporter,
+            checkpointer=saved[0] if len(saved) == 1 else _Stacked(saved),
+        )
     for number, identity, own, teacher in zip(numbers, identities, saved, teachers, strict=True):
         tensors = {
             name: tensor

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 
 from dim_ray.config import Config
-from dim_ray.core.checkpoint import dumps, loads
+from dim_ray.core.checkpoint import dumps_host, host_copy, loads
 from dim_ray.core.data import Dataset
 from dim_ray.core.memory import keep_freed_memory
 from dim_ray.core.ports import Collective, SingleWorker, State
+from dim_ray.errors import DivergedError, StorageError
+from dim_ray.notices import log
+from dim_ray.pipeline.uploads import Encode, Uploads, UploadTimes
 from dim_ray.store.artifacts import ArtifactStore
 
 __all__ = [
@@ -24,6 +28,9 @@ __all__ = [
     "on_device",
     "shared_checkpointer",
 ]
+
+_INTERVALS = 5
+_TIMES = UploadTimes()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,41 +49,84 @@ class Workspace:
 
 
 class StoredCheckpointer:
-    """A Checkpointer that keeps the state as one file below the storage's root.
+    """A Checkpointer that keeps the state as one file below the storage's root, and writes it while training goes on.
+
+    `save` takes as long as a copy to the CPU's memory. A storage that refuses is tried again meanwhile; where nothing
+    could be written for `give_up_seconds`, and for five intervals, `save` raises a StorageError.
+
+    As a context, it ends by writing what was saved where the stage was interrupted or failed:
+
+        with checkpointer(work, identity) as saved:
+            train_prior(..., checkpointer=saved)
 
     Args:
         artifacts: The storage.
         key: The file, relative to the root.
         every_seconds: How often a save is due; the first one this long after the start.
+        times: Of tries and pauses.
     """
 
-    def __init__(self, artifacts: ArtifactStore, key: str, every_seconds: float) -> None:
+    def __init__(self, artifacts: ArtifactStore, key: str, every_seconds: float, times: UploadTimes = _TIMES) -> None:
         self._artifacts = artifacts
         self._key = key
         self._every_seconds = every_seconds
         self._started = self._last = time.monotonic()
         self._seconds_before = 0.0
+        patient = replace(times, give_up_seconds=max(times.give_up_seconds, _INTERVALS * every_seconds))
+        self._uploads = Uploads(self._write, f"checkpoint {key}", patient)
+
+    def __enter__(self) -> Self:
+        """Needs nothing."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Waits until what was saved is written, where an exception ends the stage; `clear` follows otherwise.
+
+        Raises:
+            StorageError: It's refused, and training diverged, which says that the last good state is kept.
+        """
+        if error is None:
+            return
+        try:
+            self._uploads.finish()
+        except StorageError as refusal:
+            if isinstance(error, DivergedError):
+                raise
+            log.warning("The last checkpoint is lost, and an older one kept where there is one: %s", refusal)
 
     def seconds(self) -> float:
         """Returns the wall time that the stage has taken, in all the processes that worked on its state."""
         return self._seconds_before + time.monotonic() - self._started
 
     def due(self) -> bool:
-        """Whether `every_seconds` have passed since the last save."""
+        """Whether `every_seconds` have passed since the last save was begun."""
         return time.monotonic() - self._last >= self._every_seconds
 
     def save(self, state: State) -> None:
-        """Replaces the file."""
-        meta = {"stage": dict(state.meta), "seconds": self.seconds()}
-        self._artifacts.write_bytes(self._key, dumps(state.tensors, meta))
+        """Copies the state, and hands it to the thread that replaces the file.
+
+        Raises:
+            StorageError: The storage has refused for too long.
+        """
         self._last = time.monotonic()
+        meta = {"stage": dict(state.meta), "seconds": self.seconds()}
+
+        def copy() -> Encode:
+            copied = host_copy(state.tensors)
+            return lambda: dumps_host(copied, meta)
+
+        self._uploads.put(copy)
 
     def load(self) -> State | None:
-        """Reads the file.
+        """Reads the file, once what was saved is in it.
 
         Raises:
             ArtifactError: It is truncated, altered or of a newer format.
+            StorageError: What was saved can't be written.
         """
+        self._uploads.finish()
         data = self._artifacts.read_bytes(self._key)
         if data is None:
             return None
@@ -85,8 +135,12 @@ class StoredCheckpointer:
         return State(tensors=tensors, meta=meta["stage"])
 
     def clear(self) -> None:
-        """Removes the file."""
+        """Removes the file; what was saved and isn't written yet never is."""
+        self._uploads.cancel()
         self._artifacts.delete(self._key)
+
+    def _write(self, data: bytes) -> None:
+        self._artifacts.write_bytes(self._key, data, is_patient=False)  # the uploads have a patience of their own
 
 
 def checkpoint_key(study: str, identity: str) -> str:

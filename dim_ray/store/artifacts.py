@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,7 +21,8 @@ import pyarrow.fs as pafs
 
 from dim_ray import __version__
 from dim_ray.errors import ArtifactError, NewerFormatError, nearest
-from dim_ray.store.filesystem import Root, check_name, is_name, open_root, probe, storage_errors
+from dim_ray.store.faults import PAUSES_SECONDS, storage_errors
+from dim_ray.store.filesystem import Root, check_name, is_name, open_root, probe
 
 __all__ = [
     "CARD_DIGEST",
@@ -55,10 +56,15 @@ class Artifact:
 
 
 class ArtifactStore:
-    """Artefacts by kind and fingerprint, and plain files by key, below one root."""
+    """Artefacts by kind and fingerprint, and plain files by key, below one root.
 
-    def __init__(self, root: str) -> None:
-        self._root = open_root(root)
+    Args:
+        root: As for `dim_ray.store.filesystem.open_root`.
+        pauses_seconds: Between one try and the next, where the storage refuses what it may take later.
+    """
+
+    def __init__(self, root: str, pauses_seconds: tuple[float, ...] = PAUSES_SECONDS) -> None:
+        self._root = open_root(root, pauses_seconds)
 
     @property
     def root(self) -> str:
@@ -129,17 +135,19 @@ class ArtifactStore:
             cards = self._root.filesystem.get_file_info([f"{info.path}/{_CARD}" for info in folders])
         return [folder.base_name for folder, card in zip(folders, cards, strict=True) if card.is_file]
 
-    def write_bytes(self, key: str, data: bytes) -> str:
+    def write_bytes(self, key: str, data: bytes, *, is_patient: bool = True) -> str:
         """Writes a plain file whole or not at all, in place of one that is there; returns its address.
 
         Args:
             key: Below the root, for example ``studies/digits/config.yaml``.
             data: Its contents.
+            is_patient: Whether it's tried again where the storage refuses.
 
         Raises:
             StorageError: It can't be written.
         """
-        return self._root.write(key, data)
+        root = self._root if is_patient else replace(self._root, pauses_seconds=())
+        return root.write(key, data)
 
     def read_bytes(self, key: str) -> bytes | None:
         """Returns a plain file's contents, or None where there is none."""

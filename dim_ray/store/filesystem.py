@@ -16,17 +16,18 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
-import pyarrow as pa
 import pyarrow.fs as pafs
 
 from dim_ray.errors import StorageAddressError, StorageError, nearest
+from dim_ray.store.faults import patiently, storage_errors
 
-__all__ = ["Root", "check_name", "is_name", "open_root", "probe", "storage_errors"]
+__all__ = ["Root", "check_name", "is_name", "open_root", "probe"]
 
 REMOTE_SCHEMES = ("gs", "s3")
 
@@ -35,6 +36,8 @@ _URI_WITHOUT_SLASHES = re.compile(r"(file|gs|s3):")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PUBLISH_ATTEMPTS = 5
 _PROBE_BYTES = b"dim_ray: may this root be written?"
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,8 @@ class Root:
     """The root inside of `filesystem`, without a slash at its end."""
     is_local: bool
     """Whether it's a disk with rename, rather than an object store."""
+    pauses_seconds: tuple[float, ...] = ()
+    """Between one try and the next, where a refusal can pass; none: a person waits for the answer."""
 
     def path_of(self, key: str) -> str:
         """Returns the path of a key inside of `filesystem`."""
@@ -65,24 +70,29 @@ class Root:
 
     def read(self, key: str) -> bytes | None:
         """Returns a file's bytes, or None where there is no such file."""
-        with storage_errors("read", self.uri_of(key)):
+        path = self.path_of(key)
+
+        def read() -> bytes | None:
             try:
-                with self.filesystem.open_input_stream(self.path_of(key)) as stream:
+                with self.filesystem.open_input_stream(path) as stream:
                     data: bytes = stream.read()
             except FileNotFoundError:
                 return None
             return data
 
+        return self._do("read", key, read)
+
     def is_file(self, key: str) -> bool:
         """Whether there is such a file."""
-        with storage_errors("read", self.uri_of(key)):
-            return bool(self.filesystem.get_file_info(self.path_of(key)).type == pafs.FileType.File)
+        path = self.path_of(key)
+        info = self._do("read", key, lambda: self.filesystem.get_file_info(path))
+        return bool(info.type == pafs.FileType.File)
 
     def children(self, key: str, *, recursive: bool = False) -> list[pafs.FileInfo]:
         """Lists what is in a folder, in order of path, without hidden entries; nothing where there is no folder."""
         base = self.path_of(key)
-        with storage_errors("list", self.uri_of(key)):
-            found = self.filesystem.get_file_info(pafs.FileSelector(base, allow_not_found=True, recursive=recursive))
+        folder = pafs.FileSelector(base, allow_not_found=True, recursive=recursive)
+        found = self._do("list", key, lambda: self.filesystem.get_file_info(folder))
         visible = [info for info in found if not _is_hidden(info.path[len(base) :])]
         return sorted(visible, key=lambda info: str(info.path))
 
@@ -96,33 +106,27 @@ class Root:
             StorageError: It can't be written; what was there before is still there.
         """
         target = self.path_of(key)
-        with storage_errors("write", self.uri_of(key)):
-            if not self.is_local:
-                with self.filesystem.open_output_stream(target) as stream:
-                    stream.write(data)
-                return self.uri_of(key)
-            folder, name = os.path.split(target)
-            os.makedirs(folder, exist_ok=True)
-            temporary = os.path.join(folder, _hidden(name))
-            try:
-                _write_through(temporary, data)
-                os.replace(temporary, target)
-            finally:
-                with suppress(OSError):
-                    os.unlink(temporary)
-            _flush_folder(folder)
+
+        def put() -> None:
+            with self.filesystem.open_output_stream(target) as stream:
+                stream.write(data)
+
+        self._do("write", key, (lambda: _replace_file(target, data)) if self.is_local else put)
         return self.uri_of(key)
 
     def delete(self, key: str) -> None:
         """Deletes a file, where there is one, and what killed writers of it left. Nobody may be writing it."""
-        with storage_errors("delete", self.uri_of(key)):
-            target = self.path_of(key)
+        target = self.path_of(key)
+
+        def delete() -> None:
             with suppress(FileNotFoundError):
                 self.filesystem.delete_file(target)
             if self.is_local:
                 for unfinished in _unfinished(target):
                     with suppress(FileNotFoundError):
                         os.unlink(unfinished)
+
+        self._do("delete", key, delete)
 
     def publish_folder(self, key: str, files: Mapping[str, bytes], is_whole: Callable[[], bool]) -> None:
         """Makes a folder appear with all of its files at once (local), or with its last file last (object store).
@@ -133,49 +137,28 @@ class Root:
             is_whole: Tells whether a folder that another writer put there in the meantime is good: then it stays.
         """
         if self.is_local:
-            with storage_errors("write", self.uri_of(key)):
-                self._rename_into_place(self.path_of(key), files, is_whole)
+            target = self.path_of(key)
+            self._do("write", key, lambda: _publish(target, files, is_whole))
             return
         *_, commit = files
         self.delete(f"{key}/{commit}")  # a damaged folder counts as absent while its files are replaced
         for name, data in files.items():
             self.write(f"{key}/{name}", data)
 
-    @staticmethod
-    def _rename_into_place(target: str, files: Mapping[str, bytes], is_whole: Callable[[], bool]) -> None:
-        parent, name = os.path.split(target)
-        ours = os.path.join(parent, _hidden(name))
-        os.makedirs(ours)
-        try:
-            for file, data in files.items():
-                _write_through(os.path.join(ours, file), data)
-            _flush_folder(ours)
-            for _ in range(_PUBLISH_ATTEMPTS):
-                try:
-                    os.rename(ours, target)
-                except OSError as error:
-                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                        raise
-                else:
-                    _flush_folder(parent)
-                    return
-                if is_whole():
-                    return
-                damaged = os.path.join(parent, _hidden(name))
-                with suppress(FileNotFoundError):  # another writer may be repairing it too
-                    os.rename(target, damaged)
-                shutil.rmtree(damaged, ignore_errors=True)
-            raise FileExistsError(errno.EEXIST, "a damaged folder is there and comes back when it's moved away", target)
-        finally:
-            shutil.rmtree(ours, ignore_errors=True)
+    def _do(self, action: str, key: str, call: Callable[[], _Result]) -> _Result:
+        """Calls what reads or writes a key, with this root's patience."""
+        address = self.uri_of(key)
+        with storage_errors(action, address):
+            return patiently(call, self.pauses_seconds, f"{action} {address}")
 
 
-def open_root(root: str) -> Root:
+def open_root(root: str, pauses_seconds: tuple[float, ...] = ()) -> Root:
     """Resolves a root; makes nothing and, but for the region of an S3 bucket, asks nothing.
 
     Args:
         root: Local path (``~`` and relative paths too), or a file://, s3:// or gs:// URI. Options of an object store
             go in the URI's query: ``s3://bucket/folder?endpoint_override=minio:9000&scheme=http``.
+        pauses_seconds: Of the root; work that was long in the making has those of `dim_ray.store.faults`.
 
     Raises:
         StorageAddressError: It's empty, or a URI that can't be used.
@@ -188,7 +171,7 @@ def open_root(root: str) -> Root:
             raise StorageAddressError(
                 f"the storage root is {root!r}; a URI has '//' behind its scheme, as in s3://bucket/folder."
             )
-        return _local(os.path.expanduser(root))
+        return _local(os.path.expanduser(root), pauses_seconds)
     scheme = match["scheme"]
     if "@" in root[match.end() :].partition("/")[0]:
         raise StorageAddressError(  # without the URI itself, which would reach the log
@@ -199,7 +182,7 @@ def open_root(root: str) -> Root:
         parts = urlsplit(root)
         if parts.netloc not in ("", "localhost") or not parts.path:
             raise StorageAddressError(f"the storage root is {root!r}; a file URI has the form file:///folder.")
-        return _local(unquote(parts.path))
+        return _local(unquote(parts.path), pauses_seconds)
     if scheme not in REMOTE_SCHEMES:
         raise StorageAddressError(
             f"the storage root {root!r} has the unknown scheme {scheme!r}; {nearest(scheme, ['file', *REMOTE_SCHEMES])}"
@@ -210,11 +193,13 @@ def open_root(root: str) -> Root:
         raise StorageAddressError(
             f"the storage root is {root!r}, which names no bucket; write {scheme}://bucket/folder."
         )
-    return Root(uri=root, filesystem=filesystem, path=path.rstrip("/"), is_local=False)
+    return Root(uri=root, filesystem=filesystem, path=path.rstrip("/"), is_local=False, pauses_seconds=pauses_seconds)
 
 
 def probe(root: str) -> None:
     """Makes sure that a root can be used: creates it, writes a small file, reads it back and deletes it.
+
+    A person waits for the answer, so nothing is tried twice.
 
     Raises:
         StorageError: With the reason: no permission, a file in its place, a full disk, a URI that can't be reached.
@@ -251,18 +236,10 @@ def is_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-@contextmanager
-def storage_errors(action: str, address: str) -> Iterator[None]:
-    """Turns what the operating system, pyarrow or an object store raises into a StorageError that says what to do."""
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        raise StorageError(f"can't {action} {address}: {_reason(error)}") from error
-
-
-def _local(path: str) -> Root:
+def _local(path: str, pauses_seconds: tuple[float, ...]) -> Root:
     absolute = os.path.abspath(path)
-    return Root(uri=absolute, filesystem=pafs.LocalFileSystem(), path=absolute, is_local=True)
+    filesystem = pafs.LocalFileSystem()
+    return Root(uri=absolute, filesystem=filesystem, path=absolute, is_local=True, pauses_seconds=pauses_seconds)
 
 
 def _connect(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -284,6 +261,48 @@ def _is_hidden(relative_path: str) -> bool:
     return any(part.startswith((".", "_")) for part in relative_path.split("/"))
 
 
+def _replace_file(target: str, data: bytes) -> None:
+    folder, name = os.path.split(target)
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, _hidden(name))
+    try:
+        _write_through(temporary, data)
+        os.replace(temporary, target)
+    finally:
+        with suppress(OSError):
+            os.unlink(temporary)
+    _flush_folder(folder)
+
+
+def _publish(target: str, files: Mapping[str, bytes], is_whole: Callable[[], bool]) -> None:
+    """Writes a folder under a hidden name and renames it into place."""
+    parent, name = os.path.split(target)
+    ours = os.path.join(parent, _hidden(name))
+    os.makedirs(ours)
+    try:
+        for file, data in files.items():
+            _write_through(os.path.join(ours, file), data)
+        _flush_folder(ours)
+        for _ in range(_PUBLISH_ATTEMPTS):
+            try:
+                os.rename(ours, target)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            else:
+                _flush_folder(parent)
+                return
+            if is_whole():
+                return
+            damaged = os.path.join(parent, _hidden(name))
+            with suppress(FileNotFoundError):  # another writer may be repairing it too
+                os.rename(target, damaged)
+            shutil.rmtree(damaged, ignore_errors=True)
+        raise FileExistsError(errno.EEXIST, "a damaged folder is there and comes back when it's moved away", target)
+    finally:
+        shutil.rmtree(ours, ignore_errors=True)
+
+
 def _write_through(path: str, data: bytes) -> None:
     with open(path, "xb") as file:
         file.write(data)
@@ -299,21 +318,3 @@ def _flush_folder(path: str) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _reason(error: Exception) -> str:
-    code = getattr(error, "errno", None)
-    if code in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full; free some space or choose another root with --storage."
-    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "permission denied; change the folder's permissions or choose another root with --storage."
-    if code == errno.ENOENT:
-        return "there is no such place; choose another root with --storage."
-    if code in (errno.ENOTDIR, errno.EEXIST):
-        return f"a part of this path is a file where a folder is needed ({_brief(error)})."
-    return f"{_brief(error)}."
-
-
-def _brief(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return text.strip().splitlines()[0].rstrip(".") if text.strip() else type(error).__name__

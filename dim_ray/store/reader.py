@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 
 from dim_ray.config import NO_QUIRKS, StudyConfig
 from dim_ray.errors import StorageError, UsageError, nearest
-from dim_ray.store.filesystem import open_root, storage_errors
+from dim_ray.store.faults import storage_errors
+from dim_ray.store.filesystem import open_root
 from dim_ray.store.schema import EVALUATION_TABLE, SCHEMA_VERSION, TRIAL_TABLE, Table
 
 __all__ = ["CELL", "Reader", "no_evaluations", "summarise", "terms", "usual_ipc"]

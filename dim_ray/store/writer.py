@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dim_ray.store.faults import PAUSES_SECONDS
 from dim_ray.store.filesystem import open_root
 from dim_ray.store.schema import EVALUATION_TABLE, TRIAL_TABLE, Table, check_row
 
@@ -21,10 +22,15 @@ __all__ = ["Writer"]
 
 
 class Writer:
-    """Appends to the tables below one root."""
+    """Appends to the tables below one root.
 
-    def __init__(self, root: str) -> None:
-        self._root = open_root(root)
+    Args:
+        root: As for `dim_ray.store.filesystem.open_root`.
+        pauses_seconds: Between one try and the next, where the storage refuses what it may take later.
+    """
+
+    def __init__(self, root: str, pauses_seconds: tuple[float, ...] = PAUSES_SECONDS) -> None:
+        self._root = open_root(root, pauses_seconds)
 
     def append_evaluations(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """Writes evaluations; every row is checked before the first is written.

@@ -23,6 +23,8 @@ class LocalBoard:
         self.post = Method(self._post)
         self._board = Board()
         self.read = self._board.read
+        self.tell = Method(self._board.tell)
+        self.take_notices = Method(self._board.take_notices)
 
     def _post(self, job: str, done: float) -> None:
         self.num_posts += 1

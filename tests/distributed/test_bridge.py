@@ -6,10 +6,12 @@ import time
 from typing import Any
 
 import pytest
+import ray
 import ray.train
 
 from dim_ray.distributed.board import summarise
-from dim_ray.distributed.bridge import BoardReporter, TrainReporter
+from dim_ray.distributed.bridge import BoardReporter, TrainReporter, pass_on_notices, told_to
+from dim_ray.notices import log, told
 from tests.core.tiny import RecordingReporter
 from tests.distributed.board import LocalBoard
 
@@ -44,6 +46,22 @@ def test_board_is_not_told_more_often_than_twice_a_second_but_always_of_the_end(
     reporter.report(41, 41, {})
     assert board.num_posts == 11
     assert board.read() == {"prior": 1.0}
+
+
+def test_what_a_worker_says_of_the_storage_reaches_the_person_at_the_driver_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ray, "get", lambda value: value)
+    board, shown = LocalBoard(), list[str]()
+    with told_to(board):
+        log.warning("the disk of %s is full", "node 2")
+        log.info("for the log alone")
+    with told(shown.append):
+        pass_on_notices(board)
+        pass_on_notices(board)
+    log.warning("nobody is told any more")
+    pass_on_notices(board)
+    assert shown == ["the disk of node 2 is full"]
 
 
 def test_ray_train_is_told_at_the_rungs_alone_by_every_worker(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,13 @@ from tests.pipeline.small import make_work
 STATE = State(tensors={"weight": torch.arange(6.0)}, meta={"steps": 3})
 
 
+def flushed(saved: StoredCheckpointer) -> State:
+    """Waits until what was saved is on the storage, and returns it."""
+    loaded = saved.load()
+    assert loaded is not None
+    return loaded
+
+
 def test_save_is_due_when_the_interval_has_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
@@ -48,6 +55,7 @@ def test_save_is_due_when_the_interval_has_passed(tmp_path: Path, monkeypatch: p
 def test_state_of_two_studies_and_of_two_artefacts_are_kept_apart(tmp_path: Path) -> None:
     ours = checkpointer(make_work(tmp_path, study="ours"), "a" * 16)
     ours.save(STATE)
+    flushed(ours)
     assert checkpointer(make_work(tmp_path, study="theirs"), "a" * 16).load() is None
     assert checkpointer(make_work(tmp_path, study="ours"), "b" * 16).load() is None
     assert (tmp_path / checkpoint_key("ours", "a" * 16)).is_file()
@@ -58,6 +66,7 @@ def test_every_worker_loads_and_worker_0_alone_saves(tmp_path: Path) -> None:
     first, second = (shared_checkpointer(work, "a" * 16, OneOfSeveral(rank, 2)) for rank in range(2))
     assert first.due()
     first.save(STATE)
+    flushed(first)
     loaded = second.load()
     assert loaded is not None
     assert equal_states(loaded.tensors, STATE.tensors)
@@ -74,6 +83,7 @@ def test_every_worker_loads_and_worker_0_alone_saves(tmp_path: Path) -> None:
 def test_damaged_state_is_named_and_not_loaded(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     saved = StoredCheckpointer(ArtifactStore(str(tmp_path)), "studies/tiny/state.safetensors", every_seconds=60.0)
     saved.save(STATE)
+    flushed(saved)
     file = tmp_path / "studies/tiny/state.safetensors"
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(ArtifactError, match=r"tiny/state\.safetensors"):
@@ -111,6 +121,7 @@ def test_seconds_are_those_of_every_process_that_worked_on_the_state(
     clock.now += 10
     assert first.seconds() == 70
     first.save(STATE)
+    flushed(first)
     clock.now += 9  # until it is killed: the work of these seconds is lost
     second = open_state(20.0)
     assert second.seconds() == 0
@@ -119,6 +130,7 @@ def test_seconds_are_those_of_every_process_that_worked_on_the_state(
     assert second.seconds() == 71
     clock.now += 4
     second.save(STATE)
+    flushed(second)
     third = open_state(1000.0)
     third.load()
     clock.now += 2
@@ -128,7 +140,9 @@ def test_seconds_are_those_of_every_process_that_worked_on_the_state(
 def test_numbers_that_a_stage_saved_are_not_mixed_with_the_seconds(tmp_path: Path) -> None:
     meta = {"steps": 3, "seconds": "its own", "stage": {"stage": None}}
     artifacts = ArtifactStore(str(tmp_path))
-    StoredCheckpointer(artifacts, "state", every_seconds=60.0).save(State(tensors={}, meta=meta))
+    saved = StoredCheckpointer(artifacts, "state", every_seconds=60.0)
+    saved.save(State(tensors={}, meta=meta))
+    flushed(saved)
     again = StoredCheckpointer(artifacts, "state", every_seconds=60.0)
     loaded = again.load()
     assert loaded is not None

@@ -16,8 +16,10 @@ from dim_ray.config import Config
 from dim_ray.errors import StorageError
 from dim_ray.pipeline.generators import rung_epochs
 from dim_ray.store.artifacts import ArtifactStore
+from tests.disks import after, fill, small_disk
 from tests.pipeline.small import make_config
 from tests.store.conftest import object_store  # noqa: F401  # a fixture
+from tuning import algorithms
 from tuning.algorithms import METRIC, StudySearch, make_scheduler, open_journal, settle
 
 STUDY = "tiny"
@@ -148,6 +150,28 @@ def test_finished_trials_of_earlier_runs_keep_their_numbers(driver: Driver) -> N
     again = driver.restarted()
     assert again.start("c") == [2]
     assert again.queued() == {}
+
+
+def test_journal_waits_for_a_full_disk_and_keeps_no_part_of_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        driver = Driver(str(disk))
+        driver.start("a")
+        journal = disk / KEY
+        lines = journal.read_bytes().rstrip(b"\n")
+        # A few bytes still fit into the file's last page, and so a part of the next line.
+        journal.write_bytes(lines + b" " * (-len(lines) % 4096 - 20) + b"\n")
+        before = journal.read_bytes()
+        free = fill(disk)
+        monkeypatch.setattr(algorithms, "PAUSES_SECONDS", ())
+        with pytest.raises(StorageError, match="the disk is full"):
+            driver.restarted()
+        assert journal.read_bytes() == before
+        monkeypatch.setattr(algorithms, "PAUSES_SECONDS", (0.05,) * 100)
+        with after(0.5, free):
+            again = driver.restarted()
+        assert list(again.queued()) == [0]
 
 
 def test_sampler_learns_from_earlier_runs(driver: Driver) -> None:

@@ -44,13 +44,12 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(tune, "report", reports.append)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     monkeypatch.setattr(ray, "put", lambda value: value)
-    monkeypatch.setattr(trial, "make_board", lambda: None)
     monkeypatch.setattr(trial, "TuneReportCallback", lambda: None)
     return reports
 
 
 def run(work: Workspace, placement: Placement) -> None:
-    run_trial(PARAMETERS, work=work, placement=placement, train_path="nowhere")
+    run_trial(PARAMETERS, work=work, placement=placement, train_path="nowhere", board=None)
 
 
 def chosen(work: Workspace) -> Workspace:

@@ -12,6 +12,7 @@ import argparse
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -19,6 +20,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 import ray
 import torch
 from rich import box
@@ -34,11 +36,14 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         "python -m tests.faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=[[], *SCENARIOS], help=", ".join(SCENARIOS))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SCENARIOS))
     names = parser.parse_args(arguments).names or list(SCENARIOS)
+    if unknown := set(names) - set(SCENARIOS):
+        parser.error(f"there is no scenario {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # through what ends the processes
     console = Console(width=120 if not sys.stdout.isatty() else None, highlight=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("what", "in", "trains again after", "work redone", "rows lost", "doubled", "same command"):
+    for heading in ("what was done", "in", "again after", "work redone", "rows lost", "doubled", "command"):
         table.add_column(heading)
     table.add_column("finished")
     has_failed = False
@@ -49,6 +54,8 @@ def main(arguments: Sequence[str]) -> int:
             for harm in SCENARIOS[name](folder):
                 table.add_row(*_cells(harm))
                 has_failed |= bool(harm.num_lost or harm.num_doubled or not harm.is_finished)
+        except pytest.skip.Exception as reason:
+            table.add_row(name, f"not here: {reason}")
         except Exception:
             traceback.print_exc()
             table.add_row(name, "", "", "", "", "", "", "FAILED")
@@ -70,9 +77,9 @@ def _cells(harm: Harm) -> list[str]:
         harm.stage,
         f"{harm.again_seconds:.0f} s",
         f"{harm.redone_seconds:.1f} s, {harm.redone}",
-        str(harm.num_lost),
+        f"{harm.num_lost} of {harm.num_rows}",
         str(harm.num_doubled),
-        "given again" if harm.by_command else "not needed",
+        "given again" if harm.by_command else "goes on",
         "yes" if harm.is_finished else "NO",
     ]
 

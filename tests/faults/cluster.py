@@ -1,9 +1,9 @@
 """A Ray cluster of this machine, each node by `ray start`, whose processes can be killed one by one or all at once.
 
-    with RayCluster(num_nodes=2) as cluster:
-        Run(storage, address=cluster.address)
-        kill(cluster.find("ray::ImplicitFunc"))
-        cluster.lose(cluster.nodes[0])
+with RayCluster(num_nodes=2) as cluster:
+    Run(storage, address=cluster.address)
+    kill(cluster.find("ray::ImplicitFunc"))
+    cluster.lose(cluster.nodes[0])
 """
 
 from __future__ import annotations

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.disks import fill, small_disk
 from tests.faults.cluster import Node, RayCluster, kill
-from tests.faults.study import Harm, HarmedStudy
+from tests.faults.study import CELLS, Harm, HarmedStudy
 
 __all__ = ["SCENARIOS"]
 
-_TASK, _TRIAL, _TRAIN_WORKER = "ray::_run", "ray::ImplicitFunc", "ray::RayTrainWorker"
+# How Ray's processes call themselves.
+_PRIOR, _TEACHER, _LAST_STUDENT = "ray::prior", "ray::teacher", f"ray::students {CELLS - 1}"
+_TRIAL, _TRAIN_WORKER = "ray::ImplicitFunc", "ray::RayTrainWorker"
 _KILLED = "SIGKILL of the worker"
+_LONG_TRIALS = {"--matching.epochs": "120", "--study.grace_epochs": "120"}
 
 
 def workers(folder: Path) -> list[Harm]:
     """SIGKILL of the only worker, in each stage of one study."""
-    with RayCluster(num_nodes=1) as cluster, harmed(folder, 1) as study:
+    with RayCluster(num_nodes=2) as cluster, harmed(folder, 1) as study:
+
+        def kill_one(name: str) -> Callable[[], None]:
+            return lambda: kill([only(cluster, name)[1]])
+
+        def kill_builders() -> None:
+            kill([only(cluster, _PRIOR)[1], only(cluster, _TEACHER)[1]])
+
         study.start(cluster)
-        study.harm_training("prior", _KILLED, lambda: kill([only(cluster, _TASK)[1]]))
-        study.harm_training("teacher", _KILLED, lambda: kill([only(cluster, _TASK)[1]]))
-        study.harm_training("trial", _KILLED, lambda: kill([only(cluster, _TRIAL)[1]]))
-        study.harm_evaluation(_KILLED, lambda: kill([only(cluster, _TASK)[1]]))
+        study.harm_training(["prior", "teacher"], _KILLED, kill_builders)
+        study.harm_training(["trial 0"], _KILLED, kill_one(_TRIAL))
+        study.harm_evaluation(_KILLED, kill_one(_LAST_STUDENT), lambda: cluster.find(_LAST_STUDENT))
         return study.finish()
 
 
@@ -35,68 +47,74 @@ def node(folder: Path) -> list[Harm]:
             return lambda: cluster.lose(only(cluster, name)[0])
 
         study.start(cluster)
-        study.wait_for_stage("teacher")
+        study.wait_for("teacher")
         cluster.add()
-        study.harm_training("teacher", what, lose(_TASK))
-        study.wait_for_stage("trial")
+        study.harm_training(["teacher"], what, lose(_TEACHER))
+        study.wait_for("trial 0")
         cluster.add()
-        study.harm_training("trial", what, lose(_TRIAL))
+        study.harm_training(["trial 0"], what, lose(_TRIAL))
         return study.finish()
 
 
 def driver(folder: Path) -> list[Harm]:
-    """SIGKILL of the driver in the midst of a trial, then the same command; loss of the head, then a fresh cluster."""
-    with RayCluster(num_nodes=1) as cluster, harmed(folder, 2) as study:
+    """Loss of the driver in one trial, and of head and nodes in the next; each time followed by the same command."""
+    clusters: list[RayCluster] = []
+    with harmed(folder, 2) as study:
 
         def kill_driver() -> None:
             study.run.kill()
-            study.start(cluster)
+            study.start(clusters[0])
 
-        study.start(cluster)
-        study.harm_training("trial", "SIGKILL of the driver", kill_driver, by_command=True)
-        return study.finish()
-
-
-def head(folder: Path) -> list[Harm]:
-    """Loss of the head in the midst of a trial; then a fresh cluster on the same storage, and the same command."""
-    with harmed(folder, 2) as study:
-        first = RayCluster(num_nodes=1)
-        fresh: list[RayCluster] = []
-
-        def lose_head() -> None:
-            first.lose_head()
+        def lose_cluster() -> None:
+            clusters[0].end()
             study.run.end()  # by itself
-            first.end()
-            fresh.append(RayCluster(num_nodes=1))
-            study.start(fresh[0])
+            print(f"the driver ended after {study.run.seconds:.0f} s with {study.run.returncode}:", file=sys.stderr)
+            print(study.run.stderr[-500:], file=sys.stderr)
+            clusters.append(RayCluster(num_nodes=1))
+            study.start(clusters[1])
 
         try:
-            study.start(first)
-            study.harm_training("trial", "loss of the head, fresh cluster", lose_head, by_command=True, trial=1)
+            clusters.append(RayCluster(num_nodes=1))
+            study.start(clusters[0])
+            study.harm_training(["trial 0"], "SIGKILL of the driver", kill_driver, by_command=True)
+            study.harm_training(["trial 1"], "loss of the head", lose_cluster, by_command=True)
             return study.finish()
         finally:
-            for cluster in (first, *fresh):
+            for cluster in clusters:
                 cluster.end()
 
 
+def storage(folder: Path) -> list[Harm]:
+    """A storage that refuses in the midst of one trial, and a disk that is full in the midst of the next."""
+    disk = folder / "disk"
+    with small_disk(disk, 64 * 1024), RayCluster(num_nodes=1) as cluster, harmed(disk, 2, _LONG_TRIALS) as study:
+        root = study.storage
+        freed: list[Callable[[], None]] = []
+        study.start(cluster)
+        study.harm_storage("trial 0", "storage read-only", lambda: cover(root), lambda: uncover(root))
+        study.harm_storage("trial 1", "disk full", lambda: freed.append(fill(disk)), lambda: freed[0]())
+        return study.finish()
+
+
 def two_workers(folder: Path) -> list[Harm]:
-    """SIGKILL of one of two workers under Ray Train, and in the next trial the loss of its node."""
-    flags = {"--workers-per-trial": "2", "--study.pool_sizes": "2", "--pool.epochs": "10", "--prior.epochs": "4"}
-    with RayCluster(num_nodes=3) as cluster, harmed(folder, 2, flags) as study:
+    """SIGKILL of one of two workers under Ray Train, and then the loss of its node."""
+    flags = {
+        **_LONG_TRIALS,
+        "--workers-per-trial": "2",
+        "--study.max_failures": "2",
+        "--study.pool_sizes": "2",
+        "--pool.epochs": "10",
+        "--prior.epochs": "4",
+    }
+    with RayCluster(num_nodes=3) as cluster, harmed(folder, 1, flags) as study:
 
-        def kill_worker() -> None:
-            pairs = cluster.find(_TRAIN_WORKER)
-            assert len(pairs) == 2, pairs
-            kill([pairs[1][1]])
-
-        def lose_node() -> None:
-            pairs = cluster.find(_TRAIN_WORKER)
-            assert len(pairs) == 2, pairs
-            cluster.lose(pairs[1][0])
+        def second() -> tuple[Node, int]:
+            _, second = cluster.find(_TRAIN_WORKER)
+            return second
 
         study.start(cluster)
-        study.harm_training("trial", "SIGKILL of one of 2 workers", kill_worker)
-        study.harm_training("trial", "loss of the node of one of 2", lose_node, trial=1)
+        study.harm_training(["trial 0"], "SIGKILL of one of 2 workers", lambda: kill([second()[1]]))
+        study.harm_training(["trial 0"], "loss of the node of one of 2", lambda: cluster.lose(second()[0]))
         return study.finish()
 
 
@@ -105,9 +123,20 @@ SCENARIOS: Mapping[str, Callable[[Path], list[Harm]]] = {
     "node": node,
     "two_workers": two_workers,
     "driver": driver,
-    "head": head,
+    "storage": storage,
 }
 """By name."""
+
+
+def cover(folder: Path) -> None:
+    """Makes a folder read-only: files that are open already can still be written."""
+    subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
+
+
+def uncover(folder: Path) -> None:
+    """Makes it writable again."""
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @contextmanager

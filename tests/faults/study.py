@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import io
+import os
+import re
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from dim_ray.core.checkpoint import loads
-from dim_ray.errors import ArtifactError
 from tests.faults.cluster import RayCluster
 from tests.tuning.runs import Run, evaluations, trials
 
 CHECKPOINT_SECONDS = 3.0
+REFUSED_SECONDS = 20.0
+"""For which a storage refuses."""
 CELLS = 3
 """Evaluations of a study."""
 FLAGS: Mapping[str, str] = {
@@ -35,6 +38,7 @@ FLAGS: Mapping[str, str] = {
 }
 """Stages of some ten seconds on a core that nobody else uses."""
 _SLACK_SECONDS = 2.0  # a step, and the writing of a checkpoint, on a machine that does other things
+_DYING_SECONDS = 0.2  # what a killed process had begun to write is there, or never comes
 _INTERVAL_PART = 0.7  # of an interval has passed since a checkpoint when the harm is done
 
 
@@ -45,17 +49,19 @@ class Harm:
     what: str
     stage: str
     again_seconds: float
-    """From the harm until a process trained again."""
+    """From the harm, or the command that was given again, until a process trained again."""
     redone_seconds: float
     """Of training that was done twice."""
     redone: str
     """The same in steps of all steps, or in students."""
     by_command: bool = False
     """Whether the command had to be given again."""
-    notes: list[str] = field(default_factory=list)
+    num_rows: int = -1
+    """Rows that were there when it was done."""
     num_lost: int = -1
-    """Rows that were there before, and weren't at the end, or not the same."""
+    """Of those, the ones that weren't there at the end, or not the same."""
     num_doubled: int = -1
+    """Rows of all the study that are there twice, or that nobody asked for."""
     is_finished: bool = False
 
 
@@ -63,7 +69,6 @@ class Harm:
 class Checkpoint:
     """A file with a stage's state."""
 
-    name: str
     steps: int
     seconds: float
     """That the stage had taken, in all of its processes."""
@@ -89,107 +94,89 @@ class HarmedStudy:
 
     def start(self, cluster: RayCluster) -> None:
         """Gives the command: always the same, with the address of the cluster that is there."""
+        self._commanded_at = time.time()
         self.run = Run(self.storage, self._flags, address=cluster.address)
 
-    def wait_for_stage(self, stage: str) -> None:
-        """Waits until a stage trains."""
-        self._wait(lambda: self._is_in(stage, None), f"the {stage}")
+    def wait_for(self, stage: str) -> None:
+        """Waits for a checkpoint of a stage."""
+        self._wait(lambda: self._checkpoint(stage), f"a checkpoint of the {stage}")
 
     def harm_training(
-        self, stage: str, what: str, harm: Callable[[], None], *, by_command: bool = False, trial: int | None = None
+        self, stages: Sequence[str], what: str, harm: Callable[[], None], *, by_command: bool = False
     ) -> None:
-        """Harms a stage that trains, in between two checkpoints, and waits until it trains again.
+        """Harms stages that train, in between two checkpoints, and waits until they train again.
 
         Args:
-            stage: prior, teacher or trial.
+            stages: prior, teacher, or trial with its number.
             what: Is done.
             harm: Does it, and whatever a person does to get the study going again.
             by_command: Whether that is the same command.
-            trial: Its number, where it is one.
         """
-        self._wait(lambda: self._is_in(stage, trial) and self._checkpoint(), f"a checkpoint of the {stage}")
+        for stage in stages:
+            self._wait(lambda stage=stage: self._checkpoint(stage), f"a checkpoint of the {stage}")
         time.sleep(_INTERVAL_PART * CHECKPOINT_SECONDS)
         rows = self._rows()
         harmed_at = time.time()
         harm()
-        before = self._checkpoint(until=harmed_at + _SLACK_SECONDS)
-        assert before is not None, f"the {stage} ended before it was harmed"
-
-        def resumed() -> Checkpoint | None:
-            found = self._checkpoint(before.name)
-            return found if found is not None and found.written_at > harmed_at + _SLACK_SECONDS else None
-
-        self._wait(resumed, f"the next checkpoint of the {stage}")
-        after = resumed()
-        assert after is not None
-        # A process that began anew would have counted its own time alone.
-        own_seconds = after.seconds - before.seconds
-        assert own_seconds >= CHECKPOINT_SECONDS - 0.01, f"the {stage} began anew: {before}, then {after}"
-        assert after.steps > before.steps, (before, after)
-        redone_seconds = max(0.0, harmed_at - before.written_at)
-        assert redone_seconds <= CHECKPOINT_SECONDS + _SLACK_SECONDS, (before, harmed_at)
-        steps = round(redone_seconds * before.steps / before.seconds)
-        self._note(
-            Harm(
+        time.sleep(_DYING_SECONDS)
+        harmed = {stage: self._checkpoint(stage) for stage in stages}
+        for stage, before in harmed.items():
+            assert before is not None, f"the {stage} ended before it was harmed"
+            resumed = self._next_checkpoint(stage, before.written_at)
+            # A process that began anew would have counted its own time alone.
+            own_seconds = resumed.seconds - before.seconds
+            assert own_seconds >= CHECKPOINT_SECONDS - 0.01, f"the {stage} began anew: {before}, then {resumed}"
+            assert resumed.steps > before.steps, (before, resumed)
+            redone_seconds = max(0.0, harmed_at - before.written_at)
+            assert redone_seconds <= CHECKPOINT_SECONDS + _SLACK_SECONDS, (before, harmed_at)
+            steps = round(redone_seconds * before.steps / before.seconds)
+            cost = Harm(
                 what=what,
                 stage=stage,
-                again_seconds=after.written_at - own_seconds - harmed_at,
+                again_seconds=resumed.written_at - own_seconds - (self._commanded_at if by_command else harmed_at),
                 redone_seconds=redone_seconds,
                 redone=f"{steps} steps",
                 by_command=by_command,
-            ),
-            rows,
-        )
+            )
+            self._harms.append((cost, rows))
 
-    def harm_evaluation(self, what: str, harm: Callable[[], None]) -> None:
-        """Harms the training of the second student, and waits for its row."""
-        self._wait(lambda: len(self._rows("evaluations")) >= 1, "an evaluation's row")
-        time.sleep(1.0)
+    def harm_evaluation(self, what: str, harm: Callable[[], None], is_running: Callable[[], object]) -> None:
+        """Harms the training of the last student, which begins after the rows of others, and waits for its row."""
+        self._wait(is_running, "the last student")
+        running_since = time.time()
+        time.sleep(_INTERVAL_PART * CHECKPOINT_SECONDS)
         rows = self._rows()
-        began_at = max(path.stat().st_mtime for path in rows if "evaluations" in path.parts)
         harmed_at = time.time()
         harm()
-        time.sleep(0.2)
-        known = set(self._rows("evaluations"))
-
-        def begun() -> list[float]:
-            new = {path: data for path, data in self._rows("evaluations").items() if path not in known}
-            return [
-                path.stat().st_mtime - pd.read_parquet(io.BytesIO(data))["wall_seconds"].sum()
-                for path, data in new.items()
-            ]
-
-        self._wait(begun, "the next evaluation's row")
-        self._note(
-            Harm(
-                what=what,
-                stage="evaluation",
-                again_seconds=min(begun()) - harmed_at,
-                redone_seconds=harmed_at - began_at,
-                redone="1 student",
-            ),
-            rows,
+        self._wait(lambda: len(self._rows("evaluations")) >= CELLS, "all evaluations' rows")
+        path, data = max(self._rows("evaluations").items(), key=lambda row: row[0].stat().st_mtime)
+        began_at = path.stat().st_mtime - pd.read_parquet(io.BytesIO(data))["wall_seconds"].sum()
+        assert began_at > harmed_at, "the last student ended before it was harmed"
+        cost = Harm(
+            what=what,
+            stage="evaluation",
+            again_seconds=began_at - harmed_at,
+            redone_seconds=harmed_at - running_since,
+            redone="1 student",
         )
+        self._harms.append((cost, rows))
 
-    def harm_storage(self, what: str, harm: Callable[[], None], mend: Callable[[], None], seconds: float) -> None:
-        """Lets the storage refuse for some time while a trial trains, which goes on without its checkpoints."""
-        self._wait(lambda: self._is_in("trial", None) and self._checkpoint(), "a checkpoint of the trial")
+    def harm_storage(self, stage: str, what: str, harm: Callable[[], None], mend: Callable[[], None]) -> None:
+        """Lets the storage refuse for some time while a trial trains, and waits for its next checkpoint."""
+        self._wait(lambda: self._checkpoint(stage), f"a checkpoint of {stage}")
         rows = self._rows()
         harm()
-        before = self._checkpoint()
-        assert before is not None
-        time.sleep(seconds)
+        harmed_at, before = time.time(), self._checkpoint(stage)
+        assert before is not None, f"{stage} ended before its storage was harmed"
+        time.sleep(REFUSED_SECONDS)
+        kept = self._checkpoint(stage)
+        assert kept == before, f"the storage took a checkpoint while it refused: {before}, then {kept}"
         mend()
-        mended_at = time.time()
-
-        def resumed() -> object:
-            found = self._checkpoint(before.name)
-            return found is None or found.written_at > mended_at
-
-        self._wait(resumed, "the next checkpoint of the trial, or its end")
-        self._note(
-            Harm(what=what, stage="trial", again_seconds=0.0, redone_seconds=0.0, redone="0 steps"), rows
-        )
+        after = self._next_checkpoint(stage, harmed_at + REFUSED_SECONDS)
+        # Training that went on meanwhile counts all of this time.
+        gap_seconds = (after.written_at - before.written_at) - (after.seconds - before.seconds)
+        cost = Harm(what=what, stage=stage, again_seconds=max(0.0, gap_seconds), redone_seconds=0.0, redone="0 steps")
+        self._harms.append((cost, rows))
 
     def finish(self) -> list[Harm]:
         """Waits for the end, and returns what was done, with the rows that it cost."""
@@ -201,6 +188,7 @@ class HarmedStudy:
         num_doubled += max(0, len(cells) - CELLS)
         present = self._rows()
         for harm, before in self._harms:
+            harm.num_rows = len(before)
             harm.num_lost = sum(present.get(path) != data for path, data in before.items())
             harm.num_doubled = num_doubled
             harm.is_finished = is_finished
@@ -214,37 +202,39 @@ class HarmedStudy:
         if hasattr(self, "run"):
             self.run.clear()
 
-    def _note(self, harm: Harm, rows: dict[Path, bytes]) -> None:
-        self._harms.append((harm, rows))
-
     def _wait(self, condition: Callable[[], object], what: str) -> None:
         self.run.wait_for(condition, what)
 
-    def _is_in(self, stage: str, trial: int | None) -> bool:
-        has = {kind: any(self.storage.glob(f"{kind}/*/card.json")) for kind in ("priors", "teachers")}
-        if stage == "prior":
-            return not has["priors"]
-        if stage == "teacher":
-            return not has["teachers"] and has["priors"]
-        return f"Trial {trial or 0} began" in self.run.log()
+    def _next_checkpoint(self, stage: str, not_before: float) -> Checkpoint:
+        """Waits for a checkpoint that was written after a time of the clock."""
+        found: list[Checkpoint] = []
 
-    def _checkpoint(self, name: str | None = None, until: float | None = None) -> Checkpoint | None:
-        """Returns the latest checkpoint: there is one at a time."""
-        found = [
-            path
-            for path in self.storage.glob("studies/*/checkpoints/*.safetensors")
-            if not path.name.startswith(".") and name in (None, path.name)
-        ]
-        for path in found:
+        def look() -> bool:
+            checkpoint = self._checkpoint(stage)
+            if checkpoint is not None and checkpoint.written_at > not_before:
+                found.append(checkpoint)
+            return bool(found)
+
+        self._wait(look, f"the next checkpoint of {stage}")
+        return found[0]
+
+    def _checkpoint(self, stage: str) -> Checkpoint | None:
+        """Returns a stage's checkpoint; there is one of each at a time."""
+        for path in self.storage.glob("studies/*/checkpoints/[!.]*"):
             try:
                 with path.open("rb") as file:
-                    written_at, data = path.stat().st_mtime, file.read()
-                _, meta = loads(data, path.name)
-            except (FileNotFoundError, ArtifactError):
+                    written_at, data = os.fstat(file.fileno()).st_mtime, file.read()
+            except FileNotFoundError:  # its stage ended
                 continue
-            if until is None or written_at <= until:
-                steps = int(meta["stage"]["steps"])
-                return Checkpoint(name=path.name, steps=steps, seconds=float(meta["seconds"]), written_at=written_at)
+            tensors, meta = loads(data, path.name)
+            if any(name.startswith("snapshots") or name.startswith("network.") for name in tensors):
+                of = "teacher"
+            else:
+                trials_begun = re.findall(r"Trial (\d+) began", self.run.log())
+                of = f"trial {trials_begun[-1]}" if trials_begun else "prior"
+            if of == stage:
+                steps, seconds = int(meta["stage"]["steps"]), float(meta["seconds"])
+                return Checkpoint(steps=steps, seconds=seconds, written_at=written_at)
         return None
 
     def _rows(self, kind: str = "*") -> dict[Path, bytes]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.disks import fill, small_disk
 from tests.faults.cluster import Node, RayCluster, kill
-from tests.faults.study import CELLS, Harm, HarmedStudy
+from tests.faults.study import CELLS, REFUSED_SECONDS, Harm, HarmedStudy
 
 __all__ = ["SCENARIOS"]
 
@@ -18,7 +17,11 @@ __all__ = ["SCENARIOS"]
 _PRIOR, _TEACHER, _LAST_STUDENT = "ray::prior", "ray::teacher", f"ray::students {CELLS - 1}"
 _TRIAL, _TRAIN_WORKER = "ray::ImplicitFunc", "ray::RayTrainWorker"
 _KILLED = "SIGKILL of the worker"
-_LONG_TRIALS = {"--matching.epochs": "120", "--study.grace_epochs": "120"}
+_FOR = f" for {REFUSED_SECONDS:.0f} s"
+_LONG_TRIALS = {"--matching.epochs": "60", "--study.grace_epochs": "60"}
+_LONGEST_TRIALS = {"--matching.epochs": "180", "--study.grace_epochs": "180"}  # longer than a storage refuses
+_SHORT_PRIOR = {"--prior.epochs": "4"}
+_SHORT_BUILD = {**_SHORT_PRIOR, "--pool.epochs": "10"}
 
 
 def workers(folder: Path) -> list[Harm]:
@@ -39,18 +42,15 @@ def workers(folder: Path) -> list[Harm]:
 
 
 def node(folder: Path) -> list[Harm]:
-    """Loss of the node that trains, in a teacher's training and in a trial; another one has joined before."""
+    """Loss of the node that trains, in a teacher's training and, once another one has joined, in a trial."""
     what = "loss of the node"
-    with RayCluster(num_nodes=1) as cluster, harmed(folder, 1) as study:
+    with RayCluster(num_nodes=2) as cluster, harmed(folder, 1, _SHORT_PRIOR) as study:
 
         def lose(name: str) -> Callable[[], None]:
             return lambda: cluster.lose(only(cluster, name)[0])
 
         study.start(cluster)
-        study.wait_for("teacher")
-        cluster.add()
         study.harm_training(["teacher"], what, lose(_TEACHER))
-        study.wait_for("trial 0")
         cluster.add()
         study.harm_training(["trial 0"], what, lose(_TRIAL))
         return study.finish()
@@ -59,7 +59,7 @@ def node(folder: Path) -> list[Harm]:
 def driver(folder: Path) -> list[Harm]:
     """Loss of the driver in one trial, and of head and nodes in the next; each time followed by the same command."""
     clusters: list[RayCluster] = []
-    with harmed(folder, 2) as study:
+    with harmed(folder, 2, _SHORT_BUILD) as study:
 
         def kill_driver() -> None:
             study.run.kill()
@@ -68,8 +68,6 @@ def driver(folder: Path) -> list[Harm]:
         def lose_cluster() -> None:
             clusters[0].end()
             study.run.end()  # by itself
-            print(f"the driver ended after {study.run.seconds:.0f} s with {study.run.returncode}:", file=sys.stderr)
-            print(study.run.stderr[-500:], file=sys.stderr)
             clusters.append(RayCluster(num_nodes=1))
             study.start(clusters[1])
 
@@ -86,13 +84,17 @@ def driver(folder: Path) -> list[Harm]:
 
 def storage(folder: Path) -> list[Harm]:
     """A storage that refuses in the midst of one trial, and a disk that is full in the midst of the next."""
-    disk = folder / "disk"
-    with small_disk(disk, 64 * 1024), RayCluster(num_nodes=1) as cluster, harmed(disk, 2, _LONG_TRIALS) as study:
+    disk, flags = folder / "disk", {**_LONGEST_TRIALS, **_SHORT_BUILD}
+    with small_disk(disk, 64 * 1024), RayCluster(num_nodes=1) as cluster, harmed(disk, 2, flags) as study:
         root = study.storage
         freed: list[Callable[[], None]] = []
         study.start(cluster)
-        study.harm_storage("trial 0", "storage read-only", lambda: cover(root), lambda: uncover(root))
-        study.harm_storage("trial 1", "disk full", lambda: freed.append(fill(disk)), lambda: freed[0]())
+        study.harm_storage(
+            "trial 0", f"storage read-only for {REFUSED_SECONDS:.0f} s", lambda: cover(root), lambda: uncover(root)
+        )
+        study.harm_storage(
+            "trial 1", f"disk full for {REFUSED_SECONDS:.0f} s", lambda: freed.append(fill(disk)), lambda: freed[0]()
+        )
         return study.finish()
 
 
@@ -100,11 +102,10 @@ def two_workers(folder: Path) -> list[Harm]:
     """SIGKILL of one of two workers under Ray Train, and then the loss of its node."""
     flags = {
         **_LONG_TRIALS,
+        **_SHORT_BUILD,
         "--workers-per-trial": "2",
         "--study.max_failures": "2",
         "--study.pool_sizes": "2",
-        "--pool.epochs": "10",
-        "--prior.epochs": "4",
     }
     with RayCluster(num_nodes=3) as cluster, harmed(folder, 1, flags) as study:
 

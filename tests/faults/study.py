@@ -39,6 +39,7 @@ FLAGS: Mapping[str, str] = {
 """Stages of some ten seconds on a core that nobody else uses."""
 _SLACK_SECONDS = 2.0  # a step, and the writing of a checkpoint, on a machine that does other things
 _DYING_SECONDS = 0.2  # what a killed process had begun to write is there, or never comes
+_GOING_ON = 0.4  # of the rate before; a stage that waited would have a fifth of it
 _INTERVAL_PART = 0.7  # of an interval has passed since a checkpoint when the harm is done
 
 
@@ -96,10 +97,6 @@ class HarmedStudy:
         """Gives the command: always the same, with the address of the cluster that is there."""
         self._commanded_at = time.time()
         self.run = Run(self.storage, self._flags, address=cluster.address)
-
-    def wait_for(self, stage: str) -> None:
-        """Waits for a checkpoint of a stage."""
-        self._wait(lambda: self._checkpoint(stage), f"a checkpoint of the {stage}")
 
     def harm_training(
         self, stages: Sequence[str], what: str, harm: Callable[[], None], *, by_command: bool = False
@@ -173,9 +170,10 @@ class HarmedStudy:
         assert kept == before, f"the storage took a checkpoint while it refused: {before}, then {kept}"
         mend()
         after = self._next_checkpoint(stage, harmed_at + REFUSED_SECONDS)
-        # Training that went on meanwhile counts all of this time.
-        gap_seconds = (after.written_at - before.written_at) - (after.seconds - before.seconds)
-        cost = Harm(what=what, stage=stage, again_seconds=max(0.0, gap_seconds), redone_seconds=0.0, redone="0 steps")
+        # Where it had waited for the storage, its steps would have been few.
+        rate = (after.steps - before.steps) / (after.seconds - before.seconds)
+        assert rate > _GOING_ON * before.steps / before.seconds, f"{stage} waited: {before}, then {after}"
+        cost = Harm(what=what, stage=stage, again_seconds=0.0, redone_seconds=0.0, redone="0 steps")
         self._harms.append((cost, rows))
 
     def finish(self) -> list[Harm]:
@@ -220,6 +218,8 @@ class HarmedStudy:
 
     def _checkpoint(self, stage: str) -> Checkpoint | None:
         """Returns a stage's checkpoint; there is one of each at a time."""
+        # Looked at before the file, which is gone before the next trial begins.
+        trials_begun = re.findall(r"Trial (\d+) began", self.run.log())
         for path in self.storage.glob("studies/*/checkpoints/[!.]*"):
             try:
                 with path.open("rb") as file:
@@ -227,10 +227,9 @@ class HarmedStudy:
             except FileNotFoundError:  # its stage ended
                 continue
             tensors, meta = loads(data, path.name)
-            if any(name.startswith("snapshots") or name.startswith("network.") for name in tensors):
+            if any(name.startswith(("network.", "snapshots.")) for name in tensors):
                 of = "teacher"
             else:
-                trials_begun = re.findall(r"Trial (\d+) began", self.run.log())
                 of = f"trial {trials_begun[-1]}" if trials_begun else "prior"
             if of == stage:
                 steps, seconds = int(meta["stage"]["steps"]), float(meta["seconds"])

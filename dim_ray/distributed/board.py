@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 __all__ = ["Board", "make_board", "summarise"]
 
@@ -45,8 +46,12 @@ class Board:
 
 
 def make_board() -> ray.actor.ActorHandle[Board]:
-    """Starts a board; it takes no CPU from the jobs."""
-    return ray.remote(num_cpus=0)(Board).remote()
+    """Starts a board on this process's node; it takes no CPU from the jobs.
+
+    Ray puts an actor that asks for nothing on any node; it would be lost with that one, and with it the run.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
 
 
 def summarise(fractions: Mapping[str, float], costs: Mapping[str, float]) -> tuple[float, str]:

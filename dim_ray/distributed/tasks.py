@@ -75,7 +75,8 @@ def run_tasks(
     remote = ray.remote(**held, max_retries=_MAX_RETRIES)(_run)
 
     def start(name: str) -> Any:
-        return remote.remote(tasks[name].job, shared, tasks[name].argument, board, name)
+        # The name is what Ray's own messages, its dashboard and the list of processes say of a task.
+        return remote.options(name=name).remote(tasks[name].job, shared, tasks[name].argument, board, name)
 
     running = {start(name): name for name in tasks}
     costs = {name: task.cost for name, task in tasks.items()}

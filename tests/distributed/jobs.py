@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 
 from dim_ray.core.ports import Reporter
@@ -19,6 +20,11 @@ def note(work: Workspace, name: str, reporter: Reporter) -> None:
     reporter.report(1, 2, {})
     Path(work.config.storage.root, name).write_text(str(torch.get_num_threads()))
     reporter.report(2, 2, {})
+
+
+def note_name(work: Workspace, file: str, reporter: Reporter) -> None:
+    """Leaves a file with what Ray calls this."""
+    Path(work.config.storage.root, file).write_text(ray.get_runtime_context().get_task_name() or "")
 
 
 def fail(work: Workspace, name: str, reporter: Reporter) -> None:

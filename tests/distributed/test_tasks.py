@@ -48,6 +48,12 @@ def test_every_job_runs_on_the_cores_that_it_was_given(placement: Placement, wor
     assert seen[-1] == 1
 
 
+def test_ray_calls_a_task_by_its_jobs_name(placement: Placement, work: Workspace, tmp_path: Path) -> None:
+    tasks = {"prior of capacity 4": Task(job=jobs.note_name, argument="file")}
+    run_tasks(work, tasks, placement, on_progress=ignore)
+    assert (tmp_path / "file").read_text() == "prior of capacity 4"
+
+
 def test_no_jobs_take_no_time(placement: Placement, work: Workspace) -> None:
     run_tasks(work, {}, placement, on_progress=lambda share, note: pytest.fail("there is none"))
 

@@ -119,17 +119,7 @@ class Run:
 
     def processes(self) -> dict[int, str]:
         """Returns the processes that this run started and that are still there: command lines by process id."""
-        found = {}
-        mark = f"{_MARK}={self._mark}".encode()
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if mark in (folder / "environ").read_bytes().split(b"\0"):
-                    command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                    if command:  # none: it has ended, and waits for its parent to notice
-                        found[int(folder.name)] = command
-            except (FileNotFoundError, ProcessLookupError, PermissionError):
-                continue
-        return found
+        return marked_processes(_MARK, self._mark)
 
     def leftovers(self) -> dict[int, str]:
         """Returns what is left after the end, once it had the time to go; ends it, so that no test leaves a process."""
@@ -153,6 +143,21 @@ def run(storage: Path, changes: Mapping[str, str] | None = None) -> Run:
     started = Run(storage, changes)
     started.end()
     return started
+
+
+def marked_processes(name: str, value: str) -> dict[int, str]:
+    """Returns the processes that began with this variable in their environment: command lines by process id."""
+    found = {}
+    mark = f"{name}={value}".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                if command:  # none: it has ended, and waits for its parent to notice
+                    found[int(folder.name)] = command
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+    return found
 
 
 def trials(storage: Path) -> pd.DataFrame:

@@ -1,0 +1,156 @@
+"""What a study survives: each function really does it, on a cluster of this machine, and returns what it cost."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.disks import fill, small_disk
+from tests.faults.cluster import Node, RayCluster, kill
+from tests.faults.study import CELLS, REFUSED_SECONDS, Harm, HarmedStudy
+
+__all__ = ["SCENARIOS"]
+
+# How Ray's processes call themselves.
+_PRIOR, _TEACHER, _LAST_STUDENT = "ray::prior", "ray::teacher", f"ray::students {CELLS - 1}"
+_TRIAL, _TRAIN_WORKER = "ray::ImplicitFunc", "ray::RayTrainWorker"
+_KILLED = "SIGKILL of the worker"
+_FOR = f" for {REFUSED_SECONDS:.0f} s"
+_LONG_TRIALS = {"--matching.epochs": "60", "--study.grace_epochs": "60"}
+_LONGEST_TRIALS = {"--matching.epochs": "180", "--study.grace_epochs": "180"}  # longer than a storage refuses
+_SHORT_PRIOR = {"--prior.epochs": "4"}
+_SHORT_BUILD = {**_SHORT_PRIOR, "--pool.epochs": "10"}
+
+
+def workers(folder: Path) -> list[Harm]:
+    """SIGKILL of the only worker, in each stage of one study."""
+    with RayCluster(num_nodes=2) as cluster, harmed(folder, 1) as study:
+
+        def kill_one(name: str) -> Callable[[], None]:
+            return lambda: kill([only(cluster, name)[1]])
+
+        def kill_builders() -> None:
+            kill([only(cluster, _PRIOR)[1], only(cluster, _TEACHER)[1]])
+
+        study.start(cluster)
+        study.harm_training(["prior", "teacher"], _KILLED, kill_builders)
+        study.harm_training(["trial 0"], _KILLED, kill_one(_TRIAL))
+        study.harm_evaluation(_KILLED, kill_one(_LAST_STUDENT), lambda: cluster.find(_LAST_STUDENT))
+        return study.finish()
+
+
+def node(folder: Path) -> list[Harm]:
+    """Loss of the node that trains, in a teacher's training and, once another one has joined, in a trial."""
+    what = "loss of the node"
+    with RayCluster(num_nodes=2) as cluster, harmed(folder, 1, _SHORT_PRIOR) as study:
+
+        def lose(name: str) -> Callable[[], None]:
+            return lambda: cluster.lose(only(cluster, name)[0])
+
+        study.start(cluster)
+        study.harm_training(["teacher"], what, lose(_TEACHER))
+        cluster.add()
+        study.harm_training(["trial 0"], what, lose(_TRIAL))
+        return study.finish()
+
+
+def driver(folder: Path) -> list[Harm]:
+    """Loss of the driver in one trial, and of head and nodes in the next; each time followed by the same command."""
+    clusters: list[RayCluster] = []
+    with harmed(folder, 2, _SHORT_BUILD) as study:
+
+        def kill_driver() -> None:
+            study.run.kill()
+            study.start(clusters[0])
+
+        def lose_cluster() -> None:
+            clusters[0].end()
+            study.run.end()  # by itself
+            clusters.append(RayCluster(num_nodes=1))
+            study.start(clusters[1])
+
+        try:
+            clusters.append(RayCluster(num_nodes=1))
+            study.start(clusters[0])
+            study.harm_training(["trial 0"], "SIGKILL of the driver", kill_driver, by_command=True)
+            study.harm_training(["trial 1"], "loss of the head", lose_cluster, by_command=True)
+            return study.finish()
+        finally:
+            for cluster in clusters:
+                cluster.end()
+
+
+def storage(folder: Path) -> list[Harm]:
+    """A storage that refuses in the midst of one trial, and a disk that is full in the midst of the next."""
+    disk, flags = folder / "disk", {**_LONGEST_TRIALS, **_SHORT_BUILD}
+    with small_disk(disk, 64 * 1024), RayCluster(num_nodes=1) as cluster, harmed(disk, 2, flags) as study:
+        root = study.storage
+        freed: list[Callable[[], None]] = []
+        study.start(cluster)
+        study.harm_storage(
+            "trial 0", f"storage read-only for {REFUSED_SECONDS:.0f} s", lambda: cover(root), lambda: uncover(root)
+        )
+        study.harm_storage(
+            "trial 1", f"disk full for {REFUSED_SECONDS:.0f} s", lambda: freed.append(fill(disk)), lambda: freed[0]()
+        )
+        return study.finish()
+
+
+def two_workers(folder: Path) -> list[Harm]:
+    """SIGKILL of one of two workers under Ray Train, and then the loss of its node."""
+    flags = {
+        **_LONG_TRIALS,
+        **_SHORT_BUILD,
+        "--workers-per-trial": "2",
+        "--study.max_failures": "2",
+        "--study.pool_sizes": "2",
+    }
+    with RayCluster(num_nodes=3) as cluster, harmed(folder, 1, flags) as study:
+
+        def second() -> tuple[Node, int]:
+            _, second = cluster.find(_TRAIN_WORKER)
+            return second
+
+        study.start(cluster)
+        study.harm_training(["trial 0"], "SIGKILL of one of 2 workers", lambda: kill([second()[1]]))
+        study.harm_training(["trial 0"], "loss of the node of one of 2", lambda: cluster.lose(second()[0]))
+        return study.finish()
+
+
+SCENARIOS: Mapping[str, Callable[[Path], list[Harm]]] = {
+    "workers": workers,
+    "node": node,
+    "two_workers": two_workers,
+    "driver": driver,
+    "storage": storage,
+}
+"""By name."""
+
+
+def cover(folder: Path) -> None:
+    """Makes a folder read-only: files that are open already can still be written."""
+    subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
+
+
+def uncover(folder: Path) -> None:
+    """Makes it writable again."""
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextmanager
+def harmed(folder: Path, num_trials: int, changes: Mapping[str, str] | None = None) -> Iterator[HarmedStudy]:
+    """Ends the study's processes with the body."""
+    study = HarmedStudy(folder / "storage", num_trials, changes)
+    try:
+        yield study
+    finally:
+        study.clear()
+
+
+def only(cluster: RayCluster, name: str) -> tuple[Node, int]:
+    """Returns node and process of the one worker that does something."""
+    [found] = cluster.find(name)
+    return found

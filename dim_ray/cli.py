@@ -17,7 +17,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -25,9 +26,11 @@ from typing import NoReturn
 from dim_ray.config import Config
 from dim_ray.errors import DimError, StorageError, UsageError, nearest
 from dim_ray.flags import COMMON_FLAGS, TUNE_FLAGS, Flag, FlagParser, shipped_studies
+from dim_ray.notices import told
+from dim_ray.progress import Progress, make_progress
 from dim_ray.settings import Setting, make_config, read_settings, to_yaml
 
-__all__ = ["COMMON_FLAGS", "TUNE_FLAGS", "Flag", "parse", "run_main", "start_logging"]
+__all__ = ["COMMON_FLAGS", "TUNE_FLAGS", "Flag", "parse", "run_main", "show_progress", "start_logging"]
 
 _EXIT_INTERRUPTED = 130  # as shells report SIGINT
 _EXIT_TERMINATED = 143  # as shells report SIGTERM
@@ -112,6 +115,13 @@ def run_main(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None =
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
+
+
+@contextmanager
+def show_progress() -> Iterator[Progress]:
+    """Yields the display of a run, on which the storage's troubles are told, too."""
+    with make_progress() as progress, told(progress.message):
+        yield progress
 
 
 def start_logging(path: Path) -> None:

@@ -14,11 +14,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dim_ray.cli import parse, run_main
-from dim_ray.errors import UsageError
-from dim_ray.flags import DEFAULT_STUDY, DISTILL_FLAGS, add_local
-from dim_ray.notices import told
-from dim_ray.progress import Progress, make_progress
+from dim_ray.cli import parse, run_main, show_progress
+from dim_ray.flags import DEFAULT_STUDY, DISTILL_FLAGS, add_local, check_local
+from dim_ray.progress import Progress
 
 if TYPE_CHECKING:
     from dim_ray.pipeline.workspace import Workspace
@@ -45,11 +43,8 @@ def main(argv: Sequence[str]) -> None:
         defaults=DEFAULT_STUDY,
         extra=add_local,
     )
-    if extras.local and config.study.workers_per_trial > 1:
-        raise UsageError(
-            f"--local is one process, and --workers is {config.study.workers_per_trial}; leave one of them out."
-        )
-    with make_progress() as progress, told(progress.message):
+    check_local(config, is_local=extras.local)
+    with show_progress() as progress:
         from dim_ray.core.checks import check_training
         from dim_ray.pipeline.generators import generator_fingerprint
         from dim_ray.session import open_shared_session

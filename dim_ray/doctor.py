@@ -14,10 +14,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dim_ray.cli import parse, run_main
+from dim_ray.cli import parse, run_main, show_progress
 from dim_ray.errors import DimError
 from dim_ray.flags import DEFAULT_STUDY, DOCTOR_FLAGS
-from dim_ray.progress import make_progress
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
         flags=DOCTOR_FLAGS,
         defaults=DEFAULT_STUDY,
     )
-    with make_progress() as progress:
+    with show_progress() as progress:
         from dim_ray.core.checks import check_training
         from dim_ray.distributed.preflight import run_preflight
         from dim_ray.distributed.resources import cluster

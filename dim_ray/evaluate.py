@@ -16,10 +16,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dim_ray.cli import parse, run_main
+from dim_ray.cli import parse, run_main, show_progress
 from dim_ray.flags import DEFAULT_STUDY, EVALUATE_FLAGS, add_generator
-from dim_ray.notices import told
-from dim_ray.progress import make_progress
 
 if TYPE_CHECKING:
     from dim_ray.pipeline.students import Evaluation
@@ -47,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
         defaults=DEFAULT_STUDY,
         extra=add_generator,
     )
-    with make_progress() as progress, told(progress.message):
+    with show_progress() as progress:
         from dim_ray.core.checks import check_evaluation
         from dim_ray.grid import find_generator, run_missing
         from dim_ray.pipeline.evaluations import plan_evaluations

@@ -35,6 +35,7 @@ __all__ = [
     "Parser",
     "add_generator",
     "add_local",
+    "check_local",
     "shipped_studies",
 ]
 
@@ -133,6 +134,14 @@ PROTOCOLS_FLAGS: tuple[Flag, ...] = tuple(flag for flag in EVALUATE_FLAGS if fla
 def add_local(parser: argparse.ArgumentParser) -> None:
     """Adds the argument of the commands that can do without Ray."""
     parser.add_argument("--local", action="store_true", help="in this process alone: needs no Ray")
+
+
+def check_local(config: Config, *, is_local: bool) -> None:
+    """Raises a `UsageError` where one process is asked for, and several workers."""
+    if is_local and config.study.workers_per_trial > 1:
+        raise UsageError(
+            f"--local is one process, and --workers is {config.study.workers_per_trial}; leave one of them out."
+        )
 
 
 def shipped_studies() -> dict[str, Path]:

@@ -16,11 +16,10 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
-from dim_ray.cli import parse, run_main
+from dim_ray.cli import parse, run_main, show_progress
 from dim_ray.config import Config, MatchingConfig
 from dim_ray.errors import UsageError
-from dim_ray.flags import DEFAULT_STUDY, POOL_FLAGS, add_local
-from dim_ray.progress import make_progress
+from dim_ray.flags import DEFAULT_STUDY, POOL_FLAGS, add_local, check_local
 from dim_ray.settings import make_config, read_settings
 
 if TYPE_CHECKING:
@@ -51,11 +50,8 @@ def main(argv: Sequence[str]) -> None:
     if config.pool.kind == "online":
         raise UsageError("pool.kind is 'online', whose teachers aren't kept; only 'stored' ones can be trained ahead.")
     config = replace(config, matching=MatchingConfig())  # a pool is the same, whatever is matched with it
-    if extras.local and config.study.workers_per_trial > 1:
-        raise UsageError(
-            f"--local is one process, and --workers is {config.study.workers_per_trial}; leave one of them out."
-        )
-    with make_progress() as progress:
+    check_local(config, is_local=extras.local)
+    with show_progress() as progress:
         from dim_ray.core.checks import check_training
         from dim_ray.pipeline.local import train_pool
         from dim_ray.pipeline.teachers import missing_teachers

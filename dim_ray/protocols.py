@@ -18,13 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dim_ray.cli import parse, run_main
+from dim_ray.cli import parse, run_main, show_progress
 from dim_ray.config import PRESETS, QUIRKS, EvaluationConfig, Protocol
 from dim_ray.config.presets import quirks_in_force
 from dim_ray.errors import StorageError, UsageError
 from dim_ray.flags import DEFAULT_STUDY, PROTOCOLS_FLAGS, add_generator
-from dim_ray.notices import told
-from dim_ray.progress import make_progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
     if extras.write is not None:
         _replace_block(extras.write, None)  # before hours of measuring
     config = replace(config, evaluation=replace(config.evaluation, protocols=(_PROTOCOL,)))
-    with make_progress() as progress, told(progress.message):
+    with show_progress() as progress:
         from dim_ray.core.checks import check_evaluation
         from dim_ray.grid import find_generator, run_missing
         from dim_ray.pipeline.evaluations import plan_evaluations

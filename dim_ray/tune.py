@@ -15,10 +15,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dim_ray.cli import TUNE_FLAGS, parse, run_main
+from dim_ray.cli import TUNE_FLAGS, parse, run_main, show_progress
 from dim_ray.flags import DEFAULT_STUDY
-from dim_ray.notices import told
-from dim_ray.progress import make_progress
 from dim_ray.stages import format_duration
 
 if TYPE_CHECKING:
@@ -41,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
     config, _ = parse(
         argv, program="python -m dim_ray.tune", description=__doc__ or "", flags=TUNE_FLAGS, defaults=DEFAULT_STUDY
     )
-    with make_progress() as progress, told(progress.message):
+    with show_progress() as progress:
         # Imported with the display already there, because torch takes seconds.
         from dim_ray.core.checks import check_evaluation, check_training
         from dim_ray.pipeline.labels import check_labels

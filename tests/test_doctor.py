@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from dim_ray.distributed.resources import Placement
 from dim_ray.doctor import main, print_nodes
 from dim_ray.errors import ResourceError
 from dim_ray.progress import SilentProgress
+from tests.logs import closed_logs  # noqa: F401  # a fixture
 from tests.pipeline.small import make_work
 
 ONE = NodeReport(name="10.0.0.1 (one)", num_workers=1, num_gpus=0.0, is_member=True)
@@ -35,17 +35,6 @@ ILL = Preflight(
     ],
 )
 PLACEMENT = Placement(num_workers=1, cpus_per_worker=1, gpus_per_worker=0.0, max_concurrent=1)
-
-
-@pytest.fixture(autouse=True)
-def _root_logger() -> Iterator[None]:
-    """Closes the log file of a session, which is the process's."""
-    before = logging.getLogger().handlers[:]
-    yield
-    for handler in [h for h in logging.getLogger().handlers if h not in before]:
-        logging.getLogger().removeHandler(handler)
-        handler.close()
-    logging.captureWarnings(False)
 
 
 def printed(found: Preflight, width: int) -> str:

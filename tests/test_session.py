@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,19 +15,9 @@ from dim_ray.session import log_path, open_session, open_shared_session
 from dim_ray.settings import make_config as config_of
 from dim_ray.settings import read_settings
 from tests.core.images import pixels, write_folder
+from tests.logs import closed_logs  # noqa: F401  # a fixture
 from tests.pipeline.small import make_config, make_work
 from tests.store.conftest import closed_folder, object_store  # noqa: F401  # fixtures
-
-
-@pytest.fixture(autouse=True)
-def _root_logger() -> Iterator[None]:
-    """Closes the log file of a session, which is the process's."""
-    before = logging.getLogger().handlers[:]
-    yield
-    for handler in [h for h in logging.getLogger().handlers if h not in before]:
-        logging.getLogger().removeHandler(handler)
-        handler.close()
-    logging.captureWarnings(False)
 
 
 def make_data(tmp_path: Path) -> DataConfig:

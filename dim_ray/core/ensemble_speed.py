@@ -12,11 +12,12 @@ import time
 
 import torch
 
-from dim_ray.config import check_architecture
+from dim_ray.config import PoolConfig, check_architecture
 from dim_ray.core.data import Dataset
 from dim_ray.core.ensemble import gather, train_members
 from dim_ray.core.networks import build_classifier
 from dim_ray.core.random import stream
+from dim_ray.core.teachers import make_optimizer
 
 __all__ = ["ensemble_may_pay", "ensemble_pays", "measure_ensemble"]
 
@@ -116,7 +117,8 @@ def _seconds(
     kind = {"num_channels": channels, "num_classes": num_classes, "image_size": size}
     members = gather([build_classifier(architecture, **kind, rng=rng) for _ in range(num_members)])
     members.set_mode(training=True)
-    optimizer = torch.optim.SGD(members.parameters, 1e-3, 0.9, fused=True)
+    recipe = PoolConfig()
+    optimizer = make_optimizer(recipe, members.parameters)
     count = num_members * batch_size
     images = torch.randn(count, channels, size, size, generator=rng, device=device)
     labels = torch.randint(num_classes, (count,), generator=rng, device=device)
@@ -124,7 +126,9 @@ def _seconds(
     for _ in range(_WARM_UP_STEPS + _TIMED_STEPS):
         started = time.perf_counter()
         rngs = [stream(0, "ensemble")] * num_members
-        losses = train_members(members, optimizer, images, labels, rngs, augmentation="color_crop", precision="auto")
+        losses = train_members(
+            members, optimizer, images, labels, rngs, augmentation=recipe.augmentation, precision=recipe.precision
+        )
         losses.tolist()  # waits for the device
         times.append(time.perf_counter() - started)
     return min(times[_WARM_UP_STEPS:])

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from dim_ray.core.checkpoint import restore_module
+from dim_ray.core.classifiers import build_network
 from dim_ray.core.data import Dataset
-from dim_ray.core.networks import build_classifier
 from dim_ray.core.teachers import Teacher
 
 __all__ = ["Labeller"]
@@ -39,13 +39,7 @@ class Labeller:
         self._temperature = temperature
         self._networks = []
         for teacher in teachers:
-            network = build_classifier(
-                teacher.architecture,
-                num_channels=dataset.num_channels,
-                num_classes=dataset.num_classes,
-                image_size=dataset.image_size,
-                rng=torch.Generator(dataset.train.images.device),
-            )
+            network = build_network(teacher.architecture, dataset, torch.Generator(dataset.train.images.device))
             restore_module(network, teacher.snapshots[-1])
             self._networks.append(network.eval().requires_grad_(False))
 

@@ -100,11 +100,11 @@ def run_epochs(
             offset = index * batch_size + first
             losses = dict(step(done, order[..., offset : offset + share]))
             done += 1
-            if index + 1 == steps_per_epoch or complaints or not checkpointer.due():
-                continue
-            state = State(tensors=capture(), meta={"steps": done})
-            if (collective.num_workers == 1 or is_shared()) and not _non_finite(losses, state.tensors):
-                good.replace(state, save=True)
+            is_due = index + 1 < steps_per_epoch and not complaints and checkpointer.due()
+            if is_due and (collective.num_workers == 1 or is_shared()):
+                state = State(tensors=capture(), meta={"steps": done})
+                if not _non_finite(losses, state.tensors):
+                    good.replace(state, save=True)
         state = State(tensors=capture(), meta={"steps": done})
         health: Mapping[str, float] = {}
         complaint = _non_finite(losses, state.tensors)

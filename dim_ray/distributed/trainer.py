@@ -119,13 +119,12 @@ def teacher_shards(
         report_to: Gives a reporter of each group.
         collective: Says which share is this worker's.
     """
-    shares = deal([cost for _, cost in groups.values()], collective.num_workers)
-    own = shares[collective.rank]
-    for index, (name, (numbers, _)) in enumerate(groups.items()):
-        if index in own:
-            reporter = report_to(name)
-            build_teachers(work, numbers, reporter)
-            reporter.report(1, 1, {})  # also where the storage held them
+    names = list(groups)
+    for index in deal([cost for _, cost in groups.values()], collective.num_workers)[collective.rank]:
+        numbers, _ = groups[names[index]]
+        reporter = report_to(names[index])
+        build_teachers(work, numbers, reporter)
+        reporter.report(1, 1, {})  # also where the storage held them
 
 
 def deal(costs: Sequence[float], num_workers: int) -> list[list[int]]:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from dim_ray.config import HealthConfig, MatchingConfig, MatchingKind, PoolConfig, PriorConfig
 from dim_ray.core import snapshots
 from dim_ray.core.augment import Augmentation, augment, draw_augmentation
+from dim_ray.core.classifiers import build_network
 from dim_ray.core.data import Dataset, signed
 from dim_ray.core.distances import DISTANCES
 from dim_ray.core.generator import Generator
 from dim_ray.core.matching import distill
-from dim_ray.core.networks import build_classifier
 from dim_ray.core.online import OnlinePool
 from dim_ray.core.pair import Pair
 from dim_ray.core.pool import DrawnTeacher, StoredPool, TeacherPool, shard, shard_weight
@@ -68,13 +68,7 @@ def train(
 
 
 def build(architecture: str, rng: torch.Generator, dataset: Dataset = DATASET) -> nn.Module:
-    return build_classifier(
-        architecture,
-        num_channels=dataset.num_channels,
-        num_classes=dataset.num_classes,
-        image_size=dataset.image_size,
-        rng=rng,
-    )
+    return build_network(architecture, dataset, rng)
 
 
 def load(teacher: Teacher, number: int, dataset: Dataset = DATASET) -> nn.Module:

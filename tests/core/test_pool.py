@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from dim_ray.config import PoolConfig
 from dim_ray.core import classifiers
 from dim_ray.core.augment import augment
-from dim_ray.core.classifiers import accuracy
+from dim_ray.core.classifiers import accuracy, build_network
 from dim_ray.core.data import Dataset
-from dim_ray.core.networks import build_classifier
 from dim_ray.core.pool import DrawnTeacher, StoredPool, shard, shard_weight
 from dim_ray.core.ports import NoCheckpointer, SingleWorker
 from dim_ray.core.random import derive_seed, stream
@@ -44,19 +43,9 @@ def train(
 
 
 def load(teacher: Teacher, index: int, dataset: Dataset = DATASET) -> nn.Module:
-    network = build(teacher.architecture, dataset, stream(99))
+    network = build_network(teacher.architecture, dataset, stream(99))
     network.load_state_dict(dict(teacher.snapshots[index]))
     return network.eval()
-
-
-def build(architecture: str, dataset: Dataset, rng: torch.Generator) -> nn.Module:
-    return build_classifier(
-        architecture,
-        num_channels=dataset.num_channels,
-        num_classes=dataset.num_classes,
-        image_size=dataset.image_size,
-        rng=rng,
-    )
 
 
 @pytest.mark.parametrize("augmentation", ["none", "color_crop_cutout_flip_scale_rotate", "flip+color"])
@@ -65,7 +54,7 @@ def test_losses_and_snapshots_are_those_of_the_slow_reference(augmentation: str)
     config = replace(POOL, epochs=4, batch_size=9, num_snapshots=2, learning_rate=0.05, augmentation=augmentation)
     teacher, reporter = train(config, number=2, dataset=dataset)
     seed = derive_seed(config.seed, "teacher", 2)
-    network = build(ARCHITECTURE, dataset, stream(seed, "weights"))
+    network = build_network(ARCHITECTURE, dataset, stream(seed, "weights"))
     optimizer = reference.Momentum(network, 0.05, config.momentum, config.weight_decay)
     losses, snapshots = [], {}
     for step in range(4):
@@ -117,7 +106,7 @@ def test_snapshots_hold_what_a_file_needs_and_share_nothing() -> None:
     assert not any(tensor.requires_grad for tensor in tensors)
     pointers = [tensor.data_ptr() for tensor in tensors]
     assert len(set(pointers)) == len(pointers)
-    assert set(teacher.snapshots[0]) == set(build(RESNET, DATASET, stream(0)).state_dict())
+    assert set(teacher.snapshots[0]) == set(build_network(RESNET, DATASET, stream(0)).state_dict())
 
 
 def test_teachers_are_the_same_again_and_differ_by_number_and_seed() -> None:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dim_ray.config import GeneratorConfig, MatchingConfig, PoolConfig, PriorConfig
 from dim_ray.core.checkpoint import dumps, loads, module_tensors
+from dim_ray.core.classifiers import build_network
 from dim_ray.core.data import Dataset, Normalisation
-from dim_ray.core.networks import build_classifier
 from dim_ray.core.pair import Pair, build_pair
 from dim_ray.core.ports import SingleWorker, State
 from dim_ray.core.random import stream
@@ -75,16 +75,7 @@ def make_teachers(dataset: Dataset, snapshots: Sequence[int], architecture: str 
     teachers = []
     for number, count in enumerate(snapshots):
         kept = [
-            module_tensors(
-                build_classifier(
-                    architecture,
-                    num_channels=dataset.num_channels,
-                    num_classes=dataset.num_classes,
-                    image_size=dataset.image_size,
-                    rng=stream(7, number, index),
-                )
-            )
-            for index in range(count)
+            module_tensors(build_network(architecture, dataset, stream(7, number, index))) for index in range(count)
         ]
         teachers.append(
             Teacher(architecture=architecture, snapshots=kept, steps=list(range(1, count + 1)), validation_accuracy=0.5)

@@ -32,8 +32,15 @@ cluster.shutdown()
 @contextmanager
 def nodes(*environments: Mapping[str, str], num_cpus: int = 1) -> Iterator[str]:
     """Runs a node of so many cores for each environment, the head first, and yields the cluster's address."""
+    with ray_process(_NODES, json.dumps(environments), str(num_cpus)) as address:
+        yield address
+
+
+@contextmanager
+def ray_process(code: str, *arguments: str) -> Iterator[str]:
+    """Runs Python code that starts Ray, prints ``at ADDRESS`` and ends with its input; yields the address."""
     with subprocess.Popen(
-        [sys.executable, "-c", _NODES, json.dumps(environments), str(num_cpus)],
+        [sys.executable, "-c", code, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

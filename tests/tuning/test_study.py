@@ -6,8 +6,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,8 @@ from PIL import Image
 
 import dim_ray
 from dim_ray.config import EvaluationConfig
-from tests.tuning.runs import NO_TOKEN, Run, evaluations, files, run, trials
+from tests.distributed.nodes import ray_process
+from tests.tuning.runs import Run, evaluations, files, run, trials
 
 pytestmark = pytest.mark.timeout(1500)  # several runs, on a machine that may be busy
 
@@ -256,22 +255,8 @@ def another_ray() -> Iterator[str]:
         "import ray, sys; ray.init(address='local', num_cpus=2, include_dashboard=False); "
         "print('at', ray.get_runtime_context().gcs_address, flush=True); sys.stdin.read()"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, **NO_TOKEN},
-    ) as process:
-        assert process.stdout is not None
-        address = None
-        while address is None:
-            assert process.poll() is None
-            key, _, value = process.stdout.readline().strip().partition(" ")
-            address = value if key == "at" else None
+    with ray_process(code) as address:
         yield address
-        process.communicate(timeout=60)  # the end of its input
 
 
 @pytest.mark.ray

@@ -76,7 +76,8 @@ def _distill_here(work: Workspace, progress: Progress) -> None:
 
 
 def _distill_with_ray(work: Workspace, progress: Progress) -> None:
-    from dim_ray.distributed.build import build_networks, distill_one
+    from dim_ray.distributed.build import distill_one
+    from dim_ray.distributed.networks import build_networks
     from dim_ray.distributed.preflight import check_nodes
     from dim_ray.distributed.resources import cluster
 

@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
         if missing and extras.local:
             train_pool(on_device(work), progress)
         elif missing:
-            from dim_ray.distributed.build import build_networks
+            from dim_ray.distributed.networks import build_networks
             from dim_ray.distributed.preflight import check_nodes
             from dim_ray.distributed.resources import cluster
 

@@ -17,17 +17,11 @@ import optuna
 import pandas as pd
 
 from dim_ray.distributed.board import make_board
-from dim_ray.distributed.build import (
-    ADVERSARIAL_COST,
-    STAGE_BUILD,
-    STAGE_EVALUATE,
-    build_networks,
-    ray_path,
-    run_evaluations,
-    watching,
-)
+from dim_ray.distributed.build import STAGE_EVALUATE, run_evaluations
+from dim_ray.distributed.networks import ADVERSARIAL_COST, STAGE_BUILD, build_networks
 from dim_ray.distributed.preflight import check_nodes
 from dim_ray.distributed.resources import DRIVER_SHARE, Placement, cluster
+from dim_ray.distributed.watched import ray_path, watching
 from dim_ray.errors import DimError
 from dim_ray.pipeline.evaluations import missing_evaluations, plan_evaluations, read_evaluations
 from dim_ray.pipeline.teachers import pool_teachers

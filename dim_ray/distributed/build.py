@@ -1,7 +1,6 @@
-"""What is built and measured over the cluster: teachers, priors, one distilled generator, evaluations.
+"""What is distilled and measured over the cluster: one generator, evaluations.
 
     with cluster(config, progress) as placement:
-        build_networks(work, config.pool.size, [config.generator.capacity], placement, progress)
         distill_one(work, placement, progress)
         run_evaluations(work, plan_evaluations(work, fingerprint), placement, progress)
 
@@ -10,104 +9,20 @@ Jobs of one worker are Ray tasks; jobs of several run under Ray Train.
 
 from __future__ import annotations
 
-import functools
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
-
-import ray
-
 from dim_ray.core.ports import Reporter, SingleWorker
-from dim_ray.distributed.board import make_board, summarise
-from dim_ray.distributed.bridge import pass_on_notices
-from dim_ray.distributed.leases import Claims, Held, Waits, hold, open_claims
-from dim_ray.distributed.resources import Placement, joins_a_cluster
-from dim_ray.distributed.tasks import OnProgress, Task, run_tasks
-from dim_ray.distributed.trainer import (
-    DISTILLATION,
-    PRIOR,
-    WorkerJob,
-    distill_shards,
-    prior_shards,
-    run_workers,
-    teacher_shards,
-)
+from dim_ray.distributed.resources import Placement
+from dim_ray.distributed.tasks import Task, run_tasks
+from dim_ray.distributed.trainer import DISTILLATION, distill_shards
+from dim_ray.distributed.watched import advance, device_type, run_watched
 from dim_ray.pipeline.evaluations import evaluate_group, missing_evaluations
 from dim_ray.pipeline.generators import distill_generator
-from dim_ray.pipeline.priors import build_prior, prior_fingerprint, prior_is_settled
 from dim_ray.pipeline.students import Evaluation, group_cells
-from dim_ray.pipeline.teachers import (
-    build_teachers,
-    group_teachers,
-    missing_teachers,
-    teacher_fingerprint,
-    teachers_cost,
-)
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
-from dim_ray.store.filesystem import open_root
 
-__all__ = [
-    "ADVERSARIAL_COST",
-    "STAGE_BUILD",
-    "STAGE_DISTILL",
-    "STAGE_EVALUATE",
-    "build_networks",
-    "distill_one",
-    "ray_path",
-    "run_evaluations",
-    "watching",
-]
+__all__ = ["STAGE_DISTILL", "STAGE_EVALUATE", "distill_one", "run_evaluations"]
 
-STAGE_BUILD, STAGE_DISTILL, STAGE_EVALUATE = "teachers and priors", "distillation", "evaluation"
-ADVERSARIAL_COST = 4.0
-"""Of an image in stage 1 or 2, in those of an image in a classifier's training: for estimates of the time left."""
-_SECONDS_BETWEEN_LOOKS = 0.5
-
-
-def build_networks(
-    work: Workspace, pool_size: int, capacities: Sequence[int], placement: Placement, progress: Progress
-) -> None:
-    """Builds the teachers and priors that the storage doesn't hold.
-
-    On a cluster that others may use, too, each is claimed first: what another study builds is waited for while the rest
-    is built, and built here if that study dies.
-
-    Args:
-        work: Data, recipes and storage.
-        pool_size: Teachers 0 to pool_size - 1.
-        capacities: One prior for each.
-        placement: What one job holds.
-        progress: Is told about one stage.
-    """
-    config = work.config
-    work = replace(work, config=replace(config, pool=replace(config.pool, size=pool_size)))
-    dearest_first = sorted(capacities, reverse=True)
-    missing = [capacity for capacity in dearest_first if not prior_is_settled(_with_capacity(work, capacity))]
-    teachers = missing_teachers(work)
-    if not missing and not teachers:
-        return
-    progress.start(STAGE_BUILD, len(missing) + len(teachers), "networks")
-    # A Ray that was started for this command has nobody else, and is spared the actor's process.
-    claims = open_claims(work.study) if joins_a_cluster() else None
-    if placement.num_workers > 1:
-        _build_in_turn(work, teachers, missing, placement, claims, progress)
-        return
-    groups = _teacher_groups(work, teachers, placement)
-    prior_cost = config.prior.epochs * ADVERSARIAL_COST
-    tasks = {_prior_name(c): Task(job=_prior_job, argument=(c, claims), cost=prior_cost) for c in missing}
-    tasks |= {name: Task(job=_teachers_job, argument=(own, claims), cost=cost) for name, (own, cost) in groups.items()}
-    num_networks = len(missing) + len(teachers)
-    run_tasks(
-        work,
-        tasks,
-        placement,
-        on_progress=lambda share, note: progress.advance(num_networks * share, note),
-        claims=claims,
-    )
+STAGE_DISTILL, STAGE_EVALUATE = "distillation", "evaluation"
 
 
 def distill_one(work: Workspace, placement: Placement, progress: Progress) -> None:
@@ -118,8 +33,8 @@ def distill_one(work: Workspace, placement: Placement, progress: Progress) -> No
         tasks = {DISTILLATION: Task(job=_distill_job, argument=None)}
         run_tasks(work, tasks, placement, on_progress=lambda share, _: progress.advance(share * epochs))
     else:
-        costs, advance = {DISTILLATION: 1.0}, _advance(progress, 0, epochs)
-        _run_workers(distill_shards, work, placement, what=DISTILLATION, costs=costs, on_progress=advance)
+        costs, tell = {DISTILLATION: 1.0}, advance(progress, 0, epochs)
+        run_watched(distill_shards, work, placement, what=DISTILLATION, costs=costs, on_progress=tell)
 
 
 def run_evaluations(work: Workspace, planned: list[Evaluation], placement: Placement, progress: Progress) -> int:
@@ -134,7 +49,7 @@ def run_evaluations(work: Workspace, planned: list[Evaluation], placement: Place
         work,
         cells,
         num_seeds=work.config.evaluation.num_seeds,
-        device_type=_device_type(placement),
+        device_type=device_type(placement),
         num_slots=placement.max_concurrent * placement.num_workers,
     )
     tasks = {
@@ -144,169 +59,9 @@ def run_evaluations(work: Workspace, planned: list[Evaluation], placement: Place
     return len(cells)
 
 
-def ray_path(work: Workspace) -> str:
-    """Returns where Ray keeps its own state of a study."""
-    return open_root(work.config.storage.root).uri_of(f"studies/{work.study}/ray")
-
-
-@contextmanager
-def watching(board: Any, costs: Mapping[str, float], on_progress: OnProgress) -> Iterator[None]:
-    """Reads a board while the body runs: tells how far its jobs are, and passes its notices on; ends the board.
-
-    Args:
-        board: The actor.
-        costs: What each job takes, in any one unit.
-        on_progress: Is told how far they are.
-    """
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(_SECONDS_BETWEEN_LOOKS):
-            try:
-                fractions = ray.get(board.read.remote())
-                pass_on_notices(board)
-            except ray.exceptions.RayError:  # the run itself says what is wrong
-                return
-            if fractions and costs:
-                on_progress(*summarise(fractions, costs))
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        watcher.join()
-        ray.kill(board)
-
-
-def _build_in_turn(
-    work: Workspace,
-    teachers: Sequence[int],
-    capacities: Sequence[int],
-    placement: Placement,
-    claims: Claims | None,
-    progress: Progress,
-) -> None:
-    """Builds with several workers: first the teachers, then one prior after the other. The driver holds the claims."""
-    done, waits = 0, Waits(claims)
-    while True:
-        left: list[Held] = []
-        with _claimed_teachers(work, teachers, claims) as (free, others):
-            missing = missing_teachers(work) if free else []
-            own = [number for number in free if number in missing]
-            if own:
-                groups = _teacher_groups(work, own, placement)
-                job = functools.partial(teacher_shards, groups)
-                costs = {name: cost for name, (_, cost) in groups.items()}
-                advance = _advance(progress, done, len(own))
-                _run_workers(job, work, placement, what="teacher training", costs=costs, on_progress=advance)
-        left += others
-        done += len(free)
-        teachers = [number for number in teachers if number not in free]
-        for capacity in list(capacities):
-            with _claimed_prior(work, capacity, claims) as (own_work, others):
-                if not others and not prior_is_settled(own_work):
-                    advance = _advance(progress, done, 1)
-                    _run_workers(prior_shards, own_work, placement, what=PRIOR, costs={PRIOR: 1.0}, on_progress=advance)
-            left += others
-            if not others:
-                done += 1
-                capacities = [other for other in capacities if other != capacity]
-        if not left:
-            return
-        waits.add("networks", left)
-        while not waits.take_free():
-            progress.advance(done, waits.note())
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
-
-
-def _run_workers(
-    job: WorkerJob,
-    work: Workspace,
-    placement: Placement,
-    *,
-    what: str,
-    costs: Mapping[str, float],
-    on_progress: OnProgress,
-) -> None:
-    board = make_board()
-    with watching(board, costs, on_progress):
-        run_workers(
-            job,
-            ray.put(work),
-            placement,
-            what=what,
-            name=f"{what.replace(' ', '-')}-{time.time_ns()}",
-            storage_path=ray_path(work),
-            max_failures=work.config.study.max_failures,
-            board=board,
-        )
-
-
-def _teacher_groups(
-    work: Workspace, teachers: Sequence[int], placement: Placement
-) -> dict[str, tuple[Sequence[int], float]]:
-    """Returns groups of teachers that are trained at once, by name, with what each costs; the dearest first."""
-    num_slots = placement.max_concurrent * placement.num_workers
-    groups = group_teachers(work, teachers, device_type=_device_type(placement), num_slots=num_slots)
-    names = ["teacher " + "+".join(map(str, group)) for group in groups]
-    return {name: (group, teachers_cost(work, group)) for name, group in zip(names, groups, strict=True)}
-
-
-def _device_type(placement: Placement) -> str:
-    return "cuda" if placement.gpus_per_worker else "cpu"
-
-
-def _advance(progress: Progress, done: int, size: int) -> OnProgress:
-    """Returns what moves a stage through `size` of its units, after `done` of them; one job needs no note."""
-    return lambda share, note: progress.advance(done + size * share, note if size > 1 else "")
-
-
-def _teachers_job(work: Workspace, argument: tuple[Sequence[int], Claims | None], reporter: Reporter) -> list[Held]:
-    with _claimed_teachers(work, *argument) as (free, others):
-        build_teachers(work, free, reporter)
-    return others
-
-
-def _prior_job(work: Workspace, argument: tuple[int, Claims | None], reporter: Reporter) -> list[Held]:
-    with _claimed_prior(work, *argument) as (own_work, others):
-        if not others:
-            build_prior(own_work, reporter, SingleWorker())
-    return others
-
-
-@contextmanager
-def _claimed_teachers(
-    work: Workspace, numbers: Sequence[int], claims: Claims | None
-) -> Iterator[tuple[list[int], list[Held]]]:
-    """Yields those teachers that are this study's to build, and what others hold."""
-    keys = {f"teacher {n}": work.artifacts.uri("teachers", teacher_fingerprint(work, n)) for n in numbers}
-    with hold(claims, keys) as others:
-        theirs = {held.what for held in others}
-        yield [number for number in numbers if f"teacher {number}" not in theirs], others
-
-
-@contextmanager
-def _claimed_prior(work: Workspace, capacity: int, claims: Claims | None) -> Iterator[tuple[Workspace, list[Held]]]:
-    """Yields the prior's workspace, and it if another holds it."""
-    own = _with_capacity(work, capacity)
-    with hold(claims, {_prior_name(capacity): own.artifacts.uri("priors", prior_fingerprint(own))}) as others:
-        yield own, others
-
-
-def _prior_name(capacity: int) -> str:
-    return f"prior of capacity {capacity}"
-
-
 def _distill_job(work: Workspace, _: None, reporter: Reporter) -> None:
     distill_generator(work, reporter, SingleWorker())
 
 
 def _evaluation_job(work: Workspace, cells: list[Evaluation], _: Reporter) -> None:
     evaluate_group(work, cells)
-
-
-def _with_capacity(work: Workspace, capacity: int) -> Workspace:
-    config = work.config
-    return replace(work, config=replace(config, generator=replace(config.generator, capacity=capacity)))

@@ -13,7 +13,7 @@ import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from dim_ray.core.ports import SilentReporter
-from dim_ray.distributed import build, leases
+from dim_ray.distributed import leases, networks
 from dim_ray.distributed.claims import LEASE_SECONDS, ClaimTable
 from dim_ray.distributed.leases import Claims, Held, Waits, hold
 from dim_ray.distributed.resources import Placement
@@ -62,7 +62,7 @@ class Recorder:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "_SECONDS_BETWEEN_RENEWALS", 0.02)
     monkeypatch.setattr(leases, "_SECONDS_BETWEEN_LOOKS", 0.0)
-    monkeypatch.setattr(build, "_SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(networks, "_SECONDS_BETWEEN_LOOKS", 0.01)
 
 
 @pytest.fixture
@@ -163,29 +163,29 @@ def test_note_stays_short() -> None:
 
 def test_job_builds_what_is_free_and_returns_what_others_hold(cluster: Cluster, work: Workspace) -> None:
     claims = cluster.claims("mnist")
-    with build._claimed_teachers(work, [1], cluster.claims("digits")):
-        [left] = build._teachers_job(work, ([0, 1], claims), SilentReporter())
+    with networks._claimed_teachers(work, [1], cluster.claims("digits")):
+        [left] = networks._teachers_job(work, ([0, 1], claims), SilentReporter())
     assert (left.what, left.study) == ("teacher 1", "digits")
     assert missing_teachers(work) == [1]
-    assert build._teachers_job(work, ([0, 1], claims), SilentReporter()) == []
+    assert networks._teachers_job(work, ([0, 1], claims), SilentReporter()) == []
     assert missing_teachers(work) == []
 
 
 def test_job_of_a_prior_leaves_it_to_its_holder(cluster: Cluster, work: Workspace) -> None:
     capacity = work.config.generator.capacity
-    with build._claimed_prior(work, capacity, cluster.claims("digits")):
-        [left] = build._prior_job(work, (capacity, cluster.claims("mnist")), SilentReporter())
+    with networks._claimed_prior(work, capacity, cluster.claims("digits")):
+        [left] = networks._prior_job(work, (capacity, cluster.claims("mnist")), SilentReporter())
         assert left.what == f"prior of capacity {capacity}"
         assert not prior_is_settled(work)
-        assert build._prior_job(work, (capacity + 2, cluster.claims("mnist")), SilentReporter()) == []
-    assert build._prior_job(work, (capacity, cluster.claims("mnist")), SilentReporter()) == []
+        assert networks._prior_job(work, (capacity + 2, cluster.claims("mnist")), SilentReporter()) == []
+    assert networks._prior_job(work, (capacity, cluster.claims("mnist")), SilentReporter()) == []
     assert prior_is_settled(work)
 
 
 def test_other_storage_is_not_waited_for(cluster: Cluster, work: Workspace, tmp_path: Path) -> None:
     with (
-        build._claimed_teachers(work, [0], cluster.claims("digits")),
-        build._claimed_teachers(make_work(tmp_path / "other"), [0], cluster.claims("mnist")) as (free, others),
+        networks._claimed_teachers(work, [0], cluster.claims("digits")),
+        networks._claimed_teachers(make_work(tmp_path / "other"), [0], cluster.claims("mnist")) as (free, others),
     ):
         assert (free, others) == ([0], [])
 
@@ -194,28 +194,28 @@ def test_runs_of_several_workers_take_what_is_free_first_and_the_rest_when_it_is
     cluster: Cluster, work: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs: list[Any] = []
-    teacher = work.artifacts.uri("teachers", build.teacher_fingerprint(work, 1))
-    prior = work.artifacts.uri("priors", build.prior_fingerprint(build._with_capacity(work, 6)))
+    teacher = work.artifacts.uri("teachers", networks.teacher_fingerprint(work, 1))
+    prior = work.artifacts.uri("priors", networks.prior_fingerprint(networks._with_capacity(work, 6)))
     cluster.table.claim([teacher, prior], "b", "digits")
 
     def run(job: Any, own: Workspace, placement: Placement, *, what: str, costs: Any, on_progress: Any) -> None:
         runs.append(list(costs) if what == "teacher training" else own.config.generator.capacity)
         for name in costs:
             if what == "teacher training":
-                build._teachers_job(own, (_numbers(name), None), SilentReporter())
+                networks._teachers_job(own, (_numbers(name), None), SilentReporter())
             else:
-                build._prior_job(own, (own.config.generator.capacity, None), SilentReporter())
+                networks._prior_job(own, (own.config.generator.capacity, None), SilentReporter())
 
     class Other(Recorder):
         def advance(self, done: float, note: str = "") -> None:
             super().advance(done, note)
             if len(self.notes) == 2:  # the other stores the teacher, and its prior diverges
-                build._teachers_job(work, ([1], None), SilentReporter())
+                networks._teachers_job(work, ([1], None), SilentReporter())
                 cluster.table.release([teacher, prior], "b")
 
-    monkeypatch.setattr(build, "_run_workers", run)
+    monkeypatch.setattr(networks, "run_watched", run)
     progress = Other()
-    build._build_in_turn(work, [0, 1], [8, 6], PLACEMENT, cluster.claims("mnist"), progress)
+    networks._build_in_turn(work, [0, 1], [8, 6], PLACEMENT, cluster.claims("mnist"), progress)
     assert runs == [["teacher 0"], 8, 6]
     assert set(progress.notes) == {"waiting for teacher 1 and prior of capacity 6, which study digits builds"}
     assert set(progress.done) == {2}
@@ -227,10 +227,10 @@ def test_table_is_asked_on_a_cluster_that_was_joined_alone(
     work: Workspace, monkeypatch: pytest.MonkeyPatch, joins: bool
 ) -> None:
     seen: list[Claims | None] = []
-    monkeypatch.setattr(build, "joins_a_cluster", lambda: joins)
-    monkeypatch.setattr(build, "run_tasks", lambda *arguments, claims, **options: seen.append(claims))
+    monkeypatch.setattr(networks, "joins_a_cluster", lambda: joins)
+    monkeypatch.setattr(networks, "run_tasks", lambda *arguments, claims, **options: seen.append(claims))
     placement = Placement(num_workers=1, cpus_per_worker=1, gpus_per_worker=0.0, max_concurrent=1)
-    build.build_networks(work, 2, [6], placement, Recorder())
+    networks.build_networks(work, 2, [6], placement, Recorder())
     [claims] = seen
     assert (claims.study if claims else None) == ("tiny" if joins else None)
 

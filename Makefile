@@ -7,6 +7,8 @@
 
 VENV = .venv
 PYTHON = python3.11 python3.12 python3 python
+# One process a core; the tests of a file stay together, and share what they set up.
+SIDE_BY_SIDE = -n auto --maxprocesses 8 --dist loadfile
 ARGS =
 
 # What .venv imports is compiled once and kept there: without it, importing takes every process several seconds more.
@@ -32,7 +34,7 @@ tune: $(VENV)/.installed
 	@$(VENV)/bin/python -m dim_ray.tune $(ARGS)
 
 test: $(VENV)/.installed
-	@$(VENV)/bin/python -m pytest $(ARGS)
+	@$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

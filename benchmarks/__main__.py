@@ -26,6 +26,7 @@ from benchmarks.measure import MATRIX_PRODUCT, Measurement, matrix_products, mea
 from benchmarks.pools import POOLS
 from benchmarks.scaling import compute_cases, scaling_table
 from benchmarks.storage import STORAGE
+from benchmarks.train import measure_distillations, measure_pools
 from benchmarks.training import TRAINING, Setting
 from benchmarks.trials import measure_gaps
 from benchmarks.workers import WORKERS
@@ -35,9 +36,9 @@ from dim_ray.core.memory import keep_freed_memory
 from dim_ray.errors import UsageError, nearest
 from dim_ray.summary import make_console
 
-_TRIALS, _SCALING = "trials", "scaling"
+_TRIALS, _SCALING, _RAY_POOL, _RAY_TRAIN = "trials", "scaling", "ray-pool", "ray-train"
 _WORK = {**TRAINING, **POOLS, **WORKERS, **STORAGE, _SCALING: compute_cases}
-_NAMES = (*_WORK, _TRIALS)
+_NAMES = (*_WORK, _TRIALS, _RAY_POOL, _RAY_TRAIN)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -70,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
     console.print(", ".join(f"{name} {value}" for name, value in environment.items()))
     rows: list[dict[str, Any]] = []
     for name in options.names or _NAMES:
-        measured = _measure(name, setting, options.repeats)
+        measured = _measure(name, setting, options)
         table = [_row(measurement, measured) for measurement in measured]
         console.print(_table(name, table))
         if name == _SCALING:
@@ -80,9 +81,14 @@ def main(argv: Sequence[str]) -> None:
         console.print(f"rows in {_write(Path(options.out), rows)}")
 
 
-def _measure(name: str, setting: Setting, repeats: int) -> list[Measurement]:
+def _measure(name: str, setting: Setting, options: argparse.Namespace) -> list[Measurement]:
+    repeats: int = options.repeats
     if name == _TRIALS:
         return measure_gaps(repeats)
+    if name == _RAY_POOL:
+        return measure_pools(repeats)
+    if name == _RAY_TRAIN:
+        return measure_distillations(repeats, options.minutes)
     cases = _WORK[name](setting)
     if any(case.has_arithmetic for case in cases):
         # With each group, because a shared machine is faster in one minute than in the next.
@@ -104,6 +110,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--default-memory", action="store_true", help="leave freed memory to the C library, unlike a training process"
     )
+    parser.add_argument("--minutes", type=float, default=1.0, metavar="M", help=f"a distillation of {_RAY_TRAIN} takes")
     parser.add_argument("--threads", type=int, metavar="N", help="PyTorch's threads (default: its own choice)")
     parser.add_argument("--out", metavar="DIR", help="folder that receives the rows as Parquet")
     options = parser.parse_args(argv)

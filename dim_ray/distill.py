@@ -64,6 +64,7 @@ def _distill_here(work: Workspace, progress: Progress) -> None:
     from dim_ray.pipeline.generators import distill_generator
     from dim_ray.pipeline.local import ProgressReporter, train_pool
     from dim_ray.pipeline.priors import build_prior, prior_is_settled
+    from dim_ray.pipeline.validation import HereValidator
     from dim_ray.pipeline.workspace import on_device
 
     work = on_device(work)
@@ -72,7 +73,7 @@ def _distill_here(work: Workspace, progress: Progress) -> None:
         progress.start("prior", 1, "networks")
         build_prior(work, ProgressReporter(progress), SingleWorker())
     progress.start("distillation", 1, "networks")
-    distill_generator(work, ProgressReporter(progress), SingleWorker())
+    distill_generator(work, ProgressReporter(progress), SingleWorker(), HereValidator(work))
 
 
 def _distill_with_ray(work: Workspace, progress: Progress) -> None:

@@ -18,8 +18,10 @@ from dim_ray.core.ports import SingleWorker
 from dim_ray.distributed.bridge import told_to
 from dim_ray.distributed.resources import Placement
 from dim_ray.distributed.trainer import run_workers, trial_shards
+from dim_ray.distributed.validator import SlotValidator
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.generators import distill_generator, generator_fingerprint
+from dim_ray.pipeline.validation import VALIDATED_EPOCH
 from dim_ray.pipeline.workspace import Workspace, on_device
 from tuning.algorithms import METRIC, TIME_ATTRIBUTE
 from tuning.space import configure
@@ -43,7 +45,7 @@ def run_trial(
     identity = generator_fingerprint(trial_work)
     if placement.num_workers == 1 or trial_work.artifacts.exists("generators", identity):  # what is there is measured
         with told_to(board):
-            _run_here(on_device(trial_work, placement.cpus_per_worker))
+            _run_here(on_device(trial_work, placement.cpus_per_worker), placement)
         return
     try:
         run_workers(
@@ -64,9 +66,10 @@ def run_trial(
     tune.report({TIME_ATTRIBUTE: trial_work.config.matching.epochs, METRIC: measured})
 
 
-def _run_here(work: Workspace) -> None:
+def _run_here(work: Workspace, placement: Placement) -> None:
+    held = {"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker}
     try:
-        distill_generator(work, _TuneReporter(), SingleWorker())
+        distill_generator(work, _TuneReporter(), SingleWorker(), SlotValidator(work, held))
     except DivergedError as error:
         _report_divergence(work, error)
 
@@ -81,4 +84,5 @@ class _TuneReporter:
 
     def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
         if METRIC in metrics:
-            tune.report({TIME_ATTRIBUTE: step, **metrics})
+            others = {name: value for name, value in metrics.items() if name != VALIDATED_EPOCH}
+            tune.report({TIME_ATTRIBUTE: metrics[VALIDATED_EPOCH], **others})

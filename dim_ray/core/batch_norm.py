@@ -30,6 +30,10 @@ class _Shared(nn.modules.batchnorm._BatchNorm):
             return super().forward(input)
         return _normalise_globally(self, input)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out the workers: a copy, and what another process is sent, has its batches for itself."""
+        return {name: value for name, value in self.__dict__.items() if name != "collective"}
+
 
 class BatchNorm1d(_Shared, nn.BatchNorm1d):
     """nn.BatchNorm1d of (B, C), whose batch may be shared."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,6 +13,7 @@ import ray.train
 from dim_ray.core.ports import Reporter
 from dim_ray.distributed.board import Board
 from dim_ray.notices import log, told
+from dim_ray.pipeline.validation import VALIDATED_EPOCH
 
 __all__ = ["BoardReporter", "TrainReporter", "pass_on_notices", "told_to"]
 
@@ -52,19 +53,22 @@ class BoardReporter:
 
 
 class TrainReporter:
-    """A Reporter that hands measurements to Ray Train, which every worker has to do at the same steps.
+    """A Reporter that hands validations to Ray Train, all but the last: every worker gets those in the same calls.
+
+    The end is the trial's own to report: a scheduler stops it there, and would cut off workers that still hold their
+    resources.
 
     Args:
-        steps: The steps that are reported.
         also: Is told about every step.
     """
 
-    def __init__(self, steps: Collection[int], also: Reporter) -> None:
-        self._steps = frozenset(steps)
+    def __init__(self, also: Reporter) -> None:
         self._also = also
 
     def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
-        """Reports the step as `epoch`, with the metrics of worker 0."""
+        """Reports the metrics of worker 0 with the `epoch` that they are of."""
         self._also.report(step, total, metrics)
-        if step in self._steps:
-            ray.train.report({"epoch": step, **metrics})
+        epoch = metrics.get(VALIDATED_EPOCH, total)
+        if 0 < epoch < total:  # a distillation of no epochs ends with 0
+            others = {name: value for name, value in metrics.items() if name != VALIDATED_EPOCH}
+            ray.train.report({"epoch": epoch, **others})

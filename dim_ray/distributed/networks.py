@@ -101,7 +101,9 @@ def _build_in_turn(
                 job = functools.partial(teacher_shards, groups)
                 costs = {name: cost for name, (_, cost) in groups.items()}
                 tell = advance(progress, done, len(own))
-                run_watched(job, work, placement, what="teacher training", costs=costs, on_progress=tell)
+                # Each teacher is trained by one of them, so any number of workers comes to the same pool.
+                what = "teacher training"
+                run_watched(job, work, placement, what=what, costs=costs, on_progress=tell, is_elastic=True)
         left += others
         done += len(free)
         teachers = [number for number in teachers if number not in free]

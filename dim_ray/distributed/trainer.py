@@ -20,8 +20,9 @@ from dim_ray.core.ports import Collective, Reporter
 from dim_ray.distributed.bridge import BoardReporter, TrainReporter, told_to
 from dim_ray.distributed.resources import Placement
 from dim_ray.distributed.tasks import worker_died
+from dim_ray.distributed.validator import SlotValidator
 from dim_ray.errors import DimError
-from dim_ray.pipeline.generators import distill_generator, rung_epochs
+from dim_ray.pipeline.generators import distill_generator
 from dim_ray.pipeline.priors import build_prior
 from dim_ray.pipeline.teachers import build_teachers
 from dim_ray.pipeline.workspace import Workspace, on_device
@@ -62,6 +63,7 @@ def run_workers(
     max_failures: int,
     board: Any,
     callbacks: Sequence[Any] = (),
+    is_elastic: bool = False,
 ) -> None:
     """Runs a job on all workers of a placement and waits for its end.
 
@@ -75,6 +77,7 @@ def run_workers(
         max_failures: How often a dead worker is replaced.
         board: Where the workers post their progress, and what a person should know.
         callbacks: Ray Train's.
+        is_elastic: Whether fewer workers may do the job where a node is lost and no other has room.
 
     Raises:
         DimError: The error that a worker ended with, or workers died too often.
@@ -84,7 +87,7 @@ def run_workers(
         _worker,
         train_loop_config={"job": job, "work": work, "board": board},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=placement.num_workers,
+            num_workers=(1, placement.num_workers) if is_elastic else placement.num_workers,
             use_gpu=placement.gpus_per_worker > 0,
             resources_per_worker={"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker},
         ),
@@ -159,18 +162,19 @@ def distill_shards(work: Workspace, report_to: ReportTo, collective: Collective)
 
 
 def trial_shards(work: Workspace, report_to: ReportTo, collective: Collective) -> None:
-    """Distils as `distill_shards`, and reports at all rungs but the last through Ray Train.
-
-    The end is the trial's own to report: a scheduler stops it there, and would cut off workers that still hold their
-    resources.
-    """
-    rungs = rung_epochs(work.config)[:-1]
-    distill_shards(work, lambda job: TrainReporter(rungs, report_to(job)), collective)
+    """Distils as `distill_shards`, validates at the rungs and reports those through Ray Train."""
+    distill_generator(work, TrainReporter(report_to(DISTILLATION)), collective, SlotValidator(work, _held()))
 
 
 def _worker(settings: dict[str, Any]) -> None:
-    placed = ray.get_runtime_context().get_assigned_resources()
+    placed = ray.get_runtime_context().get_ray.get_runtime_context().get_assigned_resources()
     work = on_device(ray.get(settings["work"]), int(placed.get("CPU", 1)))
     collective = TorchCollective(work.dataset.train.images.device)
     with told_to(settings["board"]):
         settings["job"](work, lambda job: BoardReporter(settings["board"], job), collective)
+
+
+def _held() -> dict[str, float]:
+    """Returns what this worker holds."""
+    placed = ray.get_runtime_context().get_assigned_resources()
+    return {"CPU": placed.get("CPU", 1.0), "GPU": placed.get("GPU", 0.0)}

@@ -71,6 +71,7 @@ def run_watched(
     what: str,
     costs: Mapping[str, float],
     on_progress: OnProgress,
+    is_elastic: bool = False,
 ) -> None:
     """Runs a job on several workers, and tells how far it is.
 
@@ -81,6 +82,7 @@ def run_watched(
         what: The run is called so.
         costs: What each name that the workers report under takes, in any one unit.
         on_progress: Is told how far they are.
+        is_elastic: As for `run_workers`.
     """
     board = make_board()
     with watching(board, costs, on_progress):
@@ -93,6 +95,7 @@ def run_watched(
             storage_path=ray_path(work),
             max_failures=work.config.study.max_failures,
             board=board,
+            is_elastic=is_elastic,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,10 +19,10 @@ from dim_ray.core.pictures import sample_grid
 from dim_ray.core.pool import shard_weight
 from dim_ray.core.ports import Collective, Reporter
 from dim_ray.core.random import stream
-from dim_ray.errors import ArtifactError, ConfigError, DivergedError
+from dim_ray.errors import ArtifactError, ConfigError
 from dim_ray.pipeline.priors import load_prior, prior_fingerprint
-from dim_ray.pipeline.students import validate
 from dim_ray.pipeline.teachers import open_pool, pool_identity, pool_teachers, teacher_fingerprint
+from dim_ray.pipeline.validation import VALIDATED_EPOCH, Rungs, Validator, validate_on_first
 from dim_ray.pipeline.workspace import Workspace, dataset_card, shared_checkpointer
 from dim_ray.store.artifacts import Artifact
 
@@ -50,12 +50,20 @@ def generator_fingerprint(work: Workspace) -> str:
     return fingerprint("distilled", prior_fingerprint(work), pool_identity(work), work.config.matching)
 
 
-def distill_generator(work: Workspace, reporter: Reporter, collective: Collective) -> str:
+def distill_generator(
+    work: Workspace, reporter: Reporter, collective: Collective, validator: Validator | None = None
+) -> str:
     """Distils from the stored prior and teachers, and stores the generator with its card and picture.
 
-    The validation accuracy is measured at the rungs and at the end, and is part of the report. The generator is
-    stored before the report of the last epoch, because a scheduler may end the process on it. With several workers,
-    each of them calls this, and holds its shard of the teachers.
+    The validation accuracy is measured at the rungs and at the end, and is reported with the epoch that it is of: that
+    of a rung may come in a later one. The generator is stored before the report of the last epoch, because a scheduler
+    may end the process on it. With several workers, each of them calls this, and holds its shard of the teachers.
+
+    Args:
+        work: Data, recipe and storage.
+        reporter: Is told about every epoch.
+        collective: The workers.
+        validator: Measures at the rungs; without it the generator is measured at the end alone.
 
     Returns:
         The generator's fingerprint.
@@ -63,8 +71,9 @@ def distill_generator(work: Workspace, reporter: Reporter, collective: Collectiv
     config = work.config
     identity, weights = generator_fingerprint(work), config.evaluation.weights
     if collective.any(work.artifacts.exists("generators", identity)):  # the same answer on every worker
-        measured = _validate_on_first(work, collective, lambda: load_module(work, identity, weights))
-        reporter.report(config.matching.epochs, config.matching.epochs, measured)
+        epoch = config.matching.epochs
+        measured = validate_on_first(work, lambda: load_module(work, identity, weights), collective, epoch)
+        reporter.report(epoch, epoch, measured)
         return identity
     pair = build_pair(
         config.generator,
@@ -75,14 +84,20 @@ def distill_generator(work: Workspace, reporter: Reporter, collective: Collectiv
     )
     pair.load_weights(load_prior(work))
     saved = shared_checkpointer(work, identity, collective)
-    rungs = rung_epochs(config)
+    rungs, epochs = Rungs(validator, collective), rung_epochs(config)
 
     def after_epoch(epoch: int) -> Mapping[str, float]:
-        if epoch not in rungs:
-            return {}
+        measured = rungs.take(wait=epoch in epochs)
+        if epoch not in epochs:
+            return measured
+        if measured:  # of the rung before, which this one's follow
+            reporter.report(epoch, config.matching.epochs, measured)
         chosen = pair.average if weights == "average" else pair.generator
-        measured = _validate_on_first(work, collective, lambda: chosen)
-        if epoch == config.matching.epochs and collective.rank == 0:
+        if epoch < config.matching.epochs:
+            rungs.begin(epoch, chosen)
+            return rungs.take(wait=False)
+        measured = validate_on_first(work, lambda: chosen, collective, epoch)
+        if collective.rank == 0:
             _store_generator(work, identity, pair, measured, saved.seconds())
             saved.clear()  # now: there may be no time after the report
         return measured
@@ -159,22 +174,6 @@ def generator_from_artifact(artifact: Artifact, weights: Weights, device: torch.
     return generator.eval().requires_grad_(False)
 
 
-def _validate_on_first(
-    work: Workspace, collective: Collective, generator: Callable[[], Generator]
-) -> Mapping[str, float]:
-    """Returns what worker 0 measures, and nothing on the others; all of them go on, or none does."""
-    measured: Mapping[str, float] = {}
-    error = None
-    if collective.rank == 0:
-        try:
-            measured = validate(work, generator())
-        except DivergedError as diverged:
-            error = diverged
-    if collective.any(error is not None):
-        raise error or DivergedError("the student that validates the generator diverged on worker 0.")
-    return measured
-
-
 def _store_generator(work: Workspace, identity: str, pair: Pair, measured: Mapping[str, float], seconds: float) -> None:
     config = work.config
     card = {
@@ -190,7 +189,7 @@ def _store_generator(work: Workspace, identity: str, pair: Pair, measured: Mappi
             "matching": to_dict(config.matching),
         },
         "validation": {
-            **measured,
+            **{name: value for name, value in measured.items() if name != VALIDATED_EPOCH},
             "images_per_class": config.study.selection_images_per_class,
             "weights": config.evaluation.weights,
         },

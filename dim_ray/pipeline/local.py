@@ -27,7 +27,7 @@ class ProgressReporter:
 
     def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
         """Shows the fraction of the units, and their measurements."""
-        note = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in metrics.items())
+        note = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items())
         self._progress.advance(self._done + self._size * step / total, note)
 
 

@@ -20,7 +20,7 @@ IMPLEMENTATIONS: dict[str, Callable[[], Reporter]] = {
     "RecordingReporter": RecordingReporter,
     "ProgressReporter": lambda: ProgressReporter(SilentProgress(), done=2),
     "BoardReporter": lambda: BoardReporter(LocalBoard(), "teacher 0"),
-    "TrainReporter": lambda: TrainReporter(steps=(), also=SilentReporter()),  # nothing is due for Ray Train
+    "TrainReporter": lambda: TrainReporter(SilentReporter()),  # nothing is due for Ray Train
 }
 
 

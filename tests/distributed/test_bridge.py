@@ -64,15 +64,20 @@ def test_what_a_worker_says_of_the_storage_reaches_the_person_at_the_driver_once
     assert shown == ["the disk of node 2 is full"]
 
 
-def test_ray_train_is_told_at_the_rungs_alone_by_every_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_train_is_told_the_validations_but_the_last_one_by_every_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     reports: list[dict[str, Any]] = []
     monkeypatch.setattr(ray.train, "report", reports.append)
     also = RecordingReporter()
-    reporter = TrainReporter([2, 6], also)
-    for step in range(1, 7):
-        reporter.report(step, 6, {"validation_accuracy": step / 10} if step in (2, 6) else {"loss": 1.0})
-    assert reports == [{"epoch": 2, "validation_accuracy": 0.2}, {"epoch": 6, "validation_accuracy": 0.6}]
-    assert also.steps == [1, 2, 3, 4, 5, 6]
-    other_worker = TrainReporter([2, 6], RecordingReporter())
-    other_worker.report(2, 6, {})
+    reporter = TrainReporter(also)
+    reporter.report(1, 6, {"loss": 1.0})
+    reporter.report(3, 6, {"loss": 1.0, "validated_epoch": 2, "validation_accuracy": 0.2})  # it took its time
+    reporter.report(6, 6, {"validated_epoch": 4, "validation_accuracy": 0.4})
+    reporter.report(6, 6, {"validated_epoch": 6, "validation_accuracy": 0.6})
+    assert reports == [
+        {"epoch": 2, "loss": 1.0, "validation_accuracy": 0.2},
+        {"epoch": 4, "validation_accuracy": 0.4},
+    ]
+    assert also.steps == [1, 3, 6, 6]
+    other_worker = TrainReporter(RecordingReporter())
+    other_worker.report(3, 6, {"validated_epoch": 2})
     assert reports[-1] == {"epoch": 2}

@@ -198,7 +198,8 @@ def test_runs_of_several_workers_take_what_is_free_first_and_the_rest_when_it_is
     prior = work.artifacts.uri("priors", networks.prior_fingerprint(networks._with_capacity(work, 6)))
     cluster.table.claim([teacher, prior], "b", "digits")
 
-    def run(job: Any, own: Workspace, placement: Placement, *, what: str, costs: Any, on_progress: Any) -> None:
+    def run(job: Any, own: Workspace, placement: Placement, *, what: str, costs: Any, **options: Any) -> None:
+        assert options.get("is_elastic", False) == (what == "teacher training")
         runs.append(list(costs) if what == "teacher training" else own.config.generator.capacity)
         for name in costs:
             if what == "teacher training":

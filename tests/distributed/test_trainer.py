@@ -16,6 +16,7 @@ from dim_ray.distributed import trainer
 from dim_ray.distributed.bridge import BoardReporter
 from dim_ray.distributed.resources import Placement
 from dim_ray.errors import DimError, DivergedError
+from dim_ray.pipeline.validation import Validator
 from dim_ray.pipeline.workspace import Workspace
 from tests.distributed.board import LocalBoard
 from tests.pipeline.small import make_work
@@ -27,6 +28,11 @@ class Worker(SingleWorker):
     def __init__(self, rank: int, num_workers: int) -> None:
         self.rank = rank
         self.num_workers = num_workers
+
+
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "_held", lambda: {"CPU": 1.0, "GPU": 0.0})
 
 
 def silently(job: str) -> Reporter:
@@ -84,20 +90,20 @@ def test_last_worker_to_end_is_at_most_a_third_later_than_the_best_division_allo
         assert ends <= 4 / 3 * best + 1e-9
 
 
-def diverge(work: Workspace, reporter: object, collective: Collective) -> None:
+def diverge(work: Workspace, reporter: object, collective: Collective, validator: object = None) -> None:
     raise DivergedError("matching diverged by step 3")
 
 
 def test_end_of_a_trial_is_left_to_its_driver_to_report(
     work: Workspace, monkeypatch: pytest.MonkeyPatch, reports: list[dict[str, Any]]
 ) -> None:
-    def distil(work: Workspace, reporter: Reporter, collective: Collective) -> None:
+    def distil(work: Workspace, reporter: Reporter, collective: Collective, validator: Validator) -> None:
         for epoch in (1, 2):
-            reporter.report(epoch, 2, {"validation_accuracy": 0.5})
+            reporter.report(epoch, 2, {"validated_epoch": epoch, "validation_accuracy": 0.5})
 
     monkeypatch.setattr(trainer, "distill_generator", distil)
     trainer.trial_shards(work, silently, SingleWorker())
-    assert reports == [{"epoch": epoch, "validation_accuracy": 0.5} for epoch in trainer.rung_epochs(work.config)[:-1]]
+    assert reports == [{"epoch": 1, "validation_accuracy": 0.5}]
 
 
 @pytest.mark.parametrize("job", [trainer.trial_shards, trainer.distill_shards])

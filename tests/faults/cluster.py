@@ -118,6 +118,17 @@ class RayCluster:
         node.kill()
         self.nodes.remove(node)
 
+    def preempt(self, node: Node, notice_seconds: float) -> None:
+        """Announces the loss of a node as a cloud does, and kills it after that time."""
+        [raylet] = [command for command in node.processes().values() if "/raylet/raylet " in command]
+        node_id = raylet.partition("--node_id=")[2].split()[0]
+        arguments = ["--address", self.address, "--node-id", node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+        arguments += ["--reason-message", "taken back", "--deadline-remaining-seconds", str(round(notice_seconds))]
+        ray = str(Path(sys.executable).with_name("ray"))
+        subprocess.run([ray, "drain-node", *arguments], check=True, env={**os.environ, **NO_TOKEN}, capture_output=True)
+        time.sleep(notice_seconds)
+        self.lose(node)
+
     def find(self, name: str) -> list[tuple[Node, int]]:
         """Returns nodes and process ids of the workers that do something, such as "ray::_run"."""
         return [(node, pid) for node in self.nodes for pid, command in node.processes().items() if name in command]

@@ -18,6 +18,7 @@ _PRIOR, _TEACHER, _LAST_STUDENT = "ray::prior", "ray::teacher", f"ray::students 
 _TRIAL, _TRAIN_WORKER = "ray::ImplicitFunc", "ray::RayTrainWorker"
 _KILLED = "SIGKILL of the worker"
 _FOR = f" for {REFUSED_SECONDS:.0f} s"
+_NOTICE_SECONDS = 10.0
 _LONG_TRIALS = {"--matching.epochs": "60", "--study.grace_epochs": "60"}
 _LONGEST_TRIALS = {"--matching.epochs": "180", "--study.grace_epochs": "180"}  # longer than a storage refuses
 _SHORT_PRIOR = {"--prior.epochs": "4"}
@@ -119,10 +120,26 @@ def two_workers(folder: Path) -> list[Harm]:
         return study.finish()
 
 
+def preemption(folder: Path) -> list[Harm]:
+    """The node of one of two workers is taken back with a notice, where no failure is allowed."""
+    flags = {**_LONG_TRIALS, **_SHORT_BUILD, "--workers-per-trial": "2", "--study.max_failures": "0"}
+    flags["--study.pool_sizes"] = "2"
+    with RayCluster(num_nodes=3) as cluster, harmed(folder, 1, flags) as study:
+
+        def preempt() -> None:
+            _, (node, _) = cluster.find(_TRAIN_WORKER)
+            cluster.preempt(node, _NOTICE_SECONDS)
+
+        study.start(cluster)
+        study.harm_training(["trial 0"], f"preemption, {_NOTICE_SECONDS:.0f} s ahead", preempt)
+        return study.finish()
+
+
 SCENARIOS: Mapping[str, Callable[[Path], list[Harm]]] = {
     "workers": workers,
     "node": node,
     "two_workers": two_workers,
+    "preemption": preemption,
     "driver": driver,
     "storage": storage,
 }

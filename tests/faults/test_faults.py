@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.distributed.nodes import command_environment
+from tests.faults.cluster import RayCluster
 from tests.faults.scenarios import SCENARIOS
 
 AGAIN_SECONDS = 60.0
+SECONDS = 600.0
 
 
 @pytest.mark.ray
@@ -21,3 +27,37 @@ def test_study_goes_on_without_a_word_where_the_node_that_trains_is_lost(tmp_pat
         assert harm.is_finished
         assert harm.again_seconds < AGAIN_SECONDS
         assert (harm.num_lost, harm.num_doubled) == (0, 0)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_pool_goes_on_with_the_workers_that_are_left_where_a_node_is_gone_for_good(tmp_path: Path) -> None:
+    flags = {"--size": "4", "--workers": "2", "--pool.epochs": "150", "--storage.checkpoint_seconds": "3"}
+    arguments = [word for flag, value in {**flags, "--storage": str(tmp_path)}.items() for word in (flag, value)]
+    with RayCluster(num_nodes=2) as cluster:
+        with subprocess.Popen(
+            [sys.executable, "-m", "dim_ray.pool", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**command_environment(cluster.address), "OMP_NUM_THREADS": "1"},
+        ) as pool:
+            try:
+                while not (before := teachers(tmp_path)):
+                    assert pool.poll() is None, pool.communicate()
+                    time.sleep(0.1)
+                cluster.lose(cluster.find("ray::RayTrainWorker")[0][0])
+                output, _ = pool.communicate(timeout=SECONDS)
+            finally:
+                pool.kill()
+        assert pool.returncode == 0, output
+        assert len(cluster.nodes) == 1
+    after = teachers(tmp_path)
+    assert len(after) == 4
+    assert {path: after[path] for path in before} == before
+
+
+def teachers(storage: Path) -> dict[Path, bytes]:
+    """Returns the cards of those that are stored."""
+    return {path: path.read_bytes() for path in storage.glob("teachers/*/card.json")}

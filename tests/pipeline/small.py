@@ -12,6 +12,7 @@ from dim_ray.core.ports import Collective, Reporter, SilentReporter, SingleWorke
 from dim_ray.pipeline.generators import distill_generator
 from dim_ray.pipeline.priors import build_prior
 from dim_ray.pipeline.teachers import build_teachers, missing_teachers
+from dim_ray.pipeline.validation import HereValidator
 from dim_ray.pipeline.workspace import Workspace
 from tests.core import tiny
 
@@ -63,7 +64,7 @@ def build_networks(work: Workspace) -> None:
 
 def distil(work: Workspace, reporter: Reporter | None = None, collective: Collective | None = None) -> str:
     """Distils a generator whose teachers and prior are there, and returns its fingerprint."""
-    return distill_generator(work, reporter or SilentReporter(), collective or SingleWorker())
+    return distill_generator(work, reporter or SilentReporter(), collective or SingleWorker(), HereValidator(work))
 
 
 def file_bytes(work: Workspace, kind: str) -> dict[str, bytes]:

@@ -19,7 +19,7 @@ from dim_ray.core.pair import Pair, build_pair
 from dim_ray.core.pool import StoredPool
 from dim_ray.core.ports import NoCheckpointer, SilentReporter, SingleWorker, State
 from dim_ray.errors import DivergedError
-from dim_ray.pipeline import generators, teachers
+from dim_ray.pipeline import generators, teachers, validation
 from dim_ray.pipeline.generators import (
     GENERATOR_FILE,
     SAMPLES_FILE,
@@ -32,6 +32,7 @@ from dim_ray.pipeline.generators import (
 from dim_ray.pipeline.priors import build_prior, load_prior, prior_fingerprint
 from dim_ray.pipeline.students import validate
 from dim_ray.pipeline.teachers import load_teacher, missing_teachers, teacher_fingerprint
+from dim_ray.pipeline.validation import HereValidator
 from dim_ray.pipeline.workspace import StoredCheckpointer, Workspace
 from tests.core.tiny import ARCHITECTURE, InterruptedStageError, OneOfSeveral, RecordingReporter, equal_states
 from tests.pipeline.small import build_networks, distil, file_bytes, make_config, make_work
@@ -241,7 +242,7 @@ def test_generator_that_is_measured_is_the_moving_average_that_is_stored(
         return validate(work, generator)
 
     monkeypatch.setattr(generators, "distill", watch_distill)
-    monkeypatch.setattr(generators, "validate", watch_validate)
+    monkeypatch.setattr(validation, "validate", watch_validate)
     distil(work)
     [pair] = pairs
     assert len(measured) == len(rung_epochs(work.config))
@@ -367,7 +368,9 @@ def test_generator_that_is_there_is_measured_and_not_trained_again(
     reporter = RecordingReporter()
     distil(built, reporter)
     card = built.artifacts.read_card("generators", generator_fingerprint(built))
-    assert reporter.reports == [(2, 2, {"validation_accuracy": card["validation"]["validation_accuracy"]})]
+    assert reporter.reports == [
+        (2, 2, {"validated_epoch": 2, "validation_accuracy": card["validation"]["validation_accuracy"]})
+    ]
     assert file_bytes(built, "generators") == before
 
 
@@ -375,7 +378,7 @@ def test_every_worker_reports_a_generator_that_is_there(built: Workspace) -> Non
     """Ray Train waits until all workers have reported: one that stays silent would stop the others for ever."""
     reporter = RecordingReporter()
     distil(built, reporter, OneOfSeveral(1, 2))
-    assert reporter.reports == [(2, 2, {})]
+    assert reporter.reports == [(2, 2, {"validated_epoch": 2})]
 
 
 def test_worker_that_does_not_see_the_generator_yet_follows_the_one_that_does(
@@ -431,6 +434,58 @@ def test_validation_is_measured_at_the_rungs_alone(built: Workspace) -> None:
     assert reporter.steps == [1, 2, 3, 4]
 
 
+class LateValidator:
+    """Measures, and hands it out the second time that somebody looks."""
+
+    def __init__(self, work: Workspace) -> None:
+        self._here = HereValidator(work)
+        self._looks = 0
+
+    def begin(self, generator: Generator) -> None:
+        self._here.begin(generator)
+        self._looks = 0
+
+    def take(self, *, wait: bool) -> Mapping[str, float] | None:
+        self._looks += 1
+        return self._here.take(wait=wait) if wait or self._looks > 1 else None
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected"),
+    [
+        (4, [(2, 1), (4, 3), (4, 4)]),  # the third epoch's is waited for at the end
+        (6, [(2, 1), (4, 3), (6, 6)]),
+        (3, [(2, 1), (3, 3)]),
+    ],
+)
+def test_validation_that_comes_late_is_told_with_its_own_epoch_and_changes_nothing(
+    built: Workspace, epochs: int, expected: list[tuple[int, int]]
+) -> None:
+    work = with_matching(built, epochs=epochs)
+    work = replace(work, config=replace(work.config, study=replace(work.config.study, grace_epochs=1)))
+    in_place, late = RecordingReporter(), RecordingReporter()
+    distil(work, in_place)
+    there = file_bytes(work, "generators")
+    for path in Path(work.artifacts.root, "generators", generator_fingerprint(work)).iterdir():
+        path.unlink()
+    distill_generator(work, late, SingleWorker(), LateValidator(work))
+    told = [(step, metrics["validated_epoch"]) for step, _, metrics in late.reports if "validated_epoch" in metrics]
+    assert told == expected
+    accuracies = [
+        [metrics["validation_accuracy"] for _, _, metrics in reporter.reports if "validation_accuracy" in metrics]
+        for reporter in (late, in_place)
+    ]
+    assert accuracies[0] == accuracies[1]
+    assert file_bytes(work, "generators") == there
+
+
+def test_generator_is_measured_at_its_end_alone_where_nobody_asks_for_more(built: Workspace) -> None:
+    work = with_matching(undistilled(built), epochs=3)
+    reporter = RecordingReporter()
+    distill_generator(work, reporter, SingleWorker())
+    assert [step for step, _, metrics in reporter.reports if "validation_accuracy" in metrics] == [3]
+
+
 def test_test_split_is_not_used_in_distillation(built: Workspace) -> None:
     work = undistilled(built)
     poisoned = replace(work.dataset, test=replace(work.dataset.test, images=torch.zeros(0, 1, 8, 8, dtype=torch.uint8)))
@@ -448,7 +503,7 @@ def test_student_that_diverges_ends_the_distillation_on_every_worker(
     def diverge(*args: object) -> dict[str, float]:
         raise DivergedError("the student's loss is nan")
 
-    monkeypatch.setattr(generators, "validate", diverge)
+    monkeypatch.setattr(validation, "validate", diverge)
     with pytest.raises(DivergedError, match="loss is nan"):
         distil(undistilled(built))
     with pytest.raises(DivergedError, match="worker 0"):  # it measures nothing itself

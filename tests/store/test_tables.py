@@ -169,7 +169,7 @@ def test_readers_meanwhile_see_whole_rows_only(tmp_path: Path) -> None:
 def test_failed_write_leaves_the_row_before_it_and_no_temporary_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    writer = Writer(str(tmp_path))
+    writer = Writer(str(tmp_path), pauses_seconds=())
     writer.append_evaluations([evaluation(accuracy=0.5)])
 
     def full(descriptor: int) -> None:

@@ -14,6 +14,7 @@ from ray import tune
 from dim_ray.distributed.resources import Placement
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.generators import generator_fingerprint
+from dim_ray.pipeline.validation import HereValidator
 from dim_ray.pipeline.workspace import Workspace
 from tests.core.tiny import GENERATOR
 from tests.pipeline.small import build_networks, distil, make_work
@@ -45,6 +46,7 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     monkeypatch.setattr(ray, "put", lambda value: value)
     monkeypatch.setattr(trial, "TuneReportCallback", lambda: None)
+    monkeypatch.setattr(trial, "SlotValidator", lambda work, held: HereValidator(work))
     return reports
 
 
@@ -87,7 +89,7 @@ def test_generator_that_is_there_is_measured_as_this_study_measures(
 ) -> None:
     distil(chosen(work))
     monkeypatch.setattr(trial, "run_workers", lambda *args, **options: pytest.fail("workers were started"))
-    monkeypatch.setattr("dim_ray.pipeline.generators.validate", lambda work, generator: {"validation_accuracy": 0.125})
+    monkeypatch.setattr("dim_ray.pipeline.validation.validate", lambda work, generator: {"validation_accuracy": 0.125})
     run(work, placement)
     assert reports == [{"epoch": 2, "validation_accuracy": 0.125}]  # and not what its card says
 

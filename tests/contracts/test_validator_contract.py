@@ -1,0 +1,105 @@
+"""What every Validator keeps to. An implementation is a function of a workspace; add it to IMPLEMENTATIONS."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from dim_ray.core.generator import Generator
+from dim_ray.distributed.resources import cluster
+from dim_ray.distributed.validator import SlotValidator
+from dim_ray.errors import DivergedError
+from dim_ray.pipeline.generators import load_module
+from dim_ray.pipeline.students import validate
+from dim_ray.pipeline.validation import HereValidator, Validator
+from dim_ray.pipeline.workspace import Workspace
+from dim_ray.progress import SilentProgress
+from tests.pipeline.small import build_networks, distil, make_config, make_work
+
+IMPLEMENTATIONS: dict[str, Callable[[Workspace], Validator]] = {
+    "HereValidator": HereValidator,
+    "SlotValidator": lambda work: SlotValidator(work, {"CPU": 1.0, "GPU": 0.0}),
+}
+SECONDS = 120.0
+SLOW = {"SlotValidator": [pytest.mark.ray, pytest.mark.slow]}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    work = make_work(tmp_path_factory.mktemp("storage"))
+    build_networks(work)
+    return work
+
+
+@pytest.fixture(scope="module")
+def generator(work: Workspace) -> Generator:
+    return load_module(work, distil(work))
+
+
+@pytest.fixture(scope="module")
+def slots() -> Iterator[None]:
+    """A Ray on this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        with cluster(make_config("unused"), SilentProgress()):
+            yield
+
+
+@pytest.fixture(params=[pytest.param(name, marks=SLOW.get(name, ())) for name in IMPLEMENTATIONS])
+def validator(request: pytest.FixtureRequest, work: Workspace) -> Validator:
+    if request.param in SLOW:
+        request.getfixturevalue("slots")
+    return IMPLEMENTATIONS[request.param](work)
+
+
+def test_generator_is_measured_as_it_was_when_it_began(
+    validator: Validator, work: Workspace, generator: Generator
+) -> None:
+    expected = validate(work, generator)
+    changed = copy.deepcopy(generator)
+    validator.begin(changed)
+    with torch.no_grad():
+        for parameter in changed.parameters():
+            parameter.fill_(torch.nan)
+    assert validator.take(wait=True) == expected
+    with pytest.raises(DivergedError):
+        validate(work, changed)
+
+
+def test_measurements_are_handed_out_once_and_nothing_where_nothing_was_begun(
+    validator: Validator, generator: Generator
+) -> None:
+    assert validator.take(wait=True) is None
+    validator.begin(generator)
+    assert validator.take(wait=True)
+    assert validator.take(wait=True) is None
+    assert validator.take(wait=False) is None
+
+
+def test_measurements_come_without_waiting(validator: Validator, work: Workspace, generator: Generator) -> None:
+    for _ in range(2):
+        validator.begin(generator)
+        measured, until = None, time.monotonic() + SECONDS
+        while measured is None:
+            assert time.monotonic() < until
+            measured = validator.take(wait=False)
+            time.sleep(0.05)
+        assert measured == validate(work, generator)
+
+
+def test_students_that_diverge_are_an_error_of_that_generator_alone(
+    validator: Validator, work: Workspace, generator: Generator
+) -> None:
+    broken = copy.deepcopy(generator)
+    with torch.no_grad():
+        for parameter in broken.parameters():
+            parameter.fill_(torch.nan)
+    validator.begin(broken)
+    with pytest.raises(DivergedError):
+        validator.take(wait=True)
+    validator.begin(generator)
+    assert validator.take(wait=True) == validate(work, generator)

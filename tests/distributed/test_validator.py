@@ -1,0 +1,101 @@
+"""Validations on slots of a real Ray that others want, too."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+import ray
+
+from dim_ray.core.generator import Generator
+from dim_ray.distributed import validator
+from dim_ray.distributed.resources import cluster
+from dim_ray.distributed.validator import SlotValidator
+from dim_ray.pipeline.generators import load_module
+from dim_ray.pipeline.students import validate
+from dim_ray.pipeline.workspace import Workspace
+from dim_ray.progress import SilentProgress
+from tests.pipeline.small import build_networks, distil, make_config, make_work
+
+SECONDS = 120.0
+ONE_CORE = {"CPU": 1.0, "GPU": 0.0}
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def slots() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        with cluster(make_config("unused"), SilentProgress()):
+            yield
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    work = make_work(tmp_path_factory.mktemp("storage"))
+    build_networks(work)
+    return work
+
+
+@pytest.fixture(scope="module")
+def generator(work: Workspace) -> Generator:
+    return load_module(work, distil(work))
+
+
+@pytest.fixture
+def busy() -> Iterator[None]:
+    """Somebody holds all cores."""
+    holder = ray.remote(num_cpus=os.cpu_count())(Holder).remote()
+    ray.get(holder.is_there.remote())
+    yield
+    ray.kill(holder)
+
+
+class Holder:
+    def is_there(self) -> bool:
+        return True
+
+
+@pytest.mark.usefixtures("busy")
+def test_generator_is_measured_in_place_where_no_slot_is_free(
+    work: Workspace, generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "remote", lambda *args, **options: pytest.fail("a task was sent"))
+    here = SlotValidator(work, ONE_CORE)
+    here.begin(generator)
+    assert here.take(wait=False) == validate(work, generator)
+
+
+@pytest.mark.usefixtures("busy")
+def test_slot_that_others_took_in_the_meantime_is_not_waited_for(
+    work: Workspace, generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 1.0})
+    late = SlotValidator(work, ONE_CORE)
+    late.begin(generator)
+    assert late.take(wait=False) is None
+    assert late.take(wait=True) == validate(work, generator)
+    late.begin(generator)  # and it goes on
+    assert late.take(wait=True) == validate(work, generator)
+
+
+def test_validation_whose_process_dies_is_done_again_in_place(
+    work: Workspace, generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = SlotValidator(work, ONE_CORE)
+    monkeypatch.setattr(validator, "_validate", begin_and_die)
+    lost.begin(generator)
+    measured, until = None, time.monotonic() + SECONDS
+    while measured is None:
+        assert time.monotonic() < until
+        measured = lost.take(wait=False)
+    assert measured == validate(work, generator)
+
+
+def begin_and_die(work: Workspace, generator: Generator) -> Iterator[None]:
+    """Is killed as by a machine that has no memory left."""
+    yield None
+    os.kill(os.getpid(), signal.SIGKILL)

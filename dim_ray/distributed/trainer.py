@@ -167,8 +167,7 @@ def trial_shards(work: Workspace, report_to: ReportTo, collective: Collective) -
 
 
 def _worker(settings: dict[str, Any]) -> None:
-    placed = ray.get_runtime_context().get_ray.get_runtime_context().get_assigned_resources()
-    work = on_device(ray.get(settings["work"]), int(placed.get("CPU", 1)))
+    work = on_device(ray.get(settings["work"]), int(_held()["CPU"]))
     collective = TorchCollective(work.dataset.train.images.device)
     with told_to(settings["board"]):
         settings["job"](work, lambda job: BoardReporter(settings["board"], job), collective)

@@ -33,7 +33,7 @@ def test_study_goes_on_without_a_word_where_the_node_that_trains_is_lost(tmp_pat
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_pool_goes_on_with_the_workers_that_are_left_where_a_node_is_gone_for_good(tmp_path: Path) -> None:
-    flags = {"--size": "4", "--workers": "2", "--pool.epochs": "150", "--storage.checkpoint_seconds": "3"}
+    flags = {"--size": "4", "--workers": "2", "--pool.epochs": "60", "--storage.checkpoint_seconds": "3"}
     arguments = [word for flag, value in {**flags, "--storage": str(tmp_path)}.items() for word in (flag, value)]
     with RayCluster(num_nodes=2) as cluster:
         with subprocess.Popen(

@@ -69,12 +69,12 @@ def refusal(argv: Sequence[str]) -> str:
 
 
 def test_command_goes_to_the_head_without_the_flags_that_sent_it(head: Head, aws: str) -> None:
-    argv = ("--num-trials", "4", "--cluster", aws, "--ipc", "1", "10", *S3, "--study=a b")
+    argv = ("--num-trials", "4", "--cluster", aws, "--ipc", "1", "10", *S3, "--study=mine")
     assert tune(*argv) == 0
     assert head.files == [Path(aws)]
     [request] = head.requests
     assert (request.action, request.module, request.config_text) == ("run", "dim_ray.tune", None)
-    assert request.arguments == ("--num-trials", "4", "--ipc", "1", "10", *S3, "--study=a b")
+    assert request.arguments == ("--num-trials", "4", "--ipc", "1", "10", *S3, "--study=mine")
 
 
 def test_flag_may_be_written_with_an_equals_sign(head: Head, aws: str) -> None:

@@ -2,6 +2,8 @@
 
     with own_ray(with_dashboard=False) as options:
         ray.init(**options)
+    with agents_end_with_driver():
+        ...
 
 By itself Ray listens on the machine's address in the network, and writes its token so that every user of the machine
 can read it. It disturbs no other Ray: ports and folders are free ones, and the one that runs isn't joined.
@@ -11,16 +13,19 @@ from __future__ import annotations
 
 import os
 import secrets
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["own_ray"]
+__all__ = ["agents_end_with_driver", "own_ray"]
 
 _LOOPBACK = "127.0.0.1"
 _TOKEN_BYTES = 32
-_GIVE_UP_SECONDS = 5  # of processes that outlive the driver, when they tell Ray's store, which has died with it
+_RAYLET = "raylet"
+_WATCH = 'read -r _; kill -9 "$@" 2>/dev/null'  # reading ends with the driver, however that ends
 
 
 @contextmanager
@@ -32,10 +37,9 @@ def own_ray(*, with_dashboard: bool) -> Iterator[dict[str, Any]]:
             leak without them.
     """
     _hide_token()
-    # Ray's switches, which its processes inherit. Processes that built the networks stay while the trials have theirs,
-    # and evaluate afterwards: a new one spends ten seconds on importing. The default is one process a core.
+    # Processes that built the networks stay while the trials have theirs, and evaluate afterwards: a new one spends ten
+    # seconds on importing. The default is one process a core.
     os.environ.setdefault("RAY_num_workers_soft_limit", str(2 * (os.cpu_count() or 1)))
-    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(_GIVE_UP_SECONDS))
     with _on_loopback():
         yield {
             "address": "local",  # never that of somebody else who happens to run one here
@@ -43,6 +47,42 @@ def own_ray(*, with_dashboard: bool) -> Iterator[dict[str, Any]]:
             "dashboard_host": _LOOPBACK,
             "_node_ip_address": _LOOPBACK,
         }
+
+
+@contextmanager
+def agents_end_with_driver() -> Iterator[None]:
+    """Ends Ray's agents at once where this process is killed while the body runs.
+
+    On Linux everything else of Ray's goes with it or within seconds; two agents of the node first try for a minute to
+    tell Ray's store, which is gone.
+    """
+    agents = _find_agents() if sys.platform == "linux" else []
+    if not agents:
+        yield
+        return
+    # It isn't in this process's group, which Ctrl-C or a batch system may kill as a whole.
+    watch = subprocess.Popen(
+        ["sh", "-c", _WATCH, "sh", *map(str, agents)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        watch.kill()
+        watch.communicate()
+
+
+def _find_agents() -> list[int]:
+    """Returns the process ids of the agents that belong to this process's Ray."""
+    import ray  # noqa: F401  # brings psutil
+    import psutil  # isort: skip
+
+    raylets = [child for child in psutil.Process().children() if child.name() == _RAYLET]
+    children = [child for raylet in raylets for child in raylet.children()]
+    return [child.pid for child in children if any("agent" in word.lower() for word in child.cmdline())]
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ import torch
 
 from dim_ray.config import Config, StudyConfig
 from dim_ray.distributed.address import make_address_hook
-from dim_ray.distributed.own_ray import own_ray
+from dim_ray.distributed.own_ray import agents_end_with_driver, own_ray
 from dim_ray.errors import DimError, ResourceError
 from dim_ray.progress import Progress
 
@@ -161,7 +161,8 @@ def cluster(config: Config, progress: Progress) -> Iterator[Placement]:
             resources = ray.cluster_resources()
             placement = plan_placement(config.study, resources)
             log.info("Resources: %s; placement: %s", resources, placement)
-            yield placement
+            with nullcontext() if joins_a_cluster() else agents_end_with_driver():
+                yield placement
         finally:
             ray.shutdown()
 

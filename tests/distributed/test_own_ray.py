@@ -21,14 +21,16 @@ LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFF
 LISTENS = "0A"
 MARK = "DIM_RAY_TEST_OWN"
 DRIVER = """
-import sys, time
+import sys
 import ray
 from dim_ray.config import Config, StudyConfig
 from dim_ray.distributed.resources import cluster
 from dim_ray.progress import SilentProgress
 
 with cluster(Config(study=StudyConfig(workers_per_trial=2)), SilentProgress()):
-    print(ray.get(ray.remote(ray.util.get_node_ip_address).remote()), ray.get_runtime_context().gcs_address, flush=True)
+    worker_address = ray.get(ray.remote(ray.util.get_node_ip_address).remote())
+    # What is printed goes to the log meanwhile.
+    print(worker_address, ray.get_runtime_context().gcs_address, file=sys.__stdout__, flush=True)
     sys.stdin.readline()
 """
 
@@ -89,7 +91,6 @@ def listening_addresses(processes: Mapping[int, str]) -> set[str]:
 def test_token_that_is_made_is_its_owners_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("RAY_num_workers_soft_limit", "4")
-    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
     with own_ray(with_dashboard=False):
         pass
     token = tmp_path / ".ray" / "auth_token"

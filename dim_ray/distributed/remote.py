@@ -34,7 +34,8 @@ EXIT_STOPPED = 143
 
 _ON_HEAD = ("python", "-m", "dim_ray.distributed.jobs")
 _RAY = (sys.executable, "-m", "ray.scripts.scripts")  # the Ray of this environment, wherever PATH leads
-_NUM_LINES = 5  # of what came before anything of ours
+_NUM_LINES = 2  # of what came before anything of ours: the last ones of an error
+_NO_REASONS = (" INFO ", "Command failed:", "Fetched IP")  # what `ray exec` says beside
 _END_SECONDS = 5.0
 
 
@@ -125,8 +126,8 @@ class _Call:
                 self._begin(**event)
             elif self._job is not None:
                 print(line, flush=True)
-            elif line.strip() and self._request.mark not in line:  # `ray exec` repeats a command that failed
-                self._noise.append(line.strip())
+            elif line.strip() and not any(words in line for words in (*_NO_REASONS, self._request.mark)):
+                self._noise.append(line.strip())  # a command that failed is repeated, with our mark in it
         if self._job is not None:
             raise DimError(
                 f"the connection to the cluster's head was lost; job {self._job} goes on there. Come back to it with: "

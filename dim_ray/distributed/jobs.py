@@ -181,7 +181,7 @@ def _brief(said: object) -> str:
 
 
 def _main(argv: Sequence[str]) -> None:
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)  # what Ray has to say would lie between the job's lines
 
     def write(text: str) -> None:
         sys.stdout.write(text)

@@ -84,8 +84,7 @@ def call_head(request: Request, cluster_file: Path) -> int:
         DimError: The head doesn't answer, or the connection was lost.
     """
     command = [*_RAY, "exec", str(cluster_file), shlex.join([*_ON_HEAD, request.to_json()])]
-    # A session of its own, because Ctrl-C is for us alone: the job goes on. ssh would send it to the head, too, where
-    # its input is a terminal.
+    # A session and an input of its own, because Ctrl-C is for us alone: ssh would pass it on to the head.
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

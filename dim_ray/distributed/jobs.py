@@ -9,7 +9,6 @@ at the same moment, one runs it and the other follows.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import logging
 import os
@@ -29,7 +28,9 @@ __all__ = ["answer"]
 _MODULE, _STUDY, _ARGUMENTS = "dim_ray_module", "dim_ray_study", "dim_ray_arguments"  # in a job's metadata
 _NOT_OF_THE_JOB = ("Running entrypoint for job ", "Runtime env is setting up.")  # what Ray writes into a job's log
 _TAKEN = "already exists"
+_NOT_READY = "No available agent"  # of a head that has just been started
 _POLL_SECONDS = 0.5
+_START_SECONDS = 60.0
 _STOP_SECONDS = 60.0
 
 
@@ -75,7 +76,8 @@ def _submit(client: JobSubmissionClient, request: Request) -> tuple[str, bool]:
     """Returns the job that runs the study, and whether it is new."""
     stem = f"{request.module.rpartition('.')[2]}-{request.study}"
     entrypoint = None
-    for number in itertools.count(1):
+    number, until = 1, time.monotonic() + _START_SECONDS
+    while True:
         running = [job for job in _jobs(client, request) if not job.status.is_terminal()]
         if running:
             return str(running[-1].submission_id), False
@@ -91,12 +93,14 @@ def _submit(client: JobSubmissionClient, request: Request) -> tuple[str, bool]:
                     _ARGUMENTS: shlex.join(request.arguments),
                 },
             )
-        except RuntimeError as error:
-            if _TAKEN not in str(error):
-                raise
-        else:
             return job, True
-    raise AssertionError
+        except RuntimeError as error:
+            if _TAKEN in str(error):
+                number += 1
+            elif _NOT_READY in str(error) and time.monotonic() < until:
+                time.sleep(_POLL_SECONDS)
+            else:
+                raise
 
 
 def _entrypoint(request: Request) -> str:

@@ -42,11 +42,14 @@ class Client:
     ends: tuple[JobStatus, int | None] = (JobStatus.SUCCEEDED, 0)
     jobs: list[Job] = field(default_factory=list)
     taken: list[str] = field(default_factory=list)  # submitted by another in the same moment
+    errors: list[str] = field(default_factory=list)  # of the next submissions
 
     def list_jobs(self) -> Sequence[Job]:
         return list(self.jobs)
 
     def submit_job(self, *, submission_id: str, entrypoint: str, metadata: dict[str, str]) -> str:
+        if self.errors:
+            raise RuntimeError(self.errors.pop())
         if submission_id in self.taken:
             self.jobs.append(Job(submission_id, metadata=metadata))
             raise RuntimeError(f"Job with submission_id {submission_id} already exists.")
@@ -141,6 +144,20 @@ def test_of_two_that_submit_at_the_same_moment_one_follows_the_other(client: Cli
     _, [begin, _] = ask(RUN)
     assert (begin["job"], begin["is_new"]) == ("tune-3f2a91bc-1", False)
     assert len(client.jobs) == 1
+
+
+def test_head_that_has_just_been_started_is_waited_for(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_POLL_SECONDS", 0.0)
+    client.errors = ["Request failed with status code 500: No available agent to submit job"] * 3
+    _, [begin, end] = ask(RUN)
+    assert (begin["job"], end["code"]) == ("tune-3f2a91bc-1", 0)
+
+
+def test_submission_that_fails_is_refused_with_the_reason(client: Client) -> None:
+    client.errors = ["Request failed with status code 500: the disk is full.\nand more"]
+    _, [end] = ask(RUN)
+    assert (end["code"], end["is_refused"]) == (1, True)
+    assert "the disk is full" in end["text"]
 
 
 @pytest.mark.parametrize(

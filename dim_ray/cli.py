@@ -23,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+from dim_ray.clusters import go_to_cluster
 from dim_ray.config import Config
 from dim_ray.errors import DimError, StorageError, UsageError, nearest
 from dim_ray.flags import COMMON_FLAGS, TUNE_FLAGS, Flag, FlagParser, shipped_studies
@@ -62,7 +63,8 @@ def parse(
 
     Raises:
         UsageError: An argument, the file or a value can't be used.
-        SystemExit: With 0, after --help, --help-all or --print-config.
+        SystemExit: With 0, after --help, --help-all or --print-config; with --cluster, with the exit code of the job
+            that ran there.
     """
     shipped = read_settings(defaults) if defaults else []
     parser = FlagParser(program, description, flags, extra, shipped, defaults)
@@ -73,13 +75,15 @@ def parse(
     parser.refuse_unknown_flags(argv)
     namespace = parser.parse_args(argv)
     given: list[Setting] = namespace.settings
-    config = make_config([*(read_settings(_find(namespace.config)) if namespace.config else shipped), *given])
+    file = _find(namespace.config) if namespace.config else None
+    config = make_config([*(read_settings(file) if file else shipped), *given])
     if namespace.seed is not None:
         config = _with_seed(config, namespace.seed, given)
     if namespace.print_config:
         _show(to_yaml(config))
     for ours in ("settings", "config", "seed", "print_config"):
         delattr(namespace, ours)
+    go_to_cluster(namespace, argv, module=program.rpartition(" ")[2], config=config, config_file=file)
     return config, namespace
 
 

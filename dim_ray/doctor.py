@@ -1,11 +1,11 @@
 """Checks the nodes of a Ray cluster before a run: storage, versions, memory, disk, GPUs and process group.
 
-    RAY_ADDRESS=auto python -m dim_ray.doctor --storage /shared/dim_storage
-    RAY_ADDRESS=auto python -m dim_ray.doctor --storage s3://bucket/dim --dataset cifar10 --workers 4
+    python -m dim_ray.doctor --address auto --storage /shared/dim_storage
+    python -m dim_ray.doctor --address auto --storage s3://bucket/dim --dataset cifar10 --workers 4
 
 A row a node and a column a check; then a sentence for each problem, with what to do. It ends with 0 where all is well,
-and otherwise with 1. Without RAY_ADDRESS it's about this machine. `tune` and `distill` check by themselves where there
-is more than one node.
+and otherwise with 1. Without --address or RAY_ADDRESS it's about this machine. `tune` and `distill` check by themselves
+where there is more than one node.
 """
 
 from __future__ import annotations

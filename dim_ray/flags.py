@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin
 
+from dim_ray.clusters import add_cluster_flags
 from dim_ray.config import Config
 from dim_ray.errors import UsageError
 from dim_ray.settings import Setting, field_parser, known_fields, make_config, section_types, value_of
@@ -206,6 +207,7 @@ class FlagParser(Parser):
             extra(self)
         positionals = [str(action.metavar or action.dest) for action in self._actions if not action.option_strings]
         self.usage = " ".join([program, *positionals, "[flags]"])
+        add_cluster_flags(self)
         self.add_argument("--seed", type=_seed, metavar="N", help="every seed but that of the data split")
         self.add_argument(
             "--config",

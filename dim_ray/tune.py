@@ -3,9 +3,10 @@
     python -m dim_ray.tune                                  digits, minutes on two CPU cores
     python -m dim_ray.tune --dataset folder:PATH --num-trials 16
     python -m dim_ray.tune --config my_study.yaml --storage s3://bucket/dim
+    python -m dim_ray.tune --cluster cluster.yaml --storage s3://bucket/dim     on the cluster that `ray up` made
 
-The same command again goes on where it was interrupted. Ray is started for the run; where RAY_ADDRESS names a
-cluster, that one is joined.
+The same command again goes on where it was interrupted. Ray is started for the run; where --address or RAY_ADDRESS
+names a cluster, that one is joined.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 import dim_ray
+from dim_ray import clusters
 from dim_ray.cli import parse
 from dim_ray.config import GeneratorConfig
 from dim_ray.core.generator import build_generator
@@ -53,6 +55,13 @@ def test_the_readme_has_both_examples() -> None:
 
 
 @pytest.mark.parametrize(("command", "arguments"), COMMANDS)
-def test_command_of_the_readme_is_understood(command: str, arguments: str) -> None:
+def test_command_of_the_readme_is_understood(
+    command: str, arguments: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "")  # --address sets it
+    monkeypatch.setattr(clusters, "call_head", lambda request, cluster_file: 0)
+    monkeypatch.chdir(tmp_path)
+    Path("cluster.yaml").write_text("max_workers: 4\nprovider:\n  type: aws\n")
     argv = shlex.split(arguments)
-    parse(argv, program=command, description="", flags=FLAGS[command], defaults=None, extra=add_generator)
+    with pytest.raises(SystemExit, match="0") if "--cluster" in argv else nullcontext():
+        parse(argv, program=command, description="", flags=FLAGS[command], defaults=None, extra=add_generator)

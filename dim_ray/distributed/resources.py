@@ -3,7 +3,7 @@
     with cluster(config, progress) as placement:
         print(placement.max_concurrent)
 
-RAY_ADDRESS names a cluster to join; without it Ray is started on this machine, and ended with the body.
+RAY_ADDRESS, or --address, names a cluster to join; without it Ray is started on this machine, and ended with the body.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ import torch
 
 from dim_ray.config import Config, StudyConfig
 from dim_ray.distributed.address import make_address_hook
+from dim_ray.distributed.own_ray import agents_end_with_driver, own_ray
 from dim_ray.errors import DimError, ResourceError
 from dim_ray.progress import Progress
 
@@ -139,22 +140,15 @@ def cluster(config: Config, progress: Progress) -> Iterator[Placement]:
     options: dict[str, Any] = {"configure_logging": False, "log_to_driver": False}
     if config.study.workers_per_trial > 1:
         options["runtime_env"] = {"worker_process_setup_hook": make_address_hook()}
-    if not joins_a_cluster():
-        # Processes that built the networks stay while the trials have theirs, and evaluate afterwards: a new one spends
-        # ten seconds on importing. The default is one process a core.
-        os.environ.setdefault("RAY_num_workers_soft_limit", str(2 * (os.cpu_count() or 1)))
-        options |= {
-            "address": "local",  # never that of somebody else who happens to run one here
-            # The dashboard's processes cost memory and seconds; they are needed where trials make placement groups,
-            # which leak without them.
-            "include_dashboard": config.study.workers_per_trial > 1,
-            "dashboard_host": "127.0.0.1",
-        }
     on_terminate = signal.getsignal(signal.SIGTERM)
     # Ray prints what its nodes complain about, such as the death of a worker.
     with redirect_stdout(_LogFile()):
         try:
-            ray.init(**options)
+            if joins_a_cluster():
+                ray.init(**options)
+            else:
+                with own_ray(with_dashboard=config.study.workers_per_trial > 1) as own:
+                    ray.init(**options, **own)
         except ConnectionError as error:
             raise _no_cluster(str(error.__cause__ or error)) from error
         except Exception as error:
@@ -167,7 +161,8 @@ def cluster(config: Config, progress: Progress) -> Iterator[Placement]:
             resources = ray.cluster_resources()
             placement = plan_placement(config.study, resources)
             log.info("Resources: %s; placement: %s", resources, placement)
-            yield placement
+            with nullcontext() if joins_a_cluster() else agents_end_with_driver():
+                yield placement
         finally:
             ray.shutdown()
 
@@ -191,7 +186,8 @@ def _no_cluster(reason: str) -> ResourceError:
     brief = reason.strip().splitlines()[-1].rstrip(".")  # the last line of a traceback is its error
     return ResourceError(
         f"RAY_ADDRESS is {_address()!r}, and no Ray cluster answers there ({brief}); start one with "
-        "`ray start --head`, give the address of one that runs, or unset RAY_ADDRESS to use this machine alone."
+        "`ray start --head`, give the address of one that runs with --address, or --address local to use this machine "
+        "alone."
     )
 
 

@@ -88,7 +88,7 @@ class RayCluster:
         port = _free_port()
         self.address = f"{_own_address()}:{port}"
         try:
-            self._head = self._start(
+            self.head = self._start(
                 "--head", f"--node-ip-address={_own_address()}", f"--port={port}", "--num-cpus=0",
                 f"--temp-dir={self._folder / 'ray'}", f"--ray-client-server-port={_free_port()}",
                 "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={_free_port()}",
@@ -135,11 +135,11 @@ class RayCluster:
 
     def lose_head(self) -> None:
         """Kills the head."""
-        self._head.kill()
+        self.head.kill()
 
     def end(self) -> None:
         """Kills what is left, and deletes Ray's files."""
-        for node in [*self.nodes, *([self._head] if hasattr(self, "_head") else [])]:
+        for node in [*self.nodes, *([self.head] if hasattr(self, "head") else [])]:
             node.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 

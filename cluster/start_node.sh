@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Starts Ray on a node that setup_node.sh made ready, closed to those without the token.
+#
+#     bash cluster/start_node.sh ray start --head [OPTION...]
+#     bash cluster/start_node.sh ray start --address=HEAD [OPTION...]
+#
+# What ran there of Ray is stopped before. The token is that of ~/.ray/auth_token, or RAY_AUTH_TOKEN.
+set -euo pipefail
+
+port=6379 # of the head: the only place where it's written
+
+# shellcheck source=/dev/null
+. ~/.dim_ray_shell
+export RAY_AUTH_MODE=token
+ulimit -n 65536 2>/dev/null || true # as many open files as the machine allows
+
+arguments=()
+for argument in "$@"; do
+  case "$argument" in
+    --head) argument="--head --port=$port --dashboard-host=127.0.0.1" ;;
+    --address=*) argument="$argument:$port" ;;
+  esac
+  # shellcheck disable=SC2206 # ours have no spaces
+  arguments+=($argument)
+done
+ray stop >/dev/null
+exec "${arguments[@]}"

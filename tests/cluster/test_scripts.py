@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.configurations import FOLDER
+
+SCRIPTS = sorted(FOLDER.glob("*.sh"))
+LOGIN = "source ~/.bashrc; "  # as Ray gives its commands
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_script_is_one_that_bash_can_read(script: Path) -> None:
+    assert subprocess.run(["bash", "-n", script], capture_output=True, check=False).stderr == b""
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="needs shellcheck")
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_script_pleases_shellcheck(script: Path) -> None:
+    done = subprocess.run(["shellcheck", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+class Node:
+    """A home, and an environment whose programs say how they were called."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home, self.environment = folder / "home", folder / "environment"
+        self.calls = folder / "calls"
+        self.home.mkdir()
+        (self.environment / "bin").mkdir(parents=True)
+        for program in ("python", "ray"):
+            path = self.environment / "bin" / program
+            path.write_text(f'#!/bin/sh\necho "{program} $* ($RAY_AUTH_MODE)" >>{self.calls}\n')
+            path.chmod(0o755)
+
+    def run(self, script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        return self.bash(str(FOLDER / script), *map(str, arguments))
+
+    def bash(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", *arguments],
+            env={"HOME": str(self.home), "PATH": "/usr/bin:/bin"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path)
+
+
+def test_environment_gets_what_is_locked_with_hashes_checked(node: Node) -> None:
+    assert node.run("setup_node.sh", node.environment).returncode == 0
+    (call,) = node.calls.read_text().splitlines()
+    assert call.startswith("python -m pip install ")
+    assert "--require-hashes" in call
+    assert f"--requirement {FOLDER.parent / 'requirements.lock'}" in call
+
+
+def test_every_shell_of_a_node_knows_environment_code_and_authentication(node: Node) -> None:
+    (node.home / ".bashrc").write_text('[ -n "$PS1" ] || return\necho interactive\n')
+    assert node.run("setup_node.sh", node.environment).returncode == 0
+    show = "echo $PYTHONPATH $RAY_AUTH_MODE ${RAY_ADDRESS-none} $(command -v ray)"
+    for shell in (["--login", "-c", show], ["-c", LOGIN + show], ["--login", "-c", "-i", LOGIN + show]):
+        said = node.bash(*shell).stdout.splitlines()[-1].split()
+        assert said == [str(FOLDER.parent), "token", "none", str(node.environment / "bin" / "ray")]
+
+
+def test_shells_of_the_head_alone_join_the_cluster(node: Node) -> None:
+    node.run("setup_node.sh", node.environment)
+    assert node.run("setup_node.sh", "--head").returncode == 0
+    assert node.bash("--login", "-c", "echo $RAY_ADDRESS").stdout == "auto\n"
+    node.run("setup_node.sh", node.environment)  # it's a head no more
+    assert node.bash("--login", "-c", "echo $RAY_ADDRESS").stdout == "\n"
+
+
+def test_setting_up_again_changes_no_file(node: Node) -> None:
+    (node.home / ".profile").write_text("echo before\n")
+
+    def files() -> dict[str, str]:
+        for arguments in ((node.environment,), ("--head",)):
+            assert node.run("setup_node.sh", *arguments).returncode == 0
+        return {path.name: path.read_text() for path in node.home.iterdir()}
+
+    first = files()
+    assert first[".profile"].endswith("echo before\n")
+    assert files() == first
+
+
+@pytest.mark.parametrize("arguments", [(), ("--no-such",)])
+def test_setting_up_without_an_environment_shows_how_it_is_used(node: Node, arguments: tuple[str, ...]) -> None:
+    done = node.run("setup_node.sh", *arguments)
+    assert done.returncode == 2
+    assert "setup_node.sh ENVIRONMENT" in done.stderr
+    assert not node.calls.exists()
+
+
+def test_failed_installation_is_no_node(node: Node) -> None:
+    (node.environment / "bin" / "python").write_text("#!/bin/sh\nexit 1\n")
+    assert node.run("setup_node.sh", node.environment).returncode == 1
+    assert list(node.home.iterdir()) == []
+
+
+def test_head_is_started_with_its_dashboard_on_loopback_and_the_token_asked_for(node: Node) -> None:
+    node.run("setup_node.sh", node.environment)
+    node.calls.unlink()
+    assert node.run("start_node.sh", "ray", "start", "--head", "--num-cpus=0").returncode == 0
+    stop, start = node.calls.read_text().splitlines()
+    assert stop == "ray stop (token)"
+    assert start == "ray start --head --port=6379 --dashboard-host=127.0.0.1 --num-cpus=0 (token)"
+
+
+def test_others_are_started_at_the_heads_port_and_the_token_asked_for(node: Node) -> None:
+    node.run("setup_node.sh", node.environment)
+    assert node.run("start_node.sh", "ray", "start", "--address=192.0.2.1").returncode == 0
+    assert node.calls.read_text().splitlines()[-1] == "ray start --address=192.0.2.1:6379 (token)"

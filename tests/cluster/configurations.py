@@ -10,7 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "cluster"
-LAUNCHED = {path.name: path for path in (ROOT / "cluster.yaml", FOLDER / "on_prem.yaml")}
+LAUNCHED = {path.name: path for path in (ROOT / "cluster.yaml", FOLDER / "on_prem.yaml", FOLDER / "gcp.yaml")}
 """Those for `ray up`, by name."""
 
 

@@ -18,6 +18,7 @@ from ray.core.generated.instance_manager_pb2 import Instance, NodeKind
 
 from tests.cluster.configurations import FOLDER, LAUNCHED, ROOT, load, locked, prepared
 
+AUTOSCALED = ["cluster.yaml", "gcp.yaml"]
 DESCRIBED = [path for path in (ROOT / "cluster.yaml", *sorted(FOLDER.iterdir())) if path.is_file()]
 
 
@@ -67,7 +68,7 @@ def test_versions_of_images_are_those_of_the_lock() -> None:
     ]
     makefile = re.search(r"--python-version (\d)\.(\d+)", (ROOT / "Makefile").read_text())
     assert makefile is not None
-    assert {name for name, *_ in found} >= {"cluster.yaml"}
+    assert {name for name, *_ in found} == {"cluster.yaml", "gcp.yaml", "Dockerfile"}
     assert {tuple(tag) for _, *tag in found} == {(locked("ray"), *makefile.groups())}
 
 
@@ -90,24 +91,33 @@ def test_no_package_is_named_beside_the_lock(path: Path) -> None:
     )
 
 
-def test_head_of_the_aws_cluster_gets_no_work_and_its_ports_are_no_affair_of_ray() -> None:
+@pytest.mark.parametrize("name", AUTOSCALED)
+def test_head_gets_no_work_and_workers_one_gpu_each(name: str) -> None:
+    config = prepared(load(name))
+    types = dict(config["available_node_types"])
+    assert types.pop(config["head_node_type"])["resources"] == {"CPU": 0, "GPU": 0}
+    assert [node["resources"]["GPU"] for node in types.values()] == [1, 1]
+    assert {node["min_workers"] for node in types.values()} == {0}
+
+
+def test_ray_opens_no_port_on_aws() -> None:
     config = prepared(load("cluster.yaml"))
-    types = config["available_node_types"]
-    assert types[config["head_node_type"]]["resources"] == {"CPU": 0, "GPU": 0}
-    for node in types.values():
+    for node in config["available_node_types"].values():
         # Where Ray makes a group, it opens SSH to the world.
         assert node["node_config"]["SecurityGroupIds"] == config["metadata"]["security_groups"]
         assert node["node_config"]["MetadataOptions"] == {"HttpTokens": "required"}
 
 
-def test_spot_instances_are_asked_for_first_and_others_where_there_are_none() -> None:
-    config = prepared(load("cluster.yaml"))
+@pytest.mark.parametrize("name", AUTOSCALED)
+def test_spot_instances_are_asked_for_first_and_others_where_there_are_none(name: str) -> None:
+    config = prepared(load(name))
     assert launches(config, num_trials=2) == {"gpu_spot": 2}
     assert launches(config, num_trials=2, refused={"gpu_spot": 0.0}) == {"gpu_on_demand": 2}
 
 
-def test_as_many_nodes_are_started_as_are_asked_for_and_no_more_than_are_allowed() -> None:
-    config = prepared(load("cluster.yaml"))
+@pytest.mark.parametrize("name", AUTOSCALED)
+def test_as_many_nodes_are_started_as_are_asked_for_and_no_more_than_are_allowed(name: str) -> None:
+    config = prepared(load(name))
     assert launches(config, num_trials=0) == {}
     assert launches(config, num_trials=100) == {"gpu_spot": config["max_workers"]}
 

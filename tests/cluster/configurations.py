@@ -37,3 +37,9 @@ def locked(package: str) -> str:
     found = re.search(rf"^{re.escape(package)}==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
     assert found, f"{package} isn't in requirements.lock"
     return found[1]
+
+
+def head_port() -> int:
+    """Returns the port of a cluster's head."""
+    (port,) = re.findall(r"^port=(\d+)", (FOLDER / "start_node.sh").read_text(), re.MULTILINE)
+    return int(port)

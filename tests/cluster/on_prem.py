@@ -87,12 +87,13 @@ class OnPrem:
         status, output = self.ray("up", "--yes", str(self.configuration), seconds=_UP_SECONDS)
         self.up_seconds = time.monotonic() - started_at
         assert status == 0, output
-        while (count := self._count_nodes()) < len(self.hosts):
+        while (count := self.count_nodes()) < len(self.hosts):
             assert time.monotonic() - started_at < _UP_SECONDS, (count, output, self.monitor_log())
             time.sleep(0.5)
         self.ready_seconds = time.monotonic() - started_at
 
-    def _count_nodes(self) -> int:
+    def count_nodes(self) -> int:
+        """Returns how many nodes the head sees."""
         found = re.search(r"nodes (\d+)", self.on_head(f"python -c {shlex.quote(_NODES)}"))
         assert found is not None
         return int(found[1])

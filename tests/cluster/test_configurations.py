@@ -16,7 +16,7 @@ from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.core.generated.autoscaler_pb2 import NodeState, NodeStatus
 from ray.core.generated.instance_manager_pb2 import Instance, NodeKind
 
-from tests.cluster.configurations import FOLDER, LAUNCHED, ROOT, load, locked, prepared
+from tests.cluster.configurations import FOLDER, LAUNCHED, ROOT, head_port, load, locked, prepared
 
 AUTOSCALED = ["cluster.yaml", "gcp.yaml"]
 DESCRIBED = [path for path in (ROOT / "cluster.yaml", *sorted(FOLDER.iterdir())) if path.is_file()]
@@ -79,7 +79,7 @@ def test_python_of_the_nodes_is_that_of_the_lock() -> None:
 
 
 def test_the_heads_port_is_written_down_once() -> None:
-    (port,) = re.findall(r"^port=(\d+)", (FOLDER / "start_node.sh").read_text(), re.MULTILINE)
+    port = str(head_port())
     others = [path.name for path in DESCRIBED if path.name != "start_node.sh" and port in path.read_text()]
     assert others == []
 

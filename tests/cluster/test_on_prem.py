@@ -7,11 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.cluster.configurations import head_port
 from tests.cluster.hosts import missing
 from tests.cluster.on_prem import LaptopStudy, OnPrem
 
 UP_SECONDS = AGAIN_SECONDS = 90.0
 LEAVE_SECONDS = 120.0
+PORT = head_port()
 FLAGS = {
     "--workers-per-trial": "2",
     "--study.max_failures": "2",
@@ -42,6 +44,51 @@ def test_ray_up_brings_all_hosts_up_with_the_code_of_the_checkout(cluster: OnPre
     assert cluster.ready_seconds < UP_SECONDS
     where = "python -c 'import dim_ray, os; print(dim_ray.__file__, os.environ[\"RAY_ADDRESS\"])'"
     assert cluster.on_head(where).split() == ["/root/dim-ray/dim_ray/__init__.py", "auto"]
+
+
+def test_stranger_on_the_network_joins_nothing_and_submits_nothing(cluster: OnPrem) -> None:
+    stranger, head = cluster.network.add("stranger"), cluster.head.address
+    drive = "import ray; ray.init('{}', log_to_driver=False); print('nodes', len(ray.nodes()))"
+    forms = {
+        "drives the cluster": ("python", "-c", drive.format(f"{head}:{PORT}")),
+        "uses Ray's client": ("python", "-c", drive.format(f"ray://{head}:10001")),
+        "joins as a node": ("ray", "start", f"--address={head}:{PORT}"),
+        "submits a job": ("ray", "job", "submit", f"--address=http://{head}:8265", "--", "true"),
+    }
+    tokens = {
+        "does not ask for one": ("RAY_AUTH_MODE=disabled",),
+        "has none": ("RAY_AUTH_MODE=token",),
+        "has another": ("RAY_AUTH_MODE=token", f"RAY_AUTH_TOKEN={'0' * 64}"),
+    }
+    before = cluster.count_nodes()
+    outcomes = {
+        (form, token): stranger.run(*command, environment=environment)
+        for form, command in forms.items()
+        for token, environment in tokens.items()
+    }
+    told = {about: f"{done.stdout}\n{done.stderr}" for about, done in outcomes.items()}
+    assert all(done.returncode for done in outcomes.values()), told
+    assert not any("nodes" in done.stdout for done in outcomes.values()), told
+    assert cluster.count_nodes() == before
+    # With the token it's no stranger: what was refused is what is asked here.
+    token = cluster.laptop.run("ray", "get-auth-token").stdout
+    known = stranger.run(*forms["drives the cluster"], environment=("RAY_AUTH_MODE=token", f"RAY_AUTH_TOKEN={token}"))
+    assert known.stdout.split() == ["nodes", str(before)], known.stderr
+
+
+def test_dashboard_is_reached_on_the_head_alone_and_with_the_token_alone(cluster: OnPrem) -> None:
+    address = "http://{}:8265/api/jobs/"
+    ask = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).status)"
+    outside = cluster.workers[0].run("python", "-c", ask, address.format(cluster.head.address))
+    assert "Connection refused" in outside.stderr
+    # Another user of the head, who can't read root's files.
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "/usr/bin/python3", "-c")
+    own = cluster.head.run(*nobody, ask, address.format("127.0.0.1"))
+    assert "401" in own.stderr
+    submit = 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1], b\'{"entrypoint": "true"}\', timeout=5)'
+    assert "401" in cluster.head.run(*nobody, submit, address.format("127.0.0.1")).stderr
+    assert cluster.head.run(*nobody, "open('/root/.ray/auth_token')").returncode == 1
+    cluster.on_head("ray job list")  # with the token it answers
 
 
 def test_study_finishes_with_its_rows_where_a_host_is_cut_off_the_network(cluster: OnPrem) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.configurations import FOLDER
+from tests.cluster.configurations import FOLDER, head_port
 
 SCRIPTS = sorted(FOLDER.glob("*.sh"))
 LOGIN = "source ~/.bashrc; "  # as Ray gives its commands
@@ -114,10 +114,10 @@ def test_head_is_started_with_its_dashboard_on_loopback_and_the_token_asked_for(
     assert node.run("start_node.sh", "ray", "start", "--head", "--num-cpus=0").returncode == 0
     stop, start = node.calls.read_text().splitlines()
     assert stop == "ray stop (token)"
-    assert start == "ray start --head --port=6379 --dashboard-host=127.0.0.1 --num-cpus=0 (token)"
+    assert start == f"ray start --head --port={head_port()} --dashboard-host=127.0.0.1 --num-cpus=0 (token)"
 
 
 def test_others_are_started_at_the_heads_port_and_the_token_asked_for(node: Node) -> None:
     node.run("setup_node.sh", node.environment)
     assert node.run("start_node.sh", "ray", "start", "--address=192.0.2.1").returncode == 0
-    assert node.calls.read_text().splitlines()[-1] == "ray start --address=192.0.2.1:6379 (token)"
+    assert node.calls.read_text().splitlines()[-1] == f"ray start --address=192.0.2.1:{head_port()} (token)"

@@ -20,21 +20,33 @@ umask 077
 RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
 export RAY_AUTH_TOKEN # other users of the machines can't read it, and srun hands it on
 
+count='import ray; ray.init("auto", log_to_driver=False); print(sum(node["Alive"] for node in ray.nodes()))'
 start=(bash "$checkout/cluster/start_node.sh" ray start --block --num-cpus="${SLURM_CPUS_ON_NODE:?}")
-hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
-head=$(head -n 1 <<<"$hosts")
-others=$(tail -n +2 <<<"$hosts" | paste -sd,)
-address=$(srun --nodes 1 --ntasks 1 --nodelist "$head" hostname --ip-address | cut -d ' ' -f 1)
+mapfile -t hosts < <(scontrol show hostnames "${SLURM_JOB_NODELIST:?}")
+others=("${hosts[@]:1}")
 
-trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT
-srun --nodes 1 --ntasks 1 --nodelist "$head" --overlap "${start[@]}" --head --node-ip-address="$address" &
-until srun --nodes 1 --ntasks 1 --nodelist "$head" --overlap ray status >/dev/null 2>&1; do
-  kill -0 $! || { echo "error: Ray's head didn't start on $head." >&2; exit 1; }
-  sleep 2
-done
-if [ -n "$others" ]; then
-  number=$(wc -l <<<"$hosts")
-  srun --nodes $((number - 1)) --ntasks $((number - 1)) --nodelist "$others" --overlap "${start[@]}" \
-    --address="$address" &
+# Runs a command on machines: on NAMES, which are separated by commas.
+on() { local names=$1 && shift && srun --nodelist "$names" --ntasks-per-node 1 --overlap "$@"; }
+
+# Waits until so many nodes have joined, and ends where one that was started ended.
+wait_for() {
+  until [ "$(on "${hosts[0]}" python -c "$count" 2>/dev/null)" = "$1" ]; do
+    for pid in "${nodes[@]}"; do
+      kill -0 "$pid" 2>/dev/null || { echo "error: Ray ended; its messages stand above." >&2; exit 1; }
+    done
+    sleep 2
+  done
+}
+
+nodes=()
+trap 'kill "${nodes[@]}" 2>/dev/null || true; wait' EXIT
+address=$(on "${hosts[0]}" hostname --ip-address | cut -d ' ' -f 1)
+on "${hosts[0]}" "${start[@]}" --head --node-ip-address="$address" &
+nodes+=($!)
+wait_for 1
+if [ "${#others[@]}" -gt 0 ]; then
+  on "$(IFS=, && echo "${others[*]}")" "${start[@]}" --address="$address" &
+  nodes+=($!)
+  wait_for "${#hosts[@]}"
 fi
-srun --nodes 1 --ntasks 1 --nodelist "$head" --overlap env RAY_ADDRESS=auto "$@"
+on "${hosts[0]}" env RAY_ADDRESS=auto "$@"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,79 @@ def test_others_are_started_at_the_heads_port_and_the_token_asked_for(node: Node
     node.run("setup_node.sh", node.environment)
     assert node.run("start_node.sh", "ray", "start", "--address=192.0.2.1").returncode == 0
     assert node.calls.read_text().splitlines()[-1] == f"ray start --address=192.0.2.1:{head_port()} (token)"
+
+
+class Slurm(Node):
+    """Machines of an allocation, all of them this one: what srun starts is written down with where it is to run."""
+
+    def __init__(self, folder: Path, machines: tuple[str, ...]) -> None:
+        super().__init__(folder)
+        self.checkout = folder / "checkout"
+        shutil.copytree(FOLDER, self.checkout / "cluster")
+        (folder / "dim-ray-environment").symlink_to(self.environment)
+        programs = {
+            "bin/scontrol": "printf '%s\\n' " + " ".join(machines),
+            "bin/srun": (
+                'names=$2; shift 5; echo "$names: $*" >>$CALLS\n'
+                'case "$*" in hostname*) echo 192.0.2.1 198.51.100.1 ;; *) exec "$@" ;; esac'
+            ),
+            # Counts as nodes what was started: the head, and as many as the others were named.
+            "environment/bin/python": (
+                'case "$2" in *secrets*) echo 00ff ;; *nodes*) grep -c "ray start" $CALLS | sed "s/2/$MACHINES/" ;; esac'
+            ),
+            "environment/bin/ray": '[ "$1" != start ] || exec sleep 60',
+        }
+        (folder / "bin").mkdir()
+        for name, body in programs.items():
+            (folder / name).write_text(f"#!/bin/bash\n{body}\n")
+            (folder / name).chmod(0o755)
+        self.variables = {
+            "HOME": str(self.home),
+            "PATH": f"{folder / 'bin'}:/usr/bin:/bin",
+            "CALLS": str(self.calls),
+            "MACHINES": str(len(machines)),
+            "SLURM_SUBMIT_DIR": str(self.checkout),
+            "SLURM_JOB_NODELIST": "some",
+            "SLURM_CPUS_ON_NODE": "8",
+        }
+
+    def submit(self, *command: str) -> subprocess.CompletedProcess[str]:
+        script = str(self.checkout / "cluster" / "slurm.sh")
+        return subprocess.run(
+            ["bash", script, *command], env=self.variables, capture_output=True, text=True, timeout=60, check=False
+        )
+
+
+@pytest.mark.parametrize("machines", [("a",), ("a", "b", "c")])
+def test_allocation_runs_a_node_on_each_machine_and_the_command_on_the_first(
+    tmp_path: Path, machines: tuple[str, ...]
+) -> None:
+    slurm = Slurm(tmp_path, machines)
+    started_at = time.monotonic()
+    done = slurm.submit("sh", "-c", "echo $RAY_ADDRESS $RAY_AUTH_MODE $RAY_AUTH_TOKEN")
+    assert done.stdout == "auto token 00ff\n", done.stderr
+    assert done.returncode == 0
+    assert time.monotonic() - started_at < 30  # what was started was ended with it
+    start = f"bash {slurm.checkout}/cluster/start_node.sh ray start --block --num-cpus=8"
+    started = [call for call in slurm.calls.read_text().splitlines() if "ray start" in call]
+    assert started[0] == f"a: {start} --head --node-ip-address=192.0.2.1"
+    assert started[1:] == ([f"b,c: {start} --address=192.0.2.1"] if machines[1:] else [])
+
+
+def test_allocation_ends_with_the_commands_exit_code(tmp_path: Path) -> None:
+    assert Slurm(tmp_path, ("a",)).submit("sh", "-c", "exit 3").returncode == 3
+
+
+def test_allocation_whose_ray_does_not_start_ends_with_an_error(tmp_path: Path) -> None:
+    slurm = Slurm(tmp_path, ("a", "b"))
+    (slurm.environment / "bin" / "ray").write_text("#!/bin/sh\nexit 1\n")
+    (slurm.environment / "bin" / "python").write_text("#!/bin/sh\nexit 0\n")
+    done = slurm.submit("true")
+    assert done.returncode == 1
+    assert "error: Ray ended" in done.stderr
+
+
+def test_allocation_without_a_command_says_so(tmp_path: Path) -> None:
+    done = Slurm(tmp_path, ("a",)).submit()
+    assert done.returncode == 2
+    assert "no command given" in done.stderr

@@ -25,12 +25,11 @@ start=(bash "$checkout/cluster/start_node.sh" ray start --block --num-cpus="${SL
 mapfile -t hosts < <(scontrol show hostnames "${SLURM_JOB_NODELIST:?}")
 others=("${hosts[@]:1}")
 
-# Runs a command on machines: on NAMES, which are separated by commas.
-on() { local names=$1 && shift && srun --nodelist "$names" --ntasks-per-node 1 --overlap "$@"; }
+step=(srun --ntasks-per-node 1 --overlap --nodelist)
 
 # Waits until so many nodes have joined, and ends where one that was started ended.
 wait_for() {
-  until [ "$(on "${hosts[0]}" python -c "$count" 2>/dev/null)" = "$1" ]; do
+  until [ "$("${step[@]}" "${hosts[0]}" python -c "$count" 2>/dev/null)" = "$1" ]; do
     for pid in "${nodes[@]}"; do
       kill -0 "$pid" 2>/dev/null || { echo "error: Ray ended; its messages stand above." >&2; exit 1; }
     done
@@ -40,13 +39,13 @@ wait_for() {
 
 nodes=()
 trap 'kill "${nodes[@]}" 2>/dev/null || true; wait' EXIT
-address=$(on "${hosts[0]}" hostname --ip-address | cut -d ' ' -f 1)
-on "${hosts[0]}" "${start[@]}" --head --node-ip-address="$address" &
+address=$("${step[@]}" "${hosts[0]}" hostname --ip-address | cut -d ' ' -f 1)
+"${step[@]}" "${hosts[0]}" "${start[@]}" --head --node-ip-address="$address" &
 nodes+=($!)
 wait_for 1
 if [ "${#others[@]}" -gt 0 ]; then
-  on "$(IFS=, && echo "${others[*]}")" "${start[@]}" --address="$address" &
+  "${step[@]}" "$(IFS=, && echo "${others[*]}")" "${start[@]}" --address="$address" &
   nodes+=($!)
   wait_for "${#hosts[@]}"
 fi
-on "${hosts[0]}" env RAY_ADDRESS=auto "$@"
+"${step[@]}" "${hosts[0]}" env RAY_ADDRESS=auto "$@"

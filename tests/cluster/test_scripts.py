@@ -135,12 +135,12 @@ class Slurm(Node):
         programs = {
             "bin/scontrol": "printf '%s\\n' " + " ".join(machines),
             "bin/srun": (
-                'names=$2; shift 5; echo "$names: $*" >>$CALLS\n'
+                'names=$5; shift 5; echo "$names: $*" >>$CALLS\n'
                 'case "$*" in hostname*) echo 192.0.2.1 198.51.100.1 ;; *) exec "$@" ;; esac'
             ),
             # Counts as nodes what was started: the head, and as many as the others were named.
             "environment/bin/python": (
-                'case "$2" in *secrets*) echo 00ff ;; *nodes*) grep -c "ray start" $CALLS | sed "s/2/$MACHINES/" ;; esac'
+                'case "$2" in *secrets*) echo 00ff ;; *) grep -c "ray start" $CALLS | sed "s/2/$MACHINES/" ;; esac'
             ),
             "environment/bin/ray": '[ "$1" != start ] || exec sleep 60',
         }

@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     ssh_from = str(ipaddress.ip_network(given.ssh_from)) if given.ssh_from else f"{_own_address()}/32"
     _make_bucket(given.region, given.bucket)
     for role, policies in _ROLES.items():
-        _make_role(role, policies, given.bucket)
+        _make_role(given.region, role, policies, given.bucket)
     group = _make_group(given.region, ssh_from)
     print(f"SSH is open to {ssh_from}. In cluster.yaml:\n")
     print(f"  region: {given.region}")
@@ -69,8 +69,8 @@ def _make_bucket(region: str, bucket: str) -> None:
     s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=dict.fromkeys(closed, True))
 
 
-def _make_role(role: str, policies: tuple[str, ...], bucket: str) -> None:
-    iam = boto3.client("iam")
+def _make_role(region: str, role: str, policies: tuple[str, ...], bucket: str) -> None:
+    iam = boto3.client("iam", region_name=region)
     exists = ("EntityAlreadyExists",)
     _unless(exists, iam.create_role, RoleName=role, AssumeRolePolicyDocument=json.dumps(_TRUST))
     for policy in policies:

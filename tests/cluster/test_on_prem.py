@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -13,7 +14,6 @@ from tests.cluster.on_prem import LaptopStudy, OnPrem
 
 UP_SECONDS = AGAIN_SECONDS = 90.0
 LEAVE_SECONDS = 120.0
-PORT = head_port()
 FLAGS = {
     "--workers-per-trial": "2",
     "--study.max_failures": "2",
@@ -46,34 +46,28 @@ def test_ray_up_brings_all_hosts_up_with_the_code_of_the_checkout(cluster: OnPre
     assert cluster.on_head(where).split() == ["/root/dim-ray/dim_ray/__init__.py", "auto"]
 
 
-def test_stranger_on_the_network_joins_nothing_and_submits_nothing(cluster: OnPrem) -> None:
+def test_stranger_on_the_network_sees_nothing_submits_nothing_and_joins_nothing(cluster: OnPrem) -> None:
     stranger, head = cluster.network.add("stranger"), cluster.head.address
-    drive = "import ray; ray.init('{}', log_to_driver=False); print('nodes', len(ray.nodes()))"
+    drive = f"import ray; ray.init('ray://{head}:10001'); print(len(ray.nodes()), 'nodes')"
     forms = {
-        "drives the cluster": ("python", "-c", drive.format(f"{head}:{PORT}")),
-        "uses Ray's client": ("python", "-c", drive.format(f"ray://{head}:10001")),
-        "joins as a node": ("ray", "start", f"--address={head}:{PORT}"),
-        "submits a job": ("ray", "job", "submit", f"--address=http://{head}:8265", "--", "true"),
+        "sees": ("ray", "status", f"--address={head}:{head_port()}"),
+        "drives": ("python", "-c", drive),
+        "submits": ("ray", "job", "submit", f"--address=http://{head}:8265", "--", "true"),
+        "joins": ("ray", "start", f"--address={head}:{head_port()}"),
     }
-    tokens = {
-        "does not ask for one": ("RAY_AUTH_MODE=disabled",),
-        "has none": ("RAY_AUTH_MODE=token",),
-        "has another": ("RAY_AUTH_MODE=token", f"RAY_AUTH_TOKEN={'0' * 64}"),
-    }
+    none, another = ("RAY_AUTH_MODE=disabled",), ("RAY_AUTH_MODE=token", f"RAY_AUTH_TOKEN={'0' * 64}")
+    attempts = [(form, environment) for form in forms for environment in (none, another)]
     before = cluster.count_nodes()
-    outcomes = {
-        (form, token): stranger.run(*command, environment=environment)
-        for form, command in forms.items()
-        for token, environment in tokens.items()
-    }
-    told = {about: f"{done.stdout}\n{done.stderr}" for about, done in outcomes.items()}
-    assert all(done.returncode for done in outcomes.values()), told
-    assert not any("nodes" in done.stdout for done in outcomes.values()), told
+    with ThreadPoolExecutor(len(attempts)) as threads:
+        outcomes = list(threads.map(lambda it: stranger.run(*forms[it[0]], environment=it[1]), attempts))
+    told = {attempt: f"{done.stdout}\n{done.stderr}" for attempt, done in zip(attempts, outcomes, strict=True)}
+    assert all(done.returncode for done in outcomes), told
     assert cluster.count_nodes() == before
-    # With the token it's no stranger: what was refused is what is asked here.
-    token = cluster.laptop.run("ray", "get-auth-token").stdout
-    known = stranger.run(*forms["drives the cluster"], environment=("RAY_AUTH_MODE=token", f"RAY_AUTH_TOKEN={token}"))
-    assert known.stdout.split() == ["nodes", str(before)], known.stderr
+    # With the token it's no stranger any more: the attempts were such as succeed.
+    token = ("RAY_AUTH_MODE=token", f"RAY_AUTH_TOKEN={cluster.laptop.run('ray', 'get-auth-token').stdout}")
+    status = stranger.run(*forms["sees"], environment=token)
+    assert f"{before} local.cluster.node" in status.stdout, status.stdout + status.stderr
+    assert f"{before} nodes" in stranger.run(*forms["drives"], environment=token).stdout
 
 
 def test_dashboard_is_reached_on_the_head_alone_and_with_the_token_alone(cluster: OnPrem) -> None:

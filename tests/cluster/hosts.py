@@ -13,6 +13,7 @@ with this process. Needs root, and Debian's packages openssh-server, rsync and i
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -28,8 +29,9 @@ from typing import Any, Self
 
 __all__ = ["Host", "Network", "missing"]
 
-_PROGRAMS = ("sshd", "rsync", "ip", "unshare", "nsenter", "ssh-keygen")
+_PROGRAMS = ("sshd", "rsync", "ip", "unshare", "nsenter", "setpriv", "ssh-keygen")
 _PREFIX = "198.18.0"  # of addresses that are meant for tests of networks, RFC 2544
+_MARK = "dim"  # begins the names of namespaces, before this process's id
 _START_SECONDS = 30.0
 _PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 # The mounts of a host; {shared} are folders below those that it gets for itself.
@@ -84,7 +86,20 @@ class Host:
     def __init__(self, name: str, address: str, namespace: str, link: str, boot: str, log: Path) -> None:
         self.name, self.address, self.namespace, self.link = name, address, namespace, link
         self._log = log
-        unshared = ["unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc"]
+        # unshare ends with this process, and the host with unshare.
+        unshared = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--mount",
+            "--pid",
+            "--uts",
+            "--ipc",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+        ]
         with log.open("w") as output:
             self._process = subprocess.Popen(
                 ["ip", "netns", "exec", namespace, *unshared, "sh", "-c", boot],
@@ -155,14 +170,15 @@ class Network:
 
     def __init__(self, shared: Sequence[Path] = ()) -> None:
         self._shared = [Path(sys.prefix), Path(sys.base_prefix), *shared]
-        self._id = f"dim{os.getpid()}"
-        self._folder = Path(tempfile.mkdtemp(prefix="dim-hosts-"))
+        self._id = f"{_MARK}{os.getpid()}"
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{self._id}-"))
         self._key = self._folder / "key"
         self._namespaces: list[str] = []
         self.hosts: list[Host] = []
 
     def __enter__(self) -> Self:
         try:
+            _delete_leftovers()
             _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self._key)
             self._switch = self._add_namespace("switch")
             self._inside(self._switch, "ip link add bridge type bridge")
@@ -226,6 +242,16 @@ class Network:
 
     def _inside(self, namespace: str, command: str) -> None:
         _run("ip", "netns", "exec", namespace, *command.split())
+
+
+def _delete_leftovers() -> None:
+    """Deletes what is left of those that were killed; their hosts ended with them."""
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    for name, process in re.findall(rf"^({_MARK}(\d+)-\S+)", listed, re.MULTILINE):
+        if not Path(f"/proc/{process}").exists():
+            subprocess.run(["ip", "netns", "delete", name], check=False)
+            for folder in Path(tempfile.gettempdir()).glob(f"{_MARK}{process}-*"):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run(*words: Any) -> None:

@@ -20,8 +20,8 @@ FLAGS = {
     "--study.pool_sizes": "2",
     "--pool.epochs": "10",
     "--prior.epochs": "4",
-    "--matching.epochs": "60",
-    "--study.grace_epochs": "60",
+    "--matching.epochs": "45",
+    "--study.grace_epochs": "45",
 }
 
 pytestmark = [
@@ -107,6 +107,7 @@ def test_ray_down_leaves_no_process_of_ray(cluster: OnPrem) -> None:
     assert cluster.ray_processes()
     status, output = cluster.ray("down", "--yes", str(cluster.configuration))
     assert status == 0, output
+    print(f"after ray down: {cluster.ray_processes()}")
     until = time.monotonic() + LEAVE_SECONDS
     while (left := cluster.ray_processes()) and time.monotonic() < until:
         time.sleep(1)

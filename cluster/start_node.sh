@@ -16,14 +16,20 @@ export RAY_AUTH_MODE=token
 export RAY_health_check_timeout_ms=5000
 ulimit -n 65536 2>/dev/null || true # as many open files as the machine allows
 
-arguments=()
+arguments=() head='' blocks=''
 for argument in "$@"; do
   case "$argument" in
     --head) argument="--head --port=$port --dashboard-host=127.0.0.1" ;;
-    --address=*) argument="$argument:$port" ;;
+    --address=*) head=${argument#*=} && argument="$argument:$port" ;;
+    --block) blocks=1 ;;
   esac
   # shellcheck disable=SC2206 # ours have no spaces
   arguments+=($argument)
 done
+rm -f ~/.dim_ray_watcher
 ray stop >/dev/null
-exec "${arguments[@]}"
+[ -z "$blocks" ] || exec "${arguments[@]}"
+"${arguments[@]}"
+if [ -n "$head" ]; then
+  setsid nohup bash "$(dirname "${BASH_SOURCE[0]}")/leave_with_head.sh" "$head" "$port" </dev/null >/dev/null 2>&1 &
+fi

@@ -31,6 +31,10 @@ class Node:
     def __init__(self, folder: Path) -> None:
         self.home, self.environment = folder / "home", folder / "environment"
         self.calls = folder / "calls"
+        self.checkout = folder / "checkout"
+        shutil.copytree(FOLDER, self.checkout / "cluster")
+        watcher = self.checkout / "cluster" / "leave_with_head.sh"
+        watcher.write_text(f'echo "watches $*" >>{self.calls}\n')
         self.home.mkdir()
         (self.environment / "bin").mkdir(parents=True)
         for program in ("python", "ray"):
@@ -39,7 +43,7 @@ class Node:
             path.chmod(0o755)
 
     def run(self, script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-        return self.bash(str(FOLDER / script), *map(str, arguments))
+        return self.bash(str(self.checkout / "cluster" / script), *map(str, arguments))
 
     def bash(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -62,7 +66,7 @@ def test_environment_gets_what_is_locked_with_hashes_checked(node: Node) -> None
     (call,) = node.calls.read_text().splitlines()
     assert call.startswith("python -m pip install ")
     assert "--require-hashes" in call
-    assert f"--requirement {FOLDER.parent / 'requirements.lock'}" in call
+    assert f"--requirement {node.checkout / 'requirements.lock'}" in call
 
 
 def test_every_shell_of_a_node_knows_environment_code_and_authentication(node: Node) -> None:
@@ -71,7 +75,7 @@ def test_every_shell_of_a_node_knows_environment_code_and_authentication(node: N
     show = "echo $PYTHONPATH $RAY_AUTH_MODE ${RAY_ADDRESS-none} $(command -v ray)"
     for shell in (["--login", "-c", show], ["-c", LOGIN + show], ["--login", "-c", "-i", LOGIN + show]):
         said = node.bash(*shell).stdout.splitlines()[-1].split()
-        assert said == [str(FOLDER.parent), "token", "none", str(node.environment / "bin" / "ray")]
+        assert said == [str(node.checkout), "token", "none", str(node.environment / "bin" / "ray")]
 
 
 def test_shells_of_the_head_alone_join_the_cluster(node: Node) -> None:
@@ -120,8 +124,16 @@ def test_head_is_started_with_its_dashboard_on_loopback_and_the_token_asked_for(
 
 def test_others_are_started_at_the_heads_port_and_the_token_asked_for(node: Node) -> None:
     node.run("setup_node.sh", node.environment)
+    node.calls.unlink()
     assert node.run("start_node.sh", "ray", "start", "--address=192.0.2.1").returncode == 0
-    assert node.calls.read_text().splitlines()[-1] == f"ray start --address=192.0.2.1:{head_port()} (token)"
+    until = time.monotonic() + 10
+    while "watches" not in node.calls.read_text() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert node.calls.read_text().splitlines() == [
+        "ray stop (token)",
+        f"ray start --address=192.0.2.1:{head_port()} (token)",
+        f"watches 192.0.2.1 {head_port()}",  # for what happens where it goes
+    ]
 
 
 class Slurm(Node):
@@ -129,8 +141,6 @@ class Slurm(Node):
 
     def __init__(self, folder: Path, machines: tuple[str, ...]) -> None:
         super().__init__(folder)
-        self.checkout = folder / "checkout"
-        shutil.copytree(FOLDER, self.checkout / "cluster")
         (folder / "dim-ray-environment").symlink_to(self.environment)
         programs = {
             "bin/scontrol": "printf '%s\\n' " + " ".join(machines),
@@ -198,3 +208,16 @@ def test_allocation_without_a_command_says_so(tmp_path: Path) -> None:
     done = Slurm(tmp_path, ("a",)).submit()
     assert done.returncode == 2
     assert "no command given" in done.stderr
+
+
+@pytest.mark.parametrize("is_latest", [True, False])
+def test_worker_ends_what_is_left_of_ray_unless_it_was_started_again(tmp_path: Path, is_latest: bool) -> None:
+    node = Node(tmp_path)
+    node.run("setup_node.sh", node.environment)
+    node.calls.unlink()
+    # No process of this name; otherwise it would wait for those that others run here.
+    script = (FOLDER / "leave_with_head.sh").read_text().replace("raylet /proc", "no_raylet /proc")
+    if not is_latest:
+        script = script.replace("missed=0\n", "missed=0; rm ~/.dim_ray_watcher\n", 1)
+    node.bash("-c", script, "leave_with_head.sh", "127.0.0.1", "9")
+    assert (node.calls.exists() and node.calls.read_text()) == (is_latest and "ray stop --force (token)\n")

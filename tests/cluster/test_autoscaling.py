@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 
 from tests.cluster.configurations import ROOT
 from tests.cluster.hosts import Network, missing
@@ -20,24 +21,24 @@ pytestmark = [
 ]
 
 # Nodes of Ray's own double of a cloud are processes beside the head.
-HEAD_ID = "f" * 56
 CONFIGURATION = {
     "cluster_name": "double",
     "max_workers": 2,
     "idle_timeout_minutes": 5,
     "provider": {
-        "type": "fake_multinode",
+        "type": "external",  # as its own type lacks a file in Ray's wheel
+        "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
         "use_node_id_as_ip": True,
         "disable_node_updaters": True,
         "disable_launch_config_check": True,
         "launch_multiple": True,
-        "head_node_id": HEAD_ID,
+        "head_node_id": FAKE_HEAD_NODE_ID,
     },
     "available_node_types": {
-        "head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        FAKE_HEAD_NODE_TYPE: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
         "worker": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2},
     },
-    "head_node_type": "head",
+    "head_node_type": FAKE_HEAD_NODE_TYPE,
     "auth": {},
     "docker": {},
     "file_mounts": {},
@@ -51,8 +52,8 @@ SWITCHES = (
     "AUTOSCALER_UPDATE_INTERVAL_S=1",
     "RAY_FAKE_CLUSTER=1",
     "RAY_enable_autoscaler_v2=1",
-    f"RAY_CLOUD_INSTANCE_ID={HEAD_ID}",
-    f"RAY_OVERRIDE_NODE_ID_FOR_TESTING={HEAD_ID}",
+    f"RAY_CLOUD_INSTANCE_ID={FAKE_HEAD_NODE_ID}",
+    f"RAY_OVERRIDE_NODE_ID_FOR_TESTING={FAKE_HEAD_NODE_ID}",
 )
 
 

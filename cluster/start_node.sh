@@ -27,7 +27,7 @@ for argument in "$@"; do
   arguments+=($argument)
 done
 rm -f ~/.dim_ray_watcher
-ray stop >/dev/null
+ray stop >/dev/null || true # `ray start` says what is in its way
 [ -z "$blocks" ] || exec "${arguments[@]}"
 "${arguments[@]}"
 if [ -n "$head" ]; then

@@ -158,13 +158,19 @@ def cluster(config: Config, progress: Progress) -> Iterator[Placement]:
         if threading.current_thread() is threading.main_thread():  # Ray's own handler prints a stack
             signal.signal(signal.SIGTERM, on_terminate)
         try:
-            resources = ray.cluster_resources()
+            resources = _joined_resources(progress) if joins_a_cluster() else ray.cluster_resources()
             placement = plan_placement(config.study, resources)
             log.info("Resources: %s; placement: %s", resources, placement)
             with nullcontext() if joins_a_cluster() else agents_end_with_driver():
                 yield placement
         finally:
             ray.shutdown()
+
+
+def _joined_resources(progress: Progress) -> dict[str, float]:
+    from dim_ray.distributed.growth import resources_with_growth  # imports Ray
+
+    return resources_with_growth(progress)
 
 
 def _address() -> str:

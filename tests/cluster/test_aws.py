@@ -1,0 +1,187 @@
+"""cluster.yaml against a server that plays AWS."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.configurations import FOLDER, ROOT, load, prepared
+
+boto3 = pytest.importorskip("boto3")
+pytest.importorskip("moto.server")
+
+BUCKET = "dim-results"
+OWN = "192.0.2.7/32"
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyPatch]:
+    """An account with nothing in it but what a new one has."""
+    with socket.socket() as any_socket:
+        any_socket.bind(("127.0.0.1", 0))
+        port = any_socket.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    with (
+        subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as server,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        try:
+            patch.setenv("AWS_ENDPOINT_URL", url)
+            patch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+            patch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+            patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # gets Ray's key
+            until = time.monotonic() + 60
+            while True:
+                with suppress(OSError):
+                    urllib.request.urlopen(f"{url}/moto-api/", timeout=5).close()
+                    break
+                assert server.poll() is None
+                assert time.monotonic() < until
+                time.sleep(0.1)
+            yield patch
+        finally:
+            server.terminate()
+
+
+@pytest.fixture(scope="module")
+def group(aws: pytest.MonkeyPatch) -> str:
+    return prepare(OWN)
+
+
+@pytest.fixture(scope="module")
+def bootstrapped(group: str) -> dict[str, Any]:
+    """The configuration as `ray up` resolves it, with what a user fills in."""
+    from ray.autoscaler._private.providers import _get_node_provider_cls
+
+    config = load("cluster.yaml")
+    for node in config["available_node_types"].values():
+        node["node_config"]["SecurityGroupIds"] = [group]
+        node["node_config"]["ImageId"] = "ami-12c6146b"  # the server resolves no parameters
+    provider = _get_node_provider_cls(config["provider"])
+    return dict(provider.bootstrap_config(provider.fillout_available_node_types_resources(prepared(config))))
+
+
+def prepare(ssh_from: str) -> str:
+    """Runs prepare_aws.py; returns the security group that it says goes into cluster.yaml."""
+    region = load("cluster.yaml")["provider"]["region"]
+    command = [sys.executable, str(FOLDER / "prepare_aws.py"), "--region", region, "--bucket", BUCKET]
+    done = subprocess.run(
+        [*command, "--ssh-from", ssh_from],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = (line for line in done.stdout.splitlines() if "&security_groups" in line)
+    return line.split("[")[1].rstrip("]")
+
+
+def client(name: str) -> Any:
+    return boto3.client(name, region_name=load("cluster.yaml")["provider"]["region"])
+
+
+def inbound(group: str) -> list[dict[str, Any]]:
+    (found,) = client("ec2").describe_security_groups(GroupIds=[group])["SecurityGroups"]
+    return list(found["IpPermissions"])
+
+
+def test_what_the_account_needs_can_be_made_again_and_ssh_is_open_to_one_place(group: str) -> None:
+    assert prepare("192.0.2.8/32") == group
+    assert prepare(OWN) == group
+    assert [
+        (rule["IpProtocol"], rule.get("FromPort"), [at["CidrIp"] for at in rule["IpRanges"]])
+        for rule in inbound(group)
+        if rule["IpRanges"]
+    ] == [("tcp", 22, [OWN])]
+    assert [pair["GroupId"] for rule in inbound(group) for pair in rule["UserIdGroupPairs"]] == [group]
+    blocked = client("s3").get_public_access_block(Bucket=BUCKET)["PublicAccessBlockConfiguration"]
+    assert len(blocked) == 4
+    assert all(blocked.values())
+
+
+def test_roles_may_do_what_the_policies_say_and_workers_nothing_with_machines(group: str) -> None:
+    iam = client("iam")
+    may = {}
+    for role in ("dim-ray-head", "dim-ray-worker"):
+        (attached,) = iam.get_instance_profile(InstanceProfileName=role)["InstanceProfile"]["Roles"]
+        assert attached["RoleName"] == role
+        documents = [
+            iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
+            for name in iam.list_role_policies(RoleName=role)["PolicyNames"]
+        ]
+        may[role] = {
+            (action, resource)
+            for document in documents
+            for statement in document["Statement"]
+            for action in as_list(statement["Action"])
+            for resource in as_list(statement["Resource"])
+        }
+    everything = {resource for _, resource in may["dim-ray-worker"]}
+    assert everything == {f"arn:aws:s3:::{BUCKET}", f"arn:aws:s3:::{BUCKET}/*"}
+    assert may["dim-ray-worker"] < may["dim-ray-head"]
+    assert not any("*" in action for action, _ in may["dim-ray-head"])
+
+
+def as_list(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def test_bootstrap_adds_a_key_and_subnets_and_touches_neither_roles_nor_ports(
+    bootstrapped: dict[str, Any], group: str
+) -> None:
+    before = load("cluster.yaml")["available_node_types"]
+    assert Path(bootstrapped["auth"]["ssh_private_key"]).stat().st_mode & 0o077 == 0
+    for name, node in bootstrapped["available_node_types"].items():
+        assert node["node_config"]["SubnetIds"]
+        assert node["node_config"]["SecurityGroupIds"] == [group]
+        assert node["node_config"]["IamInstanceProfile"] == before[name]["node_config"]["IamInstanceProfile"]
+    assert "IamInstanceProfile" not in bootstrapped["head_node"]
+    assert [rule["IpRanges"] for rule in inbound(group) if rule["IpRanges"]] == [[{"CidrIp": OWN}]]
+    roles = {role["RoleName"] for role in client("iam").list_roles()["Roles"]}
+    assert {name for name in roles if "ray" in name} == {"dim-ray-head", "dim-ray-worker"}
+
+
+def test_autoscaler_is_told_the_gpus_that_the_instances_have(bootstrapped: dict[str, Any]) -> None:
+    ec2 = client("ec2")
+    for node in bootstrapped["available_node_types"].values():
+        kind = node["node_config"]["InstanceType"]
+        (described,) = ec2.describe_instance_types(InstanceTypes=[kind])["InstanceTypes"]
+        gpus = sum(gpu["Count"] for gpu in described.get("GpuInfo", {}).get("Gpus", []))
+        assert node["resources"]["GPU"] == gpus
+        assert node["resources"]["CPU"] in (0, described["VCpuInfo"]["DefaultVCpus"])
+
+
+@pytest.mark.parametrize("kind", ["head", "gpu_spot", "gpu_on_demand"])
+def test_node_is_launched_and_ended(bootstrapped: dict[str, Any], kind: str) -> None:
+    from ray.autoscaler._private.providers import _get_node_provider
+
+    provider = _get_node_provider(bootstrapped["provider"], bootstrapped["cluster_name"])
+    tags = {"ray-node-type": "head" if kind == "head" else "worker", "ray-user-node-type": kind}
+    config = bootstrapped["available_node_types"][kind]["node_config"]
+    provider.create_node(config, {**tags, "ray-launch-config": "hash", "ray-node-name": kind}, 1)
+    (node,) = provider.non_terminated_nodes({"ray-user-node-type": kind})
+    (reservation,) = client("ec2").describe_instances(InstanceIds=[node])["Reservations"]
+    (instance,) = reservation["Instances"]
+    assert instance["InstanceType"] == config["InstanceType"]
+    assert (instance.get("InstanceLifecycle") == "spot") == (kind == "gpu_spot")
+    assert instance["IamInstanceProfile"]["Arn"].endswith(config["IamInstanceProfile"]["Name"])
+    # What the head's policy asks of those that it starts and ends.
+    assert {"Key": "ray-cluster-name", "Value": bootstrapped["cluster_name"]} in instance["Tags"]
+    assert {"Key": "ray-node-type", "Value": tags["ray-node-type"]} in instance["Tags"]
+    provider.terminate_nodes([node])
+    assert provider.non_terminated_nodes({"ray-user-node-type": kind}) == []

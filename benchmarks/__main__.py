@@ -26,6 +26,7 @@ from benchmarks.measure import MATRIX_PRODUCT, Measurement, matrix_products, mea
 from benchmarks.pools import POOLS
 from benchmarks.scaling import compute_cases, scaling_table
 from benchmarks.storage import STORAGE
+from benchmarks.stores import STORES
 from benchmarks.training import TRAINING, Setting
 from benchmarks.trials import measure_gaps
 from benchmarks.workers import WORKERS
@@ -36,7 +37,7 @@ from dim_ray.errors import UsageError, nearest
 from dim_ray.summary import make_console
 
 _TRIALS, _SCALING = "trials", "scaling"
-_WORK = {**TRAINING, **POOLS, **WORKERS, **STORAGE, _SCALING: compute_cases}
+_WORK = {**TRAINING, **POOLS, **WORKERS, **STORAGE, **STORES, _SCALING: compute_cases}
 _NAMES = (*_WORK, _TRIALS)
 
 

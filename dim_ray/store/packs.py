@@ -38,6 +38,7 @@ __all__ = [
 ROWS_PER_PACK = 100_000
 """A file with as many rows is left as it is; a partition may have any number of them."""
 
+_ROWS_FOR_DICTIONARIES = 50
 _ASIDE = re.compile(r"(?P<row>.+)\.aside-[0-9a-f]{32}\.parquet")
 _NAME = re.compile(r"rows-(?P<count>\d+)-(?P<digest>[0-9a-f]{16})\.parquet")
 
@@ -52,7 +53,8 @@ def encode(table: Table, rows: pa.Table) -> bytes:
     schema = table.file_schema
     inside = rows.select(schema.names).cast(schema.remove_metadata()).replace_schema_metadata(schema.metadata)
     buffer = pa.BufferOutputStream()
-    pq.write_table(inside, buffer, write_page_checksum=True)
+    # In a file of few rows dictionaries are nothing but a second page for each column.
+    pq.write_table(inside, buffer, write_page_checksum=True, use_dictionary=len(rows) >= _ROWS_FOR_DICTIONARIES)
     data: bytes = buffer.getvalue().to_pybytes()
     return data
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from numbers import Integral, Real
 from typing import Any
 
@@ -211,7 +212,7 @@ class Table:
     identity: tuple[str, ...]
     """Columns that say what was measured: the id of a row that comes without one is made of them."""
 
-    @property
+    @cached_property
     def file_schema(self) -> pa.Schema:
         """What is inside of a file: no partitions, all columns nullable so that later versions may relax them."""
         inside = [pa.field(f.name, f.type) for f in self.schema if f.name not in self.partitions]

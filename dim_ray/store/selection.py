@@ -63,7 +63,7 @@ def summarise(evaluations: pd.DataFrame) -> pd.DataFrame:
     """
     latest = evaluations.drop_duplicates([*CELL, "seed"], keep="last")
     return (
-        latest.groupby(list(CELL), dropna=False, observed=True)
+        latest.groupby(list(CELL), dropna=False)
         .agg(
             mean=("accuracy", "mean"),
             std=("accuracy", "std"),
@@ -83,10 +83,9 @@ def rank(rows: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Rows as `summarise` makes them, all on the terms that most generators share.
     """
-    comparable = max(
-        (rows for _, rows in rows.groupby(_TERMS, dropna=False, observed=True)),
-        key=lambda rows: (rows["generator"].nunique(), rows["created_at"].max()),
-    )
+    group = rows.groupby(_TERMS, dropna=False).ngroup()
+    groups = rows.groupby(group).agg(num_generators=("generator", "nunique"), latest=("created_at", "max"))
+    comparable = rows[group == groups.sort_values(["num_generators", "latest"]).index[-1]]
     order = ["validation_mean", "generator"]
     return summarise(comparable).sort_values(order, ascending=[False, True], ignore_index=True)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 from urllib.parse import unquote
 
@@ -39,7 +40,7 @@ __all__ = [
     "read_rows",
 ]
 
-_READ_THREADS = 16  # files are small: reading waits for the storage, above all an object store
+_REMOTE_THREADS = 16  # which wait for the object store
 _MAX_LISTINGS = 100
 _SUFFIX = ".parquet"
 _AGE = ("created_at", "id")
@@ -100,8 +101,9 @@ def read_rows(root: Root, table: Table, filters: Mapping[str, Any], columns: Seq
     wanted = list(columns) if columns is not None else table.schema.names
     needed = list(dict.fromkeys([*wanted, *allowed, *_AGE, *table.partitions]))
     rows = newest(table, _gather(root, table, allowed, [name for name in table.schema.names if name in needed]))
-    for name, values in allowed.items():
-        rows = rows.filter(pc.is_in(rows[name], value_set=values))
+    fits = [pc.is_in(rows[name], value_set=values) for name, values in allowed.items() if name not in table.partitions]
+    if fits:
+        rows = rows.filter(reduce(pc.and_, fits))
     return rows.sort_by([(name, "ascending") for name in _AGE]).select(wanted)
 
 
@@ -146,19 +148,13 @@ def parse(table: Table, path: str, data: bytes, columns: Sequence[str] | None = 
     Raises:
         StorageError: It's damaged, of a newer version, or not ours.
     """
-    schema = table.file_schema.remove_metadata()
+    schema = table.file_schema
     wanted = [name for name in schema.names if columns is None or name in columns]
     try:
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
             there = file.schema_arrow
             version = _check_version(table, path, there.metadata or {})
-            twice = [name for name in table.partitions if name in there.names]
-            if twice:
-                raise StorageError(f"{path} has the column {twice[0]} both inside and in its path; delete it.")
-            absent = [name for name in schema.names if name not in there.names]
-            lacking = [name for name in absent if since(table.schema.field(name)) <= version]
-            if lacking:
-                raise StorageError(f"{path} lacks the columns {', '.join(lacking)}: it wasn't written by dim_ray.")
+            absent = [] if there.equals(schema) else _absent(table, path, there.names, version)
             rows = file.read([name for name in wanted if name not in absent], use_threads=False)
     except (OSError, pa.ArrowException) as error:  # raised by the bytes at hand, not by the storage
         raise StorageError(
@@ -166,14 +162,13 @@ def parse(table: Table, path: str, data: bytes, columns: Sequence[str] | None = 
             "Delete it, and run again what wrote it."
         ) from error
     rows = rows.replace_schema_metadata(None)
+    if there.equals(schema):
+        return rows
     for name in absent:
         if name in wanted:
             rows = rows.append_column(name, pa.nulls(len(rows), schema.field(name).type))
-    target = pa.schema([schema.field(name) for name in wanted])
-    if rows.schema.equals(target):
-        return rows
     try:
-        return rows.select(wanted).cast(target)
+        return rows.select(wanted).cast(pa.schema([schema.field(name) for name in wanted]))
     except (pa.ArrowException, ValueError) as error:
         raise StorageError(f"{path} has columns of other types than {table.name}: {_first_line(error)}.") from error
 
@@ -241,10 +236,11 @@ def _read_files(root: Root, table: Table, files: Sequence[RowFile], columns: Seq
             return None
         return parse(table, file.path, data, columns)
 
-    if not files:
-        return {}
-    with ThreadPoolExecutor(_READ_THREADS) as threads:
-        tables = list(threads.map(read, files))
+    if root.is_local:  # threads would wait for each other: reading is as quick as parsing, which holds the interpreter
+        tables = [read(file) for file in files]
+    else:
+        with ThreadPoolExecutor(_REMOTE_THREADS) as threads:
+            tables = list(threads.map(read, files))
     return {file: rows for file, rows in zip(files, tables, strict=True) if rows is not None}
 
 
@@ -265,6 +261,18 @@ def _join(table: Table, read: Mapping[RowFile, pa.Table], columns: Sequence[str]
             checked(table, file, rows, columns)  # says which of them it was
         raise
     return pa.concat_tables([schema.empty_table(), *whole]).replace_schema_metadata(None)
+
+
+def _absent(table: Table, path: str, there: Sequence[str], version: int) -> list[str]:
+    """Returns the columns that a file of an older version hasn't."""
+    twice = [name for name in table.partitions if name in there]
+    if twice:
+        raise StorageError(f"{path} has the column {twice[0]} both inside and in its path; delete it.")
+    absent = [name for name in table.file_schema.names if name not in there]
+    lacking = [name for name in absent if since(table.schema.field(name)) <= version]
+    if lacking:
+        raise StorageError(f"{path} lacks the columns {', '.join(lacking)}: it wasn't written by dim_ray.")
+    return absent
 
 
 def _chosen(table: Table, files: Iterable[RowFile], allowed: Mapping[str, pa.Array]) -> list[RowFile]:

@@ -10,6 +10,9 @@ from typing import Any
 from dim_ray.store import filesystem
 from dim_ray.store.filesystem import Root
 
+Hook = Callable[[str, str], object]
+"""Takes what will be done, and the path of the file."""
+
 
 class Crash(BaseException):
     """What a test raises in the place of a process that dies."""
@@ -18,7 +21,7 @@ class Crash(BaseException):
 class _Steps:
     """Says before each change what it will be, and hands everything on."""
 
-    def __init__(self, inner: Any, hook: Callable[[str], None]) -> None:
+    def __init__(self, inner: Any, hook: Hook) -> None:
         self._inner = inner
         self._hook = hook
 
@@ -27,27 +30,27 @@ class _Steps:
         if name not in ("move", "delete_file", "open_input_stream"):
             return called
 
-        def call(*arguments: Any) -> Any:
-            self._hook(name)
-            return called(*arguments)
+        def call(path: str, *others: str) -> Any:
+            self._hook(name, path)
+            return called(path, *others)
 
         return call
 
 
 @contextmanager
-def steps(hook: Callable[[str], None]) -> Iterator[None]:
+def steps(hook: Hook) -> Iterator[None]:
     """Calls the hook before each "move", "delete_file", "open_input_stream" and "write", and after a write: "written".
 
     What the hook itself does goes through unseen. Of roots that are opened meanwhile, on disks alone.
     """
     is_inside = False
 
-    def guarded(step: str) -> None:
+    def guarded(step: str, path: str) -> None:
         nonlocal is_inside
         if not is_inside:
             is_inside = True
             try:
-                hook(step)
+                hook(step, path)
             finally:
                 is_inside = False
 
@@ -58,9 +61,9 @@ def steps(hook: Callable[[str], None]) -> Iterator[None]:
         return replace(root, filesystem=_Steps(root.filesystem, guarded))
 
     def write(target: str, data: bytes) -> None:
-        guarded("write")
+        guarded("write", target)
         replace_file(target, data)
-        guarded("written")
+        guarded("written", target)
 
     filesystem._local, filesystem._replace_file = watched, write
     try:
@@ -69,14 +72,14 @@ def steps(hook: Callable[[str], None]) -> Iterator[None]:
         filesystem._local, filesystem._replace_file = local, replace_file
 
 
-def crash_at(number: int) -> Callable[[str], None]:
+def crash_at(number: int) -> Hook:
     """Returns a hook that raises at one step, counted from 0."""
     count = -1
 
-    def hook(step: str) -> None:
+    def hook(step: str, path: str) -> None:
         nonlocal count
         count += 1
         if count == number:
-            raise Crash(step)
+            raise Crash(step, path)
 
     return hook

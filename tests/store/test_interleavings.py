@@ -12,11 +12,13 @@ import pytest
 
 from dim_ray.store.compaction import compact
 from dim_ray.store.merging import merge
+from dim_ray.store.packs import row_of
 from dim_ray.store.reader import Reader
+from dim_ray.store.schema import row_id
 from dim_ray.store.verification import verify
 from dim_ray.store.writer import Writer
 from tests.store.rows import trial
-from tests.store.steps import Crash, steps
+from tests.store.steps import Crash, Hook, steps
 
 pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, example, given, settings
@@ -24,14 +26,16 @@ from hypothesis import strategies as st
 
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 _QUICK, _MANY = 200, 2_000
+_IDS = {row_id("trials", trial()["study"], number): number for number in range(5)}
 _MEMORY = Path("/dev/shm")  # where there is one, so that flushing to the disk costs nothing
 
 _numbers = st.integers(0, 4)
-_steps = st.integers(0, 25)
+_steps = st.integers(0, 4) | st.integers(0, 25)
 _interferences = st.one_of(
     st.none(),
     st.tuples(st.just("crash"), _steps),
     st.tuples(st.just("append"), _steps, _numbers),
+    st.tuples(st.just("append the same"), _steps),
     st.tuples(st.just("compact"), _steps),
     st.tuples(st.just("read"), _steps),
 )
@@ -53,6 +57,7 @@ class Stores:
         self.expected: dict[int, float] = {}
         self.expected_theirs: dict[int, float] = {}
         self.clock = 0
+        self.writing: int | None = None
 
     def append(self, number: int) -> None:
         objective = self._write(self.ours, number)
@@ -90,6 +95,7 @@ class Stores:
         }
         interference = rest[-1] if rest and isinstance(rest[-1], tuple) else None
         before = dict(self.expected)
+        self.writing = rest[0] if name == "append" else None  # type: ignore[assignment]
         try:
             with steps(self._hook(interference)):
                 calls[name](*rest)
@@ -104,19 +110,24 @@ class Stores:
         Writer(root).append_trial(trial(number=number, objective=objective, created_at=created_at, generator=None))
         return objective
 
-    def _hook(self, interference: tuple[object, ...] | None) -> Callable[[str], None]:
+    def _hook(self, interference: tuple[object, ...] | None) -> Hook:
         count = -1
 
-        def hook(step: str) -> None:
+        def hook(step: str, path: str) -> None:
             nonlocal count
             count += 1
             if interference is None or count != interference[1]:
                 return
             what, _, *rest = interference
-            if what == "crash":
+            if what == "append the same":
+                name = row_of(path.rpartition("/")[2])
+                if path.startswith(self.ours) and name in _IDS and _IDS[name] != self.writing:
+                    self.append(_IDS[name])
+            elif what == "crash":
                 raise Crash(step)
-            if what == "append":
-                self.append(*rest)  # type: ignore[arg-type]
+            elif what == "append":
+                if rest[0] != self.writing:  # of two writers of one row at once, either may be the last
+                    self.append(*rest)  # type: ignore[arg-type]
             elif what == "compact":
                 compact(self.ours)
             else:
@@ -151,12 +162,17 @@ def check_history(actions: list[tuple[object, ...]]) -> None:
 
 
 _histories = st.lists(_actions, min_size=2, max_size=7)
+_TWO = [("append", 0, None), ("append", 1, None)]
 _profile = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
-@example([("append", 0, None), ("append", 1, None), ("compact", 100, ("append", 5, 0)), ("compact", 100, None)])
-@example([("append", 0, None), ("append", 1, None), ("compact", 100, ("crash", 6)), ("append", 0, None)])
-@example([("append", 0, ("compact", 0)), ("append theirs", 0), ("append theirs", 1), ("merge", ("append", 2, 1))])
+@example([*_TWO, ("compact", 100, ("crash", 6)), ("append", 0, None)])
+@example([*_TWO, ("compact", 100, ("append the same", 5)), ("compact", 100, None)])
+@example([*_TWO, ("compact", 100, ("append the same", 6)), ("compact", 100, None)])
+@example([*_TWO, ("compact", 100, ("append the same", 7)), ("compact", 100, None)])
+@example([*_TWO, ("read", ("compact", 0))])
+@example([*_TWO, ("read", ("compact", 1))])
+@example([*_TWO, ("append theirs", 0), ("append theirs", 2), ("merge", ("append", 2, 3))])
 @settings(_profile, max_examples=_QUICK)
 @given(_histories)
 def test_no_interleaving_loses_doubles_or_ages_a_row(actions: list[tuple[object, ...]]) -> None:

@@ -104,7 +104,7 @@ def test_their_damaged_artefact_is_named_and_not_copied_and_the_rest_is(tmp_path
 def test_merge_that_crashes_anywhere_is_finished_by_the_next(tmp_path: Path) -> None:
     ours, theirs = two_labs(tmp_path / "whole")
     seen: list[str] = []
-    with steps(seen.append):
+    with steps(lambda step, path: seen.append(step)):
         merge(ours, theirs)
     assert "write" in seen
     for number in range(len(seen)):

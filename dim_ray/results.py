@@ -8,6 +8,7 @@ python -m dim_ray.results export GENERATOR DIR                  a generator as a
 python -m dim_ray.results verify                                everything that is wrong, by name
 python -m dim_ray.results compact                               many small files into few, at any time
 python -m dim_ray.results merge OURS THEIRS                     what theirs has and ours lacks, into ours
+python -m dim_ray.results prune --quota 1000000000              artefacts that nobody needs; --delete deletes them
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ def main(argv: Sequence[str]) -> None:
     """
     arguments = parse_arguments(argv)
     if arguments.command in UPKEEP:
-        UPKEEP[arguments.command].run(arguments.storage, *arguments.operands)
+        command = UPKEEP[arguments.command]
+        command.run(
+            arguments.storage, *arguments.operands, **{name: getattr(arguments, name) for name in command.flags}
+        )
         return
     from dim_ray.store.reader import Reader
 
@@ -93,6 +97,8 @@ def _parser() -> Parser:
     )
     parser.add_argument("--architecture", metavar="NAME", help="the students' architecture, for example convnet3")
     parser.add_argument("--protocol", choices=PROTOCOLS, help="how students get images (best, by default: on_the_fly)")
+    parser.add_argument("--quota", type=int, metavar="BYTES", help="prune: the most that the whole storage should have")
+    parser.add_argument("--delete", action="store_true", help="prune: delete what would otherwise only be named")
     for name, what in (("label", "IOR against HLR"), ("augmentation", "students with augmentation against without")):
         parser.add_argument(
             f"--{name}-weight", type=float, metavar="X", help=f"ranking: weight of {what}, 0 to 1 (default: 0.5)"

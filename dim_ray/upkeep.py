@@ -1,4 +1,4 @@
-"""The commands of `python -m dim_ray.results` beside its tables: verify, compact, merge, sql and export.
+"""The commands of `python -m dim_ray.results` beside its tables: verify, compact, merge, sql, export, prune.
 
 UPKEEP["compact"].run("./dim_storage")
 """
@@ -21,6 +21,8 @@ class Command:
     """Takes the storage's root and the operands."""
     operands: tuple[str, ...] = ()
     """What follows the command's name, by what it's called in messages."""
+    flags: tuple[str, ...] = ()
+    """Which flags it takes beside --storage, as keywords."""
 
 
 def _verify(storage: str) -> None:
@@ -80,12 +82,33 @@ def _export(storage: str, name: str, folder: str) -> None:
     print(f"{generator.fingerprint} with {_counted(num_own, 'evaluation')} of it; in {folder}")
 
 
+def _prune(storage: str, *, quota: int | None, delete: bool) -> None:
+    from dim_ray.store.pruning import plan_pruning, prune
+
+    plan = plan_pruning(storage, quota_bytes=quota)
+    if delete:
+        prune(storage, plan)
+    for removal in plan.removals:
+        print(f"{removal.kind}/{removal.fingerprint}  {removal.size_bytes:,} bytes  {removal.reason}")
+    what = "deleted" if delete else "would be deleted, with --delete"
+    print(
+        f"{_counted(len(plan.removals), 'artefact')} {what}; {plan.size_bytes:,} bytes before, {plan.left_bytes:,} "
+        f"after; in {storage}"
+    )
+    if quota is not None and plan.left_bytes > quota:
+        raise StorageError(
+            f"--quota is {quota:,} bytes, and {plan.left_bytes:,} are rows, studies, and artefacts that are the best "
+            "or younger than a day; allow more."
+        )
+
+
 UPKEEP: Mapping[str, Command] = {
     "verify": Command(run=_verify),
     "compact": Command(run=_compact),
     "merge": Command(run=_merge, operands=("OURS", "THEIRS")),
     "sql": Command(run=_sql, operands=("QUERY",)),
     "export": Command(run=_export, operands=("GENERATOR", "DIR")),
+    "prune": Command(run=_prune, flags=("quota", "delete")),
 }
 """By name."""
 

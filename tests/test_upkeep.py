@@ -10,6 +10,7 @@ from dim_ray.results import main
 from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
+from tests.store.cards import edit_card
 from tests.store.rows import evaluation, trial
 
 GENERATOR = evaluation()["generator"]
@@ -107,3 +108,25 @@ def test_sql_that_cannot_be_answered_is_an_error_of_one_line(
     pytest.importorskip("duckdb")
     assert run_main(main, ["sql", text, "--storage", storage]) == 2
     assert capsys.readouterr().err.startswith("error: the SQL ")
+
+
+def test_prune_names_what_would_go_and_deletes_it_only_when_told_to(
+    storage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unnamed = Path(storage, "generators", "ffff000011112222")
+    ArtifactStore(storage).write("generators", unnamed.name, {"generator.safetensors": b"x"}, {})
+    edit_card(unnamed, lambda card: card.update(created_at="2026-01-01T00:00:00+00:00"))
+    main(["prune", "--storage", storage])
+    named, summary = capsys.readouterr().out.splitlines()
+    assert named.startswith(f"generators/{unnamed.name}  ")
+    assert summary.startswith("1 artefact would be deleted, with --delete; ")
+    assert unnamed.exists()
+    main(["prune", "--storage", storage, "--delete"])
+    assert "\n1 artefact deleted; " in capsys.readouterr().out
+    assert not unnamed.exists()
+    assert Path(storage, "generators", GENERATOR).exists()
+
+
+def test_quota_that_cannot_be_kept_exits_with_1(storage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main(main, ["prune", "--quota", "10", "--storage", storage]) == 1
+    assert capsys.readouterr().err.startswith("error: --quota is 10 bytes, and ")

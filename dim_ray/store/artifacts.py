@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -147,6 +148,16 @@ class ArtifactStore:
         with storage_errors("list", self._root.uri_of(kind)):
             cards = self._root.filesystem.get_file_info([f"{info.path}/{CARD_FILE}" for info in folders])
         return [folder.base_name for folder, card in zip(folders, cards, strict=True) if card.is_file]
+
+    def remove(self, kind: str, fingerprint: str) -> None:
+        """Deletes an artefact, where there is one; killed on the way, it leaves one that isn't finished."""
+        key = _folder(kind, fingerprint)
+        self._root.delete(f"{key}/{CARD_FILE}")
+        for info in self._root.children(key):
+            self._root.delete(f"{key}/{info.base_name}")
+        if self._root.is_local:
+            with storage_errors("delete", self._root.uri_of(key)), suppress(FileNotFoundError):
+                self._root.filesystem.delete_dir(self._root.path_of(key))
 
     def write_bytes(self, key: str, data: bytes, *, is_patient: bool = True) -> str:
         """Writes a plain file whole or not at all, in place of one that is there; returns its address.

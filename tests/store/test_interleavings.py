@@ -172,6 +172,7 @@ _profile = settings(deadline=None, derandomize=True, suppress_health_check=list(
 @example([*_TWO, ("compact", 100, ("append the same", 7)), ("compact", 100, None)])
 @example([*_TWO, ("read", ("compact", 0))])
 @example([*_TWO, ("read", ("compact", 1))])
+@example([*_TWO, ("append theirs", 3), ("merge", ("compact", 3))])
 @example([*_TWO, ("append theirs", 0), ("append theirs", 2), ("merge", ("append", 2, 3))])
 @settings(_profile, max_examples=_QUICK)
 @given(_histories)

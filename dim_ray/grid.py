@@ -35,7 +35,7 @@ def find_generator(work: Workspace, uri: str | None) -> str:
     artifacts, dataset = work.artifacts, work.dataset.name
     if uri is None:
         reader = Reader(artifacts.root)
-        ipc = usual_ipc(reader.evaluations(dataset=dataset), dataset=dataset)
+        ipc = usual_ipc(reader.measured(dataset=dataset), dataset=dataset)
         identity = reader.best_generator(dataset=dataset, ipc=ipc)
         uri = artifacts.uri("generators", identity)
     artifact = read_artifact(uri, kind="generators")

@@ -135,14 +135,14 @@ def _best(reader: Reader, arguments: argparse.Namespace) -> None:
 
     dataset, protocol, ipc = arguments.dataset, arguments.protocol or "on_the_fly", arguments.ipc
     if dataset is None or ipc is None:
-        every = reader.evaluations()
+        every = reader.measured()
         dataset = dataset or only_dataset(reader.root, every)
         ipc = usual_ipc(every, dataset=dataset, protocol=protocol) if ipc is None else ipc
     cell = reader.best_cell(dataset=dataset, ipc=ipc, architecture=arguments.architecture, protocol=protocol)
     best = str(cell["generator"])
     store = ArtifactStore(reader.root)
     uri = store.uri("generators", best)
-    rows = reader.evaluations(dataset=dataset, generator=best)
+    rows = reader.measured(dataset=dataset, generator=best)
     if arguments.architecture is not None:
         rows = rows[rows["architecture"] == arguments.architecture]
     _print(

@@ -233,7 +233,7 @@ def named_generator(
     artifacts = ArtifactStore(fspath(storage))
     if name is None:
         reader = Reader(artifacts.root)
-        every = reader.evaluations(**({} if dataset is None else {"dataset": dataset}))
+        every = reader.measured(**({} if dataset is None else {"dataset": dataset}))
         chosen = dataset or only_dataset(reader.root, every)
         cell = reader.best_cell(dataset=chosen, ipc=usual_ipc(every, dataset=chosen))
         name, weights = str(cell["generator"]), weights or cell["weights"]

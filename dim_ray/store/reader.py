@@ -64,6 +64,11 @@ class Reader:
         frame: pd.DataFrame = read_rows(self._root, EVALUATION_TABLE, filters).to_pandas()
         return frame
 
+    def measured(self, **filters: Any) -> pd.DataFrame:
+        """Returns evaluations as `evaluations` does, with the columns that `summarise` and `usual_ipc` need: quicker."""
+        frame: pd.DataFrame = read_rows(self._root, EVALUATION_TABLE, filters, _CHOOSING).to_pandas()
+        return frame
+
     def trials(self, **filters: Any) -> pd.DataFrame:
         """Returns trials, oldest first: as `evaluations`, with the columns of `dim_ray.store.schema.TRIALS`."""
         frame: pd.DataFrame = read_rows(self._root, TRIAL_TABLE, filters).to_pandas()
@@ -144,7 +149,7 @@ class Reader:
     def _choosing(self, filters: dict[str, Any]) -> pd.DataFrame:
         """Returns the rows that may choose a generator, with the columns that it takes."""
         plain = {"quirks": NO_QUIRKS, "labels": "hard"}  # again in may_choose, but there after they were read
-        rows: pd.DataFrame = read_rows(self._root, EVALUATION_TABLE, {**filters, **plain}, _CHOOSING).to_pandas()
+        rows = self.measured(**{**filters, **plain})
         return rows[may_choose(rows)]
 
     def _device_seconds(self) -> dict[str, float]:

@@ -24,8 +24,9 @@ import pyarrow.compute as pc
 from dim_ray.store.faults import PAUSES_SECONDS, patiently, storage_errors
 from dim_ray.store.filesystem import Root, open_root
 from dim_ray.store.packs import ROWS_PER_PACK, aside_name, is_aside, num_packed, write_pack
+from dim_ray.store.parsing import parse
 from dim_ray.store.schema import TABLES, Table
-from dim_ray.store.tables import RowFile, checked, list_files, newest, parse, read_bytes
+from dim_ray.store.tables import RowFile, checked, list_files, newest, read_bytes
 
 __all__ = ["Compaction", "compact"]
 

@@ -65,7 +65,7 @@ class Reader:
         return frame
 
     def measured(self, **filters: Any) -> pd.DataFrame:
-        """Returns evaluations as `evaluations` does, with the columns that `summarise` and `usual_ipc` need: quicker."""
+        """Returns evaluations as `evaluations` does, with the columns that `summarise` and `usual_ipc` take."""
         frame: pd.DataFrame = read_rows(self._root, EVALUATION_TABLE, filters, _CHOOSING).to_pandas()
         return frame
 

@@ -21,13 +21,13 @@ from urllib.parse import unquote
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from dim_ray.errors import StorageError, UsageError, nearest
 from dim_ray.store.faults import storage_errors
 from dim_ray.store.filesystem import Root
 from dim_ray.store.packs import num_packed
-from dim_ray.store.schema import SCHEMA_VERSION, Table, since
+from dim_ray.store.parsing import first_line, parse
+from dim_ray.store.schema import Table
 
 __all__ = [
     "RowFile",
@@ -35,7 +35,6 @@ __all__ = [
     "checked",
     "list_files",
     "newest",
-    "parse",
     "read_bytes",
     "read_rows",
 ]
@@ -102,8 +101,8 @@ def read_rows(root: Root, table: Table, filters: Mapping[str, Any], columns: Seq
     needed = list(dict.fromkeys([*wanted, *allowed, *_AGE, *table.partitions]))
     rows = newest(table, _gather(root, table, allowed, [name for name in table.schema.names if name in needed]))
     fits = [pc.is_in(rows[name], value_set=values) for name, values in allowed.items() if name not in table.partitions]
-    if fits:
-        rows = rows.filter(reduce(pc.and_, fits))
+    if fits and not pc.all(chosen := reduce(pc.and_, fits)).as_py():
+        rows = rows.filter(chosen)
     return rows.sort_by([(name, "ascending") for name in _AGE]).select(wanted)
 
 
@@ -136,43 +135,6 @@ def read_bytes(root: Root, path: str) -> bytes:
     return data
 
 
-def parse(table: Table, path: str, data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """Returns the rows in a file's bytes: columns of the table's `file_schema`, those of an older version as null.
-
-    Args:
-        table: Which rows they should be.
-        path: For error messages.
-        data: The file.
-        columns: Which columns. Default: all that are inside of a file.
-
-    Raises:
-        StorageError: It's damaged, of a newer version, or not ours.
-    """
-    schema = table.file_schema
-    wanted = [name for name in schema.names if columns is None or name in columns]
-    try:
-        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
-            there = file.schema_arrow
-            version = _check_version(table, path, there.metadata or {})
-            absent = [] if there.equals(schema) else _absent(table, path, there.names, version)
-            rows = file.read([name for name in wanted if name not in absent], use_threads=False)
-    except (OSError, pa.ArrowException) as error:  # raised by the bytes at hand, not by the storage
-        raise StorageError(
-            f"{path} is damaged ({len(data)} bytes that aren't a whole Parquet file: {_first_line(error)}). "
-            "Delete it, and run again what wrote it."
-        ) from error
-    rows = rows.replace_schema_metadata(None)
-    if there.equals(schema):
-        return rows
-    for name in absent:
-        if name in wanted:
-            rows = rows.append_column(name, pa.nulls(len(rows), schema.field(name).type))
-    try:
-        return rows.select(wanted).cast(pa.schema([schema.field(name) for name in wanted]))
-    except (pa.ArrowException, ValueError) as error:
-        raise StorageError(f"{path} has columns of other types than {table.name}: {_first_line(error)}.") from error
-
-
 def with_place(table: Table, place: Sequence[Any], rows: pa.Table) -> pa.Table:
     """Returns rows of one partition with its columns."""
     for name, value in zip(table.partitions, place, strict=True):
@@ -191,7 +153,7 @@ def checked(table: Table, file: RowFile, rows: pa.Table, columns: Sequence[str] 
     try:
         return with_place(table, file.place, rows).select(schema.names).cast(schema)
     except (pa.ArrowException, ValueError) as error:
-        raise StorageError(f"{file.path} has rows that {table.name} can't have: {_first_line(error)}.") from error
+        raise StorageError(f"{file.path} has rows that {table.name} can't have: {first_line(error)}.") from error
 
 
 def allowed_values(table: Table, name: str, value: Any) -> pa.Array:
@@ -263,18 +225,6 @@ def _join(table: Table, read: Mapping[RowFile, pa.Table], columns: Sequence[str]
     return pa.concat_tables([schema.empty_table(), *whole]).replace_schema_metadata(None)
 
 
-def _absent(table: Table, path: str, there: Sequence[str], version: int) -> list[str]:
-    """Returns the columns that a file of an older version hasn't."""
-    twice = [name for name in table.partitions if name in there]
-    if twice:
-        raise StorageError(f"{path} has the column {twice[0]} both inside and in its path; delete it.")
-    absent = [name for name in table.file_schema.names if name not in there]
-    lacking = [name for name in absent if since(table.schema.field(name)) <= version]
-    if lacking:
-        raise StorageError(f"{path} lacks the columns {', '.join(lacking)}: it wasn't written by dim_ray.")
-    return absent
-
-
 def _chosen(table: Table, files: Iterable[RowFile], allowed: Mapping[str, pa.Array]) -> list[RowFile]:
     """Returns the files in whose partitions there may be rows that are asked for."""
     decided: dict[tuple[Any, ...], bool] = {}
@@ -302,25 +252,3 @@ def _place(root: Root, table: Table, path: str) -> tuple[Any, ...]:
         )
     except ValueError as error:
         raise StorageError(f"{path} isn't where rows of {table.name} belong: {error}; move it away.") from error
-
-
-def _check_version(table: Table, path: str, metadata: Mapping[bytes, bytes]) -> int:
-    text = metadata.get(b"schema_version", b"").decode(errors="replace")
-    if not text.isdigit():
-        raise StorageError(f"{path} carries no schema version, so it wasn't written by dim_ray; move it away.")
-    if int(text) > SCHEMA_VERSION:
-        raise StorageError(
-            f"{path} was written by a newer version of dim_ray (schema {text}, this one reads up to "
-            f"{SCHEMA_VERSION}): upgrade dim_ray."
-        )
-    written_for = metadata.get(b"table", b"").decode(errors="replace")
-    if written_for != table.name:
-        raise StorageError(
-            f"{path} holds rows of {written_for or 'an unknown table'}, not of {table.name}; move it away."
-        )
-    return int(text)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

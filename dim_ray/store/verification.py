@@ -20,8 +20,9 @@ from dim_ray.errors import StorageError
 from dim_ray.store.artifacts import KINDS, ArtifactStore
 from dim_ray.store.filesystem import Root, open_root
 from dim_ray.store.packs import num_packed, pack_digest, row_of
+from dim_ray.store.parsing import parse
 from dim_ray.store.schema import TABLES, Table
-from dim_ray.store.tables import RowFile, checked, list_files, parse, read_bytes
+from dim_ray.store.tables import RowFile, checked, list_files, read_bytes
 
 __all__ = ["Verification", "verify"]
 

@@ -484,11 +484,11 @@ def _newer_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes this version of dim_ray the next one, which has one more column of evaluations."""
     from dataclasses import replace
 
-    from dim_ray.store import reader, schema, tables
+    from dim_ray.store import parsing, reader, schema
 
     column = schema._column("temperature", pa.float64(), "Of the room.", "degrees", nullable=True, since=2)
     table = replace(schema.EVALUATION_TABLE, schema=EVALUATIONS.append(column))
-    for module in (schema, tables):
+    for module in (schema, parsing):
         monkeypatch.setattr(module, "SCHEMA_VERSION", 2)
     monkeypatch.setattr(reader, "EVALUATION_TABLE", table)
     monkeypatch.setattr("dim_ray.store.writer.EVALUATION_TABLE", table)

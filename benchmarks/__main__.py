@@ -26,6 +26,7 @@ from benchmarks.measure import MATRIX_PRODUCT, Measurement, matrix_products, mea
 from benchmarks.pools import POOLS
 from benchmarks.scaling import compute_cases, scaling_table
 from benchmarks.storage import STORAGE
+from benchmarks.stores import STORES
 from benchmarks.train import measure_distillations, measure_pools
 from benchmarks.training import TRAINING, Setting
 from benchmarks.trials import measure_gaps
@@ -37,7 +38,7 @@ from dim_ray.errors import UsageError, nearest
 from dim_ray.summary import make_console
 
 _TRIALS, _SCALING, _RAY_POOL, _RAY_TRAIN = "trials", "scaling", "ray-pool", "ray-train"
-_WORK = {**TRAINING, **POOLS, **WORKERS, **STORAGE, _SCALING: compute_cases}
+_WORK = {**TRAINING, **POOLS, **WORKERS, **STORAGE, **STORES, _SCALING: compute_cases}
 _NAMES = (*_WORK, _TRIALS, _RAY_POOL, _RAY_TRAIN)
 
 

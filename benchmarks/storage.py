@@ -21,7 +21,7 @@ from dim_ray.store.reader import Reader
 from dim_ray.store.schema import EVALUATIONS
 from dim_ray.store.writer import Writer
 
-__all__ = ["STORAGE"]
+__all__ = ["STORAGE", "folder", "row"]
 
 _IMAGES = 1000
 _ROWS = 500
@@ -44,9 +44,9 @@ def _decode(setting: Setting) -> list[Case]:
 
 def _store(setting: Setting) -> list[Case]:
     numbers = itertools.count()
-    small, large = _folder(), _folder()
+    small, large = folder(), folder()
     writer = Writer(small)
-    rows = [_row(number) for number in range(_ROWS)]
+    rows = [row(number) for number in range(_ROWS)]
     Writer(large).append_evaluations(rows)
     of_one = sum(row["ipc"] == _IPCS[0] for row in rows)
 
@@ -54,7 +54,7 @@ def _store(setting: Setting) -> list[Case]:
         return Case(benchmark=benchmark, variant=variant, call=call, items=items, has_arithmetic=False)
 
     return [
-        case("append", "one evaluation", lambda: writer.append_evaluations([_row(next(numbers))]), 1),
+        case("append", "one evaluation", lambda: writer.append_evaluations([row(next(numbers))]), 1),
         case("query", f"{_ROWS} evaluations", lambda: Reader(large).evaluations(), _ROWS),
         case("query", f"one IPC of {_ROWS} evaluations", lambda: Reader(large).evaluations(ipc=_IPCS[0]), of_one),
     ]
@@ -64,22 +64,23 @@ STORAGE: Mapping[str, Callable[[Setting], list[Case]]] = {"decode": _decode, "st
 """By name."""
 
 
-def _png(image: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _folder() -> str:
+def folder() -> str:
+    """Returns a new folder, which is deleted when the process ends."""
     folder = tempfile.mkdtemp(prefix="dim_ray_benchmark_")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
-def _row(number: int) -> dict[str, Any]:
+def row(number: int) -> dict[str, Any]:
     """Returns an evaluation that fits the table: some value of each column's type, and the number as the seed."""
     row = {field.name: _value(field) for field in EVALUATIONS if field.name not in _WRITTEN}
     return {**row, "ipc": _IPCS[number % len(_IPCS)], "seed": number}
+
+
+def _png(image: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _value(field: pa.Field) -> Any:

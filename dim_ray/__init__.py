@@ -2,6 +2,7 @@
 
 generator = dim_ray.best_generator("dim_storage", dataset="digits", ipc=10)
 images = generator.sample(labels, seed=0)
+rows = dim_ray.open_store("dim_storage").evaluations(dataset="digits", ipc=[1, 10])
 """
 
 from __future__ import annotations
@@ -10,20 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dim_ray.reuse import StoredGenerator, best_generator, load_generator
+    from dim_ray.store.reader import open_store
 
 __version__ = "0.1.0"
 
-__all__ = ["StoredGenerator", "__version__", "best_generator", "load_generator"]
+__all__ = ["StoredGenerator", "__version__", "best_generator", "load_generator", "open_store"]
 
 _FROM_REUSE = ("StoredGenerator", "best_generator", "load_generator")
 
 
 def __getattr__(name: str) -> Any:
-    # On first use, because torch takes seconds to import.
+    # On first use, because torch takes seconds to import, and pandas half of one.
     if name in _FROM_REUSE:
         from dim_ray import reuse
 
         return getattr(reuse, name)
+    if name == "open_store":
+        from dim_ray.store.reader import open_store
+
+        return open_store
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -15,7 +15,8 @@ from dim_ray.pipeline.students import Evaluation, group_cells
 from dim_ray.pipeline.workspace import Workspace, on_device
 from dim_ray.progress import Progress
 from dim_ray.store.artifacts import read_artifact
-from dim_ray.store.reader import Reader, usual_ipc
+from dim_ray.store.reader import Reader
+from dim_ray.store.selection import usual_ipc
 
 __all__ = ["find_generator", "run_missing"]
 
@@ -34,7 +35,7 @@ def find_generator(work: Workspace, uri: str | None) -> str:
     artifacts, dataset = work.artifacts, work.dataset.name
     if uri is None:
         reader = Reader(artifacts.root)
-        ipc = usual_ipc(reader.evaluations(dataset=dataset), dataset=dataset)
+        ipc = usual_ipc(reader.measured(dataset=dataset), dataset=dataset)
         identity = reader.best_generator(dataset=dataset, ipc=ipc)
         uri = artifacts.uri("generators", identity)
     artifact = read_artifact(uri, kind="generators")

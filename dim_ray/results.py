@@ -1,8 +1,14 @@
-"""Shows what the storage holds: evaluations as a table, the best generator with the line that loads it, and scores.
+"""Shows what the storage holds, and looks after it.
 
-python -m dim_ray.results list --dataset digits
-python -m dim_ray.results best --dataset digits --ipc 10
+python -m dim_ray.results list --dataset digits                 evaluations, a line for each cell of the grid
+python -m dim_ray.results best --dataset digits --ipc 10        the best generator, and the line that loads it
 python -m dim_ray.results ranking --dataset digits --ipc 10     DD-Ranking's scores, or what they lack
+python -m dim_ray.results sql "select ipc, avg(accuracy) from evaluations group by ipc"
+python -m dim_ray.results export GENERATOR DIR                  a generator as a folder that needs PyTorch alone
+python -m dim_ray.results verify                                everything that is wrong, by name
+python -m dim_ray.results compact                               many small files into few, at any time
+python -m dim_ray.results merge OURS THEIRS                     what theirs has and ours lacks, into ours
+python -m dim_ray.results prune --quota 1000000000              artefacts that nobody needs; --delete deletes them
 """
 
 from __future__ import annotations
@@ -10,12 +16,13 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dim_ray.config import PROTOCOLS, StorageConfig, StudyConfig
 from dim_ray.errors import StorageError, UsageError, nearest
 from dim_ray.flags import Parser
+from dim_ray.upkeep import UPKEEP
 
 if TYPE_CHECKING:  # --help doesn't wait for these
     import pandas as pd
@@ -24,7 +31,7 @@ if TYPE_CHECKING:  # --help doesn't wait for these
     from dim_ray.store.ranking import Missing
     from dim_ray.store.reader import Reader
 
-__all__ = ["main"]
+__all__ = ["main", "parse_arguments"]
 
 _FILE_WIDTH = 140  # columns of a table that goes to a file or a pipe
 _FINGERPRINT_SHOWN = 8
@@ -40,18 +47,30 @@ def main(argv: Sequence[str]) -> None:
         UsageError: An argument can't be used.
         StorageError: The storage can't be read, or doesn't hold what was asked for.
     """
-    parser = _parser()
-    parser.refuse_unknown_flags(argv)
-    arguments = parser.parse_args(argv)
+    arguments = parse_arguments(argv)
+    if arguments.command in UPKEEP:
+        command = UPKEEP[arguments.command]
+        command.run(
+            arguments.storage, *arguments.operands, **{name: getattr(arguments, name) for name in command.flags}
+        )
+        return
     from dim_ray.store.reader import Reader
 
-    reader = Reader(arguments.storage)
-    if arguments.command == "list":
-        _list(reader, arguments)
-    elif arguments.command == "best":
-        _best(reader, arguments)
-    else:
-        _ranking(reader, arguments)
+    _SHOWN[arguments.command](Reader(arguments.storage), arguments)
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """Returns `command`, `operands` and the flags; raises a `UsageError` where something can't be used."""
+    parser = _parser()
+    parser.refuse_unknown_flags(argv)
+    arguments = parser.parse_intermixed_args(argv)
+    command, given = arguments.command, arguments.operands
+    wanted = UPKEEP[command].operands if command in UPKEEP else ()
+    if len(given) != len(wanted):
+        raise UsageError(
+            f"{command} is followed by {' '.join(wanted) or 'flags alone'}; given: {' '.join(given) or 'nothing'}."
+        )
+    return arguments
 
 
 def _parser() -> Parser:
@@ -61,11 +80,8 @@ def _parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "command",
-        choices=("list", "best", "ranking"),
-        help="list: every cell of the grid; best: one generator; ranking: DD-Ranking's scores of every generator",
-    )
+    parser.add_argument("command", choices=(*_SHOWN, *UPKEEP), help="what to do, as above")
+    parser.add_argument("operands", nargs="*", metavar="...", help="what follows the command above")
     parser.add_argument(
         "--storage",
         default=StorageConfig().root,
@@ -81,6 +97,8 @@ def _parser() -> Parser:
     )
     parser.add_argument("--architecture", metavar="NAME", help="the students' architecture, for example convnet3")
     parser.add_argument("--protocol", choices=PROTOCOLS, help="how students get images (best, by default: on_the_fly)")
+    parser.add_argument("--quota", type=int, metavar="BYTES", help="prune: the most that the whole storage should have")
+    parser.add_argument("--delete", action="store_true", help="prune: delete what would otherwise only be named")
     for name, what in (("label", "IOR against HLR"), ("augmentation", "students with augmentation against without")):
         parser.add_argument(
             f"--{name}-weight", type=float, metavar="X", help=f"ranking: weight of {what}, 0 to 1 (default: 0.5)"
@@ -89,7 +107,7 @@ def _parser() -> Parser:
 
 
 def _list(reader: Reader, arguments: argparse.Namespace) -> None:
-    from dim_ray.store.reader import no_evaluations, summarise
+    from dim_ray.store.selection import no_evaluations, summarise
 
     every = reader.evaluations()
     trials = reader.trials()
@@ -113,17 +131,18 @@ def _list(reader: Reader, arguments: argparse.Namespace) -> None:
 
 def _best(reader: Reader, arguments: argparse.Namespace) -> None:
     from dim_ray.store.artifacts import ArtifactStore
-    from dim_ray.store.reader import summarise, usual_ipc
+    from dim_ray.store.selection import only_dataset, summarise, usual_ipc
 
-    every = reader.evaluations()
-    dataset = arguments.dataset or _only_dataset(reader.root, every)
-    protocol = arguments.protocol or "on_the_fly"
-    ipc = usual_ipc(every, dataset=dataset, protocol=protocol) if arguments.ipc is None else arguments.ipc
+    dataset, protocol, ipc = arguments.dataset, arguments.protocol or "on_the_fly", arguments.ipc
+    if dataset is None or ipc is None:
+        every = reader.measured()
+        dataset = dataset or only_dataset(reader.root, every)
+        ipc = usual_ipc(every, dataset=dataset, protocol=protocol) if ipc is None else ipc
     cell = reader.best_cell(dataset=dataset, ipc=ipc, architecture=arguments.architecture, protocol=protocol)
     best = str(cell["generator"])
     store = ArtifactStore(reader.root)
     uri = store.uri("generators", best)
-    rows = every[(every["dataset"] == dataset) & (every["generator"] == best)]
+    rows = reader.measured(dataset=dataset, generator=best)
     if arguments.architecture is not None:
         rows = rows[rows["architecture"] == arguments.architecture]
     _print(
@@ -143,14 +162,14 @@ def _best(reader: Reader, arguments: argparse.Namespace) -> None:
 
 def _ranking(reader: Reader, arguments: argparse.Namespace) -> None:
     from dim_ray.store.ranking import ranking
-    from dim_ray.store.reader import usual_ipc
+    from dim_ray.store.selection import only_dataset, usual_ipc
 
     if arguments.protocol not in (None, "fixed"):
         raise UsageError(
             f"--protocol is {arguments.protocol!r}; the scores are defined for sets of equal size, so for fixed alone."
         )
     every = reader.evaluations()
-    dataset = arguments.dataset or _only_dataset(reader.root, every)
+    dataset = arguments.dataset or only_dataset(reader.root, every)
     ipc = usual_ipc(every, dataset=dataset, protocol="fixed") if arguments.ipc is None else arguments.ipc
     names = ("architecture", "label_weight", "augmentation_weight")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
@@ -176,7 +195,7 @@ def _scores_table(scores: pd.DataFrame) -> Table:
     from rich import box
     from rich.table import Table
 
-    from dim_ray.store.reader import terms
+    from dim_ray.store.selection import terms
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("generator", "architecture", "students"):
@@ -214,22 +233,11 @@ def _missing_command(root: str, cell: Mapping[Any, Any], missing: Missing) -> st
     )
 
 
-def _only_dataset(root: str, every: pd.DataFrame) -> str:
-    from dim_ray.store.reader import no_evaluations
-
-    names = sorted(every["dataset"].unique())
-    if not names:
-        raise no_evaluations(root)
-    if len(names) > 1:
-        raise UsageError(f"there are several data sets; choose one with --dataset: {', '.join(names)}.")
-    return str(names[0])
-
-
 def _table(cells: pd.DataFrame) -> Table:
     from rich import box
     from rich.table import Table
 
-    from dim_ray.store.reader import terms
+    from dim_ray.store.selection import terms
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     has_terms = any(terms(cell) for cell in cells.to_dict("records"))
@@ -270,6 +278,9 @@ def _print(what: str | Table) -> None:
     console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH, highlight=False)
     # a path or a line to copy is never wrapped
     console.print(what, markup=False, soft_wrap=isinstance(what, str))
+
+
+_SHOWN: Mapping[str, Callable[[Reader, argparse.Namespace], None]] = {"list": _list, "best": _best, "ranking": _ranking}
 
 
 if __name__ == "__main__":

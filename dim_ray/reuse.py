@@ -23,9 +23,11 @@ from dim_ray.core.random import derive_seed, stream
 from dim_ray.errors import UsageError
 from dim_ray.pipeline.generators import generator_from_artifact, stored_weights
 from dim_ray.store.artifacts import ArtifactStore, read_artifact
+from dim_ray.store.filesystem import is_name
 from dim_ray.store.reader import Reader
+from dim_ray.store.selection import only_dataset, usual_ipc
 
-__all__ = ["ImageStream", "StoredGenerator", "best_generator", "load_generator"]
+__all__ = ["ImageStream", "StoredGenerator", "best_generator", "load_generator", "named_generator"]
 
 _BATCH = 500  # images generated at a time: bounds memory
 
@@ -179,6 +181,8 @@ def best_generator(
     ipc: int,
     architecture: str | None = None,
     protocol: str = "on_the_fly",
+    max_bytes: int | None = None,
+    max_device_seconds: float | None = None,
     device: torch.device | str = "cpu",
 ) -> StoredGenerator:
     """Loads the generator whose students have the highest mean validation accuracy; the test split never chooses.
@@ -191,14 +195,51 @@ def best_generator(
         ipc: Images per class of the students.
         architecture: Of the students; by default what most generators were evaluated with.
         protocol: `on_the_fly` or `fixed`.
+        max_bytes: The most that has to be stored for the students' images: the generator's file, or of the protocol
+            `fixed` the images. Default: any.
+        max_device_seconds: The most that the generator's trial may have cost, as time x devices; generators that no
+            trial made are left out. Default: any.
         device: Where the network goes.
 
     Raises:
         DimError: Nothing fits; the message says what is there.
     """
     storage = fspath(storage)
-    cell = Reader(storage).best_cell(dataset=dataset, ipc=ipc, architecture=architecture, protocol=protocol)
+    cell = Reader(storage).best_cell(
+        dataset=dataset,
+        ipc=ipc,
+        architecture=architecture,
+        protocol=protocol,
+        max_bytes=max_bytes,
+        max_device_seconds=max_device_seconds,
+    )
     return load_generator(ArtifactStore(storage).uri("generators", cell["generator"]), device, weights=cell["weights"])
+
+
+def named_generator(
+    storage: str | PathLike[str], name: str | None, *, dataset: str | None = None, weights: Weights | None = None
+) -> StoredGenerator:
+    """Loads the generator that a command line names.
+
+    Args:
+        storage: The storage's root.
+        name: Folder, URI, or fingerprint of a generator of the storage. Default: the storage's best.
+        dataset: Of the best. Default: the only one that there are evaluations of.
+        weights: Default: those that the best was chosen by, or the average where there is one.
+
+    Raises:
+        DimError: As `load_generator` and `best_generator`, or there are several data sets.
+    """
+    artifacts = ArtifactStore(fspath(storage))
+    if name is None:
+        reader = Reader(artifacts.root)
+        every = reader.measured(**({} if dataset is None else {"dataset": dataset}))
+        chosen = dataset or only_dataset(reader.root, every)
+        cell = reader.best_cell(dataset=chosen, ipc=usual_ipc(every, dataset=chosen))
+        name, weights = str(cell["generator"]), weights or cell["weights"]
+    if is_name(name) and artifacts.exists("generators", name):
+        name = artifacts.uri("generators", name)
+    return load_generator(name, weights=weights or "average")
 
 
 def _require_positive(name: str, value: int) -> None:

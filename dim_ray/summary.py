@@ -17,7 +17,7 @@ from dim_ray.pipeline.generators import SAMPLES_FILE
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.session import log_path
 from dim_ray.store.filesystem import open_root
-from dim_ray.store.reader import summarise, terms
+from dim_ray.store.selection import summarise, terms
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,7 +11,8 @@ from dim_ray.config import MatchingKind
 from dim_ray.settings import known_fields, section_types
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = [page for name in ("method", "protocols", "cluster", "aws") if (page := DOCS / f"{name}.md").exists()]
+NAMES = ("method", "protocols", "cluster", "aws", "store")
+PAGES = [page for name in NAMES if (page := DOCS / f"{name}.md").exists()]
 MODULES = re.compile(r"\b(?:dim_ray|tuning)(?:\.\w+)+")
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -26,6 +27,7 @@ from dim_ray.store.filesystem import Root, check_name, is_name, open_root, probe
 
 __all__ = [
     "CARD_DIGEST",
+    "CARD_FILE",
     "FORMAT_VERSION",
     "KINDS",
     "Artifact",
@@ -33,12 +35,13 @@ __all__ = [
     "card_digest",
     "probe",
     "read_artifact",
+    "seal_card",
 ]
 
 FORMAT_VERSION = 1
 KINDS = ("generators", "priors", "teachers")
 
-_CARD = "card.json"
+CARD_FILE = "card.json"
 CARD_DIGEST = "card_sha256"
 _REPAIR = "Delete the folder and make it again, or bring back a copy."
 
@@ -77,7 +80,7 @@ class ArtifactStore:
 
     def exists(self, kind: str, fingerprint: str) -> bool:
         """Whether there is a finished artefact; its bytes are not verified."""
-        return self._root.is_file(f"{_folder(kind, fingerprint)}/{_CARD}")
+        return self._root.is_file(f"{_folder(kind, fingerprint)}/{CARD_FILE}")
 
     def write(self, kind: str, fingerprint: str, files: Mapping[str, bytes], card: Mapping[str, Any]) -> str:
         """Writes an artefact whole or not at all; one that is there and good is kept, one that is damaged replaced.
@@ -97,11 +100,22 @@ class ArtifactStore:
         """
         key = _folder(kind, fingerprint)
         for name in files:
-            if check_name("the file of an artefact", name) == _CARD:
-                raise ArtifactError(f"{_CARD} is the card's own name; give the file another one.")
+            if check_name("the file of an artefact", name) == CARD_FILE:
+                raise ArtifactError(f"{CARD_FILE} is the card's own name; give the file another one.")
         content = _encode_card(kind, fingerprint, files, card)
         if not self._is_whole(kind, fingerprint):
-            self._root.publish_folder(key, {**files, _CARD: content}, lambda: self._is_whole(kind, fingerprint))
+            self._root.publish_folder(key, {**files, CARD_FILE: content}, lambda: self._is_whole(kind, fingerprint))
+        return self._root.uri_of(key)
+
+    def copy(self, source: ArtifactStore, kind: str, fingerprint: str) -> str:
+        """Copies an artefact of another store as it is, card and all; raises as `read` and `write` do.
+
+        Returns:
+            The folder's address.
+        """
+        key = _folder(kind, fingerprint)
+        artifact, card = source.read(kind, fingerprint), source.read_bytes(f"{key}/{CARD_FILE}") or b""
+        self._root.publish_folder(key, {**artifact.files, CARD_FILE: card}, lambda: self._is_whole(kind, fingerprint))
         return self._root.uri_of(key)
 
     def read(self, kind: str, fingerprint: str) -> Artifact:
@@ -132,8 +146,18 @@ class ArtifactStore:
         """Returns the fingerprints of the finished artefacts of one kind, sorted."""
         folders = [info for info in self._root.children(_check_kind(kind)) if info.type == pafs.FileType.Directory]
         with storage_errors("list", self._root.uri_of(kind)):
-            cards = self._root.filesystem.get_file_info([f"{info.path}/{_CARD}" for info in folders])
+            cards = self._root.filesystem.get_file_info([f"{info.path}/{CARD_FILE}" for info in folders])
         return [folder.base_name for folder, card in zip(folders, cards, strict=True) if card.is_file]
+
+    def remove(self, kind: str, fingerprint: str) -> None:
+        """Deletes an artefact, where there is one; killed on the way, it leaves one that isn't finished."""
+        key = _folder(kind, fingerprint)
+        self._root.delete(f"{key}/{CARD_FILE}")
+        for info in self._root.children(key):
+            self._root.delete(f"{key}/{info.base_name}")
+        if self._root.is_local:
+            with storage_errors("delete", self._root.uri_of(key)), suppress(FileNotFoundError):
+                self._root.filesystem.delete_dir(self._root.path_of(key))
 
     def write_bytes(self, key: str, data: bytes, *, is_patient: bool = True) -> str:
         """Writes a plain file whole or not at all, in place of one that is there; returns its address.
@@ -200,6 +224,26 @@ def card_digest(card: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(card, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
+def seal_card(card: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
+    """Returns the bytes of card.json, which vouches for files and for itself.
+
+    Args:
+        card: JSON values; those of `files` are made anew.
+        files: Contents by name.
+
+    Raises:
+        ArtifactError: The card isn't JSON.
+    """
+    sums = {name: {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)} for name, data in files.items()}
+    complete = {**card, "files": sums}
+    try:
+        complete[CARD_DIGEST] = card_digest(complete)
+        return json.dumps(complete, indent=2, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+    except (TypeError, ValueError) as error:
+        name = f"{card.get('kind')}/{card.get('fingerprint')}"
+        raise ArtifactError(f"the card of {name} can't be written as JSON: {error}.") from error
+
+
 def _folder(kind: str, fingerprint: str) -> str:
     return f"{_check_kind(kind)}/{check_name('the fingerprint', fingerprint)}"
 
@@ -218,40 +262,33 @@ def _encode_card(kind: str, fingerprint: str, files: Mapping[str, bytes], card: 
         "fingerprint": fingerprint,
         "code_version": __version__,
         "created_at": datetime.now(UTC).isoformat(),
-        "files": {
-            name: {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)} for name, data in files.items()
-        },
     }
-    try:
-        complete[CARD_DIGEST] = card_digest(complete)
-        return json.dumps(complete, indent=2, allow_nan=False, ensure_ascii=False).encode() + b"\n"
-    except (TypeError, ValueError) as error:
-        raise ArtifactError(f"the card of {kind}/{fingerprint} can't be written as JSON: {error}.") from error
+    return seal_card(complete, files)
 
 
 def _read_card(root: Root, key: str, kind: str | None) -> dict[str, Any]:
     """Reads the card of the folder `key`, "" for the root itself, and checks what it says of itself."""
     where = root.uri_of(key) if key else root.uri
-    data = root.read(_join(key, _CARD))
+    data = root.read(_join(key, CARD_FILE))
     if data is None:
         raise ArtifactError(
-            f"{where} has no {_CARD}, so it's no finished artefact; give the folder of one, such as "
+            f"{where} has no {CARD_FILE}, so it's no finished artefact; give the folder of one, such as "
             f"{where}/generators/<fingerprint> if this is a storage."
         )
     try:
         card = json.loads(data)
     except ValueError as error:
-        raise ArtifactError(f"{_CARD} of {where} isn't JSON: {error}. {_REPAIR}") from error
+        raise ArtifactError(f"{CARD_FILE} of {where} isn't JSON: {error}. {_REPAIR}") from error
     version = card.get("format_version") if isinstance(card, dict) else None
     if not isinstance(version, int) or version < 1:
-        raise ArtifactError(f"{_CARD} of {where} has no format_version, so it wasn't written by dim_ray. {_REPAIR}")
+        raise ArtifactError(f"{CARD_FILE} of {where} has no format_version, so it wasn't written by dim_ray. {_REPAIR}")
     if version > FORMAT_VERSION:
         raise NewerFormatError(
             f"{where} was made by a newer version of dim_ray (format {version}, this one reads up to "
             f"{FORMAT_VERSION}): upgrade dim_ray."
         )
     if card.pop(CARD_DIGEST, None) != card_digest(card):
-        raise ArtifactError(f"{_CARD} of {where} was altered: it doesn't fit its own {CARD_DIGEST}. {_REPAIR}")
+        raise ArtifactError(f"{CARD_FILE} of {where} was altered: it doesn't fit its own {CARD_DIGEST}. {_REPAIR}")
     if kind is not None and card.get("kind") != kind:
         raise ArtifactError(f"{where} is of the kind {card.get('kind')!r}; needed here: {kind!r}.")
     return dict(card)
@@ -261,14 +298,14 @@ def _read_files(root: Root, key: str, card: dict[str, Any]) -> Artifact:
     where = root.uri_of(key) if key else root.uri
     named = card.get("files")
     if not isinstance(named, dict):
-        raise ArtifactError(f"{_CARD} of {where} doesn't list its files. {_REPAIR}")
+        raise ArtifactError(f"{CARD_FILE} of {where} doesn't list its files. {_REPAIR}")
     files = {}
     for name, stated in named.items():
         if not is_name(name):  # a card may come from anywhere: it must not reach outside of its folder
-            raise ArtifactError(f"{_CARD} of {where} names the file {name!r}, which isn't a plain name. {_REPAIR}")
+            raise ArtifactError(f"{CARD_FILE} of {where} names the file {name!r}, which isn't a plain name. {_REPAIR}")
         size = stated.get("size_bytes") if isinstance(stated, dict) else None
         if not isinstance(size, int) or "sha256" not in stated:
-            raise ArtifactError(f"{_CARD} of {where} doesn't give sha256 and size_bytes of {name}. {_REPAIR}")
+            raise ArtifactError(f"{CARD_FILE} of {where} doesn't give sha256 and size_bytes of {name}. {_REPAIR}")
         data = root.read(_join(key, name))
         if data is None:
             raise ArtifactError(f"{name} is missing in {where}. {_REPAIR}")
@@ -276,7 +313,7 @@ def _read_files(root: Root, key: str, card: dict[str, Any]) -> Artifact:
             fault = "is truncated" if len(data) < size else "is too long"
             raise ArtifactError(f"{name} in {where} {fault}: {len(data)} bytes, {size} expected. {_REPAIR}")
         if hashlib.sha256(data).hexdigest() != stated["sha256"]:
-            raise ArtifactError(f"{name} in {where} was altered: its SHA-256 isn't the one in {_CARD}. {_REPAIR}")
+            raise ArtifactError(f"{name} in {where} was altered: its SHA-256 isn't the one in {CARD_FILE}. {_REPAIR}")
         files[name] = data
     return Artifact(uri=where, card=card, files=files)
 

@@ -3,8 +3,8 @@
     row_id(generator, "digits", 10, "on_the_fly", "convnet3", seed)
     EVALUATIONS.field("accuracy").metadata  # {b"description": ..., b"unit": b"fraction in [0, 1]"}
 
-A breaking change of a column raises SCHEMA_VERSION, which every file carries in its schema's metadata: a reader
-refuses a file of a version above its own.
+A change of the columns raises SCHEMA_VERSION, which every file carries in its schema's metadata: a reader refuses a
+file of a version above its own, and reads older ones. A new column says since which version it is there, as nullable.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from numbers import Integral, Real
 from typing import Any
 
@@ -25,11 +26,13 @@ __all__ = [
     "EVALUATIONS",
     "EVALUATION_TABLE",
     "SCHEMA_VERSION",
+    "TABLES",
     "TRIALS",
     "TRIAL_TABLE",
     "Table",
     "check_row",
     "row_id",
+    "since",
 ]
 
 SCHEMA_VERSION = 1
@@ -38,6 +41,7 @@ STATES = ("completed", "diverged", "failed", "stopped")
 _FRACTION = "fraction in [0, 1]"
 _TIME = pa.timestamp("us", tz="UTC")
 _MAX_SHOWN = 80
+_SINCE = "since"  # the schema version with which a column came; it's null in older rows
 
 
 def _column(
@@ -48,8 +52,10 @@ def _column(
     *,
     nullable: bool = False,
     allowed: Sequence[str] = (),
+    since: int = 1,
 ) -> pa.Field:
     metadata = {"description": description, "unit": unit} | ({"allowed": ", ".join(allowed)} if allowed else {})
+    metadata |= {_SINCE: str(since)} if since > 1 else {}
     return pa.field(name, kind, nullable=nullable, metadata=metadata)
 
 
@@ -206,7 +212,7 @@ class Table:
     identity: tuple[str, ...]
     """Columns that say what was measured: the id of a row that comes without one is made of them."""
 
-    @property
+    @cached_property
     def file_schema(self) -> pa.Schema:
         """What is inside of a file: no partitions, all columns nullable so that later versions may relax them."""
         inside = [pa.field(f.name, f.type) for f in self.schema if f.name not in self.partitions]
@@ -236,11 +242,17 @@ EVALUATION_TABLE = Table(
     ),
 )
 TRIAL_TABLE = Table(name="trials", schema=TRIALS, partitions=("study",), identity=("study", "number"))
+TABLES = (EVALUATION_TABLE, TRIAL_TABLE)
 
 
 def row_id(*parts: Any) -> str:
     """Returns the id of a row: the same, in every process, for the same configurations and plain values."""
     return fingerprint(*parts)
+
+
+def since(field: pa.Field) -> int:
+    """Returns the schema version with which a column came. Rows of an older version have null there."""
+    return int(_meaning(field, _SINCE) or 1)
 
 
 def check_row(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dim_ray.store.faults import PAUSES_SECONDS
 from dim_ray.store.filesystem import open_root
+from dim_ray.store.packs import encode, folder_key
 from dim_ray.store.schema import EVALUATION_TABLE, TRIAL_TABLE, Table, check_row
 
 __all__ = ["Writer"]
@@ -64,9 +64,4 @@ class Writer:
     def _append(self, table: Table, row: Mapping[str, Any]) -> str:
         schema = table.file_schema
         content = pa.Table.from_pylist([{name: row[name] for name in schema.names}], schema=schema)
-        buffer = pa.BufferOutputStream()
-        pq.write_table(content, buffer)
-        folders = [f"{name}={row[name]}" for name in table.partitions]
-        return self._root.write(
-            "/".join([table.name, *folders, f"{row['id']}.parquet"]), buffer.getvalue().to_pybytes()
-        )
+        return self._root.write(f"{folder_key(table, row)}/{row['id']}.parquet", encode(table, content))

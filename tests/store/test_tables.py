@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from dim_ray.errors import StorageError, UsageError
-from dim_ray.store.reader import Reader, summarise, terms, usual_ipc
+from dim_ray.store.reader import Reader
 from dim_ray.store.schema import EVALUATIONS, TRIALS
+from dim_ray.store.selection import summarise, terms, usual_ipc
 from dim_ray.store.writer import Writer
 from tests.store.rows import evaluation, real_evaluation, trial
 
@@ -437,3 +438,86 @@ def test_summary_has_a_row_for_each_cell_and_the_latest_of_a_seed_measured_twice
     assert cells.loc["on_the_fly", ["mean", "std", "n"]].to_list() == pytest.approx([0.8, 0.2, 3])
     assert cells.loc["real_fixed", "n"] == 1
     assert pd.isna(cells.loc["real_fixed", "std"])
+
+
+# Limits of size and cost
+
+
+def test_best_within_a_size_leaves_out_what_is_larger(root: str) -> None:
+    Writer(root).append_evaluations(
+        [
+            evaluation(generator="large", validation_accuracy=0.95, stored_bytes=2_000),
+            evaluation(generator="small", validation_accuracy=0.80, stored_bytes=500),
+            evaluation(generator="middle", validation_accuracy=0.90, stored_bytes=1_000),
+        ]
+    )
+    best = Reader(root).best(dataset="digits", ipc=10, max_bytes=1_000)
+    assert list(best["generator"]) == ["middle", "small"]
+    assert list(Reader(root).best(dataset="digits", ipc=10)["generator"]) == ["large", "middle", "small"]
+    with pytest.raises(StorageError, match=r"max_bytes is 400; .* the least is 500: allow more"):
+        Reader(root).best(dataset="digits", ipc=10, max_bytes=400)
+
+
+def test_best_within_a_cost_asks_the_trials_and_leaves_out_unknown_costs(root: str) -> None:
+    names = ("dear", "cheap", "found again", "unknown")
+    rows = [evaluation(generator=name, validation_accuracy=1 - i / 10) for i, name in enumerate(names)]
+    Writer(root).append_evaluations(rows)
+    costs = [("dear", 90.0), ("cheap", 10.0), ("found again", 80.0), ("found again", 1.0)]
+    for number, (name, seconds) in enumerate(costs):
+        Writer(root).append_trial(trial(number=number, generator=name, device_seconds=seconds))
+    best = Reader(root).best(dataset="digits", ipc=10, max_device_seconds=50)
+    assert list(best["generator"]) == ["cheap"]
+    with pytest.raises(StorageError, match=r"max_device_seconds is 5; .* the least is 10: allow more"):
+        Reader(root).best(dataset="digits", ipc=10, max_device_seconds=5)
+
+
+def test_best_within_a_cost_where_none_is_known_says_so(root: str) -> None:
+    Writer(root).append_evaluations([evaluation()])
+    with pytest.raises(StorageError, match="no generator's is known"):
+        Reader(root).best(dataset="digits", ipc=10, max_device_seconds=5)
+
+
+# Versions of the columns
+
+
+def _newer_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes this version of dim_ray the next one, which has one more column of evaluations."""
+    from dataclasses import replace
+
+    from dim_ray.store import parsing, reader, schema
+
+    column = schema._column("temperature", pa.float64(), "Of the room.", "degrees", nullable=True, since=2)
+    table = replace(schema.EVALUATION_TABLE, schema=EVALUATIONS.append(column))
+    for module in (schema, parsing):
+        monkeypatch.setattr(module, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(reader, "EVALUATION_TABLE", table)
+    monkeypatch.setattr("dim_ray.store.writer.EVALUATION_TABLE", table)
+    monkeypatch.setattr("dim_ray.store.compaction.TABLES", (table, schema.TRIAL_TABLE))
+
+
+def test_rows_of_an_older_version_are_read_and_packed_with_newer_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dim_ray.store.compaction import compact
+
+    root = str(tmp_path)
+    [old] = Writer(root).append_evaluations([evaluation(seed=0)])
+    _newer_columns(monkeypatch)
+    [new] = Writer(root).append_evaluations([evaluation(seed=1, temperature=20.0)])
+    assert [pq.read_schema(path).metadata[b"schema_version"] for path in (old, new)] == [b"1", b"2"]
+    for _ in range(2):
+        rows = Reader(root).evaluations()
+        assert list(rows["schema_version"]) == [1, 2]
+        assert rows["temperature"].isna().tolist() == [True, False]
+        assert len(Reader(root).evaluations(temperature=None)) == 1
+        assert compact(root).num_files_after == 1
+
+
+def test_file_of_the_newer_version_without_its_column_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [path] = Writer(str(tmp_path)).append_evaluations([evaluation(seed=0)])
+    _rewrite(path, {"schema_version": "2", "table": "evaluations"})
+    _newer_columns(monkeypatch)
+    with pytest.raises(StorageError, match="lacks the columns temperature"):
+        Reader(str(tmp_path)).evaluations()

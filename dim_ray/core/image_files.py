@@ -1,0 +1,126 @@
+"""Labelled images as the files that other tools read.
+
+    files = FORMATS["npz"](ImageSet(images=images, labels=labels, class_names=names, mean=mean, std=std))
+    files["images.npz"]  # bytes
+
+| format | file | what is in it |
+| --- | --- | --- |
+| folder | <class>/<number>.png | one folder a class, whose names sort in the order of the labels |
+| npz | images.npz | images (N, H, W, C) uint8, labels (N,) int64, class_names, mean, std |
+| parquet | train.parquet | the Hugging Face hub's layout: columns image (encoded) and label |
+| torch | images.pt | what dataset condensation's tools read: `torch.load(path)["data"][-1]` is (images, labels) |
+
+The torch file has images (N, C, H, W) float32 normalised by mean and std, as those tools train on them; it loads with
+weights_only=True. In the others images are bytes in [0, 255].
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+__all__ = ["FORMATS", "ImageSet", "class_folders"]
+
+_BYTE_MAXIMUM = 255
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """Images with their labels, and what is needed to use them."""
+
+    images: Tensor  # (N, C, H, W) float32 in [0, 1]
+    labels: Tensor  # (N,) int64
+    class_names: tuple[str, ...]
+    """By label."""
+    mean: tuple[float, ...]
+    """Of each channel of the real training images in [0, 1]."""
+    std: tuple[float, ...]
+    """Of each channel of the real training images in [0, 1]."""
+
+    def as_bytes(self) -> NDArray[np.uint8]:
+        """Returns the images as (N, H, W, C) in [0, 255]."""
+        scaled = (self.images * _BYTE_MAXIMUM).round().clamp(0, _BYTE_MAXIMUM).to(torch.uint8)
+        pixels: NDArray[np.uint8] = scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        return pixels
+
+
+def class_folders(names: Sequence[str]) -> list[str]:
+    """Returns a folder for each class, different ones in the order of the labels: with the label where names aren't."""
+    safe = [_UNSAFE.sub("_", name).strip(".") or "_" for name in names]
+    if safe == sorted(set(safe)):
+        return safe
+    digits = len(str(len(names) - 1))
+    return [f"{label:0{digits}}-{name}" for label, name in enumerate(safe)]
+
+
+def _folder(images: ImageSet) -> dict[str, bytes]:
+    folders, counts = class_folders(images.class_names), [0] * len(images.class_names)
+    digits = len(str(max(len(images.labels) - 1, 0)))
+    files = {}
+    for pixels, label in zip(images.as_bytes(), images.labels.tolist(), strict=True):
+        files[f"{folders[label]}/{counts[label]:0{digits}}.png"] = _png(pixels)
+        counts[label] += 1
+    return files
+
+
+def _npz(images: ImageSet) -> dict[str, bytes]:
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        images=images.as_bytes(),
+        labels=images.labels.cpu().numpy(),
+        class_names=np.array(images.class_names),
+        mean=np.array(images.mean),
+        std=np.array(images.std),
+    )
+    return {"images.npz": buffer.getvalue()}
+
+
+def _parquet(images: ImageSet) -> dict[str, bytes]:
+    encoded = [{"bytes": _png(pixels), "path": None} for pixels in images.as_bytes()]
+    features = {"image": {"_type": "Image"}, "label": {"names": list(images.class_names), "_type": "ClassLabel"}}
+    schema = pa.schema(
+        {"image": pa.struct({"bytes": pa.binary(), "path": pa.string()}), "label": pa.int64()},
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )
+    table = pa.table({"image": encoded, "label": images.labels.tolist()}, schema=schema)
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer)
+    return {"train.parquet": buffer.getvalue().to_pybytes()}
+
+
+def _torch(images: ImageSet) -> dict[str, bytes]:
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (images.mean, images.std))
+    normal = ((images.images.cpu() - mean) / std).contiguous()
+    buffer = io.BytesIO()
+    names = {"class_names": list(images.class_names), "mean": list(images.mean), "std": list(images.std)}
+    torch.save({"data": [[normal, images.labels.cpu()]], **names}, buffer)
+    return {"images.pt": buffer.getvalue()}
+
+
+FORMATS: Mapping[str, Callable[[ImageSet], dict[str, bytes]]] = {
+    "folder": _folder,
+    "npz": _npz,
+    "parquet": _parquet,
+    "torch": _torch,
+}
+"""By name: each returns the bytes of files by their paths."""
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    """Encodes one image (H, W, C)."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(buffer, "PNG")
+    return buffer.getvalue()

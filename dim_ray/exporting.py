@@ -1,0 +1,89 @@
+"""A generator as a folder of its own: for people who have PyTorch, and neither this project nor its storage.
+
+export_generator(generator, rows, Path("digits_generator"))
+
+| file | what it is |
+| --- | --- |
+| generator.safetensors, average.safetensors | the weights, as the storage has them |
+| program.pt2 | the network as a torch.export program: noise and labels to images in [0, 1] |
+| sample.py | samples it with PyTorch alone |
+| README.md | model card: what it is, and how good its students are, protocol by protocol |
+| samples.png | a grid of images |
+| card.json | everything about it, and the SHA-256 of every file |
+
+`dim_ray.load_generator` takes the folder as it takes one of a storage, and refuses it where a byte was changed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import warnings
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from dim_ray.core import standalone
+from dim_ray.core.generator import Generator
+from dim_ray.model_card import model_card
+from dim_ray.outputs import write_folder
+from dim_ray.reuse import StoredGenerator
+from dim_ray.store.artifacts import CARD_FILE, read_artifact, seal_card
+
+__all__ = ["SCRIPT_FILE", "export_generator"]
+
+SCRIPT_FILE = "sample.py"
+_MODEL_CARD_FILE = "README.md"
+_EXAMPLE_IMAGES = 3  # any number that torch.export doesn't take for a constant
+
+
+def export_generator(generator: StoredGenerator, rows: pd.DataFrame, folder: Path) -> None:
+    """Writes a generator's folder.
+
+    Args:
+        generator: On the CPU.
+        rows: Evaluations of it, and of real images at the same budgets; may be empty.
+        folder: One that is not there, or empty.
+
+    Raises:
+        UsageError: There is something in the folder already.
+        ArtifactError: The stored generator is damaged.
+        StorageError: The folder can't be written.
+    """
+    stored = read_artifact(generator.uri, kind="generators")
+    files = {
+        **stored.files,
+        standalone.PROGRAM_FILE: _program(generator.module),
+        SCRIPT_FILE: inspect.getsource(standalone).encode(),
+        _MODEL_CARD_FILE: model_card(stored.card, rows).encode(),
+    }
+    card = {**stored.card, "program_weights": generator.weights}
+    write_folder(folder, {**files, CARD_FILE: seal_card(card, files)})
+
+
+class _UnitImages(nn.Module):
+    """The generator with images in [0, 1]."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
+        images: Tensor = (self.generator(noise, labels) + 1) / 2
+        return images
+
+
+def _program(generator: Generator) -> bytes:
+    noise = torch.zeros(_EXAMPLE_IMAGES, generator.latent_dim)
+    labels = torch.zeros(_EXAMPLE_IMAGES, dtype=torch.int64)
+    batch = torch.export.Dim("batch")
+    shapes = {"noise": {0: batch}, "labels": {0: batch}}
+    program = torch.export.export(_UnitImages(generator).eval(), (noise, labels), dynamic_shapes=shapes)
+    program.example_inputs = None  # they would be stored as a pickle
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():  # that weights lie channels last
+        warnings.filterwarnings("ignore", "No complete tensor found", UserWarning)
+        torch.export.save(program, buffer)
+    return buffer.getvalue()

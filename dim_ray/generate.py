@@ -1,0 +1,103 @@
+"""Writes a generator's images as files that other tools read.
+
+    python -m dim_ray.generate --out digits_10                            10 images a class, of the storage's best
+    python -m dim_ray.generate GENERATOR --ipc 50 --format parquet --out digits_50
+    python -m dim_ray.generate GENERATOR --format torch --seed 1 --out digits_10
+
+GENERATOR is a folder or URI, or a fingerprint below --storage. The same seed gives the same images, those of
+`dim_ray.load_generator(GENERATOR).fixed_dataset(ipc, seed)`; but for torch they are rounded to bytes. What --out holds:
+
+    folder    <class>/<number>.png           for torchvision's ImageFolder, and --dataset folder:OUT
+    npz       images.npz                     images (N, H, W, C) uint8, labels, class_names, mean, std
+    parquet   train.parquet                  for datasets.load_dataset("parquet", data_dir=OUT), --dataset parquet:OUT
+    torch     images.pt                      for dataset condensation's tools: torch.load(path)["data"][-1] is (images,
+                                             labels), images float32 normalised by mean and std
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dim_ray.config import WEIGHTS, StorageConfig, StudyConfig
+from dim_ray.errors import UsageError
+from dim_ray.flags import Parser
+from dim_ray.outputs import check_absent, write_folder
+
+__all__ = ["main"]
+
+_FORMATS = ("folder", "npz", "parquet", "torch")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs ``python -m dim_ray.generate``.
+
+    Args:
+        argv: Arguments without the program's name.
+
+    Raises:
+        DimError: With a sentence for the person who typed the command.
+    """
+    parser = _parser()
+    parser.refuse_unknown_flags(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.ipc < 1:
+        raise UsageError(f"--ipc is {arguments.ipc}; allowed: 1 or more.")
+    out = Path(arguments.out)
+    check_absent(out)
+    from dim_ray.core.image_files import FORMATS, ImageSet
+    from dim_ray.core.image_sources import balanced_labels
+    from dim_ray.reuse import named_generator
+
+    generator = named_generator(
+        arguments.storage, arguments.generator, dataset=arguments.dataset, weights=arguments.weights
+    )
+    labels = balanced_labels(generator.num_classes, arguments.ipc)
+    files = FORMATS[arguments.format](
+        ImageSet(
+            images=generator.sample(labels, arguments.seed),
+            labels=labels,
+            class_names=generator.class_names,
+            mean=generator.mean,
+            std=generator.std,
+        )
+    )
+    write_folder(out, files)
+    print(f"{len(labels)} images, {arguments.ipc} of each of {generator.num_classes} classes, of {generator.uri}")
+    print(f"seed {arguments.seed}, {generator.weights} weights; in {out}")
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m dim_ray.generate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "generator", nargs="?", metavar="GENERATOR", help="folder, URI or fingerprint (default: the storage's best)"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder that receives the files; made new")
+    parser.add_argument(
+        "--ipc",
+        type=int,
+        default=StudyConfig().selection_images_per_class,
+        metavar="N",
+        help="images per class (default: %(default)s)",
+    )
+    parser.add_argument("--format", choices=_FORMATS, default="folder", help="of the files (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the images (default: %(default)s)")
+    parser.add_argument(
+        "--weights", choices=WEIGHTS, help="average: their moving average, or raw (default: those that chose it)"
+    )
+    parser.add_argument("--dataset", metavar="NAME", help="of the storage's best (default: the only one)")
+    parser.add_argument("--storage", default=StorageConfig().root, metavar="ROOT", help="(default: %(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    from dim_ray.cli import run_main
+
+    sys.exit(run_main(main))

@@ -1,0 +1,120 @@
+"""A generator's model card in Markdown: what it is, how it's used, and how good its students are under which protocol.
+
+text = model_card(generator.card, open_store(root).evaluations(dataset="digits"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from dim_ray.config import PROTOCOLS
+from dim_ray.store.selection import summarise, terms
+
+__all__ = ["model_card"]
+
+_PROTOCOLS = {
+    "on_the_fly": "new generated images in every epoch, DiM's own protocol",
+    "fixed": "IPC generated images a class, drawn once, the field's usual protocol",
+    "real_on_the_fly": "real images, as many draws as on the fly: the ceiling",
+    "real_fixed": "a random real subset of IPC images a class: the floor",
+    "real_full": "the whole real training split in every epoch",
+}
+_MAX_CLASSES = 20
+
+
+def model_card(card: Mapping[str, Any], rows: pd.DataFrame) -> str:
+    """Returns the page.
+
+    Args:
+        card: The generator's.
+        rows: Evaluations; those of this generator and of real images of the same data are shown.
+    """
+    data, fingerprint = card["dataset"], card["fingerprint"]
+    size, channels, names = data["image_size"], data["num_channels"], data["class_names"]
+    shown = ", ".join(names[:_MAX_CLASSES]) + (
+        f" and {len(names) - _MAX_CLASSES} more" if len(names) > _MAX_CLASSES else ""
+    )
+    weights = {name: stated["size_bytes"] for name, stated in card["files"].items() if name.endswith(".safetensors")}
+    training = card["training"]
+    return "\n".join(
+        [
+            f"# Distilled generator of {data['name']}, {fingerprint}",
+            "",
+            f"A conditional generator that stands for the training images of {data['name']}: networks that are trained "
+            "on its images alone classify real ones. Made with DiM on Ray, after DiM (Wang et al., arXiv 2303.04707).",
+            "",
+            "![images, a row a class](samples.png)",
+            "",
+            "| | |",
+            "| --- | --- |",
+            f"| images | {channels} x {size} x {size}, float32 in [0, 1] |",
+            f"| classes | {len(names)}: {shown} |",
+            f"| normalisation for classifiers | mean {_numbers(data['mean'])}, std {_numbers(data['std'])} |",
+            *(f"| {name} | {count:,} bytes |" for name, count in sorted(weights.items())),
+            f"| network | {card['generator']['capacity']} channels, latent length {card['generator']['latent_dim']} |",
+            f"| matched against | {len(card['teachers'])} teachers: {', '.join(training['architectures'])} |",
+            f"| data and splits | digest {data['digest']} |",
+            f"| made by | dim_ray {card['code_version']}, {card['created_at']} |",
+            "",
+            "## Use",
+            "",
+            "With PyTorch alone (`sample.py` is in this folder):",
+            "",
+            "```python",
+            "import torch",
+            "from sample import load",
+            "",
+            'generator = load(".")',
+            "images = generator.sample(torch.arange(generator.num_classes), seed=0)",
+            "```",
+            "",
+            'With dim_ray: `dim_ray.load_generator("path/of/this/folder")`. Both compare every file with card.json '
+            "first. Classifiers were trained on images normalised by the mean and std above.",
+            "",
+            "## Accuracy",
+            "",
+            *_accuracy(rows[(rows["generator"] == fingerprint) | _is_baseline(rows, fingerprint)]),
+        ]
+    )
+
+
+def _is_baseline(rows: pd.DataFrame, fingerprint: str) -> pd.Series[bool]:
+    """Returns which rows are of real images, of data and at budgets that the generator was measured with."""
+    own = rows[rows["generator"] == fingerprint]
+    is_real = rows["generator"].isna() & rows["data_fingerprint"].isin(own["data_fingerprint"])
+    is_sized = rows["budget_fingerprint"].isin(own["budget_fingerprint"]) & rows["ipc"].isin(own["ipc"])
+    return is_real & rows["architecture"].isin(own["architecture"]) & (is_sized | (rows["protocol"] == "real_full"))
+
+
+def _accuracy(rows: pd.DataFrame) -> Iterator[str]:
+    if rows.empty:
+        yield "It hasn't been measured.\n"
+        return
+    yield (
+        "Of students on the real test split after their last epoch, in %, mean ± standard deviation over n seeds. "
+        "Unless the terms say so, nothing was chosen on the test split. IPC is images per class; compare within a "
+        "protocol, at equal IPC."
+    )
+    cells = summarise(rows)
+    for protocol in PROTOCOLS:
+        there = cells[cells["protocol"] == protocol].sort_values(["ipc", "architecture", "mean"])
+        if there.empty:
+            continue
+        yield f"\n`{protocol}`: {_PROTOCOLS[protocol]}.\n"
+        yield "| IPC | student | weights | on terms | steps | accuracy | n |"
+        yield "| ---: | --- | --- | --- | ---: | ---: | ---: |"
+        for cell in there.to_dict("records"):
+            weights = cell["weights"] if isinstance(cell["weights"], str) else "-"
+            spread = f" ± {100 * cell['std']:.1f}" if cell["n"] > 1 else ""
+            yield (
+                f"| {cell['ipc']} | {cell['architecture']} | {weights} | {terms(cell) or 'usual'} | "
+                f"{cell['optimiser_steps']:,} | {100 * cell['mean']:.1f}{spread} | {cell['n']} |"
+            )
+    yield ""
+
+
+def _numbers(values: list[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)

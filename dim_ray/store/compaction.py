@@ -1,0 +1,139 @@
+"""Merges small files into packs, partition by partition, while others read and write.
+
+    compact("./dim_storage")  # Compaction(num_files_before=2000, num_files_after=3, num_rows=2000)
+
+Only once a pack is whole and reads as it was written do the files go whose rows it has, so a crash at any point leaves
+rows twice, which readers see once, and the next compaction cleans up. Two processes may compact at once.
+
+A file of one row may be written again at any moment. On a disk it's therefore given a name that no writer uses, in one
+step, before it's compared with what was read: where it has become another row it stays. An object store has no
+renaming. There the file is read again just before it's deleted, and only rows that were written an hour ago are
+packed, since what is written again is written again soon.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dim_ray.store.faults import PAUSES_SECONDS, patiently, storage_errors
+from dim_ray.store.filesystem import Root, open_root
+from dim_ray.store.packs import ROWS_PER_PACK, aside_name, is_aside, num_packed, write_pack
+from dim_ray.store.parsing import parse
+from dim_ray.store.schema import TABLES, Table
+from dim_ray.store.tables import RowFile, checked, list_files, newest, read_bytes
+
+__all__ = ["Compaction", "compact"]
+
+_SETTLED_SECONDS = 3600.0  # on an object store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compaction:
+    """What was done."""
+
+    num_files_before: int
+    num_files_after: int
+    num_rows: int
+    """In the packs that were written."""
+
+
+def compact(
+    root: str,
+    *,
+    rows_per_pack: int = ROWS_PER_PACK,
+    settled_seconds: float | None = None,
+    pauses_seconds: tuple[float, ...] = PAUSES_SECONDS,
+) -> Compaction:
+    """Merges the small files of every partition.
+
+    Args:
+        root: As for `dim_ray.store.filesystem.open_root`.
+        rows_per_pack: About how many rows a file may have.
+        settled_seconds: Age from which a row is packed. Default: any on a disk, an hour on an object store.
+        pauses_seconds: Between one try and the next, where the storage refuses what it may take later.
+
+    Raises:
+        StorageError: A file is damaged, of a newer version, or can't be read or written. Nothing was lost.
+    """
+    opened = open_root(root, pauses_seconds)
+    if settled_seconds is None:
+        settled_seconds = 0.0 if opened.is_local else _SETTLED_SECONDS
+    latest = datetime.now(UTC) - timedelta(seconds=settled_seconds) if settled_seconds else None
+    num_before = num_after = num_rows = 0
+    for table in TABLES:
+        files = list_files(opened, table)
+        num_before += len(files)
+        for batch in _batches(files, rows_per_pack):
+            num_rows += _pack(opened, table, batch, latest)
+        num_after += len(list_files(opened, table))
+    return Compaction(num_files_before=num_before, num_files_after=num_after, num_rows=num_rows)
+
+
+def _batches(files: Iterable[RowFile], rows_per_pack: int) -> Iterator[list[RowFile]]:
+    """Yields files of one partition that together make about one pack, at least two of them."""
+    places: dict[tuple[object, ...], list[RowFile]] = {}
+    for file in files:
+        if (num_packed(file.name) or 1) < rows_per_pack:
+            places.setdefault(file.place, []).append(file)
+    for small in places.values():
+        batch, count = [], 0
+        for file in small:
+            batch.append(file)
+            count += num_packed(file.name) or 1
+            if count >= rows_per_pack:
+                yield batch
+                batch, count = [], 0
+        if len(batch) > 1:
+            yield batch
+
+
+def _pack(root: Root, table: Table, batch: Sequence[RowFile], latest: datetime | None) -> int:
+    """Writes one pack out of files and deletes them; returns the number of its rows."""
+    sources: list[tuple[RowFile, str]] = []
+    parts: list[pa.Table] = []
+    for file in batch:
+        try:
+            data = read_bytes(root, file.path)
+        except FileNotFoundError:  # somebody else compacts
+            continue
+        rows = checked(table, file, parse(table, file.path, data))
+        if latest is None or file.is_pack or pc.max(rows["created_at"]).as_py() < latest:
+            sources.append((file, hashlib.sha256(data).hexdigest()))
+            parts.append(rows)
+    if len(sources) < 2:
+        return 0
+    place = sources[0][0].place
+    rows = newest(table, pa.concat_tables(parts))
+    rows = rows.sort_by([("created_at", "ascending"), ("id", "ascending")])
+    pack = root.path_of(write_pack(root, table, dict(zip(table.partitions, place, strict=True)), rows))
+    for file, digest in sources:
+        if file.path != pack:
+            _retire(root, file, digest)
+    return len(rows)
+
+
+def _retire(root: Root, file: RowFile, digest: str) -> None:
+    """Deletes a file whose rows are in a pack, unless it has become another one."""
+    with storage_errors("delete", file.path):
+        patiently(lambda: _delete(root, file, digest), root.pauses_seconds, f"delete {file.path}")
+
+
+def _delete(root: Root, file: RowFile, digest: str) -> None:
+    path = file.path
+    try:
+        if not file.is_pack and not is_aside(file.name):
+            if root.is_local:
+                path = f"{path.removesuffix(file.name)}{aside_name(file.name)}"
+                root.filesystem.move(file.path, path)
+            with root.filesystem.open_input_stream(path) as stream:
+                if hashlib.sha256(stream.read()).hexdigest() != digest:
+                    return  # written again in the meantime: its row is read from where it is now
+        root.filesystem.delete_file(path)
+    except FileNotFoundError:
+        return  # another compaction was faster

@@ -1,0 +1,130 @@
+"""Brings one storage's rows and artefacts into another, and overwrites nothing.
+
+    merge("./ours", "s3://theirs/dim")  # Merge(num_rows=120, artifacts=("generators/0123456789abcdef",), conflicts=())
+
+What has the same name in both and differs is a conflict: it's named, and ours stays. That two labs have measured the
+same on other machines or days isn't one, as long as the measurements agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dim_ray.errors import ArtifactError, UsageError
+from dim_ray.store.artifacts import KINDS, ArtifactStore
+from dim_ray.store.faults import PAUSES_SECONDS
+from dim_ray.store.filesystem import Root, open_root
+from dim_ray.store.packs import ROWS_PER_PACK, write_pack
+from dim_ray.store.schema import TABLES, Table
+from dim_ray.store.tables import read_rows
+
+__all__ = ["CIRCUMSTANCES", "Merge", "merge"]
+
+CIRCUMSTANCES = frozenset(
+    {
+        "created_at", "schema_version", "study", "wall_seconds", "device_seconds", "device", "num_threads", "host",
+        "torch_version", "started_at", "ended_at",
+    }
+)  # fmt: skip
+"""Columns that say when, where and how fast something was measured, and not what came out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """What was done."""
+
+    num_rows: int
+    """Copied."""
+    artifacts: tuple[str, ...]
+    """Copied: kind/fingerprint."""
+    conflicts: tuple[str, ...]
+    """A sentence for each row or artefact that wasn't copied because it differs, or because it's damaged."""
+
+
+def merge(into: str, source: str, *, pauses_seconds: tuple[float, ...] = PAUSES_SECONDS) -> Merge:
+    """Copies the rows and artefacts that the first storage lacks; done again, it copies nothing.
+
+    Artefacts come before rows, so that no row is without its generator where the copying ends early.
+
+    Args:
+        into: Root of the storage that receives.
+        source: Root of the other; it isn't changed.
+        pauses_seconds: Between one try and the next, where a storage refuses what it may take later.
+
+    Raises:
+        UsageError: Both are the same, or there is nothing in the other.
+        StorageError: A table of either can't be read, or ours can't be written.
+    """
+    ours, theirs = open_root(into, pauses_seconds), open_root(source, pauses_seconds)
+    if ours.uri == theirs.uri:
+        raise UsageError(f"both storages are {ours.uri}; give two different ones.")
+    if not any(theirs.children(folder) for folder in (*KINDS, *(table.name for table in TABLES))):
+        raise UsageError(f"there is nothing under {theirs.uri}; give the root of a storage.")
+    artifacts, conflicts = _merge_artifacts(ArtifactStore(into, pauses_seconds), ArtifactStore(source, pauses_seconds))
+    num_rows = 0
+    for table in TABLES:
+        count, differing = _merge_rows(ours, theirs, table)
+        num_rows += count
+        conflicts += differing
+    return Merge(num_rows=num_rows, artifacts=tuple(artifacts), conflicts=tuple(conflicts))
+
+
+def _merge_artifacts(ours: ArtifactStore, theirs: ArtifactStore) -> tuple[list[str], list[str]]:
+    copied, conflicts = [], []
+    for kind in KINDS:
+        there = set(ours.list(kind))
+        for fingerprint in theirs.list(kind):
+            name = f"{kind}/{fingerprint}"
+            try:
+                if fingerprint not in there:
+                    ours.copy(theirs, kind, fingerprint)
+                    copied.append(name)
+                elif differing := _differing_files(ours, theirs, kind, fingerprint):
+                    conflicts.append(f"{name}: {', '.join(differing)} differ; ours stays.")
+            except ArtifactError as error:
+                conflicts.append(f"{name}: {error}")
+    return copied, conflicts
+
+
+def _differing_files(ours: ArtifactStore, theirs: ArtifactStore, kind: str, fingerprint: str) -> list[str]:
+    """Returns the names of files that aren't the same in both, by their cards."""
+    here, there = (store.read_card(kind, fingerprint)["files"] for store in (ours, theirs))
+    return [name for name in sorted({*here, *there}) if here.get(name) != there.get(name)]
+
+
+def _merge_rows(ours: Root, theirs: Root, table: Table) -> tuple[int, list[str]]:
+    here, there = read_rows(ours, table, {}), read_rows(theirs, table, {})
+    known = pc.is_in(there["id"], value_set=here["id"].combine_chunks())
+    missing = there.filter(pc.invert(known))
+    for place, rows in _partitions(table, missing):
+        for first in range(0, len(rows), ROWS_PER_PACK):
+            write_pack(ours, table, place, rows.slice(first, ROWS_PER_PACK))
+    return len(missing), list(_differing_rows(table, here, there.filter(known)))
+
+
+def _partitions(table: Table, rows: pa.Table) -> Iterator[tuple[dict[str, Any], pa.Table]]:
+    for place in rows.group_by(list(table.partitions)).aggregate([]).to_pylist():
+        chosen = rows
+        for name, value in place.items():
+            chosen = chosen.filter(pc.equal(chosen[name], value))
+        yield place, chosen
+
+
+def _differing_rows(table: Table, here: pa.Table, there: pa.Table) -> Iterator[str]:
+    columns = [name for name in table.schema.names if name not in CIRCUMSTANCES or name in table.partitions]
+    in_both = here.filter(pc.is_in(here["id"], value_set=there["id"].combine_chunks()))
+    by_id = {row["id"]: row for row in in_both.select(columns).to_pylist()}
+    for row in there.select(columns).to_pylist():
+        own = by_id[row["id"]]
+        differing = [
+            f"{name} is {own[name]!r} here and {row[name]!r} there"
+            for name in columns
+            if own[name] != row[name] and not (own[name] != own[name] and row[name] != row[name])  # NaN
+        ]
+        if differing:
+            yield f"{table.name}/{row['id']}: {'; '.join(differing)}; ours stays."

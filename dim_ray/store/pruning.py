@@ -1,0 +1,139 @@
+"""Finds artefacts that nobody needs, and deletes them where that is wanted.
+
+    plan = plan_pruning("./dim_storage", quota_bytes=10**9)
+    prune("./dim_storage", plan)
+
+A generator is needed where a row names it, and its prior and teachers with it. To keep to a quota the storage goes on,
+as long as it's too large, with what only a new distillation or soft labels would need, and then with generators that
+are nowhere the best, the oldest first. Rows stay, and so does whatever is younger than a day: somebody may be about to
+use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from dim_ray.store.artifacts import KINDS, ArtifactStore
+from dim_ray.store.filesystem import open_root
+from dim_ray.store.reader import Reader
+from dim_ray.store.schema import TABLES
+from dim_ray.store.selection import CELL, may_choose, summarise
+
+__all__ = ["Plan", "Removal", "plan_pruning", "prune"]
+
+_MIN_AGE = timedelta(days=1)
+_FOLDERS = (*KINDS, *(table.name for table in TABLES), "studies")
+_UNDER_QUOTA = {
+    "priors": "the quota: only a new distillation needs it",
+    "teachers": "the quota: only a new distillation or soft labels need it",
+    "generators": "the quota: nowhere the best",
+}  # in the order in which they go
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removal:
+    """One artefact that goes."""
+
+    kind: str
+    fingerprint: str
+    size_bytes: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What goes, and how large the storage is."""
+
+    removals: tuple[Removal, ...]
+    size_bytes: int
+    """Of the whole storage, before."""
+
+    @property
+    def left_bytes(self) -> int:
+        """Of the whole storage, afterwards."""
+        return self.size_bytes - sum(removal.size_bytes for removal in self.removals)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stored:
+    kind: str
+    fingerprint: str
+    size_bytes: int
+    created_at: datetime
+    needs: frozenset[tuple[str, str]]
+
+    def removal(self, reason: str) -> Removal:
+        return Removal(kind=self.kind, fingerprint=self.fingerprint, size_bytes=self.size_bytes, reason=reason)
+
+
+def plan_pruning(root: str, *, quota_bytes: int | None = None) -> Plan:
+    """Works out what could go; nothing is deleted.
+
+    Args:
+        root: As for `dim_ray.store.filesystem.open_root`.
+        quota_bytes: The most that the whole storage should have. Default: what nobody needs goes, and no more.
+
+    Raises:
+        ArtifactError: A card is damaged; see `dim_ray.store.verification`.
+        StorageError: The storage can't be read.
+    """
+    opened = open_root(root)
+    size_bytes = sum(info.size or 0 for folder in _FOLDERS for info in opened.children(folder, recursive=True))
+    oldest = datetime.now(UTC) - _MIN_AGE
+    stored = {(own.kind, own.fingerprint): own for own in _artifacts(root)}
+    named, best = _named_and_best(root)
+    young = {key for key, own in stored.items() if own.created_at > oldest}
+    young |= {need for key in young for need in stored[key].needs}
+    kept = young | {key for key in stored if key[0] == "generators" and key[1] in named}
+    kept |= {need for key in kept if key in stored for need in stored[key].needs}
+    removals = [own.removal("nothing that is kept names it") for key, own in stored.items() if key not in kept]
+    plan = Plan(removals=tuple(removals), size_bytes=size_bytes)
+    if quota_bytes is None:
+        return plan
+    old = [own for key, own in stored.items() if key in kept - young]
+    kinds = list(_UNDER_QUOTA)
+    for own in sorted(old, key=lambda own: (kinds.index(own.kind), own.created_at)):
+        if plan.left_bytes <= quota_bytes:
+            break
+        if own.fingerprint not in best:
+            plan = Plan(removals=(*plan.removals, own.removal(_UNDER_QUOTA[own.kind])), size_bytes=size_bytes)
+    return plan
+
+
+def prune(root: str, plan: Plan) -> None:
+    """Deletes what a plan names; what is gone already is passed over.
+
+    Raises:
+        StorageError: Something can't be deleted.
+    """
+    artifacts = ArtifactStore(root)
+    for removal in plan.removals:
+        artifacts.remove(removal.kind, removal.fingerprint)
+
+
+def _artifacts(root: str) -> Iterator[_Stored]:
+    artifacts, opened = ArtifactStore(root), open_root(root)
+    for kind in KINDS:
+        for fingerprint in artifacts.list(kind):
+            card = artifacts.read_card(kind, fingerprint)
+            needs = {("teachers", name) for name in card.get("teachers", ())}
+            yield _Stored(
+                kind=kind,
+                fingerprint=fingerprint,
+                size_bytes=sum(info.size or 0 for info in opened.children(f"{kind}/{fingerprint}")),
+                created_at=datetime.fromisoformat(card["created_at"]),
+                needs=frozenset(needs | ({("priors", card["prior"])} if "prior" in card else set())),
+            )
+
+
+def _named_and_best(root: str) -> tuple[set[str], set[str]]:
+    """Returns the generators that rows name, and those with the best mean validation accuracy of some cell."""
+    reader = Reader(root)
+    rows = reader.evaluations()
+    cells = summarise(rows[may_choose(rows)])
+    shared = [name for name in CELL if name not in ("generator", "weights")]
+    best = cells.loc[cells.groupby(shared, dropna=False)["validation_mean"].idxmax()]["generator"]
+    named = {*rows["generator"].dropna(), *reader.trials()["generator"].dropna()}
+    return named, set(best)

@@ -1,0 +1,114 @@
+"""Finds everything that is wrong with a storage: files that can't be read, bytes that changed, what isn't there.
+
+    for problem in verify("./dim_storage").problems:
+        print(problem)
+
+It reads every byte of rows and artefacts, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from dim_ray.errors import StorageError
+from dim_ray.store.artifacts import KINDS, ArtifactStore
+from dim_ray.store.filesystem import Root, open_root
+from dim_ray.store.packs import num_packed, pack_digest, row_of
+from dim_ray.store.parsing import parse
+from dim_ray.store.schema import TABLES, Table
+from dim_ray.store.tables import RowFile, checked, list_files, read_bytes
+
+__all__ = ["Verification", "verify"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What was found."""
+
+    num_files: int
+    """Files with rows."""
+    num_rows: int
+    """In them; a row that is in two files counts twice."""
+    num_artifacts: int
+    problems: tuple[str, ...]
+    """A sentence each, with the name of the file or artefact."""
+
+
+def verify(root: str) -> Verification:
+    """Reads a whole storage.
+
+    Rows are to be readable, with their pages' checksums, where their place and name say; a pack's bytes those of its
+    name; an artefact's files those of its card; and every generator that a row names is to be there.
+
+    Args:
+        root: As for `dim_ray.store.filesystem.open_root`.
+
+    Raises:
+        StorageAddressError: The root is no address.
+    """
+    opened, artifacts = open_root(root), ArtifactStore(root)
+    problems: list[str] = []
+    wanted: Counter[str] = Counter()
+    num_files = num_rows = num_artifacts = 0
+    for table in TABLES:
+        try:
+            files = list_files(opened, table)
+        except StorageError as error:
+            problems.append(str(error))
+            continue
+        for file in files:
+            num_files += 1
+            try:
+                rows = _rows(opened, table, file)
+            except FileNotFoundError:  # compacted meanwhile
+                continue
+            except StorageError as error:
+                problems.append(str(error))
+                continue
+            num_rows += len(rows)
+            wanted.update(name for name in rows["generator"].to_pylist() if name is not None)
+    there = set()
+    for kind, fingerprint in _artifact_folders(opened):
+        num_artifacts += 1
+        try:
+            artifacts.read(kind, fingerprint)
+        except StorageError as error:
+            problems.append(str(error))
+        if kind == "generators":
+            there.add(fingerprint)
+    problems += [
+        f"generators/{name} is missing in {opened.uri}, and {count} row{'' if count == 1 else 's'} name it. Bring back "
+        "a copy; the rows stay what they are."
+        for name, count in sorted(wanted.items())
+        if name not in there
+    ]
+    return Verification(num_files=num_files, num_rows=num_rows, num_artifacts=num_artifacts, problems=tuple(problems))
+
+
+def _rows(root: Root, table: Table, file: RowFile) -> pa.Table:
+    data = read_bytes(root, file.path)
+    digest = pack_digest(file.name)
+    if digest is not None and hashlib.sha256(data).hexdigest()[: len(digest)] != digest:
+        raise StorageError(f"{file.path} was altered: its SHA-256 isn't the one in its name. Bring back a copy.")
+    rows = parse(table, file.path, data)
+    checked(table, file, rows)
+    count = num_packed(file.name)
+    ids = rows["id"].to_pylist()
+    if count is None and (len(ids) != 1 or ids[0] != row_of(file.name)):
+        raise StorageError(f"{file.path} doesn't hold the row of its name, but {', '.join(ids) or 'none'}.")
+    if count is not None and (len(ids) != count or len(set(ids)) != count):
+        raise StorageError(f"{file.path} has {len(ids)} rows, {len(set(ids))} of them different, and not {count}.")
+    return rows
+
+
+def _artifact_folders(root: Root) -> Iterator[tuple[str, str]]:
+    for kind in KINDS:
+        for info in root.children(kind):
+            if info.type == pafs.FileType.Directory:
+                yield kind, info.base_name

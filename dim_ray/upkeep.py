@@ -1,0 +1,117 @@
+"""The commands of `python -m dim_ray.results` beside its tables: verify, compact, merge, sql, export, prune.
+
+UPKEEP["compact"].run("./dim_storage")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from dim_ray.errors import StorageError
+
+__all__ = ["UPKEEP", "Command"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One command."""
+
+    run: Callable[..., None]
+    """Takes the storage's root and the operands."""
+    operands: tuple[str, ...] = ()
+    """What follows the command's name, by what it's called in messages."""
+    flags: tuple[str, ...] = ()
+    """Which flags it takes beside --storage, as keywords."""
+
+
+def _verify(storage: str) -> None:
+    from dim_ray.store.verification import verify
+
+    found = verify(storage)
+    for problem in found.problems:
+        print(problem)
+    print(f"files of rows: {found.num_files}; rows: {found.num_rows}; artefacts: {found.num_artifacts}; in {storage}")
+    if found.problems:
+        raise StorageError(f"{_counted(len(found.problems), 'problem')} in {storage}, named above.")
+
+
+def _compact(storage: str) -> None:
+    from dim_ray.store.compaction import compact
+
+    done = compact(storage)
+    print(
+        f"{_counted(done.num_rows, 'row')} packed; files of rows: {done.num_files_before} before, "
+        f"{done.num_files_after} now; in {storage}"
+    )
+
+
+def _merge(storage: str, ours: str, theirs: str) -> None:
+    from dim_ray.store.merging import merge
+
+    done = merge(ours, theirs)
+    for conflict in done.conflicts:
+        print(conflict)
+    print(f"{_counted(done.num_rows, 'row')} and {_counted(len(done.artifacts), 'artefact')} copied into {ours}")
+    if done.conflicts:
+        raise StorageError(
+            f"{_counted(len(done.conflicts), 'conflict')} between {ours} and {theirs}, named above; nothing was "
+            "overwritten."
+        )
+
+
+def _sql(storage: str, text: str) -> None:
+    from dim_ray.store.reader import Reader
+
+    print(Reader(storage).sql(text).to_string(index=False))
+
+
+def _export(storage: str, name: str, folder: str) -> None:
+    from pathlib import Path
+
+    from dim_ray.exporting import export_generator
+    from dim_ray.outputs import check_absent
+    from dim_ray.reuse import named_generator
+    from dim_ray.store.reader import Reader
+
+    check_absent(Path(folder))
+    generator = named_generator(storage, name)
+    rows = Reader(storage).evaluations(dataset=generator.card["dataset"]["name"])
+    export_generator(generator, rows, Path(folder))
+    num_own = int((rows["generator"] == generator.fingerprint).sum())
+    print(f"{generator.fingerprint} with {_counted(num_own, 'evaluation')} of it; in {folder}")
+
+
+def _prune(storage: str, *, quota: int | None, delete: bool) -> None:
+    from dim_ray.store.pruning import plan_pruning, prune
+
+    plan = plan_pruning(storage, quota_bytes=quota)
+    if delete:
+        prune(storage, plan)
+    for removal in plan.removals:
+        print(f"{removal.kind}/{removal.fingerprint}  {removal.size_bytes:,} bytes  {removal.reason}")
+    what = "deleted" if delete else "would be deleted, with --delete"
+    print(
+        f"{_counted(len(plan.removals), 'artefact')} {what}; {plan.size_bytes:,} bytes before, {plan.left_bytes:,} "
+        f"after; in {storage}"
+    )
+    if quota is not None and plan.left_bytes > quota:
+        raise StorageError(
+            f"--quota is {quota:,} bytes, and {plan.left_bytes:,} are rows, studies, and artefacts that are the best "
+            "or younger than a day; allow more."
+        )
+
+
+UPKEEP: Mapping[str, Command] = {
+    "verify": Command(run=_verify),
+    "compact": Command(run=_compact),
+    "merge": Command(run=_merge, operands=("OURS", "THEIRS")),
+    "sql": Command(run=_sql, operands=("QUERY",)),
+    "export": Command(run=_export, operands=("GENERATOR", "DIR")),
+    "prune": Command(run=_prune, flags=("quota", "delete")),
+}
+"""By name."""
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

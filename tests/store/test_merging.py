@@ -1,0 +1,124 @@
+"""One storage's rows and artefacts into another."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from dim_ray.errors import UsageError
+from dim_ray.store.artifacts import ArtifactStore
+from dim_ray.store.compaction import compact
+from dim_ray.store.merging import CIRCUMSTANCES, Merge, merge
+from dim_ray.store.reader import Reader
+from dim_ray.store.schema import EVALUATIONS, TRIALS
+from dim_ray.store.verification import verify
+from dim_ray.store.writer import Writer
+from tests.store.rows import evaluation, trial
+from tests.store.steps import Crash, crash_at, steps
+
+OURS, THEIRS = "aaaa000011112222", "bbbb000011112222"
+
+
+def two_labs(root: Path) -> tuple[str, str]:
+    ours, theirs = str(root / "ours"), str(root / "theirs")
+    Writer(ours).append_evaluations([evaluation(seed=seed, generator=OURS) for seed in range(2)])
+    Writer(theirs).append_evaluations([evaluation(seed=seed, generator=THEIRS) for seed in range(3)])
+    Writer(theirs).append_evaluations([evaluation(seed=0, generator=THEIRS, dataset="mnist", ipc=50)])
+    Writer(theirs).append_trial(trial(study="theirs"))
+    for lab, name in ((ours, OURS), (theirs, THEIRS)):
+        ArtifactStore(lab).write("generators", name, {"generator.safetensors": name.encode()}, {"of": name})
+    return ours, theirs
+
+
+def contents(root: str) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in Path(root).rglob("*") if path.is_file()}
+
+
+def test_what_ours_lacks_is_copied_and_the_other_stays_as_it_was(tmp_path: Path) -> None:
+    ours, theirs = two_labs(tmp_path)
+    before = contents(theirs)
+    assert merge(ours, theirs) == Merge(num_rows=5, artifacts=(f"generators/{THEIRS}",), conflicts=())
+    assert contents(theirs) == before
+    merged, added = Reader(ours).evaluations(), Reader(theirs).evaluations()
+    assert len(merged) == 6
+    pd.testing.assert_frame_equal(merged[merged["id"].isin(added["id"])].reset_index(drop=True), added)
+    assert len(Reader(ours).trials()) == 1
+    assert verify(ours).problems == ()
+    card = f"generators/{THEIRS}/card.json"
+    assert contents(ours)[card] == before[card]  # with its own date and version
+
+
+def test_merging_again_copies_nothing(tmp_path: Path) -> None:
+    ours, theirs = two_labs(tmp_path)
+    merge(ours, theirs)
+    before = contents(ours)
+    assert merge(ours, theirs) == Merge(num_rows=0, artifacts=(), conflicts=())
+    assert contents(ours) == before
+
+
+def test_packs_and_object_stores_are_merged_too(tmp_path: Path, object_store: str) -> None:
+    ours, theirs = two_labs(tmp_path)
+    compact(theirs)
+    assert merge(object_store, theirs).num_rows == 5
+    assert merge(ours, object_store).num_rows == 5
+    assert len(Reader(ours).evaluations()) == 6
+
+
+def test_rows_and_artefacts_of_one_name_that_differ_are_named_and_ours_stays(tmp_path: Path) -> None:
+    ours, theirs = two_labs(tmp_path)
+    Writer(theirs).append_evaluations([evaluation(seed=1, generator=OURS, accuracy=0.5, id=None)])
+    ArtifactStore(theirs).write("generators", OURS, {"generator.safetensors": b"others"}, {})
+    before = contents(ours)
+    done = merge(ours, theirs)
+    [artefact, row] = done.conflicts
+    assert artefact == f"generators/{OURS}: generator.safetensors differ; ours stays."
+    assert row.startswith("evaluations/")
+    assert row.endswith(": accuracy is 0.9 here and 0.5 there; ours stays.")
+    assert {name: data for name, data in contents(ours).items() if name in before} == before
+    assert list(Reader(ours).evaluations(generator=OURS)["accuracy"]) == [0.9, 0.9]
+
+
+def test_the_same_measured_on_another_day_and_machine_is_no_conflict(tmp_path: Path) -> None:
+    ours, theirs = two_labs(tmp_path)
+    elsewhere = {"host": "theirs", "wall_seconds": 9.0, "created_at": datetime(2020, 1, 1, tzinfo=UTC), "study": "s"}
+    Writer(theirs).append_evaluations([evaluation(seed=1, generator=OURS, **elsewhere)])
+    assert merge(ours, theirs).conflicts == ()
+
+
+def test_circumstances_are_columns() -> None:
+    assert {*EVALUATIONS.names, *TRIALS.names} >= CIRCUMSTANCES
+
+
+def test_their_damaged_artefact_is_named_and_not_copied_and_the_rest_is(tmp_path: Path) -> None:
+    ours, theirs = two_labs(tmp_path)
+    (Path(theirs) / f"generators/{THEIRS}/generator.safetensors").write_bytes(b"x")
+    done = merge(ours, theirs)
+    assert len(done.conflicts) == 1
+    assert "is truncated" in done.conflicts[0]
+    assert (done.num_rows, done.artifacts) == (5, ())
+
+
+def test_merge_that_crashes_anywhere_is_finished_by_the_next(tmp_path: Path) -> None:
+    ours, theirs = two_labs(tmp_path / "whole")
+    seen: list[str] = []
+    with steps(lambda step, path: seen.append(step)):
+        merge(ours, theirs)
+    assert "write" in seen
+    for number in range(len(seen)):
+        ours, theirs = two_labs(tmp_path / str(number))
+        with pytest.raises(Crash), steps(crash_at(number)):
+            merge(ours, theirs)
+        merge(ours, theirs)
+        assert len(Reader(ours).evaluations()) == 6
+        assert verify(ours).problems == ()
+
+
+def test_storage_is_not_merged_with_itself_or_with_nothing(tmp_path: Path) -> None:
+    ours, _ = two_labs(tmp_path)
+    with pytest.raises(UsageError, match="give two different ones"):
+        merge(ours, f"{ours}/")
+    with pytest.raises(UsageError, match=r"there is nothing under .*/nowhere"):
+        merge(ours, str(tmp_path / "nowhere"))

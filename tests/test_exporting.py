@@ -1,0 +1,183 @@
+"""A generator leaves the project: its folder is complete, verified, and gives the same images without us."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from packaging.requirements import Requirement
+
+from dim_ray.cli import run_main
+from dim_ray.errors import ArtifactError
+from dim_ray.results import main
+from dim_ray.reuse import load_generator
+from dim_ray.store.artifacts import read_artifact
+from dim_ray.store.writer import Writer
+from tests.pipeline.small import build_networks, distil, make_work
+from tests.store.rows import evaluation, real_evaluation
+
+FILES = {"card.json", "generator.safetensors", "program.pt2", "README.md", "sample.py", "samples.png"}
+SAMPLE = """
+import sys
+sys.path[:0] = sys.argv[1:3]
+import torch, safetensors.torch
+from sample import load
+
+torch.set_num_threads(1)
+generator = load(sys.argv[2])
+images = [generator.sample(torch.arange(n) % generator.num_classes, seed) for n, seed in ((1, 5), (3, 0), (701, 1))]
+torch.save(images, sys.argv[3])
+weights = safetensors.torch.load_file(f"{sys.argv[2]}/generator.safetensors")
+print(generator.mean, len(weights) > 0, sorted({"numpy", "pandas", "ray", "dim_ray"} & set(sys.modules)))
+"""
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("exporting")
+    work = make_work(root)
+    build_networks(work)
+    identity = distil(work)
+    common = {"dataset": "tiny", "ipc": 10}
+    rows = [evaluation(generator=identity, seed=s, accuracy=a, **common) for s, a in enumerate([0.80, 0.82])]
+    rows += [
+        evaluation(
+            generator=identity, protocol="fixed", accuracy=0.7, quirks="best_of_tests", preset="custom", **common
+        )
+    ]
+    rows += [real_evaluation(accuracy=0.55, **common), real_evaluation(accuracy=0.11, architecture="mlp", **common)]
+    rows += [evaluation(generator="ffff000011112222", accuracy=0.22, **common)]
+    Writer(str(root)).append_evaluations(rows)
+    return root
+
+
+@pytest.fixture(scope="module")
+def exported(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Not to be changed."""
+    out = tmp_path_factory.mktemp("out") / "generator"
+    [identity] = [path.name for path in (storage / "generators").iterdir()]
+    main(["export", identity, str(out), "--storage", str(storage)])
+    return out
+
+
+def test_folder_has_everything_and_says_so(
+    exported: Path, storage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    average = {"average.safetensors"} if (exported / "average.safetensors").exists() else set()
+    assert {path.name for path in exported.iterdir()} == FILES | average
+    assert set(read_artifact(str(exported), kind="generators").card["files"]) == (FILES | average) - {"card.json"}
+    [folder] = (storage / "generators").iterdir()
+    main(["export", str(folder), str(tmp_path / "again"), "--storage", str(storage)])
+    assert capsys.readouterr().out == f"{folder.name} with 3 evaluations of it; in {tmp_path / 'again'}\n"
+
+
+def test_loaded_by_us_it_is_the_same_generator(exported: Path, storage: Path) -> None:
+    [folder] = (storage / "generators").iterdir()
+    ours, theirs = load_generator(folder), load_generator(exported)
+    labels = torch.arange(3)
+    assert torch.equal(ours.sample(labels, seed=3), theirs.sample(labels, seed=3))
+    assert theirs.fingerprint == folder.name
+
+
+def test_environment_with_torch_and_safetensors_alone_samples_identical_images(exported: Path, tmp_path: Path) -> None:
+    packages = install(tmp_path / "packages", "torch", "safetensors")
+    command = [sys.executable, "-I", "-S", "-c", SAMPLE, str(packages), str(exported), str(tmp_path / "images.pt")]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[-1] == "[0.45] True []"
+    sampled = torch.load(tmp_path / "images.pt", weights_only=True)
+    generator = load_generator(exported)
+    for (count, seed), images in zip(((1, 5), (3, 0), (701, 1)), sampled, strict=True):
+        assert torch.equal(images, generator.sample(torch.arange(count) % 3, seed)), count
+
+
+def install(folder: Path, *names: str) -> Path:
+    """Makes a folder of packages, and of those that they need, and of no others."""
+    folder.mkdir()
+    wanted, done = list(names), set()
+    while wanted:
+        name = wanted.pop()
+        try:
+            distribution = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:  # not needed on this machine
+            continue
+        needs = [Requirement(text) for text in distribution.requires or []]
+        wanted += [
+            r.name for r in needs if r.name not in done and (r.marker is None or r.marker.evaluate({"extra": ""}))
+        ]
+        done.add(name)
+        for top in {file.parts[0] for file in distribution.files or []}:
+            target = Path(str(distribution.locate_file(top)))
+            if target.exists() and not (folder / top).exists():
+                (folder / top).symlink_to(target.resolve())
+    assert not (folder / "dim_ray").exists()
+    assert not (folder / "numpy").exists()
+    return folder
+
+
+def test_script_of_the_folder_writes_images(exported: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-I", str(exported / "sample.py"), "--ipc", "2", "--out", str(tmp_path / "images.pt")]
+    subprocess.run(command, check=True)
+    written = torch.load(tmp_path / "images.pt", weights_only=True)
+    assert written["images"].shape == (6, 1, 8, 8)
+    assert written["labels"].tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_no_file_of_the_folder_has_a_pickle(exported: Path) -> None:
+    with zipfile.ZipFile(exported / "program.pt2") as archive:
+        entries = {entry.filename: entry.file_size for entry in archive.infolist()}
+    assert any("weights" in name for name in entries)
+    assert not [name for name, size in entries.items() if name.endswith((".pkl", ".pt", ".pickle")) and size]
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_folder_with_one_changed_byte_is_refused_by_us_and_by_its_own_script(
+    exported: Path, tmp_path: Path, name: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(exported, copy)
+    data = bytearray((copy / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / name).write_bytes(data)
+    with pytest.raises(ArtifactError):
+        load_generator(copy)
+    if name not in ("card.json", "program.pt2"):
+        return  # the script looks at all of them in the same way
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from sample import load; load(sys.argv[1])"
+    run = subprocess.run([sys.executable, "-I", "-c", code, str(copy)], capture_output=True, text=True, check=False)
+    assert run.returncode != 0
+    assert "ValueError" in run.stderr or "JSONDecodeError" in run.stderr
+    assert name in run.stderr
+
+
+def test_model_card_has_a_table_for_each_protocol_with_mean_spread_and_n(exported: Path) -> None:
+    text = (exported / "README.md").read_text()
+    on_the_fly, fixed, real = (
+        text.split(f"\n`{name}`: ")[1].split("\n`")[0] for name in ("on_the_fly", "fixed", "real_fixed")
+    )
+    assert "| 10 | convnet3 | average | usual | 1,000 | 81.0 ± 1.4 | 2 |" in on_the_fly
+    assert "| 10 | convnet3 | average | best_of_tests | 1,000 | 70.0 | 1 |" in fixed
+    assert "| 10 | convnet3 | - | usual | 1,000 | 55.0 | 1 |" in real
+    assert "11.0" not in text  # of an architecture that the generator wasn't measured with
+    assert "22.0" not in text  # of another generator
+    assert "mean 0.45, std 0.2 |" in text
+
+
+def test_card_of_a_generator_that_was_not_measured_says_so(storage: Path, tmp_path: Path) -> None:
+    [folder] = (storage / "generators").iterdir()
+    main(["export", str(folder), str(tmp_path / "out"), "--storage", str(tmp_path / "nothing")])
+    assert "It hasn't been measured." in (tmp_path / "out/README.md").read_text()
+
+
+def test_export_never_overwrites(exported: Path, storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (exported / "card.json").read_bytes()
+    [folder] = (storage / "generators").iterdir()
+    assert run_main(main, ["export", folder.name, str(exported), "--storage", str(storage)]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert (exported / "card.json").read_bytes() == before

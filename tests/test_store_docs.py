@@ -1,0 +1,48 @@
+"""docs/store.md has every column as the schema has it, and commands that are understood."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from dim_ray.results import parse_arguments
+from dim_ray.store.schema import TABLES, Table
+
+PAGE = (Path(__file__).parent.parent / "docs" / "store.md").read_text()
+COMMANDS = re.findall(r"^    python -m dim_ray\.results (.*?)(?:  +.*)?$", PAGE, re.M)
+
+
+def line(field: pa.Field) -> str:
+    """Returns a column's line in the page's table."""
+    meaning = {key.decode(): value.decode() for key, value in field.metadata.items()}
+    kind = f"{field.type}{', or null' if field.nullable else ''}"
+    allowed = f" One of: {meaning['allowed']}." if "allowed" in meaning else ""
+    since = f" Since version {meaning['since']}." if "since" in meaning else ""
+    return f"| `{field.name}` | {kind} | {meaning['unit']} | {meaning['description']}{allowed}{since} |"
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+def test_page_has_every_column_with_type_unit_and_meaning_and_no_other(table: Table) -> None:
+    section = PAGE.split(f"### {table.name}\n")[1].split("\n#")[0]
+    lines = [text for text in section.splitlines() if text.startswith("| `")]
+    assert lines == [line(field) for field in table.schema]
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+def test_every_column_has_a_meaning_and_a_unit(table: Table) -> None:
+    for field in table.schema:
+        assert field.metadata[b"description"].endswith((b".", b"?"))
+        assert field.metadata[b"unit"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_of_the_page_is_understood(command: str) -> None:
+    assert parse_arguments(shlex.split(command)).command == command.split()[0]
+
+
+def test_the_page_has_commands() -> None:
+    assert len(COMMANDS) >= 6

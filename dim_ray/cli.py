@@ -25,7 +25,7 @@ from typing import NoReturn
 
 from dim_ray.config import Config
 from dim_ray.errors import DimError, StorageError, UsageError, nearest
-from dim_ray.flags import COMMON_FLAGS, TUNE_FLAGS, Flag, FlagParser, shipped_studies
+from dim_ray.flags import COMMON_FLAGS, TUNE_FLAGS, Flag, FlagParser, shipped_studies, study_titles
 from dim_ray.notices import told
 from dim_ray.progress import Progress, make_progress
 from dim_ray.settings import Setting, make_config, read_settings, to_yaml
@@ -62,7 +62,7 @@ def parse(
 
     Raises:
         UsageError: An argument, the file or a value can't be used.
-        SystemExit: With 0, after --help, --help-all or --print-config.
+        SystemExit: With 0, after --help, --help-all, --list-studies or --print-config.
     """
     shipped = read_settings(defaults) if defaults else []
     parser = FlagParser(program, description, flags, extra, shipped, defaults)
@@ -70,6 +70,8 @@ def parse(
         _show(parser.format_help_all(shipped))
     if "--help" in argv or "-h" in argv:
         _show(parser.format_help())
+    if "--list-studies" in argv:
+        _show(study_titles())
     parser.refuse_unknown_flags(argv)
     namespace = parser.parse_args(argv)
     given: list[Setting] = namespace.settings
@@ -78,7 +80,7 @@ def parse(
         config = _with_seed(config, namespace.seed, given)
     if namespace.print_config:
         _show(to_yaml(config))
-    for ours in ("settings", "config", "seed", "print_config"):
+    for ours in ("settings", "config", "seed", "list_studies", "print_config"):
         delattr(namespace, ours)
     return config, namespace
 

@@ -1,4 +1,4 @@
-"""Sampler and scheduler: Optuna's TPE, which remembers in a journal, and ASHA, which stops weak trials at rungs."""
+"""The search as Ray Tune sees it: Optuna, which remembers in a journal."""
 
 from __future__ import annotations
 
@@ -13,22 +13,19 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.trial import TrialState, create_trial
-from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from dim_ray.config import Config
-from dim_ray.core.random import derive_seed
 from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.faults import PAUSES_SECONDS, patiently, storage_errors
 from dim_ray.store.filesystem import open_root
+from tuning.samplers import make_sampler
+from tuning.schedulers import METRIC, TIME_ATTRIBUTE, make_scheduler
 from tuning.space import search_space
 
 __all__ = ["METRIC", "TIME_ATTRIBUTE", "StudySearch", "make_scheduler", "open_journal"]
 
-METRIC = "validation_accuracy"
-TIME_ATTRIBUTE = "epoch"
 _NUMBER = "number"
-_NUM_SAMPLER_SEEDS = 2**32  # that Optuna takes
 
 TrialEnd = Callable[[int, Mapping[str, Any], Mapping[str, Any] | None], None]
 """Takes a trial's number, its parameters and its last result, or None where it failed."""
@@ -51,10 +48,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
         self, config: Config, storage: BaseStorage, study_name: str, *, taken: Iterable[int], on_end: TrialEnd
     ) -> None:
         self._taken = set(taken)
-        # A resumed study must not draw again what it drew before, finished or not, so what it has drawn is in the seed.
         num_drawn = len(_load(storage, study_name).get_trials(deepcopy=False))
-        seed = derive_seed(config.study.seed, "sampler", num_drawn) % _NUM_SAMPLER_SEEDS
-        sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         self._on_end = on_end
         super().__init__(
             space=search_space(config.study),
@@ -62,7 +56,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
             mode="max",
             storage=storage,
             study_name=study_name,
-            sampler=sampler,
+            sampler=make_sampler(config, num_drawn),
         )
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
@@ -94,18 +88,6 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
         """Returns the number and the parameters of one of Tune's trials."""
         trial = self._ot_trials[trial_id]
         return trial.user_attrs[_NUMBER], trial.params
-
-
-def make_scheduler(config: Config) -> ASHAScheduler:
-    """Returns ASHA over matching epochs, an attribute of ours: Tune's own counter starts anew with every process."""
-    return ASHAScheduler(
-        time_attr=TIME_ATTRIBUTE,
-        metric=METRIC,
-        mode="max",
-        max_t=config.matching.epochs,
-        grace_period=min(config.study.grace_epochs, config.matching.epochs),
-        reduction_factor=config.study.reduction_factor,
-    )
 
 
 def open_journal(artifacts: ArtifactStore, key: str) -> BaseStorage:

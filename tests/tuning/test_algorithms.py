@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -14,13 +13,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dim_ray.config import Config
 from dim_ray.errors import StorageError
-from dim_ray.pipeline.generators import rung_epochs
 from dim_ray.store.artifacts import ArtifactStore
 from tests.disks import after, fill, small_disk
 from tests.pipeline.small import make_config
 from tests.store.conftest import object_store  # noqa: F401  # a fixture
 from tuning import algorithms
-from tuning.algorithms import METRIC, StudySearch, make_scheduler, open_journal, settle
+from tuning.algorithms import METRIC, StudySearch, open_journal, settle
 
 STUDY = "tiny"
 KEY = "studies/tiny/optuna.journal"
@@ -368,57 +366,3 @@ def test_object_store_and_file_hold_the_same_journal(tmp_path: Path, object_stor
         return [(t.state, t.params, t.value, t.user_attrs) for t in driver.trials()]
 
     assert remembered(drivers[0]) == remembered(drivers[1])
-
-
-def make_config_of(root: Path, *, epochs: int, grace: int, factor: int) -> Config:
-    config = make_config(root)
-    return replace(
-        config,
-        matching=replace(config.matching, epochs=epochs),
-        study=replace(config.study, grace_epochs=grace, reduction_factor=factor),
-    )
-
-
-def decide(config: Config, curves: list[dict[int, float]]) -> list[list[str]]:
-    """Returns ASHA's decisions on trials that report their curves one after the other."""
-    scheduler = make_scheduler(config)
-    decisions = []
-    for number, curve in enumerate(curves):
-        trial = SimpleNamespace(trial_id=str(number))
-        scheduler.on_trial_add(None, trial)
-        said = []
-        for epoch, accuracy in curve.items():
-            # Tune's own counter begins anew in a resumed process: it must not matter.
-            said.append(
-                scheduler.on_trial_result(None, trial, {"epoch": epoch, METRIC: accuracy, "training_iteration": 1})
-            )
-            if said[-1] == scheduler.STOP:
-                break
-        decisions.append(said)
-    return decisions
-
-
-def test_weak_trials_are_stopped_at_the_rung_and_good_ones_go_on(tmp_path: Path) -> None:
-    config = make_config_of(tmp_path, epochs=6, grace=2, factor=3)
-    goes_on, is_stopped = ["CONTINUE", "STOP"], ["STOP"]  # at the last epoch every trial is stopped
-    curves = [{2: 0.5, 6: 0.8}, {2: 0.4}, {2: 0.6, 6: 0.7}, {2: 0.45}, {2: 0.9, 6: 0.95}]
-    assert decide(config, curves) == [goes_on, is_stopped, goes_on, is_stopped, goes_on]
-
-
-def test_every_trial_reaches_the_first_rung_and_ends_with_the_last_epoch(tmp_path: Path) -> None:
-    config = make_config_of(tmp_path, epochs=9, grace=3, factor=3)
-    curves = [{1: 0.9, 2: 0.9, 3: 0.9, 9: 0.9}, {1: 0.0, 2: 0.0, 3: 0.1}]
-    assert decide(config, curves) == [["CONTINUE", "CONTINUE", "CONTINUE", "STOP"], ["CONTINUE", "CONTINUE", "STOP"]]
-
-
-def test_diverged_trial_does_not_end_the_others(tmp_path: Path) -> None:
-    config = make_config_of(tmp_path, epochs=6, grace=2, factor=3)
-    assert decide(config, [{2: 0.5, 6: 0.0}, {2: 0.6, 6: 0.5}]) == [["CONTINUE", "STOP"], ["CONTINUE", "STOP"]]
-
-
-@pytest.mark.parametrize(("epochs", "grace", "factor"), [(6, 2, 3), (100, 1, 3), (81, 1, 3), (64, 1, 4), (5, 5, 2)])
-def test_generators_are_measured_at_the_rungs_of_asha(tmp_path: Path, epochs: int, grace: int, factor: int) -> None:
-    config = make_config_of(tmp_path, epochs=epochs, grace=grace, factor=factor)
-    [bracket] = make_scheduler(config)._brackets
-    rungs = {milestone for milestone, _ in bracket._rungs}
-    assert rungs | {epochs} == set(rung_epochs(config))

@@ -16,6 +16,7 @@ from dim_ray.config.study import SAMPLERS, Sampler
 from dim_ray.store.artifacts import ArtifactStore
 from tests.pipeline.small import make_config
 from tuning.algorithms import METRIC, StudySearch, open_journal, settle
+from tuning.budget import TimeBudget
 from tuning.space import grid, search_space
 
 BEST = {"pool_size": 2, "capacity": 8, "matching_weight": 0.3, "adversarial_weight": 1.0}
@@ -34,15 +35,25 @@ def config_of(root: Path, sampler: Sampler, **changes: Any) -> Config:
     return replace(config, study=replace(study, sampler=sampler, **changes))
 
 
-def search(config: Config, num_trials: int, *, taken: int = 0, fails: bool = False) -> list[dict[str, Any]]:
+def search(config: Config, num_trials: int, *, taken: int = 0) -> list[dict[str, Any]]:
     """Runs trials in one process of a study, and returns their parameters."""
     journal = open_journal(ArtifactStore(config.storage.root), "journal")
-    asked = StudySearch(config, journal, "study", taken=range(taken), on_end=lambda *ending: None)
+    asked = StudySearch(
+        config,
+        journal,
+        "study",
+        taken=range(taken),
+        num_trials=num_trials,
+        identify=str,
+        results={},
+        budget=TimeBudget(config),
+        on_end=lambda *ending: None,
+    )
     drawn = []
     for number in range(taken, taken + num_trials):
         parameters = asked.suggest(str(number))
-        assert parameters is not None
-        asked.on_trial_complete(str(number), {METRIC: accuracy(parameters), "epoch": 2}, error=fails)
+        assert isinstance(parameters, dict)
+        asked.on_trial_complete(str(number), {METRIC: accuracy(parameters), "epoch": 2})
         drawn.append(parameters)
     return drawn
 

@@ -10,9 +10,11 @@ cluster, that one is joined.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from dim_ray.cli import TUNE_FLAGS, parse, run_main, show_progress
@@ -36,8 +38,13 @@ def main(argv: Sequence[str]) -> None:
         DimError: With a sentence for the person who typed the command.
     """
     started = time.monotonic()
-    config, _ = parse(
-        argv, program="python -m dim_ray.tune", description=__doc__ or "", flags=TUNE_FLAGS, defaults=DEFAULT_STUDY
+    config, arguments = parse(
+        argv,
+        program="python -m dim_ray.tune",
+        description=__doc__ or "",
+        flags=TUNE_FLAGS,
+        defaults=DEFAULT_STUDY,
+        extra=_add_dry_run,
     )
     with show_progress() as progress:
         # Imported with the display already there, because torch takes seconds.
@@ -51,8 +58,20 @@ def main(argv: Sequence[str]) -> None:
 
         checks = [check_training, check_evaluation, check_labels, check_search, check_warm_start]
         work = open_session(config, study_name, checks)
-        outcome = run_study(work, progress)
+        if arguments.dry_run:
+            from tuning.plan import plan_study
+
+            lines = plan_study(work, progress).lines(datetime.now())
+        else:
+            outcome = run_study(work, progress)
+    if arguments.dry_run:
+        print("\n".join(lines))
+        return
     _print(work, outcome, time.monotonic() - started)
+
+
+def _add_dry_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="print what the study would take, and stop")
 
 
 def _print(work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> None:

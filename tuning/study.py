@@ -31,7 +31,7 @@ from tuning.budget import TimeBudget
 from tuning.cost import StudyCost, network_keys
 from tuning.record import StudyRecord
 
-__all__ = ["StudyOutcome", "run_study"]
+__all__ = ["StudyOutcome", "largest_trial", "run_study"]
 
 _STAGE_TRIALS = "trials"
 
@@ -73,6 +73,14 @@ def run_study(work: Workspace, progress: Progress) -> StudyOutcome:
         return _run(work, record, progress)
 
 
+def largest_trial(work: Workspace) -> Workspace:
+    """Returns the workspace of the largest trial."""
+    config = work.config
+    pool = replace(config.pool, size=max(config.study.pool_sizes))
+    generator = replace(config.generator, capacity=max(config.study.capacities))
+    return replace(work, config=replace(config, pool=pool, generator=generator))
+
+
 def _run(work: Workspace, record: StudyRecord, progress: Progress) -> StudyOutcome:
     record.open()
     budget = TimeBudget(work.config)
@@ -88,7 +96,7 @@ def _run(work: Workspace, record: StudyRecord, progress: Progress) -> StudyOutco
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()  # to the log file
     with cluster(work.config, progress) as placement:
-        check_nodes(_largest(work), placement, progress, num_trials=max(1, num_missing))
+        check_nodes(largest_trial(work), placement, progress, num_trials=max(1, num_missing))
         if num_missing > 0:
             record.note_missing(_missing_networks(work))
             build_networks(work, max(config.pool_sizes), config.capacities, placement, progress)
@@ -100,17 +108,9 @@ def _run(work: Workspace, record: StudyRecord, progress: Progress) -> StudyOutco
     return _outcome(work, record, max(0, num_missing), num_evaluated)
 
 
-def _largest(work: Workspace) -> Workspace:
-    """Returns the workspace of the largest trial."""
-    config = work.config
-    pool = replace(config.pool, size=max(config.study.pool_sizes))
-    generator = replace(config.generator, capacity=max(config.study.capacities))
-    return replace(work, config=replace(config, pool=pool, generator=generator))
-
-
 def _missing_networks(work: Workspace) -> list[str]:
     """Returns the teachers and priors of the study that the storage doesn't hold."""
-    config, largest = work.config, _largest(work)
+    config, largest = work.config, largest_trial(work)
     generators = [replace(config.generator, capacity=capacity) for capacity in config.study.capacities]
     works = [replace(largest, config=replace(largest.config, generator=generator)) for generator in generators]
     keys = dict.fromkeys(key for own in works for key in network_keys(own))

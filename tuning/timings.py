@@ -77,7 +77,7 @@ class StoredTimings:
 
     def _is_alike(self, theirs: Mapping[str, Any]) -> bool:
         return (
-            DataConfig(**theirs["data"]).label == self._work.dataset.name
+            DataConfig(**theirs["data"]).label == self._work.config.data.label
             and theirs["networks"] == self._ours["networks"]
             and _agree(theirs["matching"], self._ours["matching"], _MATCHING)
             and _agree(theirs["prior"], self._ours["prior"], _PRIOR)

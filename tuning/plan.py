@@ -15,14 +15,12 @@ import shutil
 import statistics
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
-from dim_ray.config import Config, Protocol
-from dim_ray.core.budgets import budget
-from dim_ray.core.splits import class_counts
+from dim_ray.config import Config
 from dim_ray.distributed.findings import NodeReport, find_problems
 from dim_ray.distributed.needs import Needs, estimate_needs
 from dim_ray.distributed.preflight import check_nodes
@@ -30,17 +28,14 @@ from dim_ray.distributed.probe import free_memory, library_versions
 from dim_ray.distributed.resources import Placement, cluster, joins_a_cluster, local_resources, plan_placement
 from dim_ray.errors import ResourceError
 from dim_ray.pipeline.generators import rung_epochs
-from dim_ray.pipeline.priors import prior_is_settled
-from dim_ray.pipeline.teachers import missing_teachers
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
 from dim_ray.stages import format_duration
 from dim_ray.store.filesystem import open_root
-from tuning.probe import Probe
+from tuning.estimate import Costs, network_jobs, student_jobs
 from tuning.record import StudyRecord
 from tuning.schedulers import METRIC, TIME_ATTRIBUTE, make_scheduler
 from tuning.study import largest_trial
-from tuning.timings import StoredTimings
 
 __all__ = ["Plan", "Stage", "expected_epochs", "makespan", "plan_study"]
 
@@ -160,15 +155,15 @@ def plan_study(work: Workspace, progress: Progress) -> Plan:
     if not joins_a_cluster():
         _check_machine(root.uri, placement, needs, memory, disk)
     epochs = expected_epochs(config, num_trials) if num_trials else 0.0
-    costs = _Costs(work, placement)
+    costs = Costs(work, placement.cpus_per_worker)
     progress.start(_STAGE, 3, "stages")
-    builds, trials, students = _builds(work, costs) if num_trials else [], [], []
+    builds, trials, students = network_jobs(work, costs) if num_trials else [], [], []
     progress.advance(1)
     if num_trials:
         each = [costs.trial(capacity, epochs) for capacity in config.study.capacities]
         trials = [each[number % len(each)] for number in range(num_trials)]
     progress.advance(2)
-    students = _students(work, costs)
+    students = student_jobs(work, costs)
     progress.advance(3)
     slots = placement.max_concurrent * placement.num_workers
     return Plan(
@@ -232,90 +227,6 @@ class _Simulated:
 
     def __init__(self, name: str) -> None:
         self.trial_id, self.status = name, "RUNNING"
-
-
-class _Costs:
-    """Device seconds, from the store where it knows, else from a probe."""
-
-    def __init__(self, work: Workspace, placement: Placement) -> None:
-        self._work = work
-        self._stored = StoredTimings(work)
-        self._probe = Probe(work, placement.cpus_per_worker)
-        self._known: dict[tuple[object, ...], float] = {}
-        self.num_stored = self.num_probed = 0
-
-    def teacher(self, architecture: str) -> float:
-        return self._work.config.pool.epochs * self._cost("teacher_epoch", architecture)
-
-    def prior(self, capacity: int) -> float:
-        return self._work.config.prior.epochs * self._cost("prior_epoch", capacity)
-
-    def trial(self, capacity: int, epochs: float) -> float:
-        stored = self._stored.trial_epoch(capacity)
-        if stored is not None:
-            self.num_stored += 1
-            return epochs * stored
-        study, rungs = self._work.config.study, rung_epochs(self._work.config)
-        num_rungs = max(1.0, len(rungs) * epochs / self._work.config.matching.epochs)
-        ipc, architecture = study.selection_images_per_class, self._work.config.networks.students[0]
-        validation = study.selection_seeds * self.student(architecture, ipc, "on_the_fly", capacity)
-        return epochs * self._cost("matching_epoch", capacity) + num_rungs * validation
-
-    def student(self, architecture: str, ipc: int, protocol: Protocol, capacity: int) -> float:
-        return _steps(self._work, protocol, ipc) * self._cost("student", architecture, ipc, protocol, capacity)
-
-    def _cost(self, name: str, *of: object) -> float:
-        key = (name, *of)
-        if key not in self._known:
-            stored = getattr(self._stored, name)(*of) if hasattr(self._stored, name) else None
-            self.num_stored += stored is not None
-            self.num_probed += stored is None
-            self._known[key] = getattr(self._probe, name)(*of) if stored is None else stored
-        return self._known[key]
-
-
-def _builds(work: Workspace, costs: _Costs) -> list[float]:
-    """Returns what is missing of teachers and priors, the dearest first."""
-    config, largest = work.config, largest_trial(work)
-    names = config.networks.teachers
-    teachers = [costs.teacher(names[number % len(names)]) for number in missing_teachers(largest)]
-    priors = []
-    for capacity in config.study.capacities:
-        generator = replace(config.generator, capacity=capacity)
-        if not prior_is_settled(replace(work, config=replace(config, generator=generator))):
-            priors.append(costs.prior(capacity))
-    return sorted([*teachers, *priors], reverse=True)
-
-
-def _students(work: Workspace, costs: _Costs) -> list[float]:
-    """Returns the final evaluations: of the best generator, whose capacity may be any, and of the baselines."""
-    evaluation, students = work.config.evaluation, work.config.networks.students
-    capacity = sorted(work.config.study.capacities)[len(work.config.study.capacities) // 2]
-    return sorted(
-        (
-            costs.student(architecture, ipc, protocol, capacity)
-            for architecture in students
-            for ipc in evaluation.images_per_class
-            for protocol in evaluation.protocols
-            for _ in range(evaluation.num_seeds)
-        ),
-        reverse=True,
-    )
-
-
-def _steps(work: Workspace, protocol: Protocol, images_per_class: int) -> int:
-    dataset = work.dataset
-    contract = budget(
-        work.config.evaluation.recipe(protocol, dataset.num_channels),
-        protocol,
-        num_classes=dataset.num_classes,
-        images_per_class=images_per_class,
-        image_bytes=0,
-        generator_bytes=0,
-        real_class_counts=class_counts(dataset.train, dataset.num_classes),
-        teacher_bytes=0,
-    )
-    return contract.optimiser_steps
 
 
 def _check_machine(storage: str, placement: Placement, needs: Needs, memory: int | None, disk: int | None) -> None:

@@ -17,14 +17,14 @@ from dataclasses import replace
 from dim_ray.config import Protocol
 from dim_ray.core.adversarial import train_prior
 from dim_ray.core.classifiers import build_network
-from dim_ray.core.generator import Generator
 from dim_ray.core.matching import distill
 from dim_ray.core.pair import Pair, build_pair
 from dim_ray.core.pool import StoredPool, TeacherPool
 from dim_ray.core.ports import Checkpointer, NoCheckpointer, SilentReporter, SingleWorker
 from dim_ray.core.random import stream
+from dim_ray.core.students import finished
 from dim_ray.core.teachers import Teacher, train_teachers
-from dim_ray.pipeline.students import Evaluation, StoredGenerator, train_cells
+from dim_ray.pipeline.students import Evaluation, StoredGenerator, group_cells, train_cells
 from dim_ray.pipeline.teachers import open_pool
 from dim_ray.pipeline.workspace import Workspace, on_device
 
@@ -49,7 +49,14 @@ class Probe:
         self.teacher_epoch = functools.cache(self._teacher_epoch)
         self.prior_epoch = functools.cache(self._prior_epoch)
         self.matching_epoch = functools.cache(self._matching_epoch)
-        self.student = functools.cache(self._student)
+        self._student = functools.cache(self._student_line)
+
+    def student(
+        self, architecture: str, images_per_class: int, protocol: Protocol, capacity: int, num_steps: int
+    ) -> float:
+        """Returns the seconds of a student of so many steps."""
+        fixed, step = self._student(architecture, images_per_class, protocol, capacity)
+        return fixed + num_steps * step
 
     def _teacher_epoch(self, architecture: str) -> float:
         """Returns the seconds of an epoch of a teacher."""
@@ -98,29 +105,40 @@ class Probe:
 
         return self._epoch(train, config.matching.batch_size)
 
-    def _student(self, architecture: str, images_per_class: int, protocol: Protocol, capacity: int) -> float:
-        """Returns the seconds of a step of a student."""
-        is_generated = not protocol.startswith("real_")
+    def _student_line(
+        self, architecture: str, images_per_class: int, protocol: Protocol, capacity: int
+    ) -> tuple[float, float]:
+        """Returns the seconds of a student without a step, and those of a step; at once with others, as in a run."""
+        dataset, evaluation = self._work.dataset, self._work.config.evaluation
         pair = self._pair(capacity)
-        recipe = self._work.config.evaluation.recipe(protocol, self._work.dataset.num_channels)
-        cell = Evaluation(
-            protocol=protocol,
-            images_per_class=images_per_class,
-            architecture=architecture,
-            seed=0,
-            generator=None,
-            recipe=recipe,
-            preset="corrected",
-        )
-        generators = [StoredGenerator(network=_frozen(pair.generator), size_bytes=0) if is_generated else None]
-        seconds = []
+        network = None if protocol.startswith("real_") else pair.generator.eval().requires_grad_(False)
+        stored = None if network is None else StoredGenerator(network=network, size_bytes=0)
+        recipe = evaluation.recipe(protocol, dataset.num_channels)
+        readings = []
         for steps in _STUDENT_STEPS:
-            few = replace(recipe, epochs=1, min_steps=steps, labels="hard", quirks=(), num_test_points=1)
+            few = replace(recipe, epochs=1, min_steps=steps, labels="hard", quirks=())
+            cells = [
+                Evaluation(
+                    protocol=protocol,
+                    images_per_class=images_per_class,
+                    architecture=architecture,
+                    seed=seed,
+                    generator=None,
+                    recipe=few,
+                    preset="corrected",
+                )
+                for seed in range(evaluation.num_seeds)
+            ]
+            device_type = dataset.train.images.device.type
+            group = group_cells(self._work, cells, num_seeds=evaluation.num_seeds, device_type=device_type)[0]
             started = time.perf_counter()
-            train_cells(self._work, [replace(cell, recipe=few)], generators, test=False)
-            seconds.append(time.perf_counter() - started)
-        few_steps, more_steps = _STUDENT_STEPS
-        return max(0.0, seconds[1] - seconds[0]) / (more_steps - few_steps)
+            results = finished(train_cells(self._work, group, [stored] * len(group), test=False))
+            readings.append((results[0].budget.optimiser_steps, (time.perf_counter() - started) / len(group)))
+        (few_steps, less), (more_steps, more) = readings
+        if more_steps == few_steps:  # an epoch is longer than both
+            return 0.0, more / more_steps
+        step = max(0.0, more - less) / (more_steps - few_steps)
+        return max(0.0, less - few_steps * step), step
 
     def _epoch(self, train: Callable[[Checkpointer], None], batch_size: int) -> float:
         steps = _Steps()
@@ -178,7 +196,3 @@ class _Steps(NoCheckpointer):
         """Returns what a step takes."""
         counted = self._readings[max(0, min(_WARM_STEPS, len(self._readings) - 1) - 1) :]
         return (counted[-1] - counted[0]) / max(1, len(counted) - 1)
-
-
-def _frozen(generator: Generator) -> Generator:
-    return generator.eval().requires_grad_(False)

@@ -64,7 +64,7 @@ class StoredTimings:
             if row["capacity"] == capacity and self._is_alike(json.loads(row["config_json"]))
         )
 
-    def student(self, architecture: str, images_per_class: int, protocol: Protocol, capacity: int) -> float | None:
+    def student(self, architecture: str, images_per_class: int, protocol: Protocol) -> float | None:
         """Returns the seconds of a step of a student, with its share of the tests."""
         rows = self._evaluations
         alike = rows[

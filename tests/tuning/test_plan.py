@@ -132,8 +132,8 @@ def test_probe_measures_every_stage_and_keeps_nothing(work: Workspace, tmp_path:
         probe.teacher_epoch(tiny.ARCHITECTURE),
         probe.prior_epoch(8),
         probe.matching_epoch(8),
-        probe.student(tiny.ARCHITECTURE, 2, "on_the_fly", 8) + 1e-9,
-        probe.student(tiny.ARCHITECTURE, 2, "real_fixed", 8) + 1e-9,
+        probe.student(tiny.ARCHITECTURE, 2, "on_the_fly", 8, 100),
+        probe.student(tiny.ARCHITECTURE, 2, "real_fixed", 8, 100),
     ):
         assert 0 < seconds < 10
     assert probe.prior_epoch(8) == probe.prior_epoch(8)  # once

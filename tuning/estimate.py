@@ -94,7 +94,9 @@ def student_jobs(work: Workspace, costs: Costs) -> list[float]:
     evaluation, dataset = work.config.evaluation, work.dataset
     capacities = sorted(work.config.study.capacities)
     capacity = capacities[len(capacities) // 2]
-    cells = [(ipc, own) for ipc in evaluation.images_per_class for own in evaluation.protocols if own != "real_full"]
+    cells: list[tuple[int, Protocol]] = [
+        (ipc, own) for ipc in evaluation.images_per_class for own in evaluation.protocols if own != "real_full"
+    ]
     if "real_full" in evaluation.protocols:
         cells.append((len(dataset.train) // dataset.num_classes, "real_full"))
     jobs = [

@@ -13,7 +13,10 @@ import heapq
 import random
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -40,7 +43,7 @@ from tuning.study import largest_trial
 __all__ = ["Plan", "Stage", "expected_epochs", "makespan", "plan_study"]
 
 _STAGE = "estimate"
-_START_SECONDS = 8.0  # until Ray runs on this machine, and of a process that imports PyTorch and Ray: two cores, busy
+_TRIAL_MODULE = "tuning.trial"  # with all that a job's process imports before it begins
 _NUM_SIMULATIONS = 20
 
 
@@ -71,12 +74,15 @@ class Plan:
     """Of a trial, on average: the scheduler stops some."""
     config: Config
     stages: Sequence[Stage]
+    """In their order, students last."""
     placement: Placement
     needs: Needs
     memory_bytes: int | None
     """Free on this machine; None where it isn't known, or a cluster is joined."""
     disk_bytes: int | None
     """Free for the storage; None where that isn't a folder."""
+    start_seconds: float
+    """Until a process has imported what a job needs: measured."""
     num_stored: int
     """Costs that were taken from the store."""
     num_probed: int
@@ -90,8 +96,9 @@ class Plan:
     @property
     def wall_seconds(self) -> float:
         """From the command to its end."""
-        starts = _START_SECONDS * (1 + len([stage for stage in self.stages if stage.jobs]))
-        return starts + sum(stage.wall_seconds for stage in self.stages)
+        # Ray itself, then processes of the networks and of the trials; students find those of the networks.
+        num_starts = 1 + len([stage for stage in self.stages[:-1] if stage.jobs])
+        return num_starts * self.start_seconds + sum(stage.wall_seconds for stage in self.stages)
 
     def lines(self, now: datetime) -> list[str]:
         """Returns it for a person.
@@ -185,6 +192,7 @@ def plan_study(work: Workspace, progress: Progress) -> Plan:
         needs=needs,
         memory_bytes=memory,
         disk_bytes=disk,
+        start_seconds=_start_seconds(),
         num_stored=costs.num_stored,
         num_probed=costs.num_probed,
     )
@@ -227,6 +235,12 @@ class _Simulated:
 
     def __init__(self, name: str) -> None:
         self.trial_id, self.status = name, "RUNNING"
+
+
+def _start_seconds() -> float:
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", f"import {_TRIAL_MODULE}"], check=True, capture_output=True)
+    return time.perf_counter() - started
 
 
 def _check_machine(storage: str, placement: Placement, needs: Needs, memory: int | None, disk: int | None) -> None:

@@ -79,7 +79,7 @@ def test_study_is_planned_with_every_cost_and_nothing_is_begun(work: Workspace, 
     assert made.wall_seconds >= made.device_seconds / 2 + 3 * made.start_seconds
     assert (made.num_stored, made.num_probed > 0) == (0, True)
     assert not list(tmp_path.rglob("*.*"))
-    text = "\n".join(made.lines(datetime(2026, 1, 2, 23, 59, 55)))
+    text = "\n".join(replace(made, start_seconds=10.0).lines(datetime(2026, 1, 2, 23, 59, 55)))
     assert "3 trials to run, 0 of 3 finished; sampler tpe, scheduler asha" in text
     assert "2 trials at a time; begun now, it ends at 00:0" in text
     assert "are free" in text

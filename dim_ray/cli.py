@@ -26,7 +26,7 @@ from typing import NoReturn
 from dim_ray.clusters import go_to_cluster
 from dim_ray.config import Config
 from dim_ray.errors import DimError, StorageError, UsageError, nearest
-from dim_ray.flags import COMMON_FLAGS, TUNE_FLAGS, Flag, FlagParser, shipped_studies
+from dim_ray.flags import COMMON_FLAGS, TUNE_FLAGS, Flag, FlagParser, shipped_studies, study_titles
 from dim_ray.notices import told
 from dim_ray.progress import Progress, make_progress
 from dim_ray.settings import Setting, make_config, read_settings, to_yaml
@@ -63,8 +63,8 @@ def parse(
 
     Raises:
         UsageError: An argument, the file or a value can't be used.
-        SystemExit: With 0, after --help, --help-all or --print-config; with --cluster, with the exit code of the job
-            that ran there.
+        SystemExit: With 0, after --help, --help-all, --list-studies or --print-config; with --cluster, with the exit
+            code of the job that ran there.
     """
     shipped = read_settings(defaults) if defaults else []
     parser = FlagParser(program, description, flags, extra, shipped, defaults)
@@ -72,6 +72,8 @@ def parse(
         _show(parser.format_help_all(shipped))
     if "--help" in argv or "-h" in argv:
         _show(parser.format_help())
+    if "--list-studies" in argv:
+        _show(study_titles())
     parser.refuse_unknown_flags(argv)
     namespace = parser.parse_args(argv)
     given: list[Setting] = namespace.settings
@@ -81,7 +83,7 @@ def parse(
         config = _with_seed(config, namespace.seed, given)
     if namespace.print_config:
         _show(to_yaml(config))
-    for ours in ("settings", "config", "seed", "print_config"):
+    for ours in ("settings", "config", "seed", "list_studies", "print_config"):
         delattr(namespace, ours)
     go_to_cluster(namespace, argv, module=program.rpartition(" ")[2], config=config, config_file=file)
     return config, namespace

@@ -38,6 +38,7 @@ __all__ = [
     "add_local",
     "check_local",
     "shipped_studies",
+    "study_titles",
 ]
 
 DEFAULT_STUDY = Path(__file__).parent.parent / "tuning" / "studies" / "digits.yaml"
@@ -89,6 +90,16 @@ TUNE_FLAGS: tuple[Flag, ...] = (
         name="--max-concurrent",
         field="study.max_concurrent",
         help="trials at a time (default: as many as the resources hold)",
+    ),
+    Flag(
+        name="--time-budget",
+        field="study.time_budget",
+        help="90s, 30m, 2h: then no trial begins, and what runs ends at its next rung",
+    ),
+    Flag(
+        name="--warm-start",
+        field="study.warm_start",
+        help="begin with the best trials of these studies or data sets",
     ),
 )
 DISTILL_FLAGS: tuple[Flag, ...] = (
@@ -148,6 +159,14 @@ def check_local(config: Config, *, is_local: bool) -> None:
 def shipped_studies() -> dict[str, Path]:
     """Returns the configurations that are installed beside this package, by name."""
     return {path.stem: path for path in sorted(DEFAULT_STUDY.parent.glob("*.yaml"))}
+
+
+def study_titles() -> str:
+    """Returns a line for each shipped configuration: its name, and its file's first comment."""
+    studies = shipped_studies()
+    width = max(map(len, studies))
+    titles = {name: path.read_text(encoding="utf-8").partition("\n")[0] for name, path in studies.items()}
+    return "\n".join(f"{name:<{width}}  {title.lstrip('# ')}" for name, title in titles.items())
 
 
 def add_generator(parser: argparse.ArgumentParser) -> None:
@@ -212,7 +231,7 @@ class FlagParser(Parser):
         self.add_argument(
             "--config",
             metavar="FILE",
-            help=f"YAML file of configuration, or the name of one that is shipped ({', '.join(shipped_studies())})"
+            help="YAML file of configuration, or the name of one that is shipped (--list-studies)"
             + (
                 f", in the place of {defaults.name}: what it leaves out is the paper's, which is for GPUs. Begin with "
                 "the output of --print-config"
@@ -220,6 +239,7 @@ class FlagParser(Parser):
                 else ""
             ),
         )
+        self.add_argument("--list-studies", action="store_true", help="print what is shipped for --config, and stop")
         self.add_argument(
             "--print-config", action="store_true", help="print the configuration, to be read with --config, and stop"
         )

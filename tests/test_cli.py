@@ -20,6 +20,7 @@ import yaml
 from dim_ray.cli import COMMON_FLAGS, TUNE_FLAGS, Flag, parse, run_main, start_logging
 from dim_ray.config import Config, PoolConfig
 from dim_ray.errors import ArtifactError, ConfigError, StorageError, UsageError
+from dim_ray.flags import shipped_studies
 from dim_ray.settings import known_fields, section_types, to_yaml
 from tests.disks import fill, small_disk
 
@@ -111,10 +112,10 @@ def test_several_values_can_be_written_in_every_usual_way(argv: list[str]) -> No
 
 @pytest.mark.parametrize("flag", TUNE_FLAGS, ids=lambda flag: flag.name)
 def test_every_everyday_flag_sets_its_field(flag: Flag) -> None:
-    text = "mnist" if flag.field == "data.dataset" else "2"
+    text = {"data.dataset": "mnist", "study.time_budget": "2h"}.get(flag.field, "2")
     section, _, name = flag.field.partition(".")
     value = getattr(getattr(config_of(flag.name, text), section), name)
-    assert value in (text, 2, (2,))
+    assert value in (text, 2, (2,), (text,))
     assert value != getattr(getattr(Config(), section), name)
 
 
@@ -220,9 +221,9 @@ def test_command_may_take_an_argument_without_a_flag(capsys: pytest.CaptureFixtu
         (["--config"], "--config: expected one argument. See --help."),
         (["--config", "nowhere.yaml"], "There is no configuration file nowhere.yaml."),
         (
-            ["--config", "mnist"],
-            "There is no configuration file mnist, and no study of that name; did you mean 'mnist_cpu'? "
-            "Known: cifar10_gpu, digits, mnist_cpu.",
+            ["--config", "mnst"],
+            "There is no configuration file mnst, and no study of that name; did you mean 'mnist'? "
+            "Known: cifar10, cifar10_gpu, digits, fashion_mnist, mnist, mnist_cpu, pool_scaling, svhn.",
         ),
         (["--rows", "x"], "--rows: invalid int value: 'x'. See --help."),
         # What follows the flag are Config's own messages.
@@ -432,6 +433,13 @@ def test_printed_configuration_is_read_back_to_the_same(
     printed = write(tmp_path / "printed.yaml", help_text(capsys, *argv, "--print-config", defaults=study_file))
     assert config_of("--config", str(printed)) == config_of(*argv, defaults=study_file)
     assert "  images_per_class: [2, 3]\n" in printed.read_text()
+
+
+def test_shipped_studies_are_listed_with_what_they_are_for(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = help_text(capsys, "--list-studies").splitlines()
+    assert [line.split()[0] for line in lines] == list(shipped_studies())
+    assert any(line.startswith("digits ") and "The default study" in line for line in lines)
+    assert all(len(line.split()) > 5 and "#" not in line for line in lines)
 
 
 def test_print_config_refuses_what_a_run_would_refuse() -> None:

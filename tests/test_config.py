@@ -47,6 +47,7 @@ PLACE_FIELDS = {
     "study.cpus_per_worker",
     "study.gpus_per_worker",
     "study.max_concurrent",
+    "study.time_budget",
     "storage.root",
     "storage.checkpoint_seconds",
 }
@@ -55,6 +56,11 @@ PLACE_FIELDS = {
 OTHER_VALUES: dict[str, Any] = {
     "data.dataset": "mnist",
     "evaluation.students_at_once": 5,
+    "study.sampler": "gp",
+    "study.scheduler": "median",
+    "study.seeds": (1, 2),
+    "study.warm_start": ("digits",),
+    "study.time_budget": "30m",
     "generator.ema_decay": 0.5,
     "generator.label_embedding": 16,
     "generator.discriminator_norm": "spectral",
@@ -249,6 +255,8 @@ IMPOSSIBLE: list[tuple[type, dict[str, Any], str]] = [
             "workers_per_trial",
             "cpus_per_worker",
             "max_concurrent",
+            "grid_points",
+            "warm_start_trials",
         )
     ],
     (StudyConfig, {"reduction_factor": 1}, "study.reduction_factor is 1"),
@@ -262,6 +270,18 @@ IMPOSSIBLE: list[tuple[type, dict[str, Any], str]] = [
     (StudyConfig, {"matching_weights": (0.0, 1.0)}, "study.matching_weights"),
     (StudyConfig, {"adversarial_weights": (0.1, float("inf"))}, "study.adversarial_weights"),
     (StudyConfig, {"seed": -1}, "study.seed is -1"),
+    (StudyConfig, {"seeds": (0, -1)}, "study.seeds is -1"),
+    (StudyConfig, {"seeds": (1, 1)}, "study.seeds"),
+    (StudyConfig, {"sampler": "tp"}, "study.sampler is 'tp', which is unknown; did you mean 'tpe'?"),
+    (StudyConfig, {"scheduler": "ash"}, "study.scheduler is 'ash', which is unknown; did you mean 'asha'?"),
+    (StudyConfig, {"sampler": "grid", "grid_points": 1}, "study.grid_points is 1, but a weight has a range"),
+    (StudyConfig, {"sampler": "grid", "num_trials": 136}, "study.num_trials is 136, but the grid has 135 trials"),
+    (StudyConfig, {"sampler": "grid", "warm_start": ("digits",)}, "study.warm_start is digits"),
+    (StudyConfig, {"warm_start": ("a b",)}, "study.warm_start is 'a b'"),
+    *(
+        (StudyConfig, {"time_budget": text}, f"study.time_budget is '{text}'")
+        for text in ("30", "m", "0s", "1d", "-1s")
+    ),
     (StorageConfig, {"root": " "}, "storage.root"),
     (StorageConfig, {"checkpoint_seconds": -1.0}, "storage.checkpoint_seconds is -1.0"),
     (StorageConfig, {"checkpoint_seconds": float("nan")}, "storage.checkpoint_seconds is nan"),
@@ -448,6 +468,24 @@ def test_trial_sets_the_four_searched_values_and_nothing_else() -> None:
         adversarial_weight=config.matching.adversarial_weight,
     )
     assert back == config
+
+
+def test_trial_of_a_search_over_seeds_has_its_own_in_matching_alone() -> None:
+    config = Config()
+    chosen = {"pool_size": 3, "capacity": 48, "matching_weight": 0.5, "adversarial_weight": 2.0}
+    trial = config.with_trial(**chosen, seed=7)
+    assert trial.matching.seed == 7
+    assert replace(trial, matching=replace(trial.matching, seed=0)) == config.with_trial(**chosen)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90.0), ("30m", 1800.0), ("1.5h", 5400.0), (None, None)])
+def test_time_budget_is_read_with_its_unit(text: str | None, seconds: float | None) -> None:
+    assert StudyConfig(time_budget=text).time_budget_seconds == seconds
+
+
+def test_trials_of_a_grid_are_the_product_of_its_values() -> None:
+    study = StudyConfig(pool_sizes=(1, 2), capacities=(8, 8), matching_weights=(0.1, 0.1), grid_points=4, seeds=(3, 5))
+    assert study.num_grid_trials == 2 * 1 * 1 * 4 * 2
 
 
 def test_trial_with_an_impossible_value_is_refused() -> None:

@@ -8,10 +8,11 @@ from typing import Any, get_args
 import pytest
 
 from dim_ray.config import MatchingKind
+from dim_ray.config.study import SAMPLERS, SCHEDULERS
 from dim_ray.settings import known_fields, section_types
 
 DOCS = Path(__file__).parent.parent / "docs"
-NAMES = ("method", "protocols", "cluster", "aws", "store")
+NAMES = ("method", "protocols", "cluster", "aws", "store", "search")
 PAGES = [page for name in NAMES if (page := DOCS / f"{name}.md").exists()]
 MODULES = re.compile(r"\b(?:dim_ray|tuning)(?:\.\w+)+")
 
@@ -57,6 +58,11 @@ def test_method_has_every_kind_of_matching_and_every_field_of_it() -> None:
         "precision",
     }  # fmt: skip
     assert {f"matching.{name}" for name in described} <= fields_in(text)
+
+
+def test_search_has_every_sampler_and_scheduler() -> None:
+    text = (DOCS / "search.md").read_text()
+    assert all(f"| `{name}`" in text for name in (*SAMPLERS, *SCHEDULERS))
 
 
 def test_a_name_that_does_not_exist_is_found() -> None:

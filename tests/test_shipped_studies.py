@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from dim_ray.cli import parse
@@ -9,6 +11,9 @@ from dim_ray.config import Config
 from dim_ray.core.checks import check_evaluation, check_training
 from dim_ray.flags import DEFAULT_STUDY, DISTILL_FLAGS, add_local, shipped_studies
 from tests.core.tiny import make_dataset
+from tuning.samplers import make_sampler
+from tuning.schedulers import make_scheduler
+from tuning.space import check_search
 
 
 def read(name: str) -> Config:
@@ -24,3 +29,29 @@ def test_shipped_configuration_fits_the_data_that_it_names(name: str) -> None:
     dataset = make_dataset(num_classes=10, per_class=130, channels=1, size=8)
     check_training(config, dataset)
     check_evaluation(config, dataset)
+    check_search(config, dataset)
+    make_sampler(config, num_drawn=0)
+    make_scheduler(config)
+
+
+@pytest.mark.parametrize("name", shipped_studies())
+def test_shipped_configuration_begins_with_a_sentence_about_itself(name: str) -> None:
+    assert shipped_studies()[name].read_text().startswith("# ")
+
+
+def test_every_study_that_is_promised_is_shipped() -> None:
+    assert set(shipped_studies()) == {
+        "cifar10", "cifar10_gpu", "digits", "fashion_mnist", "mnist", "mnist_cpu", "pool_scaling", "svhn"
+    }  # fmt: skip
+
+
+def test_pool_scaling_is_a_grid_of_doubling_pools_and_several_seeds_alone() -> None:
+    study = read("pool_scaling").study
+    assert study.pool_sizes == tuple(2**power for power in range(7))
+    assert len(study.seeds) > 1
+    assert study.num_trials == study.num_grid_trials == len(study.pool_sizes) * len(study.seeds)
+
+
+def test_pool_scaling_has_the_recipe_of_the_default_study() -> None:
+    digits, scaling = read("digits"), read("pool_scaling")
+    assert scaling == replace(digits, study=scaling.study)

@@ -1,4 +1,4 @@
-"""Sampler and scheduler: Optuna's TPE, which remembers in a journal, and ASHA, which stops weak trials at rungs."""
+"""The search as Ray Tune sees it: Optuna, which remembers in a journal."""
 
 from __future__ import annotations
 
@@ -13,48 +13,85 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.trial import TrialState, create_trial
-from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from dim_ray.config import Config
-from dim_ray.core.random import derive_seed
 from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.faults import PAUSES_SECONDS, patiently, storage_errors
 from dim_ray.store.filesystem import open_root
+from tuning.budget import TimeBudget
+from tuning.samplers import make_sampler
+from tuning.schedulers import METRIC, TIME_ATTRIBUTE
 from tuning.space import search_space
 
-__all__ = ["METRIC", "TIME_ATTRIBUTE", "StudySearch", "make_scheduler", "open_journal"]
+__all__ = [
+    "METRIC",
+    "REUSED_SECONDS",
+    "REUSED_TRIAL",
+    "SECONDS",
+    "TIME_ATTRIBUTE",
+    "StudySearch",
+    "open_journal",
+    "settle",
+]
 
-METRIC = "validation_accuracy"
-TIME_ATTRIBUTE = "epoch"
+SECONDS = "time_total_s"
+"""What a trial has taken so far, in Tune's results."""
+REUSED_TRIAL, REUSED_SECONDS = "reused_trial", "reused_seconds"
+"""Number of the trial whose result another one took over, and what that one had taken."""
 _NUMBER = "number"
-_NUM_SAMPLER_SEEDS = 2**32  # that Optuna takes
 
 TrialEnd = Callable[[int, Mapping[str, Any], Mapping[str, Any] | None], None]
 """Takes a trial's number, its parameters and its last result, or None where it failed."""
 
 
+Identify = Callable[[Mapping[str, Any]], str]
+"""Returns what is the same for parameters that lead to the same generator."""
+
+Results = Mapping[str, tuple[int, Mapping[str, Any]]]
+"""Number and last result of finished trials, by identity."""
+
+
 class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
     """Optuna in Ray Tune, numbering trials by the study and telling `on_end` before Optuna that a trial has ended.
 
-    So when the driver dies between the two, the row is there and the trial is not run again.
+    So when the driver dies between the two, the row is there and the trial is not run again. A trial that another one
+    of the study was, or is, is not run: it ends with the other one's result, and `on_end` finds that one's number in
+    it as REUSED_TRIAL.
 
     Args:
         config: Space and seed.
         storage: Optuna's storage.
         study_name: Optuna's study in it.
         taken: Numbers of the trials that are finished.
+        num_trials: Trials to draw.
+        identify: Tells trials that are the same.
+        results: Of the trials that are finished.
+        budget: No trial is drawn once it's over, and one that it cut isn't ended: the study goes on with it.
         on_end: Writes the row.
     """
 
     def __init__(
-        self, config: Config, storage: BaseStorage, study_name: str, *, taken: Iterable[int], on_end: TrialEnd
+        self,
+        config: Config,
+        storage: BaseStorage,
+        study_name: str,
+        *,
+        taken: Iterable[int],
+        num_trials: int,
+        identify: Identify,
+        results: Results,
+        budget: TimeBudget,
+        on_end: TrialEnd,
     ) -> None:
         self._taken = set(taken)
-        # A resumed study must not draw again what it drew before, finished or not, so what it has drawn is in the seed.
+        self._num_left = num_trials
+        self._identify = identify
+        self._results = dict(results)
+        self._running: dict[str, list[str]] = {}  # names of the trials that wait for one of their identity
+        self._budget = budget
         num_drawn = len(_load(storage, study_name).get_trials(deepcopy=False))
-        seed = derive_seed(config.study.seed, "sampler", num_drawn) % _NUM_SAMPLER_SEEDS
-        sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         self._on_end = on_end
         super().__init__(
             space=search_space(config.study),
@@ -62,26 +99,54 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
             mode="max",
             storage=storage,
             study_name=study_name,
-            sampler=sampler,
+            sampler=make_sampler(config, num_drawn),
         )
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Asks Optuna, and numbers the trial: an interrupted one keeps its number."""
-        parameters: dict[str, Any] | None = super().suggest(trial_id)
-        trial = self._ot_trials[trial_id]
-        if _NUMBER not in trial.user_attrs:
-            live = [t for t in self._ot_study.get_trials(deepcopy=False) if t.state != TrialState.FAIL]
-            used = self._taken | {t.user_attrs.get(_NUMBER) for t in live}
-            trial.set_user_attr(_NUMBER, next(number for number in itertools.count() if number not in used))
-        return parameters
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """Asks Optuna, and numbers the trial: an interrupted one keeps its number.
+
+        Returns:
+            The parameters of a trial that has to be run, or Tune's word for there being none.
+        """
+        if trial_id in self._ot_trials:
+            return self.identify(trial_id)[1]
+        while self._num_left > 0 and not self._budget.is_over():
+            parameters: dict[str, Any] = super().suggest(trial_id)
+            self._num_left -= 1
+            number = self._give_number(trial_id)
+            identity = self._identify(parameters)
+            if identity not in self._running and identity not in self._results:
+                self._running[identity] = []
+                return parameters
+            name = f"{trial_id}-{number}"  # Tune goes on asking under its own
+            self._ot_trials[name] = self._ot_trials.pop(trial_id)
+            if identity in self._results:
+                self._reuse(name, identity)
+            else:
+                self._running[identity].append(name)
+        finished: str = Searcher.FINISHED
+        return finished
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Ends a trial in the study's records, then in Optuna."""
-        if trial_id not in self._completed_trials:
-            number, parameters = self.identify(trial_id)
-            self._taken.add(number)  # also that of a failed trial, which has a row
-            self._on_end(number, parameters, None if error else result)
+        """Ends a trial, and those that are the same, in the study's records, then in Optuna."""
+        if trial_id in self._completed_trials:
+            return
+        if self._budget.has_cut(trial_id):
+            self._completed_trials.add(trial_id)
+            return
+        number, parameters = self.identify(trial_id)
+        result = None if error else result
+        self._taken.add(number)  # also that of a failed trial, which has a row
+        self._on_end(number, parameters, result)
         super().on_trial_complete(trial_id, result, error)
+        identity = self._identify(parameters)
+        if result and METRIC in result:
+            self._results.setdefault(identity, (number, result))
+        for name in self._running.pop(identity, []):
+            if identity in self._results:
+                self._reuse(name, identity)
+            else:
+                self.on_trial_complete(name, error=True)
 
     def save(self, checkpoint_path: str) -> None:
         """Leaves nothing for Tune to save: the journal has it all."""
@@ -95,17 +160,20 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
         trial = self._ot_trials[trial_id]
         return trial.user_attrs[_NUMBER], trial.params
 
+    def _give_number(self, trial_id: str) -> int:
+        trial = self._ot_trials[trial_id]
+        if _NUMBER not in trial.user_attrs:
+            live = [t for t in self._ot_study.get_trials(deepcopy=False) if t.state != TrialState.FAIL]
+            used = self._taken | {t.user_attrs.get(_NUMBER) for t in live}
+            trial.set_user_attr(_NUMBER, next(number for number in itertools.count() if number not in used))
+        number: int = trial.user_attrs[_NUMBER]
+        return number
 
-def make_scheduler(config: Config) -> ASHAScheduler:
-    """Returns ASHA over matching epochs, an attribute of ours: Tune's own counter starts anew with every process."""
-    return ASHAScheduler(
-        time_attr=TIME_ATTRIBUTE,
-        metric=METRIC,
-        mode="max",
-        max_t=config.matching.epochs,
-        grace_period=min(config.study.grace_epochs, config.matching.epochs),
-        reduction_factor=config.study.reduction_factor,
-    )
+    def _reuse(self, name: str, identity: str) -> None:
+        number, known = self._results[identity]
+        kept = {key: known[key] for key in (METRIC, TIME_ATTRIBUTE, "diverged") if key in known}
+        seconds = known.get(SECONDS, 0.0)
+        self.on_trial_complete(name, {**kept, REUSED_TRIAL: number, REUSED_SECONDS: seconds, SECONDS: 0.0})
 
 
 def open_journal(artifacts: ArtifactStore, key: str) -> BaseStorage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from ray import tune
 from dim_ray.config import Config
 from dim_ray.errors import DimError
 from dim_ray.progress import Progress
-from tuning.algorithms import METRIC, TIME_ATTRIBUTE, StudySearch
+from tuning.algorithms import METRIC, REUSED_TRIAL, TIME_ATTRIBUTE, StudySearch
+from tuning.budget import TimeBudget
 from tuning.record import StudyRecord
 
 __all__ = ["TrialDisplay"]
@@ -26,10 +28,14 @@ class TrialDisplay(tune.Callback):  # type: ignore[misc]  # ray has no types
         config: The study's configuration.
         record: Its rows; those that are there already count.
         search: Knows the numbers of Tune's trials.
+        budget: Knows which trials it cut.
         progress: The display.
     """
 
-    def __init__(self, config: Config, record: StudyRecord, search: StudySearch, progress: Progress) -> None:
+    def __init__(
+        self, config: Config, record: StudyRecord, search: StudySearch, budget: TimeBudget, progress: Progress
+    ) -> None:
+        self._budget = budget
         self._epochs = config.matching.epochs
         self._record = record
         self._search = search
@@ -68,6 +74,10 @@ class TrialDisplay(tune.Callback):  # type: ignore[misc]  # ray has no types
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial ended by itself, or was stopped."""
+        if self._budget.has_cut(trial.trial_id):
+            self._running.pop(trial.trial_id, None)
+            self._show()
+            return
         result = trial.last_result or {}
         if "diverged" in result:
             self._failed += 1
@@ -75,6 +85,16 @@ class TrialDisplay(tune.Callback):  # type: ignore[misc]  # ray has no types
         elif result.get(TIME_ATTRIBUTE, 0) < self._epochs:
             self._stopped += 1
         self._end(trial)
+
+    def on_trial_reused(self, number: int, result: Mapping[str, Any]) -> None:
+        """A trial took over the result of the same one; Tune doesn't know of it."""
+        self._progress.message(f"trial {number} is the same as trial {result[REUSED_TRIAL]}, and has its result")
+        if "diverged" in result:
+            self._failed += 1
+        elif result[TIME_ATTRIBUTE] < self._epochs:
+            self._stopped += 1
+        self._done += 1
+        self._show()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed for good."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
@@ -29,7 +29,8 @@ from dim_ray.pipeline.workspace import Workspace, checkpoint_key
 from dim_ray.store.filesystem import open_root
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
-from tuning.algorithms import METRIC, TIME_ATTRIBUTE
+from tuning.algorithms import METRIC, REUSED_SECONDS, REUSED_TRIAL, SECONDS, TIME_ATTRIBUTE
+from tuning.cost import NetworkCosts, StudyCost, network_keys, study_cost
 from tuning.space import configure
 
 __all__ = ["StudyRecord", "study_name"]
@@ -52,6 +53,7 @@ class StudyRecord:
     def __init__(self, work: Workspace) -> None:
         self._work = work
         self._writer = Writer(work.config.storage.root)
+        self._network_costs = NetworkCosts(work)
 
     def key(self, name: str) -> str:
         """Returns a file of the study, relative to the storage's root."""
@@ -87,20 +89,30 @@ class StudyRecord:
         Raises:
             ConfigError: The study began with another configuration or other data.
         """
-        artifacts, config = self._work.artifacts, self._work.config
-        stored = artifacts.read_bytes(self.key("study.json"))
-        ours = {"fingerprint": fingerprint(config, self._work.dataset.digest), "config": to_dict(config)}
-        if stored is None:
-            artifacts.write_bytes(self.key("config.yaml"), yaml.safe_dump(ours["config"], sort_keys=False).encode())
-            artifacts.write_bytes(self.key("study.json"), json.dumps(ours, indent=1).encode())
+        if self.check():
             return
+        artifacts, config = self._work.artifacts, to_dict(self._work.config)
+        ours = {"fingerprint": self._fingerprint(), "config": config}
+        artifacts.write_bytes(self.key("config.yaml"), yaml.safe_dump(config, sort_keys=False).encode())
+        artifacts.write_bytes(self.key("study.json"), json.dumps(ours, indent=1).encode())
+
+    def check(self) -> bool:
+        """Returns whether the study has begun; writes nothing.
+
+        Raises:
+            ConfigError: It began with another configuration or other data.
+        """
+        stored = self._work.artifacts.read_bytes(self.key("study.json"))
+        if stored is None:
+            return False
         theirs = json.loads(stored)
-        if theirs["fingerprint"] != ours["fingerprint"]:
-            differences = ", ".join(_differences(theirs["config"], config)) or "the images"
+        if theirs["fingerprint"] != self._fingerprint():
+            differences = ", ".join(_differences(theirs["config"], self._work.config)) or "the images"
             raise ConfigError(
                 f"study {self._work.study!r} began with another configuration ({differences}); "
                 "choose another name with --study, or leave it out."
             )
+        return True
 
     def trials(self) -> pd.DataFrame:
         """Returns the rows of the study's finished trials, by number."""
@@ -117,6 +129,32 @@ class StudyRecord:
                 rows["number"], rows["params_json"], rows["objective"], strict=True
             )
         }
+
+    def identify(self, parameters: Mapping[str, Any]) -> str:
+        """Returns the fingerprint of the generator that parameters lead to."""
+        return generator_fingerprint(self._configured(parameters))
+
+    def results(self) -> dict[str, tuple[int, dict[str, Any]]]:
+        """Returns number and last result of the finished trials that ran themselves, by `identify`."""
+        found: dict[str, tuple[int, dict[str, Any]]] = {}
+        for row in self.trials().to_dict("records"):
+            if row["state"] == "failed" or pd.notna(row["reused_trial"]) or pd.isna(row["objective"]):
+                continue
+            result = {METRIC: row["objective"], TIME_ATTRIBUTE: int(row["epoch"]), SECONDS: row["wall_seconds"]}
+            if row["state"] == "diverged":
+                result["diverged"] = row["error"]
+            found.setdefault(row["config_fingerprint"], (row["number"], result))
+        return found
+
+    def note_missing(self, keys: Iterable[str]) -> None:
+        """Notes teachers and priors that the study is about to build: they are its cost, also if it's interrupted."""
+        known = self._built()
+        if new := sorted({*known, *keys}):
+            self._work.artifacts.write_bytes(self.key("networks.json"), json.dumps(new, indent=1).encode())
+
+    def cost(self) -> StudyCost:
+        """Returns what the study has cost so far, and what reuse saved."""
+        return study_cost(self._work, self.trials(), self._built())
 
     def failed(self) -> dict[int, dict[str, Any]]:
         """Returns the parameters of the failed trials, by number: they are tried again."""
@@ -156,11 +194,12 @@ class StudyRecord:
             result: The last that Tune was told; None where the trial failed.
             error: What went wrong.
         """
-        config = configure(self._work.config, parameters)
-        identity = generator_fingerprint(replace(self._work, config=config))
+        trial = self._configured(parameters)
+        config, identity = trial.config, generator_fingerprint(trial)
         result = result or {}
         epoch = result.get(TIME_ATTRIBUTE)
-        seconds = result.get("time_total_s")
+        seconds = result.get(SECONDS)
+        saved = self._network_costs.total(network_keys(trial))
         ended = datetime.now(UTC)
         state = _state(config, result)
         self._writer.append_trial(
@@ -177,6 +216,8 @@ class StudyRecord:
                 "objective_name": f"{METRIC}, on_the_fly, IPC {config.study.selection_images_per_class}",
                 "epoch": epoch,
                 "device_seconds": None if seconds is None else seconds * config.study.workers_per_trial,
+                "saved_device_seconds": saved + result.get(REUSED_SECONDS, 0.0) * config.study.workers_per_trial,
+                "reused_trial": result.get(REUSED_TRIAL),
                 "wall_seconds": seconds,
                 "generator": identity if state == "completed" else None,
                 "config_fingerprint": identity,
@@ -197,6 +238,16 @@ class StudyRecord:
         rows = self.trials()
         for identity in rows[rows["state"].isin(["completed", "stopped"])]["config_fingerprint"]:
             self._work.artifacts.delete(checkpoint_key(self._work.study, identity))
+
+    def _fingerprint(self) -> str:
+        return fingerprint(self._work.config, self._work.dataset.digest)
+
+    def _configured(self, parameters: Mapping[str, Any]) -> Workspace:
+        return replace(self._work, config=configure(self._work.config, parameters))
+
+    def _built(self) -> list[str]:
+        keys: list[str] = json.loads(self._work.artifacts.read_bytes(self.key("networks.json")) or b"[]")
+        return keys
 
 
 def _state(config: Config, result: Mapping[str, Any]) -> str:

@@ -15,24 +15,33 @@ from dim_ray.config import Config, StudyConfig
 from dim_ray.core.data import Dataset
 from dim_ray.errors import ConfigError
 
-__all__ = ["PARAMETERS", "check_search", "configure", "search_space"]
+__all__ = ["PARAMETERS", "check_search", "configure", "grid", "search_space"]
 
 PARAMETERS = ("pool_size", "capacity", "matching_weight", "adversarial_weight")
+"""Of every trial; `seed` is one more where the study has several."""
 
 
 def search_space(study: StudyConfig) -> dict[str, BaseDistribution]:
-    """Returns Optuna's distributions by parameter: capacity and pool size from lists, weights on logarithmic scales."""
+    """Returns Optuna's distributions by parameter: lists of values, and weights on logarithmic scales."""
+    seeds = {"seed": CategoricalDistribution(study.seeds)} if study.seeds else {}
     return {
         "pool_size": CategoricalDistribution(study.pool_sizes),
         "capacity": CategoricalDistribution(study.capacities),
         "matching_weight": FloatDistribution(*study.matching_weights, log=True),
         "adversarial_weight": FloatDistribution(*study.adversarial_weights, log=True),
+        **seeds,
     }
+
+
+def grid(study: StudyConfig) -> dict[str, list[Any]]:
+    """Returns the values of each parameter in a grid, both ends of a weight's range included."""
+    return {name: _values(kind, study.grid_points) for name, kind in search_space(study).items()}
 
 
 def configure(config: Config, parameters: Mapping[str, Any]) -> Config:
     """Returns the configuration of one trial."""
-    return config.with_trial(**{name: parameters[name] for name in PARAMETERS})
+    chosen = {name: parameters[name] for name in PARAMETERS}
+    return config.with_trial(**chosen, seed=parameters["seed"] if config.study.seeds else None)
 
 
 def check_search(config: Config, dataset: Dataset) -> None:
@@ -53,3 +62,14 @@ def check_search(config: Config, dataset: Dataset) -> None:
             "anew every epoch: there is no pool to choose the size of, and trials that differ in it alone would be the "
             "same. Set --study.pool_sizes 1, or --pool.kind stored."
         )
+
+
+def _values(distribution: BaseDistribution, num_points: int) -> list[Any]:
+    if isinstance(distribution, CategoricalDistribution):
+        return list(dict.fromkeys(distribution.choices))
+    assert isinstance(distribution, FloatDistribution)
+    low, high = distribution.low, distribution.high
+    if low == high:
+        return [low]
+    inside = [low * (high / low) ** (i / (num_points - 1)) for i in range(1, num_points - 1)]
+    return [low, *inside, high]

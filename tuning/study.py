@@ -27,9 +27,11 @@ from dim_ray.pipeline.evaluations import missing_evaluations, plan_evaluations, 
 from dim_ray.pipeline.teachers import pool_teachers
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
+from tuning.budget import TimeBudget
+from tuning.cost import StudyCost, network_keys
 from tuning.record import StudyRecord
 
-__all__ = ["StudyOutcome", "run_study"]
+__all__ = ["StudyOutcome", "largest_trial", "run_study"]
 
 _STAGE_TRIALS = "trials"
 
@@ -38,12 +40,14 @@ _STAGE_TRIALS = "trials"
 class StudyOutcome:
     """What a study has come to."""
 
-    best: Mapping[str, Any]
-    """Row of the best trial."""
+    best: Mapping[str, Any] | None
+    """Row of the best trial; None where the time budget left none completed."""
     trials: pd.DataFrame
     """Rows of all trials."""
-    evaluations: pd.DataFrame
-    """Rows of the best generator and of the baselines at the same budgets."""
+    evaluations: pd.DataFrame | None
+    """Rows of the best generator and of the baselines at the same budgets; None where trials are left to run."""
+    cost: StudyCost
+    """Of all its runs, evaluations left out."""
     num_trials_run: int
     """In this call."""
     num_evaluations_run: int
@@ -57,6 +61,9 @@ def run_study(work: Workspace, progress: Progress) -> StudyOutcome:
         work: Configuration, data and name of the study. Data on the CPU.
         progress: Entered; is told about stages.
 
+    Returns:
+        What the study has come to; where its time budget is over, what it has so far.
+
     Raises:
         ResourceError: A trial can never be placed, or another process runs the study.
         DimError: No trial completed, or a stage failed.
@@ -66,8 +73,17 @@ def run_study(work: Workspace, progress: Progress) -> StudyOutcome:
         return _run(work, record, progress)
 
 
+def largest_trial(work: Workspace) -> Workspace:
+    """Returns the workspace of the largest trial."""
+    config = work.config
+    pool = replace(config.pool, size=max(config.study.pool_sizes))
+    generator = replace(config.generator, capacity=max(config.study.capacities))
+    return replace(work, config=replace(config, pool=pool, generator=generator))
+
+
 def _run(work: Workspace, record: StudyRecord, progress: Progress) -> StudyOutcome:
     record.open()
+    budget = TimeBudget(work.config)
     finished = record.finished()
     config = work.config.study
     num_missing = config.num_trials - len(finished)
@@ -80,38 +96,67 @@ def _run(work: Workspace, record: StudyRecord, progress: Progress) -> StudyOutco
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()  # to the log file
     with cluster(work.config, progress) as placement:
-        check_nodes(_largest(work), placement, progress, num_trials=max(1, num_missing))
+        check_nodes(largest_trial(work), placement, progress, num_trials=max(1, num_missing))
         if num_missing > 0:
+            record.note_missing(_missing_networks(work))
             build_networks(work, max(config.pool_sizes), config.capacities, placement, progress)
-            _search(work, record, placement, num_missing, progress)
+            if not _search(work, record, placement, num_missing, budget, progress):
+                return _unfinished(record, num_missing)
         best = record.best()
         num_evaluated = run_evaluations(work, plan_evaluations(work, str(best["generator"])), placement, progress)
         record.forget_checkpoints()
     return _outcome(work, record, max(0, num_missing), num_evaluated)
 
 
-def _largest(work: Workspace) -> Workspace:
-    """Returns the workspace of the largest trial."""
-    config = work.config
-    pool = replace(config.pool, size=max(config.study.pool_sizes))
-    generator = replace(config.generator, capacity=max(config.study.capacities))
-    return replace(work, config=replace(config, pool=pool, generator=generator))
+def _missing_networks(work: Workspace) -> list[str]:
+    """Returns the teachers and priors of the study that the storage doesn't hold."""
+    config, largest = work.config, largest_trial(work)
+    generators = [replace(config.generator, capacity=capacity) for capacity in config.study.capacities]
+    works = [replace(largest, config=replace(largest.config, generator=generator)) for generator in generators]
+    keys = dict.fromkeys(key for own in works for key in network_keys(own))
+    return [key for key in keys if not work.artifacts.exists(*key.split("/"))]
 
 
-def _search(work: Workspace, record: StudyRecord, placement: Placement, num_trials: int, progress: Progress) -> None:
-    """Runs the trials that are missing."""
+def _search(
+    work: Workspace, record: StudyRecord, placement: Placement, num_trials: int, budget: TimeBudget, progress: Progress
+) -> bool:
+    """Runs the trials that are missing, and returns whether they all came to an end before the time was over."""
     from ray import tune
 
-    from tuning.algorithms import StudySearch, make_scheduler, open_journal, settle
+    from tuning.algorithms import REUSED_TRIAL, StudySearch, open_journal, settle
     from tuning.display import TrialDisplay
+    from tuning.schedulers import make_scheduler
     from tuning.trial import run_trial
+    from tuning.warm_start import warm_start
 
     finished = record.finished()
     journal = open_journal(work.artifacts, record.key("optuna.journal"))
     settle(journal, work.study, work.config, finished=finished, failed=record.failed())
-    search = StudySearch(work.config, journal, work.study, taken=finished, on_end=record.write_trial)
+    start = warm_start(journal, work.study, work.config, is_new=not finished)
+    if start is not None:
+        progress.message(
+            f"warm start: {start.num_queued} configurations of earlier trials are tried first, and "
+            f"{start.num_known} of their results are known to the sampler"
+        )
+
+    def end(number: int, parameters: Mapping[str, Any], result: Mapping[str, Any] | None) -> None:
+        record.write_trial(number, parameters, result)
+        if result and REUSED_TRIAL in result:
+            display.on_trial_reused(number, result)
+
+    search = StudySearch(
+        work.config,
+        journal,
+        work.study,
+        taken=finished,
+        num_trials=num_trials,
+        identify=record.identify,
+        results=record.results(),
+        budget=budget,
+        on_end=end,
+    )
     progress.start(_STAGE_TRIALS, work.config.study.num_trials, "trials")
-    display = TrialDisplay(work.config, record, search, progress)
+    display = TrialDisplay(work.config, record, search, budget, progress)
     if placement.num_workers == 1:
         held = {"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker}
     else:
@@ -132,6 +177,7 @@ def _search(work: Workspace, record: StudyRecord, placement: Placement, num_tria
             name="tune",
             storage_path=ray_path(work),
             verbose=0,
+            stop=budget,
             callbacks=[display],
             failure_config=tune.FailureConfig(max_failures=work.config.study.max_failures),
         ),
@@ -139,11 +185,26 @@ def _search(work: Workspace, record: StudyRecord, placement: Placement, num_tria
     with watching(board, {}, lambda share, note: None):  # Tune tells the display how far the trials are
         tuner.fit()
     num_lost = work.config.study.num_trials - len(record.finished()) - len(record.failed())
-    if num_lost > 0:
+    if num_lost > 0 and not budget.is_over():
         raise DimError(
             f"the search ended {num_lost} trials early; the log says why. What has finished is kept: run the same "
             "command again to go on."
         )
+    return num_lost <= 0
+
+
+def _unfinished(record: StudyRecord, num_trials: int) -> StudyOutcome:
+    """Returns what there is when the time is over: nothing is evaluated, since the best trial may be to come."""
+    trials = record.trials()
+    has_best = bool((trials["state"] == "completed").any())
+    return StudyOutcome(
+        best=record.best() if has_best else None,
+        trials=trials,
+        evaluations=None,
+        cost=record.cost(),
+        num_trials_run=num_trials,
+        num_evaluations_run=0,
+    )
 
 
 def _outcome(work: Workspace, record: StudyRecord, num_trials_run: int, num_evaluations_run: int) -> StudyOutcome:
@@ -152,6 +213,7 @@ def _outcome(work: Workspace, record: StudyRecord, num_trials_run: int, num_eval
         best=best,
         trials=record.trials(),
         evaluations=read_evaluations(work, plan_evaluations(work, str(best["generator"]))),
+        cost=record.cost(),
         num_trials_run=num_trials_run,
         num_evaluations_run=num_evaluations_run,
     )

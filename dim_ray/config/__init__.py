@@ -99,13 +99,22 @@ class Config:
                 f"study.workers_per_trial ({workers})",
             )
 
-    def with_trial(self, *, pool_size: int, capacity: int, matching_weight: float, adversarial_weight: float) -> Config:
-        """Returns the configuration of one trial of the search."""
+    def with_trial(
+        self,
+        *,
+        pool_size: int,
+        capacity: int,
+        matching_weight: float,
+        adversarial_weight: float,
+        seed: int | None = None,
+    ) -> Config:
+        """Returns the configuration of one trial of the search; without a seed it has matching.seed."""
+        matching = replace(self.matching, weight=matching_weight, adversarial_weight=adversarial_weight)
         return replace(
             self,
             pool=replace(self.pool, size=pool_size),
             generator=replace(self.generator, capacity=capacity),
-            matching=replace(self.matching, weight=matching_weight, adversarial_weight=adversarial_weight),
+            matching=matching if seed is None else replace(matching, seed=seed),
         )
 
     def with_seed(self, seed: int) -> Config:

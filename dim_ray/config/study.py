@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from dim_ray.config.checks import (
     require,
+    require_distinct,
     require_name,
     require_not_negative,
     require_positive,
     require_range,
     require_seed,
 )
+from dim_ray.errors import ConfigError, nearest
 
-__all__ = ["StorageConfig", "StudyConfig"]
+__all__ = ["SAMPLERS", "SCHEDULERS", "Sampler", "Scheduler", "StorageConfig", "StudyConfig"]
+
+Sampler = Literal["tpe", "gp", "nsga2", "qmc", "random", "grid"]
+SAMPLERS: tuple[str, ...] = get_args(Sampler)
+Scheduler = Literal["asha", "hyperband", "median", "none"]
+SCHEDULERS: tuple[str, ...] = get_args(Scheduler)
+
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smh])")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +45,28 @@ class StudyConfig:
     """Lowest and highest matching weight, searched on a logarithmic scale."""
     adversarial_weights: tuple[float, float] = (0.1, 10.0)
     """Lowest and highest adversarial weight, searched on a logarithmic scale."""
+    seeds: tuple[int, ...] = ()
+    """Seeds of matching to choose from, each a trial of its own in a grid. Default: matching.seed alone."""
+    sampler: Sampler = "tpe"
+    """Who chooses the next trial: tpe, gp (Gaussian process), nsga2, qmc (Sobol's sequence), random, or grid."""
+    grid_points: int = 3
+    """Values of each weight in a grid, evenly spaced on its logarithmic scale; one where lowest and highest are the
+    same."""
+    scheduler: Scheduler = "asha"
+    """Who stops weak trials at the rungs: asha, hyperband (asha in brackets, of which some stop later), median (below
+    the median of the others), or none."""
+    warm_start: tuple[str, ...] = ()
+    """Studies of the storage, or data sets whose studies are all meant, from whose trials the search begins."""
+    warm_start_trials: int = 4
+    """Configurations of those trials, the best ones, that are tried first."""
     selection_images_per_class: int = 10
     """IPC of the on-the-fly student whose validation accuracy is the objective."""
     selection_seeds: int = 1
     """Students whose validation accuracies are averaged at each rung."""
     grace_epochs: int = 1
-    """Matching epochs before the first rung of ASHA; as many as matching.epochs stop no trial."""
+    """Matching epochs before the first rung; as many as matching.epochs stop no trial."""
     reduction_factor: int = 3
-    """Of ASHA: one trial in this many goes on from each rung."""
+    """Epochs of a rung to those of the one before; with asha and hyperband, one trial in this many goes on."""
     seed: int = 0
     """Of the sampler."""
     workers_per_trial: int = 1
@@ -53,13 +79,16 @@ class StudyConfig:
     """Trials at a time. Default: as many as the resources hold."""
     max_failures: int = field(default=1, metadata={"place": True})
     """How often a trial whose process died goes on from its last checkpoint before it counts as failed."""
+    time_budget: str | None = field(default=None, metadata={"place": True})
+    """Time from the command's start, such as 90s, 30m or 2h, after which no trial begins and running ones end at their
+    next rung; the same command goes on with them. Default: no limit."""
 
     def __post_init__(self) -> None:
         if self.name is not None:
             require_name("study.name", self.name)
         require_positive(
             "study", self, "num_trials", "selection_images_per_class", "selection_seeds", "grace_epochs",
-            "workers_per_trial", "cpus_per_worker",
+            "workers_per_trial", "cpus_per_worker", "grid_points", "warm_start_trials",
         )  # fmt: skip
         require(self.max_failures >= 0, "study.max_failures", self.max_failures, "0 or more")
         if self.max_concurrent is not None:
@@ -77,6 +106,58 @@ class StudyConfig:
         require_range("study.matching_weights", self.matching_weights)
         require_range("study.adversarial_weights", self.adversarial_weights)
         require_seed("study.seed", self.seed)
+        for seed in self.seeds:
+            require_seed("study.seeds", seed)
+        require_distinct("study.seeds", self.seeds)
+        for name, known in (("sampler", SAMPLERS), ("scheduler", SCHEDULERS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise ConfigError(f"study.{name} is {value!r}, which is unknown; {nearest(value, known)}")
+        for name in self.warm_start:
+            require_name("study.warm_start", name)
+        self._check_grid()
+        budget = self.time_budget
+        require(
+            budget is None or (_DURATION.fullmatch(budget) is not None and float(budget[:-1]) > 0),
+            "study.time_budget",
+            budget,
+            "a number above 0 and s, m or h, such as 90s, 30m or 2h",
+        )
+
+    @property
+    def time_budget_seconds(self) -> float | None:
+        """The time budget in seconds; None where there is no limit."""
+        return None if self.time_budget is None else float(self.time_budget[:-1]) * _SECONDS[self.time_budget[-1]]
+
+    @property
+    def num_grid_trials(self) -> int:
+        """Trials that a grid over the space has."""
+        weights = [
+            1 if low == high else self.grid_points for low, high in (self.matching_weights, self.adversarial_weights)
+        ]
+        lists = (self.pool_sizes, self.capacities, self.seeds or (0,))
+        return math.prod([*weights, *(len(set(values)) for values in lists)])
+
+    def _check_grid(self) -> None:
+        if self.sampler != "grid":
+            return
+        if any(
+            low != high and self.grid_points == 1 for low, high in (self.matching_weights, self.adversarial_weights)
+        ):
+            raise ConfigError(
+                "study.grid_points is 1, but a weight has a range; set --study.grid_points to 2 or more, or both ends "
+                "of the range to one value."
+            )
+        if self.num_trials > self.num_grid_trials:
+            raise ConfigError(
+                f"study.num_trials is {self.num_trials}, but the grid has {self.num_grid_trials} trials; set "
+                f"--num-trials to {self.num_grid_trials} or less, or widen the space."
+            )
+        if self.warm_start:
+            raise ConfigError(
+                f"study.warm_start is {' '.join(self.warm_start)}, but study.sampler is 'grid', which runs through its "
+                "trials whatever others led to; leave one of them out."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -123,9 +123,9 @@ def distill_generator(
 
 
 def rung_epochs(config: Config) -> list[int]:
-    """Returns the epochs after which the generator is validated: ASHA's rungs, and the last epoch."""
+    """Returns the epochs after which the generator is validated: the scheduler's rungs, and the last epoch."""
     epochs, rung = [], config.study.grace_epochs
-    while rung < config.matching.epochs:
+    while config.study.scheduler != "none" and rung < config.matching.epochs:
         epochs.append(rung)
         rung *= config.study.reduction_factor
     return [*epochs, config.matching.epochs]

@@ -67,6 +67,8 @@ def trial(**changes: Any) -> dict[str, Any]:
         "objective_name": "validation_accuracy",
         "epoch": 6,
         "device_seconds": 12.0,
+        "saved_device_seconds": 30.0,
+        "reused_trial": None,
         "wall_seconds": 12.0,
         "generator": "aaaa000011112222",
         "config_fingerprint": "cccc000011112222",

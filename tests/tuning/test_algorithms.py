@@ -1,30 +1,36 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import optuna
 import pytest
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
+from ray.tune.search import Searcher
 
 from dim_ray.config import Config
 from dim_ray.errors import StorageError
-from dim_ray.pipeline.generators import rung_epochs
 from dim_ray.store.artifacts import ArtifactStore
 from tests.disks import after, fill, small_disk
 from tests.pipeline.small import make_config
 from tests.store.conftest import object_store  # noqa: F401  # a fixture
 from tuning import algorithms
-from tuning.algorithms import METRIC, StudySearch, make_scheduler, open_journal, settle
+from tuning.algorithms import METRIC, REUSED_TRIAL, StudySearch, open_journal, settle
+from tuning.budget import TimeBudget
 
 STUDY = "tiny"
 KEY = "studies/tiny/optuna.journal"
 PARAMETERS = {"pool_size": 2, "capacity": 8, "matching_weight": 0.25, "adversarial_weight": 1.5}
+
+
+def identify(parameters: Mapping[str, Any]) -> str:
+    """Stands for the generator's fingerprint."""
+    return json.dumps(parameters, sort_keys=True)
 
 
 class KilledError(BaseException):
@@ -40,12 +46,36 @@ class Driver:
     """Stands for the table of trials, which outlives the process."""
     failed: dict[int, dict[str, Any]] = field(default_factory=dict)
     ended: list[int] = field(default_factory=list)
+    reused: dict[int, int] = field(default_factory=dict)
+    """Which trial's result a trial took over."""
+    results: dict[int, dict[str, Any]] = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Of the section study."""
+    now: float = 0.0
+    """Reading of the clock."""
 
     def __post_init__(self) -> None:
-        self.config: Config = make_config(self.root)
+        config = make_config(self.root)
+        self.config: Config = replace(config, study=replace(config.study, **self.changes))
         self.journal: BaseStorage = open_journal(ArtifactStore(self.root), KEY)
         self.settle()
-        self.search = StudySearch(self.config, self.journal, STUDY, taken=self.rows, on_end=self.write)
+        self.budget = TimeBudget(self.config, lambda: self.now)
+        self.search = self.make_search(self.config)
+
+    def make_search(self, config: Config) -> StudySearch:
+        ran = [number for number in self.rows if number not in self.reused]
+        results = {identify(self.rows[number][0]): (number, self.results[number]) for number in ran}
+        return StudySearch(
+            config,
+            self.journal,
+            STUDY,
+            taken=self.rows,
+            num_trials=99,
+            identify=identify,
+            results=results,
+            budget=self.budget,
+            on_end=self.write,
+        )
 
     def settle(self) -> None:
         settle(self.journal, STUDY, self.config, finished=self.rows, failed=self.failed)
@@ -57,9 +87,12 @@ class Driver:
         else:
             self.failed.pop(number, None)
             self.rows[number] = (dict(parameters), result[METRIC])
+            self.results[number] = dict(result)
+            if REUSED_TRIAL in result:
+                self.reused[number] = result[REUSED_TRIAL]
 
     def restarted(self) -> Driver:
-        return Driver(self.root, dict(self.rows), dict(self.failed))
+        return replace(self, ended=[])
 
     def start(self, *names: str) -> list[int]:
         """Starts trials under Ray's names for them, and returns their numbers."""
@@ -67,11 +100,12 @@ class Driver:
             self.search.suggest(name)
         return [self.search.identify(name)[0] for name in names]
 
-    def end(self, name: str, accuracy: float | None = 0.5) -> None:
+    def end(self, name: str, accuracy: float | None = 0.5, **more: Any) -> None:
         if accuracy is None:
             self.search.on_trial_complete(name, error=True)
         else:
-            self.search.on_trial_complete(name, {METRIC: accuracy, "epoch": 2, "training_iteration": 1})
+            result = {METRIC: accuracy, "epoch": 2, "training_iteration": 1, "time_total_s": 5.0, **more}
+            self.search.on_trial_complete(name, result)
 
     def trials(self) -> list[FrozenTrial]:
         study = optuna.load_study(storage=open_journal(ArtifactStore(self.root), KEY), study_name=STUDY)
@@ -194,7 +228,7 @@ def test_two_new_studies_of_the_same_seed_draw_the_same_and_of_another_seed_othe
     assert first.search.suggest("a") == second.search.suggest("b")
     third = Driver(str(tmp_path / "3"))
     config = replace(third.config, study=replace(third.config.study, seed=1))
-    other = StudySearch(config, third.journal, STUDY, taken=(), on_end=third.write)
+    other = third.make_search(config)
     assert other.suggest("c") != first.search.identify("a")[1]
 
 
@@ -216,7 +250,17 @@ def test_sampler_has_a_seed_of_its_own_for_every_study_seed_and_number_of_drawn_
         config = make_config(tmp_path)
         config = replace(config, study=replace(config.study, seed=study_seed))
         for num_drawn in range(3):
-            search = StudySearch(config, journal, STUDY, taken=(), on_end=lambda *ending: None)
+            search = StudySearch(
+                config,
+                journal,
+                STUDY,
+                taken=(),
+                num_trials=1,
+                identify=identify,
+                results={},
+                budget=TimeBudget(config),
+                on_end=lambda *ending: None,
+            )
             assert search.suggest(f"trial {num_drawn}") is not None
     assert len(set(given)) == len(given) == 3 * len(seeds)
     assert all(0 <= seed < 2**32 for seed in given)
@@ -305,7 +349,8 @@ def test_failed_trials_are_queued_once_with_their_numbers(root: str) -> None:
 
 
 def test_finished_trials_that_the_journal_lost_are_added(root: str) -> None:
-    driver = Driver(root, rows={0: (PARAMETERS, 0.5), 1: ({**PARAMETERS, "capacity": 6}, 0.7), 2: (PARAMETERS, None)})
+    rows = {0: (PARAMETERS, 0.5), 1: ({**PARAMETERS, "capacity": 6}, 0.7), 2: (PARAMETERS, None)}
+    driver = Driver(root, rows=rows, results={number: {} for number in rows})
     driver.settle()
     values = {t.user_attrs["number"]: (t.value, t.params) for t in driver.trials()}
     assert values == {0: (0.5, PARAMETERS), 1: (0.7, {**PARAMETERS, "capacity": 6})}
@@ -370,55 +415,111 @@ def test_object_store_and_file_hold_the_same_journal(tmp_path: Path, object_stor
     assert remembered(drivers[0]) == remembered(drivers[1])
 
 
-def make_config_of(root: Path, *, epochs: int, grace: int, factor: int) -> Config:
-    config = make_config(root)
-    return replace(
-        config,
-        matching=replace(config.matching, epochs=epochs),
-        study=replace(config.study, grace_epochs=grace, reduction_factor=factor),
-    )
+SMALL = {"pool_sizes": (1, 2), "capacities": (6,), "matching_weights": (0.5, 0.5), "adversarial_weights": (1.0, 1.0)}
+"""A space of two trials."""
 
 
-def decide(config: Config, curves: list[dict[int, float]]) -> list[list[str]]:
-    """Returns ASHA's decisions on trials that report their curves one after the other."""
-    scheduler = make_scheduler(config)
-    decisions = []
-    for number, curve in enumerate(curves):
-        trial = SimpleNamespace(trial_id=str(number))
-        scheduler.on_trial_add(None, trial)
-        said = []
-        for epoch, accuracy in curve.items():
-            # Tune's own counter begins anew in a resumed process: it must not matter.
-            said.append(
-                scheduler.on_trial_result(None, trial, {"epoch": epoch, METRIC: accuracy, "training_iteration": 1})
-            )
-            if said[-1] == scheduler.STOP:
-                break
-        decisions.append(said)
-    return decisions
+@pytest.fixture
+def small(root: str) -> Driver:
+    return Driver(root, changes=SMALL)
 
 
-def test_weak_trials_are_stopped_at_the_rung_and_good_ones_go_on(tmp_path: Path) -> None:
-    config = make_config_of(tmp_path, epochs=6, grace=2, factor=3)
-    goes_on, is_stopped = ["CONTINUE", "STOP"], ["STOP"]  # at the last epoch every trial is stopped
-    curves = [{2: 0.5, 6: 0.8}, {2: 0.4}, {2: 0.6, 6: 0.7}, {2: 0.45}, {2: 0.9, 6: 0.95}]
-    assert decide(config, curves) == [goes_on, is_stopped, goes_on, is_stopped, goes_on]
+def test_trial_that_was_run_is_not_run_again_and_has_the_result_of_the_first(root: str) -> None:
+    driver = Driver(root, changes={**SMALL, "pool_sizes": (1,)})
+    driver.start("a")
+    driver.end("a", 0.75)
+    driver.search._num_left = 2
+    assert driver.search.suggest("b") == Searcher.FINISHED
+    assert driver.ended == [0, 1, 2]
+    assert driver.reused == {1: 0, 2: 0}
+    assert driver.results[1] == {
+        METRIC: 0.75, "epoch": 2, "reused_trial": 0, "reused_seconds": 5.0, "time_total_s": 0.0
+    }  # fmt: skip
+    assert [(trial.state.name, trial.value) for trial in driver.trials()] == [("COMPLETE", 0.75)] * 3
 
 
-def test_every_trial_reaches_the_first_rung_and_ends_with_the_last_epoch(tmp_path: Path) -> None:
-    config = make_config_of(tmp_path, epochs=9, grace=3, factor=3)
-    curves = [{1: 0.9, 2: 0.9, 3: 0.9, 9: 0.9}, {1: 0.0, 2: 0.0, 3: 0.1}]
-    assert decide(config, curves) == [["CONTINUE", "CONTINUE", "CONTINUE", "STOP"], ["CONTINUE", "CONTINUE", "STOP"]]
+def test_trial_that_was_run_in_an_earlier_process_is_not_run_again(root: str) -> None:
+    driver = Driver(root, changes={**SMALL, "pool_sizes": (1,)})
+    driver.start("a")
+    driver.end("a", 0.0, epoch=1, diverged="the loss is nan")
+    again = driver.restarted()
+    again.search._num_left = 1
+    assert again.search.suggest("b") == Searcher.FINISHED
+    assert (again.results[1]["diverged"], again.results[1]["epoch"], again.reused) == ("the loss is nan", 1, {1: 0})
 
 
-def test_diverged_trial_does_not_end_the_others(tmp_path: Path) -> None:
-    config = make_config_of(tmp_path, epochs=6, grace=2, factor=3)
-    assert decide(config, [{2: 0.5, 6: 0.0}, {2: 0.6, 6: 0.5}]) == [["CONTINUE", "STOP"], ["CONTINUE", "STOP"]]
+def test_trial_that_runs_is_waited_for_by_the_same_ones(small: Driver) -> None:
+    first, second = small.search.suggest("a"), small.search.suggest("b")
+    assert first != second
+    small.search._num_left = 3
+    assert small.search.suggest("c") == Searcher.FINISHED
+    assert small.ended == []
+    small.end("a", 0.25)
+    small.end("b", 0.5)
+    assert sorted(small.ended) == [0, 1, 2, 3, 4]
+    assert set(small.reused) == {2, 3, 4}
+    for number, source in small.reused.items():
+        assert small.rows[number] == small.rows[source]
 
 
-@pytest.mark.parametrize(("epochs", "grace", "factor"), [(6, 2, 3), (100, 1, 3), (81, 1, 3), (64, 1, 4), (5, 5, 2)])
-def test_generators_are_measured_at_the_rungs_of_asha(tmp_path: Path, epochs: int, grace: int, factor: int) -> None:
-    config = make_config_of(tmp_path, epochs=epochs, grace=grace, factor=factor)
-    [bracket] = make_scheduler(config)._brackets
-    rungs = {milestone for milestone, _ in bracket._rungs}
-    assert rungs | {epochs} == set(rung_epochs(config))
+def test_trials_that_waited_for_one_that_failed_fail_with_it_and_run_another_time(root: str) -> None:
+    driver = Driver(root, changes={**SMALL, "pool_sizes": (1,)})
+    driver.start("a")
+    driver.search._num_left = 1
+    driver.search.suggest("b")
+    driver.end("a", None)
+    assert sorted(driver.failed) == [0, 1]
+    assert driver.rows == {}
+    again = driver.restarted()
+    assert again.start("c") == [0]
+    again.search._num_left = 1
+    again.search.suggest("d")
+    again.end("c", 0.5)
+    assert (again.failed, again.reused) == ({}, {1: 0})
+
+
+def test_search_ends_with_its_number_of_trials(driver: Driver) -> None:
+    driver.search._num_left = 2
+    driver.start("a", "b")
+    assert driver.search.suggest("c") == Searcher.FINISHED
+    assert len(driver.trials()) == 2
+
+
+def test_no_trial_begins_once_the_time_is_over(root: str) -> None:
+    driver = Driver(root, changes={"time_budget": "30s"})
+    driver.start("a")
+    driver.now = 29.9
+    assert driver.start("b") == [1]
+    driver.now = 30.0
+    assert driver.search.suggest("c") == Searcher.FINISHED
+    assert len(driver.trials()) == 2
+
+
+def test_trial_that_the_time_cut_has_no_row_and_goes_on_with_the_study(root: str) -> None:
+    driver = Driver(root, changes={"time_budget": "30s"})
+    driver.start("a", "b")
+    parameters = driver.search.identify("a")[1]
+    driver.now = 31.0
+    assert driver.budget("a", {"epoch": 1})
+    driver.end("a", 0.4, epoch=1)
+    assert not driver.budget("b", {"epoch": 2})  # its last: it's complete
+    driver.end("b", 0.6)
+    assert driver.ended == [1]
+    assert driver.states() == ["RUNNING", "COMPLETE"]
+    again = replace(driver.restarted(), now=0.0)
+    assert again.queued() == {0: parameters}
+    assert again.start("c") == [0]
+
+
+def test_budget_begins_anew_with_every_command_and_none_is_never_over(tmp_path: Path) -> None:
+    now = 1000.0
+    config = make_config(tmp_path)
+    assert not TimeBudget(config, lambda: now * 1e6).is_over()
+    budget = TimeBudget(replace(config, study=replace(config.study, time_budget="1m")), lambda: now)
+    now += 59.0
+    assert not budget("a", {"epoch": 1})
+    assert not budget.is_over()
+    now += 1.0
+    assert budget.is_over()
+    assert budget("a", {"epoch": 1})
+    assert not budget.stop_all()

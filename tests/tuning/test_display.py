@@ -17,6 +17,10 @@ from tuning.record import StudyRecord
 PARAMETERS = {"pool_size": 2, "capacity": 8, "matching_weight": 0.25, "adversarial_weight": 1.5}
 
 
+CUT = {"9"}
+"""Trials that the time budget cut."""
+
+
 class RecordingProgress(SilentProgress):
     def __init__(self) -> None:
         self.done = 0.0
@@ -63,7 +67,8 @@ def display(work: Workspace, progress: RecordingProgress) -> TrialDisplay:
 
 def make_display(work: Workspace, progress: RecordingProgress) -> TrialDisplay:
     search: Any = SimpleNamespace(identify=lambda trial_id: (int(trial_id), PARAMETERS))
-    return TrialDisplay(work.config, StudyRecord(work), search, progress)
+    budget: Any = SimpleNamespace(has_cut=lambda trial_id: trial_id in CUT)
+    return TrialDisplay(work.config, StudyRecord(work), search, budget, progress)
 
 
 def run(display: TrialDisplay, name: str, *results: dict[str, Any]) -> None:
@@ -154,6 +159,21 @@ def test_trial_that_is_started_again_after_its_process_died_counts_once(
     trial.last_result = result(2, 0.5)
     display.on_trial_complete(0, [], trial)
     assert progress.counts == {"done": 1, "running": 0, "stopped": 0, "failed": 0, "best": 0.5}
+
+
+def test_trial_that_took_over_a_result_counts_and_is_told(display: TrialDisplay, progress: RecordingProgress) -> None:
+    display.on_trial_reused(3, {**result(2, 0.5), "reused_trial": 1})
+    display.on_trial_reused(4, {**result(1, 0.5), "reused_trial": 2})
+    display.on_trial_reused(5, {**result(2, 0.0), "reused_trial": 0, "diverged": "nan"})
+    assert progress.counts == {"done": 3, "running": 0, "stopped": 1, "failed": 1, "best": None}
+    assert progress.messages[0] == "trial 3 is the same as trial 1, and has its result"
+
+
+def test_trial_that_the_time_budget_cut_is_neither_done_nor_stopped(
+    display: TrialDisplay, progress: RecordingProgress
+) -> None:
+    run(display, "9", result(1, 0.4))
+    assert progress.counts == {"done": 0, "running": 0, "stopped": 0, "failed": 0, "best": None}
 
 
 def test_nothing_is_left_for_ray_to_pickle(display: TrialDisplay) -> None:

@@ -16,6 +16,7 @@ from dim_ray.errors import ConfigError, DimError, ResourceError
 from dim_ray.pipeline.generators import generator_fingerprint
 from dim_ray.pipeline.workspace import Workspace, checkpoint_key
 from tests.pipeline.small import make_work
+from tuning.cost import network_keys
 from tuning.record import StudyRecord, study_name
 from tuning.space import configure
 
@@ -107,6 +108,7 @@ def test_study_of_other_images_is_refused(work: Workspace, record: StudyRecord) 
 HOLDER = """
 import sys
 from tests.pipeline.small import make_work
+from tuning.cost import network_keys
 from tuning.record import StudyRecord
 
 with StudyRecord(make_work(sys.argv[1])).held():
@@ -232,3 +234,63 @@ def test_states_of_trials_that_completed_or_stopped_are_deleted_and_those_of_oth
         work.artifacts.write_bytes(keys[-1], b"state")
     record.forget_checkpoints()
     assert [work.artifacts.read_bytes(key) for key in keys] == [None, None, b"state", b"state"]
+
+
+def test_trial_that_took_over_a_result_says_whose_and_costs_nothing(record: StudyRecord) -> None:
+    record.write_trial(0, PARAMETERS, result(0.5))
+    record.write_trial(1, PARAMETERS, result(0.5) | {"time_total_s": 0.0, "reused_trial": 0, "reused_seconds": 3.0})
+    first, second = record.trials().to_dict("records")
+    assert pd.isna(first["reused_trial"])
+    assert (second["reused_trial"], second["state"], second["objective"]) == (0, "completed", 0.5)
+    assert (second["device_seconds"], second["saved_device_seconds"]) == (0.0, 3.0)
+    assert (first["device_seconds"], first["saved_device_seconds"]) == (3.0, 0.0)
+
+
+def test_results_are_those_of_trials_that_ran_and_ended(work: Workspace, record: StudyRecord) -> None:
+    record.write_trial(0, PARAMETERS, result(0.5))
+    record.write_trial(1, PARAMETERS, result(0.5) | {"reused_trial": 0})
+    stopped, diverged, failed = ({**PARAMETERS, "matching_weight": weight} for weight in (0.1, 0.2, 0.3))
+    record.write_trial(2, stopped, result(0.4, epoch=1))
+    record.write_trial(3, diverged, result(0.0, diverged="loss nan"))
+    record.write_trial(4, failed, None)
+    results = record.results()
+    assert results == {
+        record.identify(PARAMETERS): (0, result(0.5)),
+        record.identify(stopped): (2, result(0.4, epoch=1)),
+        record.identify(diverged): (3, result(0.0, diverged="loss nan")),
+    }
+    assert record.identify(PARAMETERS) == generator_fingerprint(
+        replace(work, config=configure(work.config, PARAMETERS))
+    )
+
+
+def test_pool_sizes_that_lead_to_the_same_generator_are_the_same(work: Workspace) -> None:
+    record = StudyRecord(with_matching(work, kind="none"))
+    assert record.identify(PARAMETERS) == record.identify({**PARAMETERS, "pool_size": 1})
+    assert record.identify(PARAMETERS) != record.identify({**PARAMETERS, "capacity": 6})
+
+
+def test_cost_is_what_was_built_and_run_against_every_trial_alone(work: Workspace, record: StudyRecord) -> None:
+    trial = replace(work, config=configure(work.config, PARAMETERS))
+    keys = network_keys(trial)
+    teacher, other, prior = keys
+    for key, seconds in ((teacher, 5.0), (other, 7.0), (prior, 20.0)):
+        work.artifacts.write(*key.split("/"), {"weights": b""}, {"wall_seconds": seconds})
+    record.note_missing([other, prior])  # the first was there
+    record.note_missing([])
+    record.write_trial(0, PARAMETERS, result(0.5))
+    record.write_trial(1, {**PARAMETERS, "pool_size": 1, "matching_weight": 0.1}, result(0.5))
+    record.write_trial(2, PARAMETERS, result(0.5) | {"time_total_s": 0.0, "reused_trial": 0, "reused_seconds": 3.0})
+    assert record.trials()["saved_device_seconds"].tolist() == [32.0, 25.0, 35.0]
+    cost = StudyRecord(work).cost()
+    assert (cost.trials_seconds, cost.networks_seconds, cost.alone_seconds) == (6.0, 27.0, 98.0)
+    assert (cost.spent_seconds, cost.saved_seconds) == (33.0, 65.0)
+
+
+def test_configuration_is_checked_without_a_trace(work: Workspace, tmp_path: Path) -> None:
+    assert not StudyRecord(work).check()
+    assert not list(tmp_path.rglob("study.json"))
+    StudyRecord(work).open()
+    assert StudyRecord(work).check()
+    with pytest.raises(ConfigError, match="began with another configuration"):
+        StudyRecord(with_matching(work, weight=0.9)).check()

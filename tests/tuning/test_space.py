@@ -11,7 +11,7 @@ from dim_ray.config import Config, StudyConfig, to_dict
 from dim_ray.errors import ConfigError
 from tests.core.tiny import make_dataset
 from tests.pipeline.small import make_config
-from tuning.space import PARAMETERS, check_search, configure, search_space
+from tuning.space import PARAMETERS, check_search, configure, grid, search_space
 
 PARAMETERS_OF_A_TRIAL = {"pool_size": 2, "capacity": 8, "matching_weight": 0.25, "adversarial_weight": 1.5}
 
@@ -43,6 +43,24 @@ def test_every_draw_from_the_space_is_a_configuration(config: Config) -> None:
         assert trial.generator.capacity in config.study.capacities
         assert 0.1 <= trial.matching.weight <= 1.0
         assert 0.5 <= trial.matching.adversarial_weight <= 2.0
+
+
+def test_grid_has_both_ends_of_a_range_and_every_value_of_a_list_once() -> None:
+    study = StudyConfig(
+        pool_sizes=(1, 4), capacities=(24, 24), matching_weights=(0.01, 1.0), adversarial_weights=(0.5, 0.5), seeds=(3,)
+    )
+    values = grid(study)
+    assert values.pop("matching_weight") == pytest.approx([0.01, 0.1, 1.0])
+    assert values == {"pool_size": [1, 4], "capacity": [24], "adversarial_weight": [0.5], "seed": [3]}
+
+
+def test_seed_is_a_parameter_where_the_study_has_several(config: Config) -> None:
+    several = replace(config, study=replace(config.study, seeds=(4, 9)))
+    assert set(search_space(several.study)) == {*PARAMETERS, "seed"}
+    trial = configure(several, {**PARAMETERS_OF_A_TRIAL, "seed": 9})
+    assert trial == replace(
+        configure(several, {**PARAMETERS_OF_A_TRIAL, "seed": 4}), matching=replace(trial.matching, seed=9)
+    )
 
 
 def test_trial_differs_from_its_study_by_the_four_parameters_alone(config: Config) -> None:

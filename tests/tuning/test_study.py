@@ -79,7 +79,7 @@ def test_study_prints_its_own_lines_alone(finished: Run) -> None:
     lines = finished.stdout.splitlines()
     assert re.fullmatch(r"study digits-[0-9a-f]{8}: .*completed; this run took .*", lines[0])
     assert lines[1].startswith("best: trial ")
-    known = ("test accuracy", " IPC", " ──", "rows ", "generator ", "picture ", "log ", "next:", "  python ")
+    known = ("cost: ", "test accuracy", " IPC", " ──", "rows ", "generator ", "picture ", "log ", "next:", "  python ")
     for line in lines[2:]:
         assert not line.strip() or line.startswith(known) or "generated" in line or "convnet3_w8" in line, line
 
@@ -132,6 +132,49 @@ def test_larger_number_of_trials_extends_the_study(copied: Path) -> None:
     assert "teachers" not in longer.stderr  # they were there
     parameters = trials(copied)["params_json"]
     assert parameters.nunique() == 3
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_trials_that_are_the_same_are_run_once(tmp_path: Path) -> None:
+    storage = tmp_path / "storage"
+    flags = {**ONE_STUDENT, "--study.matching_weights": "0.5 0.5", "--study.adversarial_weights": "1 1"}
+    study = run(storage, {**flags, "--num-trials": "4", "--study.pool_sizes": "1"})
+    assert study.returncode == 0, f"{study.stderr}\n{study.log()}"
+    first, *others = trials(storage).to_dict("records")
+    assert first["device_seconds"] > 0
+    assert [(row["reused_trial"], row["device_seconds"]) for row in others] == [(0, 0.0)] * 3
+    assert [row["objective"] for row in others] == [first["objective"]] * 3
+    assert study.log().count(" began: ") == 1
+
+    longer = run(storage, {**flags, "--num-trials": "5", "--study.pool_sizes": "1"})  # there is nothing for Tune to run
+    assert longer.returncode == 0, f"{longer.stderr}\n{longer.log()}"
+    assert len(trials(storage)) == 5
+    assert longer.leftovers() == {}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_study_whose_time_is_over_ends_cleanly_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    storage = tmp_path / "storage"
+    flags = {**LONG, "--max-concurrent": "1", "--study.grace_epochs": "2"}
+    short = run(storage, {**flags, "--num-trials": "60", "--time-budget": "40s"})
+    assert short.returncode == 0, f"{short.stderr}\n{short.log()}"
+    assert "the time budget of 40s is over, with " in short.stdout
+    assert evaluations(storage).empty  # the best trial may be to come
+    before = trials(storage)
+    assert len(before) < 60
+    began = re.findall(r"Trial (\d+) began: (.*)", short.log())
+    assert short.leftovers() == {}
+
+    resumed = run(storage, {**flags, "--num-trials": str(len(before) + 1)})
+    assert resumed.returncode == 0, f"{resumed.stderr}\n{resumed.log()}"
+    after = trials(storage)
+    assert after["number"].tolist() == list(range(len(before) + 1))
+    assert after["ended_at"].tolist()[: len(before)] == before["ended_at"].tolist()
+    if len(began) > len(before):  # one was cut
+        assert re.findall(r"Trial (\d+) began: (.*)", resumed.log())[len(began)] == began[-1]
+    assert len(evaluations(storage)) == 1
 
 
 @pytest.mark.ray

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dim_ray.config import to_dict
+from dim_ray.errors import ConfigError, ResourceError
+from dim_ray.pipeline.priors import prior_fingerprint
+from dim_ray.pipeline.teachers import teacher_fingerprint
+from dim_ray.pipeline.workspace import Workspace, dataset_card
+from dim_ray.progress import SilentProgress
+from tests.core import tiny
+from tests.pipeline.small import build_networks, make_work
+from tuning import plan
+from tuning.plan import Plan, expected_epochs, makespan, plan_study
+from tuning.probe import Probe
+from tuning.record import StudyRecord
+from tuning.timings import StoredTimings
+
+PARAMETERS = {"pool_size": 2, "capacity": 8, "matching_weight": 0.25, "adversarial_weight": 1.5}
+
+
+@pytest.fixture(autouse=True)
+def _two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(plan, "local_resources", lambda: {"CPU": 2.0, "GPU": 0.0})
+    monkeypatch.setattr("tuning.probe._STAGE_SECONDS", 0.05)
+    monkeypatch.setattr(plan, "_TRIAL_MODULE", "json")
+    monkeypatch.setattr("dim_ray.pipeline.workspace.torch.set_num_threads", lambda count: None)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Workspace:
+    return make_work(tmp_path)
+
+
+def with_study(work: Workspace, **changes: Any) -> Workspace:
+    return replace(work, config=replace(work.config, study=replace(work.config.study, **changes)))
+
+
+def make_plan(work: Workspace) -> Plan:
+    return plan_study(work, SilentProgress())
+
+
+def costs_of(made: Plan) -> dict[str, list[float]]:
+    return {stage.name: list(stage.jobs) for stage in made.stages}
+
+
+def store_network(work: Workspace, kind: str, seconds: float, *, epochs: int) -> None:
+    """Stores the card of a network with other epochs, which is none of the study's own."""
+    section = work.config.prior if kind == "priors" else work.config.pool
+    card = {
+        "dataset": dataset_card(work.dataset),
+        "training": to_dict(replace(section, epochs=epochs)),
+        "architecture": tiny.ARCHITECTURE,
+        "generator": to_dict(work.config.generator),
+        "num_workers": 1,
+        "wall_seconds": seconds,
+    }
+    other = replace(
+        work,
+        config=replace(work.config, pool=replace(work.config.pool, seed=9), prior=replace(work.config.prior, seed=9)),
+    )
+    identity = prior_fingerprint(other) if kind == "priors" else teacher_fingerprint(other, 0)
+    work.artifacts.write(kind, identity, {"weights": b""}, card)
+
+
+def test_study_is_planned_with_every_cost_and_nothing_is_begun(work: Workspace, tmp_path: Path) -> None:
+    made = make_plan(work)
+    jobs = costs_of(made)
+    assert (made.num_trials, made.num_finished, made.placement.max_concurrent) == (3, 0, 2)
+    assert {name: len(own) for name, own in jobs.items()} == {"teachers and priors": 4, "trials": 3, "students": 16}
+    assert all(seconds >= 0 for own in jobs.values() for seconds in own)
+    assert made.device_seconds > 0
+    assert made.wall_seconds >= made.device_seconds / 2 + 3 * made.start_seconds
+    assert (made.num_stored, made.num_probed > 0) == (0, True)
+    assert not list(tmp_path.rglob("*.*"))
+    text = "\n".join(replace(made, start_seconds=10.0).lines(datetime(2026, 1, 2, 23, 59, 55)))
+    assert "3 trials to run, 0 of 3 finished; sampler tpe, scheduler asha" in text
+    assert "2 trials at a time; begun now, it ends at 00:0" in text
+    assert "are free" in text
+
+
+def test_what_is_there_costs_nothing(work: Workspace) -> None:
+    build_networks(replace(work, config=replace(work.config, pool=replace(work.config.pool, size=2))))
+    record = StudyRecord(work)
+    record.write_trial(0, PARAMETERS, {"validation_accuracy": 0.5, "epoch": 2, "time_total_s": 4.0})
+    made = make_plan(work)
+    assert (made.num_trials, made.num_finished) == (2, 1)
+    assert len(costs_of(made)["teachers and priors"]) == 1  # the other capacity's prior
+    done = make_plan(with_study(work, num_trials=1))
+    assert (costs_of(done)["teachers and priors"], costs_of(done)["trials"]) == ([], [])
+
+
+def test_stored_timings_are_taken_by_the_epoch_and_the_step(work: Workspace) -> None:
+    work = with_study(work, capacities=(work.config.generator.capacity,))
+    store_network(work, "teachers", 30.0, epochs=10)
+    store_network(work, "priors", 70.0, epochs=7)
+    record = StudyRecord(with_study(replace(work, study="earlier"), num_trials=9))
+    for number, seconds in enumerate((4.0, 6.0, 50.0)):
+        chosen = {**PARAMETERS, "matching_weight": 0.1 * (number + 1), "capacity": work.config.generator.capacity}
+        record.write_trial(number, chosen, {"validation_accuracy": 0.5, "epoch": 2, "time_total_s": seconds})
+    made = make_plan(with_study(work, scheduler="none"))
+    jobs = costs_of(made)
+    expected = [10.0 * work.config.prior.epochs, *[3.0 * work.config.pool.epochs] * 2]
+    assert sorted(jobs["teachers and priors"]) == pytest.approx(sorted(expected))
+    assert jobs["trials"] == pytest.approx([6.0] * 3)  # the median
+    assert made.num_stored == 3
+
+
+def test_timings_of_other_data_or_other_steps_are_not_taken(work: Workspace) -> None:
+    store_network(work, "priors", 70.0, epochs=7)
+    store_network(work, "teachers", 30.0, epochs=10)
+    capacity = work.config.generator.capacity
+    assert StoredTimings(work).prior_epoch(capacity) == 10.0
+    assert StoredTimings(work).prior_epoch(capacity + 1) is None
+    assert StoredTimings(work).teacher_epoch(tiny.ARCHITECTURE) == 3.0
+    assert StoredTimings(work).teacher_epoch("convnet3") is None
+    assert StoredTimings(work).trial_epoch(capacity) is None
+    others = replace(work, dataset=replace(work.dataset, digest="1" * 16))
+    assert StoredTimings(others).prior_epoch(capacity) is None
+    config = replace(work.config, prior=replace(work.config.prior, batch_size=2))
+    assert StoredTimings(replace(work, config=config)).prior_epoch(capacity) is None
+
+
+def test_probe_measures_every_stage_and_keeps_nothing(work: Workspace, tmp_path: Path) -> None:
+    probe = Probe(work, 1)
+    for seconds in (
+        probe.teacher_epoch(tiny.ARCHITECTURE),
+        probe.prior_epoch(8),
+        probe.matching_epoch(8),
+        probe.student(tiny.ARCHITECTURE, 2, "on_the_fly", 8, 100),
+        probe.student(tiny.ARCHITECTURE, 2, "real_fixed", 8, 100),
+    ):
+        assert 0 < seconds < 10
+    assert probe.prior_epoch(8) == probe.prior_epoch(8)  # once
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_trial_that_never_fits_is_refused_as_a_run_refuses_it(work: Workspace) -> None:
+    with pytest.raises(ResourceError, match="a trial can never be placed"):
+        make_plan(with_study(work, cpus_per_worker=3))
+
+
+def test_machine_without_the_memory_is_refused(work: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "free_memory", lambda: 1_000_000)
+    with pytest.raises(ResourceError, match=r"this machine has .* of memory free, and 2 workers need at least"):
+        make_plan(work)
+
+
+def test_study_of_another_configuration_is_refused(work: Workspace) -> None:
+    StudyRecord(work).open()
+    with pytest.raises(ConfigError, match="began with another configuration"):
+        make_plan(with_study(work, seed=1))
+
+
+def test_jobs_are_packed_into_slots_in_their_order() -> None:
+    assert makespan([], 2) == 0.0
+    assert makespan([3.0, 2.0, 2.0], 1) == 7.0
+    assert makespan([3.0, 2.0, 2.0], 2) == 4.0
+    assert makespan([1.0], 4) == 1.0
+
+
+def test_a_scheduler_that_stops_trials_saves_their_epochs(work: Workspace) -> None:
+    config = replace(work.config, matching=replace(work.config.matching, epochs=27))
+    epochs = {
+        name: expected_epochs(replace(config, study=replace(config.study, scheduler=name)), 30)
+        for name in ("asha", "hyperband", "median", "none")
+    }
+    assert epochs["none"] == 27.0
+    assert 1.0 < epochs["asha"] < epochs["hyperband"] < 27.0
+    assert epochs["asha"] < epochs["median"] < 27.0
+    assert expected_epochs(config, 1) == 27.0

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from dim_ray.errors import ConfigError
+from dim_ray.pipeline.workspace import Workspace
+from tests.pipeline.small import make_work
+from tuning.algorithms import METRIC, StudySearch, open_journal
+from tuning.budget import TimeBudget
+from tuning.record import StudyRecord
+from tuning.warm_start import WarmStart, check_warm_start, warm_start
+
+JOURNAL = "studies/new/optuna.journal"
+PARAMETERS = {"pool_size": 2, "capacity": 8, "matching_weight": 0.25, "adversarial_weight": 1.5}
+
+
+def parameters(weight: float, **changes: Any) -> dict[str, Any]:
+    return {**PARAMETERS, "matching_weight": weight, **changes}
+
+
+def result(accuracy: float, epoch: int = 2) -> dict[str, Any]:
+    return {METRIC: accuracy, "epoch": epoch, "time_total_s": 1.0}
+
+
+def make_new(root: Path, *sources: str, **changes: Any) -> Workspace:
+    work = make_work(root, study="new")
+    study = replace(work.config.study, **{"name": "new", "warm_start": sources, "warm_start_trials": 2, **changes})
+    return replace(work, config=replace(work.config, study=study))
+
+
+def start(work: Workspace, *, is_new: bool = True) -> WarmStart | None:
+    return warm_start(open_journal(work.artifacts, JOURNAL), work.study, work.config, is_new=is_new)
+
+
+def trials(work: Workspace, state: TrialState) -> list[FrozenTrial]:
+    study = optuna.load_study(storage=open_journal(work.artifacts, JOURNAL), study_name=work.study)
+    return study.get_trials(states=[state])
+
+
+def queued(work: Workspace) -> list[dict[str, Any]]:
+    return [trial.system_attrs["fixed_params"] for trial in trials(work, TrialState.WAITING)]
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> StudyRecord:
+    """A study of four trials on the same data."""
+    record = StudyRecord(make_work(tmp_path, study="old"))
+    record.write_trial(0, parameters(0.2), result(0.5))
+    record.write_trial(1, parameters(0.3), result(0.8))
+    record.write_trial(2, parameters(0.4), result(0.9, epoch=1))  # stopped
+    record.write_trial(3, parameters(0.5), result(0.7))
+    record.write_trial(4, parameters(0.6), None, error="killed")
+    return record
+
+
+@pytest.mark.usefixtures("old")
+@pytest.mark.parametrize("source", ["old", "digits"], ids=["study", "data set"])
+def test_best_configurations_are_tried_first_and_all_results_are_known(tmp_path: Path, source: str) -> None:
+    work = make_new(tmp_path, source)
+    assert start(work) == WarmStart(num_queued=2, num_known=4)
+    assert queued(work) == [parameters(0.3), parameters(0.5)]  # completed ones first
+    known = {trial.params["matching_weight"]: trial.value for trial in trials(work, TrialState.COMPLETE)}
+    assert known == {0.2: 0.5, 0.3: 0.8, 0.4: 0.9, 0.5: 0.7}
+
+
+@pytest.mark.usefixtures("old")
+def test_trials_of_the_study_itself_are_numbered_as_ever_and_run(tmp_path: Path) -> None:
+    work = make_new(tmp_path, "old")
+    start(work)
+    search = StudySearch(
+        work.config,
+        open_journal(work.artifacts, JOURNAL),
+        "new",
+        taken=(),
+        num_trials=3,
+        identify=str,
+        results={},
+        budget=TimeBudget(work.config),
+        on_end=lambda *ending: None,
+    )
+    assert [search.suggest(name) for name in "ab"] == [parameters(0.3), parameters(0.5)]
+    search.suggest("c")
+    assert [search.identify(name)[0] for name in "abc"] == [0, 1, 2]
+
+
+@pytest.mark.usefixtures("old")
+def test_study_is_warmed_once_and_without_being_asked_not_at_all(tmp_path: Path) -> None:
+    assert start(make_new(tmp_path)) is None
+    work = make_new(tmp_path, "old")
+    assert start(work) is not None
+    assert start(work) is None
+    assert len(queued(work)) == 2
+
+
+@pytest.mark.usefixtures("old")
+def test_study_that_lost_its_journal_does_not_try_them_again(tmp_path: Path) -> None:
+    assert start(make_new(tmp_path, "old"), is_new=False) == WarmStart(num_queued=0, num_known=4)
+
+
+@pytest.mark.usefixtures("old")
+@pytest.mark.parametrize("section", ["matching", "data"])
+def test_results_of_another_recipe_or_other_data_are_not_taken_for_ones_of_this_study(
+    tmp_path: Path, section: str
+) -> None:
+    work = make_new(tmp_path, "old")
+    change = {"epochs": 7} if section == "matching" else {"dataset": "mnist"}
+    config = replace(work.config, **{section: replace(getattr(work.config, section), **change)})
+    work = replace(work, config=config)
+    assert start(work) == WarmStart(num_queued=2, num_known=0)
+    assert queued(work) == [parameters(0.3), parameters(0.5)]
+
+
+@pytest.mark.usefixtures("old")
+def test_configurations_outside_of_the_space_are_left_out(tmp_path: Path) -> None:
+    work = make_new(tmp_path, "old", matching_weights=(0.1, 0.45))
+    assert start(work) == WarmStart(num_queued=2, num_known=3)
+    assert queued(work) == [parameters(0.3), parameters(0.2)]
+
+
+def test_sources_take_turns_since_their_accuracies_cannot_be_compared(old: StudyRecord, tmp_path: Path) -> None:
+    other = StudyRecord(make_work(tmp_path, study="another"))
+    other.write_trial(0, parameters(0.9), result(0.1))
+    other.write_trial(1, parameters(0.8), result(0.2))
+    work = make_new(tmp_path, "old", "another", warm_start_trials=3)
+    start(work)
+    assert [chosen["matching_weight"] for chosen in queued(work)] == [0.8, 0.3, 0.9]
+
+
+@pytest.mark.usefixtures("old")
+def test_name_that_is_no_source_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    work = make_new(tmp_path, "old", "digits")
+    check_warm_start(work.config, work.dataset)
+    work = make_new(tmp_path, "odl")
+    with pytest.raises(ConfigError, match=r"study\.warm_start has 'odl'.*did you mean 'old'\? Known: digits, old\."):
+        check_warm_start(work.config, work.dataset)
+
+
+def test_storage_without_other_studies_is_refused_and_its_own_trials_are_no_source(tmp_path: Path) -> None:
+    work = make_new(tmp_path, "digits")
+    StudyRecord(work).write_trial(0, PARAMETERS, result(0.5))
+    with pytest.raises(ConfigError, match="there are no trials of other studies"):
+        check_warm_start(work.config, work.dataset)

@@ -1,0 +1,88 @@
+"""What a study costs, and what it would have cost without what was reused.
+
+cost = study_cost(work, rows, built=["teachers/0123456789abcdef", ...])
+cost.saved_seconds / cost.alone_seconds
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from dim_ray.pipeline.priors import prior_fingerprint
+from dim_ray.pipeline.teachers import pool_teachers, teacher_fingerprint
+from dim_ray.pipeline.workspace import Workspace
+
+__all__ = ["NetworkCosts", "StudyCost", "network_keys", "study_cost"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyCost:
+    """Device seconds of a study: time x devices."""
+
+    trials_seconds: float
+    """Of its trials."""
+    networks_seconds: float
+    """Of the teachers and priors that were built for it."""
+    alone_seconds: float
+    """Of its trials, if each had built its own teachers and prior and no result had been taken over."""
+
+    @property
+    def spent_seconds(self) -> float:
+        """What it took."""
+        return self.trials_seconds + self.networks_seconds
+
+    @property
+    def saved_seconds(self) -> float:
+        """What reuse saved; none where it's the first of a single trial."""
+        return max(0.0, self.alone_seconds - self.spent_seconds)
+
+
+class NetworkCosts:
+    """Device seconds of stored teachers and priors, each card read once.
+
+    Args:
+        work: Names the storage.
+    """
+
+    def __init__(self, work: Workspace) -> None:
+        self._artifacts = work.artifacts
+        self._seconds: dict[str, float] = {}
+
+    def total(self, keys: Iterable[str]) -> float:
+        """Returns the sum of those that are stored; a prior that diverged isn't."""
+        return sum(map(self._one, keys))
+
+    def _one(self, key: str) -> float:
+        if key not in self._seconds:
+            kind, _, identity = key.partition("/")
+            if not self._artifacts.exists(kind, identity):
+                return 0.0
+            card = self._artifacts.read_card(kind, identity)
+            self._seconds[key] = card["wall_seconds"] * card.get("num_workers", 1)
+        return self._seconds[key]
+
+
+def network_keys(work: Workspace) -> list[str]:
+    """Returns the teachers and the prior of a workspace, as they lie below the storage's root."""
+    teachers = [f"teachers/{teacher_fingerprint(work, number)}" for number in pool_teachers(work.config)]
+    return [*teachers, f"priors/{prior_fingerprint(work)}"]
+
+
+def study_cost(work: Workspace, trials: pd.DataFrame, built: Iterable[str]) -> StudyCost:
+    """Adds up a study.
+
+    Args:
+        work: Names the storage.
+        trials: Rows.
+        built: Teachers and priors that the study had to build, as from `network_keys`; those that aren't there count
+            nothing.
+    """
+    ran = float(trials["device_seconds"].fillna(0.0).sum())
+    return StudyCost(
+        trials_seconds=ran,
+        networks_seconds=NetworkCosts(work).total(built),
+        alone_seconds=ran + float(trials["saved_device_seconds"].fillna(0.0).sum()),
+    )

@@ -1,0 +1,198 @@
+"""A short probe of what steps cost on this machine: the real stages on the real data, ended after a few steps.
+
+    probe = Probe(work, num_threads=1)
+    probe.prior_epoch(capacity=24), probe.matching_epoch(capacity=24)
+
+It trains in this process, keeps nothing, and takes some twenty seconds in all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from dim_ray.config import Protocol
+from dim_ray.core.adversarial import train_prior
+from dim_ray.core.classifiers import build_network
+from dim_ray.core.matching import distill
+from dim_ray.core.pair import Pair, build_pair
+from dim_ray.core.pool import StoredPool, TeacherPool
+from dim_ray.core.ports import Checkpointer, NoCheckpointer, SilentReporter, SingleWorker
+from dim_ray.core.random import stream
+from dim_ray.core.students import finished
+from dim_ray.core.teachers import Teacher, train_teachers
+from dim_ray.pipeline.students import Evaluation, StoredGenerator, group_cells, train_cells
+from dim_ray.pipeline.teachers import open_pool
+from dim_ray.pipeline.workspace import Workspace, on_device
+
+__all__ = ["Probe"]
+
+_WARM_STEPS = 2  # the first ones pay for what the others find ready
+_LEAST_STEPS = 3
+_STAGE_SECONDS = 1.5
+_STUDENT_STEPS = (4, 16)
+
+
+class Probe:
+    """Measures on first use, each cost once.
+
+    Args:
+        work: The study's workspace, data on the CPU.
+        num_threads: CPU threads of a worker.
+    """
+
+    def __init__(self, work: Workspace, num_threads: int) -> None:
+        self._work = on_device(work, num_threads)
+        self.teacher_epoch = functools.cache(self._teacher_epoch)
+        self.prior_epoch = functools.cache(self._prior_epoch)
+        self.matching_epoch = functools.cache(self._matching_epoch)
+        self._student = functools.cache(self._student_line)
+
+    def student(
+        self, architecture: str, images_per_class: int, protocol: Protocol, capacity: int, num_steps: int
+    ) -> float:
+        """Returns the seconds of a student of so many steps."""
+        fixed, step = self._student(architecture, images_per_class, protocol, capacity)
+        return fixed + num_steps * step
+
+    def _teacher_epoch(self, architecture: str) -> float:
+        """Returns the seconds of an epoch of a teacher."""
+        config = replace(self._work.config.pool, kind="stored")
+
+        def train(steps: Checkpointer) -> None:
+            train_teachers(config, [0], architecture, self._work.dataset, reporter=SilentReporter(), checkpointer=steps)
+
+        return self._epoch(train, config.batch_size)
+
+    def _prior_epoch(self, capacity: int) -> float:
+        """Returns the seconds of an epoch of a prior."""
+        config = self._work.config
+
+        def train(steps: Checkpointer) -> None:
+            train_prior(
+                self._pair(capacity),
+                config.prior,
+                self._work.dataset,
+                health=config.health,
+                reporter=SilentReporter(),
+                checkpointer=steps,
+                collective=SingleWorker(),
+            )
+
+        return self._epoch(train, config.prior.batch_size)
+
+    def _matching_epoch(self, capacity: int) -> float:
+        """Returns the seconds of an epoch of matching, without what is measured at the rungs."""
+        config = self._work.config
+
+        def train(steps: Checkpointer) -> None:
+            distill(
+                self._pair(capacity),
+                self._pool(),
+                config.matching,
+                config.prior,
+                self._work.dataset,
+                shard_weight=1.0,
+                health=config.health,
+                after_epoch=lambda epoch: {},
+                reporter=SilentReporter(),
+                checkpointer=steps,
+                collective=SingleWorker(),
+            )
+
+        return self._epoch(train, config.matching.batch_size)
+
+    def _student_line(
+        self, architecture: str, images_per_class: int, protocol: Protocol, capacity: int
+    ) -> tuple[float, float]:
+        """Returns the seconds of a student without a step, and those of a step; at once with others, as in a run."""
+        dataset, evaluation = self._work.dataset, self._work.config.evaluation
+        pair = self._pair(capacity)
+        network = None if protocol.startswith("real_") else pair.generator.eval().requires_grad_(False)
+        stored = None if network is None else StoredGenerator(network=network, size_bytes=0)
+        recipe = evaluation.recipe(protocol, dataset.num_channels)
+        readings = []
+        for steps in _STUDENT_STEPS:
+            few = replace(recipe, epochs=1, min_steps=steps, labels="hard", quirks=())
+            cells = [
+                Evaluation(
+                    protocol=protocol,
+                    images_per_class=images_per_class,
+                    architecture=architecture,
+                    seed=seed,
+                    generator=None,
+                    recipe=few,
+                    preset="corrected",
+                )
+                for seed in range(evaluation.num_seeds)
+            ]
+            device_type = dataset.train.images.device.type
+            group = group_cells(self._work, cells, num_seeds=evaluation.num_seeds, device_type=device_type)[0]
+            started = time.perf_counter()
+            results = finished(train_cells(self._work, group, [stored] * len(group), test=False))
+            readings.append((results[0].budget.optimiser_steps, (time.perf_counter() - started) / len(group)))
+        (few_steps, less), (more_steps, more) = readings
+        if more_steps == few_steps:  # an epoch is longer than both
+            return 0.0, more / more_steps
+        step = max(0.0, more - less) / (more_steps - few_steps)
+        return max(0.0, less - few_steps * step), step
+
+    def _epoch(self, train: Callable[[Checkpointer], None], batch_size: int) -> float:
+        steps = _Steps()
+        with contextlib.suppress(_EnoughError):
+            train(steps)
+        return steps.seconds() * (len(self._work.dataset.train) // batch_size)
+
+    def _pair(self, capacity: int) -> Pair:
+        config = self._work.config
+        return build_pair(
+            replace(config.generator, capacity=capacity),
+            config.prior,
+            self._work.dataset,
+            learning_rate=config.matching.learning_rate,
+            seed=0,
+        )
+
+    def _pool(self) -> TeacherPool | None:
+        """Returns a pool of untrained teachers, which cost what trained ones do."""
+        config = self._work.config
+        if config.matching.kind == "none" or config.pool.kind == "online":
+            return open_pool(self._work, SingleWorker())
+        device = self._work.dataset.train.images.device
+        networks = [
+            (name, build_network(name, self._work.dataset, stream(0, "probe", device=device)))
+            for name in config.networks.teachers
+        ]
+        return StoredPool(
+            (
+                Teacher(architecture=name, snapshots=[network.state_dict()], steps=[0], validation_accuracy=0.0)
+                for name, network in networks
+            ),
+            self._work.dataset,
+        )
+
+
+class _EnoughError(Exception):
+    """Ends a stage that was measured for long enough."""
+
+
+class _Steps(NoCheckpointer):
+    """A Checkpointer that keeps nothing, and reads the clock when it's asked, once a step."""
+
+    def __init__(self) -> None:
+        self._readings: list[float] = []
+
+    def due(self) -> bool:
+        self._readings.append(time.perf_counter())
+        counted = len(self._readings) - _WARM_STEPS
+        if counted > _LEAST_STEPS and self._readings[-1] - self._readings[_WARM_STEPS - 1] > _STAGE_SECONDS:
+            raise _EnoughError
+        return False
+
+    def seconds(self) -> float:
+        """Returns what a step takes."""
+        counted = self._readings[max(0, min(_WARM_STEPS, len(self._readings) - 1) - 1) :]
+        return (counted[-1] - counted[0]) / max(1, len(counted) - 1)

@@ -1,0 +1,69 @@
+"""Schedulers by name: who stops weak trials at the rungs.
+
+    make_scheduler(config)
+
+All are Ray Tune's own, and count matching epochs, an attribute of ours: Tune's counter starts anew with every process.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+
+from dim_ray.config import Config
+from dim_ray.pipeline.generators import rung_epochs
+
+__all__ = ["METRIC", "TIME_ATTRIBUTE", "make_scheduler"]
+
+METRIC = "validation_accuracy"
+TIME_ATTRIBUTE = "epoch"
+
+
+def make_scheduler(config: Config) -> TrialScheduler:
+    """Returns the scheduler that the study names."""
+    return _SCHEDULERS[config.study.scheduler](config)
+
+
+def _asha(config: Config, *, brackets: int = 1) -> TrialScheduler:
+    return ASHAScheduler(
+        time_attr=TIME_ATTRIBUTE,
+        metric=METRIC,
+        mode="max",
+        max_t=config.matching.epochs,
+        grace_period=_grace_epochs(config),
+        reduction_factor=config.study.reduction_factor,
+        brackets=brackets,
+    )
+
+
+def _hyperband(config: Config) -> TrialScheduler:
+    # The asynchronous one: the synchronous one pauses trials, which waits for the slowest of a bracket.
+    return _asha(config, brackets=len(rung_epochs(config)))
+
+
+def _median(config: Config) -> TrialScheduler:
+    return MedianStoppingRule(
+        time_attr=TIME_ATTRIBUTE,
+        metric=METRIC,
+        mode="max",
+        grace_period=_grace_epochs(config),
+        min_time_slice=math.inf,  # otherwise it would pause the first trials for those that wait
+    )
+
+
+def _none(config: Config) -> TrialScheduler:
+    return FIFOScheduler()
+
+
+def _grace_epochs(config: Config) -> int:
+    return min(config.study.grace_epochs, config.matching.epochs)
+
+
+_SCHEDULERS: Mapping[str, Callable[[Config], TrialScheduler]] = {
+    "asha": _asha,
+    "hyperband": _hyperband,
+    "median": _median,
+    "none": _none,
+}

@@ -1,0 +1,118 @@
+"""What earlier work in the store took: seconds of a teacher's epoch, a prior's, a trial's, and of a student's step.
+
+    timings = StoredTimings(work)
+    timings.prior_epoch(24)                  # None: nothing like it is stored
+
+A cost is taken from what had the same data and did the same in a step; the number of epochs doesn't matter. Whether it
+was the same kind of machine isn't known.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import statistics
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from dim_ray.config import DataConfig, Protocol, to_dict
+from dim_ray.pipeline.workspace import Workspace
+from dim_ray.store.reader import Reader
+
+__all__ = ["StoredTimings"]
+
+_POOL = ("batch_size", "augmentation", "precision")
+_PRIOR = ("batch_size", "loss", "augmentation", "gradient_penalty_every", "discriminator_steps", "precision")
+_MATCHING = ("kind", "batch_size", "augmentation", "teachers_per_step", "precision")
+
+
+class StoredTimings:
+    """Reads the store on first use.
+
+    Args:
+        work: The study's workspace.
+    """
+
+    def __init__(self, work: Workspace) -> None:
+        self._work = work
+        self._ours = to_dict(work.config)
+
+    def teacher_epoch(self, architecture: str) -> float | None:
+        """Returns the seconds of an epoch of a teacher, the median of those that are stored."""
+        return _median(
+            card["wall_seconds"] / card["training"]["epochs"]
+            for card in self._all_cards["teachers"]
+            if card["architecture"] == architecture and _agree(card["training"], self._ours["pool"], _POOL)
+        )
+
+    def prior_epoch(self, capacity: int) -> float | None:
+        """Returns the device seconds of an epoch of a prior."""
+        wanted = {**self._ours["generator"], "capacity": capacity}
+        return _median(
+            card["wall_seconds"] * card["num_workers"] / card["training"]["epochs"]
+            for card in self._all_cards["priors"]
+            if card["generator"] == wanted and _agree(card["training"], self._ours["prior"], _PRIOR)
+        )
+
+    def trial_epoch(self, capacity: int) -> float | None:
+        """Returns the device seconds of an epoch of a trial, with its share of what is measured at the rungs."""
+        return _median(
+            row["device_seconds"] / row["epoch"]
+            for row in self._rows
+            if row["capacity"] == capacity and self._is_alike(json.loads(row["config_json"]))
+        )
+
+    def student(self, architecture: str, images_per_class: int, protocol: Protocol) -> float | None:
+        """Returns the seconds of a step of a student, with its share of the tests."""
+        rows = self._evaluations
+        alike = rows[
+            (rows["architecture"] == architecture)
+            & (rows["ipc"] == images_per_class)
+            & (rows["protocol"] == protocol)
+            & (rows["optimiser_steps"] > 0)
+        ]
+        return _median(alike["wall_seconds"] / alike["optimiser_steps"])
+
+    def _is_alike(self, theirs: Mapping[str, Any]) -> bool:
+        return (
+            DataConfig(**theirs["data"]).label == self._work.config.data.label
+            and theirs["networks"] == self._ours["networks"]
+            and _agree(theirs["matching"], self._ours["matching"], _MATCHING)
+            and _agree(theirs["prior"], self._ours["prior"], _PRIOR)
+        )
+
+    @functools.cached_property
+    def _rows(self) -> list[dict[str, Any]]:
+        """Rows of the trials that ran."""
+        rows = Reader(self._work.config.storage.root).trials(state=["completed", "stopped"])
+        return [
+            {str(name): value for name, value in row.items()}
+            for row in rows[rows["reused_trial"].isna() & (rows["epoch"] > 0)].to_dict("records")
+        ]
+
+    @functools.cached_property
+    def _evaluations(self) -> pd.DataFrame:
+        return Reader(self._work.config.storage.root).evaluations(dataset=self._work.dataset.name)
+
+    @functools.cached_property
+    def _all_cards(self) -> dict[str, list[Mapping[str, Any]]]:
+        artifacts, digest = self._work.artifacts, self._work.dataset.digest
+        return {
+            kind: [
+                card
+                for card in (artifacts.read_card(kind, identity) for identity in artifacts.list(kind))
+                if card["dataset"]["digest"] == digest
+            ]
+            for kind in ("teachers", "priors")
+        }
+
+
+def _agree(theirs: Mapping[str, Any], ours: Mapping[str, Any], names: Iterable[str]) -> bool:
+    return all(theirs.get(name) == ours[name] for name in names)
+
+
+def _median(seconds: Iterable[float]) -> float | None:
+    values = list(seconds)
+    return float(statistics.median(values)) if values else None

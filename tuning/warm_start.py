@@ -1,0 +1,149 @@
+"""A search that begins from earlier trials of the store, of the same data set or another.
+
+    python -m dim_ray.tune --warm-start digits
+
+The best configurations of every source are queued, and run first. Where earlier trials had the same data and the same
+recipe, and differ in nothing but what is searched, their results are added to Optuna's study, too: the sampler begins
+with what they showed. Those of other data say which configurations are good, but not how good they are here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import optuna
+import pandas as pd
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.storages import BaseStorage
+from optuna.trial import create_trial
+
+from dim_ray.config import Config, DataConfig, to_dict
+from dim_ray.core.data import Dataset
+from dim_ray.errors import ConfigError, nearest
+from dim_ray.store.reader import Reader
+from tuning.record import study_name
+from tuning.space import configure, search_space
+
+__all__ = ["WarmStart", "check_warm_start", "warm_start"]
+
+_DONE = "warm_start"  # an attribute of Optuna's study
+_ORIGIN = "warm_start_from"  # of its trials
+_SAME = ("data", "networks", "pool", "generator", "prior", "matching")
+_SAME_SELECTION = ("selection_images_per_class", "selection_seeds")
+_ENDED = ("completed", "stopped", "diverged")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmStart:
+    """What a search began from."""
+
+    num_queued: int
+    """Configurations that are tried first."""
+    num_known: int
+    """Earlier trials whose results the sampler knows."""
+
+
+def check_warm_start(config: Config, dataset: Dataset) -> None:
+    """Checks that there are trials to begin from.
+
+    Raises:
+        ConfigError: A name is neither that of another study of the storage, nor that of a data set of one.
+    """
+    if not config.study.warm_start:
+        return
+    rows = _other_trials(config, study_name(config, dataset))
+    known = {*rows["study"], *rows["dataset"]}
+    for name in config.study.warm_start:
+        if name not in known:
+            there = nearest(name, known) if known else "there are no trials of other studies."
+            raise ConfigError(
+                f"study.warm_start has {name!r}, which is no other study of {config.storage.root}, nor the data set of "
+                f"one; {there}"
+            )
+
+
+def warm_start(storage: BaseStorage, name: str, config: Config, *, is_new: bool) -> WarmStart | None:
+    """Puts earlier trials into Optuna's study, unless they are there.
+
+    Args:
+        storage: Optuna's storage.
+        name: The study's.
+        config: Names the sources, and has the space.
+        is_new: Whether no trial is finished; a study whose journal was lost isn't, and has tried them.
+
+    Returns:
+        What was put there, or None.
+    """
+    study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+    if not config.study.warm_start or _DONE in study.user_attrs:
+        return None
+    rows = _other_trials(config, name)
+    names = set(config.study.warm_start)
+    rows = rows[rows["study"].isin(names) | rows["dataset"].isin(names)]
+    space = search_space(config.study)
+    known = [row for row in rows.to_dict("records") if _fits(row["parameters"], space)]
+    same = [row for row in known if _is_comparable(row, config)]
+    for row in same:
+        study.add_trial(
+            create_trial(
+                params={key: row["parameters"][key] for key in space},
+                distributions=space,
+                value=row["objective"],
+                user_attrs={_ORIGIN: f"{row['study']} {row['number']}"},
+            )
+        )
+    queued = _best(known, space, config.study.warm_start_trials) if is_new else []
+    for parameters in queued:
+        study.enqueue_trial(parameters)
+    study.set_user_attr(_DONE, True)
+    return WarmStart(num_queued=len(queued), num_known=len(same))
+
+
+def _other_trials(config: Config, own: str) -> pd.DataFrame:
+    """Returns rows of other studies' trials that came to an end, with their data set and their parameters."""
+    rows = Reader(config.storage.root).trials()
+    rows = rows[(rows["study"] != own) & rows["state"].isin(_ENDED) & rows["objective"].notna()]
+    configs = [json.loads(text) for text in rows["config_json"]]
+    return rows.assign(
+        config=pd.Series(configs, index=rows.index, dtype=object),
+        dataset=pd.Series([DataConfig(**c["data"]).label for c in configs], index=rows.index, dtype=object),
+        parameters=pd.Series([json.loads(text) for text in rows["params_json"]], index=rows.index, dtype=object),
+    )
+
+
+def _fits(parameters: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> bool:
+    return all(name in parameters and _holds(kind, parameters[name]) for name, kind in space.items())
+
+
+def _holds(distribution: BaseDistribution, value: Any) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    assert isinstance(distribution, FloatDistribution)
+    return bool(distribution.low <= value <= distribution.high)
+
+
+def _is_comparable(row: Mapping[Any, Any], config: Config) -> bool:
+    """Whether a trial was measured as one of this study is."""
+    ours, theirs = to_dict(configure(config, row["parameters"])), row["config"]
+    for section in _SAME:
+        place = {field.name for field in fields(getattr(config, section)) if field.metadata.get("place")}
+        if any(theirs[section].get(name) != value for name, value in ours[section].items() if name not in place):
+            return False
+    return all(theirs["study"].get(name) == ours["study"][name] for name in _SAME_SELECTION)
+
+
+def _best(rows: list[dict[Any, Any]], space: Mapping[str, BaseDistribution], num_trials: int) -> list[dict[str, Any]]:
+    """Returns the best configurations, each once, in turn of each source: accuracies of two can't be compared."""
+    studies: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: (row["state"] != "completed", -row["objective"])):
+        studies.setdefault(row["study"], []).append({key: row["parameters"][key] for key in space})
+    turns = itertools.zip_longest(*(studies[name] for name in sorted(studies)))
+    chosen: list[dict[str, Any]] = []
+    for parameters in itertools.chain.from_iterable(turns):
+        if parameters is not None and parameters not in chosen:
+            chosen.append(parameters)
+    return chosen[:num_trials]

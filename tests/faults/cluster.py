@@ -48,6 +48,7 @@ class Node:
         environment |= {"PYTHONUNBUFFERED": "1", "RAY_USAGE_STATS_ENABLED": "0"}
         # Ports of the workers as Ray finds them free: several nodes share this machine.
         common = ["--block", "--min-worker-port=0", "--max-worker-port=0", f"--object-store-memory={_STORE_BYTES}"]
+        common.append(f"--dashboard-agent-listen-port={_free_port()}")  # without it no jobs can be submitted
         with log.open("w") as output:
             self._process = subprocess.Popen(
                 [str(Path(sys.executable).with_name("ray")), "start", *arguments, *common],

@@ -66,6 +66,7 @@ def main(argv: Sequence[str]) -> None:
         student_batch_size=options.student_batch,
         image_size=options.image_size,
         is_compiling=options.compile,
+        num_evaluations=options.evaluations,
     )
     console = make_console()
     environment = _environment(setting.device)
@@ -107,6 +108,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--architecture", nargs="+", default=["convnet3", "resnet18"], help="of students, and of pools")
     parser.add_argument("--student-batch", type=int, default=100, metavar="N", help="images a step (default: 100)")
     parser.add_argument("--image-size", type=int, default=28, metavar="N", help="pixels of all images (default: 28)")
+    parser.add_argument(
+        "--evaluations", type=int, default=1_000_000, metavar="N", help="of the large store (default: %(default)s)"
+    )
     parser.add_argument("--compile", action="store_true", help="also measure compiled students (needs a C++ compiler)")
     parser.add_argument(
         "--default-memory", action="store_true", help="leave freed memory to the C library, unlike a training process"
@@ -118,7 +122,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     for name in options.names:
         if name not in _NAMES:
             raise UsageError(f"there is no benchmark {name!r}; {nearest(name, _NAMES)}")
-    for name in ("repeats", "capacity", "threads", "student_batch"):
+    for name in ("repeats", "capacity", "threads", "student_batch", "evaluations"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} is {value}; allowed: 1 or more.")

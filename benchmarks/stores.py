@@ -26,7 +26,7 @@ from dim_ray.store.schema import EVALUATION_TABLE, check_row
 
 __all__ = ["STORES"]
 
-_FILES, _ROWS_PER_FILE = 10_000, 100
+_ROWS_PER_FILE = 100
 _ARCHITECTURES, _SEEDS = 10, 5
 _DATASETS, _IPCS = ("a", "b", "c", "d"), (1, 10, 20, 50, 100)
 _ASKED: Mapping[str, Any] = {"dataset": "a", "ipc": 10}
@@ -34,13 +34,15 @@ _ASKED: Mapping[str, Any] = {"dataset": "a", "ipc": 10}
 
 def _best(setting: Setting) -> list[Case]:
     places = [(dataset, ipc) for dataset in _DATASETS for ipc in _IPCS]
+    num_files = -(-setting.num_evaluations // _ROWS_PER_FILE)
+    num_rows = num_files * _ROWS_PER_FILE
     cases = []
     for name, spread in (("20 partitions", places), ("one partition", [("a", 10)])):
-        root = _write(spread)
-        cases.append(_case(f"1,000,000 evaluations in 10,000 files, {name}", root))
-        packed = _write(spread)
+        root = _write(spread, num_files)
+        cases.append(_case(f"{num_rows:,} evaluations in {num_files:,} files, {name}", root, num_rows))
+        packed = _write(spread, num_files)
         compact(packed)
-        cases.append(_case(f"the same after compaction, {name}", packed))
+        cases.append(_case(f"the same after compaction, {name}", packed, num_rows))
     return cases
 
 
@@ -48,17 +50,17 @@ STORES: Mapping[str, Callable[[Setting], list[Case]]] = {"best": _best}
 """By name."""
 
 
-def _case(variant: str, root: str) -> Case:
+def _case(variant: str, root: str, num_rows: int) -> Case:
     return Case(
         benchmark="best",
         variant=variant,
         call=lambda: Reader(root).best(**_ASKED),
-        items=_FILES * _ROWS_PER_FILE,
+        items=num_rows,
         has_arithmetic=False,
     )
 
 
-def _write(places: list[tuple[str, int]]) -> str:
+def _write(places: list[tuple[str, int]], num_files: int) -> str:
     """Writes files of a hundred rows each, evenly over the places, and returns the root."""
     root = folder()
     template = check_row(EVALUATION_TABLE, {**row(0), "created_at": datetime(2026, 1, 1, tzinfo=UTC)})
@@ -66,7 +68,7 @@ def _write(places: list[tuple[str, int]]) -> str:
     one = pa.Table.from_pylist([{name: template[name] for name in schema.names}], schema=schema)
     rows = pa.concat_tables([one] * _ROWS_PER_FILE).combine_chunks()
     rng = np.random.default_rng(0)
-    for number in range(_FILES):
+    for number in range(num_files):
         dataset, ipc = places[number % len(places)]
         first = number // len(places) * _ROWS_PER_FILE
         target = Path(root, "evaluations", f"dataset={dataset}", f"ipc={ipc}")

@@ -51,6 +51,8 @@ class Setting:
     """Whether students are measured with torch.compile, too."""
     channels: int = 1
     image_size: int = 28
+    num_evaluations: int = 1_000_000
+    """Rows of the large store."""
 
     @property
     def precision(self) -> Precision:

@@ -55,7 +55,7 @@ def model_card(card: Mapping[str, Any], rows: pd.DataFrame) -> str:
             f"| normalisation for classifiers | mean {_numbers(data['mean'])}, std {_numbers(data['std'])} |",
             *(f"| {name} | {count:,} bytes |" for name, count in sorted(weights.items())),
             f"| network | {card['generator']['capacity']} channels, latent length {card['generator']['latent_dim']} |",
-            f"| matched against | {len(card['teachers'])} teachers: {', '.join(training['architectures'])} |",
+            f"| matched against | teachers, {len(card['teachers'])}, of {', '.join(training['architectures'])} |",
             f"| data and splits | digest {data['digest']} |",
             f"| made by | dim_ray {card['code_version']}, {card['created_at']} |",
             "",

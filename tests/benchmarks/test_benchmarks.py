@@ -54,8 +54,9 @@ def test_every_benchmark_runs_and_keeps_its_rows(tmp_path: Path) -> None:
     names = benchmark("--list").stdout.split()
     assert {"adversarial", "matching", "student", "store"} <= set(names)
     run = benchmark(
-        "--repeats", "1", "--capacity", "4", "--architecture", "convnet1_w4", "--out", str(tmp_path / "rows")
-    )
+        "--repeats", "1", "--capacity", "4", "--architecture", "convnet1_w4", "--evaluations", "4000",
+        "--out", str(tmp_path / "rows"),
+    )  # fmt: skip
     assert run.returncode == 0, run.stderr
     rows = pd.read_parquet(tmp_path / "rows")
     assert set(rows["group"]) == set(names)
@@ -72,6 +73,7 @@ def test_every_benchmark_runs_and_keeps_its_rows(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["studnet"], "there is no benchmark 'studnet'; did you mean 'student'"),
+        (["--evaluations", "0"], "--evaluations is 0; allowed: 1 or more."),
         (["--repeats", "0"], "--repeats is 0; allowed: 1 or more."),
         (["--student-batch", "0"], "--student-batch is 0; allowed: 1 or more."),
         (["--image-size", "1"], "--image-size is 1; allowed: "),

@@ -8,7 +8,7 @@
 VENV = .venv
 PYTHON = python3.11 python3.12 python3 python
 # One process a core; the tests of a file stay together, and share what they set up.
-SIDE_BY_SIDE = -n auto --maxprocesses 8 --dist loadfile
+SIDE_BY_SIDE = -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 ARGS =
 
 # What .venv imports is compiled once and kept there: without it, importing takes every process several seconds more.

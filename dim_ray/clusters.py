@@ -33,12 +33,12 @@ def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that say where a command runs."""
     parser.add_argument(
         "--address",
-        help="Ray cluster to join: auto, or HOST:PORT; local: none (default: RAY_ADDRESS, or a Ray of its own)",
+        help="Ray cluster to join: auto, HOST:PORT; local: none",
     )
-    parser.add_argument("--cluster", metavar="FILE", help="run as a job on the cluster that `ray up FILE` made")
+    parser.add_argument("--cluster", metavar="FILE", help="run there, as a job: what `ray up` was given")
     for name, help_text in (
-        ("--attach", "with --cluster: follow the job that runs there, or ran last"),
-        ("--stop", "with --cluster: stop the job that runs there"),
+        ("--attach", "with --cluster: follow its job, or its last one"),
+        ("--stop", "with --cluster: stop its job"),
     ):
         parser.add_argument(name, nargs="?", const=_LATEST, metavar="JOB", help=help_text)
 

@@ -231,18 +231,11 @@ class FlagParser(Parser):
         self.add_argument(
             "--config",
             metavar="FILE",
-            help="YAML file of configuration, or the name of one that is shipped (--list-studies)"
-            + (
-                f", in the place of {defaults.name}: what it leaves out is the paper's, which is for GPUs. Begin with "
-                "the output of --print-config"
-                if defaults
-                else ""
-            ),
+            help="YAML file, or a name of --list-studies"
+            + (f", in the place of {defaults.name}; what it leaves out is the paper's, for GPUs" if defaults else ""),
         )
-        self.add_argument("--list-studies", action="store_true", help="print what is shipped for --config, and stop")
-        self.add_argument(
-            "--print-config", action="store_true", help="print the configuration, to be read with --config, and stop"
-        )
+        self.add_argument("--list-studies", action="store_true", help="print what is shipped for --config")
+        self.add_argument("--print-config", action="store_true", help="print the configuration, for --config")
         # parse() looks for these two before anything else; here they only need to be in the help.
         self.add_argument("-h", "--help", action="help", help="show this help and stop")
         self.add_argument("--help-all", action="help", help="show every field of the configuration and stop")
@@ -340,7 +333,7 @@ def _fields_formatter() -> type[argparse.HelpFormatter]:
 
 
 def _default_text(value: Any) -> str:
-    if value is None:
+    if value is None or value == ():
         return ""
     shown = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
     return f" (default: {shown})"

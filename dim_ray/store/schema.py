@@ -35,7 +35,7 @@ __all__ = [
     "since",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 STATES = ("completed", "diverged", "failed", "stopped")
 
 _FRACTION = "fraction in [0, 1]"
@@ -192,6 +192,7 @@ TRIALS: pa.Schema = pa.schema(
             "What the trial alone would have taken besides: its teachers and its prior, and all of reused_trial.",
             "seconds",
             nullable=True,
+            since=2,
         ),
         _column(
             "reused_trial",
@@ -199,6 +200,7 @@ TRIALS: pa.Schema = pa.schema(
             "Number of the same trial of this study, whose result it took over; null: it ran itself.",
             "number",
             nullable=True,
+            since=2,
         ),
         _column("wall_seconds", pa.float64(), "Time from start to end.", "seconds", nullable=True),
         _column("generator", pa.string(), "Fingerprint of the generator; null if none.", "hex", nullable=True),

@@ -156,4 +156,4 @@ class LaptopStudy(HarmedStudy):
 
 def _study_command(cluster: OnPrem, arguments: Sequence[str]) -> list[str]:
     """Returns what a user types on the laptop to run a study on the cluster."""
-    return ["ray", "exec", str(cluster.configuration), shlex.join(["python", "-m", "dim_ray.tune", *arguments])]
+    return ["python", "-m", "dim_ray.tune", "--cluster", str(cluster.configuration), *arguments]

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
+import dim_ray
 from tests.cluster.configurations import head_port
 from tests.cluster.hosts import missing
 from tests.cluster.on_prem import LaptopStudy, OnPrem
@@ -99,6 +101,7 @@ def test_study_finishes_with_its_rows_where_a_host_is_cut_off_the_network(cluste
     finally:
         study.clear()
     print(harm)
+    assert dim_ray.best_generator(str(cluster.storage), dataset="digits").sample(torch.arange(3), seed=0).shape[0] == 3
     assert harm.again_seconds < AGAIN_SECONDS
     assert (harm.num_lost, harm.num_doubled) == (0, 0)
 

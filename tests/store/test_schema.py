@@ -10,7 +10,15 @@ import pyarrow as pa
 import pytest
 
 from dim_ray.errors import StorageError
-from dim_ray.store.schema import EVALUATION_TABLE, EVALUATIONS, TRIAL_TABLE, TRIALS, check_row, row_id
+from dim_ray.store.schema import (
+    EVALUATION_TABLE,
+    EVALUATIONS,
+    SCHEMA_VERSION,
+    TRIAL_TABLE,
+    TRIALS,
+    check_row,
+    row_id,
+)
 from tests.store.rows import evaluation, trial
 
 
@@ -55,7 +63,7 @@ def test_row_without_an_id_gets_one_of_what_it_measured_and_not_of_how_it_went()
         ({"dataset": "../../etc"}, "evaluations.dataset is '../../etc'"),
         ({"dataset": ""}, "evaluations.dataset is ''"),
         ({"id": ".hidden"}, "evaluations.id is '.hidden'"),
-        ({"schema_version": 2}, "evaluations.schema_version is 2; this version writes 1"),
+        ({"schema_version": 9}, f"evaluations.schema_version is 9; this version writes {SCHEMA_VERSION}"),
         ({"created_at": datetime(2026, 1, 1)}, "allowed: a datetime with a time zone"),
         ({"created_at": "2026-01-01"}, "allowed: a datetime with a time zone"),
     ],

@@ -19,12 +19,13 @@ import pytest
 
 from dim_ray.errors import StorageError, UsageError
 from dim_ray.store.reader import Reader
-from dim_ray.store.schema import EVALUATIONS, TRIALS
+from dim_ray.store.schema import EVALUATIONS, SCHEMA_VERSION, TRIALS
 from dim_ray.store.selection import summarise, terms, usual_ipc
 from dim_ray.store.writer import Writer
 from tests.store.rows import evaluation, real_evaluation, trial
 
 # A writer that says when its first bytes are in the file, and then waits to be killed.
+NEWER = SCHEMA_VERSION + 1
 WRITER_IN_MID_FILE = """
 import os, sys, time
 from dim_ray.store.writer import Writer
@@ -45,7 +46,7 @@ def test_written_row_comes_back_with_every_value_and_type(root: str) -> None:
     Writer(root).append_evaluations([row])
     frame = Reader(root).evaluations()
     assert list(frame.columns) == EVALUATIONS.names
-    assert frame.iloc[0].to_dict() == row | {"schema_version": 1, "created_at": pd.Timestamp(created_at)}
+    assert frame.iloc[0].to_dict() == row | {"schema_version": SCHEMA_VERSION, "created_at": pd.Timestamp(created_at)}
 
 
 def test_written_trial_comes_back_with_every_value(root: str) -> None:
@@ -257,7 +258,11 @@ def _rewrite(path: str, metadata: dict[str, str] | None, drop: str | None = None
 @pytest.mark.parametrize(
     ("metadata", "drop", "message"),
     [
-        ({"schema_version": "2", "table": "evaluations"}, None, r"newer version of dim_ray \(schema 2, .* up to 1\)"),
+        (
+            {"schema_version": str(NEWER), "table": "evaluations"},
+            None,
+            rf"newer version of dim_ray \(schema {NEWER}, .* up to {SCHEMA_VERSION}\)",
+        ),
         (None, None, "carries no schema version"),
         ({"schema_version": "1", "table": "trials"}, None, "holds rows of trials, not of evaluations"),
         ({"schema_version": "1", "table": "evaluations"}, "seed", "lacks the columns seed"),
@@ -486,10 +491,10 @@ def _newer_columns(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from dim_ray.store import parsing, reader, schema
 
-    column = schema._column("temperature", pa.float64(), "Of the room.", "degrees", nullable=True, since=2)
+    column = schema._column("temperature", pa.float64(), "Of the room.", "degrees", nullable=True, since=NEWER)
     table = replace(schema.EVALUATION_TABLE, schema=EVALUATIONS.append(column))
     for module in (schema, parsing):
-        monkeypatch.setattr(module, "SCHEMA_VERSION", 2)
+        monkeypatch.setattr(module, "SCHEMA_VERSION", NEWER)
     monkeypatch.setattr(reader, "EVALUATION_TABLE", table)
     monkeypatch.setattr("dim_ray.store.writer.EVALUATION_TABLE", table)
     monkeypatch.setattr("dim_ray.store.compaction.TABLES", (table, schema.TRIAL_TABLE))
@@ -504,10 +509,13 @@ def test_rows_of_an_older_version_are_read_and_packed_with_newer_ones(
     [old] = Writer(root).append_evaluations([evaluation(seed=0)])
     _newer_columns(monkeypatch)
     [new] = Writer(root).append_evaluations([evaluation(seed=1, temperature=20.0)])
-    assert [pq.read_schema(path).metadata[b"schema_version"] for path in (old, new)] == [b"1", b"2"]
+    assert [pq.read_schema(path).metadata[b"schema_version"] for path in (old, new)] == [
+        str(SCHEMA_VERSION).encode(),
+        str(NEWER).encode(),
+    ]
     for _ in range(2):
         rows = Reader(root).evaluations()
-        assert list(rows["schema_version"]) == [1, 2]
+        assert list(rows["schema_version"]) == [SCHEMA_VERSION, NEWER]
         assert rows["temperature"].isna().tolist() == [True, False]
         assert len(Reader(root).evaluations(temperature=None)) == 1
         assert compact(root).num_files_after == 1
@@ -517,7 +525,7 @@ def test_file_of_the_newer_version_without_its_column_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [path] = Writer(str(tmp_path)).append_evaluations([evaluation(seed=0)])
-    _rewrite(path, {"schema_version": "2", "table": "evaluations"})
+    _rewrite(path, {"schema_version": str(NEWER), "table": "evaluations"})
     _newer_columns(monkeypatch)
     with pytest.raises(StorageError, match="lacks the columns temperature"):
         Reader(str(tmp_path)).evaluations()

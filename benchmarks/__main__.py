@@ -88,7 +88,7 @@ def _measure(name: str, setting: Setting, options: argparse.Namespace) -> list[M
     if name == _TRIALS:
         return measure_gaps(repeats)
     if name == _RAY_POOL:
-        return measure_pools(repeats)
+        return measure_pools(repeats, options.minutes)
     if name == _RAY_TRAIN:
         return measure_distillations(repeats, options.minutes)
     cases = _WORK[name](setting)
@@ -115,13 +115,15 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--default-memory", action="store_true", help="leave freed memory to the C library, unlike a training process"
     )
-    parser.add_argument("--minutes", type=float, default=1.0, metavar="M", help=f"a distillation of {_RAY_TRAIN} takes")
+    parser.add_argument("--minutes", type=float, default=1.0, metavar="M", help="a stage under Ray takes (default: 1)")
     parser.add_argument("--threads", type=int, metavar="N", help="PyTorch's threads (default: its own choice)")
     parser.add_argument("--out", metavar="DIR", help="folder that receives the rows as Parquet")
     options = parser.parse_args(argv)
     for name in options.names:
         if name not in _NAMES:
             raise UsageError(f"there is no benchmark {name!r}; {nearest(name, _NAMES)}")
+    if not options.minutes > 0:
+        raise UsageError(f"--minutes is {options.minutes}; allowed: above 0.")
     for name in ("repeats", "capacity", "threads", "student_batch", "evaluations"):
         value = getattr(options, name)
         if value is not None and value < 1:

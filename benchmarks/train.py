@@ -38,13 +38,13 @@ from dim_ray.settings import make_config, read_settings
 
 __all__ = ["measure_distillations", "measure_pools"]
 
-_CALIBRATION_EPOCHS = 4
+_CALIBRATION_EPOCHS = 2
 _NUM_WORKERS = 2
 _NUM_TEACHERS = 8
-_TEACHER_EPOCHS = 120
+_TEACHER_EPOCHS_PER_MINUTE = 24  # of each of eight, one after the other, on the machine of docs/benchmarks.md
 
 
-def measure_pools(repeats: int) -> list[Measurement]:
+def measure_pools(repeats: int, minutes: float) -> list[Measurement]:
     """Trains a pool of 8 teachers with one worker of one core and with two, in turns.
 
     Counts from when the first teacher begins until the last one is stored: the start of Ray and of the workers is left
@@ -52,6 +52,7 @@ def measure_pools(repeats: int) -> list[Measurement]:
 
     Args:
         repeats: Pools of each.
+        minutes: That one worker takes, about.
     """
     cases = [
         Case(
@@ -63,10 +64,11 @@ def measure_pools(repeats: int) -> list[Measurement]:
         )
         for count in (1, _NUM_WORKERS)
     ]
+    epochs = max(1, round(_TEACHER_EPOCHS_PER_MINUTE * minutes))
     seconds: list[list[float]] = [[], []]
     for _ in range(repeats):
         for own, count in zip(seconds, (1, _NUM_WORKERS), strict=True):
-            with _workspace(epochs=1, teacher_epochs=_TEACHER_EPOCHS, num_teachers=_NUM_TEACHERS) as work:
+            with _workspace(epochs=1, teacher_epochs=epochs, num_teachers=_NUM_TEACHERS) as work:
                 own.append(_train_pool(work, count))
     return [Measurement(case=case, seconds=tuple(own), macs=0) for case, own in zip(cases, seconds, strict=True)]
 

@@ -1,4 +1,4 @@
-"""The tests that start Ray come first: where several processes run tests, none is left with one of those at the end."""
+"""The tests that start Ray come first, those of whole studies before all: none is left alone with one at the end."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ import pytest
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sorts them; otherwise the order stays."""
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    items.sort(key=lambda item: (item.get_closest_marker("ray") is None, "tuning" not in item.path.parts))

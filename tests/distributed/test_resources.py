@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import ray
 import torch
+from ray._private import services
 
 from dim_ray.config import Config, StudyConfig
 from dim_ray.distributed.resources import Placement, cluster, joins_a_cluster, local_resources, plan_placement
@@ -136,6 +138,9 @@ def test_address_where_nobody_listens_is_refused_at_once(address: str, monkeypat
 def test_missing_cluster_of_this_machine_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # where Ray notes what runs
+    monkeypatch.setattr(
+        services, "find_gcs_addresses", functools.cache(set)
+    )  # among all processes, such as those of other tests
     with (
         pytest.raises(ResourceError, match="RAY_ADDRESS is 'auto', and no Ray cluster answers"),
         cluster(Config(), SilentProgress()),

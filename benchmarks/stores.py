@@ -22,7 +22,8 @@ from benchmarks.training import Setting
 from dim_ray.store.compaction import compact
 from dim_ray.store.packs import encode
 from dim_ray.store.reader import Reader
-from dim_ray.store.schema import EVALUATION_TABLE, check_row
+from dim_ray.store.rows import check_row
+from dim_ray.store.schema import EVALUATION_TABLE
 
 __all__ = ["STORES"]
 

@@ -26,7 +26,8 @@ from typing import NoReturn
 from dim_ray.clusters import go_to_cluster
 from dim_ray.config import Config
 from dim_ray.errors import DimError, StorageError, UsageError, nearest
-from dim_ray.flags import COMMON_FLAGS, TUNE_FLAGS, Flag, FlagParser, shipped_studies, study_titles
+from dim_ray.flag_parser import FlagParser
+from dim_ray.flags import COMMON_FLAGS, TUNE_FLAGS, Flag, shipped_studies, study_titles
 from dim_ray.notices import told
 from dim_ray.progress import Progress, make_progress
 from dim_ray.settings import Setting, make_config, read_settings, to_yaml

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from dim_ray.config import WEIGHTS, StorageConfig, StudyConfig
 from dim_ray.errors import UsageError
-from dim_ray.flags import Parser
+from dim_ray.flag_parser import Parser
 from dim_ray.outputs import check_absent, write_folder
 
 __all__ = ["main"]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from dim_ray.config import PROTOCOLS, StorageConfig, StudyConfig
 from dim_ray.errors import StorageError, UsageError, nearest
-from dim_ray.flags import Parser
+from dim_ray.flag_parser import Parser
 from dim_ray.upkeep import UPKEEP
 
 if TYPE_CHECKING:  # --help doesn't wait for these

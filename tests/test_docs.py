@@ -13,7 +13,7 @@ from dim_ray.settings import known_fields, section_types
 
 DOCS = Path(__file__).parent.parent / "docs"
 NAMES = ("method", "protocols", "cluster", "aws", "store", "search")
-PAGES = [page for name in NAMES if (page := DOCS / f"{name}.md").exists()]
+PAGES = [DOCS / f"{name}.md" for name in NAMES]
 MODULES = re.compile(r"\b(?:dim_ray|tuning)(?:\.\w+)+")
 
 

@@ -90,7 +90,6 @@ def test_sql_without_duckdb_says_what_to_install(
 
 
 def test_sql_sees_each_row_once_in_both_tables(storage: str, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("duckdb")
     main(["compact", "--storage", storage])
     Writer(storage).append_evaluations([evaluation(seed=3, accuracy=0.9)])
     text = "select e.ipc, count(*) as n, max(accuracy) as top, any_value(t.state) as state from evaluations e "
@@ -105,7 +104,6 @@ def test_sql_sees_each_row_once_in_both_tables(storage: str, capsys: pytest.Capt
 def test_sql_that_cannot_be_answered_is_an_error_of_one_line(
     storage: str, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("duckdb")
     assert run_main(main, ["sql", text, "--storage", storage]) == 2
     assert capsys.readouterr().err.startswith("error: the SQL ")
 

@@ -21,7 +21,7 @@ from dim_ray.distributed.trainer import run_workers, trial_shards
 from dim_ray.distributed.validator import SlotValidator
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.generators import distill_generator, generator_fingerprint
-from dim_ray.pipeline.validation import VALIDATED_EPOCH
+from dim_ray.pipeline.validation import validation_in
 from dim_ray.pipeline.workspace import Workspace, on_device
 from tuning.algorithms import METRIC, TIME_ATTRIBUTE
 from tuning.space import configure
@@ -83,6 +83,6 @@ class _TuneReporter:
     """A Reporter that hands the rungs to Ray Tune."""
 
     def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
-        if METRIC in metrics:
-            others = {name: value for name, value in metrics.items() if name != VALIDATED_EPOCH}
-            tune.report({TIME_ATTRIBUTE: metrics[VALIDATED_EPOCH], **others})
+        if found := validation_in(metrics):
+            epoch, measured = found
+            tune.report({TIME_ATTRIBUTE: epoch, **measured})

@@ -30,9 +30,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from dim_ray.core.data import to_bytes
+
 __all__ = ["FORMATS", "ImageSet", "class_folders"]
 
-_BYTE_MAXIMUM = 255
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -51,8 +52,7 @@ class ImageSet:
 
     def as_bytes(self) -> NDArray[np.uint8]:
         """Returns the images as (N, H, W, C) in [0, 255]."""
-        scaled = (self.images * _BYTE_MAXIMUM).round().clamp(0, _BYTE_MAXIMUM).to(torch.uint8)
-        pixels: NDArray[np.uint8] = scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        pixels: NDArray[np.uint8] = to_bytes(2 * self.images - 1).permute(0, 2, 3, 1).contiguous().cpu().numpy()
         return pixels
 
 

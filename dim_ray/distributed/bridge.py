@@ -13,7 +13,7 @@ import ray.train
 from dim_ray.core.ports import Reporter
 from dim_ray.distributed.board import Board
 from dim_ray.notices import log, told
-from dim_ray.pipeline.validation import VALIDATED_EPOCH
+from dim_ray.pipeline.validation import validation_in
 
 __all__ = ["BoardReporter", "TrainReporter", "pass_on_notices", "told_to"]
 
@@ -68,7 +68,6 @@ class TrainReporter:
     def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
         """Reports the metrics of worker 0 with the `epoch` that they are of."""
         self._also.report(step, total, metrics)
-        epoch = metrics.get(VALIDATED_EPOCH, total)
+        epoch, measured = validation_in(metrics) or (total, {})
         if 0 < epoch < total:  # a distillation of no epochs ends with 0
-            others = {name: value for name, value in metrics.items() if name != VALIDATED_EPOCH}
-            ray.train.report({"epoch": epoch, **others})
+            ray.train.report({"epoch": epoch, **measured})

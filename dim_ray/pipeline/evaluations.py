@@ -21,7 +21,8 @@ from dim_ray.pipeline.labels import labeller_name, labelling_teachers
 from dim_ray.pipeline.students import Evaluation, StoredGenerator, train_cells
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.reader import Reader
-from dim_ray.store.schema import EVALUATION_TABLE, row_id
+from dim_ray.store.rows import row_id
+from dim_ray.store.schema import EVALUATION_TABLE
 from dim_ray.store.writer import Writer
 
 __all__ = [

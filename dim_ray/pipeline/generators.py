@@ -22,7 +22,7 @@ from dim_ray.core.random import stream
 from dim_ray.errors import ArtifactError, ConfigError
 from dim_ray.pipeline.priors import load_prior, prior_fingerprint
 from dim_ray.pipeline.teachers import open_pool, pool_identity, pool_teachers, teacher_fingerprint
-from dim_ray.pipeline.validation import VALIDATED_EPOCH, Rungs, Validator, validate_on_first
+from dim_ray.pipeline.validation import Rungs, Validator, validate_on_first, validation_in
 from dim_ray.pipeline.workspace import Workspace, dataset_card, shared_checkpointer
 from dim_ray.store.artifacts import Artifact
 
@@ -176,6 +176,7 @@ def generator_from_artifact(artifact: Artifact, weights: Weights, device: torch.
 
 def _store_generator(work: Workspace, identity: str, pair: Pair, measured: Mapping[str, float], seconds: float) -> None:
     config = work.config
+    _, accuracy = validation_in(measured) or (0, {})
     card = {
         "generator": to_dict(replace(config.generator, latent_dim=pair.generator.latent_dim)),
         "value_range": [-1.0, 1.0],
@@ -189,7 +190,7 @@ def _store_generator(work: Workspace, identity: str, pair: Pair, measured: Mappi
             "matching": to_dict(config.matching),
         },
         "validation": {
-            **{name: value for name, value in measured.items() if name != VALIDATED_EPOCH},
+            **accuracy,
             "images_per_class": config.study.selection_images_per_class,
             "weights": config.evaluation.weights,
         },

@@ -16,10 +16,9 @@ from dim_ray.errors import DivergedError
 from dim_ray.pipeline.students import validate
 from dim_ray.pipeline.workspace import Workspace
 
-__all__ = ["VALIDATED_EPOCH", "HereValidator", "Rungs", "Validator", "validate_on_first"]
+__all__ = ["HereValidator", "Rungs", "Validator", "validate_on_first", "validation_in"]
 
-VALIDATED_EPOCH = "validated_epoch"
-"""The measurement that says after which epoch the generator was as the others say."""
+_EPOCH = "validated_epoch"
 
 
 class Validator(Protocol):
@@ -48,26 +47,25 @@ class HereValidator:
 
     def __init__(self, work: Workspace) -> None:
         self._work = work
-        self._found: Callable[[], Mapping[str, float]] | None = None
+        self._found: Mapping[str, float] | DivergedError | None = None
 
     def begin(self, generator: Generator) -> None:
         """Measures the generator."""
         try:
-            measured = validate(self._work, generator)
+            self._found = validate(self._work, generator)
         except DivergedError as error:
-            diverged = error
-
-            def fail() -> Mapping[str, float]:
-                raise diverged
-
-            self._found = fail
-        else:
-            self._found = lambda: measured
+            self._found = error
 
     def take(self, *, wait: bool) -> Mapping[str, float] | None:
-        """Returns what was measured."""
+        """Returns what was measured.
+
+        Raises:
+            DivergedError: Every student diverged.
+        """
         found, self._found = self._found, None
-        return found() if found else None
+        if isinstance(found, DivergedError):
+            raise found
+        return found
 
 
 class Rungs:
@@ -109,7 +107,7 @@ class Rungs:
         if not _on_first(self._collective, look):
             return {}
         epoch, self._epoch = self._epoch, None
-        return {VALIDATED_EPOCH: epoch, **measured}
+        return {_EPOCH: epoch, **measured}
 
 
 def validate_on_first(
@@ -133,7 +131,18 @@ def validate_on_first(
         return True
 
     _on_first(collective, measure)
-    return {VALIDATED_EPOCH: epoch, **measured}
+    return {_EPOCH: epoch, **measured}
+
+
+def validation_in(metrics: Mapping[str, float]) -> tuple[int, dict[str, float]] | None:
+    """Returns the epoch that was validated, and the metrics without it; None where nothing was validated.
+
+    Args:
+        metrics: As a Reporter is told them.
+    """
+    if _EPOCH not in metrics:
+        return None
+    return int(metrics[_EPOCH]), {name: value for name, value in metrics.items() if name != _EPOCH}
 
 
 def _on_first(collective: Collective, action: Callable[[], bool]) -> bool:

@@ -1,6 +1,5 @@
-"""The two tables: their columns with meaning and unit, what a row must look like, and a row's id.
+"""The two tables: their columns with meaning and unit.
 
-    row_id(generator, "digits", 10, "on_the_fly", "convnet3", seed)
     EVALUATIONS.field("accuracy").metadata  # {b"description": ..., b"unit": b"fraction in [0, 1]"}
 
 A change of the columns raises SCHEMA_VERSION, which every file carries in its schema's metadata: a reader refuses a
@@ -9,38 +8,34 @@ file of a version above its own, and reads older ones. A new column says since w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
-from numbers import Integral, Real
-from typing import Any
 
 import pyarrow as pa
 
-from dim_ray.config import PROTOCOLS, WEIGHTS, fingerprint
-from dim_ray.errors import StorageError, nearest
-from dim_ray.store.filesystem import check_name
+from dim_ray.config import PROTOCOLS, WEIGHTS
 
 __all__ = [
     "EVALUATIONS",
     "EVALUATION_TABLE",
+    "FRACTION",
     "SCHEMA_VERSION",
     "TABLES",
     "TRIALS",
     "TRIAL_TABLE",
     "Table",
-    "check_row",
-    "row_id",
+    "meaning",
     "since",
 ]
 
 SCHEMA_VERSION = 2
 STATES = ("completed", "diverged", "failed", "stopped")
 
-_FRACTION = "fraction in [0, 1]"
+FRACTION = "fraction in [0, 1]"
+"""A unit."""
+
 _TIME = pa.timestamp("us", tz="UTC")
-_MAX_SHOWN = 80
 _SINCE = "since"  # the schema version with which a column came; it's null in older rows
 
 
@@ -113,20 +108,20 @@ EVALUATIONS: pa.Schema = pa.schema(
             "accuracy",
             pa.float64(),
             "On split, after the last epoch: the headline. Under the quirk best_of_tests, best_test_accuracy.",
-            _FRACTION,
+            FRACTION,
         ),
         _column(
             "best_test_accuracy",
             pa.float64(),
             "Best over periodic tests on split, as the literature reports: inflated, never the headline.",
-            _FRACTION,
+            FRACTION,
             nullable=True,
         ),
         _column(
             "validation_accuracy",
             pa.float64(),
             "On the validation split, after the last epoch: what selection may use.",
-            _FRACTION,
+            FRACTION,
             nullable=True,
         ),
         _column("images_drawn", pa.int64(), "Images that the student was shown, repeats counted.", "images"),
@@ -180,7 +175,7 @@ TRIALS: pa.Schema = pa.schema(
             "objective",
             pa.float64(),
             "Validation accuracy that the search maximises; null if none was measured.",
-            _FRACTION,
+            FRACTION,
             nullable=True,
         ),
         _column("objective_name", pa.string(), "What the objective is.", nullable=True),
@@ -261,94 +256,12 @@ TRIAL_TABLE = Table(name="trials", schema=TRIALS, partitions=("study",), identit
 TABLES = (EVALUATION_TABLE, TRIAL_TABLE)
 
 
-def row_id(*parts: Any) -> str:
-    """Returns the id of a row: the same, in every process, for the same configurations and plain values."""
-    return fingerprint(*parts)
-
-
-def since(field: pa.Field) -> int:
-    """Returns the schema version with which a column came. Rows of an older version have null there."""
-    return int(_meaning(field, _SINCE) or 1)
-
-
-def check_row(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a row with every column of the table, once all of its values are known to be right.
-
-    `id`, `schema_version` and `created_at` may be left out and are then filled in; every other column has to be
-    there, None where it has no value.
-
-    Raises:
-        StorageError: A column is missing or unknown, or a value has the wrong type or is out of range.
-    """
-    names = table.schema.names
-    for column in row:
-        if column not in names:
-            raise StorageError(f"the row for {table.name} has the unknown column {column!r}; {nearest(column, names)}")
-    complete = {"id": None, "schema_version": SCHEMA_VERSION, "created_at": datetime.now(UTC), **row}
-    missing = [name for name in names if name not in complete]
-    if missing:
-        raise StorageError(
-            f"the row for {table.name} lacks {', '.join(missing)}; give every column, None where it has no value."
-        )
-    values = {
-        field.name: _checked(f"{table.name}.{field.name}", field, complete[field.name])
-        for field in table.schema
-        if field.name != "id"
-    }
-    given = complete["id"]
-    own = row_id(table.name, *(values[name] for name in table.identity)) if given is None else given
-    complete = values | {"id": check_name(f"{table.name}.id", own)}
-    if complete["schema_version"] != SCHEMA_VERSION:
-        raise StorageError(
-            f"{table.name}.schema_version is {complete['schema_version']!r}; this version writes {SCHEMA_VERSION}."
-        )
-    for name in table.partitions:
-        if isinstance(complete[name], str):
-            check_name(f"{table.name}.{name}", complete[name])
-        elif complete[name] < 1:
-            raise StorageError(f"{table.name}.{name} is {complete[name]!r}; allowed: 1 or more.")
-    return complete
-
-
-def _checked(where: str, field: pa.Field, value: Any) -> Any:
-    """Returns a value as the plain Python value that is stored."""
-    if value is None:
-        if not field.nullable:
-            raise StorageError(f"{where} is None; this column needs a value ({_meaning(field, 'description')})")
-        return None
-    fits, wanted = next((fits, wanted) for is_kind, fits, wanted in _KINDS if is_kind(field.type))
-    if not fits(value):
-        raise StorageError(f"{where} is {_shown(value)} ({type(value).__name__}); allowed: {wanted}.")
-    try:
-        plain = pa.scalar(value, field.type).as_py()
-    except (pa.ArrowException, OverflowError, ValueError) as error:
-        raise StorageError(f"{where} is {_shown(value)}, which isn't a {field.type}: {error}") from error
-    if _meaning(field, "unit") == _FRACTION and not 0 <= plain <= 1:
-        raise StorageError(f"{where} is {value!r}; allowed: a {_FRACTION} (not a percentage).")
-    allowed = _meaning(field, "allowed")
-    if allowed and plain not in allowed.split(", "):
-        raise StorageError(f"{where} is {value!r}, which is unknown; {nearest(plain, allowed.split(', '))}")
-    return plain
-
-
-# pyarrow itself would take 1.5 for the integer 1, True for 1.0 and a local time for UTC
-_KINDS: tuple[tuple[Callable[[pa.DataType], bool], Callable[[Any], bool], str], ...] = (
-    (pa.types.is_string, lambda value: isinstance(value, str), "a string"),
-    (pa.types.is_integer, lambda value: isinstance(value, Integral) and not isinstance(value, bool), "a whole number"),
-    (pa.types.is_floating, lambda value: isinstance(value, Real) and not isinstance(value, bool), "a number"),
-    (
-        pa.types.is_timestamp,
-        lambda value: isinstance(value, datetime) and value.tzinfo is not None,
-        "a datetime with a time zone",
-    ),
-)
-
-
-def _meaning(field: pa.Field, key: str) -> str:
+def meaning(field: pa.Field, key: str) -> str:
+    """Returns what a column's metadata say: its description, unit, allowed values or first version; "" for nothing."""
     text: bytes = (field.metadata or {}).get(key.encode(), b"")
     return text.decode()
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+def since(field: pa.Field) -> int:
+    """Returns the schema version with which a column came. Rows of an older version have null there."""
+    return int(meaning(field, _SINCE) or 1)

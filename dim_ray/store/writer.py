@@ -16,7 +16,8 @@ import pyarrow as pa
 from dim_ray.store.faults import PAUSES_SECONDS
 from dim_ray.store.filesystem import open_root
 from dim_ray.store.packs import encode, folder_key
-from dim_ray.store.schema import EVALUATION_TABLE, TRIAL_TABLE, Table, check_row
+from dim_ray.store.rows import check_row
+from dim_ray.store.schema import EVALUATION_TABLE, TRIAL_TABLE, Table
 
 __all__ = ["Writer"]
 

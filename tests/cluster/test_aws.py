@@ -12,12 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 
 from tests.cluster.configurations import FOLDER, ROOT, load, prepared
-
-boto3 = pytest.importorskip("boto3")
-pytest.importorskip("moto.server")
 
 BUCKET = "dim-results"
 OWN = "192.0.2.7/32"

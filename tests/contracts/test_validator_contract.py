@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from dim_ray.core.generator import Generator
-from dim_ray.distributed.resources import cluster
 from dim_ray.distributed.validator import SlotValidator
 from dim_ray.errors import DivergedError
-from dim_ray.pipeline.generators import load_module
 from dim_ray.pipeline.students import validate
 from dim_ray.pipeline.validation import HereValidator, Validator
 from dim_ray.pipeline.workspace import Workspace
-from dim_ray.progress import SilentProgress
-from tests.pipeline.small import build_networks, distil, make_config, make_work
+from tests.distributed.slots import generator as generator
+from tests.distributed.slots import slots as slots
+from tests.distributed.slots import work as work
 
 IMPLEMENTATIONS: dict[str, Callable[[Workspace], Validator]] = {
     "HereValidator": HereValidator,
@@ -26,27 +25,6 @@ IMPLEMENTATIONS: dict[str, Callable[[Workspace], Validator]] = {
 }
 SECONDS = 120.0
 SLOW = {"SlotValidator": [pytest.mark.ray, pytest.mark.slow]}
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    work = make_work(tmp_path_factory.mktemp("storage"))
-    build_networks(work)
-    return work
-
-
-@pytest.fixture(scope="module")
-def generator(work: Workspace) -> Generator:
-    return load_module(work, distil(work))
-
-
-@pytest.fixture(scope="module")
-def slots() -> Iterator[None]:
-    """A Ray on this machine."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        with cluster(make_config("unused"), SilentProgress()):
-            yield
 
 
 @pytest.fixture(params=[pytest.param(name, marks=SLOW.get(name, ())) for name in IMPLEMENTATIONS])

@@ -12,37 +12,16 @@ import ray
 
 from dim_ray.core.generator import Generator
 from dim_ray.distributed import validator
-from dim_ray.distributed.resources import cluster
 from dim_ray.distributed.validator import SlotValidator
-from dim_ray.pipeline.generators import load_module
 from dim_ray.pipeline.students import validate
 from dim_ray.pipeline.workspace import Workspace
-from dim_ray.progress import SilentProgress
-from tests.pipeline.small import build_networks, distil, make_config, make_work
+from tests.distributed.slots import generator as generator
+from tests.distributed.slots import slots as slots
+from tests.distributed.slots import work as work
 
 SECONDS = 120.0
 ONE_CORE = {"CPU": 1.0, "GPU": 0.0}
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def slots() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        with cluster(make_config("unused"), SilentProgress()):
-            yield
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    work = make_work(tmp_path_factory.mktemp("storage"))
-    build_networks(work)
-    return work
-
-
-@pytest.fixture(scope="module")
-def generator(work: Workspace) -> Generator:
-    return load_module(work, distil(work))
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("slots")]
 
 
 @pytest.fixture

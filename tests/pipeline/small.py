@@ -71,3 +71,13 @@ def file_bytes(work: Workspace, kind: str) -> dict[str, bytes]:
     """Returns the tensor files of all artefacts of a kind, by path."""
     root = Path(work.artifacts.root)
     return {str(path.relative_to(root)): path.read_bytes() for path in (root / kind).rglob("*.safetensors")}
+
+
+def undistilled(work: Workspace) -> Workspace:
+    """Returns the same teachers and prior with a generator that isn't there yet."""
+    return with_matching(work, seed=work.config.matching.seed + 1)
+
+
+def with_matching(work: Workspace, **changes: Any) -> Workspace:
+    """Returns a workspace with another recipe of matching."""
+    return replace(work, config=replace(work.config, matching=replace(work.config.matching, **changes)))

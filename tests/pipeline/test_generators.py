@@ -18,12 +18,10 @@ from dim_ray.core.matching import distill
 from dim_ray.core.pair import Pair, build_pair
 from dim_ray.core.pool import StoredPool
 from dim_ray.core.ports import NoCheckpointer, SilentReporter, SingleWorker, State
-from dim_ray.errors import DivergedError
 from dim_ray.pipeline import generators, teachers, validation
 from dim_ray.pipeline.generators import (
     GENERATOR_FILE,
     SAMPLES_FILE,
-    distill_generator,
     generator_fingerprint,
     load_module,
     rung_epochs,
@@ -32,19 +30,9 @@ from dim_ray.pipeline.generators import (
 from dim_ray.pipeline.priors import build_prior, load_prior, prior_fingerprint
 from dim_ray.pipeline.students import validate
 from dim_ray.pipeline.teachers import load_teacher, missing_teachers, teacher_fingerprint
-from dim_ray.pipeline.validation import HereValidator
 from dim_ray.pipeline.workspace import StoredCheckpointer, Workspace
 from tests.core.tiny import ARCHITECTURE, InterruptedStageError, OneOfSeveral, RecordingReporter, equal_states
-from tests.pipeline.small import build_networks, distil, file_bytes, make_config, make_work
-
-
-def undistilled(work: Workspace) -> Workspace:
-    """Returns the same teachers and prior with a generator that isn't there yet."""
-    return with_matching(work, seed=work.config.matching.seed + 1)
-
-
-def with_matching(work: Workspace, **changes: Any) -> Workspace:
-    return replace(work, config=replace(work.config, matching=replace(work.config.matching, **changes)))
+from tests.pipeline.small import build_networks, distil, file_bytes, make_work, undistilled, with_matching
 
 
 def with_pool(work: Workspace, **changes: Any) -> Workspace:
@@ -424,68 +412,6 @@ def test_distillation_killed_after_a_save_goes_on_to_the_same_bits(
     assert not list(Path(work.artifacts.root, "studies").rglob("*.safetensors"))
 
 
-def test_validation_is_measured_at_the_rungs_alone(built: Workspace) -> None:
-    work = with_matching(built, epochs=4)
-    work = replace(work, config=replace(work.config, study=replace(work.config.study, grace_epochs=1)))
-    reporter = RecordingReporter()
-    distil(work, reporter)
-    measured = [step for step, _, metrics in reporter.reports if "validation_accuracy" in metrics]
-    assert measured == [1, 3, 4]
-    assert reporter.steps == [1, 2, 3, 4]
-
-
-class LateValidator:
-    """Measures, and hands it out the second time that somebody looks."""
-
-    def __init__(self, work: Workspace) -> None:
-        self._here = HereValidator(work)
-        self._looks = 0
-
-    def begin(self, generator: Generator) -> None:
-        self._here.begin(generator)
-        self._looks = 0
-
-    def take(self, *, wait: bool) -> Mapping[str, float] | None:
-        self._looks += 1
-        return self._here.take(wait=wait) if wait or self._looks > 1 else None
-
-
-@pytest.mark.parametrize(
-    ("epochs", "expected"),
-    [
-        (4, [(2, 1), (4, 3), (4, 4)]),  # the third epoch's is waited for at the end
-        (6, [(2, 1), (4, 3), (6, 6)]),
-        (3, [(2, 1), (3, 3)]),
-    ],
-)
-def test_validation_that_comes_late_is_told_with_its_own_epoch_and_changes_nothing(
-    built: Workspace, epochs: int, expected: list[tuple[int, int]]
-) -> None:
-    work = with_matching(built, epochs=epochs)
-    work = replace(work, config=replace(work.config, study=replace(work.config.study, grace_epochs=1)))
-    in_place, late = RecordingReporter(), RecordingReporter()
-    distil(work, in_place)
-    there = file_bytes(work, "generators")
-    for path in Path(work.artifacts.root, "generators", generator_fingerprint(work)).iterdir():
-        path.unlink()
-    distill_generator(work, late, SingleWorker(), LateValidator(work))
-    told = [(step, metrics["validated_epoch"]) for step, _, metrics in late.reports if "validated_epoch" in metrics]
-    assert told == expected
-    accuracies = [
-        [metrics["validation_accuracy"] for _, _, metrics in reporter.reports if "validation_accuracy" in metrics]
-        for reporter in (late, in_place)
-    ]
-    assert accuracies[0] == accuracies[1]
-    assert file_bytes(work, "generators") == there
-
-
-def test_generator_is_measured_at_its_end_alone_where_nobody_asks_for_more(built: Workspace) -> None:
-    work = with_matching(undistilled(built), epochs=3)
-    reporter = RecordingReporter()
-    distill_generator(work, reporter, SingleWorker())
-    assert [step for step, _, metrics in reporter.reports if "validation_accuracy" in metrics] == [3]
-
-
 def test_test_split_is_not_used_in_distillation(built: Workspace) -> None:
     work = undistilled(built)
     poisoned = replace(work.dataset, test=replace(work.dataset.test, images=torch.zeros(0, 1, 8, 8, dtype=torch.uint8)))
@@ -495,41 +421,6 @@ def test_test_split_is_not_used_in_distillation(built: Workspace) -> None:
         path.unlink()
     distil(replace(work, dataset=poisoned), without_test)
     assert without_test.reports == with_test.reports
-
-
-def test_student_that_diverges_ends_the_distillation_on_every_worker(
-    built: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def diverge(*args: object) -> dict[str, float]:
-        raise DivergedError("the student's loss is nan")
-
-    monkeypatch.setattr(validation, "validate", diverge)
-    with pytest.raises(DivergedError, match="loss is nan"):
-        distil(undistilled(built))
-    with pytest.raises(DivergedError, match="worker 0"):  # it measures nothing itself
-        distill_generator(built, RecordingReporter(), OneOfSeveral(1, 2, flagged=lambda call: True))
-
-
-@pytest.mark.parametrize(
-    ("epochs", "grace", "factor", "expected"),
-    [
-        (6, 2, 3, [2, 6]),
-        (100, 1, 3, [1, 3, 9, 27, 81, 100]),
-        (9, 1, 3, [1, 3, 9]),
-        (4, 4, 2, [4]),
-        (1, 1, 4, [1]),
-    ],
-)
-def test_rungs_are_multiplied_until_the_last_epoch(
-    tmp_path: Path, epochs: int, grace: int, factor: int, expected: list[int]
-) -> None:
-    config = make_config(tmp_path)
-    config = replace(
-        config,
-        matching=replace(config.matching, epochs=epochs),
-        study=replace(config.study, grace_epochs=grace, reduction_factor=factor),
-    )
-    assert rung_epochs(config) == expected
 
 
 def test_file_of_a_generator_is_the_one_that_the_card_vouches_for(built: Workspace) -> None:

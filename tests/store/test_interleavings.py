@@ -9,20 +9,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from dim_ray.store.compaction import compact
 from dim_ray.store.merging import merge
 from dim_ray.store.packs import row_of
 from dim_ray.store.reader import Reader
-from dim_ray.store.schema import row_id
+from dim_ray.store.rows import row_id
 from dim_ray.store.verification import verify
 from dim_ray.store.writer import Writer
 from tests.store.rows import trial
 from tests.store.steps import Crash, Hook, steps
-
-pytest.importorskip("hypothesis")
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 _QUICK, _MANY = 200, 2_000

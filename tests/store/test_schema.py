@@ -10,14 +10,13 @@ import pyarrow as pa
 import pytest
 
 from dim_ray.errors import StorageError
+from dim_ray.store.rows import check_row, row_id
 from dim_ray.store.schema import (
     EVALUATION_TABLE,
     EVALUATIONS,
     SCHEMA_VERSION,
     TRIAL_TABLE,
     TRIALS,
-    check_row,
-    row_id,
 )
 from tests.store.rows import evaluation, trial
 
@@ -29,7 +28,7 @@ def test_every_column_says_what_it_means_and_its_unit(schema: pa.Schema) -> None
 
 
 def test_row_id_is_the_same_in_another_process_with_another_hash_seed() -> None:
-    command = "from dim_ray.store.schema import row_id; print(row_id('a', 10, None, {'y': 1, 'x': 0.5}))"
+    command = "from dim_ray.store.rows import row_id; print(row_id('a', 10, None, {'y': 1, 'x': 0.5}))"
     ids = {
         subprocess.run(
             [sys.executable, "-c", command], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True

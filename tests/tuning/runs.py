@@ -37,6 +37,10 @@ FLAGS: Mapping[str, str] = {
     "--study.selection_images_per_class": "2",
     "--num-trials": "2",
 }
+ONE_STUDENT = {"--ipc": "1", "--evaluation.protocols": "on_the_fly", "--evaluation.num_seeds": "1"}
+"""As little evaluation as there can be, where a test is about something else."""
+LONG = {**ONE_STUDENT, "--matching.epochs": "15", "--study.grace_epochs": "15", "--storage.checkpoint_seconds": "0"}
+"""Trials of several seconds, which save their state after every step."""
 LEAVE_SECONDS = 30.0
 """Within which every process of a run has to be gone, on a busy machine, too."""
 NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}

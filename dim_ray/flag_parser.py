@@ -1,0 +1,203 @@
+"""Parsers: short flags, one for every field of the configuration, and their help.
+
+    parser = FlagParser("python -m dim_ray.tune", "Search ...", TUNE_FLAGS, extra=None, shipped=[], defaults=None)
+    parser.parse_args(["--ipc", "1", "10", "--pool.size=8"]).settings
+
+Values stay text here; `dim_ray.settings` gives them their types.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import shutil
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, get_args, get_origin
+
+from dim_ray.clusters import add_cluster_flags
+from dim_ray.config import Config
+from dim_ray.errors import UsageError
+from dim_ray.flags import Flag
+from dim_ray.settings import Setting, field_parser, known_fields, make_config, section_types, value_of
+
+__all__ = ["FlagParser", "Parser"]
+
+_HELP_COLUMN = 28
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises a `UsageError` where argparse would print the usage and exit."""
+
+    def refuse_unknown_flags(self, argv: Sequence[str]) -> None:
+        """Raises for the first unknown flag, before argparse takes its value for something else."""
+        known = [name for action in self._actions for name in action.option_strings]
+        for token in argv:
+            name = token.partition("=")[0]
+            if name.startswith("-") and name not in known and not _is_number(token):
+                close = difflib.get_close_matches(name, known, n=1)
+                guess = f"; did you mean {close[0]}?" if close else "."
+                raise UsageError(f"unknown flag {name}{guess} See --help.")
+
+    def error(self, message: str) -> NoReturn:
+        """Raises what argparse would print together with the usage."""
+        raise UsageError(f"{message.removeprefix('argument ').replace('unrecognized', 'unexpected')}. See --help.")
+
+
+class FlagParser(Parser):
+    """Understands the flags: everyday ones shown in --help, and one for every field."""
+
+    def __init__(
+        self,
+        program: str,
+        description: str,
+        flags: Sequence[Flag],
+        extra: Callable[[argparse.ArgumentParser], None] | None,
+        shipped: Sequence[Setting],
+        defaults: Path | None,
+    ) -> None:
+        super().__init__(
+            prog=program,
+            description=description.strip(),
+            epilog=_sections_help(),
+            formatter_class=_formatter,
+            add_help=False,
+            allow_abbrev=False,
+        )
+        self.set_defaults(settings=[])
+        written = {setting.field: setting.value for setting in shipped}
+        for flag in flags:
+            default = written.get(flag.field, value_of(Config(), flag.field))
+            _add_field(self, flag.name, flag.field, help=(flag.help + _default_text(default)).replace("%", "%%"))
+        for field in known_fields():
+            _add_field(self, f"--{field}", field, help=argparse.SUPPRESS)
+        if extra is not None:
+            extra(self)
+        positionals = [str(action.metavar or action.dest) for action in self._actions if not action.option_strings]
+        self.usage = " ".join([program, *positionals, "[flags]"])
+        add_cluster_flags(self)
+        self.add_argument("--seed", type=_seed, metavar="N", help="every seed but that of the data split")
+        self.add_argument(
+            "--config",
+            metavar="FILE",
+            help="YAML file, or a name of --list-studies"
+            + (f", in the place of {defaults.name}; what it leaves out is the paper's, for GPUs" if defaults else ""),
+        )
+        self.add_argument("--list-studies", action="store_true", help="print what is shipped for --config")
+        self.add_argument("--print-config", action="store_true", help="print the configuration, for --config")
+        # parse() looks for these two before anything else; here they only need to be in the help.
+        self.add_argument("-h", "--help", action="help", help="show this help and stop")
+        self.add_argument("--help-all", action="help", help="show every field of the configuration and stop")
+
+    def format_help_all(self, shipped: Sequence[Setting]) -> str:
+        """Returns the help with every field: docstring, type and default."""
+        self.epilog = None
+        everything = field_parser(docstrings=True)
+        everything.formatter_class = _fields_formatter()
+        config = make_config(shipped)
+        everything.set_defaults({field: value_of(config, field) for field in known_fields()})
+        for section, cls in section_types().items():
+            (everything.groups or {})[section].title = f"--{section}.*  {_sentence(cls)}"
+        return f"{self.format_help()}\n{everything.format_help().removeprefix('usage:').strip()}"
+
+
+class _SetField(argparse.Action):
+    """Notes the value of a field, in the order of the command line: the last one counts."""
+
+    def __init__(self, *, field: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.field = field
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if isinstance(values, list):
+            text = " ".join(values)
+            values = text if text.startswith("[") else [part for part in text.replace(",", " ").split() if part]
+        setting = Setting(field=self.field, value=values, source=option_string or f"--{self.field}")
+        namespace.settings = [*namespace.settings, setting]
+
+
+def _add_field(parser: argparse.ArgumentParser, name: str, field: str, help: str) -> None:
+    hint = known_fields()[field]
+    is_several = get_origin(hint) is tuple
+    numbers = {int: "N", float: "X"}
+    kind = next((t for t in (hint, *get_args(hint)) if t in numbers), None)
+    metavar = numbers[kind] if kind else name.rpartition("-")[2].rpartition(".")[2].upper()
+    parser.add_argument(
+        name,
+        action=_SetField,
+        field=field,
+        nargs="+" if is_several else None,
+        dest=argparse.SUPPRESS,
+        metavar=metavar,
+        help=help,
+    )
+
+
+def _sections_help() -> str:
+    width = max(map(len, section_types())) + len("--.*") + 4
+    terminal_width = shutil.get_terminal_size().columns - 2
+    lines = [
+        textwrap.fill(
+            f"  {f'--{section}.*':<{width - 2}}{_sentence(cls)}", terminal_width, subsequent_indent=" " * width
+        )
+        for section, cls in section_types().items()
+    ]
+    order = "Flags win over the --config file, and that over the defaults. --help-all shows every field."
+    return "\n".join(
+        [
+            "every field of the configuration is a flag too, such as --pool.size 8:",
+            *lines,
+            "",
+            textwrap.fill(order, terminal_width),
+        ]
+    )
+
+
+def _sentence(cls: type) -> str:
+    """Returns the first sentence of a section's docstring, without its full stop."""
+    return (cls.__doc__ or "").strip().partition("\n")[0].partition(". ")[0].rstrip(".")
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=_HELP_COLUMN)
+
+
+def _fields_formatter() -> type[argparse.HelpFormatter]:
+    import jsonargparse
+
+    class FieldsFormatter(jsonargparse.DefaultHelpFormatter):
+        """Leaves out the flag that would load a whole section."""
+
+        def add_argument(self, action: argparse.Action) -> None:
+            if "." in action.dest:
+                super().add_argument(action)
+
+    return FieldsFormatter
+
+
+def _default_text(value: Any) -> str:
+    if value is None or value == ():
+        return ""
+    shown = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+    return f" (default: {shown})"
+
+
+def _seed(text: str) -> int:
+    if text.isdecimal():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,106 @@
+"""What a row must look like, and its id.
+
+row_id(generator, "digits", 10, "on_the_fly", "convnet3", seed)
+check_row(EVALUATION_TABLE, {"dataset": "digits", "ipc": 10, ...})["id"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from numbers import Integral, Real
+from typing import Any
+
+import pyarrow as pa
+
+from dim_ray.config import fingerprint
+from dim_ray.errors import StorageError, nearest
+from dim_ray.store.filesystem import check_name
+from dim_ray.store.schema import FRACTION, SCHEMA_VERSION, Table, meaning
+
+__all__ = ["check_row", "row_id"]
+
+_MAX_SHOWN = 80
+
+
+def row_id(*parts: Any) -> str:
+    """Returns the id of a row: the same, in every process, for the same configurations and plain values."""
+    return fingerprint(*parts)
+
+
+def check_row(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a row with every column of the table, once all of its values are known to be right.
+
+    `id`, `schema_version` and `created_at` may be left out and are then filled in; every other column has to be
+    there, None where it has no value.
+
+    Raises:
+        StorageError: A column is missing or unknown, or a value has the wrong type or is out of range.
+    """
+    names = table.schema.names
+    for column in row:
+        if column not in names:
+            raise StorageError(f"the row for {table.name} has the unknown column {column!r}; {nearest(column, names)}")
+    complete = {"id": None, "schema_version": SCHEMA_VERSION, "created_at": datetime.now(UTC), **row}
+    missing = [name for name in names if name not in complete]
+    if missing:
+        raise StorageError(
+            f"the row for {table.name} lacks {', '.join(missing)}; give every column, None where it has no value."
+        )
+    values = {
+        field.name: _checked(f"{table.name}.{field.name}", field, complete[field.name])
+        for field in table.schema
+        if field.name != "id"
+    }
+    given = complete["id"]
+    own = row_id(table.name, *(values[name] for name in table.identity)) if given is None else given
+    complete = values | {"id": check_name(f"{table.name}.id", own)}
+    if complete["schema_version"] != SCHEMA_VERSION:
+        raise StorageError(
+            f"{table.name}.schema_version is {complete['schema_version']!r}; this version writes {SCHEMA_VERSION}."
+        )
+    for name in table.partitions:
+        if isinstance(complete[name], str):
+            check_name(f"{table.name}.{name}", complete[name])
+        elif complete[name] < 1:
+            raise StorageError(f"{table.name}.{name} is {complete[name]!r}; allowed: 1 or more.")
+    return complete
+
+
+def _checked(where: str, field: pa.Field, value: Any) -> Any:
+    """Returns a value as the plain Python value that is stored."""
+    if value is None:
+        if not field.nullable:
+            raise StorageError(f"{where} is None; this column needs a value ({meaning(field, 'description')})")
+        return None
+    fits, wanted = next((fits, wanted) for is_kind, fits, wanted in _KINDS if is_kind(field.type))
+    if not fits(value):
+        raise StorageError(f"{where} is {_shown(value)} ({type(value).__name__}); allowed: {wanted}.")
+    try:
+        plain = pa.scalar(value, field.type).as_py()
+    except (pa.ArrowException, OverflowError, ValueError) as error:
+        raise StorageError(f"{where} is {_shown(value)}, which isn't a {field.type}: {error}") from error
+    if meaning(field, "unit") == FRACTION and not 0 <= plain <= 1:
+        raise StorageError(f"{where} is {value!r}; allowed: a {FRACTION} (not a percentage).")
+    allowed = meaning(field, "allowed")
+    if allowed and plain not in allowed.split(", "):
+        raise StorageError(f"{where} is {value!r}, which is unknown; {nearest(plain, allowed.split(', '))}")
+    return plain
+
+
+# pyarrow itself would take 1.5 for the integer 1, True for 1.0 and a local time for UTC
+_KINDS: tuple[tuple[Callable[[pa.DataType], bool], Callable[[Any], bool], str], ...] = (
+    (pa.types.is_string, lambda value: isinstance(value, str), "a string"),
+    (pa.types.is_integer, lambda value: isinstance(value, Integral) and not isinstance(value, bool), "a whole number"),
+    (pa.types.is_floating, lambda value: isinstance(value, Real) and not isinstance(value, bool), "a number"),
+    (
+        pa.types.is_timestamp,
+        lambda value: isinstance(value, datetime) and value.tzinfo is not None,
+        "a datetime with a time zone",
+    ),
+)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."

@@ -1,0 +1,37 @@
+"""A Ray of this machine, and a generator that is measured on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from dim_ray.core.generator import Generator
+from dim_ray.distributed.resources import cluster
+from dim_ray.pipeline.generators import load_module
+from dim_ray.pipeline.workspace import Workspace
+from dim_ray.progress import SilentProgress
+from tests.pipeline.small import build_networks, distil, make_config, make_work
+
+
+@pytest.fixture(scope="module")
+def slots() -> Iterator[None]:
+    """Runs Ray."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        with cluster(make_config("unused"), SilentProgress()):
+            yield
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Has teachers and a prior."""
+    work = make_work(tmp_path_factory.mktemp("storage"))
+    build_networks(work)
+    return work
+
+
+@pytest.fixture(scope="module")
+def generator(work: Workspace) -> Generator:
+    """Is stored."""
+    return load_module(work, distil(work))

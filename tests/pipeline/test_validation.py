@@ -1,0 +1,120 @@
+"""When a generator is measured while it is distilled, and what is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dim_ray.core.generator import Generator
+from dim_ray.core.ports import SingleWorker
+from dim_ray.errors import DivergedError
+from dim_ray.pipeline import validation
+from dim_ray.pipeline.generators import (
+    distill_generator,
+    generator_fingerprint,
+    rung_epochs,
+)
+from dim_ray.pipeline.validation import HereValidator
+from dim_ray.pipeline.workspace import Workspace
+from tests.core.tiny import OneOfSeveral, RecordingReporter
+from tests.pipeline.small import distil, file_bytes, make_config, undistilled, with_matching
+
+
+def test_validation_is_measured_at_the_rungs_alone(built: Workspace) -> None:
+    work = with_matching(built, epochs=4)
+    work = replace(work, config=replace(work.config, study=replace(work.config.study, grace_epochs=1)))
+    reporter = RecordingReporter()
+    distil(work, reporter)
+    measured = [step for step, _, metrics in reporter.reports if "validation_accuracy" in metrics]
+    assert measured == [1, 3, 4]
+    assert reporter.steps == [1, 2, 3, 4]
+
+
+class LateValidator:
+    """Measures, and hands it out the second time that somebody looks."""
+
+    def __init__(self, work: Workspace) -> None:
+        self._here = HereValidator(work)
+        self._looks = 0
+
+    def begin(self, generator: Generator) -> None:
+        self._here.begin(generator)
+        self._looks = 0
+
+    def take(self, *, wait: bool) -> Mapping[str, float] | None:
+        self._looks += 1
+        return self._here.take(wait=wait) if wait or self._looks > 1 else None
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected"),
+    [
+        (4, [(2, 1), (4, 3), (4, 4)]),  # the third epoch's is waited for at the end
+        (6, [(2, 1), (4, 3), (6, 6)]),
+        (3, [(2, 1), (3, 3)]),
+    ],
+)
+def test_validation_that_comes_late_is_told_with_its_own_epoch_and_changes_nothing(
+    built: Workspace, epochs: int, expected: list[tuple[int, int]]
+) -> None:
+    work = with_matching(built, epochs=epochs)
+    work = replace(work, config=replace(work.config, study=replace(work.config.study, grace_epochs=1)))
+    in_place, late = RecordingReporter(), RecordingReporter()
+    distil(work, in_place)
+    there = file_bytes(work, "generators")
+    for path in Path(work.artifacts.root, "generators", generator_fingerprint(work)).iterdir():
+        path.unlink()
+    distill_generator(work, late, SingleWorker(), LateValidator(work))
+    told = [(step, metrics["validated_epoch"]) for step, _, metrics in late.reports if "validated_epoch" in metrics]
+    assert told == expected
+    accuracies = [
+        [metrics["validation_accuracy"] for _, _, metrics in reporter.reports if "validation_accuracy" in metrics]
+        for reporter in (late, in_place)
+    ]
+    assert accuracies[0] == accuracies[1]
+    assert file_bytes(work, "generators") == there
+
+
+def test_generator_is_measured_at_its_end_alone_where_nobody_asks_for_more(built: Workspace) -> None:
+    work = with_matching(undistilled(built), epochs=3)
+    reporter = RecordingReporter()
+    distill_generator(work, reporter, SingleWorker())
+    assert [step for step, _, metrics in reporter.reports if "validation_accuracy" in metrics] == [3]
+
+
+def test_student_that_diverges_ends_the_distillation_on_every_worker(
+    built: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(*args: object) -> dict[str, float]:
+        raise DivergedError("the student's loss is nan")
+
+    monkeypatch.setattr(validation, "validate", diverge)
+    with pytest.raises(DivergedError, match="loss is nan"):
+        distil(undistilled(built))
+    with pytest.raises(DivergedError, match="worker 0"):  # it measures nothing itself
+        distill_generator(built, RecordingReporter(), OneOfSeveral(1, 2, flagged=lambda call: True))
+
+
+@pytest.mark.parametrize(
+    ("epochs", "grace", "factor", "expected"),
+    [
+        (6, 2, 3, [2, 6]),
+        (100, 1, 3, [1, 3, 9, 27, 81, 100]),
+        (9, 1, 3, [1, 3, 9]),
+        (4, 4, 2, [4]),
+        (1, 1, 4, [1]),
+    ],
+)
+def test_rungs_are_multiplied_until_the_last_epoch(
+    tmp_path: Path, epochs: int, grace: int, factor: int, expected: list[int]
+) -> None:
+    config = make_config(tmp_path)
+    config = replace(
+        config,
+        matching=replace(config.matching, epochs=epochs),
+        study=replace(config.study, grace_epochs=grace, reduction_factor=factor),
+    )
+    assert rung_epochs(config) == expected

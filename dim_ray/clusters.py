@@ -89,7 +89,8 @@ def go_to_cluster(
             job=job or None,
         )
     else:
-        _check_paths(config, cluster, description)
+        datasets = getattr(namespace, "datasets", ()) or (config.data.dataset,)
+        _check_paths(config, datasets, cluster, description)
         request = Request(
             action="run",
             module=module,
@@ -136,13 +137,12 @@ def _names_a_study(argv: Sequence[str]) -> bool:
     return bool(names - {f"--{name}" for name in _FLAGS})
 
 
-def _check_paths(config: Config, cluster: str, description: Mapping[str, Any]) -> None:
+def _check_paths(config: Config, datasets: Sequence[str], cluster: str, description: Mapping[str, Any]) -> None:
     """Refuses paths that mean another place on the head, and a storage that the nodes can't share."""
-    dataset = config.data.dataset.partition(":")[2]
     for flag, path in (
         ("--storage", config.storage.root),
         ("--data-root", config.data.data_root),
-        ("--dataset", dataset),
+        *(("--dataset", dataset.partition(":")[2]) for dataset in datasets),
     ):
         if path and _is_folder(path) and not path.startswith(("/", "~", "file:")):
             raise UsageError(

@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _print(work: Workspace, identity: str, planned: Sequence[Evaluation], num_new: int) -> None:
     from dim_ray.pipeline.evaluations import read_evaluations
-    from dim_ray.summary import accuracy_table, make_console, print_places
+    from dim_ray.summary import accuracy_table, make_console, print_next, print_places
 
     console = make_console()
     console.print(
@@ -70,7 +70,8 @@ def _print(work: Workspace, identity: str, planned: Sequence[Evaluation], num_ne
         soft_wrap=True,
     )
     console.print(accuracy_table(read_evaluations(work, planned)))
-    print_places(console, work, identity, work.config.evaluation.images_per_class)
+    print_places(console, work, identity)
+    print_next(console, work, work.config.evaluation.images_per_class)
 
 
 if __name__ == "__main__":

@@ -65,11 +65,12 @@ class FlagParser(Parser):
             add_help=False,
             allow_abbrev=False,
         )
-        self.set_defaults(settings=[])
+        self.set_defaults(settings=[], **{flag.all_values: () for flag in flags if flag.all_values is not None})
         written = {setting.field: setting.value for setting in shipped}
         for flag in flags:
             default = written.get(flag.field, value_of(Config(), flag.field))
-            _add_field(self, flag.name, flag.field, help=(flag.help + _default_text(default)).replace("%", "%%"))
+            text = (flag.help + _default_text(default)).replace("%", "%%")
+            _add_field(self, flag.name, flag.field, help=text, all_values=flag.all_values)
         for field in known_fields():
             _add_field(self, f"--{field}", field, help=argparse.SUPPRESS)
         if extra is not None:
@@ -105,9 +106,10 @@ class FlagParser(Parser):
 class _SetField(argparse.Action):
     """Notes the value of a field, in the order of the command line: the last one counts."""
 
-    def __init__(self, *, field: str, **options: Any) -> None:
+    def __init__(self, *, field: str, all_values: str | None = None, **options: Any) -> None:
         super().__init__(**options)
         self.field = field
+        self.all_values = all_values
 
     def __call__(
         self,
@@ -116,16 +118,21 @@ class _SetField(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        if isinstance(values, list):
+        if self.all_values is None and isinstance(values, list):
             text = " ".join(values)
             values = text if text.startswith("[") else [part for part in text.replace(",", " ").split() if part]
+        if self.all_values is not None:
+            setattr(namespace, self.all_values, tuple(values))
+            values = values[0]
         setting = Setting(field=self.field, value=values, source=option_string or f"--{self.field}")
         namespace.settings = [*namespace.settings, setting]
 
 
-def _add_field(parser: argparse.ArgumentParser, name: str, field: str, help: str) -> None:
+def _add_field(
+    parser: argparse.ArgumentParser, name: str, field: str, help: str, all_values: str | None = None
+) -> None:
     hint = known_fields()[field]
-    is_several = get_origin(hint) is tuple
+    is_several = all_values is not None or get_origin(hint) is tuple
     numbers = {int: "N", float: "X"}
     kind = next((t for t in (hint, *get_args(hint)) if t in numbers), None)
     metavar = numbers[kind] if kind else name.rpartition("-")[2].rpartition(".")[2].upper()
@@ -133,6 +140,7 @@ def _add_field(parser: argparse.ArgumentParser, name: str, field: str, help: str
         name,
         action=_SetField,
         field=field,
+        all_values=all_values,
         nargs="+" if is_several else None,
         dest=argparse.SUPPRESS,
         metavar=metavar,

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dim_ray.config import Config
@@ -43,6 +43,8 @@ class Flag:
     """For example data.dataset; a field of several values takes several: --ipc 1 10 50."""
     help: str
     """One line; the default is added to it."""
+    all_values: str | None = None
+    """Extra argument that receives all values where several are given; the field has the first. Default: one value."""
 
 
 COMMON_FLAGS: tuple[Flag, ...] = (
@@ -54,16 +56,17 @@ COMMON_FLAGS: tuple[Flag, ...] = (
     Flag(
         name="--data-root",
         field="data.data_root",
-        help="folder that has, or receives, the files of torchvision's data sets (default: ~/.cache/dim_ray)",
+        help="folder that has, or receives, torchvision's files (default: ~/.cache/dim_ray)",
     ),
     Flag(name="--storage", field="storage.root", help="where everything is kept: a folder, or an s3:// or gs:// URI"),
 )
 TUNE_FLAGS: tuple[Flag, ...] = (
-    *COMMON_FLAGS,
+    replace(COMMON_FLAGS[0], help=f"{COMMON_FLAGS[0].help}; several: a study each", all_values="datasets"),
+    *COMMON_FLAGS[1:],
     Flag(
         name="--study",
         field="study.name",
-        help="name of the study; the same name goes on with it (default: from the configuration)",
+        help="name of the study; the same goes on with it (default: by configuration)",
     ),
     Flag(name="--num-trials", field="study.num_trials", help="trials in all; a larger number extends a study"),
     Flag(name="--ipc", field="evaluation.images_per_class", help="images per class to evaluate, several"),

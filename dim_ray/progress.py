@@ -24,7 +24,7 @@ from dim_ray.stages import Stage, Stages, format_duration, format_time_left
 if TYPE_CHECKING:
     from rich.console import Console, Group, RenderableType
 
-__all__ = ["LiveProgress", "PlainProgress", "Progress", "SilentProgress", "make_progress"]
+__all__ = ["LiveProgress", "PlainProgress", "PrefixedProgress", "Progress", "SilentProgress", "make_progress"]
 
 _REFRESHES_PER_SECOND = 4.0
 _PLAIN_SECONDS = 20.0
@@ -103,6 +103,48 @@ class SilentProgress:
 
     def message(self, text: str) -> None:
         """Does nothing."""
+
+
+class PrefixedProgress:
+    """Hands on what it's told, with a prefix before the names of stages: one part of a run that has several.
+
+    Args:
+        progress: Is told.
+        prefix: For example "mnist: ", or nothing.
+    """
+
+    def __init__(self, progress: Progress, prefix: str) -> None:
+        self._progress = progress
+        self._prefix = prefix
+
+    def __enter__(self) -> Self:
+        """Does nothing: the run's own display has begun."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Does nothing."""
+
+    def plan(self, stages: Mapping[str, float]) -> None:
+        """Hands on the stages under their prefixed names."""
+        self._progress.plan({f"{self._prefix}{name}": cost for name, cost in stages.items()})
+
+    def start(self, stage: str, total: float, unit: str) -> None:
+        """Hands on the stage under its prefixed name."""
+        self._progress.start(f"{self._prefix}{stage}", total, unit)
+
+    def advance(self, done: float, note: str = "") -> None:
+        """Hands it on."""
+        self._progress.advance(done, note)
+
+    def trials(self, *, done: int, running: int, stopped: int, failed: int, best: float | None) -> None:
+        """Hands them on."""
+        self._progress.trials(done=done, running=running, stopped=stopped, failed=failed, best=best)
+
+    def message(self, text: str) -> None:
+        """Hands it on, prefixed."""
+        self._progress.message(f"{self._prefix}{text}")
 
 
 class PlainProgress:

@@ -30,6 +30,7 @@ __all__ = [
     "make_console",
     "pool_table",
     "print_lines",
+    "print_next",
     "print_places",
 ]
 
@@ -54,10 +55,10 @@ def make_console() -> Console:
 
 
 def accuracy_table(rows: pd.DataFrame) -> Table:
-    """Returns test accuracy in %, mean ± standard deviation over seeds, a row an IPC and architecture.
+    """Returns test accuracy in %, mean ± standard deviation over seeds, a row a data set, IPC and architecture.
 
     Args:
-        rows: Evaluations of one generator and of the baselines at the same budgets.
+        rows: Evaluations of one generator a data set, and of the baselines at the same budgets.
     """
     cells = summarise(rows)
     protocols = [protocol for protocol in PROTOCOLS if (cells["protocol"] == protocol).any()]
@@ -71,18 +72,25 @@ def accuracy_table(rows: pd.DataFrame) -> Table:
         title_style="bold",
         pad_edge=False,
     )
-    for name in ("IPC", "student", "steps", "images"):
-        table.add_column(name, justify="left" if name == "student" else "right")
+    is_of_several = rows["dataset"].nunique() > 1
+    for name in (*(["data set"] if is_of_several else []), "IPC", "student", "steps", "images"):
+        table.add_column(name, justify="left" if name in ("data set", "student") else "right")
     for protocol in protocols:
         table.add_column(_HEADINGS[protocol], justify="right")
-    for (ipc, architecture), group in cells.groupby(["ipc", "architecture"], sort=True):
-        budget = rows[(rows["ipc"] == ipc) & (rows["architecture"] == architecture)].iloc[0]
+    for (dataset, ipc, architecture), group in cells.groupby(["dataset", "ipc", "architecture"], sort=True):
+        same = (rows["dataset"] == dataset) & (rows["ipc"] == ipc) & (rows["architecture"] == architecture)
+        budget = rows[same].iloc[0]
         texts = []
         for protocol in protocols:
             cell = group[group["protocol"] == protocol]
             texts.append(_text(cell.iloc[0]["mean"], cell.iloc[0]["std"], int(cell.iloc[0]["n"])) if len(cell) else "-")
         table.add_row(
-            str(ipc), str(architecture), str(budget["optimiser_steps"]), f"{budget['images_drawn']:,}", *texts
+            *([str(dataset)] if is_of_several else []),
+            str(ipc),
+            str(architecture),
+            str(budget["optimiser_steps"]),
+            f"{budget['images_drawn']:,}",
+            *texts,
         )
     return table
 
@@ -108,8 +116,8 @@ def pool_table(cards: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def print_places(console: Console, work: Workspace, generator: str, ipcs: Sequence[int]) -> None:
-    """Prints where rows, generator and picture are, and commands to copy."""
+def print_places(console: Console, work: Workspace, generator: str) -> None:
+    """Prints where rows, generator and picture are."""
     root = open_root(work.config.storage.root)
     folder = work.artifacts.uri("generators", generator)
     places = {
@@ -119,14 +127,19 @@ def print_places(console: Console, work: Workspace, generator: str, ipcs: Sequen
         "log": str(log_path(work)),
     }
     print_lines(console, *(f"{name:<10} {place}" for name, place in places.items()))
-    storage, dataset = root.uri, work.dataset.name
+
+
+def print_next(console: Console, work: Workspace, ipcs: Sequence[int]) -> None:
+    """Prints commands to copy."""
+    root = open_root(work.config.storage.root)
+    storage, dataset, rows = root.uri, work.dataset.name, root.uri_of("evaluations")
     ipc = 10 if 10 in ipcs else ipcs[0]
     print_lines(
         console,
         "",
         "next:",
         command("-m", "dim_ray.results", "list", "--storage", storage),
-        command("-c", _GROUPED.format(rows=literal(places["rows"]))),
+        command("-c", _GROUPED.format(rows=literal(rows))),
         command(
             "-c",
             f"import dim_ray; print(dim_ray.best_generator({literal(storage)}, dataset={literal(dataset)}, ipc={ipc}))",

@@ -2,6 +2,7 @@
 
     python -m dim_ray.tune                                  digits, minutes on two CPU cores
     python -m dim_ray.tune --dataset folder:PATH --num-trials 16
+    python -m dim_ray.tune --dataset mnist fashion_mnist    a study of each, and one table
     python -m dim_ray.tune --config my_study.yaml --storage s3://bucket/dim
     python -m dim_ray.tune --cluster cluster.yaml --storage s3://bucket/dim     on the cluster that `ray up` made
 
@@ -15,14 +16,19 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from dim_ray.cli import TUNE_FLAGS, parse, run_main, show_progress
+from dim_ray.config import Config
+from dim_ray.errors import DimError, UsageError
 from dim_ray.flags import DEFAULT_STUDY
 from dim_ray.stages import format_duration
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from dim_ray.pipeline.workspace import Workspace
     from tuning.study import StudyOutcome
 
@@ -47,38 +53,86 @@ def main(argv: Sequence[str]) -> None:
         defaults=DEFAULT_STUDY,
         extra=_add_dry_run,
     )
+    configs = _one_each(config, arguments.datasets)
     with show_progress() as progress:
         # Imported with the display already there, because torch takes seconds.
+        from dim_ray.cli import start_logging
         from dim_ray.core.checks import check_evaluation, check_training
         from dim_ray.pipeline.labels import check_labels
-        from dim_ray.session import open_session
+        from dim_ray.session import log_path, open_session
         from tuning.record import study_name
         from tuning.space import check_search
-        from tuning.study import run_study
+        from tuning.study import run_studies
         from tuning.warm_start import check_warm_start
 
         checks = [check_training, check_evaluation, check_labels, check_search, check_warm_start]
-        work = open_session(config, study_name, checks)
+        works = [open_session(own, study_name, checks) for own in configs]
         if arguments.dry_run:
             from tuning.plan import plan_study
 
-            lines = plan_study(work, progress).lines(datetime.now())
+            lines = [line for work in works for line in plan_study(work, progress).lines(datetime.now())]
         else:
-            outcome = run_study(work, progress)
+            outcomes = run_studies(works, progress, on_begin=lambda work: start_logging(log_path(work)))
     if arguments.dry_run:
         print("\n".join(lines))
         return
-    _print(work, outcome, time.monotonic() - started)
+    _print(works, outcomes, time.monotonic() - started)
+
+
+def _one_each(config: Config, datasets: Sequence[str]) -> list[Config]:
+    """Returns the configuration of each data set's study; with a name, they are NAME-mnist, NAME-svhn, ..."""
+    if len(datasets) < 2:
+        return [config]
+    if config.data.name is not None:
+        raise UsageError(
+            f"data.name is {config.data.name!r}, which is the name of one data set, and --dataset has {len(datasets)}; "
+            "leave one of them out."
+        )
+    configs = [replace(config, data=replace(config.data, dataset=dataset)) for dataset in datasets]
+    labels = [own.data.label for own in configs]
+    if len(set(labels)) < len(labels):
+        raise UsageError(
+            f"--dataset is {' '.join(datasets)}, whose names are {' '.join(labels)}, and rows are stored under them; "
+            "give each name once, or run them one after the other with --data.name."
+        )
+    if config.study.name is None:
+        return configs
+    return [replace(own, study=replace(own.study, name=f"{own.study.name}-{own.data.label}")) for own in configs]
 
 
 def _add_dry_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print what the study would take, and stop")
 
 
-def _print(work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> None:
-    from dim_ray.summary import accuracy_table, make_console, print_lines, print_places
+def _print(works: Sequence[Workspace], outcomes: Sequence[StudyOutcome | DimError], wall_seconds: float) -> None:
+    import pandas as pd
+
+    from dim_ray.summary import accuracy_table, make_console, print_lines, print_next, print_places
 
     console = make_console()
+    pairs = [(work, own) for work, own in zip(works, outcomes, strict=True) if not isinstance(own, DimError)]
+    for work, outcome in pairs:
+        _print_study(console, work, outcome, wall_seconds)
+    measured = [own.evaluations for _, own in pairs if own.evaluations is not None]
+    if measured:
+        print_lines(console, "")
+        console.print(accuracy_table(pd.concat(measured, ignore_index=True)))
+    for work, outcome in pairs:
+        if outcome.evaluations is not None and outcome.best is not None:
+            print_places(console, work, str(outcome.best["generator"]))
+    if measured:
+        print_next(console, pairs[0][0], pairs[0][0].config.evaluation.images_per_class)
+    errors = [(work, own) for work, own in zip(works, outcomes, strict=True) if isinstance(own, DimError)]
+    if errors:
+        raise DimError(
+            f"{len(errors)} of {len(works)} studies failed: "
+            + " ".join(f"{work.dataset.name}: {error}" for work, error in errors)
+        )
+
+
+def _print_study(console: Console, work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> None:
+    from dim_ray.summary import print_lines
+
     best, trials, cost = outcome.best, outcome.trials, outcome.cost
     if outcome.num_trials_run == 0 and outcome.num_evaluations_run == 0:
         print_lines(
@@ -111,10 +165,6 @@ def _print(work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> None:
             f"the time budget of {work.config.study.time_budget} is over, with {left} trials to come: run the same "
             "command again to go on. The best generator is evaluated after the last one.",
         )
-        return
-    print_lines(console, "")
-    console.print(accuracy_table(outcome.evaluations))
-    print_places(console, work, str(best["generator"]), work.config.evaluation.images_per_class)
 
 
 if __name__ == "__main__":

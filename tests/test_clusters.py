@@ -172,6 +172,12 @@ def test_file_that_describes_no_cluster_is_refused(head: Head, tmp_path: Path, t
     assert not head.requests
 
 
+def test_every_data_sets_folder_is_checked(head: Head, on_premises: str) -> None:
+    argv = ["--cluster", on_premises, "--storage", "/shared/dim", "--dataset", "folder:/shared/birds", "folder:fish"]
+    assert "--dataset is 'fish', which is relative to a folder of this machine" in refusal(argv)
+    assert not head.requests
+
+
 @pytest.mark.parametrize("storage", [None, "results", "./results", "../results"])
 def test_storage_relative_to_this_machine_is_refused_with_the_reason(
     head: Head, on_premises: str, storage: str | None
@@ -215,7 +221,7 @@ def test_address_is_the_one_that_ray_reads(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
     options = {"program": "python -m dim_ray.tune", "description": "", "flags": TUNE_FLAGS, "defaults": None}
     _, extras = parse([], **options)  # type: ignore[arg-type]
-    assert (os.environ["RAY_ADDRESS"], vars(extras)) == ("192.0.2.1:6379", {})
+    assert (os.environ["RAY_ADDRESS"], vars(extras)) == ("192.0.2.1:6379", {"datasets": ()})
     parse(["--address", "auto"], **options)  # type: ignore[arg-type]
     assert os.environ["RAY_ADDRESS"] == "auto"  # the flag wins
 

@@ -16,7 +16,7 @@ from dim_ray.flags import EVALUATE_FLAGS, add_generator
 from dim_ray.reuse import load_generator
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
-from dim_ray.summary import accuracy_table, make_console, pool_table, print_lines, print_places
+from dim_ray.summary import accuracy_table, make_console, pool_table, print_lines, print_next, print_places
 from tests.pipeline.small import build_networks, distil, make_work
 from tests.store.conftest import object_store  # noqa: F401  # a fixture
 from tests.store.rows import evaluation, real_evaluation
@@ -54,6 +54,13 @@ def test_table_has_steps_images_and_mean_and_std_of_n_seeds_beside_the_baselines
     assert "real" in text
     [row] = table_rows(text)
     assert " ".join(row) == "10 convnet3 1000 100,000 92.0 ± 2.0 72.0 ± 2.0 99.0 ± 0.0 52.0 ± 2.0"
+
+
+def test_rows_of_several_data_sets_have_a_column_for_them(tmp_path: Path) -> None:
+    rows = [evaluation(dataset="mnist", accuracy=0.9), evaluation(dataset="digits", generator="b" * 16, accuracy=0.8)]
+    text = text_of(accuracy_table(rows_of(tmp_path, *rows)))
+    assert "data set" in text
+    assert [(row[0], row[-1]) for row in table_rows(text)] == [("digits", "80.0"), ("mnist", "90.0")]
 
 
 def test_columns_stand_under_their_protocols(tmp_path: Path) -> None:
@@ -108,7 +115,9 @@ STORAGE = """my "own" $storage's"""
 def places(tmp_path: Path) -> str:
     file = io.StringIO()
     console = Console(file=file, width=40, highlight=False)
-    print_places(console, make_work(tmp_path / STORAGE), "a" * 16, [1, 50])
+    work = make_work(tmp_path / STORAGE)
+    print_places(console, work, "a" * 16)
+    print_next(console, work, [1, 50])
     return file.getvalue()
 
 
@@ -191,7 +200,7 @@ def test_output_of_a_pipe_is_wide_enough_for_the_table(tmp_path: Path, monkeypat
 def test_places_on_an_object_store_are_uris(object_store: str) -> None:  # noqa: F811
     file = io.StringIO()
     console = Console(file=file, width=200, highlight=False)
-    print_places(console, make_work(object_store), "a" * 16, [10])
+    print_places(console, make_work(object_store), "a" * 16)
     lines = file.getvalue().splitlines()
     bucket = object_store.partition("?")[0]
     assert lines[0].split() == ["rows", f"{bucket}/evaluations?region=here"]

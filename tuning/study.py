@@ -1,6 +1,6 @@
-"""A study from beginning to end: teachers and priors, trials, and the evaluation of the best generator.
+"""Studies from beginning to end: teachers and priors, trials, and the evaluation of the best generator.
 
-    outcome = run_study(work, progress)
+    [outcome] = run_studies([work], progress)
     outcome.best, outcome.evaluations
 
 Everything that is finished is found on the storage and not done again, so the same call goes on after an
@@ -9,8 +9,10 @@ interruption, extends a study that was given more trials, and costs nothing wher
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import optuna
@@ -24,14 +26,15 @@ from dim_ray.distributed.resources import DRIVER_SHARE, Placement, cluster
 from dim_ray.distributed.watched import ray_path, watching
 from dim_ray.errors import DimError
 from dim_ray.pipeline.evaluations import missing_evaluations, plan_evaluations, read_evaluations
+from dim_ray.pipeline.students import Evaluation
 from dim_ray.pipeline.teachers import pool_teachers
 from dim_ray.pipeline.workspace import Workspace
-from dim_ray.progress import Progress
+from dim_ray.progress import PrefixedProgress, Progress
 from tuning.budget import TimeBudget
 from tuning.cost import StudyCost, network_keys
 from tuning.record import StudyRecord
 
-__all__ = ["StudyOutcome", "largest_trial", "run_study"]
+__all__ = ["StudyOutcome", "largest_trial", "run_studies"]
 
 _STAGE_TRIALS = "trials"
 
@@ -54,23 +57,48 @@ class StudyOutcome:
     """In this call."""
 
 
-def run_study(work: Workspace, progress: Progress) -> StudyOutcome:
-    """Does what is missing of a study; no other process can run it meanwhile.
+def run_studies(
+    works: Sequence[Workspace], progress: Progress, *, on_begin: Callable[[Workspace], None] = lambda work: None
+) -> list[StudyOutcome | DimError]:
+    """Does what is missing of studies, one after the other on one cluster; no other process can run them meanwhile.
 
     Args:
-        work: Configuration, data and name of the study. Data on the CPU.
+        works: Configuration, data and name of each; they differ in their data. Data on the CPU.
         progress: Entered; is told about stages.
+        on_begin: Is called with each when its turn comes.
 
     Returns:
-        What the study has come to; where its time budget is over, what it has so far.
+        What each has come to. Where the time budget, which they share, is over: what it has so far. One that failed
+        leaves its error, unless it's the only one.
 
     Raises:
-        ResourceError: A trial can never be placed, or another process runs the study.
-        DimError: No trial completed, or a stage failed.
+        ResourceError: Another process runs one of them.
+        DimError: The only one failed: no trial can be placed, none completed, or a stage failed.
     """
-    record = StudyRecord(work)
-    with record.held():
-        return _run(work, record, progress)
+    records = [StudyRecord(work) for work in works]
+    outcomes: list[StudyOutcome | DimError] = []
+    with ExitStack() as stack:
+        for record in records:
+            stack.enter_context(record.held())
+            record.open()
+        budget = TimeBudget(works[0].config)
+        names = [f"{work.dataset.name}: " if len(works) > 1 else "" for work in works]
+        pairs = list(zip(works, records, strict=True))
+        plans = [_costs(*pair) for pair in pairs]
+        if any(plans):
+            stages = zip(names, plans, strict=True)
+            progress.plan({f"{name}{stage}": cost for name, plan in stages for stage, cost in plan.items()})
+        placement = cache(lambda: stack.enter_context(cluster(works[0].config, progress)))
+        for (work, record), name in zip(pairs, names, strict=True):
+            on_begin(work)
+            try:
+                outcomes.append(_run(work, record, budget, placement, PrefixedProgress(progress, name)))
+            except DimError as error:
+                if len(works) == 1:
+                    raise
+                progress.message(f"{name}{error}")
+                outcomes.append(error)
+    return outcomes
 
 
 def largest_trial(work: Workspace) -> Workspace:
@@ -81,31 +109,35 @@ def largest_trial(work: Workspace) -> Workspace:
     return replace(work, config=replace(config, pool=pool, generator=generator))
 
 
-def _run(work: Workspace, record: StudyRecord, progress: Progress) -> StudyOutcome:
-    record.open()
-    budget = TimeBudget(work.config)
-    finished = record.finished()
+def _run(
+    work: Workspace,
+    record: StudyRecord,
+    budget: TimeBudget,
+    join: Callable[[], Placement],
+    progress: Progress,
+) -> StudyOutcome:
     config = work.config.study
-    num_missing = config.num_trials - len(finished)
-    if num_missing <= 0:
-        cells = missing_evaluations(work, plan_evaluations(work, str(record.best()["generator"])))
-        if not cells:
-            return _outcome(work, record, 0, 0)
-    progress.plan(_costs(work, max(0, num_missing)))
+    num_missing = max(0, config.num_trials - len(record.finished()))
+    if num_missing == 0 and not _missing_students(work, record):
+        return _outcome(work, record, 0, 0)
 
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()  # to the log file
-    with cluster(work.config, progress) as placement:
-        check_nodes(largest_trial(work), placement, progress, num_trials=max(1, num_missing))
-        if num_missing > 0:
-            record.note_missing(_missing_networks(work))
-            build_networks(work, max(config.pool_sizes), config.capacities, placement, progress)
-            if not _search(work, record, placement, num_missing, budget, progress):
-                return _unfinished(record, num_missing)
-        best = record.best()
-        num_evaluated = run_evaluations(work, plan_evaluations(work, str(best["generator"])), placement, progress)
-        record.forget_checkpoints()
-    return _outcome(work, record, max(0, num_missing), num_evaluated)
+    placement = join()
+    check_nodes(largest_trial(work), placement, progress, num_trials=max(1, num_missing))
+    if num_missing > 0:
+        record.note_missing(_missing_networks(work))
+        build_networks(work, max(config.pool_sizes), config.capacities, placement, progress)
+        if not _search(work, record, placement, num_missing, budget, progress):
+            return _unfinished(record, num_missing)
+    best = record.best()
+    num_evaluated = run_evaluations(work, plan_evaluations(work, str(best["generator"])), placement, progress)
+    record.forget_checkpoints()
+    return _outcome(work, record, num_missing, num_evaluated)
+
+
+def _missing_students(work: Workspace, record: StudyRecord) -> list[Evaluation]:
+    return missing_evaluations(work, plan_evaluations(work, str(record.best()["generator"])))
 
 
 def _missing_networks(work: Workspace) -> list[str]:
@@ -219,9 +251,15 @@ def _outcome(work: Workspace, record: StudyRecord, num_trials_run: int, num_eval
     )
 
 
-def _costs(work: Workspace, num_trials: int) -> dict[str, float]:
-    """Estimates the stages' costs in images through a student, for the time left."""
+def _costs(work: Workspace, record: StudyRecord) -> dict[str, float]:
+    """Estimates the costs of the stages to come, in images through a student; none where all is done."""
     config, num_images = work.config, len(work.dataset.train)
+    num_trials = max(0, config.study.num_trials - len(record.finished()))
+    try:
+        if num_trials == 0 and not _missing_students(work, record):
+            return {}
+    except DimError:  # is told when its turn comes
+        return {}
     evaluation = config.evaluation
     per_epoch = work.dataset.num_classes * sum(evaluation.images_per_class)
     students = len(evaluation.protocols) * len(config.networks.students) * evaluation.num_seeds

@@ -1,0 +1,227 @@
+"""Measures what the search saves, with whole studies of the digits in processes of their own.
+
+    python -m benchmarks.searches sharing       16 trials of one study, and the same 16 configurations each alone
+    python -m benchmarks.searches warm-start    how soon a study that begins from another one's trials is as good
+    python -m benchmarks.searches fidelity      the best of a study with asha and without, at equal device time
+    python -m benchmarks.searches dry-run       the estimate of --dry-run beside what the study took
+
+They take from a quarter of an hour to one and a half, on two cores. --folder keeps the storages: what is there isn't
+run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pandas as pd
+import yaml
+from scipy import stats
+
+from dim_ray.store.reader import Reader
+
+__all__ = ["main"]
+
+_NUM_TRIALS = 16
+_NUM_SLOTS = 2  # side by side, each with a thread
+_FEW_STUDENTS = {
+    "--ipc": "10",
+    "--evaluation.protocols": "on_the_fly",
+    "--evaluation.num_seeds": "1",
+}
+"""As little evaluation as there can be: none of it is measured here."""
+_SHARING = {
+    **_FEW_STUDENTS,
+    "--num-trials": str(_NUM_TRIALS),
+    "--study.scheduler": "none",
+    "--study.pool_sizes": "1 2 4 8 16",
+    "--study.capacities": "16 24",
+}
+_SEARCHES = {**_FEW_STUDENTS, "--study.selection_seeds": "3"}
+_ESTIMATED: Mapping[str, Mapping[str, str]] = {
+    "digits": {},
+    "no scheduler, 4 trials": {"--num-trials": "4", "--study.scheduler": "none", "--study.capacities": "32"},
+    "large pools, few students": {**_FEW_STUDENTS, "--num-trials": "6", "--study.pool_sizes": "8 16"},
+}
+_CONFIDENCE = 0.95
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs ``python -m benchmarks.searches``."""
+    parser = argparse.ArgumentParser("python -m benchmarks.searches", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("name", choices=_MEASURED)
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="studies of each (default: 5)")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="keeps the storages (default: a temporary one)")
+    options = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory(prefix="dim_ray-bench-") as temporary:
+        _MEASURED[options.name](options.folder or Path(temporary), options.repeats)
+
+
+def _sharing(folder: Path, repeats: int) -> None:
+    """Compares device seconds of training, as the cards of all that was trained have them."""
+    shared = folder / "shared"
+    _tune(shared, _SHARING)
+    rows = _trials(shared)
+
+    def alone(number: int, config: str) -> float:
+        storage = folder / f"alone-{number}"
+        storage.mkdir(parents=True, exist_ok=True)
+        file = storage / "config.yaml"
+        file.write_text(yaml.safe_dump(json.loads(config)))
+        _run(["dim_ray.distill", "--local", "--config", str(file), "--storage", str(storage)])
+        return _trained_seconds(storage)
+
+    with ThreadPoolExecutor(_NUM_SLOTS) as pool:
+        each = list(pool.map(alone, rows["number"], rows["config_json"]))
+    together = _trained_seconds(shared)
+    booked = rows["device_seconds"].sum() + rows["saved_device_seconds"].sum()
+    print(f"{len(rows)} trials of one study: {together:.0f} device seconds of training")
+    print(f"each alone, nothing shared: {sum(each):.0f}, {sum(each) / together:.2f} times as much")
+    print(f"by the study's own rows, students that validate included, each alone: {booked:.0f}")
+
+
+def _warm_start(folder: Path, repeats: int) -> None:
+    """Counts trials until the best accuracy of a cold study is reached."""
+    for same_seed in (True, False):
+        reached = []
+        for repeat in range(repeats):
+            storage = folder / f"search-{repeat}"
+            _tune(storage, _cold(repeat))
+            best = _best(_of(storage, "cold"))
+            name = f"warm-{'same' if same_seed else 'other'}"
+            seed = repeat if same_seed else 100 + repeat
+            _tune(
+                storage,
+                {
+                    **_SEARCHES,
+                    "--study": name,
+                    "--num-trials": "8",
+                    "--warm-start": "cold",
+                    "--study.seed": str(100 + repeat),
+                    "--matching.seed": str(seed),
+                },
+            )
+            warm = _of(storage, name)
+            good = warm[(warm["state"] == "completed") & (warm["objective"] >= best)]
+            reached.append(None if good.empty else int(good["number"].min()) + 1)
+            print(f"  cold best {best:.4f}; warm {_best(warm):.4f}, reached at trial {reached[-1]}", flush=True)
+        seeds = "the same seed of matching" if same_seed else "another seed of matching"
+        within = sum(number is not None for number in reached)
+        print(f"warm start with {seeds}: {within} of {repeats} within 8 trials; at trial {reached}")
+
+
+def _fidelity(folder: Path, repeats: int) -> None:
+    """Compares the best validation accuracy that the same device seconds lead to."""
+    differences = []
+    for repeat in range(repeats):
+        storage = folder / f"search-{repeat}"
+        _tune(storage, _cold(repeat))
+        # Another seed, because a generator that the first study made would cost the second nothing.
+        other = {"--study": "none", "--study.scheduler": "none", "--matching.seed": str(200 + repeat)}
+        _tune(storage, {**_cold(repeat), **other})
+        asha, full = _of(storage, "cold"), _of(storage, "none").sort_values("ended_at")
+        seconds = asha["device_seconds"].sum()
+        within = full[full["device_seconds"].cumsum() <= seconds]
+        differences.append(_best(asha) - _best(within))
+        print(
+            f"  {seconds:.0f} device seconds: asha {_best(asha):.4f} of {len(asha)} trials, "
+            f"none {_best(within):.4f} of {len(within)}",
+            flush=True,
+        )
+    mean, half = statistics.fmean(differences), _half_width(differences)
+    print(f"asha minus none: {100 * mean:+.2f} points, 95 % interval {100 * (mean - half):+.2f} to "
+          f"{100 * (mean + half):+.2f}, n = {repeats}")  # fmt: skip
+
+
+def _dry_run(folder: Path, repeats: int) -> None:
+    """Compares the estimate with the study, which follows it on a new storage."""
+    for name, flags in _ESTIMATED.items():
+        storage = folder / f"estimated-{name.replace(' ', '-').replace(',', '')}"
+        plan = _run(["dim_ray.tune", "--dry-run", "--storage", str(storage), *_words(flags)])
+        estimated = _seconds(re.search(r"^time +about (.*?),", plan, re.MULTILINE)[1])  # type: ignore[index]
+        began = time.monotonic()
+        _tune(storage, flags)
+        took = time.monotonic() - began
+        print(f"{name}: estimated {estimated:.0f} s, took {took:.0f} s: {estimated / took - 1:+.0%}", flush=True)
+
+
+_MEASURED: Mapping[str, Callable[[Path, int], None]] = {
+    "sharing": _sharing,
+    "warm-start": _warm_start,
+    "fidelity": _fidelity,
+    "dry-run": _dry_run,
+}
+
+
+def _cold(repeat: int) -> dict[str, str]:
+    return {
+        **_SEARCHES,
+        "--study": "cold",
+        "--num-trials": str(_NUM_TRIALS),
+        "--study.seed": str(repeat),
+        "--matching.seed": str(repeat),
+    }
+
+
+def _tune(storage: Path, flags: Mapping[str, str]) -> None:
+    _run(["dim_ray.tune", "--storage", str(storage), *_words(flags)])
+
+
+def _words(flags: Mapping[str, str]) -> list[str]:
+    return [word for flag, value in flags.items() for word in (flag, *value.split())]
+
+
+def _run(arguments: Sequence[str]) -> str:
+    """Runs a module with a thread a process, and returns what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(arguments)} failed:\n{done.stderr}")
+    return done.stdout
+
+
+def _trials(storage: Path) -> pd.DataFrame:
+    return Reader(str(storage)).trials()
+
+
+def _of(storage: Path, study: str) -> pd.DataFrame:
+    return Reader(str(storage)).trials(study=study)
+
+
+def _best(rows: pd.DataFrame) -> float:
+    return float(rows.loc[rows["state"] == "completed", "objective"].max())
+
+
+def _trained_seconds(storage: Path) -> float:
+    cards = [file for kind in ("teachers", "priors", "generators") for file in storage.glob(f"{kind}/*/card.json")]
+    return float(sum(json.loads(card.read_text())["wall_seconds"] for card in cards))
+
+
+def _half_width(values: Sequence[float]) -> float:
+    quantile = stats.t.ppf((1 + _CONFIDENCE) / 2, len(values) - 1)
+    return float(quantile * statistics.stdev(values) / len(values) ** 0.5)
+
+
+def _seconds(text: str) -> float:
+    units = {"h": 3600.0, "min": 60.0, "s": 1.0}
+    return sum(float(number) * units[unit] for number, unit in re.findall(r"([\d.]+) (h|min|s)\b", text))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,55 @@
+"""What a study survives of its driver: SIGKILL at random moments, and Ray's own state gone."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.tuning.runs import LONG, Run, evaluations, files, run, trials
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3000)]
+
+NUM_TRIALS, NUM_KILLS = 12, 10
+STARTING_SECONDS, TRAINING_SECONDS = 20.0, 12.0  # within which a driver is killed that starts, or whose trials run
+
+
+def test_driver_killed_at_random_moments_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    storage = tmp_path / "storage"
+    flags = {**LONG, "--num-trials": str(NUM_TRIALS)}
+    rng = random.Random(0)
+    num_finished, num_deleted = [], 0
+    for kill in range(NUM_KILLS):
+        killed = Run(storage, flags)
+        try:
+            if kill % 3:
+                num_begun = killed.log().count(" began: ")
+                killed.wait_for(lambda: killed.log().count(" began: ") > num_begun, "a trial")  # noqa: B023
+                time.sleep(rng.uniform(0.0, TRAINING_SECONDS))
+            else:
+                time.sleep(rng.uniform(0.0, STARTING_SECONDS))
+            killed.kill()
+        finally:
+            killed.clear()
+        kept = files(storage)
+        assert trials(storage)["number"].is_unique
+        num_finished.append(len(trials(storage)))
+        if kill % 2:
+            for folder in storage.glob("studies/*/ray"):
+                shutil.rmtree(folder)
+                num_deleted += 1
+    assert num_deleted >= NUM_KILLS // 2 - 1, num_finished  # a driver that only starts may leave none
+    last = run(storage, flags)
+    assert last.returncode == 0, f"{last.stderr}\n{last.log()}"
+    rows = trials(storage)
+    assert rows["number"].tolist() == list(range(NUM_TRIALS))
+    assert set(rows["state"]) == {"completed"}
+    assert rows["params_json"].nunique() == NUM_TRIALS
+    after = files(storage)
+    assert {name: after[name] for name in kept} == kept  # nothing that was there was made again
+    assert len(evaluations(storage)) == 1
+    assert len(set(num_finished)) > 2, num_finished  # the kills met different moments
+    assert last.leftovers() == {}

@@ -93,16 +93,18 @@ def _print(work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> None:
     )
     if best is not None:
         teachers = "online teachers" if work.config.pool.kind == "online" else f"{best['pool_size']} teachers"
+        measured = outcome.verdict.text() if outcome.verdict else f"{100 * best['objective']:.1f} %"
         print_lines(
             console,
             f"best: trial {best['number']}, capacity {best['capacity']}, {teachers}, "
             f"matching weight {best['matching_weight']:.3g}, adversarial weight {best['adversarial_weight']:.3g}; "
-            f"validation accuracy {100 * best['objective']:.1f} % ({best['objective_name'].split(', ', 1)[1]})",
+            f"validation accuracy {measured} ({best['objective_name'].split(', ', 1)[1]})",
         )
     print_lines(
         console,
         f"cost: {cost.spent_seconds:,.0f} device seconds: {cost.networks_seconds:,.0f} for teachers and priors, "
-        f"{cost.trials_seconds:,.0f} for trials; reuse saved {cost.saved_seconds:,.0f}{share}",
+        f"{cost.trials_seconds:,.0f} for trials, {cost.contenders_seconds:,.0f} for contenders; "
+        f"reuse saved {cost.saved_seconds:,.0f}{share}",
     )
     if outcome.evaluations is None or best is None:
         left = work.config.study.num_trials - int((trials["state"] != "failed").sum())

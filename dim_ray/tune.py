@@ -77,6 +77,7 @@ def _add_dry_run(parser: argparse.ArgumentParser) -> None:
 
 def _print(work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> None:
     from dim_ray.summary import accuracy_table, make_console, print_lines, print_places
+    from tuning.scaling import fit_pool_scaling, is_pool_scaling
 
     console = make_console()
     best, trials, cost = outcome.best, outcome.trials, outcome.cost
@@ -106,6 +107,8 @@ def _print(work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> None:
         f"{cost.trials_seconds:,.0f} for trials, {cost.contenders_seconds:,.0f} for contenders; "
         f"reuse saved {cost.saved_seconds:,.0f}{share}",
     )
+    if is_pool_scaling(trials):
+        print_lines(console, "", *fit_pool_scaling(trials).lines(), "")
     if outcome.evaluations is None or best is None:
         left = work.config.study.num_trials - int((trials["state"] != "failed").sum())
         print_lines(

@@ -132,6 +132,7 @@ def _print(works: Sequence[Workspace], outcomes: Sequence[StudyOutcome | DimErro
 
 def _print_study(console: Console, work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> None:
     from dim_ray.summary import print_lines
+    from tuning.scaling import fit_pool_scaling, is_pool_scaling
 
     best, trials, cost = outcome.best, outcome.trials, outcome.cost
     if outcome.num_trials_run == 0 and outcome.num_evaluations_run == 0:
@@ -147,17 +148,21 @@ def _print_study(console: Console, work: Workspace, outcome: StudyOutcome, wall_
     )
     if best is not None:
         teachers = "online teachers" if work.config.pool.kind == "online" else f"{best['pool_size']} teachers"
+        measured = outcome.verdict.text() if outcome.verdict else f"{100 * best['objective']:.1f} %"
         print_lines(
             console,
             f"best: trial {best['number']}, capacity {best['capacity']}, {teachers}, "
             f"matching weight {best['matching_weight']:.3g}, adversarial weight {best['adversarial_weight']:.3g}; "
-            f"validation accuracy {100 * best['objective']:.1f} % ({best['objective_name'].split(', ', 1)[1]})",
+            f"validation accuracy {measured} ({best['objective_name'].split(', ', 1)[1]})",
         )
     print_lines(
         console,
         f"cost: {cost.spent_seconds:,.0f} device seconds: {cost.networks_seconds:,.0f} for teachers and priors, "
-        f"{cost.trials_seconds:,.0f} for trials; reuse saved {cost.saved_seconds:,.0f}{share}",
+        f"{cost.trials_seconds:,.0f} for trials, {cost.contenders_seconds:,.0f} for contenders; "
+        f"reuse saved {cost.saved_seconds:,.0f}{share}",
     )
+    if is_pool_scaling(trials):
+        print_lines(console, "", *fit_pool_scaling(trials).lines(), "")
     if outcome.evaluations is None or best is None:
         left = work.config.study.num_trials - int((trials["state"] != "failed").sum())
         print_lines(

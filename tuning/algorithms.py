@@ -22,7 +22,7 @@ from dim_ray.store.faults import PAUSES_SECONDS, patiently, storage_errors
 from dim_ray.store.filesystem import open_root
 from tuning.budget import TimeBudget
 from tuning.samplers import make_sampler
-from tuning.schedulers import METRIC, TIME_ATTRIBUTE
+from tuning.schedulers import METRIC, METRIC_STD, TIME_ATTRIBUTE
 from tuning.space import search_space
 
 __all__ = [
@@ -171,7 +171,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
 
     def _reuse(self, name: str, identity: str) -> None:
         number, known = self._results[identity]
-        kept = {key: known[key] for key in (METRIC, TIME_ATTRIBUTE, "diverged") if key in known}
+        kept = {key: known[key] for key in (METRIC, METRIC_STD, TIME_ATTRIBUTE, "diverged") if key in known}
         seconds = known.get(SECONDS, 0.0)
         self.on_trial_complete(name, {**kept, REUSED_TRIAL: number, REUSED_SECONDS: seconds, SECONDS: 0.0})
 

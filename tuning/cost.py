@@ -14,6 +14,7 @@ import pandas as pd
 from dim_ray.pipeline.priors import prior_fingerprint
 from dim_ray.pipeline.teachers import pool_teachers, teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace
+from dim_ray.store.reader import Reader
 
 __all__ = ["NetworkCosts", "StudyCost", "network_keys", "study_cost"]
 
@@ -26,13 +27,15 @@ class StudyCost:
     """Of its trials."""
     networks_seconds: float
     """Of the teachers and priors that were built for it."""
+    contenders_seconds: float
+    """Of the students that decided between its best trials."""
     alone_seconds: float
-    """Of its trials, if each had built its own teachers and prior and no result had been taken over."""
+    """Of the same, if each trial had built its own teachers and prior and no result had been taken over."""
 
     @property
     def spent_seconds(self) -> float:
         """What it took."""
-        return self.trials_seconds + self.networks_seconds
+        return self.trials_seconds + self.networks_seconds + self.contenders_seconds
 
     @property
     def saved_seconds(self) -> float:
@@ -81,8 +84,10 @@ def study_cost(work: Workspace, trials: pd.DataFrame, built: Iterable[str]) -> S
             nothing.
     """
     ran = float(trials["device_seconds"].fillna(0.0).sum())
+    contended = float(Reader(work.config.storage.root).validations(study=work.study)["wall_seconds"].sum())
     return StudyCost(
         trials_seconds=ran,
         networks_seconds=NetworkCosts(work).total(built),
-        alone_seconds=ran + float(trials["saved_device_seconds"].fillna(0.0).sum()),
+        contenders_seconds=contended,
+        alone_seconds=ran + contended + float(trials["saved_device_seconds"].fillna(0.0).sum()),
     )

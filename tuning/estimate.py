@@ -19,7 +19,7 @@ from tuning.probe import Probe
 from tuning.study import largest_trial
 from tuning.timings import StoredTimings
 
-__all__ = ["Costs", "network_jobs", "student_jobs"]
+__all__ = ["Costs", "contender_jobs", "network_jobs", "student_jobs"]
 
 
 class Costs:
@@ -89,11 +89,16 @@ def network_jobs(work: Workspace, costs: Costs) -> list[float]:
     return sorted([*teachers, *priors], reverse=True)
 
 
+def contender_jobs(work: Workspace, costs: Costs, num_students: int) -> list[float]:
+    """Returns what the students take that decide between contenders, of a generator of middle capacity."""
+    ipc, capacity = work.config.study.selection_images_per_class, _middle_capacity(work)
+    return [costs.student(work.config.networks.students[0], ipc, "on_the_fly", capacity)] * num_students
+
+
 def student_jobs(work: Workspace, costs: Costs) -> list[float]:
     """Returns the final evaluations, the dearest first: of a generator of middle capacity, and of the baselines."""
     evaluation, dataset = work.config.evaluation, work.dataset
-    capacities = sorted(work.config.study.capacities)
-    capacity = capacities[len(capacities) // 2]
+    capacity = _middle_capacity(work)
     cells: list[tuple[int, Protocol]] = [
         (ipc, own) for ipc in evaluation.images_per_class for own in evaluation.protocols if own != "real_full"
     ]
@@ -105,6 +110,11 @@ def student_jobs(work: Workspace, costs: Costs) -> list[float]:
         for ipc, protocol in cells
     ]
     return sorted(jobs * evaluation.num_seeds, reverse=True)
+
+
+def _middle_capacity(work: Workspace) -> int:
+    capacities = sorted(work.config.study.capacities)
+    return capacities[len(capacities) // 2]
 
 
 def _steps(work: Workspace, protocol: Protocol, images_per_class: int) -> int:

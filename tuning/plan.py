@@ -30,12 +30,14 @@ from dim_ray.distributed.preflight import check_nodes
 from dim_ray.distributed.probe import free_memory, library_versions
 from dim_ray.distributed.resources import Placement, cluster, joins_a_cluster, local_resources, plan_placement
 from dim_ray.errors import ResourceError
+from dim_ray.pipeline.contenders import missing_validations
 from dim_ray.pipeline.generators import rung_epochs
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
 from dim_ray.stages import format_duration
 from dim_ray.store.filesystem import open_root
-from tuning.estimate import Costs, network_jobs, student_jobs
+from tuning.contenders import contender_students
+from tuning.estimate import Costs, contender_jobs, network_jobs, student_jobs
 from tuning.record import StudyRecord
 from tuning.schedulers import METRIC, TIME_ATTRIBUTE, make_scheduler
 from tuning.study import largest_trial
@@ -74,7 +76,7 @@ class Plan:
     """Of a trial, on average: the scheduler stops some."""
     config: Config
     stages: Sequence[Stage]
-    """In their order, students last."""
+    """In their order: networks, trials, and then students."""
     placement: Placement
     needs: Needs
     memory_bytes: int | None
@@ -97,7 +99,7 @@ class Plan:
     def wall_seconds(self) -> float:
         """From the command to its end."""
         # Ray itself, then processes of the networks and of the trials; students find those of the networks.
-        num_starts = 1 + len([stage for stage in self.stages[:-1] if stage.jobs])
+        num_starts = 1 + len([stage for stage in self.stages[:2] if stage.jobs])
         return num_starts * self.start_seconds + sum(stage.wall_seconds for stage in self.stages)
 
     def lines(self, now: datetime) -> list[str]:
@@ -170,6 +172,13 @@ def plan_study(work: Workspace, progress: Progress) -> Plan:
         each = [costs.trial(capacity, epochs) for capacity in config.study.capacities]
         trials = [each[number % len(each)] for number in range(num_trials)]
     progress.advance(2)
+    # Which generators contend isn't known before the last trial.
+    num_contending = (
+        config.study.num_contender_students
+        if num_trials
+        else len(missing_validations(work, contender_students(work, record.trials())))
+    )
+    contenders = contender_jobs(work, costs, num_contending) if num_contending else []
     students = student_jobs(work, costs)
     progress.advance(3)
     slots = placement.max_concurrent * placement.num_workers
@@ -186,6 +195,7 @@ def plan_study(work: Workspace, progress: Progress) -> Plan:
                 jobs=trials,
                 wall_seconds=makespan([job / placement.num_workers for job in trials], placement.max_concurrent),
             ),
+            Stage(name="students of contenders", jobs=contenders, wall_seconds=makespan(contenders, slots)),
             Stage(name="students", jobs=students, wall_seconds=makespan(students, slots)),
         ],
         placement=placement,

@@ -30,7 +30,9 @@ from dim_ray.store.filesystem import open_root
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
 from tuning.algorithms import METRIC, REUSED_SECONDS, REUSED_TRIAL, SECONDS, TIME_ATTRIBUTE
+from tuning.contenders import by_objective, decide
 from tuning.cost import NetworkCosts, StudyCost, network_keys, study_cost
+from tuning.schedulers import METRIC_STD
 from tuning.space import configure
 
 __all__ = ["StudyRecord", "study_name"]
@@ -141,6 +143,8 @@ class StudyRecord:
             if row["state"] == "failed" or pd.notna(row["reused_trial"]) or pd.isna(row["objective"]):
                 continue
             result = {METRIC: row["objective"], TIME_ATTRIBUTE: int(row["epoch"]), SECONDS: row["wall_seconds"]}
+            if pd.notna(row["objective_std"]):
+                result[METRIC_STD] = row["objective_std"]
             if row["state"] == "diverged":
                 result["diverged"] = row["error"]
             found.setdefault(row["config_fingerprint"], (row["number"], result))
@@ -165,13 +169,16 @@ class StudyRecord:
         }
 
     def best(self) -> dict[str, Any]:
-        """Returns the row of the completed trial with the highest validation accuracy; the earliest of equals.
+        """Returns the row of the contender that won, once all of their students are there.
+
+        Until then, and where there are no contenders: of the completed trial with the highest objective, the earliest
+        of equals.
 
         Raises:
             DimError: No trial completed.
         """
         rows = self.trials()
-        completed = rows[rows["state"] == "completed"]
+        completed = by_objective(rows)
         if completed.empty:
             counts = ", ".join(f"{count} {state}" for state, count in rows["state"].value_counts().items())
             errors = rows["error"].dropna()
@@ -180,7 +187,8 @@ class StudyRecord:
                 f"study {self._work.study!r} has no completed trial ({counts or 'none at all'}), so no generator can "
                 f"be chosen.{reason} Details are in the log; change the configuration, or add trials with --num-trials."
             )
-        best = completed.sort_values(["objective", "number"], ascending=[False, True]).iloc[0]
+        verdict = decide(self._work, rows)
+        best = completed.iloc[0] if verdict is None else completed[completed["number"] == verdict.winner].iloc[0]
         return {str(name): value for name, value in best.items()}
 
     def write_trial(
@@ -214,6 +222,8 @@ class StudyRecord:
                 "params_json": json.dumps(dict(parameters), sort_keys=True),
                 "objective": result.get(METRIC),
                 "objective_name": f"{METRIC}, on_the_fly, IPC {config.study.selection_images_per_class}",
+                "num_seeds": config.study.selection_seeds if state in ("completed", "stopped") else None,
+                "objective_std": result.get(METRIC_STD),
                 "epoch": epoch,
                 "device_seconds": None if seconds is None else seconds * config.study.workers_per_trial,
                 "saved_device_seconds": saved + result.get(REUSED_SECONDS, 0.0) * config.study.workers_per_trial,

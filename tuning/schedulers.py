@@ -15,9 +15,11 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from dim_ray.config import Config
 from dim_ray.pipeline.generators import rung_epochs
 
-__all__ = ["METRIC", "TIME_ATTRIBUTE", "make_scheduler"]
+__all__ = ["METRIC", "METRIC_STD", "TIME_ATTRIBUTE", "make_scheduler"]
 
 METRIC = "validation_accuracy"
+METRIC_STD = "validation_std"
+"""Over the students, where there are several."""
 TIME_ATTRIBUTE = "epoch"
 
 

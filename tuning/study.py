@@ -1,4 +1,4 @@
-"""Studies from beginning to end: teachers and priors, trials, and the evaluation of the best generator.
+"""Studies from beginning to end: teachers and priors, trials, contenders, and the evaluation of the best generator.
 
     [outcome] = run_studies([work], progress)
     outcome.best, outcome.evaluations
@@ -19,18 +19,20 @@ import optuna
 import pandas as pd
 
 from dim_ray.distributed.board import make_board
-from dim_ray.distributed.build import STAGE_EVALUATE, run_evaluations
+from dim_ray.distributed.build import STAGE_CONTEND, STAGE_EVALUATE, run_evaluations, run_validations
 from dim_ray.distributed.networks import ADVERSARIAL_COST, STAGE_BUILD, build_networks
 from dim_ray.distributed.preflight import check_nodes
 from dim_ray.distributed.resources import DRIVER_SHARE, Placement, cluster
 from dim_ray.distributed.watched import ray_path, watching
 from dim_ray.errors import DimError
+from dim_ray.pipeline.contenders import missing_validations
 from dim_ray.pipeline.evaluations import missing_evaluations, plan_evaluations, read_evaluations
 from dim_ray.pipeline.students import Evaluation
 from dim_ray.pipeline.teachers import pool_teachers
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import PrefixedProgress, Progress
 from tuning.budget import TimeBudget
+from tuning.contenders import Verdict, contender_students, decide
 from tuning.cost import StudyCost, network_keys
 from tuning.record import StudyRecord
 
@@ -45,6 +47,8 @@ class StudyOutcome:
 
     best: Mapping[str, Any] | None
     """Row of the best trial; None where the time budget left none completed."""
+    verdict: Verdict | None
+    """How it won; None without contenders, and while their students aren't all there."""
     trials: pd.DataFrame
     """Rows of all trials."""
     evaluations: pd.DataFrame | None
@@ -54,7 +58,7 @@ class StudyOutcome:
     num_trials_run: int
     """In this call."""
     num_evaluations_run: int
-    """In this call."""
+    """In this call, those of contenders included."""
 
 
 def run_studies(
@@ -129,15 +133,17 @@ def _run(
         record.note_missing(_missing_networks(work))
         build_networks(work, max(config.pool_sizes), config.capacities, placement, progress)
         if not _search(work, record, placement, num_missing, budget, progress):
-            return _unfinished(record, num_missing)
+            return _unfinished(work, record, num_missing)
+    num_run = run_validations(work, contender_students(work, record.trials()), placement, progress)
     best = record.best()
-    num_evaluated = run_evaluations(work, plan_evaluations(work, str(best["generator"])), placement, progress)
+    num_run += run_evaluations(work, plan_evaluations(work, str(best["generator"])), placement, progress)
     record.forget_checkpoints()
-    return _outcome(work, record, num_missing, num_evaluated)
+    return _outcome(work, record, num_missing, num_run)
 
 
 def _missing_students(work: Workspace, record: StudyRecord) -> list[Evaluation]:
-    return missing_evaluations(work, plan_evaluations(work, str(record.best()["generator"])))
+    missing = missing_validations(work, contender_students(work, record.trials()))
+    return missing or missing_evaluations(work, plan_evaluations(work, str(record.best()["generator"])))
 
 
 def _missing_networks(work: Workspace) -> list[str]:
@@ -225,12 +231,13 @@ def _search(
     return num_lost <= 0
 
 
-def _unfinished(record: StudyRecord, num_trials: int) -> StudyOutcome:
+def _unfinished(work: Workspace, record: StudyRecord, num_trials: int) -> StudyOutcome:
     """Returns what there is when the time is over: nothing is evaluated, since the best trial may be to come."""
     trials = record.trials()
     has_best = bool((trials["state"] == "completed").any())
     return StudyOutcome(
         best=record.best() if has_best else None,
+        verdict=decide(work, trials),
         trials=trials,
         evaluations=None,
         cost=record.cost(),
@@ -240,10 +247,11 @@ def _unfinished(record: StudyRecord, num_trials: int) -> StudyOutcome:
 
 
 def _outcome(work: Workspace, record: StudyRecord, num_trials_run: int, num_evaluations_run: int) -> StudyOutcome:
-    best = record.best()
+    best, trials = record.best(), record.trials()
     return StudyOutcome(
         best=best,
-        trials=record.trials(),
+        verdict=decide(work, trials),
+        trials=trials,
         evaluations=read_evaluations(work, plan_evaluations(work, str(best["generator"]))),
         cost=record.cost(),
         num_trials_run=num_trials_run,
@@ -262,11 +270,15 @@ def _costs(work: Workspace, record: StudyRecord) -> dict[str, float]:
         return {}
     evaluation = config.evaluation
     per_epoch = work.dataset.num_classes * sum(evaluation.images_per_class)
+    contending = (
+        config.study.num_contender_students * work.dataset.num_classes * config.study.selection_images_per_class
+    )
     students = len(evaluation.protocols) * len(config.networks.students) * evaluation.num_seeds
     num_teachers = max(config.study.pool_sizes) if pool_teachers(config) else 0
     prepare = num_teachers * config.pool.epochs + len(config.study.capacities) * config.prior.epochs * ADVERSARIAL_COST
     return {
         STAGE_BUILD: prepare * num_images if num_trials else 0.0,
         _STAGE_TRIALS: num_trials * config.matching.epochs * num_images * ADVERSARIAL_COST,
+        STAGE_CONTEND: float(contending * evaluation.epochs),
         STAGE_EVALUATE: float(students * per_epoch * evaluation.epochs),
     }

@@ -23,7 +23,7 @@ from dim_ray.errors import DivergedError
 from dim_ray.pipeline.generators import distill_generator, generator_fingerprint
 from dim_ray.pipeline.validation import validation_in
 from dim_ray.pipeline.workspace import Workspace, on_device
-from tuning.algorithms import METRIC, TIME_ATTRIBUTE
+from tuning.schedulers import METRIC, METRIC_STD, TIME_ATTRIBUTE
 from tuning.space import configure
 
 __all__ = ["run_trial"]
@@ -62,8 +62,9 @@ def run_trial(
     except DivergedError as error:
         _report_divergence(trial_work, error)
         return
-    measured = trial_work.artifacts.read_card("generators", identity)["validation"][METRIC]
-    tune.report({TIME_ATTRIBUTE: trial_work.config.matching.epochs, METRIC: measured})
+    measured = trial_work.artifacts.read_card("generators", identity)["validation"]
+    known = {name: measured[name] for name in (METRIC, METRIC_STD) if name in measured}
+    tune.report({TIME_ATTRIBUTE: trial_work.config.matching.epochs, **known})
 
 
 def _run_here(work: Workspace, placement: Placement) -> None:

@@ -63,6 +63,10 @@ class StudyConfig:
     """IPC of the on-the-fly student whose validation accuracy is the objective."""
     selection_seeds: int = 1
     """Students whose validation accuracies are averaged at each rung."""
+    contenders: int = field(default=3, metadata={"place": True})
+    """Trials, the best that completed, between which more students decide after the search; 1: the search decides."""
+    contender_seeds: int = field(default=5, metadata={"place": True})
+    """Students for each of them, besides the search's; a larger number goes on where they weren't told apart."""
     grace_epochs: int = 1
     """Matching epochs before the first rung; as many as matching.epochs stop no trial."""
     reduction_factor: int = 3
@@ -88,8 +92,9 @@ class StudyConfig:
             require_name("study.name", self.name)
         require_positive(
             "study", self, "num_trials", "selection_images_per_class", "selection_seeds", "grace_epochs",
-            "workers_per_trial", "cpus_per_worker", "grid_points", "warm_start_trials",
+            "workers_per_trial", "cpus_per_worker", "grid_points", "warm_start_trials", "contenders",
         )  # fmt: skip
+        require(self.contender_seeds >= 2, "study.contender_seeds", self.contender_seeds, "2 or more")
         require(self.max_failures >= 0, "study.max_failures", self.max_failures, "0 or more")
         if self.max_concurrent is not None:
             require_positive("study", self, "max_concurrent")
@@ -137,6 +142,12 @@ class StudyConfig:
         ]
         lists = (self.pool_sizes, self.capacities, self.seeds or (0,))
         return math.prod([*weights, *(len(set(values)) for values in lists)])
+
+    @property
+    def num_contender_students(self) -> int:
+        """Students that decide between contenders, at the most."""
+        num_contenders = min(self.contenders, self.num_trials)
+        return num_contenders * self.contender_seeds if num_contenders > 1 else 0
 
     def _check_grid(self) -> None:
         if self.sampler != "grid":

@@ -9,20 +9,23 @@ Jobs of one worker are Ray tasks; jobs of several run under Ray Train.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dim_ray.core.ports import Reporter, SingleWorker
 from dim_ray.distributed.resources import Placement
-from dim_ray.distributed.tasks import Task, run_tasks
+from dim_ray.distributed.tasks import Job, Task, run_tasks
 from dim_ray.distributed.trainer import DISTILLATION, distill_shards
 from dim_ray.distributed.watched import advance, device_type, run_watched
+from dim_ray.pipeline.contenders import missing_validations, validate_group
 from dim_ray.pipeline.evaluations import evaluate_group, missing_evaluations
 from dim_ray.pipeline.generators import distill_generator
 from dim_ray.pipeline.students import Evaluation, group_cells
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
 
-__all__ = ["STAGE_DISTILL", "STAGE_EVALUATE", "distill_one", "run_evaluations"]
+__all__ = ["STAGE_CONTEND", "STAGE_DISTILL", "STAGE_EVALUATE", "distill_one", "run_evaluations", "run_validations"]
 
-STAGE_DISTILL, STAGE_EVALUATE = "distillation", "evaluation"
+STAGE_DISTILL, STAGE_CONTEND, STAGE_EVALUATE = "distillation", "contenders", "evaluation"
 
 
 def distill_one(work: Workspace, placement: Placement, progress: Progress) -> None:
@@ -40,23 +43,43 @@ def distill_one(work: Workspace, placement: Placement, progress: Progress) -> No
 def run_evaluations(work: Workspace, planned: list[Evaluation], placement: Placement, progress: Progress) -> int:
     """Runs the evaluations that have no row yet, and returns their number."""
     cells = missing_evaluations(work, planned)
+    num_seeds = work.config.evaluation.num_seeds
+    _run_students(work, planned, cells, _evaluation_job, num_seeds, STAGE_EVALUATE, placement, progress)
+    return len(cells)
+
+
+def run_validations(work: Workspace, planned: list[Evaluation], placement: Placement, progress: Progress) -> int:
+    """Runs the students that decide between generators and have no row yet, and returns their number."""
+    cells = missing_validations(work, planned)
+    num_seeds = work.config.study.contender_seeds
+    _run_students(work, planned, cells, _validation_job, num_seeds, STAGE_CONTEND, placement, progress)
+    return len(cells)
+
+
+def _run_students(
+    work: Workspace,
+    planned: Sequence[Evaluation],
+    cells: Sequence[Evaluation],
+    job: Job,
+    num_seeds: int,
+    stage: str,
+    placement: Placement,
+    progress: Progress,
+) -> None:
     if not cells:
-        return 0
+        return
     present = len(planned) - len(cells)
-    progress.start(STAGE_EVALUATE, len(planned), "students")
+    progress.start(stage, len(planned), "students")
     # One worker for the students that are trained at once, whatever a distillation uses.
     groups = group_cells(
         work,
         cells,
-        num_seeds=work.config.evaluation.num_seeds,
+        num_seeds=num_seeds,
         device_type=device_type(placement),
         num_slots=placement.max_concurrent * placement.num_workers,
     )
-    tasks = {
-        f"students {i}": Task(job=_evaluation_job, argument=group, cost=len(group)) for i, group in enumerate(groups)
-    }
+    tasks = {f"students {i}": Task(job=job, argument=group, cost=len(group)) for i, group in enumerate(groups)}
     run_tasks(work, tasks, placement, on_progress=lambda share, _: progress.advance(present + share * len(cells)))
-    return len(cells)
 
 
 def _distill_job(work: Workspace, _: None, reporter: Reporter) -> None:
@@ -65,3 +88,7 @@ def _distill_job(work: Workspace, _: None, reporter: Reporter) -> None:
 
 def _evaluation_job(work: Workspace, cells: list[Evaluation], _: Reporter) -> None:
     evaluate_group(work, cells)
+
+
+def _validation_job(work: Workspace, cells: list[Evaluation], _: Reporter) -> None:
+    validate_group(work, cells)

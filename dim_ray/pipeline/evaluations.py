@@ -29,9 +29,12 @@ __all__ = [
     "evaluate",
     "evaluate_group",
     "evaluation_row_id",
+    "load_generators",
     "missing_evaluations",
     "plan_evaluations",
     "read_evaluations",
+    "recipe_and_circumstances",
+    "weights_in_use",
 ]
 
 
@@ -44,7 +47,7 @@ def plan_evaluations(work: Workspace, generator: str) -> list[Evaluation]:
         ConfigError: Students are to have soft labels, and the generator has no teachers to give them.
     """
     evaluation, num_channels = work.config.evaluation, work.dataset.num_channels
-    weights, teachers = _stored_weights(work, generator), labelling_teachers(work, generator)
+    weights, teachers = weights_in_use(work, generator), labelling_teachers(work, generator)
     sized: list[Protocol] = [protocol for protocol in evaluation.protocols if protocol != "real_full"]
     grid = [(images_per_class, sized) for images_per_class in sorted(evaluation.images_per_class, reverse=True)]
     if "real_full" in evaluation.protocols:
@@ -103,10 +106,7 @@ def evaluate_group(work: Workspace, cells: Sequence[Evaluation]) -> list[dict[st
     Raises:
         DivergedError: A student diverged; those that didn't have their rows.
     """
-    named = {(cell.generator, cell.weights) for cell in cells}
-    loaded = {name: _load(work, *name) for name in named}
-    generators = [loaded[cell.generator, cell.weights] for cell in cells]
-    results = train_cells(work, cells, generators, test=True)
+    results = train_cells(work, cells, load_generators(work, cells), test=True)
     rows = [
         _row(work, cell, result)
         for cell, result in zip(cells, results, strict=True)
@@ -116,6 +116,38 @@ def evaluate_group(work: Workspace, cells: Sequence[Evaluation]) -> list[dict[st
         Writer(work.config.storage.root).append_evaluations(rows)
     finished(results)
     return rows
+
+
+def load_generators(work: Workspace, cells: Sequence[Evaluation]) -> list[StoredGenerator | None]:
+    """Returns the generator of each cell, each read once; None for real images."""
+    named = {(cell.generator, cell.weights) for cell in cells}
+    loaded = {name: _load(work, *name) for name in named}
+    return [loaded[cell.generator, cell.weights] for cell in cells]
+
+
+def weights_in_use(work: Workspace, generator: str) -> Weights:
+    """Returns which weights of a generator are measured: those that are wanted, where it has them."""
+    wanted = work.config.evaluation.weights
+    if work.artifacts.exists("generators", generator):
+        return stored_weights(work.artifacts.read_card("generators", generator), wanted)
+    return wanted if work.config.generator.ema_decay else "raw"  # rows may outlive their generator
+
+
+def recipe_and_circumstances(work: Workspace, cell: Evaluation, wall_seconds: float) -> dict[str, Any]:
+    """Returns the columns that say how, where and how long a student was trained."""
+    # What says which students there are is in columns of its own.
+    grid = ("images_per_class", "protocols", "weights", "num_seeds", "seed", "preset", "students_at_once")
+    recipe = {name: value for name, value in to_dict(cell.recipe).items() if name not in grid}
+    device = work.dataset.train.images.device
+    return {
+        "recipe_json": json.dumps(recipe),
+        "wall_seconds": wall_seconds,
+        "device": str(device),
+        "precision": resolve_precision(cell.recipe.precision, device),
+        "num_threads": torch.get_num_threads(),
+        "host": platform.node(),
+        "torch_version": torch.__version__,
+    }
 
 
 def _load(work: Workspace, generator: str | None, weights: Weights | None) -> StoredGenerator | None:
@@ -146,14 +178,8 @@ def _row(work: Workspace, cell: Evaluation, result: StudentResult) -> dict[str, 
         "learning_rate": cell.recipe.learning_rate,
         "schedule": cell.recipe.schedule,
         "augmentation": cell.recipe.augmentation,
-        "recipe_json": json.dumps(_recipe(cell)),
         "final_loss": None if math.isnan(result.final_loss) else result.final_loss,
-        "wall_seconds": result.wall_seconds,
-        "device": str(work.dataset.train.images.device),
-        "precision": resolve_precision(cell.recipe.precision, work.dataset.train.images.device),
-        "num_threads": torch.get_num_threads(),
-        "host": platform.node(),
-        "torch_version": torch.__version__,
+        **recipe_and_circumstances(work, cell, result.wall_seconds),
     }
 
 
@@ -175,16 +201,3 @@ def _identity(work: Workspace, cell: Evaluation) -> dict[str, Any]:
         "budget_fingerprint": fingerprint(cell.recipe),
         "code_version": dim_ray.__version__,
     }
-
-
-def _recipe(cell: Evaluation) -> dict[str, Any]:
-    """Returns all of a student's recipe; what says which students there are is in columns of its own."""
-    grid = ("images_per_class", "protocols", "weights", "num_seeds", "seed", "preset", "students_at_once")
-    return {name: value for name, value in to_dict(cell.recipe).items() if name not in grid}
-
-
-def _stored_weights(work: Workspace, generator: str) -> Weights:
-    wanted = work.config.evaluation.weights
-    if work.artifacts.exists("generators", generator):
-        return stored_weights(work.artifacts.read_card("generators", generator), wanted)
-    return wanted if work.config.generator.ema_decay else "raw"  # rows may outlive their generator

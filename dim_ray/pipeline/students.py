@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from dim_ray.config import EvaluationConfig, Protocol, Weights
@@ -18,7 +19,7 @@ from dim_ray.errors import DivergedError
 from dim_ray.pipeline.labels import load_labeller, size_of_teachers
 from dim_ray.pipeline.workspace import Workspace
 
-__all__ = ["Evaluation", "StoredGenerator", "group_cells", "train_cells", "validate"]
+__all__ = ["Evaluation", "StoredGenerator", "group_cells", "selection_cells", "train_cells", "validate"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,31 +53,53 @@ class StoredGenerator:
 
 
 def validate(work: Workspace, generator: Generator) -> dict[str, float]:
-    """Returns the mean validation accuracy of on-the-fly students; the test split is not used.
+    """Returns mean, and of several the standard deviation, of the validation accuracy of `selection_cells`.
 
-    Their seeds are their own: a student that chose a generator isn't among those that are reported. They have hard
-    labels and no quirks, whatever those that are reported have: a quirk chooses nothing.
+    The test split is not used.
+
+    Raises:
+        DivergedError: A student diverged.
     """
-    study = work.config.study
-    evaluation = replace(work.config.evaluation, preset="corrected", quirks=(), labels="hard")
-    cells = [
-        Evaluation(
-            protocol="on_the_fly",
-            images_per_class=study.selection_images_per_class,
-            architecture=work.config.networks.students[0],
-            seed=derive_seed(evaluation.seed, "selection", index),
-            generator=None,
-            recipe=evaluation.recipe("on_the_fly", work.dataset.num_channels),
-            preset="corrected",
-        )
-        for index in range(study.selection_seeds)
-    ]
+    num_seeds = work.config.study.selection_seeds
+    cells = selection_cells(work, range(num_seeds))
     device_type = work.dataset.train.images.device.type
     stored = StoredGenerator(network=generator, size_bytes=0)
     results: list[StudentResult | DivergedError] = []
-    for group in group_cells(work, cells, num_seeds=study.selection_seeds, device_type=device_type):
+    for group in group_cells(work, cells, num_seeds=num_seeds, device_type=device_type):
         results += train_cells(work, group, [stored] * len(group), test=False)
-    return {"validation_accuracy": sum(result.validation_accuracy for result in finished(results)) / len(results)}
+    accuracies = [result.validation_accuracy for result in finished(results)]
+    spread = {"validation_std": statistics.stdev(accuracies)} if num_seeds > 1 else {}
+    return {"validation_accuracy": statistics.fmean(accuracies), **spread}
+
+
+def selection_cells(
+    work: Workspace, indices: Iterable[int], generator: str | None = None, weights: Weights | None = None
+) -> list[Evaluation]:
+    """Returns on-the-fly students that choose among generators, one an index.
+
+    Their seeds are their own: a student that chose a generator isn't among those that are reported. They have hard
+    labels and no quirks, whatever those that are reported have: a quirk chooses nothing.
+
+    Args:
+        work: Data and recipe of the students.
+        indices: Each stands for a seed.
+        generator: Fingerprint, where it's stored.
+        weights: Which of its weights.
+    """
+    evaluation = replace(work.config.evaluation, preset="corrected", quirks=(), labels="hard")
+    return [
+        Evaluation(
+            protocol="on_the_fly",
+            images_per_class=work.config.study.selection_images_per_class,
+            architecture=work.config.networks.students[0],
+            seed=derive_seed(evaluation.seed, "selection", index),
+            generator=generator,
+            weights=weights,
+            recipe=evaluation.recipe("on_the_fly", work.dataset.num_channels),
+            preset="corrected",
+        )
+        for index in indices
+    ]
 
 
 def group_cells(

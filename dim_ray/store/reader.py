@@ -19,7 +19,7 @@ import pandas as pd
 from dim_ray.config import NO_QUIRKS
 from dim_ray.errors import StorageError
 from dim_ray.store.filesystem import open_root
-from dim_ray.store.schema import EVALUATION_TABLE, TRIAL_TABLE
+from dim_ray.store.schema import EVALUATION_TABLE, TABLES, TRIAL_TABLE, VALIDATION_TABLE
 from dim_ray.store.selection import CELL, may_choose, no_evaluations, rank, what_is_there
 from dim_ray.store.sql import query
 from dim_ray.store.tables import allowed_values, read_rows
@@ -69,19 +69,24 @@ class Reader:
         frame: pd.DataFrame = read_rows(self._root, EVALUATION_TABLE, filters, _CHOOSING).to_pandas()
         return frame
 
+    def validations(self, **filters: Any) -> pd.DataFrame:
+        """Returns validations, oldest first: as `evaluations`, with columns of `dim_ray.store.schema.VALIDATIONS`."""
+        frame: pd.DataFrame = read_rows(self._root, VALIDATION_TABLE, filters).to_pandas()
+        return frame
+
     def trials(self, **filters: Any) -> pd.DataFrame:
         """Returns trials, oldest first: as `evaluations`, with the columns of `dim_ray.store.schema.TRIALS`."""
         frame: pd.DataFrame = read_rows(self._root, TRIAL_TABLE, filters).to_pandas()
         return frame
 
     def sql(self, text: str) -> pd.DataFrame:
-        """Answers a question in SQL over the tables `evaluations` and `trials`, with duckdb.
+        """Answers a question in SQL over the tables `evaluations`, `validations` and `trials`, with duckdb.
 
         Raises:
             UsageError: duckdb isn't installed, or doesn't understand the text.
             StorageError: As `evaluations`.
         """
-        return query(text, {table.name: read_rows(self._root, table, {}) for table in (EVALUATION_TABLE, TRIAL_TABLE)})
+        return query(text, {table.name: read_rows(self._root, table, {}) for table in TABLES})
 
     def best(
         self,

@@ -1,4 +1,4 @@
-"""The two tables: their columns with meaning and unit.
+"""The tables: their columns with meaning and unit.
 
     EVALUATIONS.field("accuracy").metadata  # {b"description": ..., b"unit": b"fraction in [0, 1]"}
 
@@ -24,12 +24,14 @@ __all__ = [
     "TABLES",
     "TRIALS",
     "TRIAL_TABLE",
+    "VALIDATIONS",
+    "VALIDATION_TABLE",
     "Table",
     "meaning",
     "since",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 STATES = ("completed", "diverged", "failed", "stopped")
 
 FRACTION = "fraction in [0, 1]"
@@ -160,6 +162,32 @@ EVALUATIONS: pa.Schema = pa.schema(
 )
 """One row an evaluation: one student trained and tested."""
 
+VALIDATIONS: pa.Schema = pa.schema(
+    [
+        *_ROW,
+        *map(EVALUATIONS.field, ("dataset", "ipc", "study")),
+        _column("generator", pa.string(), "Fingerprint of the generator.", "hex"),
+        _column(
+            "weights", pa.string(), "Which of the generator's weights: their moving average, or raw.", allowed=WEIGHTS
+        ),
+        *map(EVALUATIONS.field, ("data_fingerprint", "architecture", "seed")),
+        _column(
+            "accuracy",
+            pa.float64(),
+            "On the validation split, after the last epoch; 0 where the student diverged.",
+            FRACTION,
+        ),
+        _column("error", pa.string(), "How the student diverged; null where it didn't.", nullable=True),
+        *map(
+            EVALUATIONS.field,
+            ("recipe_json", "budget_fingerprint", "wall_seconds", "device", "precision", "num_threads"),
+        ),
+        *_ORIGIN,
+        EVALUATIONS.field("torch_version"),
+    ]
+)
+"""One row a validation: one student, trained on the fly, that measured a contender on the validation split."""
+
 TRIALS: pa.Schema = pa.schema(
     [
         *_ROW,
@@ -179,6 +207,22 @@ TRIALS: pa.Schema = pa.schema(
             nullable=True,
         ),
         _column("objective_name", pa.string(), "What the objective is.", nullable=True),
+        _column(
+            "num_seeds",
+            pa.int64(),
+            "Students whose mean the objective is; null if none was measured.",
+            "students",
+            nullable=True,
+            since=3,
+        ),
+        _column(
+            "objective_std",
+            pa.float64(),
+            "Standard deviation over these students; null where there is one alone.",
+            FRACTION,
+            nullable=True,
+            since=3,
+        ),
         _column("epoch", pa.int64(), "Last matching epoch that was reported.", "epochs", nullable=True),
         _column("device_seconds", pa.float64(), "Time x devices that the trial held.", "seconds", nullable=True),
         _column(
@@ -252,8 +296,24 @@ EVALUATION_TABLE = Table(
         "code_version",
     ),
 )
+VALIDATION_TABLE = Table(
+    name="validations",
+    schema=VALIDATIONS,
+    partitions=("dataset", "ipc"),
+    identity=(
+        "generator",
+        "weights",
+        "data_fingerprint",
+        "dataset",
+        "ipc",
+        "architecture",
+        "seed",
+        "budget_fingerprint",
+        "code_version",
+    ),
+)
 TRIAL_TABLE = Table(name="trials", schema=TRIALS, partitions=("study",), identity=("study", "number"))
-TABLES = (EVALUATION_TABLE, TRIAL_TABLE)
+TABLES = (EVALUATION_TABLE, VALIDATION_TABLE, TRIAL_TABLE)
 
 
 def meaning(field: pa.Field, key: str) -> str:

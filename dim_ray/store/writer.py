@@ -17,7 +17,7 @@ from dim_ray.store.faults import PAUSES_SECONDS
 from dim_ray.store.filesystem import open_root
 from dim_ray.store.packs import encode, folder_key
 from dim_ray.store.rows import check_row
-from dim_ray.store.schema import EVALUATION_TABLE, TRIAL_TABLE, Table
+from dim_ray.store.schema import EVALUATION_TABLE, TRIAL_TABLE, VALIDATION_TABLE, Table
 
 __all__ = ["Writer"]
 
@@ -45,8 +45,11 @@ class Writer:
         Raises:
             StorageError: A row doesn't fit the table, or the storage can't be written.
         """
-        checked = [check_row(EVALUATION_TABLE, row) for row in rows]
-        return [self._append(EVALUATION_TABLE, row) for row in checked]
+        return self._append_all(EVALUATION_TABLE, rows)
+
+    def append_validations(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Writes validations: as `append_evaluations`, with the columns of `dim_ray.store.schema.VALIDATIONS`."""
+        return self._append_all(VALIDATION_TABLE, rows)
 
     def append_trial(self, row: Mapping[str, Any]) -> str:
         """Writes one trial; a trial that is written again takes the place of its earlier row.
@@ -61,6 +64,10 @@ class Writer:
             StorageError: The row doesn't fit the table, or the storage can't be written.
         """
         return self._append(TRIAL_TABLE, check_row(TRIAL_TABLE, row))
+
+    def _append_all(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        checked = [check_row(table, row) for row in rows]
+        return [self._append(table, row) for row in checked]
 
     def _append(self, table: Table, row: Mapping[str, Any]) -> str:
         schema = table.file_schema

@@ -53,6 +53,30 @@ def real_evaluation(**changes: Any) -> dict[str, Any]:
     return evaluation(generator=None, weights=None, protocol="real_fixed", study=None) | changes
 
 
+def validation(**changes: Any) -> dict[str, Any]:
+    return {
+        "dataset": "digits",
+        "ipc": 10,
+        "study": "digits-small",
+        "generator": "aaaa000011112222",
+        "weights": "average",
+        "data_fingerprint": "dddd000011112222",
+        "architecture": "convnet3",
+        "seed": 0,
+        "accuracy": 0.9,
+        "error": None,
+        "recipe_json": "{}",
+        "budget_fingerprint": "bbbb000011112222",
+        "wall_seconds": 2.5,
+        "device": "cpu",
+        "precision": "float32",
+        "num_threads": 1,
+        "host": "node-1",
+        "code_version": "0.1.0",
+        "torch_version": "2.15.0",
+    } | changes
+
+
 def trial(**changes: Any) -> dict[str, Any]:
     return {
         "study": "digits-small",
@@ -65,6 +89,8 @@ def trial(**changes: Any) -> dict[str, Any]:
         "params_json": "{}",
         "objective": 0.88,
         "objective_name": "validation_accuracy",
+        "num_seeds": 1,
+        "objective_std": None,
         "epoch": 6,
         "device_seconds": 12.0,
         "saved_device_seconds": 30.0,

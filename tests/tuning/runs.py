@@ -34,10 +34,16 @@ FLAGS: Mapping[str, str] = {
     "--study.pool_sizes": "1 2",
     "--study.capacities": "4",
     "--study.grace_epochs": "1",
+    "--study.contender_seeds": "2",
     "--study.selection_images_per_class": "2",
     "--num-trials": "2",
 }
-ONE_STUDENT = {"--ipc": "1", "--evaluation.protocols": "on_the_fly", "--evaluation.num_seeds": "1"}
+ONE_STUDENT = {
+    "--ipc": "1",
+    "--evaluation.protocols": "on_the_fly",
+    "--evaluation.num_seeds": "1",
+    "--study.contenders": "1",
+}
 """As little evaluation as there can be, where a test is about something else."""
 LONG = {**ONE_STUDENT, "--matching.epochs": "15", "--study.grace_epochs": "15", "--storage.checkpoint_seconds": "0"}
 """Trials of several seconds, which save their state after every step."""
@@ -173,11 +179,16 @@ def evaluations(storage: Path) -> pd.DataFrame:
     return Reader(str(storage)).evaluations()
 
 
+def validations(storage: Path) -> pd.DataFrame:
+    """Returns the rows of all students of contenders."""
+    return Reader(str(storage)).validations()
+
+
 def files(storage: Path) -> dict[str, tuple[int, bytes]]:
     """Returns time of writing and contents of every row and artefact, by path."""
     return {
         str(path.relative_to(storage)): (path.stat().st_mtime_ns, path.read_bytes())
-        for kind in ("trials", "evaluations", "teachers", "priors", "generators")
+        for kind in ("trials", "validations", "evaluations", "teachers", "priors", "generators")
         for path in (storage / kind).rglob("*")
         if path.is_file()
     }

@@ -73,7 +73,12 @@ def test_study_is_planned_with_every_cost_and_nothing_is_begun(work: Workspace, 
     made = make_plan(work)
     jobs = costs_of(made)
     assert (made.num_trials, made.num_finished, made.placement.max_concurrent) == (3, 0, 2)
-    assert {name: len(own) for name, own in jobs.items()} == {"teachers and priors": 4, "trials": 3, "students": 16}
+    assert {name: len(own) for name, own in jobs.items()} == {
+        "teachers and priors": 4,
+        "trials": 3,
+        "students of contenders": 3 * 5,
+        "students": 16,
+    }
     assert all(seconds >= 0 for own in jobs.values() for seconds in own)
     assert made.device_seconds > 0
     assert made.wall_seconds >= made.device_seconds / 2 + 3 * made.start_seconds
@@ -94,6 +99,8 @@ def test_what_is_there_costs_nothing(work: Workspace) -> None:
     assert len(costs_of(made)["teachers and priors"]) == 1  # the other capacity's prior
     done = make_plan(with_study(work, num_trials=1))
     assert (costs_of(done)["teachers and priors"], costs_of(done)["trials"]) == ([], [])
+    assert costs_of(done)["students of contenders"] == []  # one trial has nobody to contend with
+    assert costs_of(make_plan(with_study(work, contenders=1)))["students of contenders"] == []
 
 
 def test_stored_timings_are_taken_by_the_epoch_and_the_step(work: Workspace) -> None:

@@ -147,6 +147,16 @@ def test_completed_trial_has_its_generator_and_all_that_made_it(work: Workspace,
     assert (row["ended_at"] - row["started_at"]).total_seconds() == 3.0
 
 
+def test_objective_says_how_many_students_it_is_the_mean_of(work: Workspace, record: StudyRecord) -> None:
+    record.write_trial(0, PARAMETERS, result(0.5))
+    record.write_trial(1, PARAMETERS, result(0.0, diverged="nan"))
+    several = StudyRecord(with_study(work, selection_seeds=3))
+    several.write_trial(2, PARAMETERS, result(0.5, validation_std=0.01))
+    rows = record.trials()
+    assert rows["num_seeds"].fillna(0).tolist() == [1, 0, 3]
+    assert rows["objective_std"].fillna(-1.0).tolist() == [-1.0, -1.0, 0.01]
+
+
 def test_trial_below_the_last_epoch_was_stopped(record: StudyRecord) -> None:
     record.write_trial(0, PARAMETERS, result(0.4, epoch=1))
     [row] = record.trials().to_dict("records")

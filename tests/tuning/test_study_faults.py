@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.distributed.nodes import ray_process
-from tests.tuning.runs import LONG, ONE_STUDENT, Run, evaluations, files, run, trials
+from tests.tuning.runs import LONG, ONE_STUDENT, Run, evaluations, files, run, trials, validations
 
 pytestmark = pytest.mark.timeout(1500)  # several runs, on a machine that may be busy
 
@@ -62,6 +62,48 @@ def test_study_whose_driver_is_killed_goes_on_where_it_was(start: Start, tmp_pat
     assert not list(storage.glob("studies/*/checkpoints/*"))
     assert resumed.leftovers() == {}
     assert killed.leftovers() == {}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_study_whose_driver_is_killed_among_the_contenders_runs_none_of_their_students_twice(
+    start: Start, tmp_path: Path
+) -> None:
+    storage, num_seeds = tmp_path / "storage", 40
+    flags = {
+        **ONE_STUDENT,
+        "--study.grace_epochs": "2",  # as many as there are: both trials complete
+        "--study.contenders": "2",
+        "--study.contender_seeds": str(num_seeds),
+        "--evaluation.students_at_once": "1",
+        "--evaluation.epochs": "20",
+    }
+    killed = start(storage, flags)
+    killed.wait_for(lambda: list(storage.glob("validations/*/*/[!.]*")), "a contender's student")
+    killed.kill()
+    before = files(storage)
+    assert 0 < len(validations(storage)) < 2 * num_seeds
+    assert evaluations(storage).empty
+
+    resumed = run(storage, flags)
+    assert resumed.returncode == 0, f"{resumed.stderr}\n{resumed.log()}"
+    after = files(storage)
+    assert {name: after[name] for name in before} == before  # no row was written again
+    rows = validations(storage)
+    assert rows.groupby("generator")["seed"].nunique().tolist() == [num_seeds] * 2
+    assert len(rows) == 2 * num_seeds
+    winner = rows.groupby("generator")["accuracy"].mean().idxmax()
+    assert evaluations(storage)["generator"].tolist() == [winner]
+    assert re.search(
+        rf"(?m)^best: trial \d.* validation accuracy [\d.]+ ± [\d.]+ % \(n = {num_seeds}\), ", resumed.stdout
+    )
+    assert re.search(r"(?m)^cost: .* for trials, \d+ for contenders; ", resumed.stdout)
+
+    again = run(storage, flags)
+    assert "is finished; nothing was added" in again.stdout
+    assert files(storage) == after
+    assert again.log().count("Started a local Ray instance") == 2
+    assert resumed.leftovers() == killed.leftovers() == {}
 
 
 @pytest.mark.ray

@@ -1,0 +1,116 @@
+"""The best trials of a study, and which of them wins once more students have measured them.
+
+    planned = contender_students(work, trials)         # run_validations(work, planned, ...)
+    verdict = decide(work, trials)
+    verdict.winner, verdict.text()
+
+The search sees each trial through few students, so its best one may only be the luckiest. Contenders are measured
+again by students that the search hasn't used, with seeds that all of them share, and their means decide.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+import pandas as pd
+
+from dim_ray.pipeline.contenders import missing_validations, plan_validations, read_validations
+from dim_ray.pipeline.students import Evaluation
+from dim_ray.pipeline.workspace import Workspace
+from tuning.intervals import Interval, paired_interval
+
+__all__ = ["Verdict", "by_objective", "contender_students", "decide"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Which contender wins. Accuracies are on the validation split, in [0, 1]."""
+
+    winner: int
+    """Number of the trial with the highest mean."""
+    runner_up: int
+    """Number of the next one."""
+    accuracy: float
+    """Mean of the winner's students."""
+    std: float
+    """Their standard deviation."""
+    num_seeds: int
+    """Students of each contender."""
+    lead: Interval
+    """Of the winner before the runner-up, paired by seed."""
+
+    def text(self) -> str:
+        """Returns it for a person: 92.3 ± 0.4 % (n = 5), ahead of trial 2 by 0.8 [0.2, 1.4] points."""
+        lead, other = self.lead.points(), f"trial {self.runner_up}"
+        relation = f"ahead of {other} by {lead}" if self.lead.is_above_zero else f"not told apart from {other}: {lead}"
+        own = f"{100 * self.accuracy:.1f} ± {100 * self.std:.1f} % (n = {self.num_seeds})"
+        return f"{own}, {relation} points"
+
+
+def by_objective(trials: pd.DataFrame) -> pd.DataFrame:
+    """Returns the completed trials, the highest objective first, and of equals the earliest."""
+    completed = trials[trials["state"] == "completed"]
+    return completed.sort_values(["objective", "number"], ascending=[False, True])
+
+
+def contender_students(work: Workspace, trials: pd.DataFrame) -> list[Evaluation]:
+    """Returns the students that decide between the contenders; none where there is nothing to decide.
+
+    Args:
+        work: The study's workspace.
+        trials: Rows of the study's trials.
+    """
+    generators = list(_contenders(work, trials)["generator"])
+    return plan_validations(work, generators) if len(generators) > 1 else []
+
+
+def decide(work: Workspace, trials: pd.DataFrame) -> Verdict | None:
+    """Returns the verdict; None where there is nothing to decide, or some of the students have no row yet.
+
+    Args:
+        work: The study's workspace.
+        trials: Rows of the study's trials.
+    """
+    contenders = _contenders(work, trials)
+    if len(contenders) < 2:
+        return None
+    planned = plan_validations(work, list(contenders["generator"]))
+    rows = read_validations(work, planned)
+    if len(rows) < len(planned):
+        return None
+    # A column a contender, in their order; a row a seed.
+    table = rows.pivot_table(index="seed", columns="generator", values="accuracy")[list(contenders["generator"])]
+    means = table.mean()
+    first, second, *_ = means.sort_values(ascending=False, kind="stable").index
+    numbers = dict(zip(contenders["generator"], contenders["number"], strict=True))
+    own = table[first].to_list()
+    return Verdict(
+        winner=int(numbers[first]),
+        runner_up=int(numbers[second]),
+        accuracy=statistics.fmean(own),
+        std=statistics.stdev(own),
+        num_seeds=len(own),
+        lead=paired_interval((table[first] - table[second]).to_list()),
+    )
+
+
+def _contenders(work: Workspace, trials: pd.DataFrame) -> pd.DataFrame:
+    """Returns the rows of the best trials whose generators differ and can be measured, the highest objective first."""
+    wanted = work.config.study.contenders
+    chosen: list[int] = []
+    if wanted > 1:
+        distinct = by_objective(trials).drop_duplicates("generator")
+        for place, generator in zip(distinct.index, distinct["generator"], strict=True):
+            if len(chosen) == wanted:
+                break
+            if _can_be_measured(work, generator):
+                chosen.append(place)
+    return trials.loc[chosen]
+
+
+def _can_be_measured(work: Workspace, generator: str) -> bool:
+    """Whether its files are there, or all of its rows: somebody may have deleted what didn't win."""
+    return work.artifacts.exists("generators", generator) or not missing_validations(
+        work, plan_validations(work, [generator])
+    )

@@ -23,6 +23,8 @@ from dim_ray.flags import DEFAULT_STUDY
 from dim_ray.stages import format_duration
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from dim_ray.pipeline.workspace import Workspace
     from tuning.study import StudyOutcome
 
@@ -113,8 +115,18 @@ def _print(work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> None:
         )
         return
     print_lines(console, "")
+    _print_pareto(console, work, outcome)
     console.print(accuracy_table(outcome.evaluations))
     print_places(console, work, str(best["generator"]), work.config.evaluation.images_per_class)
+
+
+def _print_pareto(console: Console, work: Workspace, outcome: StudyOutcome) -> None:
+    objectives = work.config.study.objectives
+    if len(objectives) > 1:
+        from dim_ray.pareto_table import pareto_table
+        from dim_ray.store.pareto import pareto_set
+
+        console.print(pareto_table(pareto_set(outcome.trials, objectives), objectives))
 
 
 if __name__ == "__main__":

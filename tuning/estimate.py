@@ -57,7 +57,11 @@ class Costs:
             return epochs * stored
         study, config = self._work.config.study, self._work.config
         num_rungs = max(1.0, len(rung_epochs(config)) * epochs / config.matching.epochs)
-        validation = self.student(config.networks.students[0], study.selection_images_per_class, "on_the_fly", capacity)
+        architecture = config.networks.students[0]
+        validation = sum(
+            self.student(architecture, images_per_class, "on_the_fly", capacity)
+            for images_per_class in study.selection_images_per_class
+        )
         return epochs * self._probe.matching_epoch(capacity) + num_rungs * study.selection_seeds * validation
 
     def student(self, architecture: str, images_per_class: int, protocol: Protocol, capacity: int) -> float:

@@ -152,6 +152,7 @@ def _search(
         num_trials=num_trials,
         identify=record.identify,
         results=record.results(),
+        measure=record.measured,
         budget=budget,
         on_end=end,
     )

@@ -52,7 +52,7 @@ class StoredGenerator:
 
 
 def validate(work: Workspace, generator: Generator) -> dict[str, float]:
-    """Returns the mean validation accuracy of on-the-fly students; the test split is not used.
+    """Returns the mean validation accuracy of on-the-fly students, over IPCs; the test split is not used.
 
     Their seeds are their own: a student that chose a generator isn't among those that are reported. They have hard
     labels and no quirks, whatever those that are reported have: a quirk chooses nothing.
@@ -62,13 +62,14 @@ def validate(work: Workspace, generator: Generator) -> dict[str, float]:
     cells = [
         Evaluation(
             protocol="on_the_fly",
-            images_per_class=study.selection_images_per_class,
+            images_per_class=images_per_class,
             architecture=work.config.networks.students[0],
             seed=derive_seed(evaluation.seed, "selection", index),
             generator=None,
             recipe=evaluation.recipe("on_the_fly", work.dataset.num_channels),
             preset="corrected",
         )
+        for images_per_class in study.selection_images_per_class
         for index in range(study.selection_seeds)
     ]
     device_type = work.dataset.train.images.device.type

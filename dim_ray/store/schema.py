@@ -29,7 +29,7 @@ __all__ = [
     "since",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 STATES = ("completed", "diverged", "failed", "stopped")
 
 FRACTION = "fraction in [0, 1]"
@@ -196,6 +196,22 @@ TRIALS: pa.Schema = pa.schema(
             "number",
             nullable=True,
             since=2,
+        ),
+        _column(
+            "generator_bytes",
+            pa.int64(),
+            "Size of the generator's file, of the weights that were validated; null if there is none.",
+            "bytes",
+            nullable=True,
+            since=3,
+        ),
+        _column(
+            "alone_device_seconds",
+            pa.float64(),
+            "What the generator takes from nothing, whoever made it: its teachers, its prior and its distillation.",
+            "seconds",
+            nullable=True,
+            since=3,
         ),
         _column("wall_seconds", pa.float64(), "Time from start to end.", "seconds", nullable=True),
         _column("generator", pa.string(), "Fingerprint of the generator; null if none.", "hex", nullable=True),

@@ -94,13 +94,15 @@ def _print(work: Workspace, identity: str, is_new: bool) -> None:
 
     card = work.artifacts.read_card("generators", identity)
     validation = card["validation"]
+    ipcs = validation["images_per_class"]
+    ipcs = ", ".join(map(str, ipcs)) if isinstance(ipcs, list) else ipcs  # a number in older cards
     size_bytes = card["files"][weights_file(stored_weights(card, validation["weights"]))]["size_bytes"]
     uri = work.artifacts.uri("generators", identity)
     print_lines(
         make_console(),
         f"generator {identity} {'' if is_new else 'was there already; nothing was done'}".rstrip(),
         f"validation accuracy {100 * validation['validation_accuracy']:.1f} % "
-        f"(on_the_fly, IPC {validation['images_per_class']}), {size_bytes:,} bytes",
+        f"(on_the_fly, IPC {ipcs}), {size_bytes:,} bytes",
         f"in {uri}",
         "",
         "next:",

@@ -83,7 +83,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--ipc",
         type=int,
-        default=StudyConfig().selection_images_per_class,
+        default=StudyConfig().selection_images_per_class[0],
         metavar="N",
         help="images per class (default: %(default)s)",
     )

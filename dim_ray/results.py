@@ -3,6 +3,7 @@
 python -m dim_ray.results list --dataset digits                 evaluations, a line for each cell of the grid
 python -m dim_ray.results best --dataset digits --ipc 10        the best generator, and the line that loads it
 python -m dim_ray.results ranking --dataset digits --ipc 10     DD-Ranking's scores, or what they lack
+python -m dim_ray.results pareto --study NAME                    the trials that no other one of the study beats
 python -m dim_ray.results sql "select ipc, avg(accuracy) from evaluations group by ipc"
 python -m dim_ray.results export GENERATOR DIR                  a generator as a folder that needs PyTorch alone
 python -m dim_ray.results verify                                everything that is wrong, by name
@@ -19,7 +20,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dim_ray.config import PROTOCOLS, StorageConfig, StudyConfig
+from dim_ray.config import OBJECTIVES, PROTOCOLS, StorageConfig, StudyConfig
 from dim_ray.errors import StorageError, UsageError, nearest
 from dim_ray.flag_parser import Parser
 from dim_ray.upkeep import UPKEEP
@@ -93,10 +94,18 @@ def _parser() -> Parser:
         "--ipc",
         type=int,
         metavar="N",
-        help=f"images per class (best, by default: {StudyConfig().selection_images_per_class}, else the largest)",
+        help=f"images per class (best, by default: {StudyConfig().selection_images_per_class[0]}, else the largest)",
     )
     parser.add_argument("--architecture", metavar="NAME", help="the students' architecture, for example convnet3")
     parser.add_argument("--protocol", choices=PROTOCOLS, help="how students get images (best, by default: on_the_fly)")
+    parser.add_argument("--study", metavar="NAME", help="pareto: the study (default: the only one)")
+    parser.add_argument(
+        "--objectives",
+        nargs="+",
+        choices=OBJECTIVES,
+        metavar="NAME",
+        help=f"pareto: out of {', '.join(OBJECTIVES)} (default: the study's, else all)",
+    )
     parser.add_argument("--quota", type=int, metavar="BYTES", help="prune: the most that the whole storage should have")
     parser.add_argument("--delete", action="store_true", help="prune: delete what would otherwise only be named")
     for name, what in (("label", "IOR against HLR"), ("augmentation", "students with augmentation against without")):
@@ -191,6 +200,21 @@ def _ranking(reader: Reader, arguments: argparse.Namespace) -> None:
         _print(f"  {command}")
 
 
+def _pareto(reader: Reader, arguments: argparse.Namespace) -> None:
+    from dim_ray.pareto_table import pareto_table
+    from dim_ray.store.pareto import study_objectives
+
+    trials = reader.trials()
+    names = sorted(trials["study"].unique())
+    if arguments.study is None and len(names) > 1:
+        raise UsageError(f"there are several studies; choose one with --study: {', '.join(names)}.")
+    study = arguments.study or next(iter(names), "")
+    objectives = arguments.objectives or study_objectives(trials[trials["study"] == study])
+    _print(f"study {study}")
+    _print(pareto_table(reader.pareto(study=study, objectives=objectives), objectives))
+    _print("fingerprints are in the column generator of the trials; load one: dim_ray.load_generator(PATH)")
+
+
 def _scores_table(scores: pd.DataFrame) -> Table:
     from rich import box
     from rich.table import Table
@@ -280,7 +304,12 @@ def _print(what: str | Table) -> None:
     console.print(what, markup=False, soft_wrap=isinstance(what, str))
 
 
-_SHOWN: Mapping[str, Callable[[Reader, argparse.Namespace], None]] = {"list": _list, "best": _best, "ranking": _ranking}
+_SHOWN: Mapping[str, Callable[[Reader, argparse.Namespace], None]] = {
+    "list": _list,
+    "best": _best,
+    "ranking": _ranking,
+    "pareto": _pareto,
+}
 
 
 if __name__ == "__main__":

@@ -116,6 +116,8 @@ def _print(works: Sequence[Workspace], outcomes: Sequence[StudyOutcome | DimErro
     measured = [own.evaluations for _, own in pairs if own.evaluations is not None]
     if measured:
         print_lines(console, "")
+        for work, outcome in pairs:
+            _print_pareto(console, work, outcome)
         console.print(accuracy_table(pd.concat(measured, ignore_index=True)))
     for work, outcome in pairs:
         if outcome.evaluations is not None and outcome.best is not None:
@@ -170,6 +172,15 @@ def _print_study(console: Console, work: Workspace, outcome: StudyOutcome, wall_
             f"the time budget of {work.config.study.time_budget} is over, with {left} trials to come: run the same "
             "command again to go on. The best generator is evaluated after the last one.",
         )
+
+
+def _print_pareto(console: Console, work: Workspace, outcome: StudyOutcome) -> None:
+    objectives = work.config.study.objectives
+    if len(objectives) > 1:
+        from dim_ray.pareto_table import pareto_table
+        from dim_ray.store.pareto import pareto_set
+
+        console.print(pareto_table(pareto_set(outcome.trials, objectives), objectives))
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ OTHER_VALUES: dict[str, Any] = {
     "evaluation.students_at_once": 5,
     "study.sampler": "gp",
     "study.scheduler": "median",
+    "study.objectives": ("accuracy", "generator_bytes"),
     "study.seeds": (1, 2),
     "study.warm_start": ("digits",),
     "study.time_budget": "30m",
@@ -121,8 +122,7 @@ def other_value(section: str, field: Field[Any]) -> Any:
     raise AssertionError(f"Give OTHER_VALUES another value of {name}.")
 
 
-def changed(section: str, field: Field[Any]) -> Config:
-    config = Config()
+def changed(section: str, field: Field[Any], config: Config) -> Config:
     return replace(config, **{section: replace(getattr(config, section), **{field.name: other_value(section, field)})})
 
 
@@ -251,7 +251,6 @@ IMPOSSIBLE: list[tuple[type, dict[str, Any], str]] = [
         (StudyConfig, {name: 0}, f"study.{name} is 0")
         for name in (
             "num_trials",
-            "selection_images_per_class",
             "selection_seeds",
             "grace_epochs",
             "workers_per_trial",
@@ -269,6 +268,18 @@ IMPOSSIBLE: list[tuple[type, dict[str, Any], str]] = [
     (StudyConfig, {"pool_sizes": ()}, "study.pool_sizes"),
     (StudyConfig, {"pool_sizes": (0, 4)}, "study.pool_sizes"),
     (StudyConfig, {"capacities": ()}, "study.capacities"),
+    (StudyConfig, {"selection_images_per_class": ()}, "study.selection_images_per_class"),
+    (StudyConfig, {"selection_images_per_class": (1, 0)}, "study.selection_images_per_class"),
+    (StudyConfig, {"selection_images_per_class": (1, 1)}, "study.selection_images_per_class.*each value once"),
+    (StudyConfig, {"objectives": ()}, "study.objectives is .*allowed: accuracy"),
+    (StudyConfig, {"objectives": ("generator_bytes",)}, "study.objectives is .*allowed: accuracy"),
+    (StudyConfig, {"objectives": ("accuracy", "accuracy")}, "study.objectives"),
+    (StudyConfig, {"objectives": ("accuracy", "bytes")}, "study.objectives has 'bytes', which is unknown"),
+    (
+        StudyConfig,
+        {"objectives": ("accuracy", "generator_bytes")},
+        "study.scheduler is 'asha', but study.objectives is accuracy generator_bytes.*--study.scheduler none",
+    ),
     (StudyConfig, {"capacities": (64, -1)}, "study.capacities"),
     (StudyConfig, {"matching_weights": (1.0, 0.1)}, "study.matching_weights"),
     (StudyConfig, {"matching_weights": (0.0, 1.0)}, "study.matching_weights"),
@@ -450,11 +461,12 @@ def test_the_fields_that_say_where_or_how_fast_are_marked() -> None:
 
 @pytest.mark.parametrize(("section", "field"), FIELDS, ids=[f"{section}.{field.name}" for section, field in FIELDS])
 def test_fingerprint_changes_with_exactly_the_fields_that_change_the_result(section: str, field: Field[Any]) -> None:
-    config = changed(section, field)
-    assert config != Config()
+    usual = Config(study=StudyConfig(scheduler="none")) if field.name == "objectives" else Config()
+    config = changed(section, field, usual)
+    assert config != usual
     is_same = f"{section}.{field.name}" in PLACE_FIELDS
-    assert (fingerprint(config) == fingerprint(Config())) is is_same
-    assert (fingerprint(getattr(config, section)) == fingerprint(getattr(Config(), section))) is is_same
+    assert (fingerprint(config) == fingerprint(usual)) is is_same
+    assert (fingerprint(getattr(config, section)) == fingerprint(getattr(usual, section))) is is_same
 
 
 # ------------------------------------------------------------------------------------------------ derived
@@ -547,7 +559,7 @@ def test_negative_seed_is_refused() -> None:
 
 
 def test_dictionary_survives_json_and_makes_the_same_configuration() -> None:
-    config = changed("networks", next(field for section, field in FIELDS if field.name == "teachers"))
+    config = changed("networks", next(field for section, field in FIELDS if field.name == "teachers"), Config())
     values = json.loads(json.dumps(to_dict(config)))
     assert values == to_dict(config)
     tuples = {

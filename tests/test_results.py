@@ -72,6 +72,33 @@ def test_list_shows_mean_spread_and_n_of_every_cell_and_counts_trials(
     assert f"evaluations: 7; studies: 1; trials: 3 (2 completed, 1 stopped); under {storage}" in output
 
 
+def test_pareto_shows_the_trials_that_no_other_one_of_the_study_beats(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = str(tmp_path)
+    for number, (accuracy, size_bytes, seconds) in enumerate(
+        [(0.9, 40_000, 70.0), (0.8, 9_000, 60.0), (0.7, 9_000, 50.0)]
+    ):
+        values = {"objective": accuracy, "generator_bytes": size_bytes, "alone_device_seconds": seconds}
+        Writer(storage).append_trial(trial(number=number, capacity=8 + number, generator=f"{number:016x}", **values))
+    main(["pareto", "--storage", storage])
+    rows = _rows(capsys.readouterr().out)
+    assert ["0", "8", "4", "90.0", "40,000", "70"] in rows
+    assert ["2", "10", "4", "70.0", "9,000", "50"] in rows
+    main(["pareto", "--storage", storage, "--study", "digits-small", "--objectives", "accuracy", "generator_bytes"])
+    output = capsys.readouterr().out
+    assert "Pareto set of accuracy, generator_bytes" in output
+    assert ["1", "9", "4", "80.0", "9,000", "60"] in _rows(output)
+    assert ["2", "10", "4", "70.0", "9,000", "50"] not in _rows(output)
+    with pytest.raises(StorageError, match=r"no trials of a study 'digits'.*did you mean 'digits-small'"):
+        main(["pareto", "--storage", storage, "--study", "digits"])
+    with pytest.raises(StorageError, match=r"no trials of a study .*run python -m dim_ray.tune"):
+        main(["pareto", "--storage", str(tmp_path / "empty")])
+    Writer(storage).append_trial(trial(study="other"))
+    with pytest.raises(UsageError, match=r"several studies; choose one with --study: digits-small, other"):
+        main(["pareto", "--storage", storage])
+
+
 def test_list_narrows_to_what_is_asked(storage: str, capsys: pytest.CaptureFixture[str]) -> None:
     main(["list", "--storage", storage, "--ipc", "10", "--protocol", "fixed"])
     output = capsys.readouterr().out

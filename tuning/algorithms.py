@@ -5,11 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import optuna
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.trial import TrialState, create_trial
@@ -21,6 +20,7 @@ from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.faults import PAUSES_SECONDS, patiently, storage_errors
 from dim_ray.store.filesystem import open_root
 from tuning.budget import TimeBudget
+from tuning.objectives import metric_and_mode, open_study
 from tuning.samplers import make_sampler
 from tuning.schedulers import METRIC, METRIC_STD, TIME_ATTRIBUTE
 from tuning.space import search_space
@@ -41,6 +41,9 @@ SECONDS = "time_total_s"
 REUSED_TRIAL, REUSED_SECONDS = "reused_trial", "reused_seconds"
 """Number of the trial whose result another one took over, and what that one had taken."""
 _NUMBER = "number"
+
+Measure = Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]]
+"""Takes a trial's parameters and its last result, and returns that with all objectives."""
 
 TrialEnd = Callable[[int, Mapping[str, Any], Mapping[str, Any] | None], None]
 """Takes a trial's number, its parameters and its last result, or None where it failed."""
@@ -68,6 +71,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
         num_trials: Trials to draw.
         identify: Tells trials that are the same.
         results: Of the trials that are finished.
+        measure: Adds the objectives that Tune isn't told.
         budget: No trial is drawn once it's over, and one that it cut isn't ended: the study goes on with it.
         on_end: Writes the row.
     """
@@ -82,6 +86,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
         num_trials: int,
         identify: Identify,
         results: Results,
+        measure: Measure,
         budget: TimeBudget,
         on_end: TrialEnd,
     ) -> None:
@@ -91,12 +96,14 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
         self._results = dict(results)
         self._running: dict[str, list[str]] = {}  # names of the trials that wait for one of their identity
         self._budget = budget
-        num_drawn = len(_load(storage, study_name).get_trials(deepcopy=False))
+        num_drawn = len(open_study(storage, study_name, config).get_trials(deepcopy=False))
+        self._measure = measure
         self._on_end = on_end
+        metric, mode = metric_and_mode(config.study)
         super().__init__(
             space=search_space(config.study),
-            metric=METRIC,
-            mode="max",
+            metric=metric,
+            mode=mode,
             storage=storage,
             study_name=study_name,
             sampler=make_sampler(config, num_drawn),
@@ -135,7 +142,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
             self._completed_trials.add(trial_id)
             return
         number, parameters = self.identify(trial_id)
-        result = None if error else result
+        result = self._measured(parameters, None if error else result)
         self._taken.add(number)  # also that of a failed trial, which has a row
         self._on_end(number, parameters, result)
         super().on_trial_complete(trial_id, result, error)
@@ -159,6 +166,11 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
         """Returns the number and the parameters of one of Tune's trials."""
         trial = self._ot_trials[trial_id]
         return trial.user_attrs[_NUMBER], trial.params
+
+    def _measured(self, parameters: Mapping[str, Any], result: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        if not result or METRIC not in result:
+            return dict(result) if result is not None else None
+        return dict(self._measure(parameters, result))
 
     def _give_number(self, trial_id: str) -> int:
         trial = self._ot_trials[trial_id]
@@ -186,8 +198,8 @@ def open_journal(artifacts: ArtifactStore, key: str) -> BaseStorage:
     return JournalStorage(_JournalFile(path))
 
 
-Finished = Mapping[int, tuple[Mapping[str, Any], float | None]]
-"""Parameters and objective, if there is one, of finished trials by number."""
+Finished = Mapping[int, tuple[Mapping[str, Any], Sequence[float] | None]]
+"""Parameters and objectives, if there are any, of finished trials by number."""
 
 
 def settle(
@@ -210,7 +222,7 @@ def settle(
         finished: The trials that have a row.
         failed: Parameters of the trials that failed, by number.
     """
-    study = _load(storage, study_name)
+    study = open_study(storage, study_name, config)
     space = search_space(config.study)
     again = dict(failed)
     known, queued = set(), set()
@@ -219,8 +231,8 @@ def settle(
         if trial.state == TrialState.WAITING:
             queued.add(number)
         elif trial.state == TrialState.RUNNING:
-            _, value = finished.get(number, ({}, None))
-            study.tell(trial.number, value, state=TrialState.FAIL if value is None else TrialState.COMPLETE)
+            _, values = finished.get(number, ({}, None))
+            study.tell(trial.number, values, state=TrialState.FAIL if values is None else TrialState.COMPLETE)
             if number >= 0 and number not in finished and set(trial.params) == set(space):
                 again[number] = trial.params
             known.add(number)
@@ -229,15 +241,11 @@ def settle(
     for number, parameters in again.items():
         if number not in queued:
             study.enqueue_trial(dict(parameters), user_attrs={_NUMBER: number})
-    for number, (parameters, value) in finished.items():
-        if number not in known and value is not None:
+    for number, (parameters, values) in finished.items():
+        if number not in known and values is not None:
             study.add_trial(
-                create_trial(params=dict(parameters), distributions=space, value=value, user_attrs={_NUMBER: number})
+                create_trial(params=dict(parameters), distributions=space, values=values, user_attrs={_NUMBER: number})
             )
-
-
-def _load(storage: BaseStorage, study_name: str) -> optuna.Study:
-    return optuna.create_study(storage=storage, study_name=study_name, direction="maximize", load_if_exists=True)
 
 
 class _JournalFile(JournalFileBackend):

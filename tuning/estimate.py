@@ -6,6 +6,7 @@ network_jobs(work, costs), costs.trial(24, epochs=4.5), student_jobs(work, costs
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from dim_ray.config import Protocol
@@ -57,7 +58,11 @@ class Costs:
             return epochs * stored
         study, config = self._work.config.study, self._work.config
         num_rungs = max(1.0, len(rung_epochs(config)) * epochs / config.matching.epochs)
-        validation = self.student(config.networks.students[0], study.selection_images_per_class, "on_the_fly", capacity)
+        architecture = config.networks.students[0]
+        validation = sum(
+            self.student(architecture, images_per_class, "on_the_fly", capacity)
+            for images_per_class in study.selection_images_per_class
+        )
         return epochs * self._probe.matching_epoch(capacity) + num_rungs * study.selection_seeds * validation
 
     def student(self, architecture: str, images_per_class: int, protocol: Protocol, capacity: int) -> float:
@@ -89,10 +94,10 @@ def network_jobs(work: Workspace, costs: Costs) -> list[float]:
     return sorted([*teachers, *priors], reverse=True)
 
 
-def contender_jobs(work: Workspace, costs: Costs, num_students: int) -> list[float]:
-    """Returns what the students take that decide between contenders, of a generator of middle capacity."""
-    ipc, capacity = work.config.study.selection_images_per_class, _middle_capacity(work)
-    return [costs.student(work.config.networks.students[0], ipc, "on_the_fly", capacity)] * num_students
+def contender_jobs(work: Workspace, costs: Costs, ipcs: Iterable[int]) -> list[float]:
+    """Returns what students of these IPCs take that decide between contenders, of a generator of middle capacity."""
+    architecture, capacity = work.config.networks.students[0], _middle_capacity(work)
+    return [costs.student(architecture, ipc, "on_the_fly", capacity) for ipc in ipcs]
 
 
 def student_jobs(work: Workspace, costs: Costs) -> list[float]:

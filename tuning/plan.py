@@ -173,12 +173,12 @@ def plan_study(work: Workspace, progress: Progress) -> Plan:
         trials = [each[number % len(each)] for number in range(num_trials)]
     progress.advance(2)
     # Which generators contend isn't known before the last trial.
-    num_contending = (
-        config.study.num_contender_students
+    contending = (
+        config.study.selection_images_per_class * config.study.num_contender_students
         if num_trials
-        else len(missing_validations(work, contender_students(work, record.trials())))
+        else [cell.images_per_class for cell in missing_validations(work, contender_students(work, record.trials()))]
     )
-    contenders = contender_jobs(work, costs, num_contending) if num_contending else []
+    contenders = contender_jobs(work, costs, contending)
     students = student_jobs(work, costs)
     progress.advance(3)
     slots = placement.max_concurrent * placement.num_workers

@@ -32,6 +32,7 @@ from dim_ray.store.writer import Writer
 from tuning.algorithms import METRIC, REUSED_SECONDS, REUSED_TRIAL, SECONDS, TIME_ATTRIBUTE
 from tuning.contenders import by_objective, decide
 from tuning.cost import NetworkCosts, StudyCost, network_keys, study_cost
+from tuning.objectives import generator_costs, objective_name, row_values, worst_costs
 from tuning.schedulers import METRIC_STD
 from tuning.space import configure
 
@@ -121,15 +122,12 @@ class StudyRecord:
         rows = Reader(self._work.config.storage.root).trials(study=self._work.study)
         return rows.sort_values("number", ignore_index=True)
 
-    def finished(self) -> dict[int, tuple[dict[str, Any], float | None]]:
-        """Returns parameters and objective of the finished trials, by number. A failed one is not finished."""
-        rows = self.trials()
-        rows = rows[rows["state"] != "failed"]
+    def finished(self) -> dict[int, tuple[dict[str, Any], tuple[float, ...] | None]]:
+        """Returns parameters and objectives of the finished trials, by number. A failed one is not finished."""
+        rows, study = self.trials(), self._work.config.study
         return {
-            int(number): (json.loads(parameters), None if pd.isna(objective) else float(objective))
-            for number, parameters, objective in zip(
-                rows["number"], rows["params_json"], rows["objective"], strict=True
-            )
+            int(row["number"]): (json.loads(row["params_json"]), row_values(study, row))
+            for row in rows[rows["state"] != "failed"].to_dict("records")
         }
 
     def identify(self, parameters: Mapping[str, Any]) -> str:
@@ -149,6 +147,12 @@ class StudyRecord:
                 result["diverged"] = row["error"]
             found.setdefault(row["config_fingerprint"], (row["number"], result))
         return found
+
+    def measured(self, parameters: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns a trial's last result with what its generator costs."""
+        trial = self._configured(parameters)
+        is_there = _state(trial.config, result) == "completed"
+        return {**result, **(generator_costs(trial, self._network_costs) if is_there else worst_costs())}
 
     def note_missing(self, keys: Iterable[str]) -> None:
         """Notes teachers and priors that the study is about to build: they are its cost, also if it's interrupted."""
@@ -199,7 +203,7 @@ class StudyRecord:
         Args:
             number: In the study, from 0.
             parameters: What Optuna chose.
-            result: The last that Tune was told; None where the trial failed.
+            result: As `measured` returns it; None where the trial failed.
             error: What went wrong.
         """
         trial = self._configured(parameters)
@@ -221,13 +225,15 @@ class StudyRecord:
                 "adversarial_weight": config.matching.adversarial_weight,
                 "params_json": json.dumps(dict(parameters), sort_keys=True),
                 "objective": result.get(METRIC),
-                "objective_name": f"{METRIC}, on_the_fly, IPC {config.study.selection_images_per_class}",
+                "objective_name": objective_name(config.study),
                 "num_seeds": config.study.selection_seeds if state in ("completed", "stopped") else None,
                 "objective_std": result.get(METRIC_STD),
                 "epoch": epoch,
                 "device_seconds": None if seconds is None else seconds * config.study.workers_per_trial,
                 "saved_device_seconds": saved + result.get(REUSED_SECONDS, 0.0) * config.study.workers_per_trial,
                 "reused_trial": result.get(REUSED_TRIAL),
+                "generator_bytes": result.get("generator_bytes") if state == "completed" else None,
+                "alone_device_seconds": result.get("alone_device_seconds") if state == "completed" else None,
                 "wall_seconds": seconds,
                 "generator": identity if state == "completed" else None,
                 "config_fingerprint": identity,

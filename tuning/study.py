@@ -190,6 +190,7 @@ def _search(
         num_trials=num_trials,
         identify=record.identify,
         results=record.results(),
+        measure=record.measured,
         budget=budget,
         on_end=end,
     )
@@ -271,7 +272,7 @@ def _costs(work: Workspace, record: StudyRecord) -> dict[str, float]:
     evaluation = config.evaluation
     per_epoch = work.dataset.num_classes * sum(evaluation.images_per_class)
     contending = (
-        config.study.num_contender_students * work.dataset.num_classes * config.study.selection_images_per_class
+        config.study.num_contender_students * work.dataset.num_classes * sum(config.study.selection_images_per_class)
     )
     students = len(evaluation.protocols) * len(config.networks.students) * evaluation.num_seeds
     num_teachers = max(config.study.pool_sizes) if pool_teachers(config) else 0

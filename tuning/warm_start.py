@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import optuna
 import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.storages import BaseStorage
@@ -24,7 +23,9 @@ from optuna.trial import create_trial
 from dim_ray.config import Config, DataConfig, to_dict
 from dim_ray.core.data import Dataset
 from dim_ray.errors import ConfigError, nearest
+from dim_ray.store.pareto import AXES, is_pareto
 from dim_ray.store.reader import Reader
+from tuning.objectives import open_study, row_values
 from tuning.record import study_name
 from tuning.space import configure, search_space
 
@@ -78,21 +79,23 @@ def warm_start(storage: BaseStorage, name: str, config: Config, *, is_new: bool)
     Returns:
         What was put there, or None.
     """
-    study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+    study = open_study(storage, name, config)
     if not config.study.warm_start or _DONE in study.user_attrs:
         return None
     rows = _other_trials(config, name)
     names = set(config.study.warm_start)
     rows = rows[rows["study"].isin(names) | rows["dataset"].isin(names)]
+    rows = rows.assign(is_pareto=_are_pareto(rows, config.study.objectives))
     space = search_space(config.study)
     known = [row for row in rows.to_dict("records") if _fits(row["parameters"], space)]
-    same = [row for row in known if _is_comparable(row, config)]
-    for row in same:
+    same = [(row, row_values(config.study, row)) for row in known if _is_comparable(row, config)]
+    same = [(row, values) for row, values in same if values is not None]
+    for row, values in same:
         study.add_trial(
             create_trial(
                 params={key: row["parameters"][key] for key in space},
                 distributions=space,
-                value=row["objective"],
+                values=values,
                 user_attrs={_ORIGIN: f"{row['study']} {row['number']}"},
             )
         )
@@ -115,6 +118,15 @@ def _other_trials(config: Config, own: str) -> pd.DataFrame:
     )
 
 
+def _are_pareto(rows: pd.DataFrame, objectives: Sequence[str]) -> pd.Series[bool]:
+    """Returns which trials completed and no other one of their study beats."""
+    completed = rows[rows["state"] == "completed"].dropna(subset=[AXES[name].column for name in objectives])
+    found = pd.Series(False, index=rows.index)
+    for _, own in completed.groupby("study"):
+        found[own.index] = is_pareto(own, objectives)
+    return found
+
+
 def _fits(parameters: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> bool:
     return all(name in parameters and _holds(kind, parameters[name]) for name, kind in space.items())
 
@@ -133,13 +145,19 @@ def _is_comparable(row: Mapping[Any, Any], config: Config) -> bool:
         place = {field.name for field in fields(getattr(config, section)) if field.metadata.get("place")}
         if any(theirs[section].get(name) != value for name, value in ours[section].items() if name not in place):
             return False
-    return all(theirs["study"].get(name) == ours["study"][name] for name in _SAME_SELECTION)
+    chosen = {name: theirs["study"].get(name) for name in _SAME_SELECTION}
+    if isinstance(ipc := chosen["selection_images_per_class"], int):  # as rows had it that are older
+        chosen["selection_images_per_class"] = [ipc]
+    return all(chosen[name] == ours["study"][name] for name in _SAME_SELECTION)
 
 
 def _best(rows: list[dict[Any, Any]], space: Mapping[str, BaseDistribution], num_trials: int) -> list[dict[str, Any]]:
-    """Returns the best configurations, each once, in turn of each source: accuracies of two can't be compared."""
+    """Returns the best configurations, each once, in turn of each source: accuracies of two can't be compared.
+
+    Those that no other one beats in all objectives come first; with one objective that is its best.
+    """
     studies: dict[str, list[dict[str, Any]]] = {}
-    for row in sorted(rows, key=lambda row: (row["state"] != "completed", -row["objective"])):
+    for row in sorted(rows, key=lambda row: (row["state"] != "completed", not row["is_pareto"], -row["objective"])):
         studies.setdefault(row["study"], []).append({key: row["parameters"][key] for key in space})
     turns = itertools.zip_longest(*(studies[name] for name in sorted(studies)))
     chosen: list[dict[str, Any]] = []

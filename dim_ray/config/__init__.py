@@ -19,7 +19,7 @@ from dim_ray.config.evaluation import PROTOCOLS, WEIGHTS, EvaluationConfig, Prot
 from dim_ray.config.fingerprints import fingerprint, to_dict
 from dim_ray.config.networks import GeneratorConfig, NetworksConfig
 from dim_ray.config.presets import NO_QUIRKS, PRESET_QUIRKS, PRESETS, QUIRKS, Quirk, join_quirks
-from dim_ray.config.study import StorageConfig, StudyConfig
+from dim_ray.config.study import OBJECTIVES, StorageConfig, StudyConfig
 from dim_ray.config.training import (
     HealthConfig,
     MatchingConfig,
@@ -36,6 +36,7 @@ __all__ = [
     "IMAGE_SIZES",
     "NO_QUIRKS",
     "NUM_GROUPS",
+    "OBJECTIVES",
     "PRESETS",
     "PRESET_QUIRKS",
     "PROTOCOLS",

@@ -18,12 +18,14 @@ from dim_ray.config.checks import (
 )
 from dim_ray.errors import ConfigError, nearest
 
-__all__ = ["SAMPLERS", "SCHEDULERS", "Sampler", "Scheduler", "StorageConfig", "StudyConfig"]
+__all__ = ["OBJECTIVES", "SAMPLERS", "SCHEDULERS", "Objective", "Sampler", "Scheduler", "StorageConfig", "StudyConfig"]
 
 Sampler = Literal["tpe", "gp", "nsga2", "qmc", "random", "grid"]
 SAMPLERS: tuple[str, ...] = get_args(Sampler)
 Scheduler = Literal["asha", "hyperband", "median", "none"]
 SCHEDULERS: tuple[str, ...] = get_args(Scheduler)
+Objective = Literal["accuracy", "generator_bytes", "device_seconds"]
+OBJECTIVES: tuple[str, ...] = get_args(Objective)
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smh])")
@@ -59,14 +61,17 @@ class StudyConfig:
     """Studies of the storage, or data sets whose studies are all meant, from whose trials the search begins."""
     warm_start_trials: int = 4
     """Configurations of those trials, the best ones, that are tried first."""
-    selection_images_per_class: int = 10
-    """IPC of the on-the-fly student whose validation accuracy is the objective."""
+    objectives: tuple[Objective, ...] = ("accuracy",)
+    """What the search is for: accuracy, alone or with generator_bytes (of its file) and device_seconds (of its
+    teachers, its prior and its distillation), which are to be small."""
+    selection_images_per_class: tuple[int, ...] = (10,)
+    """IPCs of the on-the-fly students whose mean validation accuracy is the objective."""
     selection_seeds: int = 1
-    """Students whose validation accuracies are averaged at each rung."""
+    """Students for each of these IPCs, whose validation accuracies are averaged at each rung."""
     contenders: int = field(default=3, metadata={"place": True})
     """Trials, the best that completed, between which more students decide after the search; 1: the search decides."""
     contender_seeds: int = field(default=5, metadata={"place": True})
-    """Students for each of them, besides the search's; a larger number goes on where they weren't told apart."""
+    """Students for each of them and IPC, besides the search's; a larger number goes on where they aren't told apart."""
     grace_epochs: int = 1
     """Matching epochs before the first rung; as many as matching.epochs stop no trial."""
     reduction_factor: int = 3
@@ -91,8 +96,8 @@ class StudyConfig:
         if self.name is not None:
             require_name("study.name", self.name)
         require_positive(
-            "study", self, "num_trials", "selection_images_per_class", "selection_seeds", "grace_epochs",
-            "workers_per_trial", "cpus_per_worker", "grid_points", "warm_start_trials", "contenders",
+            "study", self, "num_trials", "selection_seeds", "grace_epochs", "workers_per_trial", "cpus_per_worker",
+            "grid_points", "warm_start_trials", "contenders",
         )  # fmt: skip
         require(self.contender_seeds >= 2, "study.contender_seeds", self.contender_seeds, "2 or more")
         require(self.max_failures >= 0, "study.max_failures", self.max_failures, "0 or more")
@@ -106,8 +111,10 @@ class StudyConfig:
             gpus,
             "0 or more, and above 1 a whole number",
         )
-        for where, values in (("study.pool_sizes", self.pool_sizes), ("study.capacities", self.capacities)):
-            require(len(values) > 0 and min(values) > 0, where, values, "at least one number, all above 0")
+        for name in ("pool_sizes", "capacities", "selection_images_per_class"):
+            values = getattr(self, name)
+            require(len(values) > 0 and min(values) > 0, f"study.{name}", values, "at least one number, all above 0")
+        require_distinct("study.selection_images_per_class", self.selection_images_per_class)
         require_range("study.matching_weights", self.matching_weights)
         require_range("study.adversarial_weights", self.adversarial_weights)
         require_seed("study.seed", self.seed)
@@ -120,6 +127,7 @@ class StudyConfig:
                 raise ConfigError(f"study.{name} is {value!r}, which is unknown; {nearest(value, known)}")
         for name in self.warm_start:
             require_name("study.warm_start", name)
+        self._check_objectives()
         self._check_grid()
         budget = self.time_budget
         require(
@@ -145,9 +153,22 @@ class StudyConfig:
 
     @property
     def num_contender_students(self) -> int:
-        """Students that decide between contenders, at the most."""
+        """Students that decide between contenders, at the most, for each IPC."""
         num_contenders = min(self.contenders, self.num_trials)
         return num_contenders * self.contender_seeds if num_contenders > 1 else 0
+
+    def _check_objectives(self) -> None:
+        for name in self.objectives:
+            if name not in OBJECTIVES:
+                raise ConfigError(f"study.objectives has {name!r}, which is unknown; {nearest(name, OBJECTIVES)}")
+        require_distinct("study.objectives", self.objectives)
+        require("accuracy" in self.objectives, "study.objectives", self.objectives, "accuracy, and others beside it")
+        if len(self.objectives) > 1 and self.scheduler != "none":
+            raise ConfigError(
+                f"study.scheduler is {self.scheduler!r}, but study.objectives is {' '.join(self.objectives)}: a "
+                "scheduler compares accuracies alone, and would stop the small generators that are sought, too; set "
+                "--study.scheduler none."
+            )
 
     def _check_grid(self) -> None:
         if self.sampler != "grid":

@@ -191,7 +191,7 @@ def _store_generator(work: Workspace, identity: str, pair: Pair, measured: Mappi
         },
         "validation": {
             **accuracy,
-            "images_per_class": config.study.selection_images_per_class,
+            "images_per_class": list(config.study.selection_images_per_class),
             "weights": config.evaluation.weights,
         },
         "wall_seconds": seconds,

@@ -53,7 +53,7 @@ class StoredGenerator:
 
 
 def validate(work: Workspace, generator: Generator) -> dict[str, float]:
-    """Returns mean, and of several the standard deviation, of the validation accuracy of `selection_cells`.
+    """Returns the mean validation accuracy of `selection_cells`, and of several seeds the standard deviation.
 
     The test split is not used.
 
@@ -67,15 +67,18 @@ def validate(work: Workspace, generator: Generator) -> dict[str, float]:
     results: list[StudentResult | DivergedError] = []
     for group in group_cells(work, cells, num_seeds=num_seeds, device_type=device_type):
         results += train_cells(work, group, [stored] * len(group), test=False)
-    accuracies = [result.validation_accuracy for result in finished(results)]
-    spread = {"validation_std": statistics.stdev(accuracies)} if num_seeds > 1 else {}
-    return {"validation_accuracy": statistics.fmean(accuracies), **spread}
+    by_seed: dict[int, list[float]] = {}
+    for cell, result in zip(cells, finished(results), strict=True):
+        by_seed.setdefault(cell.seed, []).append(result.validation_accuracy)
+    means = [statistics.fmean(accuracies) for accuracies in by_seed.values()]
+    spread = {"validation_std": statistics.stdev(means)} if num_seeds > 1 else {}
+    return {"validation_accuracy": statistics.fmean(means), **spread}
 
 
 def selection_cells(
     work: Workspace, indices: Iterable[int], generator: str | None = None, weights: Weights | None = None
 ) -> list[Evaluation]:
-    """Returns on-the-fly students that choose among generators, one an index.
+    """Returns on-the-fly students that choose among generators, one an index and IPC.
 
     Their seeds are their own: a student that chose a generator isn't among those that are reported. They have hard
     labels and no quirks, whatever those that are reported have: a quirk chooses nothing.
@@ -90,7 +93,7 @@ def selection_cells(
     return [
         Evaluation(
             protocol="on_the_fly",
-            images_per_class=work.config.study.selection_images_per_class,
+            images_per_class=images_per_class,
             architecture=work.config.networks.students[0],
             seed=derive_seed(evaluation.seed, "selection", index),
             generator=generator,
@@ -98,6 +101,7 @@ def selection_cells(
             recipe=evaluation.recipe("on_the_fly", work.dataset.num_channels),
             preset="corrected",
         )
+        for images_per_class in work.config.study.selection_images_per_class
         for index in indices
     ]
 

@@ -3,6 +3,7 @@
     store = dim_ray.open_store("./dim_storage")
     store.evaluations(dataset="digits", ipc=[10, 50])
     store.best(dataset="digits", ipc=10, max_bytes=100_000)
+    store.pareto(study="digits-0123abcd", objectives=["accuracy", "generator_bytes"])
     store.sql("select dataset, avg(accuracy) from evaluations group by dataset")
 
 `pandas.read_parquet("./dim_storage/evaluations")` reads the same rows. This reader adds what pandas leaves out: each
@@ -11,14 +12,16 @@ row once while others compact, rows of a newer schema refused, damaged files by 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from os import PathLike, fspath
 from typing import Any
 
 import pandas as pd
 
 from dim_ray.config import NO_QUIRKS
-from dim_ray.errors import StorageError
+from dim_ray.errors import StorageError, nearest
 from dim_ray.store.filesystem import open_root
+from dim_ray.store.pareto import pareto_set, study_objectives
 from dim_ray.store.schema import EVALUATION_TABLE, TABLES, TRIAL_TABLE, VALIDATION_TABLE
 from dim_ray.store.selection import CELL, may_choose, no_evaluations, rank, what_is_there
 from dim_ray.store.sql import query
@@ -78,6 +81,28 @@ class Reader:
         """Returns trials, oldest first: as `evaluations`, with the columns of `dim_ray.store.schema.TRIALS`."""
         frame: pd.DataFrame = read_rows(self._root, TRIAL_TABLE, filters).to_pandas()
         return frame
+
+    def pareto(self, *, study: str, objectives: Sequence[str] | None = None) -> pd.DataFrame:
+        """Returns the completed trials of a study that no other one of it beats, the most accurate first.
+
+        Args:
+            study: Its name.
+            objectives: Out of accuracy, generator_bytes and device_seconds. Default: those of the study, where it had
+                several; otherwise all of them.
+
+        Returns:
+            Rows of `trials`; a generator that several trials led to is there once.
+
+        Raises:
+            StorageError: There is no such study, or none of its trials has values.
+            UsageError: An objective is unknown.
+        """
+        rows = self.trials(study=study)
+        if rows.empty:
+            known = read_rows(self._root, TRIAL_TABLE, {}, ("study",)).to_pandas()["study"].unique()
+            there = nearest(study, known) if len(known) else "run python -m dim_ray.tune."
+            raise StorageError(f"there are no trials of a study {study!r} under {self.root}; {there}")
+        return pareto_set(rows, study_objectives(rows) if objectives is None else tuple(objectives))
 
     def sql(self, text: str) -> pd.DataFrame:
         """Answers a question in SQL over the tables `evaluations`, `validations` and `trials`, with duckdb.

@@ -129,9 +129,10 @@ def usual_ipc(evaluations: pd.DataFrame, *, dataset: str, protocol: str = "on_th
         protocol: How the students got their images.
 
     Returns:
-        The default of `study.selection_images_per_class`; the largest there is, where there is only another one.
+        The first of the default of `study.selection_images_per_class`; the largest there is, where there is only
+        another one.
     """
-    usual = StudyConfig().selection_images_per_class
+    usual = StudyConfig().selection_images_per_class[0]
     is_wanted = (evaluations["dataset"] == dataset) & (evaluations["protocol"] == protocol)
     there = evaluations[is_wanted & may_choose(evaluations)]["ipc"]
     return usual if there.empty or usual in there.to_numpy() else int(there.max())

@@ -29,7 +29,7 @@ STUDY = StudyConfig(
     num_trials=3,
     pool_sizes=(1, 2),
     capacities=(6, 8),
-    selection_images_per_class=2,
+    selection_images_per_class=(2,),
     matching_weights=(0.1, 1.0),
     adversarial_weights=(0.5, 2.0),
 )

@@ -274,7 +274,7 @@ def test_card_says_all_that_a_user_needs(built: Workspace) -> None:
     assert card["generator"]["latent_dim"] == built.config.generator.latent_dim
     assert card["training"]["matching"]["weight"] == built.config.matching.weight
     assert 0 <= card["validation"]["validation_accuracy"] <= 1
-    assert card["validation"]["images_per_class"] == built.config.study.selection_images_per_class
+    assert card["validation"]["images_per_class"] == list(built.config.study.selection_images_per_class)
     assert card["wall_seconds"] > 0
     json.dumps(card, allow_nan=False)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -95,9 +96,23 @@ def test_validation_is_on_the_fly_at_the_budget_of_selection_and_without_the_tes
     validate(built, generator)
     [cell], [options] = trained.cells, trained.options
     config = built.config
-    assert (cell.protocol, cell.images_per_class) == ("on_the_fly", config.study.selection_images_per_class)
+    assert (cell.protocol, (cell.images_per_class,)) == ("on_the_fly", config.study.selection_images_per_class)
     assert cell.architecture == config.networks.students[0]
     assert options["test"] is False
+
+
+def test_validation_is_the_mean_over_the_ipcs_of_the_selection(
+    built: Workspace, generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(work: Workspace, cells: list[Evaluation], generators: Any, **options: Any) -> list[Any]:
+        return [SimpleNamespace(validation_accuracy=accuracies[cell.images_per_class].pop()) for cell in cells]
+
+    accuracies = {1: [0.1, 0.2], 3: [0.6, 0.9]}
+    monkeypatch.setattr(students, "train_cells", train)
+    study = replace(built.config.study, selection_images_per_class=(1, 3), selection_seeds=2)
+    measured = validate(replace(built, config=replace(built.config, study=study)), generator)
+    assert measured == {"validation_accuracy": pytest.approx((0.15 + 0.75) / 2)}
+    assert accuracies == {1: [], 3: []}
 
 
 def grouped(work: Workspace, cells: list[Evaluation], **options: Any) -> list[list[Evaluation]]:

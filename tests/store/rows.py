@@ -95,6 +95,8 @@ def trial(**changes: Any) -> dict[str, Any]:
         "device_seconds": 12.0,
         "saved_device_seconds": 30.0,
         "reused_trial": None,
+        "generator_bytes": 40_000,
+        "alone_device_seconds": 42.0,
         "wall_seconds": 12.0,
         "generator": "aaaa000011112222",
         "config_fingerprint": "cccc000011112222",

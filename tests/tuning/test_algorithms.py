@@ -22,6 +22,7 @@ from tests.store.conftest import object_store  # noqa: F401  # a fixture
 from tuning import algorithms
 from tuning.algorithms import METRIC, REUSED_TRIAL, StudySearch, open_journal, settle
 from tuning.budget import TimeBudget
+from tuning.objectives import values, worst_costs
 
 STUDY = "tiny"
 KEY = "studies/tiny/optuna.journal"
@@ -42,7 +43,7 @@ class Driver:
     """What one process of a study has: opened on the storage, and dropped when it dies."""
 
     root: str
-    rows: dict[int, tuple[dict[str, Any], float | None]] = field(default_factory=dict)
+    rows: dict[int, tuple[dict[str, Any], tuple[float, ...] | None]] = field(default_factory=dict)
     """Stands for the table of trials, which outlives the process."""
     failed: dict[int, dict[str, Any]] = field(default_factory=dict)
     ended: list[int] = field(default_factory=list)
@@ -73,9 +74,16 @@ class Driver:
             num_trials=99,
             identify=identify,
             results=results,
+            measure=self.measure,
             budget=self.budget,
             on_end=self.write,
         )
+
+    def measure(self, parameters: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+        """Stands for the generator's card: what it costs follows from its parameters."""
+        if "diverged" in result:
+            return {**result, **worst_costs()}
+        return {**result, "generator_bytes": 100 * parameters["capacity"], "alone_device_seconds": 7.5}
 
     def settle(self) -> None:
         settle(self.journal, STUDY, self.config, finished=self.rows, failed=self.failed)
@@ -86,7 +94,7 @@ class Driver:
             self.failed[number] = dict(parameters)
         else:
             self.failed.pop(number, None)
-            self.rows[number] = (dict(parameters), result[METRIC])
+            self.rows[number] = (dict(parameters), values(self.config.study, result))
             self.results[number] = dict(result)
             if REUSED_TRIAL in result:
                 self.reused[number] = result[REUSED_TRIAL]
@@ -258,6 +266,7 @@ def test_sampler_has_a_seed_of_its_own_for_every_study_seed_and_number_of_drawn_
                 num_trials=1,
                 identify=identify,
                 results={},
+                measure=lambda parameters, result: result,
                 budget=TimeBudget(config),
                 on_end=lambda *ending: None,
             )
@@ -349,7 +358,7 @@ def test_failed_trials_are_queued_once_with_their_numbers(root: str) -> None:
 
 
 def test_finished_trials_that_the_journal_lost_are_added(root: str) -> None:
-    rows = {0: (PARAMETERS, 0.5), 1: ({**PARAMETERS, "capacity": 6}, 0.7), 2: (PARAMETERS, None)}
+    rows: dict[int, Any] = {0: (PARAMETERS, (0.5,)), 1: ({**PARAMETERS, "capacity": 6}, (0.7,)), 2: (PARAMETERS, None)}
     driver = Driver(root, rows=rows, results={number: {} for number in rows})
     driver.settle()
     values = {t.user_attrs["number"]: (t.value, t.params) for t in driver.trials()}
@@ -433,7 +442,8 @@ def test_trial_that_was_run_is_not_run_again_and_has_the_result_of_the_first(roo
     assert driver.ended == [0, 1, 2]
     assert driver.reused == {1: 0, 2: 0}
     assert driver.results[1] == {
-        METRIC: 0.75, "epoch": 2, "reused_trial": 0, "reused_seconds": 5.0, "time_total_s": 0.0
+        METRIC: 0.75, "epoch": 2, "reused_trial": 0, "reused_seconds": 5.0, "time_total_s": 0.0,
+        "generator_bytes": 600, "alone_device_seconds": 7.5,
     }  # fmt: skip
     assert [(trial.state.name, trial.value) for trial in driver.trials()] == [("COMPLETE", 0.75)] * 3
 

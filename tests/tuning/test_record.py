@@ -192,7 +192,7 @@ def test_devices_of_all_workers_count(work: Workspace) -> None:
 def test_trial_that_is_written_again_takes_the_place_of_its_row(record: StudyRecord, tmp_path: Path) -> None:
     record.write_trial(0, PARAMETERS, None, error="killed")
     record.write_trial(0, PARAMETERS, result(0.6))
-    assert record.finished() == {0: (PARAMETERS, 0.6)}
+    assert record.finished() == {0: (PARAMETERS, (0.6,))}
     assert record.failed() == {}
     assert len(list((tmp_path / "trials").rglob("*.parquet"))) == 1
 

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
+import pandas as pd
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from dim_ray.errors import ConfigError
 from dim_ray.pipeline.workspace import Workspace
+from dim_ray.store.reader import Reader
+from dim_ray.store.writer import Writer
 from tests.pipeline.small import make_work
 from tuning.algorithms import METRIC, StudySearch, open_journal
 from tuning.budget import TimeBudget
@@ -69,6 +73,32 @@ def test_best_configurations_are_tried_first_and_all_results_are_known(tmp_path:
     assert known == {0.2: 0.5, 0.3: 0.8, 0.4: 0.9, 0.5: 0.7}
 
 
+def test_with_several_objectives_the_pareto_set_comes_first_and_results_have_all_values(tmp_path: Path) -> None:
+    record = StudyRecord(make_work(tmp_path, study="old"))
+    for number, (accuracy, size_bytes) in enumerate([(0.9, 300), (0.8, 400), (0.5, 100)]):
+        costs = {"generator_bytes": size_bytes, "alone_device_seconds": 1.0}
+        record.write_trial(number, parameters(0.2 + 0.1 * number), result(accuracy) | costs)
+    record.write_trial(3, parameters(0.5), result(0.95))  # as one of an older version: its costs aren't known
+    work = make_new(tmp_path, "old", objectives=("accuracy", "generator_bytes"), scheduler="none")
+    assert start(work) == WarmStart(num_queued=2, num_known=3)
+    assert queued(work) == [parameters(0.2), parameters(0.2 + 0.1 * 2)]
+    known = {trial.params["matching_weight"]: trial.values for trial in trials(work, TrialState.COMPLETE)}
+    assert known == {0.2: [0.9, 300], 0.2 + 0.1: [0.8, 400], 0.2 + 0.1 * 2: [0.5, 100]}
+
+
+@pytest.mark.usefixtures("old")
+def test_trials_of_a_version_that_had_one_ipc_as_a_number_are_comparable(tmp_path: Path) -> None:
+    rows = Reader(str(tmp_path)).trials()
+    for row in rows.to_dict("records"):
+        config = json.loads(row["config_json"])
+        config["study"]["selection_images_per_class"] = 2
+        del config["study"]["objectives"]
+        plain = {name: None if pd.isna(value) else value for name, value in row.items()}
+        plain["epoch"] = None if plain["epoch"] is None else int(plain["epoch"])
+        Writer(str(tmp_path)).append_trial(plain | {"config_json": json.dumps(config)})
+    assert start(make_new(tmp_path, "old")) == WarmStart(num_queued=2, num_known=4)
+
+
 @pytest.mark.usefixtures("old")
 def test_trials_of_the_study_itself_are_numbered_as_ever_and_run(tmp_path: Path) -> None:
     work = make_new(tmp_path, "old")
@@ -81,6 +111,7 @@ def test_trials_of_the_study_itself_are_numbered_as_ever_and_run(tmp_path: Path)
         num_trials=3,
         identify=str,
         results={},
+        measure=lambda parameters, result: result,
         budget=TimeBudget(work.config),
         on_end=lambda *ending: None,
     )

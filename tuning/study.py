@@ -9,13 +9,14 @@ interruption, extends a study that was given more trials, and costs nothing wher
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
 import pandas as pd
 
+from dim_ray.config import Config
 from dim_ray.distributed.board import make_board
 from dim_ray.distributed.build import STAGE_EVALUATE, run_evaluations
 from dim_ray.distributed.networks import ADVERSARIAL_COST, STAGE_BUILD, build_networks
@@ -24,14 +25,14 @@ from dim_ray.distributed.resources import DRIVER_SHARE, Placement, cluster
 from dim_ray.distributed.watched import ray_path, watching
 from dim_ray.errors import DimError
 from dim_ray.pipeline.evaluations import missing_evaluations, plan_evaluations, read_evaluations
-from dim_ray.pipeline.teachers import pool_teachers
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
 from tuning.budget import TimeBudget
 from tuning.cost import StudyCost, network_keys
 from tuning.record import StudyRecord
+from tuning.variants import SizeLimit, network_variants
 
-__all__ = ["StudyOutcome", "largest_trial", "run_study"]
+__all__ = ["StudyOutcome", "run_study"]
 
 _STAGE_TRIALS = "trials"
 
@@ -73,14 +74,6 @@ def run_study(work: Workspace, progress: Progress) -> StudyOutcome:
         return _run(work, record, progress)
 
 
-def largest_trial(work: Workspace) -> Workspace:
-    """Returns the workspace of the largest trial."""
-    config = work.config
-    pool = replace(config.pool, size=max(config.study.pool_sizes))
-    generator = replace(config.generator, capacity=max(config.study.capacities))
-    return replace(work, config=replace(config, pool=pool, generator=generator))
-
-
 def _run(work: Workspace, record: StudyRecord, progress: Progress) -> StudyOutcome:
     record.open()
     budget = TimeBudget(work.config)
@@ -91,16 +84,20 @@ def _run(work: Workspace, record: StudyRecord, progress: Progress) -> StudyOutco
         cells = missing_evaluations(work, plan_evaluations(work, str(record.best()["generator"])))
         if not cells:
             return _outcome(work, record, 0, 0)
-    progress.plan(_costs(work, max(0, num_missing)))
+    limit = SizeLimit(work.config, work.dataset)
+    variants = network_variants(work.config, limit)
+    progress.plan(_costs(work, variants, max(0, num_missing)))
 
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()  # to the log file
     with cluster(work.config, progress) as placement:
-        check_nodes(largest_trial(work), placement, progress, num_trials=max(1, num_missing))
+        check_nodes(work, placement, progress, num_trials=max(1, num_missing), variants=variants)
         if num_missing > 0:
-            record.note_missing(_missing_networks(work))
-            build_networks(work, max(config.pool_sizes), config.capacities, placement, progress)
-            if not _search(work, record, placement, num_missing, budget, progress):
+            if left_out := limit.describe():
+                progress.message(left_out)
+            record.note_missing(_missing_networks(work, variants))
+            build_networks(work, variants, placement, progress)
+            if not _search(work, record, placement, num_missing, budget, limit, progress):
                 return _unfinished(record, num_missing)
         best = record.best()
         num_evaluated = run_evaluations(work, plan_evaluations(work, str(best["generator"])), placement, progress)
@@ -108,17 +105,20 @@ def _run(work: Workspace, record: StudyRecord, progress: Progress) -> StudyOutco
     return _outcome(work, record, max(0, num_missing), num_evaluated)
 
 
-def _missing_networks(work: Workspace) -> list[str]:
+def _missing_networks(work: Workspace, variants: Sequence[Config]) -> list[str]:
     """Returns the teachers and priors of the study that the storage doesn't hold."""
-    config, largest = work.config, largest_trial(work)
-    generators = [replace(config.generator, capacity=capacity) for capacity in config.study.capacities]
-    works = [replace(largest, config=replace(largest.config, generator=generator)) for generator in generators]
-    keys = dict.fromkeys(key for own in works for key in network_keys(own))
+    keys = dict.fromkeys(key for config in variants for key in network_keys(replace(work, config=config)))
     return [key for key in keys if not work.artifacts.exists(*key.split("/"))]
 
 
 def _search(
-    work: Workspace, record: StudyRecord, placement: Placement, num_trials: int, budget: TimeBudget, progress: Progress
+    work: Workspace,
+    record: StudyRecord,
+    placement: Placement,
+    num_trials: int,
+    budget: TimeBudget,
+    limit: SizeLimit,
+    progress: Progress,
 ) -> bool:
     """Runs the trials that are missing, and returns whether they all came to an end before the time was over."""
     from ray import tune
@@ -150,6 +150,7 @@ def _search(
         work.study,
         taken=finished,
         num_trials=num_trials,
+        limit=limit,
         identify=record.identify,
         results=record.results(),
         budget=budget,
@@ -219,16 +220,19 @@ def _outcome(work: Workspace, record: StudyRecord, num_trials_run: int, num_eval
     )
 
 
-def _costs(work: Workspace, num_trials: int) -> dict[str, float]:
+def _costs(work: Workspace, variants: Sequence[Config], num_trials: int) -> dict[str, float]:
     """Estimates the stages' costs in images through a student, for the time left."""
     config, num_images = work.config, len(work.dataset.train)
     evaluation = config.evaluation
     per_epoch = work.dataset.num_classes * sum(evaluation.images_per_class)
     students = len(evaluation.protocols) * len(config.networks.students) * evaluation.num_seeds
-    num_teachers = max(config.study.pool_sizes) if pool_teachers(config) else 0
-    prepare = num_teachers * config.pool.epochs + len(config.study.capacities) * config.prior.epochs * ADVERSARIAL_COST
+    networks = {
+        key: own.pool.epochs if key.startswith("teachers/") else own.prior.epochs * ADVERSARIAL_COST
+        for own in variants
+        for key in network_keys(replace(work, config=own))
+    }
     return {
-        STAGE_BUILD: prepare * num_images if num_trials else 0.0,
+        STAGE_BUILD: sum(networks.values()) * num_images if num_trials else 0.0,
         _STAGE_TRIALS: num_trials * config.matching.epochs * num_images * ADVERSARIAL_COST,
         STAGE_EVALUATE: float(students * per_epoch * evaluation.epochs),
     }

@@ -84,7 +84,7 @@ def _distill_with_ray(work: Workspace, progress: Progress) -> None:
 
     with cluster(work.config, progress) as placement:
         check_nodes(work, placement, progress, num_trials=1)
-        build_networks(work, work.config.pool.size, [work.config.generator.capacity], placement, progress)
+        build_networks(work, [work.config], placement, progress)
         distill_one(work, placement, progress)
 
 

@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
 
             with cluster(work.config, progress) as placement:
                 check_nodes(work, placement, progress, num_trials=1)
-                build_networks(work, work.config.pool.size, [], placement, progress)
+                build_networks(work, [work.config], placement, progress, with_priors=False)
     _print(work, len(missing))
 
 

@@ -36,6 +36,7 @@ __all__ = [
 
 _FIELD = re.compile(r"[a-z]+\.[a-z0-9_]+")
 _PRESET = "evaluation.preset"
+_SPACE = "study.space"
 _TYPE_WORDS = {
     bool: ("true or false", "true or false"),
     int: ("a whole number", "whole numbers"),
@@ -181,7 +182,28 @@ def _convert(setting: Setting) -> Any:
         raise ConfigError(
             f"{setting.source} is {'null' if shown is None else repr(shown)}; expected {_describe(hint)}."
         )
-    return value
+    return _typed_space(setting, value) if setting.field == _SPACE else value
+
+
+def _typed_space(setting: Setting, space: Mapping[str, Any]) -> dict[str, Any]:
+    """Gives what may be chosen for a field the field's type; what is no choice at all is left for `StudyConfig`."""
+
+    def typed(field: str, values: Any) -> Any:
+        if field not in known_fields():
+            return values
+        if isinstance(values, list):
+            return [
+                _convert(Setting(field=field, value=value, source=f"{setting.source}: {field}")) for value in values
+            ]
+        if isinstance(values, dict):
+            numbers = {key: typed(field, [values[key]])[0] for key in ("low", "high") if key in values}
+            lists = {"values": typed(field, values["values"])} if "values" in values else {}
+            when = values.get("when")
+            others = {other: typed(other, own) for other, own in when.items()} if isinstance(when, dict) else when
+            return values | numbers | lists | ({"when": others} if "when" in values else {})
+        return values
+
+    return {field: typed(field, values) for field, values in space.items()}
 
 
 def _place_of_fault(message: str, settings: Mapping[str, Setting]) -> str:
@@ -198,6 +220,8 @@ def _describe(hint: Any, *, several: bool = False) -> str:
         return ("names out of " if several else "one of ") + ", ".join(options)
     if get_origin(hint) in (Union, types.UnionType):
         return f"{_describe(next(option for option in options if option is not type(None)))}, or null"
+    if get_origin(hint) is dict:
+        return "fields with what may be chosen, such as {matching.kind: [logit_means, features]}"
     if get_origin(hint) is tuple:
         count = "a list of" if options[-1] is Ellipsis else f"a list of {len(options)}"
         return f"{count} {_describe(options[0], several=True)}"

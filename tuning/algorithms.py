@@ -23,7 +23,8 @@ from tuning.budget import TimeBudget
 from tuning.objectives import metric_and_mode, open_study
 from tuning.samplers import make_sampler
 from tuning.schedulers import METRIC, METRIC_STD, TIME_ATTRIBUTE
-from tuning.space import search_space
+from tuning.space import asked_space, configure, open_names, search_space
+from tuning.variants import SizeLimit
 
 __all__ = [
     "METRIC",
@@ -74,6 +75,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
         measure: Adds the objectives that Tune isn't told.
         budget: No trial is drawn once it's over, and one that it cut isn't ended: the study goes on with it.
         on_end: Writes the row.
+        limit: Of the generators' size; a draw beyond it is no trial.
     """
 
     def __init__(
@@ -89,8 +91,11 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
         measure: Measure,
         budget: TimeBudget,
         on_end: TrialEnd,
+        limit: SizeLimit | None = None,
     ) -> None:
         self._taken = set(taken)
+        self._config = config
+        self._limit = limit
         self._num_left = num_trials
         self._identify = identify
         self._results = dict(results)
@@ -101,7 +106,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
         self._on_end = on_end
         metric, mode = metric_and_mode(config.study)
         super().__init__(
-            space=search_space(config.study),
+            space=asked_space(config.study),
             metric=metric,
             mode=mode,
             storage=storage,
@@ -119,6 +124,9 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
             return self.identify(trial_id)[1]
         while self._num_left > 0 and not self._budget.is_over():
             parameters: dict[str, Any] = super().suggest(trial_id)
+            if self._limit is not None and not self._limit.holds(configure(self._config, parameters).generator):
+                self._draw_smaller(trial_id, self._limit)
+                continue
             self._num_left -= 1
             number = self._give_number(trial_id)
             identity = self._identify(parameters)
@@ -181,6 +189,13 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
         number: int = trial.user_attrs[_NUMBER]
         return number
 
+    def _draw_smaller(self, trial_id: str, limit: SizeLimit) -> None:
+        """Tells Optuna that a generator is too large, and has the next draw begin with one that isn't."""
+        trial = self._ot_trials.pop(trial_id)
+        self._ot_study.tell(trial, state=TrialState.PRUNED)  # samplers that learn count it among the worst
+        smaller = limit.choices()
+        self._ot_study.enqueue_trial(smaller[trial.number % len(smaller)])
+
     def _reuse(self, name: str, identity: str) -> None:
         number, known = self._results[identity]
         kept = {key: known[key] for key in (METRIC, METRIC_STD, TIME_ATTRIBUTE, "diverged") if key in known}
@@ -233,7 +248,11 @@ def settle(
         elif trial.state == TrialState.RUNNING:
             _, values = finished.get(number, ({}, None))
             study.tell(trial.number, values, state=TrialState.FAIL if values is None else TrialState.COMPLETE)
-            if number >= 0 and number not in finished and set(trial.params) == set(space):
+            if (
+                number >= 0
+                and number not in finished
+                and set(trial.params) == set(open_names(config.study, trial.params))
+            ):
                 again[number] = trial.params
             known.add(number)
         elif trial.state == TrialState.COMPLETE:
@@ -243,8 +262,9 @@ def settle(
             study.enqueue_trial(dict(parameters), user_attrs={_NUMBER: number})
     for number, (parameters, values) in finished.items():
         if number not in known and values is not None:
+            kinds = {name: space[name] for name in parameters}
             study.add_trial(
-                create_trial(params=dict(parameters), distributions=space, values=values, user_attrs={_NUMBER: number})
+                create_trial(params=dict(parameters), distributions=kinds, values=values, user_attrs={_NUMBER: number})
             )
 
 

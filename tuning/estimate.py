@@ -1,24 +1,23 @@
 """Device seconds of a study's jobs: teachers and priors, trials, students.
 
 costs = Costs(work, num_threads=1)
-network_jobs(work, costs), costs.trial(24, epochs=4.5), student_jobs(work, costs)
+network_jobs(work, costs, [config]), costs.trial(config, epochs=4.5), student_jobs(work, costs)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from dim_ray.config import Protocol
+from dim_ray.config import Config, Protocol
 from dim_ray.core.budgets import budget
 from dim_ray.core.splits import class_counts
 from dim_ray.pipeline.generators import rung_epochs
-from dim_ray.pipeline.priors import prior_is_settled
-from dim_ray.pipeline.teachers import missing_teachers
+from dim_ray.pipeline.priors import prior_fingerprint, prior_is_settled
+from dim_ray.pipeline.teachers import pool_teachers, teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace
 from tuning.probe import Probe
-from tuning.study import largest_trial
-from tuning.timings import StoredTimings
+from tuning.timings import StoredTimings, step_key
 
 __all__ = ["Costs", "contender_jobs", "network_jobs", "student_jobs"]
 
@@ -39,31 +38,32 @@ class Costs:
         self.num_stored = 0
         self.num_probed = 0
 
-    def teacher(self, architecture: str) -> float:
+    def teacher(self, config: Config, architecture: str) -> float:
         """Returns what a teacher takes."""
-        stored = self._of_store(("teacher", architecture), self._stored.teacher_epoch(architecture))
-        each = self._probe.teacher_epoch(architecture) if stored is None else stored
-        return self._work.config.pool.epochs * each
+        what = ("teacher", step_key(config, "teacher"), architecture)
+        stored = self._of_store(what, self._stored.teacher_epoch(config, architecture))
+        each = self._probe.teacher_epoch(config, architecture) if stored is None else stored
+        return config.pool.epochs * each
 
-    def prior(self, capacity: int) -> float:
+    def prior(self, config: Config) -> float:
         """Returns what a prior takes."""
-        stored = self._of_store(("prior", capacity), self._stored.prior_epoch(capacity))
-        each = self._probe.prior_epoch(capacity) if stored is None else stored
-        return self._work.config.prior.epochs * each
+        stored = self._of_store(("prior", step_key(config, "prior")), self._stored.prior_epoch(config))
+        each = self._probe.prior_epoch(config) if stored is None else stored
+        return config.prior.epochs * each
 
-    def trial(self, capacity: int, epochs: float) -> float:
+    def trial(self, config: Config, epochs: float) -> float:
         """Returns what a trial of so many epochs takes, with the students that validate it at the rungs."""
-        stored = self._of_store(("trial", capacity), self._stored.trial_epoch(capacity))
+        stored = self._of_store(("trial", step_key(config, "trial")), self._stored.trial_epoch(config))
         if stored is not None:
             return epochs * stored
-        study, config = self._work.config.study, self._work.config
+        study, capacity = config.study, config.generator.capacity
         num_rungs = max(1.0, len(rung_epochs(config)) * epochs / config.matching.epochs)
         architecture = config.networks.students[0]
         validation = sum(
             self.student(architecture, images_per_class, "on_the_fly", capacity)
             for images_per_class in study.selection_images_per_class
         )
-        return epochs * self._probe.matching_epoch(capacity) + num_rungs * study.selection_seeds * validation
+        return epochs * self._probe.matching_epoch(config) + num_rungs * study.selection_seeds * validation
 
     def student(self, architecture: str, images_per_class: int, protocol: Protocol, capacity: int) -> float:
         """Returns what a student takes."""
@@ -81,17 +81,18 @@ class Costs:
         return stored
 
 
-def network_jobs(work: Workspace, costs: Costs) -> list[float]:
-    """Returns what is missing of teachers and priors, the dearest first."""
-    config, largest = work.config, largest_trial(work)
-    names = config.networks.teachers
-    teachers = [costs.teacher(names[number % len(names)]) for number in missing_teachers(largest)]
-    priors = []
-    for capacity in config.study.capacities:
-        generator = replace(config.generator, capacity=capacity)
-        if not prior_is_settled(replace(work, config=replace(config, generator=generator))):
-            priors.append(costs.prior(capacity))
-    return sorted([*teachers, *priors], reverse=True)
+def network_jobs(work: Workspace, costs: Costs, variants: Sequence[Config]) -> list[float]:
+    """Returns what is missing of the teachers and priors of several configurations, the dearest first."""
+    jobs: dict[str, float] = {}
+    for config in variants:
+        own, names = replace(work, config=config), config.networks.teachers
+        if (key := prior_fingerprint(own)) not in jobs:
+            jobs[key] = 0.0 if prior_is_settled(own) else costs.prior(config)
+        for number in pool_teachers(config):
+            if (key := teacher_fingerprint(own, number)) not in jobs:
+                is_there = work.artifacts.exists("teachers", key)
+                jobs[key] = 0.0 if is_there else costs.teacher(config, names[number % len(names)])
+    return sorted((seconds for seconds in jobs.values() if seconds > 0), reverse=True)
 
 
 def contender_jobs(work: Workspace, costs: Costs, ipcs: Iterable[int]) -> list[float]:

@@ -40,7 +40,7 @@ from tuning.contenders import contender_students
 from tuning.estimate import Costs, contender_jobs, network_jobs, student_jobs
 from tuning.record import StudyRecord
 from tuning.schedulers import METRIC, TIME_ATTRIBUTE, make_scheduler
-from tuning.study import largest_trial
+from tuning.variants import SizeLimit, example_trials, network_variants
 
 __all__ = ["Plan", "Stage", "expected_epochs", "makespan", "plan_study"]
 
@@ -85,6 +85,8 @@ class Plan:
     """Free for the storage; None where that isn't a folder."""
     start_seconds: float
     """Until a process has imported what a job needs: measured."""
+    left_out: str | None
+    """What study.max_generator_bytes leaves out."""
     num_stored: int
     """Costs that were taken from the store."""
     num_probed: int
@@ -120,6 +122,7 @@ class Plan:
             f"study {self.study}: {self.num_trials} trials to run, {self.num_finished} of {study.num_trials} finished; "
             f"sampler {study.sampler}, scheduler {study.scheduler}: {self.epochs:.1f} of {self.config.matching.epochs} "
             "epochs each, on average",
+            *([f"          {self.left_out}"] if self.left_out else []),
             f"cost      about {format_duration(self.device_seconds)} of devices: {parts or 'nothing is left to do'}",
             f"          {self.num_stored} costs from what is stored, {self.num_probed} from a probe of a few steps",
             f"time      about {format_duration(self.wall_seconds)}, {at_once} trials at a time; begun now, it ends at "
@@ -155,21 +158,23 @@ def plan_study(work: Workspace, progress: Progress) -> Plan:
     root = open_root(config.storage.root)
     disk = shutil.disk_usage(_existing(Path(root.uri))).free if root.is_local else None
     memory = None
+    limit = SizeLimit(config, work.dataset)
+    variants = network_variants(config, limit)
     if joins_a_cluster():
         with cluster(config, progress) as placement:
-            check_nodes(largest_trial(work), placement, progress, num_trials=max(1, num_trials))
+            check_nodes(work, placement, progress, num_trials=max(1, num_trials), variants=variants)
     else:
         placement, memory = plan_placement(config.study, local_resources()), free_memory()
-    needs = estimate_needs(largest_trial(work), placement, num_trials=max(1, num_trials))
+    needs = estimate_needs(work, placement, num_trials=max(1, num_trials), variants=variants)
     if not joins_a_cluster():
         _check_machine(root.uri, placement, needs, memory, disk)
     epochs = expected_epochs(config, num_trials) if num_trials else 0.0
     costs = Costs(work, placement.cpus_per_worker)
     progress.start(_STAGE, 3, "stages")
-    builds, trials, students = network_jobs(work, costs) if num_trials else [], [], []
+    builds, trials, students = network_jobs(work, costs, variants) if num_trials else [], [], []
     progress.advance(1)
     if num_trials:
-        each = [costs.trial(capacity, epochs) for capacity in config.study.capacities]
+        each = [costs.trial(example, epochs) for example in example_trials(config, limit)]
         trials = [each[number % len(each)] for number in range(num_trials)]
     progress.advance(2)
     # Which generators contend isn't known before the last trial.
@@ -203,6 +208,7 @@ def plan_study(work: Workspace, progress: Progress) -> Plan:
         memory_bytes=memory,
         disk_bytes=disk,
         start_seconds=_start_seconds(),
+        left_out=limit.describe(),
         num_stored=costs.num_stored,
         num_probed=costs.num_probed,
     )

@@ -1,7 +1,7 @@
 """A short probe of what steps cost on this machine: the real stages on the real data, ended after a few steps.
 
     probe = Probe(work, num_threads=1)
-    probe.prior_epoch(capacity=24), probe.matching_epoch(capacity=24)
+    probe.prior_epoch(config), probe.matching_epoch(config)
 
 It trains in this process, keeps nothing, and takes some twenty seconds in all.
 """
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from dim_ray.config import Protocol
+from dim_ray.config import Config, Protocol
 from dim_ray.core.adversarial import train_prior
 from dim_ray.core.classifiers import build_network
 from dim_ray.core.matching import distill
@@ -27,6 +27,7 @@ from dim_ray.core.teachers import Teacher, train_teachers
 from dim_ray.pipeline.students import Evaluation, StoredGenerator, group_cells, train_cells
 from dim_ray.pipeline.teachers import open_pool
 from dim_ray.pipeline.workspace import Workspace, on_device
+from tuning.timings import step_key
 
 __all__ = ["Probe"]
 
@@ -46,34 +47,24 @@ class Probe:
 
     def __init__(self, work: Workspace, num_threads: int) -> None:
         self._work = on_device(work, num_threads)
-        self.teacher_epoch = functools.cache(self._teacher_epoch)
-        self.prior_epoch = functools.cache(self._prior_epoch)
-        self.matching_epoch = functools.cache(self._matching_epoch)
+        self._measured: dict[tuple[str, str], float] = {}
         self._student = functools.cache(self._student_line)
 
-    def student(
-        self, architecture: str, images_per_class: int, protocol: Protocol, capacity: int, num_steps: int
-    ) -> float:
-        """Returns the seconds of a student of so many steps."""
-        fixed, step = self._student(architecture, images_per_class, protocol, capacity)
-        return fixed + num_steps * step
-
-    def _teacher_epoch(self, architecture: str) -> float:
+    def teacher_epoch(self, config: Config, architecture: str) -> float:
         """Returns the seconds of an epoch of a teacher."""
-        config = replace(self._work.config.pool, kind="stored")
+        pool = replace(config.pool, kind="stored")
 
         def train(steps: Checkpointer) -> None:
-            train_teachers(config, [0], architecture, self._work.dataset, reporter=SilentReporter(), checkpointer=steps)
+            train_teachers(pool, [0], architecture, self._work.dataset, reporter=SilentReporter(), checkpointer=steps)
 
-        return self._epoch(train, config.batch_size)
+        return self._epoch((step_key(config, "teacher"), architecture), train, pool.batch_size)
 
-    def _prior_epoch(self, capacity: int) -> float:
+    def prior_epoch(self, config: Config) -> float:
         """Returns the seconds of an epoch of a prior."""
-        config = self._work.config
 
         def train(steps: Checkpointer) -> None:
             train_prior(
-                self._pair(capacity),
+                self._pair(config),
                 config.prior,
                 self._work.dataset,
                 health=config.health,
@@ -82,16 +73,15 @@ class Probe:
                 collective=SingleWorker(),
             )
 
-        return self._epoch(train, config.prior.batch_size)
+        return self._epoch((step_key(config, "prior"), ""), train, config.prior.batch_size)
 
-    def _matching_epoch(self, capacity: int) -> float:
+    def matching_epoch(self, config: Config) -> float:
         """Returns the seconds of an epoch of matching, without what is measured at the rungs."""
-        config = self._work.config
 
         def train(steps: Checkpointer) -> None:
             distill(
-                self._pair(capacity),
-                self._pool(),
+                self._pair(config),
+                self._pool(config),
                 config.matching,
                 config.prior,
                 self._work.dataset,
@@ -103,14 +93,21 @@ class Probe:
                 collective=SingleWorker(),
             )
 
-        return self._epoch(train, config.matching.batch_size)
+        return self._epoch((step_key(config, "trial"), ""), train, config.matching.batch_size)
+
+    def student(
+        self, architecture: str, images_per_class: int, protocol: Protocol, capacity: int, num_steps: int
+    ) -> float:
+        """Returns the seconds of a student of so many steps."""
+        fixed, step = self._student(architecture, images_per_class, protocol, capacity)
+        return fixed + num_steps * step
 
     def _student_line(
         self, architecture: str, images_per_class: int, protocol: Protocol, capacity: int
     ) -> tuple[float, float]:
         """Returns the seconds of a student without a step, and those of a step; at once with others, as in a run."""
         dataset, evaluation = self._work.dataset, self._work.config.evaluation
-        pair = self._pair(capacity)
+        pair = self._pair(self._work.config.with_fields({"generator.capacity": capacity}))
         network = None if protocol.startswith("real_") else pair.generator.eval().requires_grad_(False)
         stored = None if network is None else StoredGenerator(network=network, size_bytes=0)
         recipe = evaluation.recipe(protocol, dataset.num_channels)
@@ -140,27 +137,23 @@ class Probe:
         step = max(0.0, more - less) / (more_steps - few_steps)
         return max(0.0, less - few_steps * step), step
 
-    def _epoch(self, train: Callable[[Checkpointer], None], batch_size: int) -> float:
-        steps = _Steps()
-        with contextlib.suppress(_EnoughError):
-            train(steps)
-        return steps.seconds() * (len(self._work.dataset.train) // batch_size)
+    def _epoch(self, key: tuple[str, str], train: Callable[[Checkpointer], None], batch_size: int) -> float:
+        if key not in self._measured:
+            steps = _Steps()
+            with contextlib.suppress(_EnoughError):
+                train(steps)
+            self._measured[key] = steps.seconds() * (len(self._work.dataset.train) // batch_size)
+        return self._measured[key]
 
-    def _pair(self, capacity: int) -> Pair:
-        config = self._work.config
+    def _pair(self, config: Config) -> Pair:
         return build_pair(
-            replace(config.generator, capacity=capacity),
-            config.prior,
-            self._work.dataset,
-            learning_rate=config.matching.learning_rate,
-            seed=0,
+            config.generator, config.prior, self._work.dataset, learning_rate=config.matching.learning_rate, seed=0
         )
 
-    def _pool(self) -> TeacherPool | None:
+    def _pool(self, config: Config) -> TeacherPool | None:
         """Returns a pool of untrained teachers, which cost what trained ones do."""
-        config = self._work.config
         if config.matching.kind == "none" or config.pool.kind == "online":
-            return open_pool(self._work, SingleWorker())
+            return open_pool(replace(self._work, config=config), SingleWorker())
         device = self._work.dataset.train.images.device
         networks = [
             (name, build_network(name, self._work.dataset, stream(0, "probe", device=device)))

@@ -8,6 +8,7 @@ All are Optuna's own.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
@@ -36,7 +37,24 @@ def make_sampler(config: Config, num_drawn: int) -> BaseSampler:
 
 
 class _Grid(optuna.samplers.GridSampler):
-    """Leaves it to the study when it has ended; Optuna's own asks `Study.optimize` to stop, which doesn't run here."""
+    """Has each combination once, also where parameters have conditions, and leaves it to the study when it has ended.
+
+    Optuna's own knows no conditions, and asks `Study.optimize` to stop, which doesn't run here.
+    """
+
+    def __init__(self, study: StudyConfig, seed: int) -> None:
+        values = grid(study)
+        super().__init__(values, seed=seed)
+        bound = {choice.field: choice for choice in study.choices if choice.when}
+
+        def is_first(point: Sequence[Any]) -> bool:
+            """Whether a point stands for those that differ in what isn't chosen there."""
+            chosen = dict(zip(self._param_names, point, strict=True))
+            return all(choice.is_open(chosen) or chosen[name] == values[name][0] for name, choice in bound.items())
+
+        if bound:
+            self._all_grids = [point for point in self._all_grids if is_first(point)]
+            self._n_min_trials = len(self._all_grids)
 
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
@@ -70,7 +88,7 @@ def _random(study: StudyConfig, seed: int, fixed: int) -> BaseSampler:
 
 
 def _grid(study: StudyConfig, seed: int, fixed: int) -> BaseSampler:
-    return _Grid(grid(study), seed=fixed)
+    return _Grid(study, fixed)
 
 
 _SAMPLERS: Mapping[str, Callable[[StudyConfig, int, int], BaseSampler]] = {

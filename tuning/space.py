@@ -1,28 +1,44 @@
 """The search space: what Optuna may choose, and the configuration that a choice stands for.
 
 space = search_space(config.study)
-trial_config = configure(config, {"pool_size": 4, "capacity": 32, ...})
+trial_config = configure(config, {"pool_size": 4, "capacity": 32, ..., "matching.kind": "features"})
+
+The four parameters that every trial has, and the seed, come first; then the fields of `study.space` by their names, of
+which one whose condition doesn't hold is absent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from optuna import Trial
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from dim_ray.config import Config, StudyConfig
+from dim_ray.config import Choice, Config, StudyConfig
 from dim_ray.core.data import Dataset
 from dim_ray.errors import ConfigError
 
-__all__ = ["PARAMETERS", "check_search", "configure", "grid", "search_space"]
+__all__ = [
+    "PARAMETERS",
+    "Space",
+    "asked_space",
+    "check_search",
+    "configure",
+    "grid",
+    "open_names",
+    "search_space",
+]
 
 PARAMETERS = ("pool_size", "capacity", "matching_weight", "adversarial_weight")
-"""Of every trial; `seed` is one more where the study has several."""
+"""Of every trial; `seed` is one more where the study has several, and further ones are named as fields are."""
+
+Space = dict[str, BaseDistribution] | Callable[[Trial], None]
+"""As Ray Tune's OptunaSearch takes it: distributions, or a function that asks a trial for its parameters."""
 
 
 def search_space(study: StudyConfig) -> dict[str, BaseDistribution]:
-    """Returns Optuna's distributions by parameter: lists of values, and weights on logarithmic scales."""
+    """Returns Optuna's distributions by parameter, also of those that a trial may be without."""
     seeds = {"seed": CategoricalDistribution(study.seeds)} if study.seeds else {}
     return {
         "pool_size": CategoricalDistribution(study.pool_sizes),
@@ -30,18 +46,44 @@ def search_space(study: StudyConfig) -> dict[str, BaseDistribution]:
         "matching_weight": FloatDistribution(*study.matching_weights, log=True),
         "adversarial_weight": FloatDistribution(*study.adversarial_weights, log=True),
         **seeds,
+        **{choice.field: _distribution(choice) for choice in study.choices},
     }
 
 
+def asked_space(study: StudyConfig) -> Space:
+    """Returns the space as it's asked for: where nothing has a condition, all at once."""
+    space = search_space(study)
+    choices = {choice.field: choice for choice in study.choices}
+    if not any(choice.when for choice in choices.values()):
+        return space
+
+    def ask(trial: Trial) -> None:
+        chosen: dict[str, Any] = {}
+        for name, kind in space.items():
+            if name not in choices or choices[name].is_open(chosen):
+                chosen[name] = _ask(trial, name, kind)
+
+    return ask
+
+
+def open_names(study: StudyConfig, parameters: Mapping[str, Any]) -> list[str]:
+    """Returns the parameters that a trial has which was given these ones."""
+    closed = [choice.field for choice in study.choices if not choice.is_open(parameters)]
+    return [name for name in search_space(study) if name not in closed]
+
+
 def grid(study: StudyConfig) -> dict[str, list[Any]]:
-    """Returns the values of each parameter in a grid, both ends of a weight's range included."""
-    return {name: _values(kind, study.grid_points) for name, kind in search_space(study).items()}
+    """Returns the values of each parameter in a grid, both ends of a range included."""
+    values = {name: _values(kind, study.grid_points) for name, kind in search_space(study).items()}
+    return values | {choice.field: choice.points(study.grid_points) for choice in study.choices}
 
 
 def configure(config: Config, parameters: Mapping[str, Any]) -> Config:
     """Returns the configuration of one trial."""
     chosen = {name: parameters[name] for name in PARAMETERS}
-    return config.with_trial(**chosen, seed=parameters["seed"] if config.study.seeds else None)
+    trial = config.with_trial(**chosen, seed=parameters["seed"] if config.study.seeds else None)
+    names = [choice.field for choice in config.study.choices if choice.is_open(parameters)]
+    return trial.with_fields({name: parameters[name] for name in names}) if names else trial
 
 
 def check_search(config: Config, dataset: Dataset) -> None:
@@ -62,6 +104,19 @@ def check_search(config: Config, dataset: Dataset) -> None:
             "anew every epoch: there is no pool to choose the size of, and trials that differ in it alone would be the "
             "same. Set --study.pool_sizes 1, or --pool.kind stored."
         )
+
+
+def _distribution(choice: Choice) -> BaseDistribution:
+    if choice.values:
+        return CategoricalDistribution(choice.values)
+    return FloatDistribution(choice.low, choice.high, log=choice.log)
+
+
+def _ask(trial: Trial, name: str, kind: BaseDistribution) -> Any:
+    if isinstance(kind, CategoricalDistribution):
+        return trial.suggest_categorical(name, kind.choices)
+    assert isinstance(kind, FloatDistribution)
+    return trial.suggest_float(name, kind.low, kind.high, log=kind.log)
 
 
 def _values(distribution: BaseDistribution, num_points: int) -> list[Any]:

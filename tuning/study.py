@@ -18,6 +18,7 @@ from typing import Any
 import optuna
 import pandas as pd
 
+from dim_ray.config import Config
 from dim_ray.distributed.board import make_board
 from dim_ray.distributed.build import STAGE_CONTEND, STAGE_EVALUATE, run_evaluations, run_validations
 from dim_ray.distributed.networks import ADVERSARIAL_COST, STAGE_BUILD, build_networks
@@ -28,15 +29,15 @@ from dim_ray.errors import DimError
 from dim_ray.pipeline.contenders import missing_validations
 from dim_ray.pipeline.evaluations import missing_evaluations, plan_evaluations, read_evaluations
 from dim_ray.pipeline.students import Evaluation
-from dim_ray.pipeline.teachers import pool_teachers
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import PrefixedProgress, Progress
 from tuning.budget import TimeBudget
 from tuning.contenders import Verdict, contender_students, decide
 from tuning.cost import StudyCost, network_keys
 from tuning.record import StudyRecord
+from tuning.variants import SizeLimit, network_variants
 
-__all__ = ["StudyOutcome", "largest_trial", "run_studies"]
+__all__ = ["StudyOutcome", "run_studies"]
 
 _STAGE_TRIALS = "trials"
 
@@ -105,14 +106,6 @@ def run_studies(
     return outcomes
 
 
-def largest_trial(work: Workspace) -> Workspace:
-    """Returns the workspace of the largest trial."""
-    config = work.config
-    pool = replace(config.pool, size=max(config.study.pool_sizes))
-    generator = replace(config.generator, capacity=max(config.study.capacities))
-    return replace(work, config=replace(config, pool=pool, generator=generator))
-
-
 def _run(
     work: Workspace,
     record: StudyRecord,
@@ -120,19 +113,22 @@ def _run(
     join: Callable[[], Placement],
     progress: Progress,
 ) -> StudyOutcome:
-    config = work.config.study
-    num_missing = max(0, config.num_trials - len(record.finished()))
+    num_missing = max(0, work.config.study.num_trials - len(record.finished()))
     if num_missing == 0 and not _missing_students(work, record):
         return _outcome(work, record, 0, 0)
 
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()  # to the log file
+    limit = SizeLimit(work.config, work.dataset)
+    variants = network_variants(work.config, limit)
     placement = join()
-    check_nodes(largest_trial(work), placement, progress, num_trials=max(1, num_missing))
+    check_nodes(work, placement, progress, num_trials=max(1, num_missing), variants=variants)
     if num_missing > 0:
-        record.note_missing(_missing_networks(work))
-        build_networks(work, max(config.pool_sizes), config.capacities, placement, progress)
-        if not _search(work, record, placement, num_missing, budget, progress):
+        if left_out := limit.describe():
+            progress.message(left_out)
+        record.note_missing(_missing_networks(work, variants))
+        build_networks(work, variants, placement, progress)
+        if not _search(work, record, placement, num_missing, budget, limit, progress):
             return _unfinished(work, record, num_missing)
     num_run = run_validations(work, contender_students(work, record.trials()), placement, progress)
     best = record.best()
@@ -146,17 +142,20 @@ def _missing_students(work: Workspace, record: StudyRecord) -> list[Evaluation]:
     return missing or missing_evaluations(work, plan_evaluations(work, str(record.best()["generator"])))
 
 
-def _missing_networks(work: Workspace) -> list[str]:
+def _missing_networks(work: Workspace, variants: Sequence[Config]) -> list[str]:
     """Returns the teachers and priors of the study that the storage doesn't hold."""
-    config, largest = work.config, largest_trial(work)
-    generators = [replace(config.generator, capacity=capacity) for capacity in config.study.capacities]
-    works = [replace(largest, config=replace(largest.config, generator=generator)) for generator in generators]
-    keys = dict.fromkeys(key for own in works for key in network_keys(own))
+    keys = dict.fromkeys(key for config in variants for key in network_keys(replace(work, config=config)))
     return [key for key in keys if not work.artifacts.exists(*key.split("/"))]
 
 
 def _search(
-    work: Workspace, record: StudyRecord, placement: Placement, num_trials: int, budget: TimeBudget, progress: Progress
+    work: Workspace,
+    record: StudyRecord,
+    placement: Placement,
+    num_trials: int,
+    budget: TimeBudget,
+    limit: SizeLimit,
+    progress: Progress,
 ) -> bool:
     """Runs the trials that are missing, and returns whether they all came to an end before the time was over."""
     from ray import tune
@@ -188,6 +187,7 @@ def _search(
         work.study,
         taken=finished,
         num_trials=num_trials,
+        limit=limit,
         identify=record.identify,
         results=record.results(),
         measure=record.measured,
@@ -275,10 +275,14 @@ def _costs(work: Workspace, record: StudyRecord) -> dict[str, float]:
         config.study.num_contender_students * work.dataset.num_classes * sum(config.study.selection_images_per_class)
     )
     students = len(evaluation.protocols) * len(config.networks.students) * evaluation.num_seeds
-    num_teachers = max(config.study.pool_sizes) if pool_teachers(config) else 0
-    prepare = num_teachers * config.pool.epochs + len(config.study.capacities) * config.prior.epochs * ADVERSARIAL_COST
+    variants = network_variants(config, SizeLimit(config, work.dataset))
+    networks = {
+        key: own.pool.epochs if key.startswith("teachers/") else own.prior.epochs * ADVERSARIAL_COST
+        for own in variants
+        for key in network_keys(replace(work, config=own))
+    }
     return {
-        STAGE_BUILD: prepare * num_images if num_trials else 0.0,
+        STAGE_BUILD: sum(networks.values()) * num_images if num_trials else 0.0,
         _STAGE_TRIALS: num_trials * config.matching.epochs * num_images * ADVERSARIAL_COST,
         STAGE_CONTEND: float(contending * evaluation.epochs),
         STAGE_EVALUATE: float(students * per_epoch * evaluation.epochs),

@@ -1,7 +1,7 @@
 """What earlier work in the store took: seconds of a teacher's epoch, a prior's, a trial's, and of a student's step.
 
     timings = StoredTimings(work)
-    timings.prior_epoch(24)                  # None: nothing like it is stored
+    timings.prior_epoch(config)              # None: nothing like it is stored
 
 A cost is taken from what had the same data and did the same in a step; the number of epochs doesn't matter. Whether it
 was the same kind of machine isn't known.
@@ -17,15 +17,25 @@ from typing import Any
 
 import pandas as pd
 
-from dim_ray.config import DataConfig, Protocol, to_dict
+from dim_ray.config import Config, DataConfig, Protocol, fingerprint, to_dict
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.reader import Reader
 
-__all__ = ["StoredTimings"]
+__all__ = ["StoredTimings", "step_key"]
 
 _POOL = ("batch_size", "augmentation", "precision")
 _PRIOR = ("batch_size", "loss", "augmentation", "gradient_penalty_every", "discriminator_steps", "precision")
 _MATCHING = ("kind", "batch_size", "augmentation", "teachers_per_step", "precision")
+
+
+def step_key(config: Config, stage: str) -> str:
+    """Returns what is the same for configurations whose steps of a stage cost the same.
+
+    Args:
+        config: Of a trial.
+        stage: teacher (of one architecture), prior or trial.
+    """
+    return fingerprint(stage, _step(to_dict(config), stage))
 
 
 class StoredTimings:
@@ -37,31 +47,32 @@ class StoredTimings:
 
     def __init__(self, work: Workspace) -> None:
         self._work = work
-        self._ours = to_dict(work.config)
 
-    def teacher_epoch(self, architecture: str) -> float | None:
+    def teacher_epoch(self, config: Config, architecture: str) -> float | None:
         """Returns the seconds of an epoch of a teacher, the median of those that are stored."""
+        ours = to_dict(config)
         return _median(
             card["wall_seconds"] / card["training"]["epochs"]
             for card in self._all_cards["teachers"]
-            if card["architecture"] == architecture and _agree(card["training"], self._ours["pool"], _POOL)
+            if card["architecture"] == architecture and _agree(card["training"], ours["pool"], _POOL)
         )
 
-    def prior_epoch(self, capacity: int) -> float | None:
+    def prior_epoch(self, config: Config) -> float | None:
         """Returns the device seconds of an epoch of a prior."""
-        wanted = {**self._ours["generator"], "capacity": capacity}
+        ours = to_dict(config)
         return _median(
             card["wall_seconds"] * card["num_workers"] / card["training"]["epochs"]
             for card in self._all_cards["priors"]
-            if card["generator"] == wanted and _agree(card["training"], self._ours["prior"], _PRIOR)
+            if card["generator"] == ours["generator"] and _agree(card["training"], ours["prior"], _PRIOR)
         )
 
-    def trial_epoch(self, capacity: int) -> float | None:
+    def trial_epoch(self, config: Config) -> float | None:
         """Returns the device seconds of an epoch of a trial, with its share of what is measured at the rungs."""
+        ours = _step(to_dict(config), "trial")
         return _median(
             row["device_seconds"] / row["epoch"]
             for row in self._rows
-            if row["capacity"] == capacity and self._is_alike(json.loads(row["config_json"]))
+            if DataConfig(**row["config"]["data"]).label == config.data.label and _step(row["config"], "trial") == ours
         )
 
     def student(self, architecture: str, images_per_class: int, protocol: Protocol) -> float | None:
@@ -75,20 +86,12 @@ class StoredTimings:
         ]
         return _median(alike["wall_seconds"] / alike["optimiser_steps"])
 
-    def _is_alike(self, theirs: Mapping[str, Any]) -> bool:
-        return (
-            DataConfig(**theirs["data"]).label == self._work.config.data.label
-            and theirs["networks"] == self._ours["networks"]
-            and _agree(theirs["matching"], self._ours["matching"], _MATCHING)
-            and _agree(theirs["prior"], self._ours["prior"], _PRIOR)
-        )
-
     @functools.cached_property
     def _rows(self) -> list[dict[str, Any]]:
         """Rows of the trials that ran."""
         rows = Reader(self._work.config.storage.root).trials(state=["completed", "stopped"])
         return [
-            {str(name): value for name, value in row.items()}
+            {str(name): value for name, value in row.items()} | {"config": json.loads(row["config_json"])}
             for row in rows[rows["reused_trial"].isna() & (rows["epoch"] > 0)].to_dict("records")
         ]
 
@@ -107,6 +110,27 @@ class StoredTimings:
             ]
             for kind in ("teachers", "priors")
         }
+
+
+def _step(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    """Returns the fields that a step's cost depends on."""
+    pool, prior = _part(config["pool"], _POOL), _part(config["prior"], _PRIOR)
+    if stage == "teacher":
+        return {"pool": pool}
+    if stage == "prior":
+        return {"generator": config["generator"], "prior": prior}
+    kind = config["pool"].get("kind")
+    return {
+        "networks": config["networks"],
+        "generator": config["generator"],
+        "prior": prior,
+        "matching": _part(config["matching"], _MATCHING),
+        "pool": [kind, config["pool"].get("online_steps"), pool] if kind == "online" else kind,
+    }
+
+
+def _part(section: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: section.get(name) for name in names}
 
 
 def _agree(theirs: Mapping[str, Any], ours: Mapping[str, Any], names: Iterable[str]) -> bool:

@@ -20,14 +20,14 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.storages import BaseStorage
 from optuna.trial import create_trial
 
-from dim_ray.config import Config, DataConfig, to_dict
+from dim_ray.config import Config, DataConfig, StudyConfig, as_parameter, to_dict
 from dim_ray.core.data import Dataset
 from dim_ray.errors import ConfigError, nearest
 from dim_ray.store.pareto import AXES, is_pareto
 from dim_ray.store.reader import Reader
 from tuning.objectives import open_study, row_values
 from tuning.record import study_name
-from tuning.space import configure, search_space
+from tuning.space import PARAMETERS, configure, open_names, search_space
 
 __all__ = ["WarmStart", "check_warm_start", "warm_start"]
 
@@ -87,19 +87,20 @@ def warm_start(storage: BaseStorage, name: str, config: Config, *, is_new: bool)
     rows = rows[rows["study"].isin(names) | rows["dataset"].isin(names)]
     rows = rows.assign(is_pareto=_are_pareto(rows, config.study.objectives))
     space = search_space(config.study)
-    known = [row for row in rows.to_dict("records") if _fits(row["parameters"], space)]
+    translated = [row | {"parameters": _translate(row, config)} for row in rows.to_dict("records")]
+    known = [row for row in translated if _fits(row["parameters"], config.study)]
     same = [(row, row_values(config.study, row)) for row in known if _is_comparable(row, config)]
     same = [(row, values) for row, values in same if values is not None]
     for row, values in same:
         study.add_trial(
             create_trial(
-                params={key: row["parameters"][key] for key in space},
-                distributions=space,
+                params=row["parameters"],
+                distributions={name: space[name] for name in row["parameters"]},
                 values=values,
                 user_attrs={_ORIGIN: f"{row['study']} {row['number']}"},
             )
         )
-    queued = _best(known, space, config.study.warm_start_trials) if is_new else []
+    queued = _best(known, config.study.warm_start_trials) if is_new else []
     for parameters in queued:
         study.enqueue_trial(parameters)
     study.set_user_attr(_DONE, True)
@@ -127,15 +128,27 @@ def _are_pareto(rows: pd.DataFrame, objectives: Sequence[str]) -> pd.Series[bool
     return found
 
 
-def _fits(parameters: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> bool:
-    return all(name in parameters and _holds(kind, parameters[name]) for name, kind in space.items())
+def _translate(row: Mapping[Any, Any], config: Config) -> dict[str, Any]:
+    """Returns an earlier trial's parameters in this study's space; a field that it didn't search has its one value."""
+    study, theirs = config.study, row["parameters"]
+    chosen = {name: theirs[name] for name in (*PARAMETERS, "seed") if name in theirs and name in search_space(study)}
+    for choice in study.choices:
+        if choice.is_open(chosen):
+            section, _, name = choice.field.partition(".")
+            chosen[choice.field] = as_parameter(row["config"].get(section, {}).get(name))
+    return chosen
+
+
+def _fits(parameters: Mapping[str, Any], study: StudyConfig) -> bool:
+    space = search_space(study)
+    return all(name in parameters and _holds(space[name], parameters[name]) for name in open_names(study, parameters))
 
 
 def _holds(distribution: BaseDistribution, value: Any) -> bool:
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
     assert isinstance(distribution, FloatDistribution)
-    return bool(distribution.low <= value <= distribution.high)
+    return value is not None and bool(distribution.low <= value <= distribution.high)
 
 
 def _is_comparable(row: Mapping[Any, Any], config: Config) -> bool:
@@ -151,14 +164,14 @@ def _is_comparable(row: Mapping[Any, Any], config: Config) -> bool:
     return all(chosen[name] == ours["study"][name] for name in _SAME_SELECTION)
 
 
-def _best(rows: list[dict[Any, Any]], space: Mapping[str, BaseDistribution], num_trials: int) -> list[dict[str, Any]]:
+def _best(rows: list[dict[Any, Any]], num_trials: int) -> list[dict[str, Any]]:
     """Returns the best configurations, each once, in turn of each source: accuracies of two can't be compared.
 
     Those that no other one beats in all objectives come first; with one objective that is its best.
     """
     studies: dict[str, list[dict[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: (row["state"] != "completed", not row["is_pareto"], -row["objective"])):
-        studies.setdefault(row["study"], []).append({key: row["parameters"][key] for key in space})
+        studies.setdefault(row["study"], []).append(row["parameters"])
     turns = itertools.zip_longest(*(studies[name] for name in sorted(studies)))
     chosen: list[dict[str, Any]] = []
     for parameters in itertools.chain.from_iterable(turns):

@@ -10,7 +10,10 @@ a run happens and not what comes out: they don't enter a fingerprint.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from dim_ray.config.architectures import ARCHITECTURES, NUM_GROUPS, Architecture, Norm, check_architecture
 from dim_ray.config.checks import DSA_OPERATIONS, Precision, require
@@ -19,6 +22,7 @@ from dim_ray.config.evaluation import PROTOCOLS, WEIGHTS, EvaluationConfig, Prot
 from dim_ray.config.fingerprints import fingerprint, to_dict
 from dim_ray.config.networks import GeneratorConfig, NetworksConfig
 from dim_ray.config.presets import NO_QUIRKS, PRESET_QUIRKS, PRESETS, QUIRKS, Quirk, join_quirks
+from dim_ray.config.space import Choice, as_parameter, assignments
 from dim_ray.config.study import OBJECTIVES, StorageConfig, StudyConfig
 from dim_ray.config.training import (
     HealthConfig,
@@ -28,6 +32,7 @@ from dim_ray.config.training import (
     PriorConfig,
     SnapshotSpacing,
 )
+from dim_ray.errors import ConfigError
 
 __all__ = [
     "ARCHITECTURES",
@@ -43,6 +48,7 @@ __all__ = [
     "QUIRKS",
     "WEIGHTS",
     "Architecture",
+    "Choice",
     "Config",
     "DataConfig",
     "EvaluationConfig",
@@ -61,6 +67,8 @@ __all__ = [
     "StorageConfig",
     "StudyConfig",
     "Weights",
+    "as_parameter",
+    "assignments",
     "check_architecture",
     "fingerprint",
     "join_quirks",
@@ -99,6 +107,7 @@ class Config:
                 f"at least {2 * workers}: the generator's BatchNorm needs two images for each of "
                 f"study.workers_per_trial ({workers})",
             )
+        self._check_space()
 
     def with_trial(
         self,
@@ -118,6 +127,20 @@ class Config:
             matching=matching if seed is None else replace(matching, seed=seed),
         )
 
+    def with_fields(self, values: Mapping[str, Any]) -> Config:
+        """Returns the configuration with other values of some fields, given by section and name.
+
+        Args:
+            values: Where a field has a list, that or its JSON text, as `as_parameter` returns it.
+        """
+        sections: dict[str, dict[str, Any]] = {}
+        for where, value in values.items():
+            section, _, name = where.partition(".")
+            if isinstance(getattr(getattr(self, section), name), tuple):
+                value = tuple(json.loads(value) if isinstance(value, str) else value)
+            sections.setdefault(section, {})[name] = value
+        return replace(self, **{section: replace(getattr(self, section), **own) for section, own in sections.items()})
+
     def with_seed(self, seed: int) -> Config:
         """Returns the configuration with every seed, but that of the data split, set to `seed`."""
         return replace(
@@ -127,3 +150,22 @@ class Config:
                 for section in ("pool", "prior", "matching", "evaluation", "study")
             },
         )
+
+    def _check_space(self) -> None:
+        """Refuses a value in `study.space` that the field itself refuses."""
+        if not self.study.space:
+            return
+        study = self.study
+        plain = replace(
+            self,
+            study=replace(study, space={}),
+            matching=replace(
+                self.matching, weight=study.matching_weights[0], adversarial_weight=study.adversarial_weights[0]
+            ),
+        )
+        for choice in study.choices:
+            for value in choice.values or (choice.low, choice.high):
+                try:
+                    plain.with_fields({choice.field: value})
+                except ConfigError as error:
+                    raise ConfigError(f"study.space: {error}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from dim_ray.config.checks import (
     require,
@@ -16,6 +16,7 @@ from dim_ray.config.checks import (
     require_range,
     require_seed,
 )
+from dim_ray.config.space import Choice, assignments, read_space
 from dim_ray.errors import ConfigError, nearest
 
 __all__ = ["OBJECTIVES", "SAMPLERS", "SCHEDULERS", "Objective", "Sampler", "Scheduler", "StorageConfig", "StudyConfig"]
@@ -49,11 +50,15 @@ class StudyConfig:
     """Lowest and highest adversarial weight, searched on a logarithmic scale."""
     seeds: tuple[int, ...] = ()
     """Seeds of matching to choose from, each a trial of its own in a grid. Default: matching.seed alone."""
+    space: dict[str, Any] = field(default_factory=dict)
+    """More fields to choose, such as {matching.kind: [logit_means, features], matching.learning_rate: {low: 1e-4, high:
+    1e-3, log: true}}; docs/search.md has conditions, too."""
+    max_generator_bytes: int | None = None
+    """Largest file of a generator that is searched. Default: any."""
     sampler: Sampler = "tpe"
     """Who chooses the next trial: tpe, gp (Gaussian process), nsga2, qmc (Sobol's sequence), random, or grid."""
     grid_points: int = 3
-    """Values of each weight in a grid, evenly spaced on its logarithmic scale; one where lowest and highest are the
-    same."""
+    """Values of each range in a grid, evenly spaced on its scale; one where lowest and highest are the same."""
     scheduler: Scheduler = "asha"
     """Who stops weak trials at the rungs: asha, hyperband (asha in brackets, of which some stop later), median (below
     the median of the others), or none."""
@@ -117,6 +122,9 @@ class StudyConfig:
         require_distinct("study.selection_images_per_class", self.selection_images_per_class)
         require_range("study.matching_weights", self.matching_weights)
         require_range("study.adversarial_weights", self.adversarial_weights)
+        read_space(self.space)
+        if self.max_generator_bytes is not None:
+            require_positive("study", self, "max_generator_bytes")
         require_seed("study.seed", self.seed)
         for seed in self.seeds:
             require_seed("study.seeds", seed)
@@ -143,13 +151,19 @@ class StudyConfig:
         return None if self.time_budget is None else float(self.time_budget[:-1]) * _SECONDS[self.time_budget[-1]]
 
     @property
+    def choices(self) -> tuple[Choice, ...]:
+        """What `space` says, those with a condition last."""
+        return tuple(read_space(self.space).values())
+
+    @property
     def num_grid_trials(self) -> int:
         """Trials that a grid over the space has."""
         weights = [
             1 if low == high else self.grid_points for low, high in (self.matching_weights, self.adversarial_weights)
         ]
         lists = (self.pool_sizes, self.capacities, self.seeds or (0,))
-        return math.prod([*weights, *(len(set(values)) for values in lists)])
+        combinations = sum(1 for _ in assignments(self.choices, lambda choice: choice.points(self.grid_points)))
+        return math.prod([*weights, *(len(set(values)) for values in lists), combinations])
 
     @property
     def num_contender_students(self) -> int:
@@ -173,12 +187,12 @@ class StudyConfig:
     def _check_grid(self) -> None:
         if self.sampler != "grid":
             return
-        if any(
-            low != high and self.grid_points == 1 for low, high in (self.matching_weights, self.adversarial_weights)
-        ):
+        weights = (self.matching_weights, self.adversarial_weights)
+        has_range = any(low != high for low, high in weights) or any(not choice.values for choice in self.choices)
+        if has_range and self.grid_points == 1:
             raise ConfigError(
-                "study.grid_points is 1, but a weight has a range; set --study.grid_points to 2 or more, or both ends "
-                "of the range to one value."
+                "study.grid_points is 1, but a parameter has a range; set --study.grid_points to 2 or more, or give "
+                "one value in place of the range."
             )
         if self.num_trials > self.num_grid_trials:
             raise ConfigError(

@@ -17,16 +17,17 @@ networks that it trains: weights, gradients and Adam's two moments |
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from dim_ray.config import Config
 from dim_ray.core.classifiers import build_network
 from dim_ray.core.pair import build_pair
 from dim_ray.core.random import stream
 from dim_ray.distributed.resources import Placement
-from dim_ray.pipeline.teachers import missing_teachers, pool_teachers
+from dim_ray.pipeline.teachers import pool_teachers, teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace
 
 __all__ = ["Needs", "estimate_needs"]
@@ -58,37 +59,57 @@ class Needs:
         return workers * self.worker_bytes + self.dataset_bytes if workers else 0
 
 
-def estimate_needs(work: Workspace, placement: Placement, *, num_trials: int) -> Needs:
+def estimate_needs(
+    work: Workspace, placement: Placement, *, num_trials: int, variants: Sequence[Config] | None = None
+) -> Needs:
     """Estimates what a run needs, from its data and networks.
 
     Args:
-        work: With the largest pool and the largest generator of the run. Data on the CPU.
+        work: Data on the CPU.
         placement: Workers of a trial, and trials side by side.
         num_trials: Distillations that are to run.
+        variants: Configurations of them, with the largest pool of each kind. Default: the workspace's.
     """
-    config, dataset = work.config, work.dataset
+    dataset = work.dataset
     splits = (dataset.train, dataset.validation, dataset.test)
     dataset_bytes = _size(tensor for split in splits for tensor in (split.images, split.labels))
-    pair = build_pair(config.generator, config.prior, dataset, learning_rate=config.prior.learning_rate, seed=0)
-    pair_bytes = _size(pair.weights().values())
-    teachers = _teacher_sizes(work)
-    shard_bytes = sum(teachers) // placement.num_workers
+    works = [replace(work, config=config) for config in variants or [work.config]]
+    pairs = {own.config.generator: _pair_bytes(own) for own in {w.config.generator: w for w in works}.values()}
+    snapshots = {
+        name: _size(build_network(name, dataset, stream(0)).state_dict().values())
+        for name in dict.fromkeys(name for own in works for name in own.config.networks.teachers)
+    }
+    largest, sizes = 0, dict[str, int]()
+    for own in works:
+        teachers = _teacher_bytes(own, snapshots)
+        held = sum(teachers.values()) // placement.num_workers + _TRAINED * pairs[own.config.generator]
+        largest = max(largest, held)
+        sizes |= teachers
     side_by_side = min(placement.max_concurrent, num_trials)
+    stored = sum(size for identity, size in sizes.items() if not work.artifacts.exists("teachers", identity))
     return Needs(
         num_workers=side_by_side * placement.num_workers,
-        worker_bytes=_PROCESS_BYTES + dataset_bytes + shard_bytes + _TRAINED * pair_bytes,
+        worker_bytes=_PROCESS_BYTES + dataset_bytes + largest,
         dataset_bytes=dataset_bytes,
         temp_bytes=_LOG_BYTES + dataset_bytes,
-        storage_bytes=sum(teachers[number] for number in missing_teachers(work)) + side_by_side * _SAVED * pair_bytes,
+        storage_bytes=stored + side_by_side * _SAVED * max(pairs.values()),
     )
 
 
-def _teacher_sizes(work: Workspace) -> list[int]:
-    """Returns the bytes of all snapshots of each teacher of the pool, by its number."""
+def _pair_bytes(work: Workspace) -> int:
+    config = work.config
+    pair = build_pair(config.generator, config.prior, work.dataset, learning_rate=config.prior.learning_rate, seed=0)
+    return _size(pair.weights().values())
+
+
+def _teacher_bytes(work: Workspace, snapshots: Mapping[str, int]) -> dict[str, int]:
+    """Returns the bytes of all snapshots of each teacher of the pool, by its fingerprint."""
     config = work.config
     names = config.networks.teachers
-    snapshot = {name: _size(build_network(name, work.dataset, stream(0)).state_dict().values()) for name in names}
-    return [config.pool.num_snapshots * snapshot[names[n % len(names)]] for n in pool_teachers(config)]
+    return {
+        teacher_fingerprint(work, n): config.pool.num_snapshots * snapshots[names[n % len(names)]]
+        for n in pool_teachers(config)
+    }
 
 
 def _size(tensors: Iterable[Tensor]) -> int:

@@ -1,7 +1,7 @@
 """Teachers and priors over the cluster, each built once.
 
     with cluster(config, progress) as placement:
-        build_networks(work, config.pool.size, [config.generator.capacity], placement, progress)
+        build_networks(work, [config], placement, progress)
 
 Those of one worker are Ray tasks; those of several run under Ray Train.
 """
@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+from dim_ray.config import Config
 from dim_ray.core.ports import Reporter, SingleWorker
 from dim_ray.distributed.leases import Claims, Held, Waits, hold, open_claims
 from dim_ray.distributed.resources import Placement, joins_a_cluster
@@ -25,6 +26,7 @@ from dim_ray.pipeline.teachers import (
     build_teachers,
     group_teachers,
     missing_teachers,
+    pool_teachers,
     teacher_fingerprint,
     teachers_cost,
 )
@@ -38,40 +40,52 @@ ADVERSARIAL_COST = 4.0
 """Of an image in stage 1 or 2, in those of an image in a classifier's training: for estimates of the time left."""
 _SECONDS_BETWEEN_LOOKS = 0.5
 
+Pool = tuple[Workspace, Sequence[int]]
+"""A workspace, and numbers of its teachers."""
+
 
 def build_networks(
-    work: Workspace, pool_size: int, capacities: Sequence[int], placement: Placement, progress: Progress
+    work: Workspace,
+    configs: Sequence[Config],
+    placement: Placement,
+    progress: Progress,
+    *,
+    with_priors: bool = True,
 ) -> None:
-    """Builds the teachers and priors that the storage doesn't hold.
+    """Builds the teachers and priors that the storage doesn't hold, each once, whichever configurations share it.
 
     On a cluster that others may use, too, each is claimed first: what another study builds is waited for while the rest
     is built, and built here if that study dies.
 
     Args:
-        work: Data, recipes and storage.
-        pool_size: Teachers 0 to pool_size - 1.
-        capacities: One prior for each.
+        work: Data and storage.
+        configs: Each with its pool and its prior.
         placement: What one job holds.
         progress: Is told about one stage.
+        with_priors: Whether priors are built, too.
     """
-    config = work.config
-    work = replace(work, config=replace(config, pool=replace(config.pool, size=pool_size)))
-    dearest_first = sorted(capacities, reverse=True)
-    missing = [capacity for capacity in dearest_first if not prior_is_settled(_with_capacity(work, capacity))]
-    teachers = missing_teachers(work)
-    if not missing and not teachers:
+    works = [replace(work, config=config) for config in configs]
+    pools = _missing_pools(works)
+    priors = _missing_priors(works) if with_priors else []
+    num_networks = len(priors) + sum(len(numbers) for _, numbers in pools)
+    if num_networks == 0:
         return
-    progress.start(STAGE_BUILD, len(missing) + len(teachers), "networks")
+    progress.start(STAGE_BUILD, num_networks, "networks")
     # A Ray that was started for this command has nobody else, and is spared the actor's process.
     claims = open_claims(work.study) if joins_a_cluster() else None
     if placement.num_workers > 1:
-        _build_in_turn(work, teachers, missing, placement, claims, progress)
+        _build_in_turn(pools, priors, placement, claims, progress)
         return
-    groups = _teacher_groups(work, teachers, placement)
-    prior_cost = config.prior.epochs * ADVERSARIAL_COST
-    tasks = {_prior_name(c): Task(job=_prior_job, argument=(c, claims), cost=prior_cost) for c in missing}
-    tasks |= {name: Task(job=_teachers_job, argument=(own, claims), cost=cost) for name, (own, cost) in groups.items()}
-    num_networks = len(missing) + len(teachers)
+    tasks = {
+        _unique(_prior_name(own), index, len(priors)): Task(
+            job=_prior_job, argument=(own.config, claims), cost=own.config.prior.epochs * ADVERSARIAL_COST
+        )
+        for index, own in enumerate(priors)
+    }
+    for index, (own, numbers) in enumerate(pools):
+        for name, (group, cost) in _teacher_groups(own, numbers, placement).items():
+            argument = (own.config, group, claims)
+            tasks[_unique(name, index, len(pools))] = Task(job=_teachers_job, argument=argument, cost=cost)
     run_tasks(
         work,
         tasks,
@@ -81,10 +95,29 @@ def build_networks(
     )
 
 
+def _missing_pools(works: Sequence[Workspace]) -> list[Pool]:
+    """Returns the teachers that the storage doesn't hold, each with the first workspace that needs it."""
+    seen: set[str] = set()
+    pools: list[Pool] = []
+    for work in works:
+        new = {teacher_fingerprint(work, number): number for number in pool_teachers(work.config)}
+        new = {identity: number for identity, number in new.items() if identity not in seen}
+        seen.update(new)
+        if missing := [number for identity, number in new.items() if not work.artifacts.exists("teachers", identity)]:
+            pools.append((work, missing))
+    return pools
+
+
+def _missing_priors(works: Sequence[Workspace]) -> list[Workspace]:
+    """Returns a workspace for each prior that isn't settled, the dearest first."""
+    distinct = {prior_fingerprint(work): work for work in works}
+    missing = [work for work in distinct.values() if not prior_is_settled(work)]
+    return sorted(missing, key=lambda work: (-work.config.generator.capacity, -work.config.prior.epochs))
+
+
 def _build_in_turn(
-    work: Workspace,
-    teachers: Sequence[int],
-    capacities: Sequence[int],
+    pools: Sequence[Pool],
+    priors: Sequence[Workspace],
     placement: Placement,
     claims: Claims | None,
     progress: Progress,
@@ -93,29 +126,33 @@ def _build_in_turn(
     done, waits = 0, Waits(claims)
     while True:
         left: list[Held] = []
-        with _claimed_teachers(work, teachers, claims) as (free, others):
-            missing = missing_teachers(work) if free else []
-            own = [number for number in free if number in missing]
-            if own:
-                groups = _teacher_groups(work, own, placement)
-                job = functools.partial(teacher_shards, groups)
-                costs = {name: cost for name, (_, cost) in groups.items()}
-                tell = advance(progress, done, len(own))
-                # Each teacher is trained by one of them, so any number of workers comes to the same pool.
-                what = "teacher training"
-                run_watched(job, work, placement, what=what, costs=costs, on_progress=tell, is_elastic=True)
-        left += others
-        done += len(free)
-        teachers = [number for number in teachers if number not in free]
-        for capacity in list(capacities):
-            with _claimed_prior(work, capacity, claims) as (own_work, others):
-                if not others and not prior_is_settled(own_work):
+        later: list[Pool] = []
+        for work, teachers in pools:
+            with _claimed_teachers(work, teachers, claims) as (free, others):
+                missing = missing_teachers(work) if free else []
+                own = [number for number in free if number in missing]
+                if own:
+                    groups = _teacher_groups(work, own, placement)
+                    job = functools.partial(teacher_shards, groups)
+                    costs = {name: cost for name, (_, cost) in groups.items()}
+                    tell = advance(progress, done, len(own))
+                    # Each teacher is trained by one of them, so any number of workers comes to the same pool.
+                    what = "teacher training"
+                    run_watched(job, work, placement, what=what, costs=costs, on_progress=tell, is_elastic=True)
+            left += others
+            done += len(free)
+            if rest := [number for number in teachers if number not in free]:
+                later.append((work, rest))
+        pools = later
+        for work in list(priors):
+            with _claimed_prior(work, claims) as others:
+                if not others and not prior_is_settled(work):
                     tell = advance(progress, done, 1)
-                    run_watched(prior_shards, own_work, placement, what=PRIOR, costs={PRIOR: 1.0}, on_progress=tell)
+                    run_watched(prior_shards, work, placement, what=PRIOR, costs={PRIOR: 1.0}, on_progress=tell)
             left += others
             if not others:
                 done += 1
-                capacities = [other for other in capacities if other != capacity]
+                priors = [other for other in priors if other is not work]
         if not left:
             return
         waits.add("networks", left)
@@ -134,16 +171,22 @@ def _teacher_groups(
     return {name: (group, teachers_cost(work, group)) for name, group in zip(names, groups, strict=True)}
 
 
-def _teachers_job(work: Workspace, argument: tuple[Sequence[int], Claims | None], reporter: Reporter) -> list[Held]:
-    with _claimed_teachers(work, *argument) as (free, others):
-        build_teachers(work, free, reporter)
+def _teachers_job(
+    work: Workspace, argument: tuple[Config, Sequence[int], Claims | None], reporter: Reporter
+) -> list[Held]:
+    config, numbers, claims = argument
+    own = replace(work, config=config)
+    with _claimed_teachers(own, numbers, claims) as (free, others):
+        build_teachers(own, free, reporter)
     return others
 
 
-def _prior_job(work: Workspace, argument: tuple[int, Claims | None], reporter: Reporter) -> list[Held]:
-    with _claimed_prior(work, *argument) as (own_work, others):
+def _prior_job(work: Workspace, argument: tuple[Config, Claims | None], reporter: Reporter) -> list[Held]:
+    config, claims = argument
+    own = replace(work, config=config)
+    with _claimed_prior(own, claims) as others:
         if not others:
-            build_prior(own_work, reporter, SingleWorker())
+            build_prior(own, reporter, SingleWorker())
     return others
 
 
@@ -159,17 +202,16 @@ def _claimed_teachers(
 
 
 @contextmanager
-def _claimed_prior(work: Workspace, capacity: int, claims: Claims | None) -> Iterator[tuple[Workspace, list[Held]]]:
-    """Yields the prior's workspace, and it if another holds it."""
-    own = _with_capacity(work, capacity)
-    with hold(claims, {_prior_name(capacity): own.artifacts.uri("priors", prior_fingerprint(own))}) as others:
-        yield own, others
+def _claimed_prior(work: Workspace, claims: Claims | None) -> Iterator[list[Held]]:
+    """Yields the prior if another holds it."""
+    with hold(claims, {_prior_name(work): work.artifacts.uri("priors", prior_fingerprint(work))}) as others:
+        yield others
 
 
-def _prior_name(capacity: int) -> str:
-    return f"prior of capacity {capacity}"
+def _prior_name(work: Workspace) -> str:
+    return f"prior of capacity {work.config.generator.capacity}"
 
 
-def _with_capacity(work: Workspace, capacity: int) -> Workspace:
-    config = work.config
-    return replace(work, config=replace(config, generator=replace(config.generator, capacity=capacity)))
+def _unique(name: str, index: int, num_alike: int) -> str:
+    """Returns a task's name: what is built for several recipes is numbered."""
+    return name if num_alike == 1 else f"{name} ({index + 1} of {num_alike})"

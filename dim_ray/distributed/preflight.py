@@ -20,6 +20,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from dim_ray.config import Config
 from dim_ray.distributed.address import make_address_hook
 from dim_ray.distributed.findings import NodeReport, Problem, find_problems
 from dim_ray.distributed.needs import estimate_needs
@@ -57,21 +58,31 @@ class Preflight:
         return list(dict.fromkeys(problem.sentence for problem in self.problems))
 
 
-def check_nodes(work: Workspace, placement: Placement, progress: Progress, *, num_trials: int) -> None:
+def check_nodes(
+    work: Workspace,
+    placement: Placement,
+    progress: Progress,
+    *,
+    num_trials: int,
+    variants: Sequence[Config] | None = None,
+) -> None:
     """Refuses a run that a node of the cluster can't take part in; costs nothing where there is one node.
 
     Args:
-        work: With the largest pool and the largest generator of the run. Data on the CPU.
+        work: Data on the CPU.
         placement: Workers of a trial, and trials side by side.
         progress: Is told about one stage.
         num_trials: Distillations that are to run.
+        variants: As for `estimate_needs`.
 
     Raises:
         ResourceError: With a sentence for each problem.
     """
     if len(_alive_nodes()) < 2:
         return
-    found = run_preflight(work, placement, progress, num_trials=num_trials, with_group=placement.num_workers > 1)
+    found = run_preflight(
+        work, placement, progress, num_trials=num_trials, with_group=placement.num_workers > 1, variants=variants
+    )
     if found.problems:
         raise ResourceError(
             "\n".join(
@@ -85,16 +96,23 @@ def check_nodes(work: Workspace, placement: Placement, progress: Progress, *, nu
 
 
 def run_preflight(
-    work: Workspace, placement: Placement, progress: Progress, *, num_trials: int, with_group: bool
+    work: Workspace,
+    placement: Placement,
+    progress: Progress,
+    *,
+    num_trials: int,
+    with_group: bool,
+    variants: Sequence[Config] | None = None,
 ) -> Preflight:
     """Asks all nodes at once; takes seconds where they answer.
 
     Args:
-        work: With the largest pool and the largest generator of the run. Data on the CPU.
+        work: Data on the CPU.
         placement: Workers of a trial, and trials side by side.
         progress: Is told about one stage.
         num_trials: Distillations that are to run.
         with_group: Whether to join the nodes that have room for a worker in a process group, if there are several.
+        variants: As for `estimate_needs`.
     """
     nodes = _alive_nodes()
     progress.start(_STAGE, len(nodes), "nodes")
@@ -107,7 +125,7 @@ def run_preflight(
         members = {key: probe for key, probe in answering.items() if reports[key].num_workers}
         if with_group and len(members) > 1:
             _try_group(members, reports, {node["NodeID"]: node["NodeManagerAddress"] for node in nodes})
-    needs = estimate_needs(work, placement, num_trials=num_trials)
+    needs = estimate_needs(work, placement, num_trials=num_trials, variants=variants)
     log.info("Preflight: %s; %s", reports, needs)
     problems = find_problems(
         list(reports.values()),

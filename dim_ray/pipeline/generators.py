@@ -10,7 +10,7 @@ import torch
 
 from dim_ray.config import Config, GeneratorConfig, Weights, fingerprint, to_dict
 from dim_ray.core.checkpoint import dumps, loads, module_tensors, restore_module
-from dim_ray.core.data import to_bytes
+from dim_ray.core.data import Dataset, to_bytes
 from dim_ray.core.generator import Generator, build_generator
 from dim_ray.core.image_sources import balanced_labels
 from dim_ray.core.matching import distill
@@ -31,6 +31,7 @@ __all__ = [
     "GENERATOR_FILE",
     "SAMPLES_FILE",
     "distill_generator",
+    "generator_bytes",
     "generator_fingerprint",
     "generator_from_artifact",
     "load_module",
@@ -48,6 +49,18 @@ _SAMPLES_PER_CLASS = 10
 def generator_fingerprint(work: Workspace) -> str:
     """Returns the identity of the distilled generator."""
     return fingerprint("distilled", prior_fingerprint(work), pool_identity(work), work.config.matching)
+
+
+def generator_bytes(config: GeneratorConfig, dataset: Dataset) -> int:
+    """Returns the size of a generator's file, which its weights' values don't change."""
+    generator = build_generator(
+        config,
+        num_classes=dataset.num_classes,
+        num_channels=dataset.num_channels,
+        image_size=dataset.image_size,
+        rng=stream(0),
+    )
+    return len(dumps(module_tensors(generator)))
 
 
 def distill_generator(

@@ -80,7 +80,8 @@ def main() -> None:
         notes.joinpath(f"{study}.joined").touch()
         while not notes.joinpath(file).exists():
             time.sleep(0.05)
-        build_networks(work, POOL_SIZE, CAPACITIES, placement, progress)
+        configs = [config.with_fields({"pool.size": POOL_SIZE, "generator.capacity": one}) for one in CAPACITIES]
+        build_networks(work, configs, placement, progress)
 
 
 def trainings(storage: Path) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,21 +165,22 @@ def test_note_stays_short() -> None:
 def test_job_builds_what_is_free_and_returns_what_others_hold(cluster: Cluster, work: Workspace) -> None:
     claims = cluster.claims("mnist")
     with networks._claimed_teachers(work, [1], cluster.claims("digits")):
-        [left] = networks._teachers_job(work, ([0, 1], claims), SilentReporter())
+        [left] = networks._teachers_job(work, (work.config, [0, 1], claims), SilentReporter())
     assert (left.what, left.study) == ("teacher 1", "digits")
     assert missing_teachers(work) == [1]
-    assert networks._teachers_job(work, ([0, 1], claims), SilentReporter()) == []
+    assert networks._teachers_job(work, (work.config, [0, 1], claims), SilentReporter()) == []
     assert missing_teachers(work) == []
 
 
 def test_job_of_a_prior_leaves_it_to_its_holder(cluster: Cluster, work: Workspace) -> None:
     capacity = work.config.generator.capacity
-    with networks._claimed_prior(work, capacity, cluster.claims("digits")):
-        [left] = networks._prior_job(work, (capacity, cluster.claims("mnist")), SilentReporter())
+    other = with_capacity(work, capacity + 2)
+    with networks._claimed_prior(work, cluster.claims("digits")):
+        [left] = networks._prior_job(work, (work.config, cluster.claims("mnist")), SilentReporter())
         assert left.what == f"prior of capacity {capacity}"
         assert not prior_is_settled(work)
-        assert networks._prior_job(work, (capacity + 2, cluster.claims("mnist")), SilentReporter()) == []
-    assert networks._prior_job(work, (capacity, cluster.claims("mnist")), SilentReporter()) == []
+        assert networks._prior_job(work, (other.config, cluster.claims("mnist")), SilentReporter()) == []
+    assert networks._prior_job(work, (work.config, cluster.claims("mnist")), SilentReporter()) == []
     assert prior_is_settled(work)
 
 
@@ -195,7 +197,7 @@ def test_runs_of_several_workers_take_what_is_free_first_and_the_rest_when_it_is
 ) -> None:
     runs: list[Any] = []
     teacher = work.artifacts.uri("teachers", networks.teacher_fingerprint(work, 1))
-    prior = work.artifacts.uri("priors", networks.prior_fingerprint(networks._with_capacity(work, 6)))
+    prior = work.artifacts.uri("priors", networks.prior_fingerprint(with_capacity(work, 6)))
     cluster.table.claim([teacher, prior], "b", "digits")
 
     def run(job: Any, own: Workspace, placement: Placement, *, what: str, costs: Any, **options: Any) -> None:
@@ -203,20 +205,21 @@ def test_runs_of_several_workers_take_what_is_free_first_and_the_rest_when_it_is
         runs.append(list(costs) if what == "teacher training" else own.config.generator.capacity)
         for name in costs:
             if what == "teacher training":
-                networks._teachers_job(own, (_numbers(name), None), SilentReporter())
+                networks._teachers_job(own, (own.config, _numbers(name), None), SilentReporter())
             else:
-                networks._prior_job(own, (own.config.generator.capacity, None), SilentReporter())
+                networks._prior_job(own, (own.config, None), SilentReporter())
 
     class Other(Recorder):
         def advance(self, done: float, note: str = "") -> None:
             super().advance(done, note)
             if len(self.notes) == 2:  # the other stores the teacher, and its prior diverges
-                networks._teachers_job(work, ([1], None), SilentReporter())
+                networks._teachers_job(work, (work.config, [1], None), SilentReporter())
                 cluster.table.release([teacher, prior], "b")
 
     monkeypatch.setattr(networks, "run_watched", run)
     progress = Other()
-    networks._build_in_turn(work, [0, 1], [8, 6], PLACEMENT, cluster.claims("mnist"), progress)
+    priors = [with_capacity(work, 8), with_capacity(work, 6)]
+    networks._build_in_turn([(work, [0, 1])], priors, PLACEMENT, cluster.claims("mnist"), progress)
     assert runs == [["teacher 0"], 8, 6]
     assert set(progress.notes) == {"waiting for teacher 1 and prior of capacity 6, which study digits builds"}
     assert set(progress.done) == {2}
@@ -231,9 +234,13 @@ def test_table_is_asked_on_a_cluster_that_was_joined_alone(
     monkeypatch.setattr(networks, "joins_a_cluster", lambda: joins)
     monkeypatch.setattr(networks, "run_tasks", lambda *arguments, claims, **options: seen.append(claims))
     placement = Placement(num_workers=1, cpus_per_worker=1, gpus_per_worker=0.0, max_concurrent=1)
-    networks.build_networks(work, 2, [6], placement, Recorder())
+    networks.build_networks(work, [work.config], placement, Recorder())
     [claims] = seen
     assert (claims.study if claims else None) == ("tiny" if joins else None)
+
+
+def with_capacity(work: Workspace, capacity: int) -> Workspace:
+    return replace(work, config=work.config.with_fields({"generator.capacity": capacity}))
 
 
 def _numbers(name: str) -> Sequence[int]:

@@ -123,28 +123,29 @@ def test_timings_of_other_data_or_other_steps_are_not_taken(work: Workspace) -> 
     store_network(work, "priors", 70.0, epochs=7)
     store_network(work, "teachers", 30.0, epochs=10)
     capacity = work.config.generator.capacity
-    assert StoredTimings(work).prior_epoch(capacity) == 10.0
-    assert StoredTimings(work).prior_epoch(capacity + 1) is None
-    assert StoredTimings(work).teacher_epoch(tiny.ARCHITECTURE) == 3.0
-    assert StoredTimings(work).teacher_epoch("convnet3") is None
-    assert StoredTimings(work).trial_epoch(capacity) is None
+    config = work.config
+    assert StoredTimings(work).prior_epoch(config) == 10.0
+    assert StoredTimings(work).prior_epoch(config.with_fields({"generator.capacity": capacity + 1})) is None
+    assert StoredTimings(work).teacher_epoch(config, tiny.ARCHITECTURE) == 3.0
+    assert StoredTimings(work).teacher_epoch(config, "convnet3") is None
+    assert StoredTimings(work).trial_epoch(config) is None
     others = replace(work, dataset=replace(work.dataset, digest="1" * 16))
-    assert StoredTimings(others).prior_epoch(capacity) is None
-    config = replace(work.config, prior=replace(work.config.prior, batch_size=2))
-    assert StoredTimings(replace(work, config=config)).prior_epoch(capacity) is None
+    assert StoredTimings(others).prior_epoch(config) is None
+    assert StoredTimings(work).prior_epoch(config.with_fields({"prior.batch_size": 2})) is None
 
 
 def test_probe_measures_every_stage_and_keeps_nothing(work: Workspace, tmp_path: Path) -> None:
     probe = Probe(work, 1)
+    config = work.config.with_fields({"generator.capacity": 8})
     for seconds in (
-        probe.teacher_epoch(tiny.ARCHITECTURE),
-        probe.prior_epoch(8),
-        probe.matching_epoch(8),
+        probe.teacher_epoch(config, tiny.ARCHITECTURE),
+        probe.prior_epoch(config),
+        probe.matching_epoch(config),
         probe.student(tiny.ARCHITECTURE, 2, "on_the_fly", 8, 100),
         probe.student(tiny.ARCHITECTURE, 2, "real_fixed", 8, 100),
     ):
         assert 0 < seconds < 10
-    assert probe.prior_epoch(8) == probe.prior_epoch(8)  # once
+    assert probe.prior_epoch(config) == probe.prior_epoch(config)  # once
     assert not list(tmp_path.rglob("*.*"))
 
 

@@ -1,0 +1,227 @@
+"""The field `study.space`: which fields of the configuration a search may choose, and from what.
+
+    read_space({
+        "matching.kind": ["logit_means", "features"],
+        "matching.learning_rate": {"low": 1e-4, "high": 1e-3, "log": True},
+        "matching.temperature": {"values": [1.0, 4.0], "when": {"matching.kind": ["logit_means"]}},
+    })
+
+A field with a condition is chosen only where the other one has been given one of these values; elsewhere it keeps the
+configuration's own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, get_args, get_type_hints
+
+from dim_ray.config.checks import require, require_distinct
+from dim_ray.config.networks import GeneratorConfig, NetworksConfig
+from dim_ray.config.training import MatchingConfig, PoolConfig, PriorConfig
+from dim_ray.errors import ConfigError, nearest
+
+__all__ = ["Choice", "as_parameter", "assignments", "read_space"]
+
+_SECTIONS: Mapping[str, type] = {
+    "networks": NetworksConfig,
+    "pool": PoolConfig,
+    "generator": GeneratorConfig,
+    "prior": PriorConfig,
+    "matching": MatchingConfig,
+}
+_ONE_SEED = "which seed is best says nothing about the next one; study.seeds lists those of matching"
+_ALIKE = "every trial has to be measured alike"
+_NO_EFFECT = "it doesn't change what comes out"
+_REASONS: Mapping[str, str] = {
+    "data": "trials on other data can't be compared",
+    "evaluation": _ALIKE,
+    "networks.students": _ALIKE,
+    "study": "it's about the search itself",
+    "storage": _NO_EFFECT,
+    "health": _NO_EFFECT,
+    "pool.size": "study.pool_sizes lists pool sizes",
+    "pool.seed": _ONE_SEED,
+    "prior.seed": _ONE_SEED,
+    "generator.capacity": "study.capacities lists capacities",
+    "matching.weight": "study.matching_weights is its range",
+    "matching.adversarial_weight": "study.adversarial_weights is its range",
+    "matching.seed": "study.seeds lists seeds",
+    "matching.epochs": "trials are compared at the same rungs",
+}
+_RANGE_KEYS, _LIST_KEYS = {"low", "high", "log", "when"}, {"values", "when"}
+_SHAPES = "a list of values, {values: [...]} or {low: ..., high: ..., log: true}, the last two also with when"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What may be chosen for one field."""
+
+    field: str
+    """Section and name, such as matching.kind; also the parameter's name."""
+    values: tuple[Any, ...] = ()
+    """To choose from, as parameters have them; none for a range."""
+    low: float = 0.0
+    """Lowest number of a range."""
+    high: float = 0.0
+    """Highest number of a range."""
+    log: bool = False
+    """Whether the range has a logarithmic scale."""
+    when: Mapping[str, tuple[Any, ...]]
+    """Fields without a condition, each with the values of which it must have been given one."""
+
+    @property
+    def makes_networks(self) -> bool:
+        """Whether other teachers or another prior may be needed for each value."""
+        return not self.field.startswith("matching.") or self.field == "matching.kind"
+
+    def is_open(self, chosen: Mapping[str, Any]) -> bool:
+        """Whether it's to be chosen beside what was chosen for the fields of `when`."""
+        return all(field in chosen and chosen[field] in values for field, values in self.when.items())
+
+    def points(self, num_points: int) -> list[Any]:
+        """Returns the values of a list, or so many of a range, evenly spaced on its scale, both ends included."""
+        if self.values:
+            return list(self.values)
+        shares = [i / (num_points - 1) for i in range(1, num_points - 1)]
+        if self.log:
+            inside = [self.low * (self.high / self.low) ** share for share in shares]
+        else:
+            inside = [self.low + (self.high - self.low) * share for share in shares]
+        return [self.low, *inside, self.high]
+
+
+def read_space(space: Mapping[str, Any]) -> dict[str, Choice]:
+    """Returns the choices by field, those with a condition last.
+
+    Args:
+        space: As in `study.space`, values of their fields' types.
+
+    Raises:
+        ConfigError: A field can't be searched, or what is written for it isn't a choice.
+    """
+    choices = [_read(field, written) for field, written in space.items()]
+    free = {choice.field: choice for choice in choices if not choice.when}
+    bound = {choice.field: choice for choice in choices if choice.when}
+    for choice in bound.values():
+        for field, values in choice.when.items():
+            _check_condition(choice.field, field, values, free, bound)
+    return free | bound
+
+
+def assignments(choices: Iterable[Choice], points: Callable[[Choice], Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """Yields every combination that can be chosen, once; fields whose condition doesn't hold are left out.
+
+    Args:
+        choices: With those that conditions name.
+        points: Returns the values of a choice.
+    """
+    every = list(choices)
+    free = [choice for choice in every if not choice.when]
+    for first in itertools.product(*map(points, free)):
+        chosen = {choice.field: value for choice, value in zip(free, first, strict=True)}
+        bound = [choice for choice in every if choice.when and choice.is_open(chosen)]
+        for second in itertools.product(*map(points, bound)):
+            yield chosen | {choice.field: value for choice, value in zip(bound, second, strict=True)}
+
+
+def as_parameter(value: Any) -> Any:
+    """Returns a field's value as its parameter has it: a list as JSON text, which Optuna's storages can hold."""
+    return json.dumps(list(value)) if isinstance(value, (list, tuple)) else value
+
+
+def _read(field: str, written: Any) -> Choice:
+    _check_field(field)
+    where = f"study.space: {field}"
+    mapping = {"values": written} if isinstance(written, (list, tuple)) else written
+    if not isinstance(mapping, Mapping) or not ("values" in mapping or {"low", "high"} <= set(mapping)):
+        raise ConfigError(f"{where} is {written!r}; allowed: {_SHAPES}.")
+    allowed = _LIST_KEYS if "values" in mapping else _RANGE_KEYS
+    for key in mapping:
+        if key not in allowed:
+            raise ConfigError(f"{where} has {key!r} beside {', '.join(allowed & set(mapping))}; allowed: {_SHAPES}.")
+    when = _read_condition(where, mapping.get("when", {}))
+    if "values" not in mapping:
+        return _read_range(field, mapping, when)
+    values = mapping["values"]
+    require(isinstance(values, (list, tuple)) and len(values) > 0, where, values, "a list of at least one value")
+    plain = tuple(map(as_parameter, values))
+    require_distinct(where, plain)
+    return Choice(field=field, values=plain, when=when)
+
+
+def _read_range(field: str, mapping: Mapping[str, Any], when: Mapping[str, tuple[Any, ...]]) -> Choice:
+    where = f"study.space: {field}"
+    low, high, log = mapping["low"], mapping["high"], mapping.get("log", False)
+    if not field.startswith("matching."):
+        raise ConfigError(
+            f"{where} is a range, and {field} is about teachers or priors: a range would have new ones trained for "
+            "every trial. List its values instead."
+        )
+    if float not in _types(field):
+        raise ConfigError(f"{where} is a range, but {field} is no number with a fraction. List its values instead.")
+    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (low, high))
+    require(
+        numbers and math.isfinite(low) and math.isfinite(high) and low < high and (low > 0 or not log),
+        where,
+        {key: value for key, value in mapping.items() if key != "when"},
+        "two numbers, low < high, and with log: true both above 0",
+    )
+    require(isinstance(log, bool), f"{where}: log", log, "true or false")
+    return Choice(field=field, low=float(low), high=float(high), log=log, when=when)
+
+
+def _read_condition(where: str, when: Any) -> dict[str, tuple[Any, ...]]:
+    wanted = "fields of study.space, each with a list of its values"
+    require(isinstance(when, Mapping), f"{where}: when", when, wanted)
+    for values in when.values():
+        require(isinstance(values, (list, tuple)) and len(values) > 0, f"{where}: when", when, wanted)
+    return {field: tuple(map(as_parameter, values)) for field, values in when.items()}
+
+
+def _check_condition(
+    field: str, other: str, values: tuple[Any, ...], free: Mapping[str, Choice], bound: Mapping[str, Choice]
+) -> None:
+    where = f"study.space: {field}: when has {other!r}"
+    if other in bound:
+        raise ConfigError(f"{where}, which has a condition itself; name the field that decides about both.")
+    if other not in free:
+        known = nearest(other, free) if free else "it has no field without a condition."
+        raise ConfigError(f"{where}, which study.space doesn't search; {known}")
+    if not free[other].values:
+        raise ConfigError(f"{where}, which is a range; name a field with a list of values.")
+    for value in values:
+        if value not in free[other].values:
+            known = nearest(str(value), map(str, free[other].values))
+            raise ConfigError(f"{where} at {value!r}, which isn't among its values; {known}")
+
+
+def _check_field(field: Any) -> None:
+    section, _, name = str(field).partition(".")
+    if reason := _REASONS.get(str(field)) or _REASONS.get(section):
+        raise ConfigError(f"study.space has {field}, which can't be searched: {reason}.")
+    own = fields(_SECTIONS[section]) if section in _SECTIONS else ()
+    found = next((one for one in own if one.name == name), None)
+    if found is None:
+        known = [f"{section}.{one}" for one in _searched(section)] if own else _SECTIONS
+        raise ConfigError(f"study.space has {field!r}, which is not a known field; {nearest(str(field), known)}")
+    if found.metadata.get("place"):
+        raise ConfigError(f"study.space has {field}, which can't be searched: {_NO_EFFECT}.")
+
+
+def _searched(section: str) -> list[str]:
+    """Returns the names of a section's fields that can be searched."""
+    return [
+        one.name
+        for one in fields(_SECTIONS[section])
+        if not one.metadata.get("place") and f"{section}.{one.name}" not in _REASONS
+    ]
+
+
+def _types(field: str) -> tuple[Any, ...]:
+    section, _, name = field.partition(".")
+    hint = get_type_hints(_SECTIONS[section])[name]
+    return hint, *get_args(hint)

@@ -12,6 +12,7 @@ names a cluster, that one is joined.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -77,6 +78,7 @@ def _add_dry_run(parser: argparse.ArgumentParser) -> None:
 
 def _print(work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> None:
     from dim_ray.summary import accuracy_table, make_console, print_lines, print_places
+    from tuning.space import further
 
     console = make_console()
     best, trials, cost = outcome.best, outcome.trials, outcome.cost
@@ -96,7 +98,8 @@ def _print(work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> None:
         print_lines(
             console,
             f"best: trial {best['number']}, capacity {best['capacity']}, {teachers}, "
-            f"matching weight {best['matching_weight']:.3g}, adversarial weight {best['adversarial_weight']:.3g}; "
+            f"matching weight {best['matching_weight']:.3g}, adversarial weight {best['adversarial_weight']:.3g}"
+            f"{further(json.loads(best['params_json']))}; "
             f"validation accuracy {100 * best['objective']:.1f} % ({best['objective_name'].split(', ', 1)[1]})",
         )
     print_lines(

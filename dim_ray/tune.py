@@ -13,6 +13,7 @@ names a cluster, that one is joined.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -135,6 +136,7 @@ def _print(works: Sequence[Workspace], outcomes: Sequence[StudyOutcome | DimErro
 def _print_study(console: Console, work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> None:
     from dim_ray.summary import print_lines
     from tuning.scaling import fit_pool_scaling, is_pool_scaling
+    from tuning.space import further
 
     best, trials, cost = outcome.best, outcome.trials, outcome.cost
     if outcome.num_trials_run == 0 and outcome.num_evaluations_run == 0:
@@ -154,7 +156,8 @@ def _print_study(console: Console, work: Workspace, outcome: StudyOutcome, wall_
         print_lines(
             console,
             f"best: trial {best['number']}, capacity {best['capacity']}, {teachers}, "
-            f"matching weight {best['matching_weight']:.3g}, adversarial weight {best['adversarial_weight']:.3g}; "
+            f"matching weight {best['matching_weight']:.3g}, adversarial weight {best['adversarial_weight']:.3g}"
+            f"{further(json.loads(best['params_json']))}; "
             f"validation accuracy {measured} ({best['objective_name'].split(', ', 1)[1]})",
         )
     print_lines(

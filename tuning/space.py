@@ -16,8 +16,10 @@ from optuna import Trial
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from dim_ray.config import Choice, Config, StudyConfig
+from dim_ray.core.checks import check_training
 from dim_ray.core.data import Dataset
 from dim_ray.errors import ConfigError
+from tuning.variants import SizeLimit, network_variants
 
 __all__ = [
     "PARAMETERS",
@@ -25,6 +27,7 @@ __all__ = [
     "asked_space",
     "check_search",
     "configure",
+    "further",
     "grid",
     "open_names",
     "search_space",
@@ -86,24 +89,46 @@ def configure(config: Config, parameters: Mapping[str, Any]) -> Config:
     return trial.with_fields({name: parameters[name] for name in names}) if names else trial
 
 
+def further(parameters: Mapping[str, Any]) -> str:
+    """Returns the parameters that are fields of `study.space`, for the end of a sentence."""
+    named = [f"{name} {f'{value:.3g}' if isinstance(value, float) else value}" for name, value in parameters.items()]
+    return "".join(f", {text}" for text in named if "." in text.partition(" ")[0])
+
+
 def check_search(config: Config, dataset: Dataset) -> None:
-    """Checks that trials differ where the search has them differ.
+    """Checks that trials differ where the search has them differ, and that each can be run on the data.
 
     Raises:
-        ConfigError: There is no epoch to match in, or several pool sizes for an online pool, which has none.
+        ConfigError: There is no epoch to match in, or several pool sizes for an online pool, which has none; a value of
+            `study.space` doesn't fit the data; or no generator is as small as asked for, or not all of a grid's.
     """
     if config.matching.epochs == 0:
         raise ConfigError(
             "matching.epochs is 0, which keeps the prior as it is: trials would be the same. Set --matching.epochs "
             "to 1 or more, or measure the prior with python -m dim_ray.distill."
         )
-    sizes = config.study.pool_sizes
-    if config.pool.kind == "online" and len(sizes) > 1:
+    sizes, choices = config.study.pool_sizes, config.study.choices
+    kinds = next((choice.values for choice in choices if choice.field == "pool.kind"), (config.pool.kind,))
+    if set(kinds) == {"online"} and len(sizes) > 1:
         raise ConfigError(
             f"study.pool_sizes is {' '.join(map(str, sizes))}, but pool.kind is 'online', whose networks are trained "
             "anew every epoch: there is no pool to choose the size of, and trials that differ in it alone would be the "
             "same. Set --study.pool_sizes 1, or --pool.kind stored."
         )
+    limit = SizeLimit(config, dataset)
+    left_out = limit.describe()
+    if left_out and config.study.sampler == "grid":
+        raise ConfigError(
+            f"{left_out}. A grid runs through all of its combinations: leave those capacities out of study.capacities, "
+            "or choose another --study.sampler."
+        )
+    # Networks are judged with all that is chosen for them together, other values each alone.
+    single = [{choice.field: value} for choice in choices if not choice.makes_networks for value in choice.values]
+    try:
+        for trial in [*map(config.with_fields, single), *(network_variants(config, limit) if choices else [])]:
+            check_training(trial, dataset)
+    except ConfigError as error:
+        raise ConfigError(f"study.space: {error}") from error
 
 
 def _distribution(choice: Choice) -> BaseDistribution:

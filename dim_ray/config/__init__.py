@@ -158,7 +158,7 @@ class Config:
         study = self.study
         plain = replace(
             self,
-            study=replace(study, space={}),
+            study=StudyConfig(workers_per_trial=study.workers_per_trial),
             matching=replace(
                 self.matching, weight=study.matching_weights[0], adversarial_weight=study.adversarial_weights[0]
             ),

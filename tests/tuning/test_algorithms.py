@@ -15,7 +15,9 @@ from ray.tune.search import Searcher
 
 from dim_ray.config import Config
 from dim_ray.errors import StorageError
+from dim_ray.pipeline.generators import generator_bytes
 from dim_ray.store.artifacts import ArtifactStore
+from tests.core.tiny import make_dataset
 from tests.disks import after, fill, small_disk
 from tests.pipeline.small import make_config
 from tests.store.conftest import object_store  # noqa: F401  # a fixture
@@ -23,6 +25,7 @@ from tuning import algorithms
 from tuning.algorithms import METRIC, REUSED_TRIAL, StudySearch, open_journal, settle
 from tuning.budget import TimeBudget
 from tuning.objectives import values, worst_costs
+from tuning.variants import SizeLimit
 
 STUDY = "tiny"
 KEY = "studies/tiny/optuna.journal"
@@ -63,7 +66,7 @@ class Driver:
         self.budget = TimeBudget(self.config, lambda: self.now)
         self.search = self.make_search(self.config)
 
-    def make_search(self, config: Config) -> StudySearch:
+    def make_search(self, config: Config, limit: SizeLimit | None = None) -> StudySearch:
         ran = [number for number in self.rows if number not in self.reused]
         results = {identify(self.rows[number][0]): (number, self.results[number]) for number in ran}
         return StudySearch(
@@ -77,6 +80,7 @@ class Driver:
             measure=self.measure,
             budget=self.budget,
             on_end=self.write,
+            limit=limit,
         )
 
     def measure(self, parameters: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
@@ -533,3 +537,75 @@ def test_budget_begins_anew_with_every_command_and_none_is_never_over(tmp_path: 
     assert budget.is_over()
     assert budget("a", {"epoch": 1})
     assert not budget.stop_all()
+
+
+SPACE = {
+    "matching.kind": ["logits", "features"],
+    "matching.temperature": {"low": 1.0, "high": 4.0, "when": {"matching.kind": ["logits"]}},
+}
+
+
+def test_conditional_trials_that_ran_when_the_driver_died_are_queued_as_they_were(root: str) -> None:
+    driver = Driver(root, changes={"space": SPACE})
+    names = "abcdefgh"
+    driver.start(*names)
+    parameters = {driver.search.identify(name)[0]: driver.search.identify(name)[1] for name in names}
+    assert {"matching.temperature" in own for own in parameters.values()} == {True, False}
+    driver.end("a")
+    again = driver.restarted()
+    assert again.queued() == {number: own for number, own in parameters.items() if number > 0}
+    again.start("x", "y")
+    assert [again.search.identify(name)[1] for name in "xy"] == [parameters[1], parameters[2]]
+
+
+def test_conditional_trials_are_known_again_where_the_journal_is_lost(root: str) -> None:
+    driver = Driver(root, changes={"space": SPACE})
+    for name in "abcdefgh":
+        driver.start(name)
+        driver.end(name)
+    ArtifactStore(root).delete(KEY)
+    again = driver.restarted()
+    assert [trial.params for trial in again.trials()] == [driver.rows[number][0] for number in range(8)]
+
+
+def test_trial_that_died_before_it_was_drawn_as_a_whole_is_not_run(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = optuna.Trial.suggest_float
+
+    def die(trial: optuna.Trial, name: str, *bounds: float, **options: Any) -> float:
+        if name == "matching.temperature":
+            raise KilledError
+        return draw(trial, name, *bounds, **options)
+
+    driver = Driver(root, changes={"space": {**SPACE, "matching.kind": ["logits"]}})
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(optuna.Trial, "suggest_float", die)
+        driver.search.suggest("a")
+    assert "matching.kind" in driver.trials()[0].params
+    again = driver.restarted()
+    assert again.queued() == {}
+    assert again.start("b") == [0]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsga2", "qmc", "random"])
+def test_generator_that_is_too_large_is_never_a_trial(tmp_path: Path, sampler: str) -> None:
+    space = {"generator.refinements": [[1], [4]]}
+    driver = Driver(str(tmp_path), changes={"sampler": sampler, "space": space})
+    dataset = make_dataset()
+    generator = replace(driver.config.generator, capacity=6, refinements=(4,))
+    largest = generator_bytes(generator, dataset)
+    config = replace(driver.config, study=replace(driver.config.study, max_generator_bytes=largest - 1))
+    limit = SizeLimit(config, dataset)
+    driver.search = driver.make_search(config, limit)
+    allowed = [(choice["capacity"], choice["generator.refinements"]) for choice in limit.choices()]
+    assert 0 < len(allowed) < 4
+    drawn = []
+    for number in range(20):
+        assert driver.start(str(number)) == [number]  # the draws that were refused have no number
+        driver.end(str(number), 0.1 * number)
+        parameters = driver.rows[number][0]
+        drawn.append((parameters["capacity"], parameters["generator.refinements"]))
+    assert set(drawn) == set(allowed)
+    assert "PRUNED" in driver.states()
+    assert driver.states().count("COMPLETE") == 20
+    driver = driver.restarted()
+    assert driver.queued() == {}

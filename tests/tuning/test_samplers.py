@@ -17,7 +17,7 @@ from dim_ray.store.artifacts import ArtifactStore
 from tests.pipeline.small import make_config
 from tuning.algorithms import METRIC, StudySearch, open_journal, settle
 from tuning.budget import TimeBudget
-from tuning.space import grid, search_space
+from tuning.space import grid, open_names, search_space
 
 BEST = {"pool_size": 2, "capacity": 8, "matching_weight": 0.3, "adversarial_weight": 1.0}
 
@@ -114,3 +114,31 @@ def test_sequence_of_qmc_goes_on_where_it_was(tmp_path: Path) -> None:
     parts = [*search(config, 5), *search(config, 3, taken=5)]
     weights = ("matching_weight", "adversarial_weight")
     assert [[p[name] for name in weights] for p in parts[1:]] == [[p[name] for name in weights] for p in whole[1:]]
+
+
+SPACE = {
+    "matching.kind": ["logits", "features", "none"],
+    "matching.temperature": {"low": 1.0, "high": 4.0, "log": True, "when": {"matching.kind": ["logits"]}},
+    "matching.unbiased": {"values": [False, True], "when": {"matching.kind": ["features"]}},
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_draws_conditional_parameters_where_they_apply_alone(tmp_path: Path, sampler: Sampler) -> None:
+    config = config_of(tmp_path, sampler, space=SPACE)
+    drawn = [*search(config, 15), *search(config, 5, taken=15)]
+    for parameters in drawn:
+        assert list(parameters) == open_names(config.study, parameters)
+        for name, value in parameters.items():
+            distribution = search_space(config.study)[name]
+            assert distribution._contains(distribution.to_internal_repr(value))
+    assert len({tuple(parameters) for parameters in drawn}) > 1
+
+
+def test_grid_of_a_conditional_space_has_each_combination_once_also_when_resumed(tmp_path: Path) -> None:
+    small = {"matching_weights": (0.1, 0.1), "adversarial_weights": (1.0, 1.0), "pool_sizes": (1,)}
+    config = config_of(tmp_path, "grid", space=SPACE, num_trials=12, **small)
+    assert config.study.num_grid_trials == 2 * (3 + 2 + 1)
+    drawn = [*search(config, 5), *search(config, 7, taken=5)]
+    assert len({tuple(sorted(parameters.items())) for parameters in drawn}) == 12
+    assert sum("matching.temperature" in parameters for parameters in drawn) == 6

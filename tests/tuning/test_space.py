@@ -9,16 +9,35 @@ import pytest
 
 from dim_ray.config import Config, StudyConfig, to_dict
 from dim_ray.errors import ConfigError
+from dim_ray.pipeline.generators import generator_bytes
 from tests.core.tiny import make_dataset
 from tests.pipeline.small import make_config
-from tuning.space import PARAMETERS, check_search, configure, grid, search_space
+from tuning.space import (
+    PARAMETERS,
+    asked_space,
+    check_search,
+    configure,
+    further,
+    grid,
+    open_names,
+    search_space,
+)
 
+SPACE = {
+    "matching.kind": ["logits", "features"],
+    "matching.temperature": {"low": 1.0, "high": 4.0, "when": {"matching.kind": ["logits"]}},
+    "generator.refinements": [[1], [2, 1]],
+}
 PARAMETERS_OF_A_TRIAL = {"pool_size": 2, "capacity": 8, "matching_weight": 0.25, "adversarial_weight": 1.5}
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     return make_config(tmp_path)
+
+
+def with_study(config: Config, **changes: Any) -> Config:
+    return replace(config, study=replace(config.study, **changes))
 
 
 def test_space_has_the_bounds_of_the_configuration() -> None:
@@ -98,3 +117,76 @@ def test_search_over_no_epochs_is_refused(config: Config) -> None:
     none = replace(config, matching=replace(config.matching, epochs=0))
     with pytest.raises(ConfigError, match=r"matching\.epochs is 0.*--matching\.epochs to 1"):
         check_search(none, make_dataset())
+
+
+def test_every_draw_of_a_conditional_space_is_a_configuration_and_is_without_what_does_not_apply(
+    config: Config,
+) -> None:
+    config = with_study(config, space=SPACE)
+    ask: Any = asked_space(config.study)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    kinds = set()
+    for _ in range(20):
+        trial = study.ask()
+        ask(trial)
+        assert list(trial.params) == open_names(config.study, trial.params)
+        assert ("matching.temperature" in trial.params) == (trial.params["matching.kind"] == "logits")
+        made = configure(config, trial.params)
+        assert made.matching.kind == trial.params["matching.kind"]
+        assert made.matching.temperature == trial.params.get("matching.temperature", config.matching.temperature)
+        assert made.generator.refinements in ((1,), (2, 1))
+        kinds.add(made.matching.kind)
+    assert kinds == {"logits", "features"}
+
+
+def test_value_of_a_field_whose_condition_does_not_hold_is_the_configurations_own(config: Config) -> None:
+    config = with_study(config, space=SPACE)
+    chosen = {**PARAMETERS_OF_A_TRIAL, "matching.kind": "features", "generator.refinements": "[1]"}
+    assert configure(config, {**chosen, "matching.temperature": 3.0}) == configure(config, chosen)
+    assert configure(config, chosen).matching.temperature == config.matching.temperature
+
+
+def test_space_without_conditions_is_asked_for_at_once(config: Config) -> None:
+    config = with_study(config, space={"matching.kind": ["logits", "features"]})
+    assert asked_space(config.study) == search_space(config.study)
+
+
+def test_further_parameters_are_named_for_a_person() -> None:
+    chosen = {**PARAMETERS_OF_A_TRIAL, "seed": 3, "matching.kind": "features", "matching.learning_rate": 0.00012345}
+    assert further(chosen) == ", matching.kind features, matching.learning_rate 0.000123"
+    assert further(PARAMETERS_OF_A_TRIAL) == ""
+
+
+def test_pool_that_is_online_in_some_trials_may_have_several_sizes_in_others(config: Config) -> None:
+    check_search(with_study(config, space={"pool.kind": ["stored", "online"]}), make_dataset())
+    with pytest.raises(ConfigError, match=r"study\.pool_sizes is 1 2"):
+        check_search(with_study(config, space={"pool.kind": ["online"]}), make_dataset())
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"matching.batch_size": [4, 4000]}, r"study\.space: matching\.batch_size is 4000, but the training split"),
+        ({"prior.batch_size": [4000]}, r"study\.space: prior\.batch_size is 4000"),
+        (
+            {"generator.label_embedding": [8, 20], "generator.latent_dim": [16, 32]},
+            r"study\.space: generator\.latent_dim is 16.*its first 20 entries",
+        ),
+    ],
+)
+def test_value_that_does_not_fit_the_data_is_refused(config: Config, space: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_search(with_study(config, space=space), make_dataset())
+
+
+def test_limit_that_no_generator_keeps_is_refused_and_so_is_one_that_a_grid_does_not(config: Config) -> None:
+    dataset = make_dataset()
+    sizes = [generator_bytes(replace(config.generator, capacity=capacity), dataset) for capacity in (6, 8)]
+    with pytest.raises(
+        ConfigError, match=rf"max_generator_bytes is 99, .* have {sizes[0]:,} at capacity 6, {sizes[1]:,} at capacity 8"
+    ):
+        check_search(with_study(config, max_generator_bytes=99), dataset)
+    check_search(with_study(config, max_generator_bytes=sizes[0]), dataset)
+    with pytest.raises(ConfigError, match=r"1 of the 2 generators.*A grid runs through all"):
+        check_search(with_study(config, max_generator_bytes=sizes[0], sampler="grid"), dataset)
+    check_search(with_study(config, max_generator_bytes=sizes[1], sampler="grid"), dataset)

@@ -177,3 +177,45 @@ def test_storage_without_other_studies_is_refused_and_its_own_trials_are_no_sour
     StudyRecord(work).write_trial(0, PARAMETERS, result(0.5))
     with pytest.raises(ConfigError, match="there are no trials of other studies"):
         check_warm_start(work.config, work.dataset)
+
+
+SPACE = {
+    "matching.kind": ["logits", "features"],
+    "matching.temperature": {"low": 0.5, "high": 4.0, "when": {"matching.kind": ["logits"]}},
+}
+
+
+@pytest.mark.usefixtures("old")
+def test_trials_of_a_study_that_did_not_search_a_field_have_its_one_value(tmp_path: Path) -> None:
+    work = make_new(tmp_path, "old", space=SPACE)
+    assert start(work) == WarmStart(num_queued=2, num_known=4)
+    assert queued(work)[0] == parameters(0.3, **{"matching.kind": "logits", "matching.temperature": 1.0})
+    assert {trial.params["matching.temperature"] for trial in trials(work, TrialState.COMPLETE)} == {1.0}
+
+
+@pytest.mark.usefixtures("old")
+def test_trials_whose_one_value_is_not_in_the_space_are_left_out(tmp_path: Path) -> None:
+    work = make_new(tmp_path, "old", space={"matching.kind": ["features", "none"]})
+    assert start(work) == WarmStart(num_queued=0, num_known=0)
+
+
+def test_conditional_trials_are_taken_over_with_and_without_what_did_not_apply(tmp_path: Path) -> None:
+    earlier = make_new(tmp_path, space=SPACE, name="old")
+    record = StudyRecord(replace(earlier, study="old"))
+    logits = parameters(0.3, **{"matching.kind": "logits", "matching.temperature": 2.0})
+    features = parameters(0.2, **{"matching.kind": "features"})
+    record.write_trial(0, logits, result(0.8))
+    record.write_trial(1, features, result(0.7))
+    work = make_new(tmp_path, "old", space=SPACE)
+    assert start(work) == WarmStart(num_queued=2, num_known=2)
+    assert queued(work) == [logits, features]
+    assert [trial.params for trial in trials(work, TrialState.COMPLETE)] == [logits, features]
+
+
+@pytest.mark.usefixtures("old")
+def test_results_with_a_value_that_this_study_does_not_search_are_not_its_own(tmp_path: Path) -> None:
+    record = StudyRecord(replace(make_new(tmp_path, space=SPACE, name="searched"), study="searched"))
+    record.write_trial(0, parameters(0.3, **{"matching.kind": "features"}), result(0.8))
+    work = make_new(tmp_path, "searched")
+    assert start(work) == WarmStart(num_queued=1, num_known=0)
+    assert queued(work) == [parameters(0.3)]

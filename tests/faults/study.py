@@ -28,6 +28,7 @@ FLAGS: Mapping[str, str] = {
     "--study.grace_epochs": "45",  # no trial is stopped
     "--study.pool_sizes": "1",
     "--study.selection_images_per_class": "1",
+    "--study.contenders": "1",
     "--max-concurrent": "1",  # whatever trains is the only one that does
     "--ipc": "1",
     "--evaluation.protocols": "on_the_fly",

@@ -16,7 +16,7 @@ from dim_ray.store.reader import Reader
 from dim_ray.store.schema import EVALUATIONS, TRIALS
 from dim_ray.store.verification import verify
 from dim_ray.store.writer import Writer
-from tests.store.rows import evaluation, trial
+from tests.store.rows import evaluation, trial, validation
 from tests.store.steps import Crash, crash_at, steps
 
 OURS, THEIRS = "aaaa000011112222", "bbbb000011112222"
@@ -28,6 +28,7 @@ def two_labs(root: Path) -> tuple[str, str]:
     Writer(theirs).append_evaluations([evaluation(seed=seed, generator=THEIRS) for seed in range(3)])
     Writer(theirs).append_evaluations([evaluation(seed=0, generator=THEIRS, dataset="mnist", ipc=50)])
     Writer(theirs).append_trial(trial(study="theirs"))
+    Writer(theirs).append_validations([validation(generator=THEIRS)])
     for lab, name in ((ours, OURS), (theirs, THEIRS)):
         ArtifactStore(lab).write("generators", name, {"generator.safetensors": name.encode()}, {"of": name})
     return ours, theirs
@@ -40,12 +41,13 @@ def contents(root: str) -> dict[str, bytes]:
 def test_what_ours_lacks_is_copied_and_the_other_stays_as_it_was(tmp_path: Path) -> None:
     ours, theirs = two_labs(tmp_path)
     before = contents(theirs)
-    assert merge(ours, theirs) == Merge(num_rows=5, artifacts=(f"generators/{THEIRS}",), conflicts=())
+    assert merge(ours, theirs) == Merge(num_rows=6, artifacts=(f"generators/{THEIRS}",), conflicts=())
     assert contents(theirs) == before
     merged, added = Reader(ours).evaluations(), Reader(theirs).evaluations()
     assert len(merged) == 6
     pd.testing.assert_frame_equal(merged[merged["id"].isin(added["id"])].reset_index(drop=True), added)
     assert len(Reader(ours).trials()) == 1
+    assert len(Reader(ours).validations()) == 1
     assert verify(ours).problems == ()
     card = f"generators/{THEIRS}/card.json"
     assert contents(ours)[card] == before[card]  # with its own date and version
@@ -62,8 +64,8 @@ def test_merging_again_copies_nothing(tmp_path: Path) -> None:
 def test_packs_and_object_stores_are_merged_too(tmp_path: Path, object_store: str) -> None:
     ours, theirs = two_labs(tmp_path)
     compact(theirs)
-    assert merge(object_store, theirs).num_rows == 5
-    assert merge(ours, object_store).num_rows == 5
+    assert merge(object_store, theirs).num_rows == 6
+    assert merge(ours, object_store).num_rows == 6
     assert len(Reader(ours).evaluations()) == 6
 
 
@@ -98,7 +100,7 @@ def test_their_damaged_artefact_is_named_and_not_copied_and_the_rest_is(tmp_path
     done = merge(ours, theirs)
     assert len(done.conflicts) == 1
     assert "is truncated" in done.conflicts[0]
-    assert (done.num_rows, done.artifacts) == (5, ())
+    assert (done.num_rows, done.artifacts) == (6, ())
 
 
 def test_merge_that_crashes_anywhere_is_finished_by_the_next(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ import pytest
 
 from dim_ray.errors import StorageError, UsageError
 from dim_ray.store.reader import Reader
-from dim_ray.store.schema import EVALUATIONS, SCHEMA_VERSION, TRIALS
+from dim_ray.store.schema import EVALUATIONS, SCHEMA_VERSION, TRIALS, VALIDATIONS
 from dim_ray.store.writer import Writer
-from tests.store.rows import evaluation, real_evaluation, trial
+from tests.store.rows import evaluation, real_evaluation, trial, validation
 
 # A writer that says when its first bytes are in the file, and then waits to be killed.
 NEWER = SCHEMA_VERSION + 1
@@ -55,6 +55,17 @@ def test_written_trial_comes_back_with_every_value(root: str) -> None:
     assert list(frame.columns) == TRIALS.names
     read = {name: None if pd.isna(value) else value for name, value in frame.iloc[0].to_dict().items()}
     assert {name: read[name] for name in row} == row
+
+
+def test_written_validation_comes_back_with_every_value(root: str) -> None:
+    row = validation(accuracy=0.0, error="the loss is nan.")
+    Writer(root).append_validations([row, validation(seed=1)])
+    frame = Reader(root).validations(seed=0)
+    assert list(frame.columns) == VALIDATIONS.names
+    [read] = frame.to_dict("records")
+    assert {name: read[name] for name in row} == row
+    assert len(Reader(root).validations(dataset="digits", ipc=10)) == 2
+    assert Reader(root).evaluations().empty
 
 
 def test_rows_lie_where_the_layout_says(tmp_path: Path) -> None:

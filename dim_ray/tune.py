@@ -12,6 +12,7 @@ names a cluster, that one is joined.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -54,12 +55,13 @@ def main(argv: Sequence[str]) -> None:
         from dim_ray.core.checks import check_evaluation, check_training
         from dim_ray.pipeline.labels import check_labels
         from dim_ray.session import open_session
+        from tuning.loggers import check_loggers
         from tuning.record import study_name
         from tuning.space import check_search
         from tuning.study import run_study
         from tuning.warm_start import check_warm_start
 
-        checks = [check_training, check_evaluation, check_labels, check_search, check_warm_start]
+        checks = [check_training, check_evaluation, check_labels, check_search, check_warm_start, check_loggers]
         work = open_session(config, study_name, checks)
         if arguments.dry_run:
             from tuning.plan import plan_study
@@ -106,6 +108,11 @@ def _print(work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> None:
         f"cost: {cost.spent_seconds:,.0f} device seconds: {cost.networks_seconds:,.0f} for teachers and priors, "
         f"{cost.trials_seconds:,.0f} for trials; reuse saved {cost.saved_seconds:,.0f}{share}",
     )
+    if "tensorboard" in work.config.study.loggers:
+        from tuning.loggers import logger_folder
+
+        folder = shlex.quote(str(logger_folder(work, "tensorboard")))
+        print_lines(console, f"curves: tensorboard --logdir {folder} (pip install tensorboard)")
     if outcome.evaluations is None or best is None:
         left = work.config.study.num_trials - int((trials["state"] != "failed").sum())
         print_lines(

@@ -162,6 +162,7 @@ def _search(
 
     from tuning.algorithms import REUSED_TRIAL, StudySearch, open_journal, settle
     from tuning.display import TrialDisplay
+    from tuning.loggers import make_loggers
     from tuning.schedulers import make_scheduler
     from tuning.trial import run_trial
     from tuning.warm_start import warm_start
@@ -217,7 +218,7 @@ def _search(
             storage_path=ray_path(work),
             verbose=0,
             stop=budget,
-            callbacks=[display],
+            callbacks=[display, *make_loggers(work, search.identify, progress)],
             failure_config=tune.FailureConfig(max_failures=work.config.study.max_failures),
         ),
     )

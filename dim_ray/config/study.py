@@ -19,7 +19,18 @@ from dim_ray.config.checks import (
 from dim_ray.config.space import Choice, assignments, read_space
 from dim_ray.errors import ConfigError, nearest
 
-__all__ = ["OBJECTIVES", "SAMPLERS", "SCHEDULERS", "Objective", "Sampler", "Scheduler", "StorageConfig", "StudyConfig"]
+__all__ = [
+    "LOGGERS",
+    "OBJECTIVES",
+    "SAMPLERS",
+    "SCHEDULERS",
+    "Logger",
+    "Objective",
+    "Sampler",
+    "Scheduler",
+    "StorageConfig",
+    "StudyConfig",
+]
 
 Sampler = Literal["tpe", "gp", "nsga2", "qmc", "random", "grid"]
 SAMPLERS: tuple[str, ...] = get_args(Sampler)
@@ -27,6 +38,8 @@ Scheduler = Literal["asha", "hyperband", "median", "none"]
 SCHEDULERS: tuple[str, ...] = get_args(Scheduler)
 Objective = Literal["accuracy", "generator_bytes", "device_seconds"]
 OBJECTIVES: tuple[str, ...] = get_args(Objective)
+Logger = Literal["tensorboard", "mlflow", "wandb"]
+LOGGERS: tuple[str, ...] = get_args(Logger)
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smh])")
@@ -93,6 +106,8 @@ class StudyConfig:
     """Trials at a time. Default: as many as the resources hold."""
     max_failures: int = field(default=1, metadata={"place": True})
     """How often a trial whose process died goes on from its last checkpoint before it counts as failed."""
+    loggers: tuple[Logger, ...] = field(default=("tensorboard",), metadata={"place": True})
+    """Who is shown the trials' curves and parameters: tensorboard, mlflow, wandb (Weights & Biases), or nobody: []."""
     time_budget: str | None = field(default=None, metadata={"place": True})
     """Time from the command's start, such as 90s, 30m or 2h, after which no trial begins and running ones end at their
     next rung; the same command goes on with them. Default: no limit."""
@@ -133,6 +148,12 @@ class StudyConfig:
             value = getattr(self, name)
             if value not in known:
                 raise ConfigError(f"study.{name} is {value!r}, which is unknown; {nearest(value, known)}")
+        for field_name, those in (("objectives", OBJECTIVES), ("loggers", LOGGERS)):
+            values = getattr(self, field_name)
+            for name in values:
+                if name not in those:
+                    raise ConfigError(f"study.{field_name} has {name!r}, which is unknown; {nearest(name, those)}")
+            require_distinct(f"study.{field_name}", values)
         for name in self.warm_start:
             require_name("study.warm_start", name)
         self._check_objectives()
@@ -172,10 +193,6 @@ class StudyConfig:
         return num_contenders * self.contender_seeds if num_contenders > 1 else 0
 
     def _check_objectives(self) -> None:
-        for name in self.objectives:
-            if name not in OBJECTIVES:
-                raise ConfigError(f"study.objectives has {name!r}, which is unknown; {nearest(name, OBJECTIVES)}")
-        require_distinct("study.objectives", self.objectives)
         require("accuracy" in self.objectives, "study.objectives", self.objectives, "accuracy, and others beside it")
         if len(self.objectives) > 1 and self.scheduler != "none":
             raise ConfigError(

@@ -46,6 +46,7 @@ def search(config: Config, num_trials: int, *, taken: int = 0) -> list[dict[str,
         num_trials=num_trials,
         identify=str,
         results={},
+        measure=lambda parameters, result: result,
         budget=TimeBudget(config),
         on_end=lambda *ending: None,
     )

@@ -60,7 +60,19 @@ def test_study_prints_its_own_lines_alone(finished: Run) -> None:
     lines = finished.stdout.splitlines()
     assert re.fullmatch(r"study digits-[0-9a-f]{8}: .*completed; this run took .*", lines[0])
     assert lines[1].startswith("best: trial ")
-    known = ("cost: ", "test accuracy", " IPC", " ──", "rows ", "generator ", "picture ", "log ", "next:", "  python ")
+    known = (
+        "cost: ",
+        "curves: ",
+        "test accuracy",
+        " IPC",
+        " ──",
+        "rows ",
+        "generator ",
+        "picture ",
+        "log ",
+        "next:",
+        "  python ",
+    )
     for line in lines[2:]:
         assert not line.strip() or line.startswith(known) or "generated" in line or "convnet3_w8" in line, line
 

@@ -1,0 +1,107 @@
+"""What `python -m dim_ray.tune` ends with: each study in a few lines, one table of accuracies, and what to do next.
+
+print_outcomes(works, outcomes, wall_seconds=95.0)
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+from rich.console import Console
+
+from dim_ray.errors import DimError
+from dim_ray.pareto_table import pareto_table
+from dim_ray.pipeline.workspace import Workspace
+from dim_ray.stages import format_duration
+from dim_ray.store.pareto import pareto_set
+from dim_ray.summary import accuracy_table, make_console, print_lines, print_next, print_places
+from tuning.loggers import logger_folder
+from tuning.scaling import fit_pool_scaling, is_pool_scaling
+from tuning.space import further
+from tuning.study import StudyOutcome
+
+__all__ = ["print_outcomes"]
+
+
+def print_outcomes(
+    works: Sequence[Workspace], outcomes: Sequence[StudyOutcome | DimError], wall_seconds: float
+) -> None:
+    """Prints what studies have come to.
+
+    Args:
+        works: The studies.
+        outcomes: Of each, or why it failed.
+        wall_seconds: Of the whole run.
+
+    Raises:
+        DimError: Some of them failed; what the others came to is printed.
+    """
+    console = make_console()
+    pairs = [(work, own) for work, own in zip(works, outcomes, strict=True) if isinstance(own, StudyOutcome)]
+    for work, outcome in pairs:
+        print_lines(console, *_lines(work, outcome, wall_seconds))
+    evaluated = [(work, own.evaluations, own) for work, own in pairs if own.evaluations is not None]
+    if evaluated:
+        print_lines(console, "")
+        for work, _, outcome in evaluated:
+            _print_pareto(console, work, outcome)
+        console.print(accuracy_table(pd.concat([rows for _, rows, _ in evaluated], ignore_index=True)))
+        for work, _, outcome in evaluated:
+            print_places(console, work, str((outcome.best or {})["generator"]))
+        first = evaluated[0][0]
+        print_next(console, first, first.config.evaluation.images_per_class)
+    errors = [f"{work.dataset.name}: {own}" for work, own in zip(works, outcomes, strict=True) if _failed(own)]
+    if errors:
+        raise DimError(f"{len(errors)} of {len(works)} studies failed: {' '.join(errors)}")
+
+
+def _failed(outcome: StudyOutcome | DimError) -> bool:
+    return isinstance(outcome, DimError)
+
+
+def _lines(work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> Iterator[str]:
+    config, trials, cost = work.config.study, outcome.trials, outcome.cost
+    if outcome.num_trials_run == 0 and outcome.num_evaluations_run == 0:
+        yield f"study {work.study} is finished; nothing was added. --num-trials above {len(trials)} extends it."
+    counts = ", ".join(f"{count} {state}" for state, count in trials["state"].value_counts().items()) or "no trial yet"
+    yield f"study {work.study}: {counts}; this run took {format_duration(wall_seconds)}"
+    if outcome.best is not None:
+        yield _best(work, outcome)
+    share = f" ({cost.saved_seconds / cost.alone_seconds:.0%})" if cost.alone_seconds else ""
+    yield (
+        f"cost: {cost.spent_seconds:,.0f} device seconds: {cost.networks_seconds:,.0f} for teachers and priors, "
+        f"{cost.trials_seconds:,.0f} for trials, {cost.contenders_seconds:,.0f} for contenders; "
+        f"reuse saved {cost.saved_seconds:,.0f}{share}"
+    )
+    if is_pool_scaling(trials):
+        yield from ("", *fit_pool_scaling(trials).lines(), "")
+    if "tensorboard" in config.loggers:
+        folder = shlex.quote(str(logger_folder(work, "tensorboard")))
+        yield f"curves: tensorboard --logdir {folder} (pip install tensorboard)"
+    if outcome.evaluations is None:
+        left = config.num_trials - int((trials["state"] != "failed").sum())
+        yield (
+            f"the time budget of {config.time_budget} is over, with {left} trials to come: run the same command again "
+            "to go on. The best generator is evaluated after the last one."
+        )
+
+
+def _best(work: Workspace, outcome: StudyOutcome) -> str:
+    best = outcome.best or {}
+    teachers = "online teachers" if work.config.pool.kind == "online" else f"{best['pool_size']} teachers"
+    measured = outcome.verdict.text() if outcome.verdict else f"{100 * best['objective']:.1f} %"
+    return (
+        f"best: trial {best['number']}, capacity {best['capacity']}, {teachers}, "
+        f"matching weight {best['matching_weight']:.3g}, adversarial weight {best['adversarial_weight']:.3g}"
+        f"{further(json.loads(best['params_json']))}; "
+        f"validation accuracy {measured} ({best['objective_name'].split(', ', 1)[1]})"
+    )
+
+
+def _print_pareto(console: Console, work: Workspace, outcome: StudyOutcome) -> None:
+    objectives = work.config.study.objectives
+    if len(objectives) > 1:
+        console.print(pareto_table(pareto_set(outcome.trials, objectives), objectives))

@@ -1,0 +1,221 @@
+"""Loggers by name: the curves and parameters of a study's trials, through Ray's own callbacks.
+
+    callbacks = make_loggers(work, identify, progress)
+    tune.RunConfig(callbacks=callbacks)
+
+A trial is called by its number, and its curves count matching epochs. What a logger's own environment variables set,
+such as MLFLOW_TRACKING_URI or WANDB_MODE, is left to them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.logger import LoggerCallback, TBXLoggerCallback
+from ray.tune.result import AUTO_RESULT_KEYS, TRAINING_ITERATION
+
+from dim_ray.config import Config
+from dim_ray.core.data import Dataset
+from dim_ray.errors import UsageError
+from dim_ray.pipeline.workspace import Workspace
+from dim_ray.progress import Progress
+from dim_ray.store.filesystem import open_root
+from tuning.schedulers import TIME_ATTRIBUTE
+
+__all__ = ["check_loggers", "logger_folder", "make_loggers"]
+
+log = logging.getLogger(__name__)
+
+_PACKAGES = {
+    "tensorboard": ("tensorboardX", "tensorboardX"),
+    "mlflow": ("mlflow", "'dim-ray[mlflow]'"),
+    "wandb": ("wandb", "'dim-ray[wandb]'"),
+}
+"""The module that each needs, and what pip calls it."""
+_WANDB_PROJECT = "dim-ray"
+_NAME_DIGITS = 4
+
+Identify = Callable[[str], tuple[int, Mapping[str, Any]]]
+"""Returns number and parameters of one of Tune's trials."""
+
+
+def check_loggers(config: Config, dataset: Dataset) -> None:
+    """Checks that what the loggers need is installed.
+
+    Raises:
+        UsageError: It isn't.
+    """
+    for name in config.study.loggers:
+        module, package = _PACKAGES[name]
+        if importlib.util.find_spec(module) is None:
+            raise UsageError(
+                f"study.loggers has {name!r}, which needs the package {module}: pip install {package}, or leave it out "
+                "of --study.loggers."
+            )
+
+
+def make_loggers(work: Workspace, identify: Identify, progress: Progress) -> list[tune.Callback]:
+    """Returns the callbacks of the loggers that the study names.
+
+    Args:
+        work: The study's workspace.
+        identify: As `StudySearch.identify`.
+        progress: Is told when one doesn't work.
+    """
+    return [
+        TrialLogger(name, _MAKERS[name](work), logger_folder(work, name), identify, progress)
+        for name in work.config.study.loggers
+    ]
+
+
+def logger_folder(work: Workspace, name: str) -> Path:
+    """Returns where a logger's files lie: beside the study on a local storage, else among the temporary files."""
+    root = open_root(work.config.storage.root)
+    if root.is_local:
+        return Path(root.path_of(f"studies/{work.study}/{name}"))
+    return Path(tempfile.gettempdir()) / f"dim_ray-{work.study}-{name}"
+
+
+class TrialLogger(tune.Callback):  # type: ignore[misc]  # ray has no types
+    """Shows one of Ray's loggers each trial under its number, and what it measured by matching epoch.
+
+    A logger that fails, as where its server is away, is left out from then on: it is no reason to end a study.
+
+    Args:
+        name: As the study has it.
+        logger: Ray's.
+        folder: For files, a folder a trial.
+        identify: As `StudySearch.identify`.
+        progress: Is told when it fails.
+    """
+
+    def __init__(self, name: str, logger: LoggerCallback, folder: Path, identify: Identify, progress: Progress) -> None:
+        self._name = name
+        self._logger: LoggerCallback | None = logger
+        self._folder = folder
+        self._identify = identify
+        self._progress = progress
+        self._trials: dict[str, _Trial] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves nothing for Tune to save."""
+        return {}
+
+    def setup(self, **info: Any) -> None:
+        """Begins; Tune calls it before the first trial.
+
+        Raises:
+            UsageError: The logger can't begin, as without an account.
+        """
+        assert self._logger is not None
+        try:
+            self._logger.setup(**info)
+        except Exception as error:  # whatever each of them raises
+            raise UsageError(
+                f"study.loggers has {self._name!r}, which can't begin: {error} Set it up, or leave it out of "
+                "--study.loggers."
+            ) from error
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial began."""
+        self._tell(lambda logger: logger.log_trial_start(self._seen(trial)))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A trial reached a rung."""
+        self._tell(lambda logger: logger.log_trial_result(iteration, self._seen(trial), _curves(result)))
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial ended by itself, or was stopped or cut."""
+        self._tell(lambda logger: logger.log_trial_end(self._seen(trial), failed=False))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial failed for good."""
+        self._tell(lambda logger: logger.log_trial_end(self._seen(trial), failed=True))
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        """All trials came to an end."""
+        self._tell(lambda logger: logger.on_experiment_end(list(self._trials.values())))
+
+    def _tell(self, action: Callable[[LoggerCallback], None]) -> None:
+        if self._logger is None:
+            return
+        try:
+            action(self._logger)
+        except Exception as error:  # whatever each of them raises
+            self._logger = None
+            log.warning("The logger %s failed.", self._name, exc_info=True)
+            self._progress.message(f"the logger {self._name} failed, and the study goes on without it: {error}")
+
+    def _seen(self, trial: Any) -> _Trial:
+        if trial.trial_id not in self._trials:
+            self._trials[trial.trial_id] = _Trial(trial.trial_id, *self._identify(trial.trial_id), self._folder)
+        return self._trials[trial.trial_id]
+
+
+class _Trial:
+    """What Ray's loggers see of Tune's trial."""
+
+    def __init__(self, trial_id: str, number: int, parameters: Mapping[str, Any], folder: Path) -> None:
+        self.trial_id = trial_id
+        self.config = self.evaluated_params = dict(parameters)
+        self._name = f"trial-{number:0{_NAME_DIGITS}d}"
+        self._path = folder / self._name
+
+    def __str__(self) -> str:
+        return self._name
+
+    @property
+    def local_path(self) -> str:
+        # Made when it's asked for: MLflow has no files, and W&B's process goes there without a look.
+        self.init_local_path()
+        return str(self._path)
+
+    def init_local_path(self) -> None:
+        self._path.mkdir(parents=True, exist_ok=True)
+
+
+def _curves(result: Mapping[str, Any]) -> dict[str, float]:
+    """Returns what was measured, counted by our epoch and not by Tune's iteration."""
+    measured = {
+        name: value for name, value in result.items() if isinstance(value, float) and name not in AUTO_RESULT_KEYS
+    }
+    return {**measured, TRAINING_ITERATION: result[TIME_ATTRIBUTE]}
+
+
+def _tensorboard(work: Workspace) -> LoggerCallback:
+    return TBXLoggerCallback()
+
+
+def _mlflow(work: Workspace) -> LoggerCallback:
+    os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "0")  # its messages go to the log file, as all others
+    from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+    return MLflowLoggerCallback(experiment_name=work.study)
+
+
+def _wandb(work: Workspace) -> LoggerCallback:
+    from ray.air.integrations.wandb import WandbLoggerCallback
+
+    given = os.environ
+    return WandbLoggerCallback(
+        project=given.get("WANDB_PROJECT", _WANDB_PROJECT),
+        group=work.study,
+        mode=given.get("WANDB_MODE"),  # its process on a joined cluster has the cluster's environment
+        settings={"silent": True},
+    )
+
+
+_MAKERS: Mapping[str, Callable[[Workspace], LoggerCallback]] = {
+    "tensorboard": _tensorboard,
+    "mlflow": _mlflow,
+    "wandb": _wandb,
+}

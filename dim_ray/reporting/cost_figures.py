@@ -95,7 +95,7 @@ def cost_figure(table: pd.DataFrame) -> Figure:
         alt=f"Device time by study. The dearest, {first['study']}: {first['networks']:,.0f} s for teachers and priors, "
         f"{first['trials']:,.0f} s for trials, {first['evaluations']:,.0f} s for final evaluations; reuse saved "
         f"{first['saved']:,.0f} s.",
-        caption="Time × devices. Teachers and priors count for the study that built them; dashed is what its trials "
+        caption="Time x devices. Teachers and priors count for the study that built them; dashed is what its trials "
         f"would have taken besides, had each built its own.{more}",
         table=Table(
             caption="Device seconds by study",
@@ -112,7 +112,7 @@ def cost_figure(table: pd.DataFrame) -> Figure:
 
 
 def _networks_seconds(artifacts: ArtifactStore, study: str) -> float:
-    """Returns what the teachers and priors that a study noted as its own took; those that aren't there count nothing."""
+    """Returns what the teachers and priors that a study noted as its own took; those that are gone count nothing."""
     if not is_name(study):
         return 0.0
     total = 0.0

@@ -39,7 +39,8 @@ def pool_figure(study: Study) -> Figure | None:
     def paint(canvas: Canvas) -> None:
         axes = canvas.subplots()
         sizes, means, stds = scaling["pool_size"], 100 * scaling["mean"], 100 * scaling["std"].fillna(0.0)
-        axes.plot(ended["pool_size"] / _ASIDE, 100 * ended["objective"], "o", color=PUBLISHED, markersize=3.5, alpha=0.6)
+        beside = ended["pool_size"] / _ASIDE
+        axes.plot(beside, 100 * ended["objective"], "o", color=PUBLISHED, markersize=3.5, alpha=0.6)
         axes.errorbar(sizes, means, stds, color=GENERATED, marker="o", markersize=7)
         for size, mean in zip(sizes, means, strict=True):
             axes.annotate(f"{mean:.1f}", (size, mean), (8, -4), textcoords="offset points", va="top", color=GENERATED)
@@ -146,10 +147,11 @@ def parallel_figure(study: Study) -> Figure | None:
         axes.set_xlim(-0.4, len(values.columns) - 0.5)
         axes.set_ylim(-0.06, 1.28)
 
-     caption = "Each line is a trial" + (
-        "" if len(trials) == len(study.trials) else f", {len(trials):,} of {len(study.trials):,}: the better half of them the "
-        "best there are, the others evenly from the rest"
-    )
+    caption = "Each line is a trial"
+    if len(trials) < len(study.trials):
+        caption += (
+            f", {len(trials):,} of {len(study.trials):,}: half of them the best there are, the others an even sample"
+        )
     order = trials.sort_values("objective", ascending=False).head(_MOST_LISTED)
     names = list(study.parameters.columns)
     return Figure(

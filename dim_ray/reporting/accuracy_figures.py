@@ -17,7 +17,17 @@ from matplotlib.ticker import NullLocator
 
 from dim_ray.reporting.cells import REAL, Best, curve, whole_set
 from dim_ray.reporting.content import Cell, Column, Figure, Table, number, percent
-from dim_ray.reporting.drawing import GENERATED, INK, PAPER, PUBLISHED, RULE, draw, label_lines
+from dim_ray.reporting.drawing import (
+    GENERATED,
+    INK,
+    PAPER,
+    PUBLISHED,
+    RULE,
+    draw,
+    few_ticks,
+    label_lines,
+    plain,
+)
 from dim_ray.reporting.drawing import REAL as ORANGE
 from dim_ray.reporting.published import WHOLE_SETS, published
 
@@ -29,9 +39,10 @@ PROTOCOL_WORDS: Mapping[str, str] = {
 }
 """What the protocols of generated images mean."""
 
-_ROW_POINTS = 44
+_ROW_POINTS = 46
 _HEAD_POINTS = 40
 _CURVE_POINTS = 340
+_LETTER_POINTS = 7  # wide, about
 _WHOLE = "all real images"
 
 
@@ -47,6 +58,9 @@ def answer_figure(cells: pd.DataFrame, best: Best) -> Figure:
         )[:, 0]
         for place, (protocol, points) in zip(axes, curves.items(), strict=True):
             _dots(place, points, PROTOCOL_WORDS[protocol])
+        for place in axes[:-1]:  # the last one's scale is that of all
+            place.tick_params(axis="x", bottom=False)
+            place.spines["bottom"].set_visible(False)
         axes[-1].set_xlabel("accuracy on real test images, %")
         _room(axes[0])
 
@@ -144,7 +158,8 @@ def _ipc_figure(points: pd.DataFrame, best: Best, protocol: str, whole: Mapping[
 
     def paint(canvas: Canvas) -> None:
         axes = canvas.subplots()
-        axes.set_title(PROTOCOL_WORDS[protocol])
+        axes.set_title(plain(f"{best.dataset}, {protocol.replace('_', ' ')}"))
+        few_ticks(axes)
         labels = []
         for line in others:
             ipcs, values = list(line.accuracies), [100 * value for value in line.accuracies.values()]
@@ -162,7 +177,7 @@ def _ipc_figure(points: pd.DataFrame, best: Best, protocol: str, whole: Mapping[
         if whole is not None:
             _mark_whole(axes, float(whole["mean"]), _WHOLE, ORANGE)
         elif whole_printed:
-            _mark_whole(axes, whole_printed[0], "all real images, published", PUBLISHED)
+            _mark_whole(axes, whole_printed[0], f"all real images, {whole_printed[1]}", PUBLISHED)
         ticks = sorted({*(int(ipc) for ipc in points["ipc"]), *(ipc for line in others for ipc in line.accuracies)})
         axes.set_xscale("log")
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
@@ -190,7 +205,8 @@ def _mark_whole(axes: Axes, accuracy: float, text: str, colour: str) -> None:
 def _label_ends(canvas: Canvas, axes: Axes, labels: Sequence[tuple[float, float, str, str]], last: int) -> None:
     """Labels lines where they end: those that reach the last IPC at the right edge, others at their last point."""
     longest = max(len(text) for _, _, text, _ in labels)
-    canvas.get_layout_engine().set(rect=(0, 0, 1 - min(0.4, (6.5 * longest + 14) / (canvas.get_figwidth() * 72)), 1))  # type: ignore[union-attr]
+    share = min(0.4, (_LETTER_POINTS * longest + 14) / (canvas.get_figwidth() * 72))
+    canvas.set_layout_engine("constrained", rect=(0, 0, 1 - share, 1))
     canvas.draw_without_rendering()
     edge = axes.get_xlim()[1]
     label_lines(axes, [(edge, y, text, colour) for x, y, text, colour in labels if x == last])
@@ -210,7 +226,7 @@ def _ipc_alt(points: pd.DataFrame, best: Best, protocol: str, num_others: int) -
 
 
 def _ipc_caption(best: Best, protocol: str, num_others: int) -> str:
-    own = f"Measured with {best.architecture}; bars are standard deviations over seeds."
+    own = f"{best.dataset}, {PROTOCOL_WORDS[protocol]}. {best.architecture}; bars are standard deviations over seeds."
     if not num_others:
         return f"{own} No published figures of {best.dataset} under this protocol are known to this report."
     if protocol == "fixed":
@@ -234,8 +250,8 @@ def _ipc_table(points: pd.DataFrame, best: Best, protocol: str, whole: Mapping[A
         value = percent(whole["mean"], whole["std"])
         rows.append([_WHOLE, best.architecture, number(None), value, number(whole["n"]), here])
     elif best.dataset in WHOLE_SETS:
-        value, source = WHOLE_SETS[best.dataset]
-        rows.append([_WHOLE, "ConvNet-3", number(None), percent(value), number(None), f"published, {source}"])
+        printed, source = WHOLE_SETS[best.dataset]
+        rows.append([_WHOLE, "ConvNet-3", number(None), percent(printed), number(None), f"published, {source}"])
     for line in published(best.dataset, protocol):
         for ipc, accuracy in line.accuracies.items():
             source = f"published, {line.source}"

@@ -88,7 +88,8 @@ def curve(cells: pd.DataFrame, best: Best, protocol: str) -> pd.DataFrame:
     Of several budgets at one IPC it's one that real images were measured at, too, and of these the largest.
     """
     chosen = cells[
-        (cells["generator"] == best.generator)
+        (cells["dataset"] == best.dataset)
+        & (cells["generator"] == best.generator)
         & (cells["protocol"] == protocol)
         & (cells["architecture"] == best.architecture)
         & (cells["data_fingerprint"] == best.data_fingerprint)
@@ -103,7 +104,8 @@ def curve(cells: pd.DataFrame, best: Best, protocol: str) -> pd.DataFrame:
 def whole_set(cells: pd.DataFrame, best: Best) -> Mapping[Any, Any] | None:
     """Returns the cell of students that were trained on all real images the longest, or None."""
     whole = cells[
-        (cells["protocol"] == "real_full")
+        (cells["dataset"] == best.dataset)
+        & (cells["protocol"] == "real_full")
         & (cells["architecture"] == best.architecture)
         & (cells["data_fingerprint"] == best.data_fingerprint)
         & _is_plain(cells)

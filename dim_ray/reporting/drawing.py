@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from dim_ray.reporting.content import Drawing
 
@@ -30,6 +31,7 @@ __all__ = [
     "VARIABLES",
     "apart",
     "draw",
+    "few_ticks",
     "label_lines",
     "plain",
     "themed",
@@ -45,18 +47,18 @@ VARIABLES: Mapping[str, str] = {
 }  # fmt: skip
 """Names of the colours in the page's style sheet, which has others for a dark page."""
 
-WIDTH = 440
+WIDTH = 400
 _POINTS_PER_INCH = 72  # matplotlib's; an SVG of its has one unit a point
 _PNG_DPI = 150
-_LABEL_POINTS = 13  # between the baselines of two labels
+_LABEL_POINTS = 14  # between the baselines of two labels
 _LABEL_SHIFT = 12  # points to the right
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: the page's font, found by a search, read aloud
     "svg.hashsalt": "dim_ray",  # the same figure is the same file
     "text.parse_math": False,  # a $ in a study's name is a dollar
     "font.family": "sans-serif",
-    "font.size": 11.5,
-    "axes.titlesize": 12,
+    "font.size": 12,
+    "axes.titlesize": 12.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.titlepad": 10,
@@ -99,7 +101,7 @@ def draw(paint: Callable[[Figure], None], *, height: float, width: float = WIDTH
         files = []
         for kind, options in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": _PNG_DPI})):
             buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, **options)  # type: ignore[arg-type]
+            figure.savefig(buffer, format=kind, **options)
             files.append(buffer.getvalue())
     return Drawing(svg=files[0].decode(), png=files[1])
 
@@ -153,6 +155,11 @@ def apart(values: Sequence[float], gap: float) -> list[float]:
         for rank, index in enumerate(group):
             places[index] = _start(values, group, gap) + rank * gap
     return places
+
+
+def few_ticks(axes: Axes) -> None:
+    """Has an axis of accuracies marked at a handful of round numbers."""
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
 
 
 def plain(text: str) -> str:

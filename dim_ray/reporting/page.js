@@ -7,7 +7,7 @@ for (const table of document.querySelectorAll("table.searched")) {
   box.type = "search";
   label.className = "filter";
   label.append("Only rows with ", box);
-  table.parentElement.before(label);
+  table.parentElement.before(label); // above what scrolls
   box.addEventListener("input", () => {
     const words = box.value.toLowerCase().split(/\s+/);
     for (const row of body.rows) {

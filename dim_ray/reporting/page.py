@@ -74,7 +74,8 @@ def _items(report: Report) -> Iterator[Figure | Picture]:
     for answer in report.answers:
         yield answer.figure
     for section in report.sections:
-        yield from (*section.figures, *section.pictures)
+        yield from section.figures
+        yield from section.pictures
 
 
 def _free_name(name: str, files: dict[str, bytes]) -> str:

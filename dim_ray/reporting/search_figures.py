@@ -15,7 +15,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import NullLocator
 
 from dim_ray.reporting.content import Cell, Column, Figure, Table, number, percent
-from dim_ray.reporting.drawing import GENERATED, INK, MUTED, PAPER, PUBLISHED, THIRD, draw, plain
+from dim_ray.reporting.drawing import GENERATED, INK, MUTED, PAPER, PUBLISHED, THIRD, draw, few_ticks, plain
 from dim_ray.reporting.searches import Study, cheapest_best, pool_scaling, thinned
 from tuning.importances import FEWEST_TRIALS, MOST_TRIALS, importances
 
@@ -49,6 +49,7 @@ def pool_figure(study: Study) -> Figure | None:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlim(sizes.min() / 1.3, sizes.max() * 1.5)
         axes.set_title("Accuracy against pool size")
+        few_ticks(axes)
         axes.set_xlabel("teachers in the pool (logarithmic)")
         axes.set_ylabel("validation accuracy, %")
 
@@ -62,8 +63,8 @@ def pool_figure(study: Study) -> Figure | None:
         alt=f"Validation accuracy against pool size in study {study.name}: "
         + ", ".join(f"{row[1][0]} % with {row[0][0]}" for row in rows)
         + " teachers.",
-        caption="Mean ± standard deviation of completed trials, in blue; each grey dot is a trial. Trials of one size "
-        "differ in their other parameters, too.",
+        caption=f"{study.name}: mean ± standard deviation of completed trials, in blue; each grey dot is a trial; "
+        "those of one size differ in their other parameters, too.",
         table=Table(
             caption=f"{study.objective}, in %, by pool size",
             columns=tuple(Column(name, is_number=True) for name in ("teachers", "accuracy", "trials")),
@@ -102,7 +103,7 @@ def importance_figure(study: Study) -> Figure | None:
         alt=f"Importance of each parameter in study {study.name}, by fANOVA: "
         + ", ".join(f"{_words(row['parameter'])} {100 * row['fanova']:.0f} %" for row in table.to_dict("records"))
         + ".",
-        caption=f"Optuna's estimates from {len(study.trials):,} trials; each sums to 100 %.{few}{many}",
+        caption=f"{study.name}: Optuna's estimates from {len(study.trials):,} trials; each sums to 100 %.{few}{many}",
         table=Table(
             caption="Importance in %",
             columns=(Column("parameter"), Column("fANOVA", is_number=True), Column("PED-ANOVA", is_number=True)),
@@ -146,8 +147,9 @@ def parallel_figure(study: Study) -> Figure | None:
                 axes.plot(line, color=colour, linewidth=width, alpha=alpha, solid_joinstyle="round")
         axes.set_xlim(-0.4, len(values.columns) - 0.5)
         axes.set_ylim(-0.06, 1.28)
+        axes.set_title("Trials, from parameters to accuracy")
 
-    caption = "Each line is a trial"
+    caption = f"{study.name}: each line is a trial"
     if len(trials) < len(study.trials):
         caption += (
             f", {len(trials):,} of {len(study.trials):,}: half of them the best there are, the others an even sample"
@@ -171,11 +173,13 @@ def parallel_figure(study: Study) -> Figure | None:
             rows=[
                 (
                     number(row["number"]),
-                    *(_cell(study.parameters.loc[index, name]) for name in names),
+                    *(_cell(value) for value in chosen.values()),
                     percent(row["objective"]),
                     row["state"],
                 )
-                for index, row in order.iterrows()
+                for row, chosen in zip(
+                    order.to_dict("records"), study.parameters.loc[order.index].to_dict("records"), strict=True
+                )
             ],
         ),
         is_wide=True,
@@ -213,6 +217,7 @@ def pareto_figure(points: pd.DataFrame, *, name: str, title: str, axis: str, uni
         if points["cost"].max() >= _LOGARITHMIC_FROM * points["cost"].min() > 0:
             axes.set_xscale("log")
         axes.margins(0.14, 0.14)
+        few_ticks(axes)
         axes.set_title(title)
         axes.set_xlabel(axis)
         axes.set_ylabel(f"{accuracy}, %")
@@ -259,7 +264,8 @@ def _scaled(column: pd.Series[Any]) -> tuple[npt.NDArray[np.float64], list[tuple
     bent = np.log(values) if is_log else values
     low, span = np.nanmin(bent), float(np.nanmax(bent) - np.nanmin(bent)) or 1.0
     distinct = np.unique(values[~np.isnan(values)])
-    ends = distinct if len(distinct) <= _MOST_TICKS else distinct[[0, -1]]
+    is_few = len(distinct) <= _MOST_TICKS and not pd.api.types.is_float_dtype(column)
+    ends = distinct if is_few else distinct[[0, -1]]
     return (bent - low) / span, [(float(((np.log(e) if is_log else e) - low) / span), f"{e:.4g}") for e in ends]
 
 

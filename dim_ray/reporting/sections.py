@@ -84,8 +84,9 @@ def make_report(reader: Reader, artifacts: ArtifactStore, filters: Mapping[str, 
 
 
 def _read(reader: Reader, filters: Mapping[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    protocol = filters.get("protocol")
-    wanted = dict(filters) | ({"protocol": [protocol, REAL[protocol]]} if protocol in REAL else {})
+    wanted = dict(filters)
+    if (protocol := str(filters.get("protocol"))) in REAL:
+        wanted["protocol"] = [protocol, REAL[protocol]]
     evaluations, trials = reader.evaluations(**wanted), reader.trials()
     if "dataset" in filters and len(trials):
         trials = trials[datasets_of(trials) == filters["dataset"]]

@@ -18,6 +18,7 @@ from dim_ray.store.selection import terms
 __all__ = ["failure_tables", "leaderboard"]
 
 _MOST_ROWS = 300
+_FEW_ROWS = 8  # are seen at once
 _MOST_FAILURES = 50
 _LONGEST_ERROR = 400  # characters
 _FINGERPRINT_SHOWN = 8
@@ -113,7 +114,7 @@ def _protocol_table(rows: pd.DataFrame, num_all: int, title: str, generated: str
             Column("generator"),
         ),
         rows=table,
-        is_searched=len(table) > 1,
+        is_searched=len(table) > _FEW_ROWS,
     )
 
 

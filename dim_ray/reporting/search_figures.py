@@ -1,0 +1,279 @@
+"""Figures of a search: pool scaling, importances, parallel coordinates, and what accuracy costs.
+
+figures = study_figures(study, sizes)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import NullLocator
+
+from dim_ray.reporting.content import Cell, Column, Figure, Table, number, percent
+from dim_ray.reporting.drawing import GENERATED, INK, MUTED, PAPER, PUBLISHED, THIRD, draw, few_ticks, plain
+from dim_ray.reporting.searches import Study, cheapest_best, pool_scaling, thinned
+from tuning.importances import FEWEST_TRIALS, MOST_TRIALS, importances
+
+__all__ = ["importance_figure", "parallel_figure", "pareto_figure", "pool_figure"]
+
+_MOST_LINES = 200
+_MOST_POINTS = 1000
+_MOST_TICKS = 6
+_MOST_LISTED = 20
+_LOGARITHMIC_FROM = 10.0
+_ASIDE = 1.06  # trials beside their mean
+
+
+def pool_figure(study: Study) -> Figure | None:
+    """Returns the objective against pool size, or None where there's one size alone."""
+    scaling = pool_scaling(study.trials)
+    if len(scaling) < 2:
+        return None
+    ended = thinned(study.trials[study.trials["state"] == "completed"], _MOST_POINTS, "objective")
+
+    def paint(canvas: Canvas) -> None:
+        axes = canvas.subplots()
+        sizes, means, stds = scaling["pool_size"], 100 * scaling["mean"], 100 * scaling["std"].fillna(0.0)
+        beside = ended["pool_size"] / _ASIDE
+        axes.plot(beside, 100 * ended["objective"], "o", color=PUBLISHED, markersize=3.5, alpha=0.6)
+        axes.errorbar(sizes, means, stds, color=GENERATED, marker="o", markersize=7)
+        for size, mean in zip(sizes, means, strict=True):
+            axes.annotate(f"{mean:.1f}", (size, mean), (8, -4), textcoords="offset points", va="top", color=GENERATED)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(list(sizes), [f"{size:,}" for size in sizes])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlim(sizes.min() / 1.3, sizes.max() * 1.5)
+        axes.set_title("Accuracy against pool size")
+        few_ticks(axes)
+        axes.set_xlabel("teachers in the pool (logarithmic)")
+        axes.set_ylabel("validation accuracy, %")
+
+    rows: list[Sequence[Cell]] = [
+        (number(row["pool_size"]), percent(row["mean"], row["std"]), number(int(row["count"])))
+        for row in scaling.to_dict("records")
+    ]
+    return Figure(
+        name=f"pool-{study.name}",
+        drawing=draw(paint, height=300),
+        alt=f"Validation accuracy against pool size in study {study.name}: "
+        + ", ".join(f"{row[1][0]} % with {row[0][0]}" for row in rows)
+        + " teachers.",
+        caption=f"{study.name}: mean ± standard deviation of completed trials, in blue; each grey dot is a trial; "
+        "those of one size differ in their other parameters, too.",
+        table=Table(
+            caption=f"{study.objective}, in %, by pool size",
+            columns=tuple(Column(name, is_number=True) for name in ("teachers", "accuracy", "trials")),
+            rows=rows,
+        ),
+    )
+
+
+def importance_figure(study: Study) -> Figure | None:
+    """Returns how much each parameter decides, or None where too few trials can tell."""
+    table = importances(study.parameters, study.trials["objective"])
+    if table.empty:
+        return None
+
+    def paint(canvas: Canvas) -> None:
+        axes = canvas.subplots()
+        axes.grid(False)
+        places = np.arange(len(table))
+        axes.barh(places, 100 * table["fanova"], height=0.5, color=GENERATED)
+        axes.plot(100 * table["ped_anova"], places, "D", color=INK, markersize=6)
+        axes.plot([], [], "D", color=INK, markersize=6, label="what tells the best tenth apart (PED-ANOVA)")
+        axes.barh([0], [0], color=GENERATED, label="share of all variance (fANOVA)")
+        canvas.legend(*(side[::-1] for side in axes.get_legend_handles_labels()), loc="outside lower left", fontsize=11)
+        axes.set_yticks(places, [plain(_words(name)) for name in table["parameter"]])
+        axes.tick_params(axis="y", colors=INK)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 100)
+        axes.set_title("Which parameters decide")
+        axes.set_xlabel("importance, %")
+
+    few = " With so few trials it's a hint, no more." if len(study.trials) < 10 * FEWEST_TRIALS else ""
+    many = f" A random sample of {MOST_TRIALS:,} trials." if len(study.trials) > MOST_TRIALS else ""
+    return Figure(
+        name=f"importances-{study.name}",
+        drawing=draw(paint, height=150 + 34 * len(table)),
+        alt=f"Importance of each parameter in study {study.name}, by fANOVA: "
+        + ", ".join(f"{_words(row['parameter'])} {100 * row['fanova']:.0f} %" for row in table.to_dict("records"))
+        + ".",
+        caption=f"{study.name}: Optuna's estimates from {len(study.trials):,} trials; each sums to 100 %.{few}{many}",
+        table=Table(
+            caption="Importance in %",
+            columns=(Column("parameter"), Column("fANOVA", is_number=True), Column("PED-ANOVA", is_number=True)),
+            rows=[
+                (_words(row["parameter"]), percent(row["fanova"]), percent(row["ped_anova"]))
+                for row in table.to_dict("records")
+            ],
+        ),
+    )
+
+
+def parallel_figure(study: Study) -> Figure | None:
+    """Returns every trial as a line across its parameters to its objective, or None where nothing was searched."""
+    if study.parameters.empty or not len(study.parameters.columns) or len(study.trials) < 2:
+        return None
+    trials = thinned(study.trials, _MOST_LINES, "objective")
+    values = study.parameters.loc[trials.index].assign(objective=100 * trials["objective"])
+    best = trials["objective"].rank(ascending=False, method="first") <= max(1, len(trials) // 10)
+
+    def paint(canvas: Canvas) -> None:
+        axes = canvas.subplots()
+        axes.grid(False)
+        axes.set_axis_off()
+        scaled = []
+        for place, name in enumerate(values.columns):
+            column, ticks = _scaled(values[name])
+            scaled.append(column)
+            axes.plot([place, place], [0, 1], color=MUTED, linewidth=1)
+            for height, text in ticks:
+                is_last = place == len(values.columns) - 1
+                axes.annotate(
+                    plain(text), (place, height), (7 if is_last else -6, 0), textcoords="offset points",
+                    ha="left" if is_last else "right", va="center", color=MUTED, fontsize=10,
+                    bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5},
+                )  # fmt: skip
+            label = "validation\naccuracy, %" if name == "objective" else _words(str(name)).replace(" ", "\n", 1)
+            axes.annotate(_plain_lines(label), (place, 1.06), ha="center", va="bottom", color=INK)
+        heights = np.array(scaled).T  # (trials, axes)
+        for is_best, colour, width, alpha in ((False, PUBLISHED, 0.9, 0.45), (True, GENERATED, 2.0, 0.9)):
+            for line in heights[best.to_numpy() == is_best]:
+                axes.plot(line, color=colour, linewidth=width, alpha=alpha, solid_joinstyle="round")
+        axes.set_xlim(-0.4, len(values.columns) - 0.5)
+        axes.set_ylim(-0.06, 1.28)
+        axes.set_title("Trials, from parameters to accuracy")
+
+    caption = f"{study.name}: each line is a trial"
+    if len(trials) < len(study.trials):
+        caption += (
+            f", {len(trials):,} of {len(study.trials):,}: half of them the best there are, the others an even sample"
+        )
+    order = trials.sort_values("objective", ascending=False).head(_MOST_LISTED)
+    names = list(study.parameters.columns)
+    return Figure(
+        name=f"parallel-{study.name}",
+        drawing=draw(paint, height=320, width=640),
+        alt=f"Parallel coordinates of study {study.name}: trials as lines across {', '.join(map(_words, names))} to "
+        "validation accuracy; the table has the best of them.",
+        caption=f"{caption}. Blue: the best {int(best.sum())}.",
+        table=Table(
+            caption=f"The best {len(order)} trials of {len(study.trials):,}",
+            columns=(
+                Column("trial", is_number=True),
+                *(Column(_words(str(name)), is_number=True) for name in names),
+                Column("accuracy, %", is_number=True),
+                Column("state"),
+            ),
+            rows=[
+                (
+                    number(row["number"]),
+                    *(_cell(value) for value in chosen.values()),
+                    percent(row["objective"]),
+                    row["state"],
+                )
+                for row, chosen in zip(
+                    order.to_dict("records"), study.parameters.loc[order.index].to_dict("records"), strict=True
+                )
+            ],
+        ),
+        is_wide=True,
+    )
+
+
+def pareto_figure(points: pd.DataFrame, *, name: str, title: str, axis: str, unit: str, accuracy: str) -> Figure | None:
+    """Returns accuracy against a cost, and which points are undominated; None where fewer than two can be compared.
+
+    Args:
+        points: Columns `label`, `cost` (above 0) and `accuracy`, a fraction in [0, 1].
+        name: Of the files.
+        title: Above the figure.
+        axis: What the cost is, for the axis.
+        unit: Of the cost, for the table.
+        accuracy: Which accuracy it is.
+    """
+    points = points.dropna(subset=["cost", "accuracy"])
+    if len(points) < 2:
+        return None
+    is_best = cheapest_best(points["cost"], points["accuracy"])
+    front = points[is_best].sort_values("cost")
+    shown = thinned(points[~is_best], _MOST_POINTS, "accuracy")
+
+    def paint(canvas: Canvas) -> None:
+        axes = canvas.subplots()
+        axes.plot(shown["cost"], 100 * shown["accuracy"], "o", color=PUBLISHED, markersize=4, alpha=0.6)
+        axes.step(front["cost"], 100 * front["accuracy"], color=THIRD, where="post", linewidth=1.2, alpha=0.7)
+        axes.plot(front["cost"], 100 * front["accuracy"], "o", color=THIRD, markersize=7)
+        for point in (front.iloc[0], front.iloc[-1]) if len(front) > 1 else (front.iloc[0],):
+            axes.annotate(
+                plain(point["label"]), (point["cost"], 100 * point["accuracy"]), (0, 8), textcoords="offset points",
+                ha="center", va="bottom", color=THIRD,
+            )  # fmt: skip
+        if points["cost"].max() >= _LOGARITHMIC_FROM * points["cost"].min() > 0:
+            axes.set_xscale("log")
+        axes.margins(0.14, 0.14)
+        few_ticks(axes)
+        axes.set_title(title)
+        axes.set_xlabel(axis)
+        axes.set_ylabel(f"{accuracy}, %")
+
+    few = (
+        f" {len(shown):,} of {len(points) - len(front):,} others are drawn."
+        if len(shown) + len(front) < len(points)
+        else ""
+    )
+    listed = front.tail(_MOST_LISTED)
+    return Figure(
+        name=name,
+        drawing=draw(paint, height=300),
+        alt=f"{title}: {len(front)} of {len(points):,} are undominated, from "
+        f"{100 * front['accuracy'].iloc[0]:.1f} % at {front['cost'].iloc[0]:,.0f} {unit} to "
+        f"{100 * front['accuracy'].iloc[-1]:.1f} % at {front['cost'].iloc[-1]:,.0f} {unit}.",
+        caption=f"Green: nothing that costs as little is more accurate ({len(front)} of {len(points):,}).{few}",
+        table=Table(
+            caption=f"Undominated, by cost{'' if len(listed) == len(front) else f'; the last {len(listed)}'}",
+            columns=(Column("which"), Column(unit, is_number=True), Column(f"{accuracy}, %", is_number=True)),
+            rows=[
+                (row["label"], number(row["cost"], f"{row['cost']:,.0f}"), percent(row["accuracy"]))
+                for row in listed.to_dict("records")
+            ],
+        ),
+    )
+
+
+def _plain_lines(text: str) -> str:
+    """Returns a text of several lines, each as `plain` has it."""
+    return "\n".join(map(plain, text.split("\n")))
+
+
+def _scaled(column: pd.Series[Any]) -> tuple[npt.NDArray[np.float64], list[tuple[float, str]]]:
+    """Returns heights in [0, 1], and the ticks of an axis: few values each have one, of many the ends."""
+    if not pd.api.types.is_numeric_dtype(column):
+        names = sorted({str(value) for value in column})
+        step = 1 / max(1, len(names) - 1)
+        ticks = [(rank * step, name) for rank, name in enumerate(names)]
+        heights = np.array([names.index(str(value)) * step for value in column])
+        return heights, ticks if len(ticks) <= _MOST_TICKS else [ticks[0], ticks[-1]]
+    values = column.to_numpy(dtype=float)
+    is_log = np.nanmin(values) > 0 and np.nanmax(values) >= _LOGARITHMIC_FROM * np.nanmin(values)
+    bent = np.log(values) if is_log else values
+    low, span = np.nanmin(bent), float(np.nanmax(bent) - np.nanmin(bent)) or 1.0
+    distinct = np.unique(values[~np.isnan(values)])
+    is_few = len(distinct) <= _MOST_TICKS and not pd.api.types.is_float_dtype(column)
+    ends = distinct if is_few else distinct[[0, -1]]
+    return (bent - low) / span, [(float(((np.log(e) if is_log else e) - low) / span), f"{e:.4g}") for e in ends]
+
+
+def _cell(value: Any) -> Cell:
+    if isinstance(value, str) or value is None:
+        return str(value)
+    return number(float(value), f"{value:.4g}")
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").replace(".", " ")

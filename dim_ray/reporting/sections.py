@@ -1,0 +1,294 @@
+"""The report's sections, out of a storage: what is best, how it compares, how it was found, and what it cost.
+
+report = make_report(Reader(root), ArtifactStore(root), {"dataset": "digits"})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from dim_ray.errors import StorageError, nearest
+from dim_ray.reporting.accuracy_figures import answer_figure, ipc_figures
+from dim_ray.reporting.cells import REAL, Best, best_generators, curve, measured_cells
+from dim_ray.reporting.content import Answer, Figure, Section
+from dim_ray.reporting.cost_figures import cost_figure, costs
+from dim_ray.reporting.pictures import samples
+from dim_ray.reporting.search_figures import importance_figure, parallel_figure, pareto_figure, pool_figure
+from dim_ray.reporting.searches import Study, datasets_of, studies
+from dim_ray.reporting.tables import failure_tables, leaderboard
+from dim_ray.store.artifacts import ArtifactStore
+from dim_ray.store.reader import Reader
+from dim_ray.store.selection import no_evaluations, rank
+
+__all__ = ["Report", "make_report"]
+
+_MOST_DATASETS = 6  # with figures
+_MOST_STUDIES = 3
+_MOST_CARDS = 100  # read for the sizes of generators
+_WEIGHTS_FILE = "generator.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything that a page shows."""
+
+    root: str
+    chosen: str
+    """What it's limited to, in words; "" for everything."""
+    num_evaluations: int
+    num_trials: int
+    num_studies: int
+    answers: Sequence[Answer]
+    sections: Sequence[Section]
+
+
+def make_report(reader: Reader, artifacts: ArtifactStore, filters: Mapping[str, Any]) -> Report:
+    """Reads a storage and draws all of it.
+
+    Args:
+        reader: Of rows.
+        artifacts: Of the same storage.
+        filters: Values of dataset, ipc, architecture and protocol that are wanted. A protocol of generated images
+            brings that of the real ones beside it; trials are limited by the data set alone.
+
+    Raises:
+        StorageError: There are no rows, or none that are wanted; the message says what there is.
+    """
+    evaluations, trials = _read(reader, filters)
+    cells = measured_cells(evaluations)
+    bests = best_generators(evaluations)
+    drawn = sorted(bests, key=lambda best: -int((evaluations["dataset"] == best.dataset).sum()))[:_MOST_DATASETS]
+    searched = studies(trials, _MOST_STUDIES)
+    sections = (
+        _leaderboard(cells),
+        _against_ipc(cells, drawn, len(bests)),
+        _images(artifacts, drawn),
+        _search(searched, trials),
+        _pareto(artifacts, evaluations, drawn, searched),
+        _cost(artifacts, trials, evaluations),
+        _failures(trials),
+    )
+    return Report(
+        root=reader.root,
+        chosen=", ".join(f"{name} {value}" for name, value in filters.items()),
+        num_evaluations=len(evaluations),
+        num_trials=len(trials),
+        num_studies=int(trials["study"].nunique()),
+        answers=[_answer(cells, best, artifacts) for best in drawn],
+        sections=[section for section in sections if section is not None],
+    )
+
+
+def _read(reader: Reader, filters: Mapping[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    wanted = dict(filters)
+    if (protocol := str(filters.get("protocol"))) in REAL:
+        wanted["protocol"] = [protocol, REAL[protocol]]
+    evaluations, trials = reader.evaluations(**wanted), reader.trials()
+    if "dataset" in filters and len(trials):
+        trials = trials[datasets_of(trials) == filters["dataset"]]
+    if evaluations.empty and filters and len(every := reader.measured()):
+        for column, value in filters.items():
+            if value not in set(every[column]):
+                there = [str(known) for known in every[column].unique()]
+                raise StorageError(
+                    f"no evaluations with {column} {value} under {reader.root}; {nearest(str(value), there)}"
+                )
+        raise StorageError(f"no evaluations under {reader.root} have all of {dict(filters)}; ask for less.")
+    if evaluations.empty and trials.empty:
+        raise no_evaluations(reader.root)
+    return evaluations, trials
+
+
+def _answer(cells: pd.DataFrame, best: Best, artifacts: ArtifactStore) -> Answer:
+    points = curve(cells, best, best.protocol)
+    point = points[points["ipc"] == best.ipc].iloc[0]
+    mean, real = 100 * point["mean"], 100 * point["real_mean"]
+    spread = f", ± {100 * point['std']:.1f}" if point["n"] > 1 else ""
+    how = "new ones in every epoch" if best.protocol == "on_the_fly" else "the same in every epoch"
+    seeds = f"mean of {point['n']} seeds" if point["n"] > 1 else "one seed"
+    comparison = "Real images weren't measured at this budget, so there's nothing to compare it with."
+    if pd.notna(real):
+        apart = mean - real
+        than = "the same" if abs(apart) < 0.05 else f"{abs(apart):.1f} points {'less' if apart > 0 else 'more'}"
+        spread_real = f" ± {100 * point['real_std']:.1f}" if point["real_n"] > 1 else ""
+        comparison = f"Real images at the same budget reach {real:.1f}{spread_real} %: {than}."
+    return Answer(
+        dataset=best.dataset,
+        headline=f"{mean:.1f} %",
+        sentence=f"of real test images are classified rightly by networks that were trained on generated images alone, "
+        f"{best.ipc} per class, {how} ({best.architecture}, {seeds}{spread}).",
+        comparison=f"{comparison} {_chosen_from(best.num_compared)}",
+        load=f"dim_ray.load_generator({artifacts.uri('generators', best.generator)!r})",
+        figure=answer_figure(cells, best),
+    )
+
+
+def _chosen_from(num_compared: int) -> str:
+    if num_compared == 1:
+        return "It's the only generator that was measured on these terms."
+    return f"It's the best by validation accuracy of {num_compared:,} generators that were measured on these terms."
+
+
+def _leaderboard(cells: pd.DataFrame) -> Section | None:
+    tables = leaderboard(cells)
+    if not tables:
+        return None
+    return Section(
+        key="leaderboard",
+        title="Leaderboard",
+        paragraphs=(
+            "Accuracy is that of the last epoch on the test split, which chose nothing. Validation chose the order "
+            "within each data set, IPC and student. Best in training is the best of several tests on the test split, "
+            "as much of the literature reports it: how much higher it is says how much that flatters. On the fly and "
+            "fixed answer different questions and are never compared.",
+        ),
+        tables=tables,
+    )
+
+
+def _against_ipc(cells: pd.DataFrame, bests: Sequence[Best], num_all: int) -> Section | None:
+    figures = [figure for best in bests for figure in ipc_figures(cells, best)]
+    if not figures:
+        return None
+    left_out = f" The {len(bests)} data sets of {num_all} with the most rows." if len(bests) < num_all else ""
+    return Section(
+        key="ipc",
+        title="Accuracy against images per class",
+        paragraphs=(f"The best generator of each data set, for every IPC that it was measured at.{left_out}",),
+        figures=figures,
+    )
+
+
+def _images(artifacts: ArtifactStore, bests: Sequence[Best]) -> Section | None:
+    pictures = [picture for best in bests if (picture := samples(artifacts, best)) is not None]
+    if not pictures:
+        return None
+    return Section(key="images", title="Images of each class", pictures=pictures)
+
+
+def _search(searched: Sequence[Study], trials: pd.DataFrame) -> Section | None:
+    figures: list[Figure] = []
+    for study in searched:
+        found = (pool_figure(study), importance_figure(study), parallel_figure(study))
+        figures += [figure for figure in found if figure is not None]
+    if not figures:
+        return None
+    names = ", ".join(study.name for study in searched)
+    num_all = trials["study"].nunique()
+    left_out = f" The {len(searched)} of {num_all:,} studies with the most trials." if len(searched) < num_all else ""
+    return Section(
+        key="search",
+        title="Search",
+        paragraphs=(f"Studies: {names}. Accuracies are of the validation split.{left_out}",),
+        figures=figures,
+    )
+
+
+def _pareto(
+    artifacts: ArtifactStore, evaluations: pd.DataFrame, bests: Sequence[Best], searched: Sequence[Study]
+) -> Section | None:
+    figures = [*_measured_fronts(evaluations, bests), *_trial_fronts(artifacts, searched)]
+    if not figures:
+        return None
+    return Section(
+        key="pareto",
+        title="Accuracy for size and time",
+        paragraphs=("A generator is undominated when none that is as small, or as cheap, is more accurate.",),
+        figures=figures,
+    )
+
+
+def _measured_fronts(evaluations: pd.DataFrame, bests: Sequence[Best]) -> Iterator[Figure]:
+    """Draws evaluated generators of each data set, on the terms that its best was chosen on, by stored bytes."""
+    for best in bests:
+        rows = evaluations[
+            (evaluations["dataset"] == best.dataset)
+            & (evaluations["protocol"] == best.protocol)
+            & (evaluations["ipc"] == best.ipc)
+            & evaluations["validation_accuracy"].notna()
+            & evaluations["generator"].notna()
+        ]
+        ranked = rank(rows)
+        sizes = rows.drop_duplicates("generator", keep="last").set_index("generator")["stored_bytes"] / 1000
+        points = ranked.assign(
+            label=ranked["generator"].str[:8], cost=ranked["generator"].map(sizes), accuracy=ranked["validation_mean"]
+        )
+        figure = pareto_figure(
+            points,
+            name=f"size-{best.dataset}",
+            title=f"Evaluated generators of {best.dataset}",
+            axis="stored kilobytes",
+            unit="kB",
+            accuracy="validation accuracy",
+        )
+        if figure is not None:
+            yield figure
+
+
+def _trial_fronts(artifacts: ArtifactStore, searched: Sequence[Study]) -> Iterator[Figure]:
+    """Draws the completed trials of each study by the size of their generators, and by time."""
+    for study in searched:
+        ended = study.trials[study.trials["state"] == "completed"]
+        points = ended.assign(label="trial " + ended["number"].astype(str), accuracy=ended["objective"])
+        sized = points.sort_values("objective", ascending=False).head(_MOST_CARDS)
+        ways = (
+            (
+                "bytes",
+                "size",
+                sized.assign(cost=_kilobytes(artifacts, sized["generator"])),
+                "kilobytes of the generator",
+                "kB",
+            ),
+            (
+                "seconds",
+                "time",
+                points.assign(cost=points["device_seconds"]),
+                "device seconds of the trial",
+                "device seconds",
+            ),
+        )
+        for key, word, costed, axis, unit in ways:
+            figure = pareto_figure(
+                costed,
+                name=f"{key}-{study.name}",
+                title=f"Trials of {study.name}, by {word}",
+                axis=axis,
+                unit=unit,
+                accuracy="validation accuracy",
+            )
+            if figure is not None:
+                yield figure
+
+
+def _kilobytes(artifacts: ArtifactStore, generators: pd.Series[Any]) -> pd.Series[Any]:
+    """Returns the sizes of generators out of their cards; None of those that aren't there."""
+
+    def size(generator: Any) -> float | None:
+        try:
+            card = artifacts.read_card("generators", generator)
+            return float(card["files"][_WEIGHTS_FILE]["size_bytes"]) / 1000
+        except (StorageError, KeyError, TypeError):
+            return None
+
+    return generators.map({name: size(name) for name in generators.dropna().unique()}).astype(float)
+
+
+def _cost(artifacts: ArtifactStore, trials: pd.DataFrame, evaluations: pd.DataFrame) -> Section | None:
+    table = costs(artifacts, trials, evaluations)
+    if table.empty:
+        return None
+    return Section(key="cost", title="Cost", figures=(cost_figure(table),))
+
+
+def _failures(trials: pd.DataFrame) -> Section | None:
+    if trials.empty:
+        return None
+    bad = int(trials["state"].isin(["failed", "diverged"]).sum())
+    said = (
+        f"{bad:,} of {len(trials):,} trials failed or diverged." if bad else f"None of {len(trials):,} trials failed."
+    )
+    return Section(key="failures", title="Failures", paragraphs=(said,), tables=failure_tables(trials))

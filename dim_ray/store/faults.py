@@ -25,7 +25,8 @@ from dim_ray.notices import log
 __all__ = ["PAUSES_SECONDS", "can_pass", "patiently", "storage_errors"]
 
 PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0, 8.0, 8.0)
-"""Between one try and the next: 47.5 seconds in all, the tries included."""
+"""Between one try and the next: 47.5 seconds in all, or three tries where these take longer."""
+_MIN_PAUSES = 2
 
 _PASSING_CODES = frozenset(
     {
@@ -72,8 +73,8 @@ def patiently(call: Callable[[], _Result], pauses_seconds: Sequence[float], what
 
     Args:
         call: May be called any number of times.
-        pauses_seconds: One between two tries; none: a single try. They end with their sum, even
-            where the tries themselves take the time.
+        pauses_seconds: One between two tries; none: a single try. After their sum, with the time of
+            the tries themselves, it's tried no more, but three times at least.
         what: It does, for the log.
     """
     began = time.monotonic()
@@ -81,8 +82,8 @@ def patiently(call: Callable[[], _Result], pauses_seconds: Sequence[float], what
         try:
             result = call()
         except (OSError, pa.ArrowException) as error:
-            left_seconds = began + sum(pauses_seconds) - time.monotonic()
-            if left_seconds < 0 or not can_pass(error):
+            left_seconds = max(sum(pauses_seconds) - (time.monotonic() - began), pause_seconds)
+            if not can_pass(error) or (number >= _MIN_PAUSES and time.monotonic() - began > sum(pauses_seconds)):
                 raise
             level = logging.INFO if number else logging.WARNING
             log.log(level, "Can't %s: %s It's tried again, for up to %.0f s.", what, _reason(error), left_seconds)

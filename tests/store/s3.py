@@ -23,11 +23,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Does = Literal["refuse", "fail", "cut", "lose", "hang", "truncate", "falsify"]
-"""refuse: 503 SlowDown; fail: 500; cut: hangs up in the middle of the request's body; lose: the server gets the
-request, and its answer is lost; hang: no answer; truncate: hangs up in the middle of the answer's body; falsify: the
-answer's body is cut short, and its headers say nothing of it."""
+Does = Literal["refuse", "fail", "deny", "forget", "cut", "lose", "hang", "truncate", "falsify"]
+"""refuse: 503 SlowDown; fail: 500; deny: 403; forget: 404, there is no such bucket; cut: hangs up in the middle of the
+request's body; lose: the server gets the request, and its answer is lost; hang: no answer; truncate: hangs up in the
+middle of the answer's body; falsify: the answer's body is cut short, and its headers say nothing of it."""
 
+_ANSWERS = {
+    "refuse": (503, "SlowDown"),
+    "fail": (500, "InternalError"),
+    "deny": (403, "AccessDenied"),
+    "forget": (404, "NoSuchBucket"),
+}
 _OWN_HEADERS = {"connection", "transfer-encoding", "content-length", "keep-alive", "date", "server"}
 
 
@@ -140,15 +146,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _do(self) -> None:
         fault = self.server.fault_of(self.command, self.path)
         if fault == "cut":
-            length = int(self.headers.get("Content-Length") or 0)
-            self.rfile.read(length // 2 if length else 1)
+            self.rfile.read(int(self.headers.get("Content-Length") or 0) // 2)
             return self._hang_up()
         body = self._body()
         if fault == "hang":
             self.server.is_closing.wait(600)
             return self._hang_up()
-        if fault in ("refuse", "fail"):
-            return self._refuse(*((503, "SlowDown") if fault == "refuse" else (500, "InternalError")))
+        if fault in _ANSWERS:
+            return self._refuse(*_ANSWERS[fault])
         behind = http.client.HTTPConnection("127.0.0.1", self.server.behind, timeout=60)
         behind.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():

@@ -18,6 +18,7 @@ from dim_ray.reuse import StoredGenerator, best_generator, load_generator
 from dim_ray.store.writer import Writer
 from tests.pipeline.small import build_networks, distil, make_work
 from tests.store.cards import edit_card
+from tests.store.conftest import object_store  # noqa: F401  # a fixture
 from tests.store.rows import evaluation, real_evaluation
 
 
@@ -274,6 +275,19 @@ def test_best_generator_is_chosen_by_validation_and_not_by_test(with_rows: str, 
     generator = best_generator(with_rows, dataset="digits", ipc=10)
     assert generator.fingerprint == folder.name
     assert generator.sample(torch.arange(3), seed=0).shape == (3, 1, 8, 8)
+
+
+def test_generator_made_and_found_on_an_object_store_gives_the_same_images(
+    object_store: str,  # noqa: F811
+    generator: StoredGenerator,
+) -> None:
+    work = make_work(object_store)
+    build_networks(work)
+    assert distil(work) == generator.fingerprint
+    Writer(object_store).append_evaluations([evaluation(generator=generator.fingerprint)])
+    found = best_generator(object_store, dataset="digits", ipc=10)
+    labels = torch.tensor([2, 0, 1])
+    assert torch.equal(found.sample(labels, seed=0), generator.sample(labels, seed=0))
 
 
 def test_best_generator_says_what_there_is_when_nothing_fits(with_rows: str) -> None:

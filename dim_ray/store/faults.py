@@ -25,7 +25,8 @@ from dim_ray.notices import log
 __all__ = ["PAUSES_SECONDS", "can_pass", "patiently", "storage_errors"]
 
 PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0, 8.0, 8.0)
-"""Between one try and the next: 47.5 seconds in all."""
+"""Between one try and the next: 47.5 seconds in all, or three tries where these take longer."""
+_MIN_PAUSES = 2
 
 _PASSING_CODES = frozenset(
     {
@@ -37,9 +38,26 @@ _PASSING_CODES = frozenset(
 # pyarrow gives the errors of an object store as a text alone.
 _PASSING_TEXTS = re.compile(
     r"AWS Error (NETWORK_CONNECTION|SLOW_DOWN|THROTTLING|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT)"
+    r"|AWS Error NO_SUCH_UPLOAD"  # an upload in parts whose end was answered to nobody: it begins anew
     r"|HTTP status (408|429|5\d\d)"
     r"|google::cloud::Status\((UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|INTERNAL|ABORTED)"
 )
+_ADVICE = (
+    (
+        r"NETWORK_CONNECTION|REQUEST_TIMEOUT|Status\((UNAVAILABLE|DEADLINE_EXCEEDED)",
+        "the object store doesn't answer ({}). Check the network and the root's address, and run the command again.",
+    ),
+    (
+        r"SLOW_DOWN|THROTTLING|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|HTTP status (408|429|5\d\d)|RESOURCE_EXHAUSTED",
+        "the object store refuses requests at the moment ({}). Run the command again later.",
+    ),
+    (
+        r"ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE|TOKEN|HTTP status 40[13]|PERMISSION_DENIED|UNAUTHENTICATED",
+        "the object store denies access ({}). Check the credentials and what they may do in this bucket.",
+    ),
+    (r"NO_SUCH_BUCKET", "there is no such bucket ({}). Make it, or choose another root with --storage."),
+)
+_OF_OBJECT_STORE = re.compile(r"AWS Error|google::cloud::Status")
 
 _Result = TypeVar("_Result")
 
@@ -55,7 +73,8 @@ def patiently(call: Callable[[], _Result], pauses_seconds: Sequence[float], what
 
     Args:
         call: May be called any number of times.
-        pauses_seconds: One between two tries; none: a single try.
+        pauses_seconds: One between two tries; none: a single try. After their sum, with the time of
+            the tries themselves, it's tried no more, but three times at least.
         what: It does, for the log.
     """
     began = time.monotonic()
@@ -63,10 +82,10 @@ def patiently(call: Callable[[], _Result], pauses_seconds: Sequence[float], what
         try:
             result = call()
         except (OSError, pa.ArrowException) as error:
-            if not can_pass(error):
+            left_seconds = max(sum(pauses_seconds) - (time.monotonic() - began), pause_seconds)
+            if not can_pass(error) or (number >= _MIN_PAUSES and time.monotonic() - began > sum(pauses_seconds)):
                 raise
             level = logging.INFO if number else logging.WARNING
-            left_seconds = sum(pauses_seconds[number:])
             log.log(level, "Can't %s: %s It's tried again, for up to %.0f s.", what, _reason(error), left_seconds)
             time.sleep(pause_seconds)
         else:
@@ -95,9 +114,13 @@ def _reason(error: Exception) -> str:
         return "there is no such place; choose another root with --storage."
     if code in (errno.ENOTDIR, errno.EEXIST):
         return f"a part of this path is a file where a folder is needed ({_brief(error)})."
-    return f"{_brief(error)}."
+    brief = _brief(error)
+    if _OF_OBJECT_STORE.search(brief):
+        return next((advice.format(brief) for texts, advice in _ADVICE if re.search(texts, brief)), f"{brief}.")
+    return f"{brief}."
 
 
 def _brief(error: Exception) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return text.strip().splitlines()[0].rstrip(".") if text.strip() else type(error).__name__
+    text = text.partition(" error_info=")[0]  # Google's library goes on for a screen
+    return text.strip().splitlines()[0].rstrip(".:") if text.strip() else type(error).__name__

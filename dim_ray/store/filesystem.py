@@ -26,10 +26,9 @@ import pyarrow.fs as pafs
 
 from dim_ray.errors import StorageAddressError, StorageError, nearest
 from dim_ray.store.faults import patiently, storage_errors
+from dim_ray.store.object_stores import REMOTE_SCHEMES, connect
 
 __all__ = ["Root", "check_name", "is_name", "open_root", "probe"]
-
-REMOTE_SCHEMES = ("gs", "s3")
 
 _URI = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
 _URI_WITHOUT_SLASHES = re.compile(r"(file|gs|s3):")
@@ -157,7 +156,8 @@ def open_root(root: str, pauses_seconds: tuple[float, ...] = ()) -> Root:
 
     Args:
         root: Local path (``~`` and relative paths too), or a file://, s3:// or gs:// URI. Options of an object store
-            go in the URI's query: ``s3://bucket/folder?endpoint_override=minio:9000&scheme=http``.
+            go in the URI's query: ``s3://bucket/folder?endpoint_override=minio:9000&scheme=http``
+            (`dim_ray.store.object_stores.connect` has all of them).
         pauses_seconds: Of the root; work that was long in the making has those of `dim_ray.store.faults`.
 
     Raises:
@@ -187,12 +187,12 @@ def open_root(root: str, pauses_seconds: tuple[float, ...] = ()) -> Root:
         raise StorageAddressError(
             f"the storage root {root!r} has the unknown scheme {scheme!r}; {nearest(scheme, ['file', *REMOTE_SCHEMES])}"
         )
-    with storage_errors("reach", root):
-        filesystem, path = _connect(root)
-    if not path.strip("/"):
+    if not root[match.end() :].partition("?")[0].strip("/"):
         raise StorageAddressError(
             f"the storage root is {root!r}, which names no bucket; write {scheme}://bucket/folder."
         )
+    with storage_errors("reach", root):
+        filesystem, path = connect(root)
     return Root(uri=root, filesystem=filesystem, path=path.rstrip("/"), is_local=False, pauses_seconds=pauses_seconds)
 
 
@@ -240,11 +240,6 @@ def _local(path: str, pauses_seconds: tuple[float, ...]) -> Root:
     absolute = os.path.abspath(path)
     filesystem = pafs.LocalFileSystem()
     return Root(uri=absolute, filesystem=filesystem, path=absolute, is_local=True, pauses_seconds=pauses_seconds)
-
-
-def _connect(uri: str) -> tuple[pafs.FileSystem, str]:
-    filesystem, path = pafs.FileSystem.from_uri(uri)
-    return filesystem, path
 
 
 def _hidden(name: str) -> str:

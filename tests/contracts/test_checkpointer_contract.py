@@ -6,6 +6,7 @@ process does that goes on with the work of a killed one. Add it to KEEPING, or t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from dim_ray.core.ports import Checkpointer, NoCheckpointer, State
 from dim_ray.pipeline.workspace import StoredCheckpointer, checkpoint_key
 from dim_ray.store.artifacts import ArtifactStore
 from tests.core.tiny import MemoryCheckpointer, equal_states
+from tests.store import s3
 
 Make = Callable[[Path], Checkpointer]
 
@@ -38,13 +40,27 @@ class FileCheckpointer(MemoryCheckpointer):
         self._path.unlink(missing_ok=True)
 
 
+def stored(root: str) -> StoredCheckpointer:
+    return StoredCheckpointer(ArtifactStore(root), checkpoint_key("tiny", "a" * 16), every_seconds=60.0)
+
+
+@functools.cache
+def _bucket(folder: Path) -> str:
+    return s3.new_bucket()
+
+
 KEEPING: dict[str, Make] = {
     "MemoryCheckpointer": lambda folder: FileCheckpointer(folder / "state"),
-    "StoredCheckpointer": lambda folder: StoredCheckpointer(
-        ArtifactStore(str(folder)), checkpoint_key("tiny", "a" * 16), every_seconds=60.0
-    ),
+    "StoredCheckpointer": lambda folder: stored(str(folder)),
+    "StoredCheckpointer on an object store": lambda folder: stored(s3.uri_at(s3.server_port(), _bucket(folder))),
 }
 FORGETTING: dict[str, Make] = {"NoCheckpointer": lambda folder: NoCheckpointer()}
+
+
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in s3.CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(params=[*KEEPING, *FORGETTING])

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow.fs as pafs
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
 
-from dim_ray.store import filesystem
+from tests.store import s3
 
 _NOBODY = 65534
 
 
 @pytest.fixture
 def object_store(monkeypatch: pytest.MonkeyPatch) -> str:
-    """An s3:// root whose bucket is in memory."""
-    memory = pafs.PyFileSystem(pafs.FSSpecHandler(MemoryFileSystem()))
-    bucket = f"bucket-{uuid.uuid4().hex}"
-
-    def connect(uri: str) -> tuple[pafs.FileSystem, str]:
-        return memory, "/" + uri.partition("://")[2].partition("?")[0]  # as this file system lists its files
-
-    monkeypatch.setattr(filesystem, "_connect", connect)
-    return f"s3://{bucket}/store?region=here"
+    """An s3:// root in a bucket of its own, over HTTP."""
+    for name, value in s3.CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    return s3.uri_at(s3.server_port(), f"{s3.new_bucket()}/store")
 
 
 @pytest.fixture(params=["folder", "object store"])

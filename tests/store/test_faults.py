@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import http.server
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -142,88 +140,6 @@ def test_errors_that_somebody_has_to_mend_cannot_pass(code: str) -> None:
     assert not can_pass(OSError(getattr(errno, code), "as the system says it"))
 
 
-class Bucket(http.server.ThreadingHTTPServer):
-    """As much of an object store as one put and one look need; it refuses the first requests."""
-
-    def __init__(self, refusals: list[int]) -> None:
-        super().__init__(("127.0.0.1", 0), _Answer)
-        self.refusals = refusals
-        self.stored = b""
-
-
-class _Answer(http.server.BaseHTTPRequestHandler):
-    server: Bucket
-
-    def do_POST(self) -> None:
-        self._receive()
-        begins = "uploadId=" not in self.path
-        name = "InitiateMultipartUploadResult" if begins else "CompleteMultipartUploadResult"
-        self._answer(f"<{name}><UploadId>1</UploadId><ETag>e</ETag></{name}>")
-
-    def do_PUT(self) -> None:
-        self.server.stored = self._receive()
-        self._answer("")
-
-    def do_DELETE(self) -> None:
-        self._answer("")
-
-    def _receive(self) -> bytes:
-        if self.headers.get("Transfer-Encoding") != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        data = b""
-        while size := int(self.rfile.readline(), 16):
-            data += self.rfile.read(size + len(b"\r\n"))
-        self.rfile.readline()
-        return data
-
-    def _answer(self, text: str) -> None:
-        status = self.server.refusals.pop(0) if self.server.refusals else 200
-        body = text.encode() if status == 200 else b"<Error><Code>AsTheStatusSays</Code><Message>no</Message></Error>"
-        self.send_response(status)
-        self.send_header("ETag", '"e"')
-        self.send_header("Content-Type", "application/xml")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    server = Bucket([])
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def address(bucket: Bucket) -> str:
-    port = bucket.server_address[1]
-    return f"s3://bucket/store?endpoint_override=127.0.0.1:{port}&scheme=http&region=here"
-
-
-def test_object_store_that_throttles_gets_the_file_later(bucket: Bucket) -> None:
-    root = open_root(address(bucket), SHORT)
-    bucket.refusals = [429, 429, 429]
-    root.write("state.bin", b"whole")
-    assert b"whole" in bucket.stored
-    assert bucket.refusals == []
-
-
-def test_object_store_that_denies_access_is_an_error_at_once(bucket: Bucket) -> None:
-    root = open_root(address(bucket), LONG)
-    bucket.refusals = [403] * 10
-    with pytest.raises(StorageError, match=r"ACCESS_DENIED|HTTP status 403"):
-        root.write("state.bin", b"whole")
-
-
 @pytest.mark.parametrize(
     ("text", "passes"),
     [  # as pyarrow 25 words them
@@ -231,6 +147,7 @@ def test_object_store_that_denies_access_is_an_error_at_once(bucket: Bucket) -> 
         ("When x: AWS Error SLOW_DOWN during CreateMultipartUpload operation: no", True),
         ("When x: AWS Error INTERNAL_FAILURE during CreateMultipartUpload operation: no", True),
         ("When x: AWS Error UNKNOWN (HTTP status 503) during HeadObject operation: No response body.", True),
+        ("When x: AWS Error NO_SUCH_UPLOAD during CompleteMultipartUpload operation: no", True),
         ("google::cloud::Status(UNAVAILABLE: Retry policy exhausted)", True),
         ("When x: AWS Error ACCESS_DENIED during CreateMultipartUpload operation: no", False),
         ("When x: AWS Error NO_SUCH_BUCKET during CreateMultipartUpload operation: no", False),

@@ -58,12 +58,14 @@ class Run:
     """One run of the command.
 
     Args:
-        storage: Its root.
+        storage: Its root; a string that of an object store.
         changes: Flags beside or instead of `FLAGS`.
         address: Of a Ray cluster to join.
     """
 
-    def __init__(self, storage: Path, changes: Mapping[str, str] | None = None, *, address: str | None = None) -> None:
+    def __init__(
+        self, storage: Path | str, changes: Mapping[str, str] | None = None, *, address: str | None = None
+    ) -> None:
         self.storage = storage
         self._mark = uuid.uuid4().hex
         flags = {**FLAGS, "--storage": str(storage), **(changes or {})}
@@ -140,14 +142,16 @@ class Run:
         return left
 
     def log(self) -> str:
-        """Returns the study's log file."""
+        """Returns the study's log file; "" where it isn't below the storage."""
+        if isinstance(self.storage, str):
+            return ""
         return "".join(file.read_text() for file in self.storage.glob("studies/*/study.log"))
 
     def _seconds_left(self) -> float:
         return self._started_at + SECONDS - time.monotonic()
 
 
-def run(storage: Path, changes: Mapping[str, str] | None = None) -> Run:
+def run(storage: Path | str, changes: Mapping[str, str] | None = None) -> Run:
     """Runs to the end."""
     started = Run(storage, changes)
     started.end()
@@ -169,12 +173,12 @@ def marked_processes(name: str, value: str) -> dict[int, str]:
     return found
 
 
-def trials(storage: Path) -> pd.DataFrame:
+def trials(storage: Path | str) -> pd.DataFrame:
     """Returns the rows of all trials by number."""
     return Reader(str(storage)).trials().sort_values("number", ignore_index=True)
 
 
-def evaluations(storage: Path) -> pd.DataFrame:
+def evaluations(storage: Path | str) -> pd.DataFrame:
     """Returns the rows of all evaluations."""
     return Reader(str(storage)).evaluations()
 

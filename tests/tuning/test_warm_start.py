@@ -94,7 +94,7 @@ def test_trials_of_a_version_that_had_one_ipc_as_a_number_are_comparable(tmp_pat
         config["study"]["selection_images_per_class"] = 2
         del config["study"]["objectives"]
         plain = {name: None if pd.isna(value) else value for name, value in row.items()}
-        plain["epoch"] = None if plain["epoch"] is None else int(plain["epoch"])
+        plain |= {name: int(plain[name]) for name in ("epoch", "num_seeds") if plain[name] is not None}
         Writer(str(tmp_path)).append_trial(plain | {"config_json": json.dumps(config)})
     assert start(make_new(tmp_path, "old")) == WarmStart(num_queued=2, num_known=4)
 

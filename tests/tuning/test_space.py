@@ -183,7 +183,7 @@ def test_limit_that_no_generator_keeps_is_refused_and_so_is_one_that_a_grid_does
     dataset = make_dataset()
     sizes = [generator_bytes(replace(config.generator, capacity=capacity), dataset) for capacity in (6, 8)]
     with pytest.raises(
-        ConfigError, match=rf"max_generator_bytes is 99, .* have {sizes[0]:,} at capacity 6, {sizes[1]:,} at capacity 8"
+        ConfigError, match=rf"max_generator_bytes is 99, .* have {sizes[0]:,} .capacity 6., {sizes[1]:,} .capacity 8. bytes"
     ):
         check_search(with_study(config, max_generator_bytes=99), dataset)
     check_search(with_study(config, max_generator_bytes=sizes[0]), dataset)

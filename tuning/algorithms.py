@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -193,8 +194,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
         """Tells Optuna that a generator is too large, and has the next draw begin with one that isn't."""
         trial = self._ot_trials.pop(trial_id)
         self._ot_study.tell(trial, state=TrialState.PRUNED)  # samplers that learn count it among the worst
-        smaller = limit.choices()
-        self._ot_study.enqueue_trial(smaller[trial.number % len(smaller)])
+        self._ot_study.enqueue_trial(random.Random(trial.number).choice(limit.choices()))
 
     def _reuse(self, name: str, identity: str) -> None:
         number, known = self._results[identity]
@@ -248,11 +248,8 @@ def settle(
         elif trial.state == TrialState.RUNNING:
             _, values = finished.get(number, ({}, None))
             study.tell(trial.number, values, state=TrialState.FAIL if values is None else TrialState.COMPLETE)
-            if (
-                number >= 0
-                and number not in finished
-                and set(trial.params) == set(open_names(config.study, trial.params))
-            ):
+            is_whole = set(trial.params) == set(open_names(config.study, trial.params))
+            if number >= 0 and number not in finished and is_whole:
                 again[number] = trial.params
             known.add(number)
         elif trial.state == TrialState.COMPLETE:

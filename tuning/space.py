@@ -91,8 +91,8 @@ def configure(config: Config, parameters: Mapping[str, Any]) -> Config:
 
 def further(parameters: Mapping[str, Any]) -> str:
     """Returns the parameters that are fields of `study.space`, for the end of a sentence."""
-    named = [f"{name} {f'{value:.3g}' if isinstance(value, float) else value}" for name, value in parameters.items()]
-    return "".join(f", {text}" for text in named if "." in text.partition(" ")[0])
+    named = [(name, value) for name, value in parameters.items() if "." in name]
+    return "".join(f", {name} {f'{value:.3g}' if isinstance(value, float) else value}" for name, value in named)
 
 
 def check_search(config: Config, dataset: Dataset) -> None:

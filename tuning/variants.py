@@ -1,17 +1,16 @@
 """What a search may ask for beside its trials: teachers, priors, and generators of a bounded size.
 
 limit = SizeLimit(config, dataset)
-for variant in network_variants(config, limit):
-...  # a configuration with the largest pool, whose teachers and prior some trial may need
+network_variants(config, limit)  # configurations whose teachers and priors some trial may need
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dim_ray.config import Config, GeneratorConfig, assignments
+from dim_ray.config import Choice, Config, GeneratorConfig, assignments
 from dim_ray.core.data import Dataset
 from dim_ray.errors import ConfigError
 from dim_ray.pipeline.generators import generator_bytes
@@ -42,10 +41,10 @@ class SizeLimit:
         return limit is None or self._size(generator) <= limit
 
     def choices(self) -> list[dict[str, Any]]:
-        """Returns the parameters of each network that is small enough, for a trial whose own is too large."""
+        """Returns the parameters of each generator that is small enough, for a trial whose own is too large."""
         return [
             {"capacity": fields.pop(_CAPACITY)} | fields
-            for fields in _network_fields(self._config)
+            for fields in self._fields()
             if self.holds(self._config.with_fields(fields).generator)
         ]
 
@@ -58,12 +57,12 @@ class SizeLimit:
         limit = self._config.study.max_generator_bytes
         if limit is None:
             return None
-        every = dict.fromkeys(self._config.with_fields(fields).generator for fields in _network_fields(self._config))
+        every = dict.fromkeys(self._config.with_fields(fields).generator for fields in self._fields())
         large = [generator for generator in every if not self.holds(generator)]
-        sizes = ", ".join(f"{self._size(one):,} at capacity {one.capacity}" for one in every)
+        sizes = ", ".join(f"{self._size(one):,} (capacity {one.capacity})" for one in every)
         if len(large) == len(every):
             raise ConfigError(
-                f"study.max_generator_bytes is {limit}, but the generators of the space have {sizes} bytes. Set "
+                f"study.max_generator_bytes is {limit}, but the generators of the space have {sizes} bytes: set "
                 "--study.max_generator_bytes to one of these or more, or add smaller --study.capacities."
             )
         if not large:
@@ -72,6 +71,9 @@ class SizeLimit:
             f"{len(large)} of the {len(every)} generators of the space are larger than study.max_generator_bytes, "
             f"{limit:,}, and left out; bytes: {sizes}"
         )
+
+    def _fields(self) -> Iterator[dict[str, Any]]:
+        return _combinations(self._config, [c for c in self._config.study.choices if c.field.startswith("generator.")])
 
     def _size(self, generator: GeneratorConfig) -> int:
         if generator not in self._sizes:
@@ -87,7 +89,8 @@ def network_variants(config: Config, limit: SizeLimit) -> list[Config]:
         limit: Leaves out what is too large.
     """
     largest: dict[str, Any] = {"pool.size": max(config.study.pool_sizes)}
-    variants = (config.with_fields(largest | fields) for fields in _network_fields(config))
+    wanted = [choice for choice in config.study.choices if choice.makes_networks]
+    variants = (config.with_fields(largest | fields) for fields in _combinations(config, wanted))
     return [variant for variant in variants if limit.holds(variant.generator)]
 
 
@@ -105,11 +108,10 @@ def example_trials(config: Config, limit: SizeLimit) -> list[Config]:
     return [one for one in examples if limit.holds(one.generator)] or network_variants(config, limit)
 
 
-def _network_fields(config: Config) -> Iterator[dict[str, Any]]:
-    """Yields every combination of the capacity and of the searched fields that networks depend on."""
-    own = [choice for choice in config.study.choices if choice.makes_networks]
-    deciding = {field for choice in own for field in choice.when}
-    choices = [choice for choice in config.study.choices if choice.makes_networks or choice.field in deciding]
+def _combinations(config: Config, wanted: Sequence[Choice]) -> Iterator[dict[str, Any]]:
+    """Yields every combination of the capacity and of choices, with the choices that decide about these."""
+    names = {choice.field for choice in wanted} | {field for choice in wanted for field in choice.when}
+    choices = [choice for choice in config.study.choices if choice.field in names]
     for capacity in dict.fromkeys(config.study.capacities):
         for fields in assignments(choices, lambda choice: choice.values):
             yield {_CAPACITY: capacity} | fields

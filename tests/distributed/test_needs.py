@@ -79,3 +79,16 @@ def test_no_more_workers_are_counted_than_run_at_a_time(work: Workspace) -> None
     assert found.memory_bytes(2) == 2 * found.worker_bytes + found.dataset_bytes
     assert found.memory_bytes(64) == found.memory_bytes(6)
     assert found.memory_bytes(0) == 0
+
+
+def test_variants_need_the_memory_of_the_largest_and_the_disk_of_all_teachers(work: Workspace) -> None:
+    placement = Placement(num_workers=1, cpus_per_worker=1, gpus_per_worker=0.0, max_concurrent=4)
+    fields = [{"pool.num_snapshots": 1}, {"pool.num_snapshots": 3}, {"generator.capacity": 20, "pool.num_snapshots": 1}]
+    variants = [work.config.with_fields(own) for own in fields]
+    alone = [needs(replace(work, config=config)) for config in variants]
+    together = estimate_needs(work, placement, num_trials=1, variants=variants)
+    assert together.worker_bytes == max(own.worker_bytes for own in alone)
+    pools = sum(needs(with_pool(work, num_snapshots=n)).storage_bytes for n in (1, 3))
+    pair = needs(with_pool(work, kind="online")).storage_bytes
+    largest = needs(with_pool(replace(work, config=variants[2]), kind="online")).storage_bytes
+    assert together.storage_bytes == pools - 2 * pair + largest

@@ -9,6 +9,7 @@ import pytest
 
 from dim_ray.config import to_dict
 from dim_ray.errors import ConfigError, ResourceError
+from dim_ray.pipeline.generators import generator_bytes
 from dim_ray.pipeline.priors import prior_fingerprint
 from dim_ray.pipeline.teachers import teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace, dataset_card
@@ -117,6 +118,31 @@ def test_stored_timings_are_taken_by_the_epoch_and_the_step(work: Workspace) -> 
     assert sorted(jobs["teachers and priors"]) == pytest.approx(sorted(expected))
     assert jobs["trials"] == pytest.approx([6.0] * 3)  # the median
     assert made.num_stored == 3
+
+
+def test_plan_of_a_searched_space_has_every_pool_and_prior_and_each_kind_of_step(
+    work: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = {"pool.num_snapshots": [1, 2], "prior.learning_rate": [1e-3, 2e-3], "matching.kind": ["logits", "features"]}
+    probed: list[str] = []
+    epoch = Probe._epoch
+
+    def note(probe: Probe, key: tuple[str, str], *arguments: Any) -> float:
+        probed.append(key[0])
+        return epoch(probe, key, *arguments)
+
+    monkeypatch.setattr(Probe, "_epoch", note)
+    jobs = costs_of(make_plan(with_study(work, space=space)))
+    assert len(jobs["teachers and priors"]) == 2 * 2 + 2 * 2
+    # Teachers of one kind, and priors and trials of two capacities, the latter of two kinds of matching.
+    assert len(set(probed)) == 1 + 2 + 2 * 2
+
+
+def test_plan_says_what_is_too_large_and_leaves_it_out(work: Workspace) -> None:
+    size = generator_bytes(replace(work.config.generator, capacity=6), work.dataset)
+    made = make_plan(with_study(work, max_generator_bytes=size))
+    assert len(costs_of(made)["teachers and priors"]) == 2 + 1
+    assert "1 of the 2 generators of the space are larger" in "\n".join(made.lines(datetime(2026, 1, 2)))
 
 
 def test_timings_of_other_data_or_other_steps_are_not_taken(work: Workspace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -144,6 +145,48 @@ def test_trials_that_are_the_same_are_run_once(tmp_path: Path) -> None:
     assert longer.returncode == 0, f"{longer.stderr}\n{longer.log()}"
     assert len(trials(storage)) == 5
     assert longer.leftovers() == {}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_study_searches_any_field_under_conditions_and_within_a_size(tmp_path: Path) -> None:
+    space = {
+        "matching.kind": ["logits", "features"],
+        "matching.temperature": {"values": [2.0], "when": {"matching.kind": ["logits"]}},
+        "pool.num_snapshots": [1, 2],
+    }
+    flags = {
+        **ONE_STUDENT,
+        "--num-trials": "6",
+        "--study.sampler": "random",
+        "--study.pool_sizes": "1",
+        "--study.capacities": "4 64",
+        "--study.space": json.dumps(space, separators=(",", ":")),
+        "--study.max_generator_bytes": "200000",
+    }
+    storage = tmp_path / "storage"
+    study = run(storage, flags)
+    assert study.returncode == 0, f"{study.stderr}\n{study.log()}"
+    rows = trials(storage)
+    assert rows["number"].tolist() == list(range(6))
+    assert set(rows["capacity"]) == {4}
+    chosen = [json.loads(text) for text in rows["params_json"]]
+    assert {own["matching.kind"] for own in chosen} == {"logits", "features"}
+    assert all(("matching.temperature" in own) == (own["matching.kind"] == "logits") for own in chosen)
+    for own, text in zip(chosen, rows["config_json"], strict=True):
+        config = json.loads(text)
+        assert config["matching"]["kind"] == own["matching.kind"]
+        assert config["matching"]["temperature"] == own.get("matching.temperature", 1.0)
+        assert config["pool"]["num_snapshots"] == own["pool.num_snapshots"]
+    assert len(list((storage / "teachers").iterdir())) == 2
+    assert len(list((storage / "priors").iterdir())) == 1
+    assert "larger than study.max_generator_bytes, 200,000, and left out" in study.stderr
+    assert re.search(r"best: trial .*, matching\.kind (logits|features).*, pool\.num_snapshots [12].*; ", study.stdout)
+
+    longer = run(storage, {**flags, "--num-trials": "7"})
+    assert longer.returncode == 0, f"{longer.stderr}\n{longer.log()}"
+    assert len(trials(storage)) == 7
+    assert trials(storage)["ended_at"].tolist()[:6] == rows["ended_at"].tolist()
 
 
 @pytest.mark.ray

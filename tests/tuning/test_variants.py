@@ -110,7 +110,7 @@ def test_networks_of_generators_that_are_too_large_are_left_out_and_a_person_is_
     ]
     text = str(limit.describe())
     assert text.startswith(f"{4 - len(found)} of the 4 generators of the space are larger than")
-    assert f"{smallest:,} at capacity 6" in text
+    assert f"{smallest:,} (capacity 6)" in text
     assert SizeLimit(with_study(limited, max_generator_bytes=largest), dataset).describe() is None
 
 

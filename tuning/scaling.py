@@ -71,11 +71,13 @@ class PoolScaling:
 
     @property
     def text(self) -> str:
-        """Where more teachers stop paying: more than 8 teachers don't pay: from 8 to 64 gains 0.1 [-0.3, 0.5]."""
+        """Where it stops: more than 8 teachers don't pay: from 8 to 64 gains 0.1 [-0.3, 0.5] points."""
         largest, until = self.sizes[-1], self.pays_until
-        is_largest = until == largest
-        place = -1 if is_largest else self.sizes.index(until)
-        what = f"{largest} teachers still pay" if is_largest else f"more than {until} don't pay"
+        if until == largest:
+            what, place = f"{largest} teachers still pay", -1
+        else:
+            what = f"more than {until} teachers don't pay" if until > 1 else "more than 1 teacher doesn't pay"
+            place = self.sizes.index(until)
         return f"{what}: from {self.sizes[:-1][place]} to {largest} gains {self.gains[place].points()} points"
 
     def lines(self) -> list[str]:

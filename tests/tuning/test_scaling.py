@@ -151,10 +151,14 @@ def test_words_say_where_more_teachers_stop_paying() -> None:
     rows = [row(size, plateau(size) + noise[seed], seed) for size in SIZES for seed in range(3)]
     found = fit_pool_scaling(pd.DataFrame(rows))
     assert found.pays_until == 8
-    assert found.text == "more than 8 don't pay: from 8 to 64 gains 0.0 [-0.2, 0.2] points"
+    assert found.text == "more than 8 teachers don't pay: from 8 to 64 gains 0.0 [-0.2, 0.2] points"
     assert found.lines()[-1] == found.text
     assert found.lines()[2].split()[:4] == ["1", "90.0", "±", "0.1"]
     assert len(found.lines()) == 2 + len(SIZES) + 2
+    level = [row(size, 0.9 + noise[seed], seed) for size in SIZES for seed in range(3)]
+    assert fit_pool_scaling(pd.DataFrame(level)).text.startswith(
+        "more than 1 teacher doesn't pay: from 1 to 64 gains 0.0 "
+    )
     rising = [row(size, 0.8 + 0.02 * math.log2(size) + noise[seed], seed) for size in SIZES for seed in range(3)]
     assert (
         fit_pool_scaling(pd.DataFrame(rising)).text

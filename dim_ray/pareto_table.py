@@ -26,7 +26,7 @@ def pareto_table(trials: pd.DataFrame, objectives: Sequence[str]) -> Table:
     """
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=f"Pareto set of {', '.join(objectives)}: no trial is better in one of them and worse in none",
+        title=f"Pareto set of {', '.join(objectives)}",
         title_justify="left",
         title_style="bold",
         pad_edge=False,

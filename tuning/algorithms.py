@@ -13,6 +13,7 @@ from typing import Any
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.trial import TrialState, create_trial
+from ray.tune.result import TRAINING_ITERATION
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
@@ -42,7 +43,7 @@ SECONDS = "time_total_s"
 """What a trial has taken so far, in Tune's results."""
 REUSED_TRIAL, REUSED_SECONDS = "reused_trial", "reused_seconds"
 """Number of the trial whose result another one took over, and what that one had taken."""
-_NUMBER = "number"
+_NUMBER, _GENERATOR = "number", "generator"  # attributes of Optuna's trials
 
 Measure = Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]]
 """Takes a trial's parameters and its last result, and returns that with all objectives."""
@@ -131,6 +132,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
             self._num_left -= 1
             number = self._give_number(trial_id)
             identity = self._identify(parameters)
+            self._ot_trials[trial_id].set_user_attr(_GENERATOR, identity)
             if identity not in self._running and identity not in self._results:
                 self._running[identity] = []
                 return parameters
@@ -142,6 +144,10 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
                 self._running[identity].append(name)
         finished: str = Searcher.FINISHED
         return finished
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Tells Optuna by matching epoch: Tune's iteration begins anew with every process."""
+        super().on_trial_result(trial_id, {**result, TRAINING_ITERATION: result[TIME_ATTRIBUTE]})
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Ends a trial, and those that are the same, in the study's records, then in Optuna."""

@@ -40,8 +40,12 @@ _OF_RESULTS = {name: METRIC if name == "accuracy" else axis.column for name, axi
 
 def open_study(storage: BaseStorage, name: str, config: Config) -> optuna.Study:
     """Opens Optuna's study, or begins it."""
-    directions = [AXES[objective].direction for objective in config.study.objectives]
-    return optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
+    objectives = config.study.objectives
+    directions = [AXES[objective].direction for objective in objectives]
+    study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
+    if study.metric_names is None:
+        study.set_metric_names(list(objectives))  # for those who look at it
+    return study
 
 
 def metric_and_mode(study: StudyConfig) -> tuple[str | list[str], str | list[str]]:

@@ -158,7 +158,7 @@ def test_suggestion_is_what_optuna_remembers(driver: Driver) -> None:
     assert set(suggested) == set(PARAMETERS)
     assert driver.search.identify("a") == (0, suggested)
     [trial] = driver.trials()
-    assert (trial.state, trial.params, trial.user_attrs) == (TrialState.RUNNING, suggested, {"number": 0})
+    assert (trial.state, trial.params, trial.user_attrs["number"]) == (TrialState.RUNNING, suggested, 0)
 
 
 def test_asking_again_for_a_trial_gives_the_same_one(driver: Driver) -> None:
@@ -296,6 +296,16 @@ def test_interrupted_trials_are_queued_once_however_often_the_study_is_opened(dr
         assert list(driver.queued()) == [0]
     driver.settle()
     assert driver.states() == ["FAIL", "WAITING"]
+
+
+def test_optunas_trial_has_its_generator_and_its_accuracies_by_epoch(driver: Driver) -> None:
+    driver.start("a")
+    for epoch, accuracy in ((1, 0.25), (3, 0.5)):
+        # Tune's own counter begins anew in a resumed process
+        driver.search.on_trial_result("a", {METRIC: accuracy, "epoch": epoch, "training_iteration": 1})
+    [trial] = driver.trials()
+    assert trial.user_attrs == {"number": 0, "generator": identify(trial.params)}
+    assert trial.intermediate_values == {1: 0.25, 3: 0.5}
 
 
 def test_trial_interrupted_twice_keeps_its_number_and_parameters(driver: Driver) -> None:

@@ -114,6 +114,7 @@ def test_journal_has_every_objective_with_its_direction(driver: Driver) -> None:
     driver.end("a", 0.75)
     driver.end("b", None)
     study = driver.restarted().search._ot_study
+    assert study.metric_names == ["accuracy", "generator_bytes", "device_seconds"]
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE", "MINIMIZE"]
     capacity = driver.search.identify("a")[1]["capacity"]
     [best] = study.best_trials

@@ -27,6 +27,7 @@ from dim_ray.reporting.drawing import (
     few_ticks,
     label_lines,
     plain,
+    settle,
 )
 from dim_ray.reporting.drawing import REAL as ORANGE
 from dim_ray.reporting.published import WHOLE_SETS, published
@@ -207,7 +208,7 @@ def _label_ends(canvas: Canvas, axes: Axes, labels: Sequence[tuple[float, float,
     longest = max(len(text) for _, _, text, _ in labels)
     share = min(0.4, (_LETTER_POINTS * longest + 14) / (canvas.get_figwidth() * 72))
     canvas.set_layout_engine("constrained", rect=(0, 0, 1 - share, 1))
-    canvas.draw_without_rendering()
+    settle(canvas)
     edge = axes.get_xlim()[1]
     label_lines(axes, [(edge, y, text, colour) for x, y, text, colour in labels if x == last])
     label_lines(axes, [label for label in labels if label[0] != last])

@@ -17,10 +17,11 @@ from matplotlib.ticker import NullLocator
 from dim_ray.reporting.content import Cell, Column, Figure, Table, number, percent
 from dim_ray.reporting.drawing import GENERATED, INK, MUTED, PAPER, PUBLISHED, THIRD, draw, few_ticks, plain
 from dim_ray.reporting.searches import Study, cheapest_best, pool_scaling, thinned
-from tuning.importances import FEWEST_TRIALS, MOST_TRIALS, importances
+from tuning.importances import MOST_TRIALS, importances
 
 __all__ = ["importance_figure", "parallel_figure", "pareto_figure", "pool_figure"]
 
+_FEW_TRIALS = 50  # the best tenth is five of them
 _MOST_LINES = 200
 _MOST_POINTS = 1000
 _MOST_TICKS = 6
@@ -95,7 +96,7 @@ def importance_figure(study: Study) -> Figure | None:
         axes.set_title("Which parameters decide")
         axes.set_xlabel("importance, %")
 
-    few = " With so few trials it's a hint, no more." if len(study.trials) < 10 * FEWEST_TRIALS else ""
+    few = " With so few trials it's a hint, no more." if len(study.trials) < _FEW_TRIALS else ""
     many = f" A random sample of {MOST_TRIALS:,} trials." if len(study.trials) > MOST_TRIALS else ""
     return Figure(
         name=f"importances-{study.name}",

@@ -61,7 +61,8 @@ def make_report(reader: Reader, artifacts: ArtifactStore, filters: Mapping[str, 
     evaluations, trials = _read(reader, filters)
     cells = measured_cells(evaluations)
     bests = best_generators(evaluations)
-    drawn = sorted(bests, key=lambda best: -int((evaluations["dataset"] == best.dataset).sum()))[:_MOST_DATASETS]
+    most = evaluations["dataset"].value_counts().reindex([best.dataset for best in bests]).nlargest(_MOST_DATASETS)
+    drawn = [best for best in bests if best.dataset in most.index]
     searched = studies(trials, _MOST_STUDIES)
     sections = (
         _leaderboard(cells),

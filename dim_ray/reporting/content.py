@@ -102,6 +102,7 @@ class Answer:
     load: str
     """A line of Python that loads the generator."""
     figure: Figure
+    picture: Picture | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +113,6 @@ class Section:
     title: str
     paragraphs: Sequence[str] = ()
     figures: Sequence[Figure] = ()
-    pictures: Sequence[Picture] = ()
     tables: Sequence[Table] = ()
 
 

@@ -67,7 +67,6 @@ def make_report(reader: Reader, artifacts: ArtifactStore, filters: Mapping[str, 
     sections = (
         _leaderboard(cells),
         _against_ipc(cells, drawn, len(bests)),
-        _images(artifacts, drawn),
         _search(searched, trials),
         _pareto(artifacts, evaluations, drawn, searched),
         _cost(artifacts, trials, evaluations),
@@ -125,6 +124,7 @@ def _answer(cells: pd.DataFrame, best: Best, artifacts: ArtifactStore) -> Answer
         comparison=f"{comparison} {_chosen_from(best.num_compared)}",
         load=f"dim_ray.load_generator({artifacts.uri('generators', best.generator)!r})",
         figure=answer_figure(cells, best),
+        picture=samples(artifacts, best),
     )
 
 
@@ -162,13 +162,6 @@ def _against_ipc(cells: pd.DataFrame, bests: Sequence[Best], num_all: int) -> Se
         paragraphs=(f"The best generator of each data set, for every IPC that it was measured at.{left_out}",),
         figures=figures,
     )
-
-
-def _images(artifacts: ArtifactStore, bests: Sequence[Best]) -> Section | None:
-    pictures = [picture for best in bests if (picture := samples(artifacts, best)) is not None]
-    if not pictures:
-        return None
-    return Section(key="images", title="Images of each class", pictures=pictures)
 
 
 def _search(searched: Sequence[Study], trials: pd.DataFrame) -> Section | None:

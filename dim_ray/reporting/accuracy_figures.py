@@ -16,7 +16,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import NullLocator
 
 from dim_ray.reporting.cells import REAL, Best, curve, whole_set
-from dim_ray.reporting.content import Cell, Column, Figure, Table, number, percent
+from dim_ray.reporting.content import Cell, Column, Figure, Number, Table, number, percent
 from dim_ray.reporting.drawing import (
     GENERATED,
     INK,
@@ -83,7 +83,7 @@ def answer_figure(cells: pd.DataFrame, best: Best) -> Figure:
         drawing=draw(paint, height=_HEAD_POINTS + len(curves) * _HEAD_POINTS + num_rows * _ROW_POINTS),
         alt=f"Test accuracy of students on {best.dataset}, generated beside real images at the same budget: "
         + "; ".join(
-            f"{row[0]}, {row[1][0]} images per class: generated {row[2][0]} %, real {row[3][0]} %" for row in rows
+            f"{row[0]}, {row[1][0]} images per class: generated {_said(row[2])}, real {_said(row[3])}" for row in rows
         )
         + ".",
         caption=f"{best.architecture} students, mean ± standard deviation over seeds. Real images have the same "
@@ -269,6 +269,12 @@ def _ipc_table(points: pd.DataFrame, best: Best, protocol: str, whole: Mapping[A
         ),
         rows=rows,
     )
+
+
+def _said(cell: Cell) -> str:
+    """Returns an accuracy in words."""
+    assert isinstance(cell, Number)
+    return f"{cell.text} %" if cell.value >= 0 else "not measured"
 
 
 def _images(ipc: int) -> str:

@@ -43,6 +43,8 @@ class Report:
     num_trials: int
     num_studies: int
     answers: Sequence[Answer]
+    num_datasets: int
+    """With a best generator; more than `answers` where there are many."""
     sections: Sequence[Section]
 
 
@@ -79,6 +81,7 @@ def make_report(reader: Reader, artifacts: ArtifactStore, filters: Mapping[str, 
         num_trials=len(trials),
         num_studies=int(trials["study"].nunique()),
         answers=[_answer(cells, best, artifacts) for best in drawn],
+        num_datasets=len(bests),
         sections=[section for section in sections if section is not None],
     )
 

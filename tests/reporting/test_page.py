@@ -9,11 +9,13 @@ import itertools
 import json
 import re
 from datetime import UTC, datetime
+from importlib import resources
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from dim_ray.reporting.drawing import VARIABLES
 from dim_ray.reporting.page import Page, make_page
 from dim_ray.reporting.sections import make_report
 from dim_ray.store.artifacts import ArtifactStore
@@ -188,6 +190,8 @@ def test_a_screen_reader_finds_its_way(elements: list[Element]) -> None:
     assert set(labelled) <= set(names)
     links = [element.attributes["href"][1:] for element in of(elements, "a")]
     assert set(links) <= set(names)
+    captions = [element.attributes["aria-label"] for element in of(elements, "table")]
+    assert len(captions) == len(set(captions))
 
 
 def test_every_figure_has_a_text_and_a_table(elements: list[Element]) -> None:
@@ -211,6 +215,14 @@ def test_every_figure_is_there_as_png_and_svg(page: Page, elements: list[Element
     assert len(svgs) == len(of(elements, "svg"))
     assert all(re.fullmatch(r"figures/[a-z0-9-]+", name) for name in pngs)
     assert Image.open(io.BytesIO(page.files["figures/images-digits.png"])).width <= 700
+
+
+def test_of_many_data_sets_some_are_drawn_and_the_page_says_so(tmp_path: Path) -> None:
+    Writer(str(tmp_path)).append_evaluations([evaluation(dataset=f"set{number}") for number in range(8)])
+    report = make_report(Reader(str(tmp_path)), ArtifactStore(str(tmp_path)), {})
+    html = make_page(report, made_at=datetime(2026, 1, 2, tzinfo=UTC)).html
+    assert "These are the 6 data sets of 8 with the most rows" in html
+    assert len(table_of(parse(html), "On the fly")) == 9
 
 
 def test_one_row_makes_a_page(tmp_path: Path) -> None:
@@ -241,3 +253,24 @@ def test_real_images_alone_make_a_page(tmp_path: Path) -> None:
     head, row = table_of(elements, "Fixed")
     assert dict(zip(head, row, strict=True))["real, a random subset"] == "90.0"
     assert table_of(elements, "All real training images")[1][:4] == ["digits", "convnet3", "usual", "90.0"]
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["light", "dark"])
+def test_text_of_every_colour_can_be_read_on_a_light_and_on_a_dark_page(place: int) -> None:
+    style = resources.files("dim_ray.reporting").joinpath("page.css").read_text()
+    blocks = [dict(re.findall(r"--(\w+): #(\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", style, re.S)]
+    colours = blocks[place]
+    assert {name: f"#{colours[name]}" for name in VARIABLES.values()} == {
+        name: colour if place == 0 else f"#{colours[name]}" for colour, name in VARIABLES.items()
+    }
+    paper = _luminance(colours["paper"])
+    for name in ("ink", "muted", "generated", "real", "third", "published"):
+        light, dark = sorted((_luminance(colours[name]), paper), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, name
+
+
+def _luminance(colour: str) -> float:
+    """Returns WCAG's relative luminance of six hexadecimal digits."""
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

@@ -141,7 +141,7 @@ def _dots(axes: Axes, points: pd.DataFrame, title: str) -> None:
                 va=align,
                 color=colour,
             )
-    axes.set_yticks(list(places), [_images(ipc) for ipc in points["ipc"]])
+    axes.set_yticks(list(places), [_images(int(ipc), is_first=place == 0) for place, ipc in enumerate(points["ipc"])])
     axes.tick_params(axis="y", colors=INK)
     axes.set_ylim(len(points) - 0.35, -0.65)
 
@@ -277,5 +277,5 @@ def _said(cell: Cell) -> str:
     return f"{cell.text} %" if cell.value >= 0 else "not measured"
 
 
-def _images(ipc: int) -> str:
-    return "1 image per class" if ipc == 1 else f"{ipc:,} per class"
+def _images(ipc: int, *, is_first: bool) -> str:
+    return f"{ipc:,} {('image ' if ipc == 1 else 'images ') if is_first else ''}per class"

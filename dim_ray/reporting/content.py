@@ -99,8 +99,10 @@ class Answer:
     """What that number is."""
     comparison: str
     """What real images reach at the same budget."""
+    generator: str
+    """Its fingerprint."""
     load: str
-    """A line of Python that loads the generator."""
+    """A line of Python that loads it; "" where its files are gone."""
     figure: Figure
     picture: Picture | None
 

@@ -125,10 +125,18 @@ def _answer(cells: pd.DataFrame, best: Best, artifacts: ArtifactStore) -> Answer
         sentence=f"of real test images are classified rightly by networks that were trained on generated images alone, "
         f"{best.ipc} per class, {how} ({best.architecture}, {seeds}{spread}).",
         comparison=f"{comparison} {_chosen_from(best.num_compared)}",
-        load=f"dim_ray.load_generator({artifacts.uri('generators', best.generator)!r})",
+        generator=best.generator,
+        load=_load_line(artifacts, best),
         figure=answer_figure(cells, best),
         picture=samples(artifacts, best),
     )
+
+
+def _load_line(artifacts: ArtifactStore, best: Best) -> str:
+    if not artifacts.exists("generators", best.generator):
+        return ""
+    weights = ", weights='raw'" if best.weights == "raw" else ""
+    return f"dim_ray.load_generator({artifacts.uri('generators', best.generator)!r}{weights})"
 
 
 def _chosen_from(num_compared: int) -> str:

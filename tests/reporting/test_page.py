@@ -118,6 +118,7 @@ def test_every_section_is_there_and_the_answer_comes_before_them(elements: list[
     assert "61.0 %" in answers[1].text
     assert "Real images at the same budget reach 71.0 ± 1.4 %: 10.0 points more." in answers[1].text
     assert "best by validation accuracy of 2 generators" in answers[1].text
+    assert f"/generators/{GENERATORS[0]}')" in answers[1].text
 
 
 def test_generated_and_real_images_stand_side_by_side_and_protocols_in_tables_of_their_own(
@@ -232,6 +233,7 @@ def test_one_row_makes_a_page(tmp_path: Path) -> None:
     answer = of(elements, "article")[0]
     assert "90.0 %" in answer.text
     assert "Real images weren't measured at this budget" in answer.text
+    assert "aaaa000011112222, are no longer there" in answer.text
     assert [e.attributes["aria-labelledby"] for e in of(elements, "section")] == ["best", "leaderboard", "ipc", "cost"]
 
 

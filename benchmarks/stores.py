@@ -1,6 +1,7 @@
-"""Benchmark of a large store: the best of a million evaluations in ten thousand files, and in few.
+"""Benchmarks of large stores: the best of a million evaluations in ten thousand files, and in few; a report.
 
     python -m benchmarks best --repeats 5
+    python -m benchmarks report --repeats 3
 
 They are of four data sets at five IPCs, so that a question is about a twentieth of them. "One partition" is the worst
 case, in which all of them are of one data set and IPC.
@@ -19,6 +20,7 @@ import pyarrow as pa
 from benchmarks.measure import Case
 from benchmarks.storage import folder, row
 from benchmarks.training import Setting
+from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.compaction import compact
 from dim_ray.store.packs import encode
 from dim_ray.store.reader import Reader
@@ -28,6 +30,7 @@ from dim_ray.store.schema import EVALUATION_TABLE
 __all__ = ["STORES"]
 
 _ROWS_PER_FILE = 100
+_REPORTED_ROWS = 100_000
 _ARCHITECTURES, _SEEDS = 10, 5
 _DATASETS, _IPCS = ("a", "b", "c", "d"), (1, 10, 20, 50, 100)
 _ASKED: Mapping[str, Any] = {"dataset": "a", "ipc": 10}
@@ -47,7 +50,22 @@ def _best(setting: Setting) -> list[Case]:
     return cases
 
 
-STORES: Mapping[str, Callable[[Setting], list[Case]]] = {"best": _best}
+def _report(setting: Setting) -> list[Case]:
+    from dim_ray.reporting.page import make_page
+    from dim_ray.reporting.sections import make_report
+
+    places = [(dataset, ipc) for dataset in _DATASETS for ipc in _IPCS]
+    num_files = _REPORTED_ROWS // _ROWS_PER_FILE
+    root = _write(places, num_files)
+
+    def call() -> object:
+        return make_page(make_report(Reader(root), ArtifactStore(root), {}), made_at=datetime.now(UTC))
+
+    variant = f"{_REPORTED_ROWS:,} evaluations in {num_files:,} files"
+    return [Case(benchmark="report", variant=variant, call=call, items=_REPORTED_ROWS, has_arithmetic=False)]
+
+
+STORES: Mapping[str, Callable[[Setting], list[Case]]] = {"best": _best, "report": _report}
 """By name."""
 
 

@@ -47,8 +47,8 @@ def test_importing_the_package_is_quick_and_brings_nothing_heavy() -> None:
 def test_help_needs_neither_torch_nor_ray() -> None:
     code = dedent("""
         import sys
-        from dim_ray import distill, doctor, evaluate, generate, pool, protocols, results, tune
-        for entry in (distill, doctor, evaluate, generate, pool, protocols, results, tune):
+        from dim_ray import distill, doctor, evaluate, generate, pool, protocols, report, results, tune
+        for entry in (distill, doctor, evaluate, generate, pool, protocols, report, results, tune):
             try:
                 entry.main(["--help"])
             except SystemExit as end:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import NullLocator
 
 from dim_ray.reporting.cells import REAL, Best, curve, whole_set
-from dim_ray.reporting.content import Cell, Column, Figure, Table, number, percent
+from dim_ray.reporting.content import Cell, Column, Figure, Number, Table, number, percent
 from dim_ray.reporting.drawing import (
     GENERATED,
     INK,
@@ -27,6 +27,7 @@ from dim_ray.reporting.drawing import (
     few_ticks,
     label_lines,
     plain,
+    settle,
 )
 from dim_ray.reporting.drawing import REAL as ORANGE
 from dim_ray.reporting.published import WHOLE_SETS, published
@@ -82,7 +83,7 @@ def answer_figure(cells: pd.DataFrame, best: Best) -> Figure:
         drawing=draw(paint, height=_HEAD_POINTS + len(curves) * _HEAD_POINTS + num_rows * _ROW_POINTS),
         alt=f"Test accuracy of students on {best.dataset}, generated beside real images at the same budget: "
         + "; ".join(
-            f"{row[0]}, {row[1][0]} images per class: generated {row[2][0]} %, real {row[3][0]} %" for row in rows
+            f"{row[0]}, {row[1][0]} images per class: generated {_said(row[2])}, real {_said(row[3])}" for row in rows
         )
         + ".",
         caption=f"{best.architecture} students, mean ± standard deviation over seeds. Real images have the same "
@@ -140,7 +141,7 @@ def _dots(axes: Axes, points: pd.DataFrame, title: str) -> None:
                 va=align,
                 color=colour,
             )
-    axes.set_yticks(list(places), [_images(ipc) for ipc in points["ipc"]])
+    axes.set_yticks(list(places), [_images(int(ipc), is_first=place == 0) for place, ipc in enumerate(points["ipc"])])
     axes.tick_params(axis="y", colors=INK)
     axes.set_ylim(len(points) - 0.35, -0.65)
 
@@ -207,7 +208,7 @@ def _label_ends(canvas: Canvas, axes: Axes, labels: Sequence[tuple[float, float,
     longest = max(len(text) for _, _, text, _ in labels)
     share = min(0.4, (_LETTER_POINTS * longest + 14) / (canvas.get_figwidth() * 72))
     canvas.set_layout_engine("constrained", rect=(0, 0, 1 - share, 1))
-    canvas.draw_without_rendering()
+    settle(canvas)
     edge = axes.get_xlim()[1]
     label_lines(axes, [(edge, y, text, colour) for x, y, text, colour in labels if x == last])
     label_lines(axes, [label for label in labels if label[0] != last])
@@ -270,5 +271,11 @@ def _ipc_table(points: pd.DataFrame, best: Best, protocol: str, whole: Mapping[A
     )
 
 
-def _images(ipc: int) -> str:
-    return "1 image per class" if ipc == 1 else f"{ipc:,} per class"
+def _said(cell: Cell) -> str:
+    """Returns an accuracy in words."""
+    assert isinstance(cell, Number)
+    return f"{cell.text} %" if cell.value >= 0 else "not measured"
+
+
+def _images(ipc: int, *, is_first: bool) -> str:
+    return f"{ipc:,} {('image ' if ipc == 1 else 'images ') if is_first else ''}per class"

@@ -99,9 +99,12 @@ class Answer:
     """What that number is."""
     comparison: str
     """What real images reach at the same budget."""
+    generator: str
+    """Its fingerprint."""
     load: str
-    """A line of Python that loads the generator."""
+    """A line of Python that loads it; "" where its files are gone."""
     figure: Figure
+    picture: Picture | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +115,6 @@ class Section:
     title: str
     paragraphs: Sequence[str] = ()
     figures: Sequence[Figure] = ()
-    pictures: Sequence[Picture] = ()
     tables: Sequence[Table] = ()
 
 

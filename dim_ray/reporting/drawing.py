@@ -34,6 +34,7 @@ __all__ = [
     "few_ticks",
     "label_lines",
     "plain",
+    "settle",
     "themed",
 ]
 
@@ -96,14 +97,21 @@ def draw(paint: Callable[[Figure], None], *, height: float, width: float = WIDTH
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # of a name; the page's font may have it
         figure = Figure(figsize=(width / _POINTS_PER_INCH, height / _POINTS_PER_INCH), layout="constrained")
         paint(figure)
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # settled once, for both files
+        settle(figure)
         files = []
         for kind, options in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": _PNG_DPI})):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=kind, **options)
             files.append(buffer.getvalue())
     return Drawing(svg=files[0].decode(), png=files[1])
+
+
+def settle(figure: Figure) -> None:
+    """Lays a figure out once, for both files and for what has to know where things are."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
 
 
 def themed(svg: str, prefix: str) -> str:

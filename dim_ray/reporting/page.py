@@ -73,9 +73,10 @@ def make_page(report: Report, *, made_at: datetime) -> Page:
 def _items(report: Report) -> Iterator[Figure | Picture]:
     for answer in report.answers:
         yield answer.figure
+        if answer.picture is not None:
+            yield answer.picture
     for section in report.sections:
         yield from section.figures
-        yield from section.pictures
 
 
 def _free_name(name: str, files: dict[str, bytes]) -> str:

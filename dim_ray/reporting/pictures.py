@@ -17,7 +17,7 @@ __all__ = ["samples"]
 
 _FILE = "samples.png"
 _WIDEST_PIXELS = 700
-_HIGHEST_PIXELS = 1400  # of a hundred classes, the first are shown
+_HIGHEST_PIXELS = 750  # of a hundred classes, the first are shown
 
 
 def samples(artifacts: ArtifactStore, best: Best) -> Picture | None:
@@ -40,6 +40,6 @@ def samples(artifacts: ArtifactStore, best: Best) -> Picture | None:
         name=f"images-{best.dataset}",
         png=buffer.getvalue(),
         alt=f"Generated images of {best.dataset}, a row for each class, in the order of the labels.",
-        caption=f"{best.dataset}: generator {best.generator}, a row a class, drawn at random.{cut}",
+        caption=f"Images of generator {best.generator}, a row a class.{cut}",
         size=grid.size,
     )

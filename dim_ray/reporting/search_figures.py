@@ -17,10 +17,11 @@ from matplotlib.ticker import NullLocator
 from dim_ray.reporting.content import Cell, Column, Figure, Table, number, percent
 from dim_ray.reporting.drawing import GENERATED, INK, MUTED, PAPER, PUBLISHED, THIRD, draw, few_ticks, plain
 from dim_ray.reporting.searches import Study, cheapest_best, pool_scaling, thinned
-from tuning.importances import FEWEST_TRIALS, MOST_TRIALS, importances
+from tuning.importances import MOST_TRIALS, importances
 
 __all__ = ["importance_figure", "parallel_figure", "pareto_figure", "pool_figure"]
 
+_FEW_TRIALS = 50  # the best tenth is five of them
 _MOST_LINES = 200
 _MOST_POINTS = 1000
 _MOST_TICKS = 6
@@ -66,7 +67,7 @@ def pool_figure(study: Study) -> Figure | None:
         caption=f"{study.name}: mean ± standard deviation of completed trials, in blue; each grey dot is a trial; "
         "those of one size differ in their other parameters, too.",
         table=Table(
-            caption=f"{study.objective}, in %, by pool size",
+            caption=f"{study.objective}, in %, by pool size, in {study.name}",
             columns=tuple(Column(name, is_number=True) for name in ("teachers", "accuracy", "trials")),
             rows=rows,
         ),
@@ -95,7 +96,7 @@ def importance_figure(study: Study) -> Figure | None:
         axes.set_title("Which parameters decide")
         axes.set_xlabel("importance, %")
 
-    few = " With so few trials it's a hint, no more." if len(study.trials) < 10 * FEWEST_TRIALS else ""
+    few = " With so few trials it's a hint, no more." if len(study.trials) < _FEW_TRIALS else ""
     many = f" A random sample of {MOST_TRIALS:,} trials." if len(study.trials) > MOST_TRIALS else ""
     return Figure(
         name=f"importances-{study.name}",
@@ -105,7 +106,7 @@ def importance_figure(study: Study) -> Figure | None:
         + ".",
         caption=f"{study.name}: Optuna's estimates from {len(study.trials):,} trials; each sums to 100 %.{few}{many}",
         table=Table(
-            caption="Importance in %",
+            caption=f"Importance in %, in {study.name}",
             columns=(Column("parameter"), Column("fANOVA", is_number=True), Column("PED-ANOVA", is_number=True)),
             rows=[
                 (_words(row["parameter"]), percent(row["fanova"]), percent(row["ped_anova"]))
@@ -163,7 +164,7 @@ def parallel_figure(study: Study) -> Figure | None:
         "validation accuracy; the table has the best of them.",
         caption=f"{caption}. Blue: the best {int(best.sum())}.",
         table=Table(
-            caption=f"The best {len(order)} trials of {len(study.trials):,}",
+            caption=f"The best {len(order)} trials of {len(study.trials):,} in {study.name}",
             columns=(
                 Column("trial", is_number=True),
                 *(Column(_words(str(name)), is_number=True) for name in names),
@@ -236,7 +237,7 @@ def pareto_figure(points: pd.DataFrame, *, name: str, title: str, axis: str, uni
         f"{100 * front['accuracy'].iloc[-1]:.1f} % at {front['cost'].iloc[-1]:,.0f} {unit}.",
         caption=f"Green: nothing that costs as little is more accurate ({len(front)} of {len(points):,}).{few}",
         table=Table(
-            caption=f"Undominated, by cost{'' if len(listed) == len(front) else f'; the last {len(listed)}'}",
+            caption=f"{title}: undominated{'' if len(listed) == len(front) else f', the last {len(listed)}'}",
             columns=(Column("which"), Column(unit, is_number=True), Column(f"{accuracy}, %", is_number=True)),
             rows=[
                 (row["label"], number(row["cost"], f"{row['cost']:,.0f}"), percent(row["accuracy"]))

@@ -43,6 +43,8 @@ class Report:
     num_trials: int
     num_studies: int
     answers: Sequence[Answer]
+    num_datasets: int
+    """With a best generator; more than `answers` where there are many."""
     sections: Sequence[Section]
 
 
@@ -61,12 +63,12 @@ def make_report(reader: Reader, artifacts: ArtifactStore, filters: Mapping[str, 
     evaluations, trials = _read(reader, filters)
     cells = measured_cells(evaluations)
     bests = best_generators(evaluations)
-    drawn = sorted(bests, key=lambda best: -int((evaluations["dataset"] == best.dataset).sum()))[:_MOST_DATASETS]
+    most = evaluations["dataset"].value_counts().reindex([best.dataset for best in bests]).nlargest(_MOST_DATASETS)
+    drawn = [best for best in bests if best.dataset in most.index]
     searched = studies(trials, _MOST_STUDIES)
     sections = (
         _leaderboard(cells),
         _against_ipc(cells, drawn, len(bests)),
-        _images(artifacts, drawn),
         _search(searched, trials),
         _pareto(artifacts, evaluations, drawn, searched),
         _cost(artifacts, trials, evaluations),
@@ -79,6 +81,7 @@ def make_report(reader: Reader, artifacts: ArtifactStore, filters: Mapping[str, 
         num_trials=len(trials),
         num_studies=int(trials["study"].nunique()),
         answers=[_answer(cells, best, artifacts) for best in drawn],
+        num_datasets=len(bests),
         sections=[section for section in sections if section is not None],
     )
 
@@ -122,9 +125,18 @@ def _answer(cells: pd.DataFrame, best: Best, artifacts: ArtifactStore) -> Answer
         sentence=f"of real test images are classified rightly by networks that were trained on generated images alone, "
         f"{best.ipc} per class, {how} ({best.architecture}, {seeds}{spread}).",
         comparison=f"{comparison} {_chosen_from(best.num_compared)}",
-        load=f"dim_ray.load_generator({artifacts.uri('generators', best.generator)!r})",
+        generator=best.generator,
+        load=_load_line(artifacts, best),
         figure=answer_figure(cells, best),
+        picture=samples(artifacts, best),
     )
+
+
+def _load_line(artifacts: ArtifactStore, best: Best) -> str:
+    if not artifacts.exists("generators", best.generator):
+        return ""
+    weights = ", weights='raw'" if best.weights == "raw" else ""
+    return f"dim_ray.load_generator({artifacts.uri('generators', best.generator)!r}{weights})"
 
 
 def _chosen_from(num_compared: int) -> str:
@@ -161,13 +173,6 @@ def _against_ipc(cells: pd.DataFrame, bests: Sequence[Best], num_all: int) -> Se
         paragraphs=(f"The best generator of each data set, for every IPC that it was measured at.{left_out}",),
         figures=figures,
     )
-
-
-def _images(artifacts: ArtifactStore, bests: Sequence[Best]) -> Section | None:
-    pictures = [picture for best in bests if (picture := samples(artifacts, best)) is not None]
-    if not pictures:
-        return None
-    return Section(key="images", title="Images of each class", pictures=pictures)
 
 
 def _search(searched: Sequence[Study], trials: pd.DataFrame) -> Section | None:

@@ -48,7 +48,7 @@ def leaderboard(cells: pd.DataFrame) -> list[Table]:
 
 
 def failure_tables(trials: pd.DataFrame) -> list[Table]:
-    """Returns trials by study and state, and those that failed or diverged with their errors."""
+    """Returns trials by study and state, and the errors of those that failed or diverged, each once."""
     counts = trials.groupby(["study", "state"]).size().unstack(fill_value=0)
     states = [str(state) for state in counts.columns]
     tables = [
@@ -60,14 +60,24 @@ def failure_tables(trials: pd.DataFrame) -> list[Table]:
     ]
     bad = failures(trials)
     if len(bad):
-        shown = bad.head(_MOST_FAILURES)
-        newest = "" if len(shown) == len(bad) else f"; the newest {len(shown)} of {len(bad):,}"
+        alike = bad.groupby(["study", "state", "error"], dropna=False, sort=False)
+        kinds = alike.agg(count=("number", "size"), number=("number", "first"), host=("host", "first")).reset_index()
+        shown = kinds.head(_MOST_FAILURES)
+        newest = "" if len(shown) == len(kinds) else f"; the newest {len(shown)} of {len(kinds):,} errors"
+        numbers = (Column(name, is_number=True) for name in ("trials", "newest"))
         tables.append(
             Table(
-                caption=f"Failed and diverged trials{newest}",
-                columns=(Column("study"), Column("trial", is_number=True), *map(Column, ("state", "host", "error"))),
+                caption=f"Errors of failed and diverged trials{newest}",
+                columns=(Column("study"), Column("state"), *numbers, Column("host of the newest"), Column("error")),
                 rows=[
-                    (row["study"], number(row["number"]), row["state"], _text(row["host"]), _error(row["error"]))
+                    (
+                        row["study"],
+                        row["state"],
+                        number(row["count"]),
+                        number(row["number"]),
+                        _text(row["host"]),
+                        _error(row["error"]),
+                    )
                     for row in shown.to_dict("records")
                 ],
             )

@@ -26,7 +26,7 @@ from dim_ray.errors import StorageError, UsageError, nearest
 from dim_ray.store.faults import storage_errors
 from dim_ray.store.filesystem import Root
 from dim_ray.store.packs import num_packed
-from dim_ray.store.parsing import first_line, parse
+from dim_ray.store.parsing import first_line, parse_apart
 from dim_ray.store.schema import Table
 
 __all__ = [
@@ -43,6 +43,9 @@ _REMOTE_THREADS = 16  # which wait for the object store
 _MAX_LISTINGS = 100
 _SUFFIX = ".parquet"
 _AGE = ("created_at", "id")
+
+_Part = tuple[pa.Table, Mapping[str, Any]]
+"""Rows of one file, and by column the values that all of them share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,19 +102,28 @@ def read_rows(root: Root, table: Table, filters: Mapping[str, Any], columns: Seq
     allowed = {name: allowed_values(table, name, value) for name, value in filters.items()}
     wanted = list(columns) if columns is not None else table.schema.names
     needed = list(dict.fromkeys([*wanted, *allowed, *_AGE, *table.partitions]))
-    rows = newest(table, _gather(root, table, allowed, [name for name in table.schema.names if name in needed]))
-    fits = [pc.is_in(rows[name], value_set=values) for name, values in allowed.items() if name not in table.partitions]
+    gathered, shared = _gather(root, table, allowed, [name for name in table.schema.names if name in needed])
+    rows = newest(table, gathered)
+    fits = [pc.is_in(rows[name], value_set=values) for name, values in allowed.items() if name not in shared]
     if fits and not pc.all(chosen := reduce(pc.and_, fits)).as_py():
         rows = rows.filter(chosen)
-    return rows.sort_by([(name, "ascending") for name in _AGE]).select(wanted)
+    if any(pc.index(allowed[name], value).as_py() < 0 for name, value in shared.items() if name in allowed):
+        rows = rows.slice(0, 0)
+    rows = rows.sort_by([(name, "ascending") for name in _AGE])
+    for name in shared.keys() & set(wanted):
+        rows = rows.append_column(table.schema.field(name), pa.repeat(shared[name], len(rows)))
+    return rows.select(wanted)
 
 
 def newest(table: Table, rows: pa.Table) -> pa.Table:
-    """Returns each row once, as it was written last; of rows of the same time the last one."""
+    """Returns each row once, as it was written last; of rows of the same time the last one.
+
+    Partitions that all rows share may be left out.
+    """
     if pc.count_distinct(rows["id"]).as_py() == len(rows):
         return rows
     by_age = pc.sort_indices(rows, sort_keys=[("created_at", "ascending")])  # stable
-    keys = [*table.partitions, "id"]
+    keys = [name for name in (*table.partitions, "id") if name in rows.column_names]
     ranked = rows.select(keys).take(by_age).append_column("rank", pa.array(np.arange(len(rows))))
     last = ranked.group_by(keys).aggregate([("rank", "max")])["rank_max"]
     return rows.take(by_age.take(last))
@@ -135,14 +147,6 @@ def read_bytes(root: Root, path: str) -> bytes:
     return data
 
 
-def with_place(table: Table, place: Sequence[Any], rows: pa.Table) -> pa.Table:
-    """Returns rows of one partition with its columns."""
-    for name, value in zip(table.partitions, place, strict=True):
-        scalar = pa.scalar(value, table.schema.field(name).type)
-        rows = rows.append_column(name, pa.repeat(scalar, len(rows)))
-    return rows
-
-
 def checked(table: Table, file: RowFile, rows: pa.Table, columns: Sequence[str] | None = None) -> pa.Table:
     """Returns a file's rows with the partition's columns and no null where none may be.
 
@@ -151,7 +155,8 @@ def checked(table: Table, file: RowFile, rows: pa.Table, columns: Sequence[str] 
     """
     schema = pa.schema([field for field in table.schema if columns is None or field.name in columns])
     try:
-        return with_place(table, file.place, rows).select(schema.names).cast(schema)
+        place = dict(zip(table.partitions, file.place, strict=True))
+        return _with(table, rows, place, table.partitions).select(schema.names).cast(schema)
     except (pa.ArrowException, ValueError) as error:
         raise StorageError(f"{file.path} has rows that {table.name} can't have: {first_line(error)}.") from error
 
@@ -172,9 +177,11 @@ def allowed_values(table: Table, name: str, value: Any) -> pa.Array:
         raise UsageError(f"the filter {name} is {value!r}; allowed: values of type {kind}, one or a list.") from error
 
 
-def _gather(root: Root, table: Table, allowed: Mapping[str, pa.Array], columns: Sequence[str]) -> pa.Table:
-    """Reads every file that there is, until no listing shows another pack."""
-    read: dict[RowFile, pa.Table] = {}
+def _gather(
+    root: Root, table: Table, allowed: Mapping[str, pa.Array], columns: Sequence[str]
+) -> tuple[pa.Table, dict[str, pa.Scalar]]:
+    """Reads every file that there is, until no listing shows another pack; returns what `_join` does."""
+    read: dict[RowFile, _Part] = {}
     packs: set[RowFile] | None = None
     for _ in range(_MAX_LISTINGS):
         files = _chosen(table, list_files(root, table), allowed)
@@ -188,41 +195,60 @@ def _gather(root: Root, table: Table, allowed: Mapping[str, pa.Array], columns: 
     raise StorageError(f"files of {root.uri_of(table.name)} keep vanishing while they are read; try again later.")
 
 
-def _read_files(root: Root, table: Table, files: Sequence[RowFile], columns: Sequence[str]) -> dict[RowFile, pa.Table]:
+def _read_files(root: Root, table: Table, files: Sequence[RowFile], columns: Sequence[str]) -> dict[RowFile, _Part]:
     """Reads files, but for those that are gone."""
 
-    def read(file: RowFile) -> pa.Table | None:
+    def read(file: RowFile) -> _Part | None:
         try:
             data = read_bytes(root, file.path)
         except FileNotFoundError:
             return None
-        return parse(table, file.path, data, columns)
+        rows, shared = parse_apart(table, file.path, data, columns)
+        return rows, {**shared, **dict(zip(table.partitions, file.place, strict=True))}
 
     if root.is_local:  # threads would wait for each other: reading is as quick as parsing, which holds the interpreter
-        tables = [read(file) for file in files]
+        parts = [read(file) for file in files]
     else:
         with ThreadPoolExecutor(_REMOTE_THREADS) as threads:
-            tables = list(threads.map(read, files))
-    return {file: rows for file, rows in zip(files, tables, strict=True) if rows is not None}
+            parts = list(threads.map(read, files))
+    return {file: part for file, part in zip(files, parts, strict=True) if part is not None}
 
 
-def _join(table: Table, read: Mapping[RowFile, pa.Table], columns: Sequence[str]) -> pa.Table:
-    schema = pa.schema([table.schema.field(name) for name in columns])
-    folders: dict[tuple[bool, tuple[Any, ...]], list[pa.Table]] = {}
-    for file, rows in read.items():
-        folders.setdefault((not file.is_pack, file.place), []).append(rows)
+def _join(table: Table, read: Mapping[RowFile, _Part], columns: Sequence[str]) -> tuple[pa.Table, dict[str, pa.Scalar]]:
+    """Returns all rows, without the columns in which there is one value alone, and these values."""
+    if not read:
+        return pa.schema([table.schema.field(name) for name in columns]).empty_table(), {}
     # Packs first: of rows of the same time, that in a file of its own is the later one.
-    parts = [
-        with_place(table, place, pa.concat_tables(folders[is_single, place]))
-        for is_single, place in sorted(folders, key=lambda key: key[0])
-    ]
+    parts = [read[file] for file in sorted(read, key=lambda file: not file.is_pack)]
+    apart = set.intersection(*(set(shared) for _, shared in parts))
+    inside = [name for name in columns if name not in apart]
+    counts = [len(rows) for rows, _ in parts]
     try:
-        whole = [part.select(schema.names).cast(schema) for part in parts]
+        whole = pa.concat_tables([_with(table, rows, shared, inside).select(inside) for rows, shared in parts])
+        same: dict[str, pa.Scalar] = {}
+        for name in apart:
+            field = table.schema.field(name)
+            values = pa.array([shared[name] for _, shared in parts], field.type)
+            if values.null_count and not field.nullable:
+                raise ValueError
+            if len(values.unique()) == 1 and name != "id":
+                same[name] = values[0]
+            else:
+                whole = whole.append_column(field, values.take(pa.array(np.repeat(np.arange(len(counts)), counts))))
+        schema = pa.schema([table.schema.field(name) for name in columns if name not in same])
+        return whole.select(schema.names).cast(schema).replace_schema_metadata(None), same
     except (pa.ArrowException, ValueError):
-        for file, rows in read.items():
-            checked(table, file, rows, columns)  # says which of them it was
+        for file, (rows, shared) in read.items():
+            checked(table, file, _with(table, rows, shared, table.file_schema.names), columns)  # says which it was
         raise
-    return pa.concat_tables([schema.empty_table(), *whole]).replace_schema_metadata(None)
+
+
+def _with(table: Table, rows: pa.Table, shared: Mapping[str, Any], names: Sequence[str]) -> pa.Table:
+    """Returns rows with those of the values that they share that are named."""
+    for name in shared.keys() & set(names):
+        value = pa.scalar(shared[name], table.schema.field(name).type)
+        rows = rows.append_column(name, pa.repeat(value, len(rows)))
+    return rows
 
 
 def _chosen(table: Table, files: Iterable[RowFile], allowed: Mapping[str, pa.Array]) -> list[RowFile]:

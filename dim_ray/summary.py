@@ -126,6 +126,7 @@ def print_places(console: Console, work: Workspace, generator: str, ipcs: Sequen
         "",
         "next:",
         command("-m", "dim_ray.results", "list", "--storage", storage),
+        command("-m", "dim_ray.report", "--storage", storage),
         command("-c", _GROUPED.format(rows=literal(places["rows"]))),
         command(
             "-c",

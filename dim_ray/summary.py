@@ -139,6 +139,7 @@ def print_next(console: Console, work: Workspace, ipcs: Sequence[int]) -> None:
         "",
         "next:",
         command("-m", "dim_ray.results", "list", "--storage", storage),
+        command("-m", "dim_ray.report", "--storage", storage),
         command("-c", _GROUPED.format(rows=literal(rows))),
         command(
             "-c",

@@ -71,3 +71,9 @@ def test_an_output_that_is_a_file_is_refused_before_anything_is_read(tmp_path: P
 def test_an_unknown_flag_is_refused() -> None:
     with pytest.raises(UsageError, match="unknown flag --outptu; did you mean --output"):
         parse_arguments(["--outptu", "x"])
+
+
+def test_a_folder_that_cannot_be_made_is_named(storage: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"can't write .*file/out: Not a directory"):
+        main(["--storage", storage, "--output", str(tmp_path / "file" / "out")])

@@ -134,9 +134,10 @@ def test_commands_may_be_copied_whatever_the_path(places: str, tmp_path: Path) -
     storage = str(tmp_path / STORAGE)
     commands = [shlex.split(line) for line in places.splitlines() if line.startswith("  python")]
     assert commands[0] == ["python", "-m", "dim_ray.results", "list", "--storage", storage]
-    assert [command[:2] for command in commands[1:]] == [["python", "-c"], ["python", "-c"]]
-    assert evaluated_call(commands[1][2], "read_parquet") == [f"{storage}/evaluations"]
-    assert evaluated_call(commands[2][2], "best_generator") == [storage, "tiny", 1]  # IPC 10 was not evaluated
+    assert commands[1] == ["python", "-m", "dim_ray.report", "--storage", storage]
+    assert [command[:2] for command in commands[2:]] == [["python", "-c"], ["python", "-c"]]
+    assert evaluated_call(commands[2][2], "read_parquet") == [f"{storage}/evaluations"]
+    assert evaluated_call(commands[3][2], "best_generator") == [storage, "tiny", 1]  # IPC 10 was not evaluated
 
 
 def evaluated_call(code: str, name: str) -> list[object]:

@@ -40,6 +40,8 @@ class Best:
     generator: str
     weights: str | None
     data_fingerprint: str
+    budget_fingerprint: str
+    """Of the students that it was chosen by."""
     num_compared: int
     """Generators on the same terms, itself included."""
 
@@ -85,7 +87,8 @@ def best_generators(evaluations: pd.DataFrame) -> list[Best]:
 def curve(cells: pd.DataFrame, best: Best, protocol: str) -> pd.DataFrame:
     """Returns what the students of the best generator reach under a protocol: a cell for each IPC, ascending.
 
-    Of several budgets at one IPC it's one that real images were measured at, too, and of these the largest.
+    Of several budgets at one IPC it's the one that it was chosen by, else one that real images were measured at, too,
+    and of these the largest.
     """
     chosen = cells[
         (cells["dataset"] == best.dataset)
@@ -97,8 +100,10 @@ def curve(cells: pd.DataFrame, best: Best, protocol: str) -> pd.DataFrame:
     ]
     if best.weights is not None:
         chosen = chosen[chosen["weights"] == best.weights]
-    order = chosen.assign(has_real=chosen["real_mean"].notna()).sort_values(["ipc", "has_real", "optimiser_steps"])
-    return order.drop_duplicates("ipc", keep="last").drop(columns="has_real").reset_index(drop=True)
+    order = chosen.assign(
+        is_own=chosen["budget_fingerprint"] == best.budget_fingerprint, has_real=chosen["real_mean"].notna()
+    ).sort_values(["ipc", "is_own", "has_real", "optimiser_steps"])
+    return order.drop_duplicates("ipc", keep="last").drop(columns=["is_own", "has_real"]).reset_index(drop=True)
 
 
 def whole_set(cells: pd.DataFrame, best: Best) -> Mapping[Any, Any] | None:
@@ -143,6 +148,7 @@ def _best(ranked: pd.DataFrame) -> Best:
         generator=str(cell["generator"]),
         weights=str(cell["weights"]) if pd.notna(cell["weights"]) else None,
         data_fingerprint=str(cell["data_fingerprint"]),
+        budget_fingerprint=str(cell["budget_fingerprint"]),
         num_compared=int(ranked["generator"].nunique()),
     )
 

@@ -20,6 +20,7 @@ __all__ = ["cost_figure", "costs"]
 
 _NO_STUDY = "outside of studies"
 _MOST_BARS = 12
+_MOST_ROWS = 200
 _LONGEST_NAME = 26
 _PARTS = (
     ("networks", "teachers and priors", THIRD),
@@ -106,7 +107,7 @@ def cost_figure(table: pd.DataFrame) -> Figure:
                     for name in ("trials run", "teachers and priors", "trials", "evaluations", "saved")
                 ),
             ),
-            rows=rows[:200],
+            rows=rows[:_MOST_ROWS],
         ),
     )
 

@@ -18,6 +18,8 @@ from dim_ray.reporting.content import Cell, Column, Figure, Table, number, perce
 from dim_ray.reporting.drawing import GENERATED, INK, MUTED, PAPER, PUBLISHED, THIRD, draw, few_ticks, plain
 from dim_ray.reporting.searches import Study, cheapest_best, pool_scaling, thinned
 from tuning.importances import MOST_TRIALS, importances
+from tuning.intervals import CONFIDENCE
+from tuning.scaling import PoolScaling, fit_pool_scaling, is_pool_scaling
 
 __all__ = ["importance_figure", "parallel_figure", "pareto_figure", "pool_figure"]
 
@@ -36,13 +38,18 @@ def pool_figure(study: Study) -> Figure | None:
     if len(scaling) < 2:
         return None
     ended = thinned(study.trials[study.trials["state"] == "completed"], _MOST_POINTS, "objective")
+    fit = fit_pool_scaling(study.trials) if is_pool_scaling(study.trials) else None
 
     def paint(canvas: Canvas) -> None:
         axes = canvas.subplots()
         sizes, means, stds = scaling["pool_size"], 100 * scaling["mean"], 100 * scaling["std"].fillna(0.0)
         beside = ended["pool_size"] / _ASIDE
         axes.plot(beside, 100 * ended["objective"], "o", color=PUBLISHED, markersize=3.5, alpha=0.6)
-        axes.errorbar(sizes, means, stds, color=GENERATED, marker="o", markersize=7)
+        if fit is not None:
+            axes.fill_between(fit.sizes, _percents(fit.lower), _percents(fit.upper), color=GENERATED, alpha=0.15, lw=0)
+            axes.plot(fit.sizes, _percents(fit.curve), color=GENERATED, linewidth=1.2, alpha=0.7)
+        line = "none" if fit is not None else "-"
+        axes.errorbar(sizes, means, stds, color=GENERATED, marker="o", markersize=7, linestyle=line)
         for size, mean in zip(sizes, means, strict=True):
             axes.annotate(f"{mean:.1f}", (size, mean), (8, -4), textcoords="offset points", va="top", color=GENERATED)
         axes.set_xscale("log", base=2)
@@ -65,7 +72,7 @@ def pool_figure(study: Study) -> Figure | None:
         + ", ".join(f"{row[1][0]} % with {row[0][0]}" for row in rows)
         + " teachers.",
         caption=f"{study.name}: mean ± standard deviation of completed trials, in blue; each grey dot is a trial; "
-        "those of one size differ in their other parameters, too.",
+        + ("those of one size differ in their other parameters, too." if fit is None else _fit_text(fit)),
         table=Table(
             caption=f"{study.objective}, in %, by pool size, in {study.name}",
             columns=tuple(Column(name, is_number=True) for name in ("teachers", "accuracy", "trials")),
@@ -245,6 +252,16 @@ def pareto_figure(points: pd.DataFrame, *, name: str, title: str, axis: str, uni
             ],
         ),
     )
+
+
+def _fit_text(fit: PoolScaling) -> str:
+    return (
+        f"the line is a fitted curve with its {100 * CONFIDENCE:.0f} % interval. {fit.text[0].upper()}{fit.text[1:]}."
+    )
+
+
+def _percents(fractions: Sequence[float]) -> list[float]:
+    return [100 * fraction for fraction in fractions]
 
 
 def _plain_lines(text: str) -> str:

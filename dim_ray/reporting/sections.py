@@ -28,8 +28,6 @@ __all__ = ["Report", "make_report"]
 
 _MOST_DATASETS = 6  # with figures
 _MOST_STUDIES = 3
-_MOST_CARDS = 100  # read for the sizes of generators
-_WEIGHTS_FILE = "generator.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +68,7 @@ def make_report(reader: Reader, artifacts: ArtifactStore, filters: Mapping[str, 
         _leaderboard(cells),
         _against_ipc(cells, drawn, len(bests)),
         _search(searched, trials),
-        _pareto(artifacts, evaluations, drawn, searched),
+        _pareto(evaluations, drawn, searched),
         _cost(artifacts, trials, evaluations),
         _failures(trials),
     )
@@ -193,10 +191,8 @@ def _search(searched: Sequence[Study], trials: pd.DataFrame) -> Section | None:
     )
 
 
-def _pareto(
-    artifacts: ArtifactStore, evaluations: pd.DataFrame, bests: Sequence[Best], searched: Sequence[Study]
-) -> Section | None:
-    figures = [*_measured_fronts(evaluations, bests), *_trial_fronts(artifacts, searched)]
+def _pareto(evaluations: pd.DataFrame, bests: Sequence[Best], searched: Sequence[Study]) -> Section | None:
+    figures = [*_measured_fronts(evaluations, bests), *_trial_fronts(searched)]
     if not figures:
         return None
     return Section(
@@ -234,31 +230,17 @@ def _measured_fronts(evaluations: pd.DataFrame, bests: Sequence[Best]) -> Iterat
             yield figure
 
 
-def _trial_fronts(artifacts: ArtifactStore, searched: Sequence[Study]) -> Iterator[Figure]:
+def _trial_fronts(searched: Sequence[Study]) -> Iterator[Figure]:
     """Draws the completed trials of each study by the size of their generators, and by time."""
     for study in searched:
         ended = study.trials[study.trials["state"] == "completed"]
         points = ended.assign(label="trial " + ended["number"].astype(str), accuracy=ended["objective"])
-        sized = points.sort_values("objective", ascending=False).head(_MOST_CARDS)
-        ways = (
-            (
-                "bytes",
-                "size",
-                sized.assign(cost=_kilobytes(artifacts, sized["generator"])),
-                "kilobytes of the generator",
-                "kB",
-            ),
-            (
-                "seconds",
-                "time",
-                points.assign(cost=points["device_seconds"]),
-                "device seconds of the trial",
-                "device seconds",
-            ),
-        )
-        for key, word, costed, axis, unit in ways:
+        for key, word, cost, axis, unit in (
+            ("bytes", "size", ended["generator_bytes"] / 1000, "kilobytes of the generator", "kB"),
+            ("seconds", "time", ended["alone_device_seconds"], "device seconds, from nothing", "device seconds"),
+        ):
             figure = pareto_figure(
-                costed,
+                points.assign(cost=cost),
                 name=f"{key}-{study.name}",
                 title=f"Trials of {study.name}, by {word}",
                 axis=axis,
@@ -267,19 +249,6 @@ def _trial_fronts(artifacts: ArtifactStore, searched: Sequence[Study]) -> Iterat
             )
             if figure is not None:
                 yield figure
-
-
-def _kilobytes(artifacts: ArtifactStore, generators: pd.Series[Any]) -> pd.Series[Any]:
-    """Returns the sizes of generators out of their cards; None of those that aren't there."""
-
-    def size(generator: Any) -> float | None:
-        try:
-            card = artifacts.read_card("generators", generator)
-            return float(card["files"][_WEIGHTS_FILE]["size_bytes"]) / 1000
-        except (StorageError, KeyError, TypeError):
-            return None
-
-    return generators.map({name: size(name) for name in generators.dropna().unique()}).astype(float)
 
 
 def _cost(artifacts: ArtifactStore, trials: pd.DataFrame, evaluations: pd.DataFrame) -> Section | None:

@@ -53,23 +53,40 @@ def test_the_best_is_chosen_by_validation_and_on_the_fly_where_that_was_measured
 
 def test_the_curve_has_each_ipc_once_at_a_budget_that_real_images_had_too(tmp_path: Path) -> None:
     long = {"budget_fingerprint": "eeee000011112222", "optimiser_steps": 9000}
+    other = {"budget_fingerprint": "abcd000011112222", "optimiser_steps": 10}
     rows = [
         evaluation(ipc=1, accuracy=0.7),
         evaluation(ipc=10, accuracy=0.8),
-        evaluation(ipc=10, accuracy=0.85, **long),
+        evaluation(ipc=20, accuracy=0.85, **long),
+        evaluation(ipc=20, accuracy=0.82, **other),
+        evaluation(ipc=20, accuracy=0.81, budget_fingerprint="ffff000011112222"),
         evaluation(ipc=50, accuracy=0.9, quirks="train_mode"),
-        real_evaluation(ipc=10, protocol="real_on_the_fly", accuracy=0.95),
+        real_evaluation(ipc=20, protocol="real_on_the_fly", **other),
         real_evaluation(ipc=100, protocol="real_full", accuracy=0.97),
         real_evaluation(ipc=100, protocol="real_full", accuracy=0.99, **long),
     ]
     evaluations = rows_of(tmp_path, rows)
     cells, best = measured_cells(evaluations), best_generators(evaluations)[0]
     points = curve(cells, best, "on_the_fly")
-    assert list(points["ipc"]) == [1, 10]
-    assert list(points["mean"]) == [0.7, 0.8]
+    assert list(points["ipc"]) == [1, 10, 20]
+    assert list(points["mean"]) == [0.7, 0.8, 0.82]
     whole = whole_set(cells, best)
     assert whole is not None
     assert whole["mean"] == 0.99
+
+
+def test_the_curve_shows_the_budget_that_the_best_was_chosen_by(tmp_path: Path) -> None:
+    long = {"budget_fingerprint": "eeee000011112222", "optimiser_steps": 9000}
+    rows = [
+        evaluation(generator=GOOD, accuracy=0.8),
+        evaluation(generator=BAD, validation_accuracy=0.1),
+        evaluation(generator=GOOD, accuracy=0.85, **long),
+        real_evaluation(protocol="real_on_the_fly", **long),
+    ]
+    evaluations = rows_of(tmp_path, rows)
+    best = best_generators(evaluations)[0]
+    assert (best.generator, best.num_compared) == (GOOD, 2)
+    assert list(curve(measured_cells(evaluations), best, "on_the_fly")["mean"]) == [0.8]
 
 
 def test_leaders_are_the_best_of_each_group_and_every_group_has_one(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def _print(work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> None:
         f"reuse saved {cost.saved_seconds:,.0f}{share}",
     )
     if is_pool_scaling(trials):
-        print_lines(console, "", *fit_pool_scaling(trials).lines(), "")
+        print_lines(console, "", *fit_pool_scaling(trials).lines())
     if outcome.evaluations is None or best is None:
         left = work.config.study.num_trials - int((trials["state"] != "failed").sum())
         print_lines(

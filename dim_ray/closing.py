@@ -76,11 +76,11 @@ def _lines(work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> Itera
         f"{cost.trials_seconds:,.0f} for trials, {cost.contenders_seconds:,.0f} for contenders; "
         f"reuse saved {cost.saved_seconds:,.0f}{share}"
     )
-    if is_pool_scaling(trials):
-        yield from ("", *fit_pool_scaling(trials).lines(), "")
     if "tensorboard" in config.loggers:
         folder = shlex.quote(str(logger_folder(work, "tensorboard")))
         yield f"curves: tensorboard --logdir {folder} (pip install tensorboard)"
+    if is_pool_scaling(trials):
+        yield from ("", *fit_pool_scaling(trials).lines())
     if outcome.evaluations is None:
         left = config.num_trials - int((trials["state"] != "failed").sum())
         yield (

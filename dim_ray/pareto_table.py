@@ -18,7 +18,7 @@ __all__ = ["pareto_table"]
 
 
 def pareto_table(trials: pd.DataFrame, objectives: Sequence[str]) -> Table:
-    """Returns number, capacity, pool size and all that may be an objective.
+    """Returns number, capacity, pool size, all that may be an objective, and the generator's fingerprint.
 
     Args:
         trials: Rows as `Reader.pareto` returns them.
@@ -33,6 +33,7 @@ def pareto_table(trials: pd.DataFrame, objectives: Sequence[str]) -> Table:
     )
     for name in ("trial", "capacity", "pool size", "validation\naccuracy in %", "generator\nbytes", "device\nseconds"):
         table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("generator", no_wrap=True)
     for row in trials.to_dict("records"):
         table.add_row(
             str(row["number"]),
@@ -41,6 +42,7 @@ def pareto_table(trials: pd.DataFrame, objectives: Sequence[str]) -> Table:
             f"{100 * row['objective']:.1f}",
             _number(row["generator_bytes"]),
             _number(row["alone_device_seconds"]),
+            row["generator"],
         )
     return table
 

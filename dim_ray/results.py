@@ -212,7 +212,7 @@ def _pareto(reader: Reader, arguments: argparse.Namespace) -> None:
     objectives = arguments.objectives or study_objectives(trials[trials["study"] == study])
     _print(f"study {study}")
     _print(pareto_table(reader.pareto(study=study, objectives=objectives), objectives))
-    _print("fingerprints are in the column generator of the trials; load one: dim_ray.load_generator(PATH)")
+    _print(f"generators are folders of their fingerprints under {reader.root}/generators")
 
 
 def _scores_table(scores: pd.DataFrame) -> Table:

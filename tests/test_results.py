@@ -83,13 +83,13 @@ def test_pareto_shows_the_trials_that_no_other_one_of_the_study_beats(
         Writer(storage).append_trial(trial(number=number, capacity=8 + number, generator=f"{number:016x}", **values))
     main(["pareto", "--storage", storage])
     rows = _rows(capsys.readouterr().out)
-    assert ["0", "8", "4", "90.0", "40,000", "70"] in rows
-    assert ["2", "10", "4", "70.0", "9,000", "50"] in rows
+    assert ["0", "8", "4", "90.0", "40,000", "70", f"{0:016x}"] in rows
+    assert ["2", "10", "4", "70.0", "9,000", "50", f"{2:016x}"] in rows
     main(["pareto", "--storage", storage, "--study", "digits-small", "--objectives", "accuracy", "generator_bytes"])
     output = capsys.readouterr().out
     assert "Pareto set of accuracy, generator_bytes" in output
-    assert ["1", "9", "4", "80.0", "9,000", "60"] in _rows(output)
-    assert ["2", "10", "4", "70.0", "9,000", "50"] not in _rows(output)
+    assert ["1", "9", "4", "80.0", "9,000", "60", f"{1:016x}"] in _rows(output)
+    assert ["2", "10", "4", "70.0", "9,000", "50", f"{2:016x}"] not in _rows(output)
     with pytest.raises(StorageError, match=r"no trials of a study 'digits'.*did you mean 'digits-small'"):
         main(["pareto", "--storage", storage, "--study", "digits"])
     with pytest.raises(StorageError, match=r"no trials of a study .*run python -m dim_ray.tune"):

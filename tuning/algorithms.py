@@ -157,7 +157,9 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
             self._completed_trials.add(trial_id)
             return
         number, parameters = self.identify(trial_id)
-        result = self._measured(parameters, None if error else result)
+        result = None if error else result
+        if result and METRIC in result:
+            result = dict(self._measure(parameters, result))
         self._taken.add(number)  # also that of a failed trial, which has a row
         self._on_end(number, parameters, result)
         super().on_trial_complete(trial_id, result, error)
@@ -181,11 +183,6 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
         """Returns the number and the parameters of one of Tune's trials."""
         trial = self._ot_trials[trial_id]
         return trial.user_attrs[_NUMBER], trial.params
-
-    def _measured(self, parameters: Mapping[str, Any], result: Mapping[str, Any] | None) -> dict[str, Any] | None:
-        if not result or METRIC not in result:
-            return dict(result) if result is not None else None
-        return dict(self._measure(parameters, result))
 
     def _give_number(self, trial_id: str) -> int:
         trial = self._ot_trials[trial_id]

@@ -9,7 +9,7 @@ export_generator(generator, rows, Path("digits_generator"))
 | sample.py | samples it with PyTorch alone |
 | README.md | model card: what it is, and how good its students are, protocol by protocol |
 | samples.png | a grid of images |
-| card.json | everything about it, and the SHA-256 of every file |
+| card.json | everything about it, its students' recipes, seeds and accuracies, and the SHA-256 of every file |
 
 `dim_ray.load_generator` takes the folder as it takes one of a storage, and refuses it where a byte was changed.
 """
@@ -29,6 +29,7 @@ from dim_ray.core import standalone
 from dim_ray.core.generator import Generator
 from dim_ray.model_card import model_card
 from dim_ray.outputs import write_folder
+from dim_ray.reevaluation import CELLS, measured_cells
 from dim_ray.reuse import StoredGenerator
 from dim_ray.store.artifacts import CARD_FILE, read_artifact, seal_card
 
@@ -59,7 +60,8 @@ def export_generator(generator: StoredGenerator, rows: pd.DataFrame, folder: Pat
         SCRIPT_FILE: inspect.getsource(standalone).encode(),
         _MODEL_CARD_FILE: model_card(stored.card, rows).encode(),
     }
-    card = {**stored.card, "program_weights": generator.weights}
+    cells = measured_cells(rows, generator.fingerprint)
+    card = {**stored.card, "program_weights": generator.weights, CELLS: cells}
     write_folder(folder, {**files, CARD_FILE: seal_card(card, files)})
 
 

@@ -7,6 +7,7 @@ python -m dim_ray.results pareto --study NAME                    the trials that
 python -m dim_ray.results sql "select ipc, avg(accuracy) from evaluations group by ipc"
 python -m dim_ray.results export GENERATOR DIR                  a generator as a folder that needs PyTorch alone
 python -m dim_ray.results verify                                everything that is wrong, by name
+python -m dim_ray.results verify DIR                            an exported generator, by new students
 python -m dim_ray.results compact                               many small files into few, at any time
 python -m dim_ray.results merge OURS THEIRS                     what theirs has and ours lacks, into ours
 python -m dim_ray.results prune --quota 1000000000              artefacts that nobody needs; --delete deletes them
@@ -66,11 +67,10 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.refuse_unknown_flags(argv)
     arguments = parser.parse_intermixed_args(argv)
     command, given = arguments.command, arguments.operands
-    wanted = UPKEEP[command].operands if command in UPKEEP else ()
-    if len(given) != len(wanted):
-        raise UsageError(
-            f"{command} is followed by {' '.join(wanted) or 'flags alone'}; given: {' '.join(given) or 'nothing'}."
-        )
+    wanted, optional = (UPKEEP[command].operands, UPKEEP[command].optional) if command in UPKEEP else ((), ())
+    if not len(wanted) <= len(given) <= len(wanted) + len(optional):
+        shown = " ".join([*wanted, *(f"[{name}]" for name in optional)])
+        raise UsageError(f"{command} is followed by {shown or 'flags alone'}; given: {' '.join(given) or 'nothing'}.")
     return arguments
 
 
@@ -89,7 +89,9 @@ def _parser() -> Parser:
         metavar="ROOT",
         help="folder, s3:// or gs:// URI (default: %(default)s)",
     )
-    parser.add_argument("--dataset", metavar="NAME", help="data set (best, by default: the only one)")
+    parser.add_argument(
+        "--dataset", metavar="NAME", help="data set (best, by default: the only one; verify DIR: where the data are)"
+    )
     parser.add_argument(
         "--ipc",
         type=int,
@@ -106,6 +108,7 @@ def _parser() -> Parser:
         metavar="NAME",
         help=f"pareto: out of {', '.join(OBJECTIVES)} (default: the study's, else all)",
     )
+    parser.add_argument("--seeds", type=int, metavar="N", help="verify DIR: new students for each cell of its card")
     parser.add_argument("--quota", type=int, metavar="BYTES", help="prune: the most that the whole storage should have")
     parser.add_argument("--delete", action="store_true", help="prune: delete what would otherwise only be named")
     for name, what in (("label", "IOR against HLR"), ("augmentation", "students with augmentation against without")):

@@ -5,10 +5,12 @@ UPKEEP["compact"].run("./dim_storage")
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from dim_ray.errors import StorageError
+from dim_ray.errors import StorageError, UsageError
 
 __all__ = ["UPKEEP", "Command"]
 
@@ -21,11 +23,19 @@ class Command:
     """Takes the storage's root and the operands."""
     operands: tuple[str, ...] = ()
     """What follows the command's name, by what it's called in messages."""
+    optional: tuple[str, ...] = ()
+    """What may follow these."""
     flags: tuple[str, ...] = ()
     """Which flags it takes beside --storage, as keywords."""
 
 
-def _verify(storage: str) -> None:
+def _verify(storage: str, exported: str | None = None, **options: Any) -> None:
+    if exported is not None:
+        _reevaluate(exported, **options)
+        return
+    given = [f"--{name}" for name, value in options.items() if value is not None]
+    if given:
+        raise UsageError(f"verify takes {', '.join(given)} for an exported folder alone: verify DIR {given[0]} ...")
     from dim_ray.store.verification import verify
 
     found = verify(storage)
@@ -34,6 +44,32 @@ def _verify(storage: str) -> None:
     print(f"files of rows: {found.num_files}; rows: {found.num_rows}; artefacts: {found.num_artifacts}; in {storage}")
     if found.problems:
         raise StorageError(f"{_counted(len(found.problems), 'problem')} in {storage}, named above.")
+
+
+def _reevaluate(exported: str, *, seeds: int | None, **options: Any) -> None:
+    from dim_ray.reevaluation import reevaluate
+
+    verdicts = []
+    for cell in reevaluate(exported, num_seeds=seeds, **options):
+        low, high = cell.interval
+        verdicts.append(cell.is_match)
+        print(
+            f"{cell.protocol}, IPC {cell.ipc}, {cell.architecture}: card {_percent(cell.stated)}, now "
+            f"{_percent(cell.found)}; difference {100 * cell.difference:+.2f}, {100 * cell.confidence:.3g} % interval "
+            f"{100 * low:+.2f} to {100 * high:+.2f}: {'match' if cell.is_match else 'MISMATCH'}",
+            flush=True,
+        )
+    num_wrong = verdicts.count(False)
+    if num_wrong:
+        raise StorageError(
+            f"{num_wrong} of {_counted(len(verdicts), 'cell')} of {exported} don't match its card, named above: the "
+            "students of these images aren't as good, or as bad, as it says."
+        )
+    print(f"match: {_counted(len(verdicts), 'cell')} of {exported}, every file as its card says")
+
+
+def _percent(accuracies: Sequence[float]) -> str:
+    return f"{100 * statistics.fmean(accuracies):.2f} % (n {len(accuracies)})"
 
 
 def _compact(storage: str) -> None:
@@ -82,10 +118,11 @@ def _export(storage: str, name: str, folder: str) -> None:
     print(f"{generator.fingerprint} with {_counted(num_own, 'evaluation')} of it; in {folder}")
 
 
-def _prune(storage: str, *, quota: int | None, delete: bool) -> None:
+def _prune(storage: str, *, quota: int | None, delete: bool, **interest: Any) -> None:
     from dim_ray.store.pruning import plan_pruning, prune
 
-    plan = plan_pruning(storage, quota_bytes=quota)
+    asked = {name: value for name, value in interest.items() if value is not None}
+    plan = plan_pruning(storage, quota_bytes=quota, **asked)
     if delete:
         prune(storage, plan)
     for removal in plan.removals:
@@ -102,13 +139,15 @@ def _prune(storage: str, *, quota: int | None, delete: bool) -> None:
         )
 
 
+_ROWS = ("dataset", "ipc", "architecture", "protocol")  # flags that say which evaluations
+
 UPKEEP: Mapping[str, Command] = {
-    "verify": Command(run=_verify),
+    "verify": Command(run=_verify, optional=("DIR",), flags=("seeds", *_ROWS)),
     "compact": Command(run=_compact),
     "merge": Command(run=_merge, operands=("OURS", "THEIRS")),
     "sql": Command(run=_sql, operands=("QUERY",)),
     "export": Command(run=_export, operands=("GENERATOR", "DIR")),
-    "prune": Command(run=_prune, flags=("quota", "delete")),
+    "prune": Command(run=_prune, flags=("quota", "delete", *_ROWS)),
 }
 """By name."""
 

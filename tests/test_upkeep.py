@@ -69,7 +69,7 @@ def test_merge_copies_and_then_names_conflicts_with_exit_code_1(
     [
         (["merge", "one"], "merge is followed by OURS THEIRS; given: one."),
         (["sql"], "sql is followed by QUERY; given: nothing."),
-        (["verify", "dim_storage"], "verify is followed by flags alone; given: dim_storage."),
+        (["verify", "one", "two"], "verify is followed by [DIR]; given: one two."),
         (["list", "more"], "list is followed by flags alone; given: more."),
     ],
 )

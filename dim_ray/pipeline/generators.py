@@ -44,6 +44,7 @@ GENERATOR_FILE = "generator.safetensors"
 AVERAGE_FILE = "average.safetensors"
 SAMPLES_FILE = "samples.png"
 _SAMPLES_PER_CLASS = 10
+_SPLITS = ("validation_fraction", "test_fraction", "split_seed")
 
 
 def generator_fingerprint(work: Workspace) -> str:
@@ -194,6 +195,7 @@ def _store_generator(work: Workspace, identity: str, pair: Pair, measured: Mappi
         "generator": to_dict(replace(config.generator, latent_dim=pair.generator.latent_dim)),
         "value_range": [-1.0, 1.0],
         "dataset": dataset_card(work.dataset),
+        "splits": {name: getattr(config.data, name) for name in _SPLITS},
         "prior": prior_fingerprint(work),
         "teachers": [teacher_fingerprint(work, number) for number in pool_teachers(config)],
         "training": {

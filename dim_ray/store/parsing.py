@@ -39,11 +39,11 @@ def parse(table: Table, path: str, data: bytes, columns: Sequence[str] | None = 
 
 def parse_apart(
     table: Table, path: str, data: bytes, columns: Sequence[str] | None = None
-) -> tuple[pa.Table, dict[str, str | None]]:
-    """Returns what `parse` does, without the texts that all rows of the file share, and these by column.
+) -> tuple[pa.Table, dict[str, str | int | None]]:
+    """Returns what `parse` does, without columns in which all rows of the file agree, and their values by column.
 
-    They are taken from the file's statistics: of the columns of a usual question that's most of them, and most of the
-    time that reading a small file takes.
+    These, texts and whole numbers, are taken from the file's statistics, which are read in any case. Of the columns of
+    a usual question that's most, and half of the time that a small file takes.
     """
     return _parse(table, path, data, columns, is_apart=True)
 
@@ -56,10 +56,10 @@ def first_line(error: Exception) -> str:
 
 def _parse(
     table: Table, path: str, data: bytes, columns: Sequence[str] | None, *, is_apart: bool
-) -> tuple[pa.Table, dict[str, str | None]]:
+) -> tuple[pa.Table, dict[str, str | int | None]]:
     schema = table.file_schema
     wanted = [name for name in schema.names if columns is None or name in columns]
-    shared: dict[str, str | None] = {}
+    shared: dict[str, str | int | None] = {}
     try:
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
             there = file.schema_arrow
@@ -88,16 +88,16 @@ def _parse(
 
 
 def _shared(metadata: pq.FileMetaData, there: pa.Schema, wanted: Sequence[str]) -> dict[str, Any]:
-    """Returns the texts of columns whose least and greatest value are one, and None for columns of nulls.
+    """Returns the values of columns whose least and greatest value are one, and None for columns of nulls.
 
-    Texts alone: statistics of numbers leave NaN out, and don't tell 0.0 from -0.0.
+    Not of fractions: their statistics leave NaN out, and don't tell 0.0 from -0.0.
     """
     shared: dict[str, Any] = {}
     if metadata.num_row_groups != 1:
         return shared
     group = metadata.row_group(0)
     for place, field in enumerate(there):
-        if field.name in wanted and field.type == pa.string():
+        if field.name in wanted and (pa.types.is_string(field.type) or pa.types.is_integer(field.type)):
             known = group.column(place).statistics
             if known is None or not known.has_null_count:
                 continue

@@ -3,7 +3,8 @@
     plan = plan_pruning("./dim_storage", quota_bytes=10**9)
     prune("./dim_storage", plan)
 
-A generator is needed where a row names it, and its prior and teachers with it. To keep to a quota the storage goes on,
+A generator is needed where a row of interest names it, and its prior and teachers with it; by default every row is of
+interest. What a killed writer left unfinished is needed by nobody. To keep to a quota the storage goes on,
 as long as it's too large, with what only a new distillation or soft labels would need, and then with generators that
 are nowhere the best, the oldest first. Rows stay, and so does whatever is younger than a day: somebody may be about to
 use it.
@@ -11,12 +12,14 @@ use it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
+from dim_ray.errors import StorageError
 from dim_ray.store.artifacts import KINDS, ArtifactStore
-from dim_ray.store.filesystem import open_root
+from dim_ray.store.filesystem import Root, is_name, open_root
 from dim_ray.store.reader import Reader
 from dim_ray.store.schema import TABLES
 from dim_ray.store.selection import CELL, may_choose, summarise
@@ -68,28 +71,30 @@ class _Stored:
         return Removal(kind=self.kind, fingerprint=self.fingerprint, size_bytes=self.size_bytes, reason=reason)
 
 
-def plan_pruning(root: str, *, quota_bytes: int | None = None) -> Plan:
+def plan_pruning(root: str, *, quota_bytes: int | None = None, **interest: Any) -> Plan:
     """Works out what could go; nothing is deleted.
 
     Args:
         root: As for `dim_ray.store.filesystem.open_root`.
         quota_bytes: The most that the whole storage should have. Default: what nobody needs goes, and no more.
+        **interest: Which evaluations are of interest, column=value; trials are then of none. Default: every row.
 
     Raises:
+        UsageError: There is no such column.
         ArtifactError: A card is damaged; see `dim_ray.store.verification`.
-        StorageError: The storage can't be read.
+        StorageError: The storage can't be read, or no row is of interest.
     """
     opened = open_root(root)
     size_bytes = sum(info.size or 0 for folder in _FOLDERS for info in opened.children(folder, recursive=True))
     oldest = datetime.now(UTC) - _MIN_AGE
     stored = {(own.kind, own.fingerprint): own for own in _artifacts(root)}
-    named, best = _named_and_best(root)
+    named, best = _named_and_best(root, interest)
     young = {key for key, own in stored.items() if own.created_at > oldest}
     young |= {need for key in young for need in stored[key].needs}
     kept = young | {key for key in stored if key[0] == "generators" and key[1] in named}
     kept |= {need for key in kept if key in stored for need in stored[key].needs}
     removals = [own.removal("nothing that is kept names it") for key, own in stored.items() if key not in kept]
-    plan = Plan(removals=tuple(removals), size_bytes=size_bytes)
+    plan = Plan(removals=(*_unfinished(opened, set(stored), oldest), *removals), size_bytes=size_bytes)
     if quota_bytes is None:
         return plan
     old = [own for key, own in stored.items() if key in kept - young]
@@ -128,12 +133,29 @@ def _artifacts(root: str) -> Iterator[_Stored]:
             )
 
 
-def _named_and_best(root: str) -> tuple[set[str], set[str]]:
+def _unfinished(root: Root, stored: Container[tuple[str, str]], oldest: datetime) -> Iterator[Removal]:
+    """Finds folders without a card into which nobody has written since `oldest`."""
+    for kind in KINDS:
+        for folder in root.children(kind):
+            name = folder.base_name
+            if folder.is_file or not is_name(name) or (kind, name) in stored:
+                continue
+            files = [info for info in root.children(f"{kind}/{name}") if info.is_file]
+            if files and all(info.mtime < oldest for info in files):
+                size_bytes = sum(info.size for info in files)
+                yield Removal(kind=kind, fingerprint=name, size_bytes=size_bytes, reason="it was never finished")
+
+
+def _named_and_best(root: str, interest: Mapping[str, Any]) -> tuple[set[str], set[str]]:
     """Returns the generators that rows name, and those with the best mean validation accuracy of some cell."""
     reader = Reader(root)
-    rows = reader.evaluations()
+    rows = reader.evaluations(**interest)
+    if interest and rows.empty:
+        raise StorageError(
+            f"no evaluation under {root} has {dict(interest)}, so nothing would be kept; ask for others."
+        )
     cells = summarise(rows[may_choose(rows)])
     shared = [name for name in CELL if name not in ("generator", "weights")]
     best = cells.loc[cells.groupby(shared, dropna=False)["validation_mean"].idxmax()]["generator"]
-    named = {*rows["generator"].dropna(), *reader.trials()["generator"].dropna()}
-    return named, set(best)
+    named = set(rows["generator"].dropna())
+    return (named if interest else named | set(reader.trials()["generator"].dropna())), set(best)

@@ -107,7 +107,7 @@ def read_rows(root: Root, table: Table, filters: Mapping[str, Any], columns: Seq
     fits = [pc.is_in(rows[name], value_set=values) for name, values in allowed.items() if name not in shared]
     if fits and not pc.all(chosen := reduce(pc.and_, fits)).as_py():
         rows = rows.filter(chosen)
-    if any(pc.index(allowed[name], value).as_py() < 0 for name, value in shared.items() if name in allowed):
+    if any(not pc.is_in(value, value_set=allowed[name]).as_py() for name, value in shared.items() if name in allowed):
         rows = rows.slice(0, 0)
     rows = rows.sort_by([(name, "ascending") for name in _AGE])
     for name in shared.keys() & set(wanted):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dim_ray.errors import StorageError
 from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.filesystem import open_root
 from dim_ray.store.pruning import plan_pruning, prune
@@ -83,6 +85,34 @@ def test_quota_takes_no_more_than_it_must(storage: Path) -> None:
     assert len(with_quota.removals) == len(plan.removals) + 1
     assert with_quota.left_bytes <= quota
     assert plan_pruning(str(storage), quota_bytes=plan.left_bytes).removals == plan.removals
+
+
+def test_rows_that_are_of_no_interest_keep_nothing(storage: Path) -> None:
+    Writer(str(storage)).append_evaluations([evaluation(generator=WORSE, dataset="mnist")])
+    everything = names(storage)
+    asked = names(storage, dataset="digits")
+    assert set(asked) - set(everything) == {"generators/c"}  # a trial alone names it
+    assert set(names(storage, dataset="mnist")) - set(everything) == {"generators/a", "generators/c"}
+    with pytest.raises(StorageError, match=r"no evaluation under .* has {'dataset': 'nist'}, so nothing would be kept"):
+        names(storage, dataset="nist")
+    assert not set(names(storage, dataset="mnist")) & {"generators/e", "priors/6"}, "young ones stay"
+
+
+def test_what_was_never_finished_goes_once_nobody_can_be_writing_it(storage: Path) -> None:
+    before = names(storage)
+    for name, days in (("7" * 16, 2.0), ("8" * 16, 0.5)):
+        file = storage / "teachers" / name / "snapshots.safetensors"
+        file.parent.mkdir()
+        file.write_bytes(b"x" * 7)
+        then = (datetime.now(UTC) - timedelta(days=days)).timestamp()
+        os.utime(file, (then, then))
+    plan = plan_pruning(str(storage))
+    [unfinished] = [own for own in plan.removals if own.reason == "it was never finished"]
+    assert (unfinished.kind, unfinished.fingerprint, unfinished.size_bytes) == ("teachers", "7" * 16, 7)
+    assert len(plan.removals) == len(before) + 1
+    prune(str(storage), plan)
+    assert not (storage / "teachers" / ("7" * 16)).exists()
+    assert (storage / "teachers" / ("8" * 16)).exists()
 
 
 def test_removing_on_an_object_store_leaves_no_file(object_store: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dim_ray.errors import StorageError, UsageError
+from dim_ray.store.compaction import compact
 from dim_ray.store.reader import Reader
 from dim_ray.store.schema import EVALUATIONS, SCHEMA_VERSION, TRIALS, VALIDATIONS
 from dim_ray.store.writer import Writer
@@ -352,3 +354,36 @@ def test_trials_of_version_2_are_read_without_the_columns_of_version_3(tmp_path:
     assert row["objective"] == trial()["objective"]
     assert pd.isna(row["num_seeds"])
     assert pd.isna(row["objective_std"])
+
+
+def test_values_that_the_rows_of_a_file_share_are_read_as_those_that_they_do_not(tmp_path: Path) -> None:
+    """Packs of two rows whose values agree, differ, are missing, or are fractions that compare as equal."""
+    root = str(tmp_path)
+    pairs: dict[str, tuple[Any, Any]] = {
+        "study": (None, None),
+        "labeller": (None, "a"),
+        "architecture": ("a", "a"),
+        "protocol": ("fixed", "on_the_fly"),
+        "num_threads": (1, None),
+        "epochs": (3, 3),
+        "final_loss": (0.5, math.nan),
+        "learning_rate": (0.0, -0.0),
+    }
+    for ipc in (1, 2):
+        rows = [{name: values[number] for name, values in pairs.items()} for number in range(2)]
+        Writer(root).append_evaluations([evaluation(ipc=ipc, seed=seed, **row) for seed, row in enumerate(rows)])
+    Writer(root).append_evaluations([evaluation(ipc=2, seed=9, architecture="b", study=None, epochs=3)])
+    before = Reader(root).evaluations()
+    compact(root, rows_per_pack=2)
+    packs = list(tmp_path.rglob("rows-*.parquet"))
+    pd.testing.assert_frame_equal(Reader(root).evaluations(), before)
+    assert len(packs) >= 2
+    for _, row in Reader(root).evaluations(seed=[0, 1]).iterrows():
+        for name, values in pairs.items():
+            expected, value = values[row["seed"]], row[name]
+            assert (pd.isna(expected) and pd.isna(value)) or value == expected
+        assert math.copysign(1.0, row["learning_rate"]) == (-1.0 if row["seed"] else 1.0)
+    assert list(Reader(root).evaluations(architecture="b")["seed"]) == [9]
+    assert len(Reader(root).evaluations(architecture="c")) == 0
+    assert len(Reader(root).evaluations(study=None, ipc=1)) == 2
+    assert len(Reader(root).evaluations(epochs=[3, 4], study=[None])) == 5

@@ -598,9 +598,13 @@ def test_trial_that_died_before_it_was_drawn_as_a_whole_is_not_run(root: str, mo
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "nsga2", "qmc", "random"])
-def test_generator_that_is_too_large_is_never_a_trial(tmp_path: Path, sampler: str) -> None:
+@pytest.mark.parametrize("objectives", [("accuracy",), ("accuracy", "generator_bytes")])
+def test_generator_that_is_too_large_is_never_a_trial(
+    tmp_path: Path, sampler: str, objectives: tuple[str, ...]
+) -> None:
     space = {"generator.refinements": [[1], [4]]}
-    driver = Driver(str(tmp_path), changes={"sampler": sampler, "space": space})
+    changes = {"sampler": sampler, "space": space, "objectives": objectives, "scheduler": "none"}
+    driver = Driver(str(tmp_path), changes=changes)
     dataset = make_dataset()
     generator = replace(driver.config.generator, capacity=6, refinements=(4,))
     largest = generator_bytes(generator, dataset)

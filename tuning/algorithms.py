@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import json
-import os
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
+from optuna.storages import BaseStorage
 from optuna.trial import TrialState, create_trial
 from ray.tune.result import TRAINING_ITERATION
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from dim_ray.config import Config
-from dim_ray.store.artifacts import ArtifactStore
-from dim_ray.store.faults import PAUSES_SECONDS, patiently, storage_errors
-from dim_ray.store.filesystem import open_root
 from tuning.budget import TimeBudget
 from tuning.objectives import metric_and_mode, open_study
 from tuning.samplers import make_sampler
@@ -35,7 +28,6 @@ __all__ = [
     "SECONDS",
     "TIME_ATTRIBUTE",
     "StudySearch",
-    "open_journal",
     "settle",
 ]
 
@@ -206,16 +198,6 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
         self.on_trial_complete(name, {**kept, REUSED_TRIAL: number, REUSED_SECONDS: seconds, SECONDS: 0.0})
 
 
-def open_journal(artifacts: ArtifactStore, key: str) -> BaseStorage:
-    """Opens Optuna's journal: the usual file on a disk, one object rewritten as a whole on an object store."""
-    root = open_root(artifacts.root)
-    if not root.is_local:
-        return JournalStorage(_StoredJournal(artifacts, key))
-    path = Path(root.path_of(key))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(_JournalFile(path))
-
-
 Finished = Mapping[int, tuple[Mapping[str, Any], Sequence[float] | None]]
 """Parameters and objectives, if there are any, of finished trials by number."""
 
@@ -266,42 +248,3 @@ def settle(
             study.add_trial(
                 create_trial(params=dict(parameters), distributions=kinds, values=values, user_attrs={_NUMBER: number})
             )
-
-
-class _JournalFile(JournalFileBackend):
-    """Optuna's journal as a file that keeps no part of a line, and waits for a disk that is full: one writer."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path))
-        self._path = path
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        size_bytes = self._path.stat().st_size
-
-        def append() -> None:
-            try:
-                super(_JournalFile, self).append_logs(logs)
-            except OSError:
-                # The next line would be appended to a part of this one, and the journal never be read again.
-                os.truncate(self._path, size_bytes)
-                raise
-
-        with storage_errors("write", str(self._path)):
-            patiently(append, PAUSES_SECONDS, f"write {self._path}")
-
-
-class _StoredJournal(BaseJournalBackend):
-    """Optuna's journal as one object: there is one writer, the driver."""
-
-    def __init__(self, artifacts: ArtifactStore, key: str) -> None:
-        self._artifacts = artifacts
-        self._key = key
-        self._lines = (artifacts.read_bytes(key) or b"").splitlines()
-
-    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._lines[log_number_from:]]
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        lines = self._lines + [json.dumps(log, separators=(",", ":")).encode() for log in logs]
-        self._artifacts.write_bytes(self._key, b"\n".join(lines) + b"\n")
-        self._lines = lines

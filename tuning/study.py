@@ -160,8 +160,9 @@ def _search(
     """Runs the trials that are missing, and returns whether they all came to an end before the time was over."""
     from ray import tune
 
-    from tuning.algorithms import REUSED_TRIAL, StudySearch, open_journal, settle
+    from tuning.algorithms import REUSED_TRIAL, StudySearch, settle
     from tuning.display import TrialDisplay
+    from tuning.journal import open_journal
     from tuning.loggers import make_loggers
     from tuning.schedulers import make_scheduler
     from tuning.trial import run_trial

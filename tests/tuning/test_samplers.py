@@ -15,8 +15,9 @@ from dim_ray.config import Config
 from dim_ray.config.study import SAMPLERS, Sampler
 from dim_ray.store.artifacts import ArtifactStore
 from tests.pipeline.small import make_config
-from tuning.algorithms import METRIC, StudySearch, open_journal, settle
+from tuning.algorithms import METRIC, StudySearch, settle
 from tuning.budget import TimeBudget
+from tuning.journal import open_journal
 from tuning.space import grid, open_names, search_space
 
 BEST = {"pool_size": 2, "capacity": 8, "matching_weight": 0.3, "adversarial_weight": 1.0}

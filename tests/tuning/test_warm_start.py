@@ -15,8 +15,9 @@ from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
 from tests.pipeline.small import make_work
-from tuning.algorithms import METRIC, StudySearch, open_journal
+from tuning.algorithms import METRIC, StudySearch
 from tuning.budget import TimeBudget
+from tuning.journal import open_journal
 from tuning.record import StudyRecord
 from tuning.warm_start import WarmStart, check_warm_start, warm_start
 

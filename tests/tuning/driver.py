@@ -1,0 +1,137 @@
+"""A study's search without Ray: what one process of it does, and the next after it died."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from dim_ray.config import Config
+from dim_ray.store.artifacts import ArtifactStore
+from tests.pipeline.small import make_config
+from tests.store.conftest import object_store  # noqa: F401  # a fixture
+from tuning.algorithms import METRIC, REUSED_TRIAL, StudySearch, settle
+from tuning.budget import TimeBudget
+from tuning.journal import open_journal
+from tuning.objectives import values, worst_costs
+from tuning.variants import SizeLimit
+
+STUDY = "tiny"
+KEY = "studies/tiny/optuna.journal"
+PARAMETERS = {"pool_size": 2, "capacity": 8, "matching_weight": 0.25, "adversarial_weight": 1.5}
+
+
+def identify(parameters: Mapping[str, Any]) -> str:
+    """Stands for the generator's fingerprint."""
+    return json.dumps(parameters, sort_keys=True)
+
+
+class KilledError(BaseException):
+    """Stands for a SIGKILL of the driver: nothing of ours or of Ray's catches it."""
+
+
+@dataclass
+class Driver:
+    """What one process of a study has: opened on the storage, and dropped when it dies."""
+
+    root: str
+    rows: dict[int, tuple[dict[str, Any], tuple[float, ...] | None]] = field(default_factory=dict)
+    """Stands for the table of trials, which outlives the process."""
+    failed: dict[int, dict[str, Any]] = field(default_factory=dict)
+    ended: list[int] = field(default_factory=list)
+    reused: dict[int, int] = field(default_factory=dict)
+    """Which trial's result a trial took over."""
+    results: dict[int, dict[str, Any]] = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Of the section study."""
+    now: float = 0.0
+    """Reading of the clock."""
+
+    def __post_init__(self) -> None:
+        config = make_config(self.root)
+        self.config: Config = replace(config, study=replace(config.study, **self.changes))
+        self.journal: BaseStorage = open_journal(ArtifactStore(self.root), KEY)
+        self.settle()
+        self.budget = TimeBudget(self.config, lambda: self.now)
+        self.search = self.make_search(self.config)
+
+    def make_search(self, config: Config, limit: SizeLimit | None = None) -> StudySearch:
+        ran = [number for number in self.rows if number not in self.reused]
+        results = {identify(self.rows[number][0]): (number, self.results[number]) for number in ran}
+        return StudySearch(
+            config,
+            self.journal,
+            STUDY,
+            taken=self.rows,
+            num_trials=99,
+            identify=identify,
+            results=results,
+            measure=self.measure,
+            budget=self.budget,
+            on_end=self.write,
+            limit=limit,
+        )
+
+    def measure(self, parameters: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+        """Stands for the generator's card: what it costs follows from its parameters."""
+        if "diverged" in result:
+            return {**result, **worst_costs()}
+        return {**result, "generator_bytes": 100 * parameters["capacity"], "alone_device_seconds": 7.5}
+
+    def settle(self) -> None:
+        settle(self.journal, STUDY, self.config, finished=self.rows, failed=self.failed)
+
+    def write(self, number: int, parameters: Mapping[str, Any], result: Mapping[str, Any] | None) -> None:
+        self.ended.append(number)
+        if result is None:
+            self.failed[number] = dict(parameters)
+        else:
+            self.failed.pop(number, None)
+            self.rows[number] = (dict(parameters), values(self.config.study, result))
+            self.results[number] = dict(result)
+            if REUSED_TRIAL in result:
+                self.reused[number] = result[REUSED_TRIAL]
+
+    def restarted(self) -> Driver:
+        return replace(self, ended=[])
+
+    def start(self, *names: str) -> list[int]:
+        """Starts trials under Ray's names for them, and returns their numbers."""
+        for name in names:
+            self.search.suggest(name)
+        return [self.search.identify(name)[0] for name in names]
+
+    def end(self, name: str, accuracy: float | None = 0.5, **more: Any) -> None:
+        if accuracy is None:
+            self.search.on_trial_complete(name, error=True)
+        else:
+            result = {METRIC: accuracy, "epoch": 2, "training_iteration": 1, "time_total_s": 5.0, **more}
+            self.search.on_trial_complete(name, result)
+
+    def trials(self) -> list[FrozenTrial]:
+        study = optuna.load_study(storage=open_journal(ArtifactStore(self.root), KEY), study_name=STUDY)
+        return study.get_trials()
+
+    def queued(self) -> dict[int, dict[str, Any]]:
+        return {
+            trial.user_attrs["number"]: trial.system_attrs["fixed_params"]
+            for trial in self.trials()
+            if trial.state == TrialState.WAITING
+        }
+
+    def states(self) -> list[str]:
+        return [trial.state.name for trial in self.trials()]
+
+
+SMALL = {"pool_sizes": (1, 2), "capacities": (6,), "matching_weights": (0.5, 0.5), "adversarial_weights": (1.0, 1.0)}
+"""A space of two trials."""
+
+SPACE = {
+    "matching.kind": ["logits", "features"],
+    "matching.temperature": {"low": 1.0, "high": 4.0, "when": {"matching.kind": ["logits"]}},
+}

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dim_ray.errors import StorageError
+from dim_ray.store.artifacts import ArtifactStore
+from tests.disks import after, fill, small_disk
+from tests.tuning.driver import KEY, Driver
+from tuning import journal as journal_module
+from tuning.journal import open_journal
+
+
+def test_journal_waits_for_a_full_disk_and_keeps_no_part_of_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        driver = Driver(str(disk))
+        driver.start("a")
+        journal = disk / KEY
+        lines = journal.read_bytes().rstrip(b"\n")
+        # A few bytes still fit into the file's last page, and so a part of the next line.
+        journal.write_bytes(lines + b" " * (-len(lines) % 4096 - 20) + b"\n")
+        before = journal.read_bytes()
+        free = fill(disk)
+        monkeypatch.setattr(journal_module, "PAUSES_SECONDS", ())
+        with pytest.raises(StorageError, match="the disk is full"):
+            driver.restarted()
+        assert journal.read_bytes() == before
+        monkeypatch.setattr(journal_module, "PAUSES_SECONDS", (0.05,) * 100)
+        with after(0.5, free):
+            again = driver.restarted()
+        assert list(again.queued()) == [0]
+
+
+def test_nothing_is_left_for_ray_to_pickle(driver: Driver, tmp_path: Path) -> None:
+    driver.search.save(str(tmp_path / "state"))
+    assert not (tmp_path / "state").exists()
+    assert driver.search.__getstate__() == {}
+
+
+def test_journal_is_one_file_of_the_study(driver: Driver) -> None:
+    driver.start("a")
+    data = ArtifactStore(driver.root).read_bytes(KEY)
+    assert data is not None
+    assert data.endswith(b"\n")
+
+
+def test_log_that_could_not_be_stored_is_not_remembered_either(
+    object_store: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driver = Driver(object_store)
+    artifacts = ArtifactStore(object_store)
+    storage: Any = open_journal(artifacts, KEY)
+    backend = storage._backend
+    before = list(backend.read_logs(0))
+
+    def fail(key: str, data: bytes) -> str:
+        raise StorageError("no space left")
+
+    monkeypatch.setattr(artifacts, "write_bytes", fail)
+    with pytest.raises(StorageError):
+        backend.append_logs([{"op_code": 0}])
+    assert list(backend.read_logs(0)) == before
+    assert driver.trials() == []
+
+
+def test_object_store_and_file_hold_the_same_journal(tmp_path: Path, object_store: str) -> None:
+    drivers = [Driver(str(tmp_path)), Driver(object_store)]
+    for driver in drivers:
+        driver.start("a", "b")
+        driver.end("b", 0.25)
+
+    def remembered(driver: Driver) -> list[tuple[Any, ...]]:
+        return [(t.state, t.params, t.value, t.user_attrs) for t in driver.trials()]
+
+    assert remembered(drivers[0]) == remembered(drivers[1])

@@ -16,10 +16,12 @@ from dim_ray.config import DataConfig, EvaluationConfig
 from dim_ray.core.checkpoint import dumps, loads
 from dim_ray.core.data import load_dataset
 from dim_ray.errors import ArtifactError, DataError, StorageError, UsageError
+from dim_ray.flags import DEFAULT_STUDY
 from dim_ray.pipeline.evaluations import evaluate_group, plan_evaluations
 from dim_ray.pipeline.students import group_cells
 from dim_ray.reevaluation import CELLS, Reevaluation, measured_cells, reevaluate
 from dim_ray.results import main
+from dim_ray.settings import make_config, read_settings
 from dim_ray.store.artifacts import CARD_DIGEST, CARD_FILE, read_artifact, seal_card
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
@@ -39,19 +41,16 @@ EVALUATION = EvaluationConfig(
     precision="float32",
 )
 
-PRIOR = replace(tiny.PRIOR, batch_size=128, epochs=1)
-
 
 def export(storage: Path, out: Path, **sections: Any) -> Path:
     """Makes a generator of digits, measures it and exports it."""
-    sections = {"prior": PRIOR, "pool": replace(tiny.POOL, batch_size=128, epochs=1, num_snapshots=1), **sections}
-    work = make_work(
-        storage,
-        dataset=load_dataset(DataConfig()),
-        generator=replace(tiny.GENERATOR, latent_dim=16),
-        matching=replace(tiny.MATCHING, batch_size=128, epochs=1),
-        **sections,
-    )
+    small = {
+        "pool": replace(tiny.POOL, batch_size=128, epochs=1, num_snapshots=1),
+        "generator": replace(tiny.GENERATOR, latent_dim=16),
+        "prior": replace(tiny.PRIOR, batch_size=128, epochs=1),
+        "matching": replace(tiny.MATCHING, batch_size=128, epochs=1),
+    }
+    work = make_work(storage, dataset=load_dataset(DataConfig()), **{**small, **sections})
     build_networks(work)
     generator = distil(work)
     planned = plan_evaluations(work, generator)
@@ -203,9 +202,15 @@ def test_soft_labels_are_left_out_and_the_later_of_two_rows_counts(tmp_path: Pat
 def test_worse_generator_with_sums_that_fit_is_a_mismatch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A good generator's card over its weights in another order."""
     torch.manual_seed(0)
-    evaluation = replace(EVALUATION, min_steps=100, protocols=("on_the_fly",))
-    prior = replace(tiny.PRIOR, epochs=15, batch_size=64)
-    folder = export(tmp_path / "storage", tmp_path / "out", prior=prior, evaluation=evaluation)
+    usual = make_config(read_settings(DEFAULT_STUDY))
+    evaluation = replace(usual.evaluation, images_per_class=(10,), protocols=("on_the_fly",), num_seeds=3)
+    folder = export(
+        tmp_path / "storage",
+        tmp_path / "out",
+        generator=replace(usual.generator, capacity=16),
+        prior=replace(usual.prior, epochs=8),
+        evaluation=evaluation,
+    )
     assert run_main(main, ["verify", str(folder)]) == 0
 
     artifact = read_artifact(str(folder))

@@ -205,8 +205,9 @@ def test_defect_of_the_thread_comes_to_light(is_finished: bool) -> None:
         raise ZeroDivisionError
 
     uploads = Uploads(Storage().write, "state", QUICK)
+    before = threading.active_count()
     uploads.put(lambda: broken)
-    wait_for(lambda: threading.active_count() == 1)
+    wait_for(lambda: threading.active_count() == before)
     with pytest.raises(ZeroDivisionError):
         uploads.finish() if is_finished else uploads.put(state(b"1"))
 

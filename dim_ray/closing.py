@@ -69,7 +69,7 @@ def _lines(work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> Itera
     counts = ", ".join(f"{count} {state}" for state, count in trials["state"].value_counts().items()) or "no trial yet"
     yield f"study {work.study}: {counts}; this run took {format_duration(wall_seconds)}"
     if outcome.best is not None:
-        yield _best(work, outcome)
+        yield _best(outcome)
     share = f" ({cost.saved_seconds / cost.alone_seconds:.0%})" if cost.alone_seconds else ""
     yield (
         f"cost: {cost.spent_seconds:,.0f} device seconds: {cost.networks_seconds:,.0f} for teachers and priors, "
@@ -89,9 +89,10 @@ def _lines(work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> Itera
         )
 
 
-def _best(work: Workspace, outcome: StudyOutcome) -> str:
+def _best(outcome: StudyOutcome) -> str:
     best = outcome.best or {}
-    teachers = "online teachers" if work.config.pool.kind == "online" else f"{best['pool_size']} teachers"
+    kind = json.loads(best["config_json"])["pool"]["kind"]
+    teachers = "online teachers" if kind == "online" else f"{best['pool_size']} teachers"
     measured = outcome.verdict.text() if outcome.verdict else f"{100 * best['objective']:.1f} %"
     return (
         f"best: trial {best['number']}, capacity {best['capacity']}, {teachers}, "

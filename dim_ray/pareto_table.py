@@ -26,7 +26,7 @@ def pareto_table(trials: pd.DataFrame, objectives: Sequence[str]) -> Table:
     """
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=f"Pareto set of {', '.join(objectives)}",
+        title=f"Pareto set of {', '.join(objectives)}: {', '.join(sorted(set(trials['study'])))}",
         title_justify="left",
         title_style="bold",
         pad_edge=False,

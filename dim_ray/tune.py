@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from dim_ray.cli import TUNE_FLAGS, parse, run_main, show_progress
 from dim_ray.config import Config
@@ -50,7 +50,6 @@ def main(argv: Sequence[str]) -> None:
         # Imported with the display already there, because torch takes seconds.
         from dim_ray.cli import start_logging
         from dim_ray.core.checks import check_evaluation, check_training
-        from dim_ray.pipeline.labels import check_labels
         from dim_ray.session import log_path, open_session
         from tuning.loggers import check_loggers
         from tuning.record import study_name
@@ -58,12 +57,17 @@ def main(argv: Sequence[str]) -> None:
         from tuning.study import run_studies
         from tuning.warm_start import check_warm_start
 
-        checks = [check_training, check_evaluation, check_labels, check_search, check_warm_start, check_loggers]
+        checks = [check_training, check_evaluation, check_search, check_warm_start, check_loggers]
         works = [open_session(own, study_name, checks) for own in configs]
         if arguments.dry_run:
             from tuning.plan import plan_study
 
-            lines = [line for work in works for line in plan_study(work, progress).lines(datetime.now())]
+            lines, begins = [], datetime.now()
+            for work in works:
+                plan = plan_study(work, progress)
+                lines += plan.lines(begins)
+                begins += timedelta(seconds=plan.wall_seconds)  # the next one's turn
+            lines.append("nothing was started; without --dry-run it begins")
         else:
             outcomes = run_studies(works, progress, on_begin=lambda work: start_logging(log_path(work)))
     if arguments.dry_run:

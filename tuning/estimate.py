@@ -14,12 +14,13 @@ from dim_ray.core.budgets import budget
 from dim_ray.core.splits import class_counts
 from dim_ray.pipeline.generators import rung_epochs
 from dim_ray.pipeline.priors import prior_fingerprint, prior_is_settled
+from dim_ray.pipeline.students import Evaluation
 from dim_ray.pipeline.teachers import pool_teachers, teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace
 from tuning.probe import Probe
 from tuning.timings import StoredTimings, step_key
 
-__all__ = ["Costs", "contender_jobs", "network_jobs", "student_jobs"]
+__all__ = ["Costs", "contender_jobs", "missing_jobs", "network_jobs", "student_jobs"]
 
 
 class Costs:
@@ -116,6 +117,13 @@ def student_jobs(work: Workspace, costs: Costs) -> list[float]:
         for ipc, protocol in cells
     ]
     return sorted(jobs * evaluation.num_seeds, reverse=True)
+
+
+def missing_jobs(work: Workspace, costs: Costs, cells: Iterable[Evaluation]) -> list[float]:
+    """Returns what certain students take, the dearest first."""
+    capacity = _middle_capacity(work)
+    jobs = [costs.student(cell.architecture, cell.images_per_class, cell.protocol, capacity) for cell in cells]
+    return sorted(jobs, reverse=True)
 
 
 def _middle_capacity(work: Workspace) -> int:

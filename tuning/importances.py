@@ -35,7 +35,8 @@ def importances(parameters: pd.DataFrame, objective: pd.Series[Any]) -> pd.DataF
     """Returns the share of each parameter, the largest first.
 
     Args:
-        parameters: A row a trial and a column a parameter, of two values or more; without missing ones.
+        parameters: A row a trial and a column a parameter, of two values or more. One that some trials are without,
+            because its condition didn't hold, has no share: the evaluators compare what all trials have.
         objective: By the same index: what is to be explained.
 
     Returns:
@@ -43,6 +44,7 @@ def importances(parameters: pd.DataFrame, objective: pd.Series[Any]) -> pd.DataF
         the whole space; Hutter et al., ICML 2014) and `ped_anova` (what tells the best tenth from the others; Watanabe
         et al., IJCAI 2023), each in [0, 1] with sum 1. No rows where trials are fewer than `FEWEST_TRIALS`, or alike.
     """
+    parameters = parameters.dropna(axis=1)
     rows = parameters.assign(_objective=objective).dropna()
     names = [name for name in parameters.columns if rows[name].astype(str).nunique() > 1]
     if len(rows) < FEWEST_TRIALS or not names or rows["_objective"].nunique() < 2:

@@ -28,8 +28,8 @@ class Interval:
 
     @property
     def is_above_zero(self) -> bool:
-        """Whether the whole interval is."""
-        return self.low > 0
+        """Whether the whole interval is; never where it has no width: a few equal differences prove nothing."""
+        return 0 < self.low < self.high
 
     def points(self) -> str:
         """Returns it in percentage points: 0.8 [-0.2, 1.8]."""

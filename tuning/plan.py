@@ -31,13 +31,14 @@ from dim_ray.distributed.probe import free_memory, library_versions
 from dim_ray.distributed.resources import Placement, cluster, joins_a_cluster, local_resources, plan_placement
 from dim_ray.errors import ResourceError
 from dim_ray.pipeline.contenders import missing_validations
+from dim_ray.pipeline.evaluations import missing_evaluations, plan_evaluations
 from dim_ray.pipeline.generators import rung_epochs
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
 from dim_ray.stages import format_duration
 from dim_ray.store.filesystem import open_root
 from tuning.contenders import contender_students
-from tuning.estimate import Costs, contender_jobs, network_jobs, student_jobs
+from tuning.estimate import Costs, contender_jobs, missing_jobs, network_jobs, student_jobs
 from tuning.record import StudyRecord
 from tuning.schedulers import METRIC, TIME_ATTRIBUTE, make_scheduler
 from tuning.variants import SizeLimit, example_trials, network_variants
@@ -135,7 +136,6 @@ class Plan:
             f"memory    at least {_bytes(memory)} for {self.needs.num_workers} workers{_free(self.memory_bytes)}",
             f"disk      at least {_bytes(self.needs.storage_bytes)} for the storage{_free(self.disk_bytes)}, and "
             f"{_bytes(self.needs.temp_bytes)} for Ray's temporary folder",
-            "nothing was started; without --dry-run the study begins",
         ]
 
 
@@ -184,7 +184,11 @@ def plan_study(work: Workspace, progress: Progress) -> Plan:
         else [cell.images_per_class for cell in missing_validations(work, contender_students(work, record.trials()))]
     )
     contenders = contender_jobs(work, costs, contending)
-    students = student_jobs(work, costs)
+    if num_trials or contending:
+        students = student_jobs(work, costs)
+    else:
+        left = missing_evaluations(work, plan_evaluations(work, str(record.best()["generator"])))
+        students = missing_jobs(work, costs, left)
     progress.advance(3)
     slots = placement.max_concurrent * placement.num_workers
     return Plan(

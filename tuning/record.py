@@ -175,8 +175,8 @@ class StudyRecord:
     def best(self) -> dict[str, Any]:
         """Returns the row of the contender that won, once all of their students are there.
 
-        Until then, and where there are no contenders: of the completed trial with the highest objective, the earliest
-        of equals.
+        Until then, and where there are no contenders: of the completed trial with the highest objective whose generator
+        can be measured or was, the earliest of equals. Somebody may have deleted what didn't win.
 
         Raises:
             DimError: No trial completed.
@@ -192,7 +192,11 @@ class StudyRecord:
                 f"be chosen.{reason} Details are in the log; change the configuration, or add trials with --num-trials."
             )
         verdict = decide(self._work, rows)
-        best = completed.iloc[0] if verdict is None else completed[completed["number"] == verdict.winner].iloc[0]
+        if verdict is not None:
+            best = completed[completed["number"] == verdict.winner].iloc[0]
+        else:
+            there = (row for _, row in completed.iterrows() if self._is_or_was_measured(row["generator"]))
+            best = next(there, completed.iloc[0])
         return {str(name): value for name, value in best.items()}
 
     def write_trial(
@@ -254,6 +258,12 @@ class StudyRecord:
         rows = self.trials()
         for identity in rows[rows["state"].isin(["completed", "stopped"])]["config_fingerprint"]:
             self._work.artifacts.delete(checkpoint_key(self._work.study, identity))
+
+    def _is_or_was_measured(self, generator: str) -> bool:
+        if self._work.artifacts.exists("generators", generator):
+            return True
+        rows = Reader(self._work.config.storage.root).evaluations(dataset=self._work.dataset.name, generator=generator)
+        return not rows.empty
 
     def _fingerprint(self) -> str:
         return fingerprint(self._work.config, self._work.dataset.digest)

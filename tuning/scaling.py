@@ -49,7 +49,7 @@ class PoolScaling:
     num_trials: tuple[int, ...]
     """Of each size."""
     num_seeds: int
-    """Students whose mean a trial's accuracy is."""
+    """Seeds of the students whose mean a trial's accuracy is."""
     asymptote: float
     amplitude: float
     exponent: float
@@ -98,7 +98,7 @@ class PoolScaling:
         ]
         return [
             f"validation accuracy in % against pool size: mean ± std of n = {counts} trials, each the mean of "
-            f"{self.num_seeds} students; {share} intervals",
+            f"{self.num_seeds} seeds of students; {share} intervals",
             header,
             *rows,
             f"curve: {100 * self.asymptote:.1f} - {100 * self.amplitude:.1f} x teachers^-{self.exponent:.2f}",

@@ -15,10 +15,11 @@ from typing import Any
 from optuna import Trial
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from dim_ray.config import Choice, Config, StudyConfig
+from dim_ray.config import Choice, Config, StudyConfig, assignments
 from dim_ray.core.checks import check_training
 from dim_ray.core.data import Dataset
 from dim_ray.errors import ConfigError
+from dim_ray.pipeline.labels import check_labels
 from tuning.variants import SizeLimit, network_variants
 
 __all__ = [
@@ -100,7 +101,8 @@ def check_search(config: Config, dataset: Dataset) -> None:
 
     Raises:
         ConfigError: There is no epoch to match in, or several pool sizes for an online pool, which has none; a value of
-            `study.space` doesn't fit the data; or no generator is as small as asked for, or not all of a grid's.
+            `study.space` doesn't fit the data; no generator is as small as asked for, or not all of a grid's; or
+            students are to have soft labels, and some trial would have no teachers to give them.
     """
     if config.matching.epochs == 0:
         raise ConfigError(
@@ -115,6 +117,9 @@ def check_search(config: Config, dataset: Dataset) -> None:
             "anew every epoch: there is no pool to choose the size of, and trials that differ in it alone would be the "
             "same. Set --study.pool_sizes 1, or --pool.kind stored."
         )
+    matched = [choice for choice in choices if choice.field in ("matching.kind", "pool.kind")]
+    for fields in assignments(matched, lambda choice: choice.values):
+        check_labels(config.with_fields(fields), dataset)
     limit = SizeLimit(config, dataset)
     left_out = limit.describe()
     if left_out and config.study.sampler == "grid":

@@ -117,6 +117,9 @@ def _run(
     if num_missing == 0 and not _missing_students(work, record):
         return _outcome(work, record, 0, 0)
 
+    if num_missing > 0 and budget.is_over():  # other studies took it
+        return _unfinished(work, record, 0)
+
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()  # to the log file
     limit = SizeLimit(work.config, work.dataset)
@@ -171,7 +174,7 @@ def _search(
     finished = record.finished()
     journal = open_journal(work.artifacts, record.key("optuna.journal"))
     settle(journal, work.study, work.config, finished=finished, failed=record.failed())
-    start = warm_start(journal, work.study, work.config, is_new=not finished)
+    start = warm_start(journal, work.study, work.config, is_new=not finished, limit=limit)
     if start is not None:
         progress.message(
             f"warm start: {start.num_queued} configurations of earlier trials are tried first, and "

@@ -25,6 +25,9 @@ __all__ = ["StoredTimings", "step_key"]
 
 _POOL = ("batch_size", "augmentation", "precision")
 _PRIOR = ("batch_size", "loss", "augmentation", "gradient_penalty_every", "discriminator_steps", "precision")
+_STUDY = (  # students that validate are part of a trial
+    "selection_images_per_class", "selection_seeds", "scheduler", "grace_epochs", "reduction_factor",
+)  # fmt: skip
 _MATCHING = ("kind", "batch_size", "augmentation", "teachers_per_step", "precision")
 
 
@@ -121,6 +124,7 @@ def _step(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
         return {"generator": config["generator"], "prior": prior}
     kind = config["pool"].get("kind")
     return {
+        "study": _part(config["study"], _STUDY),
         "networks": config["networks"],
         "generator": config["generator"],
         "prior": prior,

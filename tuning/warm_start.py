@@ -28,6 +28,7 @@ from dim_ray.store.reader import Reader
 from tuning.objectives import open_study, row_values
 from tuning.record import study_name
 from tuning.space import PARAMETERS, configure, open_names, search_space
+from tuning.variants import SizeLimit
 
 __all__ = ["WarmStart", "check_warm_start", "warm_start"]
 
@@ -67,7 +68,9 @@ def check_warm_start(config: Config, dataset: Dataset) -> None:
             )
 
 
-def warm_start(storage: BaseStorage, name: str, config: Config, *, is_new: bool) -> WarmStart | None:
+def warm_start(
+    storage: BaseStorage, name: str, config: Config, *, is_new: bool, limit: SizeLimit | None = None
+) -> WarmStart | None:
     """Puts earlier trials into Optuna's study, unless they are there.
 
     Args:
@@ -75,6 +78,7 @@ def warm_start(storage: BaseStorage, name: str, config: Config, *, is_new: bool)
         name: The study's.
         config: Names the sources, and has the space.
         is_new: Whether no trial is finished; a study whose journal was lost isn't, and has tried them.
+        limit: Of the generators' size; what is beyond it isn't tried.
 
     Returns:
         What was put there, or None.
@@ -100,7 +104,8 @@ def warm_start(storage: BaseStorage, name: str, config: Config, *, is_new: bool)
                 user_attrs={_ORIGIN: f"{row['study']} {row['number']}"},
             )
         )
-    queued = _best(known, config.study.warm_start_trials) if is_new else []
+    small = [row for row in known if limit is None or limit.holds(configure(config, row["parameters"]).generator)]
+    queued = _best(small, config.study.warm_start_trials) if is_new else []
     for parameters in queued:
         study.enqueue_trial(parameters)
     study.set_user_attr(_DONE, True)

@@ -210,8 +210,8 @@ TRIALS: pa.Schema = pa.schema(
         _column(
             "num_seeds",
             pa.int64(),
-            "Students whose mean the objective is; null if none was measured.",
-            "students",
+            "Seeds of the students whose mean the objective is, one for each IPC; null if none was measured.",
+            "seeds",
             nullable=True,
             since=3,
         ),

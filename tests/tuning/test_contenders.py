@@ -170,3 +170,18 @@ def test_students_of_contenders_are_a_cost_of_their_study(work: Workspace) -> No
     assert after.contenders_seconds == 5 * 2.5
     assert after.spent_seconds == before.spent_seconds + 12.5
     assert after.saved_seconds == before.saved_seconds
+
+
+def test_winner_stays_the_best_when_the_others_are_deleted_and_would_be_measured_anew(work: Workspace) -> None:
+    measure(work, {FIRST: [0.8, 0.8, 0.8], SECOND: [0.9, 0.9, 0.9], THIRD: [0.7, 0.7, 0.7]})
+    assert StudyRecord(work).best()["number"] == SECOND
+    for number in (FIRST, THIRD, 3):
+        work.artifacts.remove("generators", generator(work, number))
+    more = with_study(work, contender_seeds=4)
+    assert decide(more, trials(more)) is None
+    assert StudyRecord(more).best()["number"] == SECOND
+
+
+def test_a_few_equal_differences_prove_nothing() -> None:
+    assert not paired_interval([0.007, 0.007]).is_above_zero
+    assert paired_interval([0.007, 0.008, 0.007]).is_above_zero

@@ -40,3 +40,9 @@ def test_too_few_or_equal_trials_tell_nothing() -> None:
 def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     importances(*_search(20))
     assert capfd.readouterr() == ("", "")
+
+
+def test_condition_of_one_parameter_takes_nothing_from_the_others() -> None:
+    parameters, objective = _search(60)
+    bound = parameters.assign(temperature=np.where(parameters["kind"] == "logits", 2.0, np.nan))
+    pd.testing.assert_frame_equal(importances(bound, objective), importances(parameters, objective))

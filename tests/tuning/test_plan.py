@@ -108,7 +108,7 @@ def test_stored_timings_are_taken_by_the_epoch_and_the_step(work: Workspace) -> 
     work = with_study(work, capacities=(work.config.generator.capacity,))
     store_network(work, "teachers", 30.0, epochs=10)
     store_network(work, "priors", 70.0, epochs=7)
-    record = StudyRecord(with_study(replace(work, study="earlier"), num_trials=9))
+    record = StudyRecord(with_study(replace(work, study="earlier"), num_trials=9, scheduler="none"))
     for number, seconds in enumerate((4.0, 6.0, 50.0)):
         chosen = {**PARAMETERS, "matching_weight": 0.1 * (number + 1), "capacity": work.config.generator.capacity}
         record.write_trial(number, chosen, {"validation_accuracy": 0.5, "epoch": 2, "time_total_s": seconds})
@@ -117,6 +117,9 @@ def test_stored_timings_are_taken_by_the_epoch_and_the_step(work: Workspace) -> 
     expected = [10.0 * work.config.prior.epochs, *[3.0 * work.config.pool.epochs] * 2]
     assert sorted(jobs["teachers and priors"]) == pytest.approx(sorted(expected))
     assert jobs["trials"] == pytest.approx([6.0] * 3)  # the median
+    for more in ({"selection_seeds": 3}, {"selection_images_per_class": (1, 3)}, {"scheduler": "asha"}):
+        others = costs_of(make_plan(with_study(work, **{"scheduler": "none", **more})))
+        assert 6.0 not in others["trials"], "other students validate at other rungs"
     assert made.num_stored == 3
 
 

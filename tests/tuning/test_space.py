@@ -179,6 +179,13 @@ def test_value_that_does_not_fit_the_data_is_refused(config: Config, space: dict
         check_search(with_study(config, space=space), make_dataset())
 
 
+def test_soft_labels_of_trials_that_would_have_no_teachers_are_refused_before_the_first(config: Config) -> None:
+    soft = replace(config, evaluation=replace(config.evaluation, labels="soft"))
+    check_search(with_study(soft, space={"matching.kind": ["logits", "features"]}), make_dataset())
+    with pytest.raises(ConfigError, match=r"evaluation\.labels is 'soft', but no generator would be matched"):
+        check_search(with_study(soft, space={"pool.kind": ["stored", "online"]}), make_dataset())
+
+
 def test_limit_that_no_generator_keeps_is_refused_and_so_is_one_that_a_grid_does_not(config: Config) -> None:
     dataset = make_dataset()
     sizes = [generator_bytes(replace(config.generator, capacity=capacity), dataset) for capacity in (6, 8)]

@@ -11,6 +11,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from dim_ray.errors import ConfigError
+from dim_ray.pipeline.generators import generator_bytes
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
@@ -19,6 +20,7 @@ from tuning.algorithms import METRIC, StudySearch
 from tuning.budget import TimeBudget
 from tuning.journal import open_journal
 from tuning.record import StudyRecord
+from tuning.variants import SizeLimit
 from tuning.warm_start import WarmStart, check_warm_start, warm_start
 
 JOURNAL = "studies/new/optuna.journal"
@@ -220,3 +222,16 @@ def test_results_with_a_value_that_this_study_does_not_search_are_not_its_own(tm
     work = make_new(tmp_path, "searched")
     assert start(work) == WarmStart(num_queued=1, num_known=0)
     assert queued(work) == [parameters(0.3)]
+
+
+def test_generators_that_are_too_large_are_not_queued_before_smaller_ones(old: StudyRecord, tmp_path: Path) -> None:
+    old.write_trial(5, parameters(0.7, capacity=6), result(0.6))
+    work = make_new(tmp_path, "old", capacities=(6, 8))
+    small = generator_bytes(replace(work.config.generator, capacity=6), work.dataset)
+    limited = make_new(tmp_path, "old", capacities=(6, 8), max_generator_bytes=small)
+    limit = SizeLimit(limited.config, limited.dataset)
+    found = warm_start(
+        open_journal(limited.artifacts, JOURNAL), limited.study, limited.config, is_new=True, limit=limit
+    )
+    assert found is not None
+    assert [own["capacity"] for own in queued(limited)] == [6]

@@ -24,9 +24,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Does = Literal["refuse", "fail", "deny", "forget", "vanish", "cut", "lose", "hang", "truncate", "falsify"]
-"""refuse: 503 SlowDown; fail: 500; deny: 403; forget: 404, there is no such bucket; vanish: 404, there is no such key; cut: hangs up in the middle of the
-request's body; lose: the server gets the request, and its answer is lost; hang: no answer; truncate: hangs up in the
-middle of the answer's body; falsify: the answer's body is cut short, and its headers say nothing of it."""
+"""refuse: 503 SlowDown; fail: 500; deny: 403; forget: 404, there is no such bucket; vanish: 404, there is no such key;
+cut: hangs up in the middle of the request's body; lose: the server gets the request, and its answer is lost; hang: no
+answer; truncate: hangs up in the middle of the answer's body; falsify: the answer's body is cut short, and its headers
+say nothing of it."""
 
 _ANSWERS = {
     "refuse": (503, "SlowDown"),

@@ -413,7 +413,7 @@ def test_texts_above_what_one_array_holds_are_in_pieces(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("seed", ["zero", "one"])
 def test_file_with_a_column_of_another_type_is_named(tmp_path: Path, seed: str) -> None:
-    good, bad = Writer(str(tmp_path)).append_evaluations([evaluation(seed=0), evaluation(seed=1)])
+    _, bad = Writer(str(tmp_path)).append_evaluations([evaluation(seed=0), evaluation(seed=1)])
     rows = pq.ParquetFile(bad).read()
     place = rows.schema.get_field_index("seed")
     pq.write_table(rows.set_column(place, "seed", pa.array([seed])), bad)

@@ -7,8 +7,8 @@ A cell of the card is one protocol, IPC, architecture and recipe, with its stude
 students are trained by the same recipe with other seeds: with the same ones they would be the same students, and say
 nothing about how far chance goes. The difference of the means has a t interval with the variance of both groups
 pooled, and is never narrower than chance among the test images makes it. All intervals together hold with 99 % where
-the generator is the one that was measured, and wasn't chosen by these accuracies among many; a cell whose interval leaves
-out 0 is a mismatch.
+the generator is the one that was measured, and wasn't chosen by its students' validation among many; a cell whose
+interval leaves out 0 is a mismatch.
 """
 
 from __future__ import annotations
@@ -232,8 +232,8 @@ def _check(artifact: Artifact, what: str, values: Any, needed: Sequence[str]) ->
 
 def _unreadable(artifact: Artifact, what: str, why: str) -> str:
     return (
-        f"the {what} of {artifact.uri} aren't what this version of dim_ray reads ({why}): upgrade dim_ray, or export the "
-        "generator again."
+        f"the {what} of {artifact.uri} aren't what this version of dim_ray reads ({why}): upgrade dim_ray, "
+        "or export the generator again."
     )
 
 

@@ -6,8 +6,9 @@
 A cell of the card is one protocol, IPC, architecture and recipe, with its students' seeds and accuracies. The new
 students are trained by the same recipe with other seeds: with the same ones they would be the same students, and say
 nothing about how far chance goes. The difference of the means has a t interval with the variance of both groups
-pooled. All intervals together hold with 99 % where the generator is the one that was measured; a cell whose interval
-leaves out 0 is a mismatch.
+pooled, and is never narrower than chance among the test images makes it. All intervals together hold with 99 % where
+the generator is the one that was measured, and wasn't chosen by its students' validation among many; a cell whose
+interval leaves out 0 is a mismatch.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from dim_ray.config import DATASETS, Config, DataConfig, EvaluationConfig, StorageConfig
+from dim_ray.config import DATASETS, WEIGHTS, Config, DataConfig, EvaluationConfig, StorageConfig
 from dim_ray.core.data import load_dataset
 from dim_ray.core.students import finished
 from dim_ray.errors import ArtifactError, ConfigError, DataError, StorageError, UsageError
@@ -41,6 +42,7 @@ _CONFIDENCE = 0.99
 _USUAL_SEEDS = 3  # at least
 _LEAST_SEEDS = 2
 _SHOWN = ("protocol", "ipc", "architecture", "weights", "preset", "quirks")
+_NEEDED = ("protocol", "ipc", "architecture", "weights", "preset", "recipe", "seeds", "accuracies")  # of a cell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,8 @@ class Reevaluation:
     """Accuracies of the card's students, fractions."""
     found: tuple[float, ...]
     """Accuracies of the new ones."""
+    num_test: int
+    """Test images, of which accuracies are shares."""
     confidence: float
     """Of the interval."""
 
@@ -64,14 +68,25 @@ class Reevaluation:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where the difference of the true means is: Student's t with pooled variance."""
-        from scipy.stats import t
+        """Where the difference of the true means is: Student's t with pooled variance.
+
+        Accuracies are counts of test images, so students may agree by chance, and their variance be nearly 0. Hence
+        the interval is never narrower than the normal one of the binomial variance.
+        """
+        from scipy.stats import norm, t
 
         groups = (self.stated, self.found)
         degrees = sum(len(group) - 1 for group in groups)
         variance = sum(float(np.var(group)) * len(group) for group in groups) / degrees
-        error = math.sqrt(variance * sum(1 / len(group) for group in groups))
-        half = float(t.ppf((1 + self.confidence) / 2, degrees)) * error
+        share = (float(np.mean((*self.stated, *self.found))) * self.num_test + 0.5) / (
+            self.num_test + 1
+        )  # never 0 or 1
+        quantile = (1 + self.confidence) / 2
+        widths = (
+            float(t.ppf(quantile, degrees)) * math.sqrt(variance),
+            float(norm.ppf(quantile)) * math.sqrt(share * (1 - share) / self.num_test),
+        )
+        half = max(widths) * math.sqrt(sum(1 / len(group) for group in groups))
         return self.difference - half, self.difference + half
 
     @property
@@ -137,6 +152,7 @@ def reevaluate(
     if num_seeds is not None and num_seeds < _LEAST_SEEDS:
         raise UsageError(f"--seeds is {num_seeds}; allowed: {_LEAST_SEEDS} or more, since one student has no spread.")
     artifact = read_artifact(uri, kind="generators")
+    _check(artifact, "dataset", artifact.card.get("dataset"), ("name", "digest"))
     asked = {"protocol": protocol, "ipc": ipc, "architecture": architecture}
     cells = _asked_for(artifact, {name: value for name, value in asked.items() if value is not None})
     with tempfile.TemporaryDirectory() as folder:  # a workspace has a storage; nothing is written
@@ -157,6 +173,7 @@ def reevaluate(
                 ipc=cell["ipc"],
                 architecture=cell["architecture"],
                 stated=tuple(cell["accuracies"]),
+                num_test=len(work.dataset.test.labels),
                 found=_train(work, artifact, cell, num_seeds or max(_USUAL_SEEDS, len(cell["seeds"]))),
                 confidence=confidence,
             )
@@ -184,6 +201,10 @@ def _asked_for(artifact: Artifact, asked: Mapping[str, Any]) -> list[Mapping[str
             f"the card of {artifact.uri} has no evaluations to compare with; measure the generator with python -m "
             "dim_ray.evaluate, and export it again."
         )
+    if not isinstance(stated, list):
+        raise ArtifactError(_unreadable(artifact, CELLS, f"they are {type(stated).__name__}, not a list"))
+    for cell in stated:
+        _check(artifact, CELLS, cell, _NEEDED)
     try:
         cells = [cell for cell in stated if all(cell[name] == value for name, value in asked.items())]
         if not cells:
@@ -191,14 +212,29 @@ def _asked_for(artifact: Artifact, asked: Mapping[str, Any]) -> list[Mapping[str
             raise StorageError(f"{artifact.uri} was never measured with {asked}; there is {'; '.join(there)}.")
         for cell in cells:
             _recipe(cell["recipe"])
+            if cell["weights"] not in WEIGHTS:
+                raise ValueError(f"weights are {cell['weights']!r}")
+            if not all(isinstance(seed, int) for seed in cell["seeds"]):
+                raise ValueError(f"seeds are {cell['seeds']!r}")
             if not cell["seeds"] or len(cell["seeds"]) != len(cell["accuracies"]):
                 raise ValueError("seeds and accuracies are not as many")
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
-        raise ArtifactError(
-            f"the evaluations of {artifact.uri} aren't what this version of dim_ray reads ({error}): upgrade dim_ray, "
-            "or export the generator again."
-        ) from error
+    except (TypeError, ValueError, ConfigError) as error:
+        raise ArtifactError(_unreadable(artifact, CELLS, str(error))) from error
     return cells
+
+
+def _check(artifact: Artifact, what: str, values: Any, needed: Sequence[str]) -> None:
+    """Makes sure that a part of the card has its keys; a foreign program may have written it."""
+    lacking = [name for name in needed if not isinstance(values, Mapping) or name not in values]
+    if lacking:
+        raise ArtifactError(_unreadable(artifact, what, f"there is no {', '.join(lacking)}"))
+
+
+def _unreadable(artifact: Artifact, what: str, why: str) -> str:
+    return (
+        f"the {what} of {artifact.uri} aren't what this version of dim_ray reads ({why}): upgrade dim_ray, "
+        "or export the generator again."
+    )
 
 
 def _train(work: Workspace, artifact: Artifact, cell: Mapping[str, Any], num_seeds: int) -> tuple[float, ...]:
@@ -231,5 +267,7 @@ def _train(work: Workspace, artifact: Artifact, cell: Mapping[str, Any], num_see
 
 
 def _recipe(stated: Mapping[str, Any]) -> EvaluationConfig:
+    if not isinstance(stated, Mapping):
+        raise TypeError(f"the recipe is {type(stated).__name__}, not an object")
     values: dict[str, Any] = {name: tuple(own) if isinstance(own, list) else own for name, own in stated.items()}
     return EvaluationConfig(**values)

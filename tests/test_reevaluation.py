@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -170,17 +172,54 @@ def test_generator_without_evaluations_says_what_to_do(copied: Path) -> None:
     with pytest.raises(StorageError, match=r"measure the generator with python -m dim_ray\.evaluate, and export"):
         next(reevaluate(str(copied)))
     edit_card(copied, lambda card: card.update({CELLS: [{"protocol": "fixed", "recipe": {"new": 1}}]}))
-    with pytest.raises(ArtifactError, match="aren't what this version of dim_ray reads"):
+    with pytest.raises(ArtifactError, match=r"aren't what this version of dim_ray reads \(there is no ipc, archit"):
         next(reevaluate(str(copied)))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda card: card[CELLS][0].update(recipe=[]), "the recipe is list"),
+        (lambda card: card[CELLS][0].pop("weights"), "there is no weights"),
+        (lambda card: card[CELLS][0].pop("preset"), "there is no preset"),
+        (lambda card: card[CELLS][0].update(weights="other"), "weights are 'other'"),
+        (lambda card: card[CELLS][0].update(seeds=["0", "1", "2"]), "seeds are"),
+        (lambda card: card.update({CELLS: {"fixed": 1}}), "they are dict, not a list"),
+        (lambda card: card["dataset"].pop("name"), "there is no name"),
+        (lambda card: card.pop("dataset"), "there is no name, digest"),
+    ],
+)
+def test_foreign_card_without_what_is_needed_is_an_error_that_says_what(
+    copied: Path, change: Callable[[dict[str, Any]], object], says: str
+) -> None:
+    edit_card(copied, change)
+    with pytest.raises(ArtifactError, match=says):
+        next(reevaluate(str(copied)))
+
+
+EXACT: dict[str, Any] = {"num_test": 1_000_000, "confidence": 0.95}
+
+
+def test_honest_generator_is_seldom_a_mismatch_though_students_often_agree_by_chance() -> None:
+    generator, num_test, num_folders = np.random.default_rng(0), 360, 6000
+    drawn = generator.binomial(num_test, 0.97, size=(num_folders, 4)) / num_test  # one student of the card, three new
+    alike = {"protocol": "fixed", "ipc": 1, "architecture": "a", "num_test": num_test, "confidence": 0.99}
+    cells = [Reevaluation(stated=tuple(own[:1]), found=tuple(own[1:]), **alike) for own in drawn]
+    assert sum(not cell.is_match for cell in cells) / num_folders <= 0.01
+    third = Reevaluation(stated=(0.1 + 0.2,), found=(0.3,) * 3, **alike)
+    one = Reevaluation(stated=(350 / 360,), found=(349 / 360,) * 3, **alike)
+    sure = Reevaluation(stated=(1.0,), found=(1.0,) * 3, **alike)
+    assert all(cell.is_match for cell in (third, one, sure))
+    assert not Reevaluation(stated=(0.97,), found=(0.93,) * 3, **alike).is_match
 
 
 def test_interval_is_that_of_the_pooled_t_test() -> None:
     stated, found = (0.71, 0.74, 0.69), (0.70, 0.66, 0.68, 0.69)
-    cell = Reevaluation(protocol="fixed", ipc=1, architecture="a", stated=stated, found=found, confidence=0.95)
+    cell = Reevaluation(protocol="fixed", ipc=1, architecture="a", stated=stated, found=found, **EXACT)
     expected = stats.ttest_ind(found, stated).confidence_interval(0.95)
     assert cell.interval == pytest.approx((expected.low, expected.high))
     assert cell.is_match == (expected.low <= 0 <= expected.high)
-    one = Reevaluation(protocol="fixed", ipc=1, architecture="a", stated=(0.9,), found=found, confidence=0.95)
+    one = Reevaluation(protocol="fixed", ipc=1, architecture="a", stated=(0.9,), found=found, **EXACT)
     assert one.interval[1] < 0  # the spread is that of the new students
 
 

@@ -240,23 +240,25 @@ def _ipc_caption(best: Best, protocol: str, num_others: int) -> str:
 
 def _ipc_table(points: pd.DataFrame, best: Best, protocol: str, whole: Mapping[Any, Any] | None) -> Table:
     rows: list[list[Cell]] = []
-    here = "measured here"
+    here, none = "measured here", number(None)
     for name, label in (("", "generated"), ("real_", "real")):
         for point in points.to_dict("records"):
             if pd.notna(point[f"{name}mean"]):
                 value = percent(point[f"{name}mean"], point[f"{name}std"])
                 n = number(point[f"{name}n"], f"{point[f'{name}n']:.0f}")
-                rows.append([label, best.architecture, number(point["ipc"]), value, n, here])
+                steps = number(point["optimiser_steps"])
+                rows.append([label, best.architecture, number(point["ipc"]), value, n, steps, here])
     if whole is not None:
         value = percent(whole["mean"], whole["std"])
-        rows.append([_WHOLE, best.architecture, number(None), value, number(whole["n"]), here])
+        n, steps = number(whole["n"]), number(whole["optimiser_steps"])
+        rows.append([_WHOLE, best.architecture, number(None), value, n, steps, here])
     elif best.dataset in WHOLE_SETS:
         printed, source = WHOLE_SETS[best.dataset]
-        rows.append([_WHOLE, "ConvNet-3", number(None), percent(printed), number(None), f"published, {source}"])
+        rows.append([_WHOLE, "ConvNet-3", none, percent(printed), none, none, f"published, {source}"])
     for line in published(best.dataset, protocol):
         for ipc, accuracy in line.accuracies.items():
             source = f"published, {line.source}"
-            rows.append([line.method, line.architecture, number(ipc), percent(accuracy), number(None), source])
+            rows.append([line.method, line.architecture, number(ipc), percent(accuracy), none, none, source])
     return Table(
         caption=f"Test accuracy in % on {best.dataset}, {protocol.replace('_', ' ')}",
         columns=(
@@ -265,6 +267,7 @@ def _ipc_table(points: pd.DataFrame, best: Best, protocol: str, whole: Mapping[A
             Column("images per class", is_number=True),
             Column("accuracy", is_number=True),
             Column("seeds", is_number=True),
+            Column("steps", is_number=True),
             Column("source"),
         ),
         rows=rows,

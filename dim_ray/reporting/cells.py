@@ -15,7 +15,7 @@ import pandas as pd
 from dim_ray.config import NO_QUIRKS
 from dim_ray.store.selection import CELL, may_choose, rank, summarise, usual_ipc
 
-__all__ = ["REAL", "Best", "best_generators", "curve", "leaders", "measured_cells", "whole_set"]
+__all__ = ["REAL", "Best", "baselines_alone", "best_generators", "curve", "leaders", "measured_cells", "whole_set"]
 
 REAL: Mapping[str, str] = {"on_the_fly": "real_on_the_fly", "fixed": "real_fixed"}
 """The protocol of real images that a generator's is compared with."""
@@ -124,7 +124,7 @@ def leaders(cells: pd.DataFrame, protocol: str, most: int) -> tuple[pd.DataFrame
     Args:
         cells: As from `measured_cells`.
         protocol: Of generated images.
-        most: The most rows to return; a group has at least its best.
+        most: The most rows to return, unless there are more groups: each has its best.
 
     Returns:
         Rows by data set, IPC and architecture, the best validation accuracy first.
@@ -135,7 +135,15 @@ def leaders(cells: pd.DataFrame, protocol: str, most: int) -> tuple[pd.DataFrame
     ranked = there.assign(group=groups).sort_values(
         ["dataset", "ipc", "architecture", "group", "validation_mean"], ascending=[True, True, True, True, False]
     )
-    return ranked.groupby("group", sort=False).head(each).head(most), len(there)
+    return ranked.groupby("group", sort=False).head(each), len(there)
+
+
+def baselines_alone(cells: pd.DataFrame, protocol: str) -> pd.DataFrame:
+    """Returns cells of the real images of a protocol of generated ones, beside which no generator was measured."""
+    real = cells[cells["protocol"] == REAL[protocol]]
+    generated = cells.loc[cells["protocol"] == protocol, _PAIRED].drop_duplicates()
+    sides = real.merge(generated, on=_PAIRED, how="left", indicator="side")
+    return sides[sides["side"] == "left_only"].drop(columns="side")
 
 
 def _best(ranked: pd.DataFrame) -> Best:

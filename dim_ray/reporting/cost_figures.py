@@ -1,18 +1,19 @@
-"""What studies cost: a bar each, of networks, trials and evaluations, and beside it what reuse saved.
+"""What studies cost: a bar each, of networks, trials, contenders and evaluations, and beside it what reuse saved.
 
-figure = cost_figure(costs(artifacts, trials, evaluations))
+figure = cost_figure(costs(artifacts, trials, evaluations, validations))
 """
 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
 from dim_ray.errors import StorageError
 from dim_ray.reporting.content import Cell, Column, Figure, Table, number
-from dim_ray.reporting.drawing import GENERATED, INK, MUTED, PAPER, PUBLISHED, THIRD, draw, plain
+from dim_ray.reporting.drawing import GENERATED, INK, MUTED, PAPER, PUBLISHED, REAL, THIRD, draw, plain
 from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.filesystem import is_name
 
@@ -25,30 +26,41 @@ _LONGEST_NAME = 26
 _PARTS = (
     ("networks", "teachers and priors", THIRD),
     ("trials", "trials", GENERATED),
+    ("contenders", "deciding between the best", REAL),
     ("evaluations", "final evaluations", PUBLISHED),
 )
+_SHOWN = (*(name for name, _, _ in _PARTS), "saved")
 _UNITS = ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 
 
-def costs(artifacts: ArtifactStore, trials: pd.DataFrame, evaluations: pd.DataFrame) -> pd.DataFrame:
+def costs(
+    artifacts: ArtifactStore, trials: pd.DataFrame, evaluations: pd.DataFrame, validations: pd.DataFrame
+) -> pd.DataFrame:
     """Returns device seconds by study, the dearest first.
 
     Args:
         artifacts: Has the lists of networks that studies built, and their cards.
         trials: Rows.
         evaluations: Rows; of a student its share of the wall time, on one device.
+        validations: Rows, of the students that decided between a study's best trials; likewise.
 
     Returns:
-        Columns `study`, `networks`, `trials`, `evaluations`, `saved` and `num_trials`.
+        Columns `study`, `networks`, `trials`, `contenders`, `evaluations`, `saved`, `total` and `num_trials`; those
+        that took over another's result aren't counted.
     """
-    ran = trials.groupby("study").agg(
-        trials=("device_seconds", "sum"), alone=("saved_device_seconds", "sum"), num_trials=("id", "size")
+    ran = (
+        trials.assign(ran=trials["reused_trial"].isna())
+        .groupby("study")
+        .agg(trials=("device_seconds", "sum"), alone=("saved_device_seconds", "sum"), num_trials=("ran", "sum"))
     )
-    tested = evaluations.assign(study=evaluations["study"].fillna(_NO_STUDY)).groupby("study")["wall_seconds"].sum()
-    table = ran.join(tested.rename("evaluations"), how="outer").fillna(0.0)
+    tested, decided = (
+        rows.assign(study=rows["study"].fillna(_NO_STUDY)).groupby("study")["wall_seconds"].sum()
+        for rows in (evaluations, validations)
+    )
+    table = ran.join([tested.rename("evaluations"), decided.rename("contenders")], how="outer").fillna(0.0)
     table["networks"] = [_networks_seconds(artifacts, str(name)) for name in table.index]
     table["saved"] = (table["alone"] - table["networks"]).clip(lower=0.0)
-    table["total"] = table["networks"] + table["trials"] + table["evaluations"]
+    table["total"] = sum(table[name] for name, _, _ in _PARTS)
     table = table.rename_axis("study").reset_index().sort_values("total", ascending=False, ignore_index=True)
     return table.astype({"study": str, "num_trials": int}).drop(columns="alone")
 
@@ -84,7 +96,7 @@ def cost_figure(table: pd.DataFrame) -> Figure:
         [
             row["study"],
             number(row["num_trials"]),
-            *(number(row[name], f"{row[name]:,.0f}") for name in ("networks", "trials", "evaluations", "saved")),
+            *(number(row[name], f"{row[name]:,.0f}") for name in _SHOWN),
         ]
         for row in table.to_dict("records")
     ]
@@ -94,8 +106,8 @@ def cost_figure(table: pd.DataFrame) -> Figure:
         name="cost",
         drawing=draw(paint, height=140 + 32 * len(shown)),
         alt=f"Device time by study. The dearest, {first['study']}: {first['networks']:,.0f} s for teachers and priors, "
-        f"{first['trials']:,.0f} s for trials, {first['evaluations']:,.0f} s for final evaluations; reuse saved "
-        f"{first['saved']:,.0f} s.",
+        f"{first['trials']:,.0f} s for trials, {first['contenders']:,.0f} s for deciding between the best, "
+        f"{first['evaluations']:,.0f} s for final evaluations; reuse saved {first['saved']:,.0f} s.",
         caption="Time x devices. Teachers and priors count for the study that built them; dashed is what its trials "
         f"would have taken besides, had each built its own.{more}",
         table=Table(
@@ -104,7 +116,7 @@ def cost_figure(table: pd.DataFrame) -> Figure:
                 Column("study"),
                 *(
                     Column(name, is_number=True)
-                    for name in ("trials run", "teachers and priors", "trials", "evaluations", "saved")
+                    for name in ("trials run", "teachers and priors", "trials", "contenders", "evaluations", "saved")
                 ),
             ),
             rows=rows[:_MOST_ROWS],
@@ -113,17 +125,21 @@ def cost_figure(table: pd.DataFrame) -> Figure:
 
 
 def _networks_seconds(artifacts: ArtifactStore, study: str) -> float:
-    """Returns what the teachers and priors that a study noted as its own took; those that are gone count nothing."""
+    """Returns what the teachers and priors that a study noted as its own took; those that are gone count nothing.
+
+    Where its list or a card is damaged, none of them counts: `verify` is what names damage.
+    """
     if not is_name(study):
         return 0.0
     total = 0.0
-    for key in json.loads(artifacts.read_bytes(f"studies/{study}/networks.json") or b"[]"):
-        kind, _, identity = key.partition("/")
-        try:
-            card = artifacts.read_card(kind, identity)
-        except StorageError:
-            continue
-        total += card["wall_seconds"] * card.get("num_workers", 1)
+    try:
+        for key in json.loads(artifacts.read_bytes(f"studies/{study}/networks.json") or b"[]"):
+            kind, _, identity = key.partition("/")
+            with suppress(StorageError):
+                card = artifacts.read_card(kind, identity)
+                total += float(card["wall_seconds"]) * card.get("num_workers", 1)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return 0.0
     return total
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from dim_ray.reporting.cells import Best
 from dim_ray.reporting.content import Picture
@@ -27,7 +27,7 @@ def samples(artifacts: ArtifactStore, best: Best) -> Picture | None:
         return None
     try:
         grid = Image.open(io.BytesIO(data)).convert("RGB")
-    except (UnidentifiedImageError, OSError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # what Pillow raises of damaged files
         return None
     if grid.width > _WIDEST_PIXELS:
         grid = grid.resize((_WIDEST_PIXELS, grid.height * _WIDEST_PIXELS // grid.width), Image.Resampling.BOX)

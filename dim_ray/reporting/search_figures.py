@@ -37,7 +37,7 @@ def pool_figure(study: Study) -> Figure | None:
     scaling = pool_scaling(study.trials)
     if len(scaling) < 2:
         return None
-    ended = thinned(study.trials[study.trials["state"] == "completed"], _MOST_POINTS, "objective")
+    ended = thinned(study.trials, _MOST_POINTS, "objective")
     fit = fit_pool_scaling(study.trials) if is_pool_scaling(study.trials) else None
 
     def paint(canvas: Canvas) -> None:
@@ -111,7 +111,8 @@ def importance_figure(study: Study) -> Figure | None:
         alt=f"Importance of each parameter in study {study.name}, by fANOVA: "
         + ", ".join(f"{_words(row['parameter'])} {100 * row['fanova']:.0f} %" for row in table.to_dict("records"))
         + ".",
-        caption=f"{study.name}: Optuna's estimates from {len(study.trials):,} trials; each sums to 100 %.{few}{many}",
+        caption=f"{study.name}: Optuna's estimates from {len(study.trials):,} completed trials; each sums to 100 %."
+        f"{few}{many}",
         table=Table(
             caption=f"Importance in %, in {study.name}",
             columns=(Column("parameter"), Column("fANOVA", is_number=True), Column("PED-ANOVA", is_number=True)),
@@ -124,7 +125,7 @@ def importance_figure(study: Study) -> Figure | None:
 
 
 def parallel_figure(study: Study) -> Figure | None:
-    """Returns every trial as a line across its parameters to its objective, or None where nothing was searched."""
+    """Returns completed trials as lines across their parameters to the objective; None where nothing was searched."""
     if study.parameters.empty or not len(study.parameters.columns) or len(study.trials) < 2:
         return None
     trials = thinned(study.trials, _MOST_LINES, "objective")
@@ -157,7 +158,7 @@ def parallel_figure(study: Study) -> Figure | None:
         axes.set_ylim(-0.06, 1.28)
         axes.set_title("Trials, from parameters to accuracy")
 
-    caption = f"{study.name}: each line is a trial"
+    caption = f"{study.name}: each line is a completed trial"
     if len(trials) < len(study.trials):
         caption += (
             f", {len(trials):,} of {len(study.trials):,}: half of them the best there are, the others an even sample"
@@ -167,23 +168,21 @@ def parallel_figure(study: Study) -> Figure | None:
     return Figure(
         name=f"parallel-{study.name}",
         drawing=draw(paint, height=320, width=640),
-        alt=f"Parallel coordinates of study {study.name}: trials as lines across {', '.join(map(_words, names))} to "
-        "validation accuracy; the table has the best of them.",
+        alt=f"Parallel coordinates of study {study.name}: completed trials as lines across "
+        f"{', '.join(map(_words, names))} to validation accuracy; the table has the best of them.",
         caption=f"{caption}. Blue: the best {int(best.sum())}.",
         table=Table(
-            caption=f"The best {len(order)} trials of {len(study.trials):,} in {study.name}",
+            caption=f"The best {len(order)} of {len(study.trials):,} completed trials in {study.name}",
             columns=(
                 Column("trial", is_number=True),
                 *(Column(_words(str(name)), is_number=True) for name in names),
                 Column("accuracy, %", is_number=True),
-                Column("state"),
             ),
             rows=[
                 (
                     number(row["number"]),
                     *(_cell(value) for value in chosen.values()),
                     percent(row["objective"]),
-                    row["state"],
                 )
                 for row, chosen in zip(
                     order.to_dict("records"), study.parameters.loc[order.index].to_dict("records"), strict=True

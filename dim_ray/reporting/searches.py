@@ -23,7 +23,7 @@ _SEARCHED = ("pool_size", "capacity", "matching_weight", "adversarial_weight")  
 
 @dataclass(frozen=True)
 class Study:
-    """One study's trials that were measured, and the parameters that differ among them."""
+    """One study's trials that were completed and measured, and the parameters that differ among them."""
 
     name: str
     trials: pd.DataFrame
@@ -35,13 +35,16 @@ class Study:
 
 
 def studies(trials: pd.DataFrame, most: int) -> list[Study]:
-    """Returns the studies with the most measured trials.
+    """Returns the studies with the most trials that were completed, measured and run by themselves.
+
+    What was stopped or diverged had another budget, so its objective isn't one to compare.
 
     Args:
         trials: Rows as `Reader.trials` returns them.
         most: Of how many studies.
     """
-    rows = trials[trials["objective"].notna() & trials["reused_trial"].isna()]
+    is_ended = trials["state"] == "completed"
+    rows = trials[is_ended & trials["objective"].notna() & trials["reused_trial"].isna()]
     sizes = rows.groupby("study").size().sort_values(ascending=False, kind="stable")
     return [_study(str(name), rows[rows["study"] == name]) for name in sizes.index[:most]]
 

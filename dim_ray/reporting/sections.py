@@ -22,12 +22,14 @@ from dim_ray.reporting.searches import Study, datasets_of, studies
 from dim_ray.reporting.tables import failure_tables, leaderboard
 from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.reader import Reader
-from dim_ray.store.selection import no_evaluations, rank
+from dim_ray.store.selection import may_choose, no_evaluations, rank
 
 __all__ = ["Report", "make_report"]
 
+_OF_TRIALS = {"dataset"}  # filters that limit trials, too
 _MOST_DATASETS = 6  # with figures
 _MOST_STUDIES = 3
+_CHOSEN_ON = ("dataset", "protocol", "ipc", "architecture", "data_fingerprint", "budget_fingerprint")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,8 @@ def make_report(reader: Reader, artifacts: ArtifactStore, filters: Mapping[str, 
         reader: Of rows.
         artifacts: Of the same storage.
         filters: Values of dataset, ipc, architecture and protocol that are wanted. A protocol of generated images
-            brings that of the real ones beside it; trials are limited by the data set alone.
+            brings that of the real ones beside it; trials are limited by the data set alone, so with another filter
+            there is no section of what it all cost.
 
     Raises:
         StorageError: There are no rows, or none that are wanted; the message says what there is.
@@ -69,7 +72,7 @@ def make_report(reader: Reader, artifacts: ArtifactStore, filters: Mapping[str, 
         _against_ipc(cells, drawn, len(bests)),
         _search(searched, trials),
         _pareto(evaluations, drawn, searched),
-        _cost(artifacts, trials, evaluations),
+        None if filters.keys() - _OF_TRIALS else _cost(reader, artifacts, trials, evaluations, filters),
         _failures(trials),
     )
     return Report(
@@ -91,7 +94,8 @@ def _read(reader: Reader, filters: Mapping[str, Any]) -> tuple[pd.DataFrame, pd.
     evaluations, trials = reader.evaluations(**wanted), reader.trials()
     if "dataset" in filters and len(trials):
         trials = trials[datasets_of(trials) == filters["dataset"]]
-    if evaluations.empty and filters and len(every := reader.measured()):
+    is_refused = trials.empty or filters.keys() - _OF_TRIALS
+    if evaluations.empty and filters and is_refused and len(every := reader.measured()):
         for column, value in filters.items():
             if value not in set(every[column]):
                 there = [str(known) for known in every[column].unique()]
@@ -151,10 +155,10 @@ def _leaderboard(cells: pd.DataFrame) -> Section | None:
         key="leaderboard",
         title="Leaderboard",
         paragraphs=(
-            "Accuracy is that of the last epoch on the test split, which chose nothing. Validation chose the order "
-            "within each data set, IPC and student. Best in training is the best of several tests on the test split, "
-            "as much of the literature reports it: how much higher it is says how much that flatters. On the fly and "
-            "fixed answer different questions and are never compared.",
+            "Accuracy is that of the last epoch on the test split, which chose nothing, unless a row's terms say "
+            "otherwise. Validation chose the order within each data set, IPC and student. Best in training is the best "
+            "of several tests on the test split, as much of the literature reports it: how much higher it is says how "
+            "much that flatters. On the fly and fixed answer different questions and are never compared.",
         ),
         tables=tables,
     )
@@ -205,18 +209,15 @@ def _pareto(evaluations: pd.DataFrame, bests: Sequence[Best], searched: Sequence
 
 def _measured_fronts(evaluations: pd.DataFrame, bests: Sequence[Best]) -> Iterator[Figure]:
     """Draws evaluated generators of each data set, on the terms that its best was chosen on, by stored bytes."""
+    may = evaluations[may_choose(evaluations)]
     for best in bests:
-        rows = evaluations[
-            (evaluations["dataset"] == best.dataset)
-            & (evaluations["protocol"] == best.protocol)
-            & (evaluations["ipc"] == best.ipc)
-            & evaluations["validation_accuracy"].notna()
-            & evaluations["generator"].notna()
-        ]
-        ranked = rank(rows)
-        sizes = rows.drop_duplicates("generator", keep="last").set_index("generator")["stored_bytes"] / 1000
+        rows = may[(may[list(_CHOSEN_ON)] == [getattr(best, name) for name in _CHOSEN_ON]).all(axis="columns")]
+        sizes = rows.drop_duplicates(["generator", "weights"], keep="last")[["generator", "weights", "stored_bytes"]]
+        ranked = rank(rows).merge(sizes, on=["generator", "weights"])
         points = ranked.assign(
-            label=ranked["generator"].str[:8], cost=ranked["generator"].map(sizes), accuracy=ranked["validation_mean"]
+            label=ranked["generator"].str[:8] + ranked["weights"].map({"raw": ", raw"}).fillna(""),
+            cost=ranked["stored_bytes"] / 1000,
+            accuracy=ranked["validation_mean"],
         )
         figure = pareto_figure(
             points,
@@ -233,7 +234,7 @@ def _measured_fronts(evaluations: pd.DataFrame, bests: Sequence[Best]) -> Iterat
 def _trial_fronts(searched: Sequence[Study]) -> Iterator[Figure]:
     """Draws the completed trials of each study by the size of their generators, and by time."""
     for study in searched:
-        ended = study.trials[study.trials["state"] == "completed"]
+        ended = study.trials
         points = ended.assign(label="trial " + ended["number"].astype(str), accuracy=ended["objective"])
         for key, word, cost, axis, unit in (
             ("bytes", "size", ended["generator_bytes"] / 1000, "kilobytes of the generator", "kB"),
@@ -251,8 +252,14 @@ def _trial_fronts(searched: Sequence[Study]) -> Iterator[Figure]:
                 yield figure
 
 
-def _cost(artifacts: ArtifactStore, trials: pd.DataFrame, evaluations: pd.DataFrame) -> Section | None:
-    table = costs(artifacts, trials, evaluations)
+def _cost(
+    reader: Reader,
+    artifacts: ArtifactStore,
+    trials: pd.DataFrame,
+    evaluations: pd.DataFrame,
+    filters: Mapping[str, Any],
+) -> Section | None:
+    table = costs(artifacts, trials, evaluations, reader.validations(**filters))
     if table.empty:
         return None
     return Section(key="cost", title="Cost", figures=(cost_figure(table),))

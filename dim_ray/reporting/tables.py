@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from dim_ray.reporting.cells import REAL, leaders
+from dim_ray.reporting.cells import baselines_alone, leaders
 from dim_ray.reporting.content import Cell, Column, Table, number, percent
 from dim_ray.reporting.searches import failures
 from dim_ray.store.selection import terms
@@ -37,13 +37,14 @@ def leaderboard(cells: pd.DataFrame) -> list[Table]:
     tables = []
     for protocol, (title, generated, real) in _HEADINGS.items():
         rows, num_all = leaders(cells, protocol, _MOST_ROWS)
-        if num_all == 0:
-            rows, num_all = _without_generators(cells, REAL[protocol])
-        if num_all:
-            tables.append(_protocol_table(rows, num_all, title, generated, real))
+        alone = _without_generators(cells, protocol)
+        both = pd.concat([part for part in (rows, alone) if len(part)]) if len(rows) + len(alone) else rows
+        if len(both):
+            both = both.sort_values(["dataset", "ipc", "architecture"], kind="stable")
+            tables.append(_protocol_table(both, num_all + len(alone), title, generated, real))
     whole = cells[cells["protocol"] == "real_full"].sort_values(["dataset", "architecture", "optimiser_steps"])
     if len(whole):
-        tables.append(_whole_table(whole.head(_MOST_ROWS)))
+        tables.append(_whole_table(whole))
     return tables
 
 
@@ -89,7 +90,11 @@ def _protocol_table(rows: pd.DataFrame, num_all: int, title: str, generated: str
     records = rows.to_dict("records")
     unusual = [terms(cell) for cell in records]
     has_terms = any(unusual)
-    shown = "" if len(rows) == num_all else f"; {len(rows):,} of {num_all:,} rows, the best of each by validation"
+    shown = (
+        ""
+        if len(rows) == num_all
+        else f"; {len(rows):,} of {num_all:,} rows, the best of each data set, IPC, student and terms"
+    )
     table: list[list[Cell]] = []
     for cell, how in zip(records, unusual, strict=True):
         table.append(
@@ -128,12 +133,11 @@ def _protocol_table(rows: pd.DataFrame, num_all: int, title: str, generated: str
     )
 
 
-def _without_generators(cells: pd.DataFrame, protocol: str) -> tuple[pd.DataFrame, int]:
-    """Returns the cells of real images alone, as `leaders` has them: in the column of real ones."""
-    there = cells[cells["protocol"] == protocol]
+def _without_generators(cells: pd.DataFrame, protocol: str) -> pd.DataFrame:
+    """Returns the cells of real images beside which no generator was measured, in the columns of real ones."""
+    there = baselines_alone(cells, protocol)
     real = {f"real_{name}": there[name] for name in ("mean", "std", "n")}
-    alone = there.assign(**real, mean=float("nan"), std=float("nan"))
-    return alone.sort_values(["dataset", "ipc", "architecture"]).head(_MOST_ROWS), len(there)
+    return there.assign(**real, mean=float("nan"), std=float("nan"))
 
 
 def _whole_table(rows: pd.DataFrame) -> Table:

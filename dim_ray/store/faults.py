@@ -22,7 +22,7 @@ import pyarrow as pa
 from dim_ray.errors import StorageError
 from dim_ray.notices import log
 
-__all__ = ["PAUSES_SECONDS", "can_pass", "patiently", "storage_errors"]
+__all__ = ["PAUSES_SECONDS", "can_pass", "is_gone", "patiently", "storage_errors"]
 
 PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0, 8.0, 8.0)
 """Between one try and the next: 47.5 seconds in all, or three tries where these take longer."""
@@ -42,6 +42,7 @@ _PASSING_TEXTS = re.compile(
     r"|HTTP status (408|429|5\d\d)"
     r"|google::cloud::Status\((UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|INTERNAL|ABORTED)"
 )
+_GONE = re.compile(r"AWS Error (NO_SUCH_KEY|RESOURCE_NOT_FOUND) during GetObject")
 _ADVICE = (
     (
         r"NETWORK_CONNECTION|REQUEST_TIMEOUT|Status\((UNAVAILABLE|DEADLINE_EXCEEDED)",
@@ -66,6 +67,11 @@ def can_pass(error: Exception) -> bool:
     """Whether what the operating system, pyarrow or an object store raised may end while the command runs."""
     code = getattr(error, "errno", None)
     return code in _PASSING_CODES if code is not None else _PASSING_TEXTS.search(str(error)) is not None
+
+
+def is_gone(error: Exception) -> bool:
+    """Whether it says that there is no such file: of S3 a text alone where it went after its size was asked for."""
+    return isinstance(error, FileNotFoundError) or _GONE.search(str(error)) is not None
 
 
 def patiently(call: Callable[[], _Result], pauses_seconds: Sequence[float], what: str) -> _Result:

@@ -22,10 +22,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from dim_ray.errors import StorageAddressError, StorageError, nearest
-from dim_ray.store.faults import patiently, storage_errors
+from dim_ray.store.faults import is_gone, patiently, storage_errors
 from dim_ray.store.object_stores import REMOTE_SCHEMES, connect
 
 __all__ = ["Root", "check_name", "is_name", "open_root", "probe"]
@@ -75,8 +76,10 @@ class Root:
             try:
                 with self.filesystem.open_input_stream(path) as stream:
                     data: bytes = stream.read()
-            except FileNotFoundError:
-                return None
+            except (OSError, pa.ArrowException) as error:
+                if is_gone(error):
+                    return None
+                raise
             return data
 
         return self._do("read", key, read)

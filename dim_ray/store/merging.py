@@ -27,8 +27,9 @@ __all__ = ["CIRCUMSTANCES", "Merge", "merge"]
 
 CIRCUMSTANCES = frozenset(
     {
-        "created_at", "schema_version", "study", "wall_seconds", "device_seconds", "device", "num_threads", "host",
-        "torch_version", "started_at", "ended_at",
+        "created_at", "schema_version", "study", "wall_seconds", "device_seconds", "saved_device_seconds",
+        "alone_device_seconds", "reused_trial", "device", "num_threads", "host", "torch_version", "started_at",
+        "ended_at",
     }
 )  # fmt: skip
 """Columns that say when, where and how fast something was measured, and not what came out."""

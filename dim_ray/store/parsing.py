@@ -66,7 +66,7 @@ def _parse(
             version = _check_version(table, path, there.metadata or {})
             absent = [] if there.equals(schema) else _absent(table, path, there.names, version)
             if is_apart:
-                shared = _shared(file.metadata, there, wanted)
+                shared = _shared(file.metadata, there, schema, wanted)
             inside = [name for name in wanted if name not in absent and name not in shared]
             rows = file.read(inside, use_threads=len(data) > _LARGE_BYTES)
     except (OSError, pa.ArrowException) as error:  # raised by the bytes at hand, not by the storage
@@ -87,17 +87,19 @@ def _parse(
         raise StorageError(f"{path} has columns of other types than {table.name}: {first_line(error)}.") from error
 
 
-def _shared(metadata: pq.FileMetaData, there: pa.Schema, wanted: Sequence[str]) -> dict[str, Any]:
+def _shared(metadata: pq.FileMetaData, there: pa.Schema, schema: pa.Schema, wanted: Sequence[str]) -> dict[str, Any]:
     """Returns the values of columns whose least and greatest value are one, and None for columns of nulls.
 
-    Not of fractions: their statistics leave NaN out, and don't tell 0.0 from -0.0.
+    Not of fractions: their statistics leave NaN out, and don't tell 0.0 from -0.0. Nor of columns of a wrong type.
     """
     shared: dict[str, Any] = {}
     if metadata.num_row_groups != 1:
         return shared
     group = metadata.row_group(0)
     for place, field in enumerate(there):
-        if field.name in wanted and (pa.types.is_string(field.type) or pa.types.is_integer(field.type)):
+        if field.name not in wanted or field.type != schema.field(field.name).type:
+            continue
+        if pa.types.is_string(field.type) or pa.types.is_integer(field.type):
             known = group.column(place).statistics
             if known is None or not known.has_null_count:
                 continue

@@ -77,7 +77,8 @@ def plan_pruning(root: str, *, quota_bytes: int | None = None, **interest: Any) 
     Args:
         root: As for `dim_ray.store.filesystem.open_root`.
         quota_bytes: The most that the whole storage should have. Default: what nobody needs goes, and no more.
-        **interest: Which evaluations are of interest, column=value; trials are then of none. Default: every row.
+        **interest: Which evaluations are of interest, column=value; trials and validations are then of none.
+            Default: every row.
 
     Raises:
         UsageError: There is no such column.
@@ -158,4 +159,6 @@ def _named_and_best(root: str, interest: Mapping[str, Any]) -> tuple[set[str], s
     shared = [name for name in CELL if name not in ("generator", "weights")]
     best = cells.loc[cells.groupby(shared, dropna=False)["validation_mean"].idxmax()]["generator"]
     named = set(rows["generator"].dropna())
-    return (named if interest else named | set(reader.trials()["generator"].dropna())), set(best)
+    if not interest:
+        named |= set(reader.trials()["generator"].dropna()) | set(reader.validations()["generator"])
+    return named, set(best)

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dim_ray.errors import StorageError, UsageError, nearest
-from dim_ray.store.faults import storage_errors
+from dim_ray.store.faults import is_gone, storage_errors
 from dim_ray.store.filesystem import Root
 from dim_ray.store.packs import num_packed
 from dim_ray.store.parsing import first_line, parse_apart
@@ -41,6 +41,7 @@ __all__ = [
 
 _REMOTE_THREADS = 16  # which wait for the object store
 _MAX_LISTINGS = 100
+_MOST_TEXT_BYTES = 2**31 - 1  # in one array: the offsets have 32 bits, and pa.repeat doesn't look
 _SUFFIX = ".parquet"
 _AGE = ("created_at", "id")
 
@@ -111,7 +112,7 @@ def read_rows(root: Root, table: Table, filters: Mapping[str, Any], columns: Seq
         rows = rows.slice(0, 0)
     rows = rows.sort_by([(name, "ascending") for name in _AGE])
     for name in shared.keys() & set(wanted):
-        rows = rows.append_column(table.schema.field(name), pa.repeat(shared[name], len(rows)))
+        rows = rows.append_column(table.schema.field(name), _repeated(shared[name], len(rows)))
     return rows.select(wanted)
 
 
@@ -139,9 +140,9 @@ def read_bytes(root: Root, path: str) -> bytes:
     try:
         with root.filesystem.open_input_stream(path) as stream:
             data: bytes = stream.read()
-    except FileNotFoundError:
-        raise
-    except (OSError, pa.ArrowException):
+    except (OSError, pa.ArrowException) as error:
+        if is_gone(error):
+            raise FileNotFoundError(path) from error
         with storage_errors("read", path):
             raise
     return data
@@ -234,7 +235,7 @@ def _join(table: Table, read: Mapping[RowFile, _Part], columns: Sequence[str]) -
             if len(values.unique()) == 1 and name != "id":
                 same[name] = values[0]
             else:
-                whole = whole.append_column(field, values.take(pa.array(np.repeat(np.arange(len(counts)), counts))))
+                whole = whole.append_column(field, _repeated_each(values, counts))
         schema = pa.schema([table.schema.field(name) for name in columns if name not in same])
         return whole.select(schema.names).cast(schema).replace_schema_metadata(None), same
     except (pa.ArrowException, ValueError):
@@ -247,8 +248,25 @@ def _with(table: Table, rows: pa.Table, shared: Mapping[str, Any], names: Sequen
     """Returns rows with those of the values that they share that are named."""
     for name in shared.keys() & set(names):
         value = pa.scalar(shared[name], table.schema.field(name).type)
-        rows = rows.append_column(name, pa.repeat(value, len(rows)))
+        rows = rows.append_column(name, _repeated(value, len(rows)))
     return rows
+
+
+def _repeated(value: pa.Scalar, num_rows: int) -> pa.ChunkedArray:
+    """Returns a column of one value, in as many pieces as its texts need."""
+    size_bytes = value.as_buffer().size if value.is_valid and pa.types.is_string(value.type) else 0
+    piece = pa.repeat(value, min(num_rows, max(1, _MOST_TEXT_BYTES // size_bytes)) if size_bytes else num_rows)
+    starts = range(0, num_rows, max(1, len(piece)))
+    return pa.chunked_array([piece.slice(0, num_rows - start) for start in starts], value.type)
+
+
+def _repeated_each(values: pa.Array, counts: Sequence[int]) -> pa.ChunkedArray:
+    """Returns a column of each value as often as its count says."""
+    lengths = pc.binary_length(values).to_pylist() if pa.types.is_string(values.type) else []
+    if sum((length or 0) * count for length, count in zip(lengths, counts, strict=bool(lengths))) <= _MOST_TEXT_BYTES:
+        return pa.chunked_array([values.take(pa.array(np.repeat(np.arange(len(counts)), counts)))])
+    columns = [_repeated(value, count) for value, count in zip(values, counts, strict=True)]
+    return pa.chunked_array([piece for column in columns for piece in column.chunks], values.type)
 
 
 def _chosen(table: Table, files: Iterable[RowFile], allowed: Mapping[str, pa.Array]) -> list[RowFile]:

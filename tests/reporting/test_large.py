@@ -14,7 +14,7 @@ import pytest
 from dim_ray.reporting.page import make_page
 from dim_ray.reporting.sections import make_report
 from dim_ray.store.artifacts import ArtifactStore
-from tests.store.rows import evaluation, trial
+from tests.store.rows import evaluation, trial, validation
 
 _SEEDS = 5
 
@@ -41,6 +41,9 @@ class Rows:
             accuracy=rng.random(len(counts)),
             validation_accuracy=rng.random(len(counts)),
         )
+
+    def validations(self, **_: Any) -> pd.DataFrame:
+        return pd.DataFrame([validation()]).iloc[:0]
 
     def trials(self, **_: Any) -> pd.DataFrame:
         rng = np.random.default_rng(0)

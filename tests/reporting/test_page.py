@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -15,14 +16,20 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dim_ray.config import Config, DataConfig, to_dict
+from dim_ray.errors import StorageError
+from dim_ray.reporting.cells import best_generators, measured_cells
+from dim_ray.reporting.cost_figures import costs
 from dim_ray.reporting.drawing import VARIABLES
 from dim_ray.reporting.page import Page, make_page
-from dim_ray.reporting.sections import make_report
+from dim_ray.reporting.pictures import samples
+from dim_ray.reporting.sections import _measured_fronts, make_report
+from dim_ray.reporting.tables import leaderboard
 from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
 from tests.reporting.html import Element, parse
-from tests.store.rows import evaluation, real_evaluation, trial
+from tests.store.rows import evaluation, real_evaluation, trial, validation
 
 HOSTILE = "<script>alert(1)</script>&$x$"
 GENERATORS = ("feed000011112222", "beef000011112222")
@@ -64,6 +71,8 @@ def write_storage(root: str) -> None:
                 generator=GENERATORS[number % 2],
             )
         )
+    writer.append_trial(trial(number=12, reused_trial=0, device_seconds=0.0, saved_device_seconds=0.0))
+    writer.append_validations([validation(seed=seed) for seed in range(4)])
     picture = io.BytesIO()
     Image.new("RGB", (1500, 400), "red").save(picture, format="PNG")
     for number, generator in enumerate(GENERATORS):
@@ -138,17 +147,17 @@ def test_generated_and_real_images_stand_side_by_side_and_protocols_in_tables_of
 def test_published_figures_are_named_as_such_beside_their_own_protocol_alone(elements: list[Element]) -> None:
     on_the_fly = table_of(elements, "Test accuracy in % on cifar10, on the fly")
     fixed = table_of(elements, "Test accuracy in % on cifar10, fixed")
-    assert ["DiM, ConvNet-3", "ConvNet-3", "10", "72.6", "\N{EN DASH}", "published, its own paper"] in on_the_fly
-    assert ["MTT", "ConvNet-3", "10", "65.3", "\N{EN DASH}", "published, NCFM's paper"] in fixed
+    assert ["DiM, ConvNet-3", "ConvNet-3", "10", "72.6", *["\N{EN DASH}"] * 2, "published, its own paper"] in on_the_fly
+    assert ["MTT", "ConvNet-3", "10", "65.3", *["\N{EN DASH}"] * 2, "published, NCFM's paper"] in fixed
     assert not {row[0] for row in on_the_fly} & {"MTT", "DC", "IDC"}
     assert not [row for row in fixed if row[0].startswith("DiM")]
     assert {row[-1] for row in table_of(elements, "Test accuracy in % on digits, fixed")} == {"source", "measured here"}
 
 
-def test_cost_has_networks_trials_evaluations_and_what_reuse_saved(elements: list[Element]) -> None:
+def test_cost_has_networks_trials_contenders_evaluations_and_what_reuse_saved(elements: list[Element]) -> None:
     _, row, other = table_of(elements, "Device seconds by study")
     ran, saved = sum(20.0 - number for number in range(12)), 12 * 30.0
-    assert row == ["digits-small", "12", "14", f"{ran:.0f}", f"{48 * 2.5:.0f}", f"{saved - 14:.0f}"]
+    assert row == ["digits-small", "12", "14", f"{ran:.0f}", "10", f"{48 * 2.5:.0f}", f"{saved - 14:.0f}"]
     assert other[0] == "outside of studies"
 
 
@@ -156,7 +165,16 @@ def test_failures_are_there_and_each_error_once(elements: list[Element]) -> None
     head, *rows = table_of(elements, "Errors of failed and diverged trials")
     assert head == ["study", "state", "trials", "newest", "host of the newest", "error"]
     assert rows == [["digits-small", "failed", "3", "11", HOSTILE, HOSTILE]]
-    assert table_of(elements, "Trials by how they ended")[1] == ["digits-small", "9", "3"]
+    assert table_of(elements, "Trials by how they ended")[1] == ["digits-small", "10", "3"]
+
+
+def test_steps_stand_beside_each_ipc_because_budgets_differ(elements: list[Element]) -> None:
+    head, *rows = table_of(elements, "Test accuracy in % on digits, on the fly")
+    assert {row[head.index("steps")] for row in rows if row[-1] == "measured here"} == {"1,000"}
+
+
+def test_leaderboard_leaves_rows_with_terms_out_of_what_it_says_of_accuracy(page: Page) -> None:
+    assert "which chose nothing, unless a row&#x27;s terms say otherwise" in page.html.replace("&#39;", "&#x27;")
 
 
 def test_text_out_of_rows_is_never_markup(page: Page, elements: list[Element]) -> None:
@@ -255,6 +273,92 @@ def test_real_images_alone_make_a_page(tmp_path: Path) -> None:
     head, row = table_of(elements, "Fixed")
     assert dict(zip(head, row, strict=True))["real, a random subset"] == "90.0"
     assert table_of(elements, "All real training images")[1][:4] == ["digits", "convnet3", "usual", "90.0"]
+
+
+def test_real_images_stand_in_the_leaderboard_where_no_generator_was_measured(tmp_path: Path) -> None:
+    real = {"protocol": "real_on_the_fly"}
+    Writer(str(tmp_path)).append_evaluations(
+        [evaluation(), *(real_evaluation(**real, **own) for own in ({}, {"ipc": 50}, {"dataset": "mnist"}))]
+    )
+    report = make_report(Reader(str(tmp_path)), ArtifactStore(str(tmp_path)), {})
+    _, *rows = table_of(parse(make_page(report, made_at=datetime(2026, 1, 2, tzinfo=UTC)).html), "On the fly")
+    assert [(row[0], row[1], row[-1]) for row in rows] == [
+        ("digits", "10", "aaaa0000"),
+        ("digits", "50", "none"),
+        ("mnist", "10", "none"),
+    ]
+
+
+def test_every_group_is_in_the_leaderboard_however_many_there_are(tmp_path: Path) -> None:
+    names = [f"set{number:03}" for number in range(301)]
+    Writer(str(tmp_path)).append_evaluations([evaluation(dataset=name, ipc=10) for name in names])
+    [on_the_fly] = leaderboard(measured_cells(Reader(str(tmp_path)).evaluations()))
+    assert [row[0] for row in on_the_fly.rows] == names
+
+
+def test_fronts_are_of_generators_on_the_terms_of_the_best_alone(tmp_path: Path) -> None:
+    sizes = {GENERATORS[0]: 9000, GENERATORS[1]: 6000}
+    rows = [evaluation(generator=name, stored_bytes=size) for name, size in sizes.items()]
+    others = ({"architecture": "mlp"}, {"budget_fingerprint": "e" * 16}, {"quirks": "train_mode"}, {"labels": "soft"})
+    rows += [evaluation(generator=f"{n:016x}", stored_bytes=7, **own) for n, own in enumerate([*others] * 3)]
+    rows += [evaluation(generator=GENERATORS[0], weights="raw", stored_bytes=500, validation_accuracy=0.8)]
+    Writer(str(tmp_path)).append_evaluations(rows)
+    evaluations = Reader(str(tmp_path)).evaluations()
+    best = replace(
+        best_generators(evaluations)[0], architecture="convnet3", budget_fingerprint="b" * 4 + "000011112222"
+    )
+    [figure] = _measured_fronts(evaluations, [best])
+    assert "2 of 3" in figure.caption
+    assert [row[0] for row in figure.table.rows] == ["feed0000, raw", "beef0000"]
+
+
+@pytest.mark.parametrize("text", [b"{", b"7", b'[["a"]]', b'{"a": 1}', b'["teachers/' + b"a" * 16 + b'"]'])
+def test_damaged_list_of_networks_leaves_them_out_of_the_cost(tmp_path: Path, text: bytes) -> None:
+    root = str(tmp_path)
+    Writer(root).append_trial(trial())
+    artifacts = ArtifactStore(root)
+    artifacts.write("teachers", "a" * 16, {"x": b"1"}, {"of": "another version"})
+    artifacts.write_bytes("studies/digits-small/networks.json", text)
+    reader = Reader(root)
+    [row] = costs(artifacts, reader.trials(), reader.evaluations(), reader.validations()).to_dict("records")
+    assert (row["networks"], row["total"]) == (0.0, 12.0)
+
+
+@pytest.mark.parametrize("filters", [{"ipc": 10}, {"architecture": "convnet3"}, {"protocol": "on_the_fly"}])
+def test_cost_is_left_out_where_a_filter_limits_evaluations_and_not_trials(
+    tmp_path: Path, filters: dict[str, object]
+) -> None:
+    Writer(str(tmp_path)).append_evaluations([evaluation(), evaluation(ipc=50, wall_seconds=100.0)])
+    Writer(str(tmp_path)).append_trial(trial())
+    reader, artifacts = Reader(str(tmp_path)), ArtifactStore(str(tmp_path))
+    assert "cost" not in [section.key for section in make_report(reader, artifacts, filters).sections]
+    assert "cost" in [section.key for section in make_report(reader, artifacts, {"dataset": "digits"}).sections]
+
+
+def test_trials_of_a_data_set_make_a_page_before_it_has_evaluations(tmp_path: Path) -> None:
+    config = json.dumps(to_dict(Config(data=DataConfig(dataset="mnist"))))
+    Writer(str(tmp_path)).append_evaluations([evaluation()])
+    Writer(str(tmp_path)).append_trial(trial(config_json=config))
+    reader, artifacts = Reader(str(tmp_path)), ArtifactStore(str(tmp_path))
+    report = make_report(reader, artifacts, {"dataset": "mnist"})
+    assert (report.num_evaluations, report.num_trials) == (0, 1)
+    for filters in ({"dataset": "mnist", "ipc": 10}, {"dataset": "svhn"}):
+        with pytest.raises(StorageError, match="no evaluations with dataset"):
+            make_report(reader, artifacts, filters)
+
+
+def test_damaged_picture_is_left_out(tmp_path: Path) -> None:
+    Writer(str(tmp_path)).append_evaluations([evaluation()])
+    [best] = best_generators(Reader(str(tmp_path)).evaluations())
+    whole = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(whole, format="PNG")
+    artifacts, data = ArtifactStore(str(tmp_path)), whole.getvalue()
+    for place in range(8, len(data), 37):
+        damaged = data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :]
+        artifacts.write_bytes(f"generators/{best.generator}/samples.png", damaged)
+        samples(artifacts, best)  # Pillow raises errors of several kinds
+    artifacts.write_bytes(f"generators/{best.generator}/samples.png", data[:33] + b"\0\0\0\1IDAT" + data[33:])
+    assert samples(artifacts, best) is None
 
 
 @pytest.mark.parametrize("place", [0, 1], ids=["light", "dark"])

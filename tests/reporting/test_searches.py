@@ -28,6 +28,8 @@ def test_a_study_has_what_was_measured_and_the_parameters_that_differ(tmp_path: 
     rows += [
         trial(number=2, state="failed", objective=None),
         trial(number=3, reused_trial=0),
+        trial(number=4, state="stopped", params_json='{"capacity": 99, "pool_size": 1}'),
+        trial(number=5, state="diverged", objective=0.0),
         trial(study="other", number=0),
     ]
     first, other = studies(rows_of(tmp_path, rows), 5)

@@ -23,16 +23,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Does = Literal["refuse", "fail", "deny", "forget", "cut", "lose", "hang", "truncate", "falsify"]
-"""refuse: 503 SlowDown; fail: 500; deny: 403; forget: 404, there is no such bucket; cut: hangs up in the middle of the
-request's body; lose: the server gets the request, and its answer is lost; hang: no answer; truncate: hangs up in the
-middle of the answer's body; falsify: the answer's body is cut short, and its headers say nothing of it."""
+Does = Literal["refuse", "fail", "deny", "forget", "vanish", "cut", "lose", "hang", "truncate", "falsify"]
+"""refuse: 503 SlowDown; fail: 500; deny: 403; forget: 404, there is no such bucket; vanish: 404, there is no such key;
+cut: hangs up in the middle of the request's body; lose: the server gets the request, and its answer is lost; hang: no
+answer; truncate: hangs up in the middle of the answer's body; falsify: the answer's body is cut short, and its headers
+say nothing of it."""
 
 _ANSWERS = {
     "refuse": (503, "SlowDown"),
     "fail": (500, "InternalError"),
     "deny": (403, "AccessDenied"),
     "forget": (404, "NoSuchBucket"),
+    "vanish": (404, "NoSuchKey"),
 }
 _OWN_HEADERS = {"connection", "transfer-encoding", "content-length", "keep-alive", "date", "server"}
 

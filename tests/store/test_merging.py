@@ -13,7 +13,7 @@ from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.compaction import compact
 from dim_ray.store.merging import CIRCUMSTANCES, Merge, merge
 from dim_ray.store.reader import Reader
-from dim_ray.store.schema import EVALUATIONS, TRIALS
+from dim_ray.store.schema import EVALUATIONS, TABLES, TRIALS, meaning
 from dim_ray.store.verification import verify
 from dim_ray.store.writer import Writer
 from tests.store.rows import evaluation, trial, validation
@@ -88,6 +88,17 @@ def test_the_same_measured_on_another_day_and_machine_is_no_conflict(tmp_path: P
     elsewhere = {"host": "theirs", "wall_seconds": 9.0, "created_at": datetime(2020, 1, 1, tzinfo=UTC), "study": "s"}
     Writer(theirs).append_evaluations([evaluation(seed=1, generator=OURS, **elsewhere)])
     assert merge(ours, theirs).conflicts == ()
+
+
+def test_the_same_trial_of_two_labs_is_no_conflict_though_one_reused_more(tmp_path: Path) -> None:
+    ours, theirs = two_labs(tmp_path)
+    Writer(ours).append_trial(trial(study="theirs", saved_device_seconds=1.0, alone_device_seconds=2.0, reused_trial=3))
+    assert merge(ours, theirs).conflicts == ()
+
+
+def test_every_column_in_seconds_is_a_circumstance() -> None:
+    columns = [field for table in TABLES for field in table.schema]
+    assert {field.name for field in columns if meaning(field, "unit") == "seconds"} <= CIRCUMSTANCES
 
 
 def test_circumstances_are_columns() -> None:

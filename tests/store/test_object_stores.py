@@ -162,6 +162,22 @@ def test_download_that_is_cut_short_is_never_loaded(proxy: Proxy, uri: str) -> N
     assert len(Reader(uri).evaluations()) == 3
 
 
+def test_file_that_goes_between_the_question_for_its_size_and_its_bytes_is_gone_and_no_error(
+    proxy: Proxy, uri: str
+) -> None:
+    fill(uri)
+    root = open_root(uri)
+    root.write("a", SMALL)
+    with proxy.doing(Fault("vanish", "GET", 1, "/a")):
+        assert root.read("a") is None
+        assert proxy.num_faults() == 1
+    for code in ("NO_SUCH_KEY", "RESOURCE_NOT_FOUND"):
+        assert faults.is_gone(OSError(f"When reading 'a': AWS Error {code} during GetObject operation: none"))
+    with proxy.doing(Fault("vanish", "GET", 1, ".parquet")):  # as if by compaction: the reader lists again
+        assert len(Reader(uri).evaluations()) == 3
+        assert proxy.num_faults() == 1
+
+
 def test_folder_of_more_files_than_a_listing_has_is_read_whole(proxy: Proxy, uri: str) -> None:
     opened = open_root(uri)
     with ThreadPoolExecutor(4) as threads:

@@ -17,7 +17,7 @@ from dim_ray.store.reader import Reader
 from dim_ray.store.verification import verify
 from dim_ray.store.writer import Writer
 from tests.store.cards import edit_card
-from tests.store.rows import evaluation, trial
+from tests.store.rows import evaluation, trial, validation
 
 BEST, WORSE, TRIED, UNNAMED, YOUNG = (digit * 16 for digit in "abcde")
 SIZE = 10_000
@@ -53,6 +53,12 @@ def names(root: Path, **options: Any) -> list[str]:
 
 def test_generators_that_no_row_names_go_with_what_only_they_needed(storage: Path) -> None:
     assert sorted(names(storage)) == ["generators/d", "priors/4", "teachers/5"]
+
+
+def test_generator_that_only_validations_name_is_kept_unless_others_are_of_interest(storage: Path) -> None:
+    Writer(str(storage)).append_validations([validation(generator=UNNAMED)])
+    assert names(storage) == []
+    assert "generators/d" in names(storage, dataset="digits")
 
 
 def test_a_plan_deletes_nothing_and_its_sizes_are_those_of_the_disk(storage: Path) -> None:

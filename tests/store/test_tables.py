@@ -19,9 +19,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from dim_ray.errors import StorageError, UsageError
+from dim_ray.store import tables
 from dim_ray.store.compaction import compact
+from dim_ray.store.filesystem import open_root
 from dim_ray.store.reader import Reader
-from dim_ray.store.schema import EVALUATIONS, SCHEMA_VERSION, TRIALS, VALIDATIONS
+from dim_ray.store.schema import EVALUATION_TABLE, EVALUATIONS, SCHEMA_VERSION, TRIALS, VALIDATIONS
 from dim_ray.store.writer import Writer
 from tests.store.rows import evaluation, real_evaluation, trial, validation
 
@@ -387,3 +389,34 @@ def test_values_that_the_rows_of_a_file_share_are_read_as_those_that_they_do_not
     assert len(Reader(root).evaluations(architecture="c")) == 0
     assert len(Reader(root).evaluations(study=None, ipc=1)) == 2
     assert len(Reader(root).evaluations(epochs=[3, 4], study=[None])) == 5
+
+
+def test_texts_above_what_one_array_holds_are_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is that of 32 bits; here it's 100 bytes."""
+    monkeypatch.setattr(tables, "_MOST_TEXT_BYTES", 100)
+    root = str(tmp_path)
+
+    def read() -> pa.ChunkedArray:
+        return tables.read_rows(open_root(root), EVALUATION_TABLE, {}, ["recipe_json"])["recipe_json"]
+
+    Writer(root).append_evaluations([evaluation(seed=seed, recipe_json="x" * 40) for seed in range(7)])
+    compact(root)
+    assert [len(chunk) for chunk in read().chunks] == [2, 2, 2, 1]
+    assert read().to_pylist() == ["x" * 40] * 7
+    Writer(root).append_evaluations([evaluation(ipc=1, seed=seed, recipe_json="y" * 200) for seed in range(2)])
+    compact(root)  # two packs, and each has one value
+    assert read().to_pylist() == ["x" * 40] * 7 + ["y" * 200] * 2
+    column = tables._repeated_each(pa.array(["x" * 40, None, "y" * 200]), [3, 2, 2])
+    assert [len(chunk) for chunk in column.chunks] == [2, 1, 2, 1, 1]
+    assert column.to_pylist() == ["x" * 40] * 3 + [None] * 2 + ["y" * 200] * 2
+
+
+@pytest.mark.parametrize("seed", ["zero", "one"])
+def test_file_with_a_column_of_another_type_is_named(tmp_path: Path, seed: str) -> None:
+    _, bad = Writer(str(tmp_path)).append_evaluations([evaluation(seed=0), evaluation(seed=1)])
+    rows = pq.ParquetFile(bad).read()
+    place = rows.schema.get_field_index("seed")
+    pq.write_table(rows.set_column(place, "seed", pa.array([seed])), bad)
+    with pytest.raises(StorageError, match="has columns of other types than evaluations") as caught:
+        Reader(str(tmp_path)).evaluations()
+    assert bad in str(caught.value)

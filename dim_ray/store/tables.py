@@ -41,7 +41,7 @@ __all__ = [
 
 _REMOTE_THREADS = 16  # which wait for the object store
 _MAX_LISTINGS = 100
-_MOST_TEXT_BYTES = 2**31 - 1  # in one array: the offsets have 32 bits, and pa.repeat doesn't look
+_MOST_TEXT_BYTES = 2**28  # in one array; from 2**31 on its offsets overflow, and pa.repeat doesn't look
 _SUFFIX = ".parquet"
 _AGE = ("created_at", "id")
 

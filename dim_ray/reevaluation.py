@@ -78,9 +78,8 @@ class Reevaluation:
         groups = (self.stated, self.found)
         degrees = sum(len(group) - 1 for group in groups)
         variance = sum(float(np.var(group)) * len(group) for group in groups) / degrees
-        share = (float(np.mean((*self.stated, *self.found))) * self.num_test + 0.5) / (
-            self.num_test + 1
-        )  # never 0 or 1
+        mean = float(np.mean((*self.stated, *self.found)))
+        share = (mean * self.num_test + 0.5) / (self.num_test + 1)  # never 0 or 1
         quantile = (1 + self.confidence) / 2
         widths = (
             float(t.ppf(quantile, degrees)) * math.sqrt(variance),
@@ -216,6 +215,8 @@ def _asked_for(artifact: Artifact, asked: Mapping[str, Any]) -> list[Mapping[str
                 raise ValueError(f"weights are {cell['weights']!r}")
             if not all(isinstance(seed, int) for seed in cell["seeds"]):
                 raise ValueError(f"seeds are {cell['seeds']!r}")
+            if not all(0 <= accuracy <= 1 for accuracy in cell["accuracies"]):
+                raise ValueError(f"accuracies are {cell['accuracies']!r}")
             if not cell["seeds"] or len(cell["seeds"]) != len(cell["accuracies"]):
                 raise ValueError("seeds and accuracies are not as many")
     except (TypeError, ValueError, ConfigError) as error:

@@ -184,6 +184,7 @@ def test_generator_without_evaluations_says_what_to_do(copied: Path) -> None:
         (lambda card: card[CELLS][0].pop("preset"), "there is no preset"),
         (lambda card: card[CELLS][0].update(weights="other"), "weights are 'other'"),
         (lambda card: card[CELLS][0].update(seeds=["0", "1", "2"]), "seeds are"),
+        (lambda card: card[CELLS][0].update(accuracies=[1.5, 0.5, 0.5]), "accuracies are"),
         (lambda card: card.update({CELLS: {"fixed": 1}}), "they are dict, not a list"),
         (lambda card: card["dataset"].pop("name"), "there is no name"),
         (lambda card: card.pop("dataset"), "there is no name, digest"),

@@ -41,7 +41,7 @@ __all__ = [
 
 _REMOTE_THREADS = 16  # which wait for the object store
 _MAX_LISTINGS = 100
-_MOST_TEXT_BYTES = 2**31 - 1  # in one array: the offsets have 32 bits, and pa.repeat doesn't look
+_MOST_TEXT_BYTES = 2**28  # in one array; from 2**31 on its offsets overflow, and pa.repeat doesn't look
 _SUFFIX = ".parquet"
 _AGE = ("created_at", "id")
 
@@ -262,8 +262,9 @@ def _repeated(value: pa.Scalar, num_rows: int) -> pa.ChunkedArray:
 
 def _repeated_each(values: pa.Array, counts: Sequence[int]) -> pa.ChunkedArray:
     """Returns a column of each value as often as its count says."""
-    lengths = pc.binary_length(values).to_pylist() if pa.types.is_string(values.type) else []
-    if sum((length or 0) * count for length, count in zip(lengths, counts, strict=bool(lengths))) <= _MOST_TEXT_BYTES:
+    is_text = pa.types.is_string(values.type)
+    size_bytes = np.dot(np.asarray(pc.fill_null(pc.binary_length(values), 0)), counts) if is_text else 0
+    if size_bytes <= _MOST_TEXT_BYTES:
         return pa.chunked_array([values.take(pa.array(np.repeat(np.arange(len(counts)), counts)))])
     columns = [_repeated(value, count) for value, count in zip(values, counts, strict=True)]
     return pa.chunked_array([piece for column in columns for piece in column.chunks], values.type)

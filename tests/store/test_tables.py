@@ -392,7 +392,7 @@ def test_values_that_the_rows_of_a_file_share_are_read_as_those_that_they_do_not
 
 
 def test_texts_above_what_one_array_holds_are_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit is that of 32 bits; here it's 100 bytes."""
+    """Here that's 100 bytes."""
     monkeypatch.setattr(tables, "_MOST_TEXT_BYTES", 100)
     root = str(tmp_path)
 

@@ -50,6 +50,7 @@ def test_an_ensemble_has_the_arithmetic_of_its_members() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)  # a machine that is busy with other things
 def test_every_benchmark_runs_and_keeps_its_rows(tmp_path: Path) -> None:
     names = [name for name in benchmark("--list").stdout.split() if not name.startswith("ray-")]  # those take minutes

@@ -19,6 +19,7 @@ SECONDS = 600.0
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)  # a machine that is busy with other things
 def test_study_goes_on_without_a_word_where_the_node_that_trains_is_lost(tmp_path: Path) -> None:
     harms = SCENARIOS["node"](tmp_path)
@@ -31,6 +32,7 @@ def test_study_goes_on_without_a_word_where_the_node_that_trains_is_lost(tmp_pat
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_pool_goes_on_with_the_workers_that_are_left_where_a_node_is_gone_for_good(tmp_path: Path) -> None:
     flags = {"--size": "4", "--workers": "2", "--pool.epochs": "60", "--storage.checkpoint_seconds": "3"}

@@ -179,6 +179,7 @@ def test_no_interleaving_loses_doubles_or_ages_a_row(actions: list[tuple[object,
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 @settings(_profile, max_examples=_MANY, derandomize=False)
 @given(_histories)

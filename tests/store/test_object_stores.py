@@ -239,6 +239,7 @@ def test_server_that_isnt_there_is_an_error_within_half_a_minute(proxy: Proxy) -
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_server_that_never_answers_is_an_error_within_a_minute(proxy: Proxy, uri: str) -> None:
     fill(uri)
     with proxy.doing(*(Fault("hang", method) for method in ("GET", "HEAD", "PUT"))):

@@ -11,10 +11,10 @@ import pytest
 
 from tests.tuning.runs import LONG, Run, evaluations, files, run, trials
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(3000)]
 
 NUM_TRIALS, NUM_KILLS = 12, 10
-STARTING_SECONDS, TRAINING_SECONDS = 20.0, 12.0  # within which a driver is killed that starts, or whose trials run
+STARTING_SECONDS, TRAINING_SECONDS, ENDING_SECONDS = 20.0, 12.0, 1.0  # within which a driver is killed
 
 
 def test_driver_killed_at_random_moments_loses_and_doubles_nothing(tmp_path: Path) -> None:
@@ -25,12 +25,7 @@ def test_driver_killed_at_random_moments_loses_and_doubles_nothing(tmp_path: Pat
     for kill in range(NUM_KILLS):
         killed = Run(storage, flags)
         try:
-            if kill % 3:
-                num_begun = killed.log().count(" began: ")
-                killed.wait_for(lambda: killed.log().count(" began: ") > num_begun, "a trial")  # noqa: B023
-                time.sleep(rng.uniform(0.0, TRAINING_SECONDS))
-            else:
-                time.sleep(rng.uniform(0.0, STARTING_SECONDS))
+            _wait(killed, kill % 3, rng)
             killed.kill()
         finally:
             killed.clear()
@@ -53,3 +48,17 @@ def test_driver_killed_at_random_moments_loses_and_doubles_nothing(tmp_path: Pat
     assert len(evaluations(storage)) == 1
     assert len(set(num_finished)) > 2, num_finished  # the kills met different moments
     assert last.leftovers() == {}
+
+
+def _wait(run: Run, stage: int, rng: random.Random) -> None:
+    """Waits for a random moment: of the start, of a trial's training, or around a trial's end."""
+    if stage == 0:
+        time.sleep(rng.uniform(0.0, STARTING_SECONDS))
+        return
+    num_begun, num_rows = run.log().count(" began: "), len(trials(run.storage))
+    run.wait_for(lambda: run.log().count(" began: ") > num_begun, "a trial")
+    if stage == 2:
+        run.wait_for(lambda: len(list(run.storage.glob("trials/*/*.parquet"))) > num_rows, "a row")
+        time.sleep(rng.uniform(0.0, ENDING_SECONDS))
+    else:
+        time.sleep(rng.uniform(0.0, TRAINING_SECONDS))

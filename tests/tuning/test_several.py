@@ -54,6 +54,7 @@ def test_each_data_set_has_its_study_and_one_table_has_them_all(tmp_path: Path, 
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_study_that_fails_leaves_the_others_to_run(tmp_path: Path, shapes: Path) -> None:
     storage = tmp_path / "storage"
     flags = {**ONE_STUDENT, "--num-trials": "1"}

@@ -24,6 +24,7 @@ FLAGS = {
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1500)
 def test_study_of_two_objectives_ends_with_its_pareto_set_and_goes_on_from_its_journal(tmp_path: Path) -> None:
     storage = tmp_path / "storage"

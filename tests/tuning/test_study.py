@@ -149,6 +149,7 @@ def test_trials_that_are_the_same_are_run_once(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_study_searches_any_field_under_conditions_and_within_a_size(tmp_path: Path) -> None:
     space = {
         "matching.kind": ["logits", "features"],
@@ -191,6 +192,7 @@ def test_study_searches_any_field_under_conditions_and_within_a_size(tmp_path: P
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_study_whose_time_is_over_ends_cleanly_and_the_same_command_goes_on(tmp_path: Path) -> None:
     storage = tmp_path / "storage"
     flags = {**LONG, "--max-concurrent": "1", "--study.grace_epochs": "2"}

@@ -35,6 +35,7 @@ def start() -> Iterator[Start]:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_study_whose_driver_is_killed_goes_on_where_it_was(start: Start, tmp_path: Path) -> None:
     storage = tmp_path / "storage"
     flags = {**LONG, "--num-trials": "3", "--max-concurrent": "1"}
@@ -66,6 +67,7 @@ def test_study_whose_driver_is_killed_goes_on_where_it_was(start: Start, tmp_pat
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_study_whose_driver_is_killed_among_the_contenders_runs_none_of_their_students_twice(
     start: Start, tmp_path: Path
 ) -> None:
@@ -108,6 +110,7 @@ def test_study_whose_driver_is_killed_among_the_contenders_runs_none_of_their_st
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_study_survives_the_death_of_a_trials_process(start: Start, tmp_path: Path) -> None:
     storage = tmp_path / "storage"
     study = start(storage, {**LONG, "--max-concurrent": "1"})
@@ -126,6 +129,7 @@ def test_study_survives_the_death_of_a_trials_process(start: Start, tmp_path: Pa
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_trial_whose_process_dies_too_often_fails_and_the_study_goes_on(start: Start, tmp_path: Path) -> None:
     storage = tmp_path / "storage"
     flags = {**LONG, "--max-concurrent": "1", "--study.max_failures": "0"}
@@ -202,6 +206,7 @@ def another_ray() -> Iterator[str]:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("another_ray")
 def test_two_workers_share_every_stage(tmp_path: Path) -> None:
     """What the workers of a trial held is free for the next and for the evaluations, whoever else runs Ray."""
@@ -220,6 +225,7 @@ def test_two_workers_share_every_stage(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_trial_of_all_cores_runs_on_a_cluster_that_is_joined(start: Start, another_ray: str, tmp_path: Path) -> None:
     """A trial that waits for its workers takes no core from them."""
     storage = tmp_path / "storage"
@@ -235,6 +241,7 @@ def test_trial_of_all_cores_runs_on_a_cluster_that_is_joined(start: Start, anoth
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_workers_survive_the_death_of_one_of_them(start: Start, tmp_path: Path) -> None:
     storage = tmp_path / "storage"
     flags = {**LONG, "--workers-per-trial": "2", "--num-trials": "1", "--study.pool_sizes": "2"}

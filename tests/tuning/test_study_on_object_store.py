@@ -15,6 +15,7 @@ pytestmark = pytest.mark.timeout(1500)  # two runs, on a machine that may be bus
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_study_on_an_object_store_goes_on_after_its_driver_was_killed(object_store: str) -> None:  # noqa: F811
     root = open_root(object_store)
 

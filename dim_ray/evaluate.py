@@ -59,7 +59,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _print(work: Workspace, identity: str, planned: Sequence[Evaluation], num_new: int) -> None:
-    from dim_ray.pipeline.evaluations import read_evaluations
+    from dim_ray.pipeline.student_rows import read_planned
+    from dim_ray.store.schema import EVALUATION_TABLE
     from dim_ray.summary import accuracy_table, make_console, print_next, print_places
 
     console = make_console()
@@ -69,7 +70,7 @@ def _print(work: Workspace, identity: str, planned: Sequence[Evaluation], num_ne
         markup=False,
         soft_wrap=True,
     )
-    console.print(accuracy_table(read_evaluations(work, planned)))
+    console.print(accuracy_table(read_planned(work, EVALUATION_TABLE, planned)))
     print_places(console, work, identity)
     print_next(console, work, work.config.evaluation.images_per_class)
 

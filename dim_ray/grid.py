@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dim_ray.errors import DataError
-from dim_ray.pipeline.evaluations import evaluate_group, missing_evaluations
+from dim_ray.pipeline.evaluations import evaluate_group
+from dim_ray.pipeline.student_rows import missing_rows
 from dim_ray.pipeline.students import Evaluation, group_cells
 from dim_ray.pipeline.workspace import Workspace, on_device
 from dim_ray.progress import Progress
 from dim_ray.store.artifacts import read_artifact
 from dim_ray.store.reader import Reader
+from dim_ray.store.schema import EVALUATION_TABLE
 from dim_ray.store.selection import usual_ipc
 
 __all__ = ["find_generator", "run_missing"]
@@ -61,7 +63,7 @@ def run_missing(work: Workspace, planned: list[Evaluation], progress: Progress, 
         progress: Is told about one stage.
         is_local: In this process alone; otherwise over the cluster.
     """
-    missing = missing_evaluations(work, planned)
+    missing = missing_rows(work, EVALUATION_TABLE, planned)
     if missing and is_local:
         _run_here(work, missing, progress)
     elif missing:

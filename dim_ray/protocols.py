@@ -142,10 +142,13 @@ def _print(
     from rich import box
     from rich.table import Table
 
-    from dim_ray.pipeline.evaluations import read_evaluations
+    from dim_ray.pipeline.student_rows import read_planned
+    from dim_ray.store.schema import EVALUATION_TABLE
     from dim_ray.summary import make_console, print_lines
 
-    rows = pd.concat([read_evaluations(work, cells).assign(variant=name) for name, cells in planned.items()])
+    rows = pd.concat(
+        [read_planned(work, EVALUATION_TABLE, cells).assign(variant=name) for name, cells in planned.items()]
+    )
     lines = _lines(effects(rows))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in _HEADINGS:

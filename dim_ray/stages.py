@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Stage", "Stages", "format_duration", "format_time_left"]
+__all__ = ["Stage", "Stages", "counted", "format_duration", "format_time_left"]
 
 _WINDOW_SECONDS = 60.0  # speed is that of this last stretch
 _SAMPLE_SECONDS = 0.2  # reports that come faster are one sample
@@ -154,6 +154,11 @@ class Stages:
             if left <= 0:  # it takes longer than was thought, and nobody knows how long
                 return None
         return left + seconds_per_weight * to_come
+
+
+def counted(count: int, what: str) -> str:
+    """Returns a number of things for a person: 1 trial, 2 trials."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def format_duration(seconds: float) -> str:

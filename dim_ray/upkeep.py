@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dim_ray.errors import StorageError, UsageError
+from dim_ray.stages import counted
 
 __all__ = ["UPKEEP", "Command"]
 
@@ -43,7 +44,7 @@ def _verify(storage: str, exported: str | None = None, **options: Any) -> None:
         print(problem)
     print(f"files of rows: {found.num_files}; rows: {found.num_rows}; artefacts: {found.num_artifacts}; in {storage}")
     if found.problems:
-        raise StorageError(f"{_counted(len(found.problems), 'problem')} in {storage}, named above.")
+        raise StorageError(f"{counted(len(found.problems), 'problem')} in {storage}, named above.")
 
 
 def _reevaluate(exported: str, *, seeds: int | None, **options: Any) -> None:
@@ -62,10 +63,10 @@ def _reevaluate(exported: str, *, seeds: int | None, **options: Any) -> None:
     num_wrong = verdicts.count(False)
     if num_wrong:
         raise StorageError(
-            f"{num_wrong} of {_counted(len(verdicts), 'cell')} of {exported} don't match its card, named above: the "
+            f"{num_wrong} of {counted(len(verdicts), 'cell')} of {exported} don't match its card, named above: the "
             "students of these images aren't as good, or as bad, as it says."
         )
-    print(f"match: {_counted(len(verdicts), 'cell')} of {exported}, every file as its card says")
+    print(f"match: {counted(len(verdicts), 'cell')} of {exported}, every file as its card says")
 
 
 def _percent(accuracies: Sequence[float]) -> str:
@@ -77,7 +78,7 @@ def _compact(storage: str) -> None:
 
     done = compact(storage)
     print(
-        f"{_counted(done.num_rows, 'row')} packed; files of rows: {done.num_files_before} before, "
+        f"{counted(done.num_rows, 'row')} packed; files of rows: {done.num_files_before} before, "
         f"{done.num_files_after} now; in {storage}"
     )
 
@@ -88,10 +89,10 @@ def _merge(storage: str, ours: str, theirs: str) -> None:
     done = merge(ours, theirs)
     for conflict in done.conflicts:
         print(conflict)
-    print(f"{_counted(done.num_rows, 'row')} and {_counted(len(done.artifacts), 'artefact')} copied into {ours}")
+    print(f"{counted(done.num_rows, 'row')} and {counted(len(done.artifacts), 'artefact')} copied into {ours}")
     if done.conflicts:
         raise StorageError(
-            f"{_counted(len(done.conflicts), 'conflict')} between {ours} and {theirs}, named above; nothing was "
+            f"{counted(len(done.conflicts), 'conflict')} between {ours} and {theirs}, named above; nothing was "
             "overwritten."
         )
 
@@ -115,7 +116,7 @@ def _export(storage: str, name: str, folder: str) -> None:
     rows = Reader(storage).evaluations(dataset=generator.card["dataset"]["name"])
     export_generator(generator, rows, Path(folder))
     num_own = int((rows["generator"] == generator.fingerprint).sum())
-    print(f"{generator.fingerprint} with {_counted(num_own, 'evaluation')} of it; in {folder}")
+    print(f"{generator.fingerprint} with {counted(num_own, 'evaluation')} of it; in {folder}")
 
 
 def _prune(storage: str, *, quota: int | None, delete: bool, **interest: Any) -> None:
@@ -129,7 +130,7 @@ def _prune(storage: str, *, quota: int | None, delete: bool, **interest: Any) ->
         print(f"{removal.kind}/{removal.fingerprint}  {removal.size_bytes:,} bytes  {removal.reason}")
     what = "deleted" if delete else "would be deleted, with --delete"
     print(
-        f"{_counted(len(plan.removals), 'artefact')} {what}; {plan.size_bytes:,} bytes before, {plan.left_bytes:,} "
+        f"{counted(len(plan.removals), 'artefact')} {what}; {plan.size_bytes:,} bytes before, {plan.left_bytes:,} "
         f"after; in {storage}"
     )
     if quota is not None and plan.left_bytes > quota:
@@ -150,7 +151,3 @@ UPKEEP: Mapping[str, Command] = {
     "prune": Command(run=_prune, flags=("quota", "delete", *_ROWS)),
 }
 """By name."""
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -13,10 +13,12 @@ from dim_ray.distributed import build
 from dim_ray.distributed.resources import Placement
 from dim_ray.distributed.tasks import Task
 from dim_ray.grid import run_missing
-from dim_ray.pipeline.evaluations import evaluate, missing_evaluations, plan_evaluations
+from dim_ray.pipeline.evaluations import evaluate, plan_evaluations
+from dim_ray.pipeline.student_rows import missing_rows
 from dim_ray.pipeline.students import Evaluation
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import SilentProgress
+from dim_ray.store.schema import EVALUATION_TABLE
 from tests.pipeline.small import make_work
 
 
@@ -54,7 +56,7 @@ def test_progress_of_students_at_once_here_counts_students(work: Workspace, plan
     progress = Counting()
     assert run_missing(work, planned, progress, is_local=True) == 6
     assert (progress.total, progress.seen) == (6, [0, 2, 3, 5, 6])
-    assert missing_evaluations(work, planned) == []
+    assert missing_rows(work, EVALUATION_TABLE, planned) == []
 
 
 def test_progress_of_students_at_once_over_a_cluster_counts_students(

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from dim_ray.pipeline.contenders import missing_validations, plan_validations, read_validations
+from dim_ray.pipeline.contenders import plan_validations
+from dim_ray.pipeline.student_rows import missing_rows, read_planned
 from dim_ray.pipeline.students import Evaluation
 from dim_ray.pipeline.workspace import Workspace
+from dim_ray.store.schema import VALIDATION_TABLE
 from tuning.intervals import Interval, paired_interval
 
 __all__ = ["Verdict", "by_objective", "contender_students", "decide"]
@@ -76,7 +78,7 @@ def decide(work: Workspace, trials: pd.DataFrame) -> Verdict | None:
     if len(contenders) < 2:
         return None
     planned = plan_validations(work, list(contenders["generator"]))
-    rows = read_validations(work, planned)
+    rows = read_planned(work, VALIDATION_TABLE, planned)
     if len(rows) < len(planned):
         return None
     # A column a contender, in their order; a row a seed.
@@ -111,6 +113,6 @@ def _contenders(work: Workspace, trials: pd.DataFrame) -> pd.DataFrame:
 
 def _can_be_measured(work: Workspace, generator: str) -> bool:
     """Whether its files are there, or all of its rows: somebody may have deleted what didn't win."""
-    return work.artifacts.exists("generators", generator) or not missing_validations(
-        work, plan_validations(work, [generator])
+    return work.artifacts.exists("generators", generator) or not missing_rows(
+        work, VALIDATION_TABLE, plan_validations(work, [generator])
     )

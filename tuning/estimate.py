@@ -1,7 +1,8 @@
 """Device seconds of a study's jobs: teachers and priors, trials, students.
 
 costs = Costs(work, num_threads=1)
-network_jobs(work, costs, [config]), costs.trial(config, epochs=4.5), student_jobs(work, costs)
+network_jobs(work, costs, [config]), costs.trial(config, epochs=4.5)
+student_jobs(work, costs, final_students(work))
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from dim_ray.core.budgets import budget
 from dim_ray.core.splits import class_counts
 from dim_ray.pipeline.generators import rung_epochs
 from dim_ray.pipeline.priors import prior_fingerprint, prior_is_settled
-from dim_ray.pipeline.students import Evaluation
 from dim_ray.pipeline.teachers import pool_teachers, teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace
 from tuning.probe import Probe
 from tuning.timings import StoredTimings, step_key
 
-__all__ = ["Costs", "contender_jobs", "missing_jobs", "network_jobs", "student_jobs"]
+__all__ = ["Costs", "Student", "contending_students", "final_students", "network_jobs", "student_jobs"]
+
+Student = tuple[str, int, Protocol]
+"""Architecture, images per class and protocol."""
 
 
 class Costs:
@@ -96,39 +99,30 @@ def network_jobs(work: Workspace, costs: Costs, variants: Sequence[Config]) -> l
     return sorted((seconds for seconds in jobs.values() if seconds > 0), reverse=True)
 
 
-def contender_jobs(work: Workspace, costs: Costs, ipcs: Iterable[int]) -> list[float]:
-    """Returns what students of these IPCs take that decide between contenders, of a generator of middle capacity."""
-    architecture, capacity = work.config.networks.students[0], _middle_capacity(work)
-    return [costs.student(architecture, ipc, "on_the_fly", capacity) for ipc in ipcs]
+def student_jobs(work: Workspace, costs: Costs, students: Iterable[Student]) -> list[float]:
+    """Returns what students take, the dearest first: of a generator of middle capacity, and of real images."""
+    capacities = sorted(work.config.study.capacities)
+    capacity = capacities[len(capacities) // 2]
+    return sorted((costs.student(*student, capacity) for student in students), reverse=True)
 
 
-def student_jobs(work: Workspace, costs: Costs) -> list[float]:
-    """Returns the final evaluations, the dearest first: of a generator of middle capacity, and of the baselines."""
+def contending_students(work: Workspace) -> list[Student]:
+    """Returns the students that decide between contenders, whichever these are."""
+    study, architecture = work.config.study, work.config.networks.students[0]
+    kinds: list[Student] = [(architecture, ipc, "on_the_fly") for ipc in study.selection_images_per_class]
+    return kinds * study.num_contender_students
+
+
+def final_students(work: Workspace) -> list[Student]:
+    """Returns the students of the final evaluation, whichever generator it is of."""
     evaluation, dataset = work.config.evaluation, work.dataset
-    capacity = _middle_capacity(work)
     cells: list[tuple[int, Protocol]] = [
         (ipc, own) for ipc in evaluation.images_per_class for own in evaluation.protocols if own != "real_full"
     ]
     if "real_full" in evaluation.protocols:
         cells.append((len(dataset.train) // dataset.num_classes, "real_full"))
-    jobs = [
-        costs.student(architecture, ipc, protocol, capacity)
-        for architecture in work.config.networks.students
-        for ipc, protocol in cells
-    ]
-    return sorted(jobs * evaluation.num_seeds, reverse=True)
-
-
-def missing_jobs(work: Workspace, costs: Costs, cells: Iterable[Evaluation]) -> list[float]:
-    """Returns what certain students take, the dearest first."""
-    capacity = _middle_capacity(work)
-    jobs = [costs.student(cell.architecture, cell.images_per_class, cell.protocol, capacity) for cell in cells]
-    return sorted(jobs, reverse=True)
-
-
-def _middle_capacity(work: Workspace) -> int:
-    capacities = sorted(work.config.study.capacities)
-    return capacities[len(capacities) // 2]
+    kinds: list[Student] = [(architecture, *cell) for architecture in work.config.networks.students for cell in cells]
+    return kinds * evaluation.num_seeds
 
 
 def _steps(work: Workspace, protocol: Protocol, images_per_class: int) -> int:

@@ -30,15 +30,17 @@ from dim_ray.distributed.preflight import check_nodes
 from dim_ray.distributed.probe import free_memory, library_versions
 from dim_ray.distributed.resources import Placement, cluster, joins_a_cluster, local_resources, plan_placement
 from dim_ray.errors import ResourceError
-from dim_ray.pipeline.contenders import missing_validations
-from dim_ray.pipeline.evaluations import missing_evaluations, plan_evaluations
+from dim_ray.pipeline.evaluations import plan_evaluations
 from dim_ray.pipeline.generators import rung_epochs
+from dim_ray.pipeline.student_rows import missing_rows
+from dim_ray.pipeline.students import Evaluation
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
-from dim_ray.stages import format_duration
+from dim_ray.stages import counted, format_duration
 from dim_ray.store.filesystem import open_root
+from dim_ray.store.schema import EVALUATION_TABLE, VALIDATION_TABLE
 from tuning.contenders import contender_students
-from tuning.estimate import Costs, contender_jobs, missing_jobs, network_jobs, student_jobs
+from tuning.estimate import Costs, Student, contending_students, final_students, network_jobs, student_jobs
 from tuning.record import StudyRecord
 from tuning.schedulers import METRIC, TIME_ATTRIBUTE, make_scheduler
 from tuning.variants import SizeLimit, example_trials, network_variants
@@ -120,20 +122,22 @@ class Plan:
         end = now + timedelta(seconds=self.wall_seconds)
         memory = self.needs.memory_bytes(self.needs.num_workers)
         return [
-            f"study {self.study}: {self.num_trials} trials to run, {self.num_finished} of {study.num_trials} finished; "
-            f"sampler {study.sampler}, scheduler {study.scheduler}: {self.epochs:.1f} of {self.config.matching.epochs} "
-            "epochs each, on average",
+            f"study {self.study}: {counted(self.num_trials, 'trial')} to run, {self.num_finished} of "
+            f"{study.num_trials} finished; sampler {study.sampler}, scheduler {study.scheduler}: {self.epochs:.1f} of "
+            f"{self.config.matching.epochs} epochs each, on average",
             *([f"          {self.left_out}"] if self.left_out else []),
             f"cost      about {format_duration(self.device_seconds)} of devices: {parts or 'nothing is left to do'}",
-            f"          {self.num_stored} costs from what is stored, {self.num_probed} from a probe of a few steps",
-            f"time      about {format_duration(self.wall_seconds)}, {at_once} trials at a time; begun now, it ends at "
-            f"{end:%H:%M on %Y-%m-%d}",
+            f"          {counted(self.num_stored, 'cost')} from what is stored, {self.num_probed} from a probe of a "
+            "few steps",
+            f"time      about {format_duration(self.wall_seconds)}, {counted(at_once, 'trial')} at a time; begun now, "
+            f"it ends at {end:%H:%M on %Y-%m-%d}",
             *(
                 [f"          trials end early, after the time budget of {study.time_budget}"]
                 if study.time_budget
                 else []
             ),
-            f"memory    at least {_bytes(memory)} for {self.needs.num_workers} workers{_free(self.memory_bytes)}",
+            f"memory    at least {_bytes(memory)} for {counted(self.needs.num_workers, 'worker')}"
+            f"{_free(self.memory_bytes)}",
             f"disk      at least {_bytes(self.needs.storage_bytes)} for the storage{_free(self.disk_bytes)}, and "
             f"{_bytes(self.needs.temp_bytes)} for Ray's temporary folder",
         ]
@@ -171,24 +175,12 @@ def plan_study(work: Workspace, progress: Progress) -> Plan:
     epochs = expected_epochs(config, num_trials) if num_trials else 0.0
     costs = Costs(work, placement.cpus_per_worker)
     progress.start(_STAGE, 3, "stages")
-    builds, trials, students = network_jobs(work, costs, variants) if num_trials else [], [], []
+    builds = network_jobs(work, costs, variants) if num_trials else []
     progress.advance(1)
-    if num_trials:
-        each = [costs.trial(example, epochs) for example in example_trials(config, limit)]
-        trials = [each[number % len(each)] for number in range(num_trials)]
+    each = [costs.trial(example, epochs) for example in example_trials(config, limit)] if num_trials else []
+    trials = [each[number % len(each)] for number in range(num_trials)]
     progress.advance(2)
-    # Which generators contend isn't known before the last trial.
-    contending = (
-        config.study.selection_images_per_class * config.study.num_contender_students
-        if num_trials
-        else [cell.images_per_class for cell in missing_validations(work, contender_students(work, record.trials()))]
-    )
-    contenders = contender_jobs(work, costs, contending)
-    if num_trials or contending:
-        students = student_jobs(work, costs)
-    else:
-        left = missing_evaluations(work, plan_evaluations(work, str(record.best()["generator"])))
-        students = missing_jobs(work, costs, left)
+    contenders, students = (student_jobs(work, costs, left) for left in _students_left(work, record, num_trials))
     progress.advance(3)
     slots = placement.max_concurrent * placement.num_workers
     return Plan(
@@ -255,6 +247,21 @@ class _Simulated:
 
     def __init__(self, name: str) -> None:
         self.trial_id, self.status = name, "RUNNING"
+
+
+def _students_left(work: Workspace, record: StudyRecord, num_trials: int) -> tuple[list[Student], list[Student]]:
+    """Returns the students that are to decide between contenders, and those of the final evaluation."""
+    if num_trials:  # which generators contend isn't known before the last trial
+        return contending_students(work), final_students(work)
+    contending = missing_rows(work, VALIDATION_TABLE, contender_students(work, record.trials()))
+    if contending:
+        return _kinds(contending), final_students(work)
+    best = str(record.best()["generator"])
+    return [], _kinds(missing_rows(work, EVALUATION_TABLE, plan_evaluations(work, best)))
+
+
+def _kinds(cells: Iterable[Evaluation]) -> list[Student]:
+    return [(cell.architecture, cell.images_per_class, cell.protocol) for cell in cells]
 
 
 def _start_seconds() -> float:

@@ -26,11 +26,12 @@ from dim_ray.distributed.preflight import check_nodes
 from dim_ray.distributed.resources import DRIVER_SHARE, Placement, cluster
 from dim_ray.distributed.watched import ray_path, watching
 from dim_ray.errors import DimError
-from dim_ray.pipeline.contenders import missing_validations
-from dim_ray.pipeline.evaluations import missing_evaluations, plan_evaluations, read_evaluations
+from dim_ray.pipeline.evaluations import plan_evaluations
+from dim_ray.pipeline.student_rows import missing_rows, read_planned
 from dim_ray.pipeline.students import Evaluation
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import PrefixedProgress, Progress
+from dim_ray.store.schema import EVALUATION_TABLE, VALIDATION_TABLE
 from tuning.budget import TimeBudget
 from tuning.contenders import Verdict, contender_students, decide
 from tuning.cost import StudyCost, network_keys
@@ -141,8 +142,8 @@ def _run(
 
 
 def _missing_students(work: Workspace, record: StudyRecord) -> list[Evaluation]:
-    missing = missing_validations(work, contender_students(work, record.trials()))
-    return missing or missing_evaluations(work, plan_evaluations(work, str(record.best()["generator"])))
+    missing = missing_rows(work, VALIDATION_TABLE, contender_students(work, record.trials()))
+    return missing or missing_rows(work, EVALUATION_TABLE, plan_evaluations(work, str(record.best()["generator"])))
 
 
 def _missing_networks(work: Workspace, variants: Sequence[Config]) -> list[str]:
@@ -258,7 +259,7 @@ def _outcome(work: Workspace, record: StudyRecord, num_trials_run: int, num_eval
         best=best,
         verdict=decide(work, trials),
         trials=trials,
-        evaluations=read_evaluations(work, plan_evaluations(work, str(best["generator"]))),
+        evaluations=read_planned(work, EVALUATION_TABLE, plan_evaluations(work, str(best["generator"]))),
         cost=record.cost(),
         num_trials_run=num_trials_run,
         num_evaluations_run=num_evaluations_run,

@@ -16,12 +16,14 @@ from dim_ray.distributed.resources import Placement
 from dim_ray.distributed.tasks import Job, Task, run_tasks
 from dim_ray.distributed.trainer import DISTILLATION, distill_shards
 from dim_ray.distributed.watched import advance, device_type, run_watched
-from dim_ray.pipeline.contenders import missing_validations, validate_group
-from dim_ray.pipeline.evaluations import evaluate_group, missing_evaluations
+from dim_ray.pipeline.contenders import validate_group
+from dim_ray.pipeline.evaluations import evaluate_group
 from dim_ray.pipeline.generators import distill_generator
+from dim_ray.pipeline.student_rows import missing_rows
 from dim_ray.pipeline.students import Evaluation, group_cells
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
+from dim_ray.store.schema import EVALUATION_TABLE, VALIDATION_TABLE
 
 __all__ = ["STAGE_CONTEND", "STAGE_DISTILL", "STAGE_EVALUATE", "distill_one", "run_evaluations", "run_validations"]
 
@@ -42,7 +44,7 @@ def distill_one(work: Workspace, placement: Placement, progress: Progress) -> No
 
 def run_evaluations(work: Workspace, planned: list[Evaluation], placement: Placement, progress: Progress) -> int:
     """Runs the evaluations that have no row yet, and returns their number."""
-    cells = missing_evaluations(work, planned)
+    cells = missing_rows(work, EVALUATION_TABLE, planned)
     num_seeds = work.config.evaluation.num_seeds
     _run_students(work, planned, cells, _evaluation_job, num_seeds, STAGE_EVALUATE, placement, progress)
     return len(cells)
@@ -50,7 +52,7 @@ def run_evaluations(work: Workspace, planned: list[Evaluation], placement: Place
 
 def run_validations(work: Workspace, planned: list[Evaluation], placement: Placement, progress: Progress) -> int:
     """Runs the students that decide between generators and have no row yet, and returns their number."""
-    cells = missing_validations(work, planned)
+    cells = missing_rows(work, VALIDATION_TABLE, planned)
     num_seeds = work.config.study.contender_seeds
     _run_students(work, planned, cells, _validation_job, num_seeds, STAGE_CONTEND, placement, progress)
     return len(cells)

@@ -1,9 +1,9 @@
 """Students that decide between stored generators, on the validation split, and one row for each.
 
     planned = plan_validations(work, [generator, another])
-    for cell in missing_validations(work, planned):
+    for cell in missing_rows(work, VALIDATION_TABLE, planned):
         validate_group(work, [cell])
-    read_validations(work, planned)
+    read_planned(work, VALIDATION_TABLE, planned)
 
 All generators get the same seeds, so that they are compared pair by pair. The search has used none of these: a student
 that found a generator favours the one that was lucky with it.
@@ -14,21 +14,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
-
-import dim_ray
-from dim_ray.config import fingerprint
 from dim_ray.core.students import StudentResult
 from dim_ray.errors import DivergedError
-from dim_ray.pipeline.evaluations import load_generators, recipe_and_circumstances, weights_in_use
+from dim_ray.pipeline.evaluations import load_generators, weights_in_use
+from dim_ray.pipeline.student_rows import circumstances, identity
 from dim_ray.pipeline.students import Evaluation, selection_cells, train_cells
 from dim_ray.pipeline.workspace import Workspace
-from dim_ray.store.reader import Reader
-from dim_ray.store.rows import row_id
 from dim_ray.store.schema import VALIDATION_TABLE
 from dim_ray.store.writer import Writer
 
-__all__ = ["missing_validations", "plan_validations", "read_validations", "validate_group", "validation_row_id"]
+__all__ = ["plan_validations", "validate_group"]
 
 
 def plan_validations(work: Workspace, generators: Sequence[str]) -> list[Evaluation]:
@@ -45,24 +40,6 @@ def plan_validations(work: Workspace, generators: Sequence[str]) -> list[Evaluat
         for generator in generators
         for cell in selection_cells(work, indices, generator, weights_in_use(work, generator))
     ]
-
-
-def missing_validations(work: Workspace, planned: Sequence[Evaluation]) -> list[Evaluation]:
-    """Returns the students that have no row yet."""
-    present = set(read_validations(work, planned)["id"])
-    return [cell for cell in planned if validation_row_id(work, cell) not in present]
-
-
-def read_validations(work: Workspace, planned: Sequence[Evaluation]) -> pd.DataFrame:
-    """Returns the rows of planned students, those that are there."""
-    ids = [validation_row_id(work, cell) for cell in planned]
-    return Reader(work.config.storage.root).validations(dataset=work.dataset.name, id=ids)
-
-
-def validation_row_id(work: Workspace, cell: Evaluation) -> str:
-    """Returns the id of a student's row."""
-    identity = _identity(work, cell)
-    return row_id(VALIDATION_TABLE.name, *(identity[name] for name in VALIDATION_TABLE.identity))
 
 
 def validate_group(work: Workspace, cells: Sequence[Evaluation]) -> list[dict[str, Any]]:
@@ -87,23 +64,8 @@ def _row(work: Workspace, cell: Evaluation, result: StudentResult | DivergedErro
     else:
         accuracy, wall_seconds = result.validation_accuracy, result.wall_seconds
     return {
-        **_identity(work, cell),
-        "study": work.study,
+        **identity(work, VALIDATION_TABLE, cell),
         "accuracy": accuracy,
         "error": error,
-        **recipe_and_circumstances(work, cell, wall_seconds),
-    }
-
-
-def _identity(work: Workspace, cell: Evaluation) -> dict[str, Any]:
-    return {
-        "generator": cell.generator,
-        "weights": cell.weights,
-        "data_fingerprint": work.dataset.digest,
-        "dataset": work.dataset.name,
-        "ipc": cell.images_per_class,
-        "architecture": cell.architecture,
-        "seed": cell.seed,
-        "budget_fingerprint": fingerprint(cell.recipe),
-        "code_version": dim_ray.__version__,
+        **circumstances(work, cell, wall_seconds),
     }

@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
-import platform
 from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
-import torch
-
-import dim_ray
-from dim_ray.config import Protocol, Weights, fingerprint, join_quirks, to_dict
-from dim_ray.core.precision import resolve_precision
+from dim_ray.config import Protocol, Weights
 from dim_ray.core.students import StudentResult, finished
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.generators import load_module, stored_weights, weights_file
-from dim_ray.pipeline.labels import labeller_name, labelling_teachers
+from dim_ray.pipeline.labels import labelling_teachers
+from dim_ray.pipeline.student_rows import circumstances, identity
 from dim_ray.pipeline.students import Evaluation, StoredGenerator, train_cells
 from dim_ray.pipeline.workspace import Workspace
-from dim_ray.store.reader import Reader
-from dim_ray.store.rows import row_id
 from dim_ray.store.schema import EVALUATION_TABLE
 from dim_ray.store.writer import Writer
 
-__all__ = [
-    "evaluate",
-    "evaluate_group",
-    "evaluation_row_id",
-    "load_generators",
-    "missing_evaluations",
-    "plan_evaluations",
-    "read_evaluations",
-    "recipe_and_circumstances",
-    "weights_in_use",
-]
+__all__ = ["evaluate", "evaluate_group", "load_generators", "plan_evaluations", "weights_in_use"]
 
 
 def plan_evaluations(work: Workspace, generator: str) -> list[Evaluation]:
@@ -69,25 +51,6 @@ def plan_evaluations(work: Workspace, generator: str) -> list[Evaluation]:
         for protocol in protocols
         for index in range(evaluation.num_seeds)
     ]
-
-
-def missing_evaluations(work: Workspace, planned: list[Evaluation]) -> list[Evaluation]:
-    """Returns the evaluations that have no row yet."""
-    rows = Reader(work.config.storage.root).evaluations(dataset=work.dataset.name)
-    present = set(rows["id"])
-    return [cell for cell in planned if evaluation_row_id(work, cell) not in present]
-
-
-def read_evaluations(work: Workspace, planned: Sequence[Evaluation]) -> pd.DataFrame:
-    """Returns the rows of planned evaluations, those that are there."""
-    ids = [evaluation_row_id(work, cell) for cell in planned]
-    return Reader(work.config.storage.root).evaluations(dataset=work.dataset.name, id=ids)
-
-
-def evaluation_row_id(work: Workspace, cell: Evaluation) -> str:
-    """Returns the id of an evaluation's row."""
-    identity = _identity(work, cell)
-    return row_id(EVALUATION_TABLE.name, *(identity[name] for name in EVALUATION_TABLE.identity))
 
 
 def evaluate(work: Workspace, cell: Evaluation) -> dict[str, Any]:
@@ -133,23 +96,6 @@ def weights_in_use(work: Workspace, generator: str) -> Weights:
     return wanted if work.config.generator.ema_decay else "raw"  # rows may outlive their generator
 
 
-def recipe_and_circumstances(work: Workspace, cell: Evaluation, wall_seconds: float) -> dict[str, Any]:
-    """Returns the columns that say how, where and how long a student was trained."""
-    # What says which students there are is in columns of its own.
-    grid = ("images_per_class", "protocols", "weights", "num_seeds", "seed", "preset", "students_at_once")
-    recipe = {name: value for name, value in to_dict(cell.recipe).items() if name not in grid}
-    device = work.dataset.train.images.device
-    return {
-        "recipe_json": json.dumps(recipe),
-        "wall_seconds": wall_seconds,
-        "device": str(device),
-        "precision": resolve_precision(cell.recipe.precision, device),
-        "num_threads": torch.get_num_threads(),
-        "host": platform.node(),
-        "torch_version": torch.__version__,
-    }
-
-
 def _load(work: Workspace, generator: str | None, weights: Weights | None) -> StoredGenerator | None:
     if generator is None:
         return None
@@ -162,8 +108,7 @@ def _load(work: Workspace, generator: str | None, weights: Weights | None) -> St
 def _row(work: Workspace, cell: Evaluation, result: StudentResult) -> dict[str, Any]:
     contract = result.budget
     return {
-        **_identity(work, cell),
-        "study": work.study,
+        **identity(work, EVALUATION_TABLE, cell),
         "selection": "test" if "best_of_tests" in cell.recipe.quirks else "validation",
         "accuracy": result.accuracy,
         "best_test_accuracy": result.best_test_accuracy,
@@ -179,25 +124,5 @@ def _row(work: Workspace, cell: Evaluation, result: StudentResult) -> dict[str, 
         "schedule": cell.recipe.schedule,
         "augmentation": cell.recipe.augmentation,
         "final_loss": None if math.isnan(result.final_loss) else result.final_loss,
-        **recipe_and_circumstances(work, cell, result.wall_seconds),
-    }
-
-
-def _identity(work: Workspace, cell: Evaluation) -> dict[str, Any]:
-    return {
-        "generator": cell.generator,
-        "weights": cell.weights,
-        "data_fingerprint": work.dataset.digest,
-        "dataset": work.dataset.name,
-        "ipc": cell.images_per_class,
-        "protocol": cell.protocol,
-        "architecture": cell.architecture,
-        "seed": cell.seed,
-        "split": "test",
-        "preset": cell.preset,
-        "quirks": join_quirks(cell.recipe.quirks),
-        "labels": cell.recipe.labels,
-        "labeller": labeller_name(cell.teachers),
-        "budget_fingerprint": fingerprint(cell.recipe),
-        "code_version": dim_ray.__version__,
+        **circumstances(work, cell, result.wall_seconds),
     }

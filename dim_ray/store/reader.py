@@ -22,7 +22,7 @@ from dim_ray.config import NO_QUIRKS
 from dim_ray.errors import StorageError, nearest
 from dim_ray.store.filesystem import open_root
 from dim_ray.store.pareto import pareto_set, study_objectives
-from dim_ray.store.schema import EVALUATION_TABLE, TABLES, TRIAL_TABLE, VALIDATION_TABLE
+from dim_ray.store.schema import EVALUATION_TABLE, TABLES, TRIAL_TABLE, VALIDATION_TABLE, Table
 from dim_ray.store.selection import CELL, may_choose, no_evaluations, rank, what_is_there
 from dim_ray.store.sql import query
 from dim_ray.store.tables import allowed_values, read_rows
@@ -64,7 +64,11 @@ class Reader:
             UsageError: There is no such column, or a value has another type than its column.
             StorageError: A file is damaged, of a newer version, or can't be read; it is named.
         """
-        frame: pd.DataFrame = read_rows(self._root, EVALUATION_TABLE, filters).to_pandas()
+        return self.rows(EVALUATION_TABLE, **filters)
+
+    def rows(self, table: Table, **filters: Any) -> pd.DataFrame:
+        """Returns the rows of one of the tables of `dim_ray.store.schema`, as `evaluations` does."""
+        frame: pd.DataFrame = read_rows(self._root, table, filters).to_pandas()
         return frame
 
     def measured(self, **filters: Any) -> pd.DataFrame:
@@ -74,13 +78,11 @@ class Reader:
 
     def validations(self, **filters: Any) -> pd.DataFrame:
         """Returns validations, oldest first: as `evaluations`, with columns of `dim_ray.store.schema.VALIDATIONS`."""
-        frame: pd.DataFrame = read_rows(self._root, VALIDATION_TABLE, filters).to_pandas()
-        return frame
+        return self.rows(VALIDATION_TABLE, **filters)
 
     def trials(self, **filters: Any) -> pd.DataFrame:
         """Returns trials, oldest first: as `evaluations`, with the columns of `dim_ray.store.schema.TRIALS`."""
-        frame: pd.DataFrame = read_rows(self._root, TRIAL_TABLE, filters).to_pandas()
-        return frame
+        return self.rows(TRIAL_TABLE, **filters)
 
     def pareto(self, *, study: str, objectives: Sequence[str] | None = None) -> pd.DataFrame:
         """Returns the completed trials of a study that no other one of it beats, the most accurate first.

@@ -315,18 +315,8 @@ EVALUATION_TABLE = Table(
 VALIDATION_TABLE = Table(
     name="validations",
     schema=VALIDATIONS,
-    partitions=("dataset", "ipc"),
-    identity=(
-        "generator",
-        "weights",
-        "data_fingerprint",
-        "dataset",
-        "ipc",
-        "architecture",
-        "seed",
-        "budget_fingerprint",
-        "code_version",
-    ),
+    partitions=EVALUATION_TABLE.partitions,
+    identity=tuple(name for name in EVALUATION_TABLE.identity if name in VALIDATIONS.names),
 )
 TRIAL_TABLE = Table(name="trials", schema=TRIALS, partitions=("study",), identity=("study", "number"))
 TABLES = (EVALUATION_TABLE, VALIDATION_TABLE, TRIAL_TABLE)

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from dim_ray.errors import StorageError
+from dim_ray.stages import counted
 from dim_ray.store.artifacts import KINDS, ArtifactStore
 from dim_ray.store.filesystem import Root, open_root
 from dim_ray.store.packs import num_packed, pack_digest, row_of
@@ -83,8 +84,8 @@ def verify(root: str) -> Verification:
         if kind == "generators":
             there.add(fingerprint)
     problems += [
-        f"generators/{name} is missing in {opened.uri}, and {count} row{'' if count == 1 else 's'} name it. Bring back "
-        "a copy; the rows stay what they are."
+        f"generators/{name} is missing in {opened.uri}, and {counted(count, 'row')} name it. Bring back a copy; "
+        "the rows stay what they are."
         for name, count in sorted(wanted.items())
         if name not in there
     ]

@@ -9,19 +9,14 @@ import pytest
 
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline import contenders
-from dim_ray.pipeline.contenders import (
-    missing_validations,
-    plan_validations,
-    read_validations,
-    validate_group,
-    validation_row_id,
-)
+from dim_ray.pipeline.contenders import plan_validations, validate_group
 from dim_ray.pipeline.evaluations import plan_evaluations
 from dim_ray.pipeline.generators import generator_fingerprint, load_module
+from dim_ray.pipeline.student_rows import missing_rows, planned_id, read_planned
 from dim_ray.pipeline.students import validate
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.reader import Reader
-from dim_ray.store.schema import VALIDATIONS
+from dim_ray.store.schema import VALIDATION_TABLE, VALIDATIONS
 
 OTHER = "f" * 16
 
@@ -71,7 +66,7 @@ def test_row_has_every_column_and_no_word_of_the_test_split(built: Workspace, tm
     own = generator_fingerprint(built)
     planned = plan_validations(built, [own])
     validate_group(built, planned[:1])
-    rows = read_validations(built, planned)
+    rows = read_planned(built, VALIDATION_TABLE, planned)
     assert list(rows.columns) == VALIDATIONS.names
     [row] = rows.to_dict("records")
     assert (row["generator"], row["weights"], row["seed"]) == (own, planned[0].weights, planned[0].seed)
@@ -96,27 +91,27 @@ def test_accuracy_is_that_of_the_validation_split(built: Workspace) -> None:
 
 def test_only_what_has_no_row_is_missing(built: Workspace) -> None:
     planned = plan_validations(built, [generator_fingerprint(built)])
-    assert missing_validations(built, planned) == planned
+    assert missing_rows(built, VALIDATION_TABLE, planned) == planned
     validate_group(built, planned[1:3])
-    assert missing_validations(built, planned) == [planned[0], *planned[3:]]
+    assert missing_rows(built, VALIDATION_TABLE, planned) == [planned[0], *planned[3:]]
 
 
 def test_same_student_writes_the_same_row_for_any_study(built: Workspace) -> None:
     planned = plan_validations(built, [generator_fingerprint(built)])[:1]
     [first] = validate_group(built, planned)
     another = replace(built, study="another")
-    assert missing_validations(another, planned) == []
+    assert missing_rows(another, VALIDATION_TABLE, planned) == []
     [second] = validate_group(another, planned)
     assert second["accuracy"] == first["accuracy"]
     [file] = Path(built.artifacts.root, "validations").rglob("*.parquet")
-    assert file.stem == validation_row_id(built, planned[0])
+    assert file.stem == planned_id(built, VALIDATION_TABLE, planned[0])
 
 
 @pytest.mark.parametrize("changes", [{"epochs": 3}, {"seed": 7}])
 def test_another_recipe_or_seed_is_another_row(built: Workspace, changes: dict[str, Any]) -> None:
     own = generator_fingerprint(built)
     ids = {
-        validation_row_id(work, plan_validations(work, [own])[0])
+        planned_id(work, VALIDATION_TABLE, plan_validations(work, [own])[0])
         for work in (built, with_sections(built, evaluation=changes))
     }
     assert len(ids) == 2
@@ -133,4 +128,4 @@ def test_student_that_diverged_has_no_accuracy_and_says_why(built: Workspace, mo
     good, bad = validate_group(built, planned)
     assert good["error"] is None
     assert (bad["accuracy"], bad["error"]) == (0.0, "the loss is nan.")
-    assert missing_validations(built, planned) == [], "it isn't tried again"
+    assert missing_rows(built, VALIDATION_TABLE, planned) == [], "it isn't tried again"

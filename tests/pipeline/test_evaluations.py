@@ -16,17 +16,15 @@ from dim_ray.pipeline import evaluations, students
 from dim_ray.pipeline.evaluations import (
     evaluate,
     evaluate_group,
-    evaluation_row_id,
-    missing_evaluations,
     plan_evaluations,
-    read_evaluations,
 )
 from dim_ray.pipeline.generators import GENERATOR_FILE, generator_fingerprint, load_module
 from dim_ray.pipeline.labels import check_labels, labeller_name
+from dim_ray.pipeline.student_rows import missing_rows, planned_id, read_planned
 from dim_ray.pipeline.students import Evaluation, validate
 from dim_ray.pipeline.teachers import teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace
-from dim_ray.store.schema import EVALUATIONS
+from dim_ray.store.schema import EVALUATION_TABLE, EVALUATIONS
 from tests.core import tiny
 from tests.pipeline.small import distil, make_work
 
@@ -67,7 +65,7 @@ def test_baselines_on_real_images_belong_to_no_generator(tmp_path: Path) -> None
 
 def test_row_has_every_column_of_the_table(built: Workspace) -> None:
     evaluate(built, pick(built, "on_the_fly"))
-    rows = read_evaluations(built, plan(built))
+    rows = read_planned(built, EVALUATION_TABLE, plan(built))
     assert list(rows.columns) == EVALUATIONS.names
     [row] = rows.to_dict("records")
     assert (row["study"], row["split"], row["selection"], row["preset"]) == ("tiny", "test", "validation", "corrected")
@@ -105,7 +103,7 @@ def test_same_evaluation_writes_the_same_file_again(built: Workspace) -> None:
     files = row_files(built)
     second = evaluate(built, cell)
     assert row_files(built) == files
-    assert [file.stem for file in files] == [evaluation_row_id(built, cell)]
+    assert [file.stem for file in files] == [planned_id(built, EVALUATION_TABLE, cell)]
     timed = {"wall_seconds"}
     assert {k: v for k, v in first.items() if k not in timed} == {k: v for k, v in second.items() if k not in timed}
 
@@ -119,7 +117,7 @@ def test_rows_of_students_at_once_are_those_of_one_by_one(built: Workspace, chan
     files = row_files(work)
     at_once = evaluate_group(work, cells)
     assert row_files(work) == files
-    assert len(read_evaluations(work, cells)) == len(cells) == 8
+    assert len(read_planned(work, EVALUATION_TABLE, cells)) == len(cells) == 8
     one_image = 1.01 / len(built.dataset.test)
     rounded = {"final_loss": {"rel": 1e-4}} | {
         name: {"abs": one_image} for name in ("accuracy", "best_test_accuracy", "validation_accuracy")
@@ -150,30 +148,30 @@ def test_students_that_did_not_diverge_keep_their_rows(built: Workspace, monkeyp
     cells = [cell for cell in plan(work) if (cell.protocol, cell.images_per_class) == ("fixed", 2)]
     with pytest.raises(DivergedError, match="seed 1"):
         evaluate_group(work, cells)
-    assert missing_evaluations(work, cells) == [cells[1]]
+    assert missing_rows(work, EVALUATION_TABLE, cells) == [cells[1]]
 
 
 def test_rows_that_are_there_are_not_planned_again_in_any_study(built: Workspace) -> None:
     planned = plan(built)
-    assert missing_evaluations(built, planned) == planned
+    assert missing_rows(built, EVALUATION_TABLE, planned) == planned
     done = [pick(built, "on_the_fly"), pick(built, "real_fixed")]
     for cell in done:
         evaluate(built, cell)
     other_study = replace(built, study="another")
-    assert missing_evaluations(other_study, planned) == [cell for cell in planned if cell not in done]
-    assert len(read_evaluations(other_study, planned)) == 2
+    assert missing_rows(other_study, EVALUATION_TABLE, planned) == [cell for cell in planned if cell not in done]
+    assert len(read_planned(other_study, EVALUATION_TABLE, planned)) == 2
 
 
 def test_baselines_are_shared_by_generators_and_their_rows_are_not(built: Workspace) -> None:
     ours, theirs = plan_evaluations(built, "a" * 16), plan_evaluations(built, "b" * 16)
-    ids = [{evaluation_row_id(built, cell) for cell in cells} for cells in (ours, theirs)]
-    shared = {evaluation_row_id(built, cell) for cell in ours if cell.generator is None}
+    ids = [{planned_id(built, EVALUATION_TABLE, cell) for cell in cells} for cells in (ours, theirs)]
+    shared = {planned_id(built, EVALUATION_TABLE, cell) for cell in ours if cell.generator is None}
     assert ids[0] & ids[1] == shared
     assert len(shared) == len(ours) / 2
 
 
 def id_of(work: Workspace, protocol: str = "on_the_fly") -> str:
-    return evaluation_row_id(work, pick(work, protocol))
+    return planned_id(work, EVALUATION_TABLE, pick(work, protocol))
 
 
 @pytest.mark.parametrize(
@@ -241,7 +239,7 @@ def test_row_says_which_quirks_it_has_and_whether_the_test_split_chose(
     work = with_evaluation(built, **changes)
     row = evaluate(work, pick(work, "on_the_fly"))
     assert (row["preset"], row["quirks"], row["selection"]) == (preset, quirks, selection)
-    [stored] = read_evaluations(work, plan(work)).to_dict("records")
+    [stored] = read_planned(work, EVALUATION_TABLE, plan(work)).to_dict("records")
     assert (stored["preset"], stored["quirks"]) == (preset, quirks)
 
 
@@ -255,7 +253,7 @@ def test_a_student_can_be_trained_again_from_its_row(built: Workspace) -> None:
     recipe |= {name: tuple(recipe[name]) for name in ("quirks", "decay_points")}
     again = pick(replace(work, config=replace(work.config, evaluation=EvaluationConfig(**recipe))), "on_the_fly", 10)
     again = replace(again, images_per_class=row["ipc"], seed=row["seed"])
-    assert evaluation_row_id(work, again) == evaluation_row_id(work, pick(work, "on_the_fly"))
+    assert planned_id(work, EVALUATION_TABLE, again) == planned_id(work, EVALUATION_TABLE, pick(work, "on_the_fly"))
     assert evaluate(work, again)["final_loss"] == row["final_loss"]
 
 
@@ -304,8 +302,8 @@ def test_baselines_with_soft_labels_belong_to_their_teachers(built: Workspace) -
     cell = pick(work, "real_fixed")
     fewer = replace(cell, teachers=cell.teachers[:1])
     swapped = replace(cell, teachers=cell.teachers[::-1])
-    assert evaluation_row_id(work, fewer) != evaluation_row_id(work, cell)
-    assert evaluation_row_id(work, swapped) == evaluation_row_id(work, cell)
+    assert planned_id(work, EVALUATION_TABLE, fewer) != planned_id(work, EVALUATION_TABLE, cell)
+    assert planned_id(work, EVALUATION_TABLE, swapped) == planned_id(work, EVALUATION_TABLE, cell)
     assert evaluate(work, fewer)["final_loss"] != evaluate(work, cell)["final_loss"]
 
 
@@ -347,7 +345,7 @@ def test_students_of_all_real_images_have_no_ipc_of_their_own(built: Workspace) 
 def test_row_is_another_one_for_other_data(built: Workspace) -> None:
     other = replace(built, dataset=replace(built.dataset, digest="1" * 16))
     cell = pick(built, "real_fixed")
-    assert evaluation_row_id(other, cell) != evaluation_row_id(built, cell)
+    assert planned_id(other, EVALUATION_TABLE, cell) != planned_id(built, EVALUATION_TABLE, cell)
 
 
 def test_pandas_reads_the_rows_by_itself(built: Workspace) -> None:

@@ -10,10 +10,12 @@ import pytest
 from dim_ray.core.generator import Generator
 from dim_ray.core.students import StudentResult, finished
 from dim_ray.pipeline import students
-from dim_ray.pipeline.evaluations import evaluate, missing_evaluations, plan_evaluations
+from dim_ray.pipeline.evaluations import evaluate, plan_evaluations
 from dim_ray.pipeline.generators import generator_fingerprint, load_module
+from dim_ray.pipeline.student_rows import missing_rows
 from dim_ray.pipeline.students import Evaluation, group_cells, train_cells, validate
 from dim_ray.pipeline.workspace import Workspace
+from dim_ray.store.schema import EVALUATION_TABLE
 
 
 def with_seeds(work: Workspace, *, selection_seeds: int, **evaluation: Any) -> Workspace:
@@ -172,4 +174,4 @@ def test_students_whose_rows_are_there_are_in_no_group(built: Workspace) -> None
     work = with_seeds(built, selection_seeds=1, num_seeds=3, images_per_class=(1,), protocols=("real_fixed",))
     planned = plan_evaluations(work, generator_fingerprint(built))
     evaluate(work, planned[1])
-    assert grouped(work, missing_evaluations(work, planned)) == [[planned[0], planned[2]]]
+    assert grouped(work, missing_rows(work, EVALUATION_TABLE, planned)) == [[planned[0], planned[2]]]

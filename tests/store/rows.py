@@ -5,25 +5,38 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+_STUDENT = {
+    "dataset": "digits",
+    "ipc": 10,
+    "study": "digits-small",
+    "generator": "aaaa000011112222",
+    "weights": "average",
+    "data_fingerprint": "dddd000011112222",
+    "architecture": "convnet3",
+    "seed": 0,
+    "accuracy": 0.9,
+    "recipe_json": "{}",
+    "budget_fingerprint": "bbbb000011112222",
+    "wall_seconds": 2.5,
+    "device": "cpu",
+    "precision": "float32",
+    "num_threads": 1,
+    "host": "node-1",
+    "code_version": "0.1.0",
+    "torch_version": "2.15.0",
+}
+
 
 def evaluation(**changes: Any) -> dict[str, Any]:
     return {
-        "dataset": "digits",
-        "ipc": 10,
-        "study": "digits-small",
-        "generator": "aaaa000011112222",
-        "weights": "average",
-        "data_fingerprint": "dddd000011112222",
+        **_STUDENT,
         "protocol": "on_the_fly",
-        "architecture": "convnet3",
-        "seed": 0,
         "split": "test",
         "selection": "validation",
         "preset": "corrected",
         "quirks": "none",
         "labels": "hard",
         "labeller": None,
-        "accuracy": 0.9,
         "best_test_accuracy": 0.91,
         "validation_accuracy": 0.89,
         "images_drawn": 100_000,
@@ -36,17 +49,9 @@ def evaluation(**changes: Any) -> dict[str, Any]:
         "learning_rate": 0.01,
         "schedule": "constant",
         "augmentation": "color_crop",
-        "recipe_json": "{}",
-        "budget_fingerprint": "bbbb000011112222",
         "final_loss": 0.1,
-        "wall_seconds": 2.5,
-        "device": "cpu",
-        "precision": "float32",
-        "num_threads": 1,
-        "host": "node-1",
-        "code_version": "0.1.0",
-        "torch_version": "2.15.0",
-    } | changes
+        **changes,
+    }
 
 
 def real_evaluation(**changes: Any) -> dict[str, Any]:
@@ -54,27 +59,7 @@ def real_evaluation(**changes: Any) -> dict[str, Any]:
 
 
 def validation(**changes: Any) -> dict[str, Any]:
-    return {
-        "dataset": "digits",
-        "ipc": 10,
-        "study": "digits-small",
-        "generator": "aaaa000011112222",
-        "weights": "average",
-        "data_fingerprint": "dddd000011112222",
-        "architecture": "convnet3",
-        "seed": 0,
-        "accuracy": 0.9,
-        "error": None,
-        "recipe_json": "{}",
-        "budget_fingerprint": "bbbb000011112222",
-        "wall_seconds": 2.5,
-        "device": "cpu",
-        "precision": "float32",
-        "num_threads": 1,
-        "host": "node-1",
-        "code_version": "0.1.0",
-        "torch_version": "2.15.0",
-    } | changes
+    return {**_STUDENT, "error": None, **changes}
 
 
 def trial(**changes: Any) -> dict[str, Any]:

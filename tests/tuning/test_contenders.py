@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from dim_ray.pipeline.contenders import plan_validations, validation_row_id
+from dim_ray.pipeline.contenders import plan_validations
+from dim_ray.pipeline.student_rows import planned_id
 from dim_ray.pipeline.workspace import Workspace
+from dim_ray.store.schema import VALIDATION_TABLE
 from dim_ray.store.writer import Writer
 from tests.pipeline.small import make_work
 from tests.store.rows import validation
@@ -57,7 +59,7 @@ def measure(work: Workspace, accuracies: Mapping[int, Sequence[float]]) -> None:
         cells = plan_validations(work, [generator(work, number)])
         for cell, accuracy in zip(cells, own, strict=False):
             known = {
-                "id": validation_row_id(work, cell),
+                "id": planned_id(work, VALIDATION_TABLE, cell),
                 "dataset": work.dataset.name,
                 "ipc": cell.images_per_class,
                 "generator": cell.generator,

@@ -43,15 +43,7 @@ Space = dict[str, BaseDistribution] | Callable[[Trial], None]
 
 def search_space(study: StudyConfig) -> dict[str, BaseDistribution]:
     """Returns Optuna's distributions by parameter, also of those that a trial may be without."""
-    seeds = {"seed": CategoricalDistribution(study.seeds)} if study.seeds else {}
-    return {
-        "pool_size": CategoricalDistribution(study.pool_sizes),
-        "capacity": CategoricalDistribution(study.capacities),
-        "matching_weight": FloatDistribution(*study.matching_weights, log=True),
-        "adversarial_weight": FloatDistribution(*study.adversarial_weights, log=True),
-        **seeds,
-        **{choice.field: _distribution(choice) for choice in study.choices},
-    }
+    return {choice.field: _distribution(choice) for choice in _choices(study)}
 
 
 def asked_space(study: StudyConfig) -> Space:
@@ -78,8 +70,7 @@ def open_names(study: StudyConfig, parameters: Mapping[str, Any]) -> list[str]:
 
 def grid(study: StudyConfig) -> dict[str, list[Any]]:
     """Returns the values of each parameter in a grid, both ends of a range included."""
-    values = {name: _values(kind, study.grid_points) for name, kind in search_space(study).items()}
-    return values | {choice.field: choice.points(study.grid_points) for choice in study.choices}
+    return {choice.field: choice.points(study.grid_points) for choice in _choices(study)}
 
 
 def configure(config: Config, parameters: Mapping[str, Any]) -> Config:
@@ -136,6 +127,18 @@ def check_search(config: Config, dataset: Dataset) -> None:
         raise ConfigError(f"study.space: {error}") from error
 
 
+def _choices(study: StudyConfig) -> list[Choice]:
+    """Returns what is chosen for each parameter."""
+    weights = {"matching_weight": study.matching_weights, "adversarial_weight": study.adversarial_weights}
+    return [
+        Choice(field="pool_size", values=study.pool_sizes),
+        Choice(field="capacity", values=study.capacities),
+        *(Choice(field=name, low=low, high=high, log=True) for name, (low, high) in weights.items()),
+        *([Choice(field="seed", values=study.seeds)] if study.seeds else []),
+        *study.choices,
+    ]
+
+
 def _distribution(choice: Choice) -> BaseDistribution:
     if choice.values:
         return CategoricalDistribution(choice.values)
@@ -147,14 +150,3 @@ def _ask(trial: Trial, name: str, kind: BaseDistribution) -> Any:
         return trial.suggest_categorical(name, kind.choices)
     assert isinstance(kind, FloatDistribution)
     return trial.suggest_float(name, kind.low, kind.high, log=kind.log)
-
-
-def _values(distribution: BaseDistribution, num_points: int) -> list[Any]:
-    if isinstance(distribution, CategoricalDistribution):
-        return list(dict.fromkeys(distribution.choices))
-    assert isinstance(distribution, FloatDistribution)
-    low, high = distribution.low, distribution.high
-    if low == high:
-        return [low]
-    inside = [low * (high / low) ** (i / (num_points - 1)) for i in range(1, num_points - 1)]
-    return [low, *inside, high]

@@ -12,6 +12,7 @@ configuration's own.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -61,7 +62,7 @@ class Choice:
     """What may be chosen for one field."""
 
     field: str
-    """Section and name, such as matching.kind; also the parameter's name."""
+    """The parameter's name: of a field of `study.space` its section and name, such as matching.kind."""
     values: tuple[Any, ...] = ()
     """To choose from, as parameters have them; none for a range."""
     low: float = 0.0
@@ -70,7 +71,7 @@ class Choice:
     """Highest number of a range."""
     log: bool = False
     """Whether the range has a logarithmic scale."""
-    when: Mapping[str, tuple[Any, ...]]
+    when: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     """Fields without a condition, each with the values of which it must have been given one."""
 
     @property
@@ -84,8 +85,8 @@ class Choice:
 
     def points(self, num_points: int) -> list[Any]:
         """Returns the values of a list, or so many of a range, evenly spaced on its scale, both ends included."""
-        if self.values:
-            return list(self.values)
+        if self.values or self.low == self.high:
+            return list(dict.fromkeys(self.values or (self.low,)))
         shares = [i / (num_points - 1) for i in range(1, num_points - 1)]
         if self.log:
             inside = [self.low * (self.high / self.low) ** share for share in shares]

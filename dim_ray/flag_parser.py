@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin
 
 from dim_ray.clusters import add_cluster_flags
-from dim_ray.config import Config
+from dim_ray.config import Config, StorageConfig
 from dim_ray.errors import UsageError
 from dim_ray.flags import Flag
 from dim_ray.settings import Setting, field_parser, known_fields, make_config, section_types, value_of
@@ -29,6 +29,19 @@ _HELP_COLUMN = 28
 
 class Parser(argparse.ArgumentParser):
     """Raises a `UsageError` where argparse would print the usage and exit."""
+
+    def __init__(self, program: str, description: str, **options: Any) -> None:
+        shown: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, **options}
+        super().__init__(prog=program, description=description.strip(), allow_abbrev=False, **shown)
+
+    def add_storage(self) -> None:
+        """Adds --storage, for programs that have no configuration."""
+        self.add_argument(
+            "--storage",
+            default=StorageConfig().root,
+            metavar="ROOT",
+            help="folder, s3:// or gs:// URI (default: %(default)s)",
+        )
 
     def refuse_unknown_flags(self, argv: Sequence[str]) -> None:
         """Raises for the first unknown flag, before argparse takes its value for something else."""
@@ -57,14 +70,7 @@ class FlagParser(Parser):
         shipped: Sequence[Setting],
         defaults: Path | None,
     ) -> None:
-        super().__init__(
-            prog=program,
-            description=description.strip(),
-            epilog=_sections_help(),
-            formatter_class=_formatter,
-            add_help=False,
-            allow_abbrev=False,
-        )
+        super().__init__(program, description, formatter_class=_formatter, epilog=_sections_help(), add_help=False)
         self.set_defaults(settings=[], **{flag.all_values: () for flag in flags if flag.all_values is not None})
         written = {setting.field: setting.value for setting in shipped}
         for flag in flags:

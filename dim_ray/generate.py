@@ -16,12 +16,11 @@ GENERATOR is a folder or URI, or a fingerprint below --storage. The same seed gi
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dim_ray.config import WEIGHTS, StorageConfig, StudyConfig
+from dim_ray.config import WEIGHTS, StudyConfig
 from dim_ray.errors import UsageError
 from dim_ray.flag_parser import Parser
 from dim_ray.outputs import check_absent, write_folder
@@ -70,12 +69,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="python -m dim_ray.generate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("python -m dim_ray.generate", __doc__ or "")
     parser.add_argument(
         "generator", nargs="?", metavar="GENERATOR", help="folder, URI or fingerprint (default: the storage's best)"
     )
@@ -93,7 +87,7 @@ def _parser() -> Parser:
         "--weights", choices=WEIGHTS, help="average: their moving average, or raw (default: those that chose it)"
     )
     parser.add_argument("--dataset", metavar="NAME", help="of the storage's best (default: the only one)")
-    parser.add_argument("--storage", default=StorageConfig().root, metavar="ROOT", help="(default: %(default)s)")
+    parser.add_storage()
     return parser
 
 

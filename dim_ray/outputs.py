@@ -1,7 +1,6 @@
-"""Files that a person asked for, on a disk: a folder whole or not at all, or files whole in the place of others.
+"""A folder that a person asked for, on a disk: whole or not at all.
 
 write_folder(Path("digits_10"), {"images.npz": data})
-replace_files(Path("dim_report"), {"report.html": data})
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from dim_ray.errors import StorageError, UsageError
 
-__all__ = ["check_absent", "replace_files", "write_folder"]
+__all__ = ["check_absent", "write_folder"]
 
 
 def check_absent(folder: Path) -> None:
@@ -47,30 +46,6 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
             os.rename(ours, folder)
         finally:
             shutil.rmtree(ours, ignore_errors=True)
-    except OSError as error:
-        raise StorageError(f"can't write {folder}: {error.strerror or error}; choose another place.") from error
-
-
-def replace_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Writes files into a folder, new or not, each whole and in the place of one that has its name.
-
-    Args:
-        folder: What else is in it stays.
-        files: Contents by path, whose parts are joined by "/", in the order in which they appear.
-
-    Raises:
-        StorageError: One can't be written.
-    """
-    try:
-        for name, data in files.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            ours = path.with_name(f".{path.name}.{os.getpid()}")
-            try:
-                ours.write_bytes(data)
-                ours.replace(path)
-            finally:
-                ours.unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(f"can't write {folder}: {error.strerror or error}; choose another place.") from error
 

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dim_ray.config import PROTOCOLS, StorageConfig
+from dim_ray.config import PROTOCOLS
 from dim_ray.errors import UsageError
 from dim_ray.flag_parser import Parser
-from dim_ray.outputs import replace_files
 
 __all__ = ["PAGE_FILE", "main", "parse_arguments"]
 
@@ -34,42 +33,35 @@ def main(argv: Sequence[str]) -> None:
         StorageError: The storage can't be read, or doesn't hold what was asked for; or the page can't be written.
     """
     arguments = parse_arguments(argv)
-    folder = Path(arguments.output)
-    if folder.exists() and not folder.is_dir():
+    if Path(arguments.output).is_file():
         raise UsageError(f"--output is {arguments.output}, which is a file; give a folder, new or old.")
     from dim_ray.reporting.page import FIGURES_FOLDER, make_page
     from dim_ray.reporting.sections import make_report
     from dim_ray.store.artifacts import ArtifactStore
+    from dim_ray.store.filesystem import open_root
     from dim_ray.store.reader import Reader
 
     filters = {name: value for name in _FILTERS if (value := getattr(arguments, name)) is not None}
     report = make_report(Reader(arguments.storage), ArtifactStore(arguments.storage), filters)
     page = make_page(report, made_at=datetime.now(UTC))
-    replace_files(folder, {**page.files, PAGE_FILE: page.html.encode()})
+    root = open_root(arguments.output)
+    for name, data in {**page.files, PAGE_FILE: page.html.encode()}.items():
+        root.write(name, data)
     print(
-        f"{folder / PAGE_FILE}, {len(page.html) / 1e6:.1f} MB; {len(page.files)} figures in {folder / FIGURES_FOLDER}"
+        f"{root.uri_of(PAGE_FILE)}, {len(page.html) / 1e6:.1f} MB; {len(page.files)} figures in "
+        f"{root.uri_of(FIGURES_FOLDER)}"
     )
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Returns the flags; raises a `UsageError` where one can't be used."""
-    parser = Parser(
-        prog="python -m dim_ray.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--storage",
-        default=StorageConfig().root,
-        metavar="ROOT",
-        help="folder, s3:// or gs:// URI (default: %(default)s)",
-    )
+    parser = Parser("python -m dim_ray.report", __doc__ or "")
+    parser.add_storage()
     parser.add_argument(
         "--output",
         default="dim_report",
         metavar="DIR",
-        help="folder of the page and its figures (default: %(default)s)",
+        help="folder or URI of the page and its figures (default: %(default)s)",
     )
     parser.add_argument("--dataset", metavar="NAME", help="this data set alone")
     parser.add_argument("--ipc", type=int, metavar="N", help="this number of images per class alone")

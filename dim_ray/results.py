@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dim_ray.config import OBJECTIVES, PROTOCOLS, StorageConfig, StudyConfig
+from dim_ray.config import OBJECTIVES, PROTOCOLS, StudyConfig
 from dim_ray.errors import StorageError, UsageError, nearest
 from dim_ray.flag_parser import Parser
 from dim_ray.upkeep import UPKEEP
@@ -75,20 +75,10 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="python -m dim_ray.results",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("python -m dim_ray.results", __doc__ or "")
     parser.add_argument("command", choices=(*_SHOWN, *UPKEEP), help="what to do, as above")
     parser.add_argument("operands", nargs="*", metavar="...", help="what follows the command above")
-    parser.add_argument(
-        "--storage",
-        default=StorageConfig().root,
-        metavar="ROOT",
-        help="folder, s3:// or gs:// URI (default: %(default)s)",
-    )
+    parser.add_storage()
     parser.add_argument(
         "--dataset", metavar="NAME", help="data set (best, by default: the only one; verify DIR: where the data are)"
     )

@@ -75,5 +75,5 @@ def test_an_unknown_flag_is_refused() -> None:
 
 def test_a_folder_that_cannot_be_made_is_named(storage: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"can't write .*file/out: Not a directory"):
+    with pytest.raises(StorageError, match=r"can't write .*file/out/.* is a file where a folder is needed"):
         main(["--storage", storage, "--output", str(tmp_path / "file" / "out")])

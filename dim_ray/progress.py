@@ -11,26 +11,15 @@ It goes to stderr, so that stdout holds results alone. Details belong in the log
 
 from __future__ import annotations
 
-import math
-import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
-from dim_ray.stages import Stage, Stages, format_duration, format_time_left
-
 if TYPE_CHECKING:
-    from rich.console import Console, Group, RenderableType
+    from rich.console import Console
 
-__all__ = ["LiveProgress", "PlainProgress", "PrefixedProgress", "Progress", "SilentProgress", "make_progress"]
-
-_REFRESHES_PER_SECOND = 4.0
-_PLAIN_SECONDS = 20.0
-_WIDEST_BAR = 30
-_NARROWEST_BAR = 6
-_WIDTH_BESIDE_BAR = 54
+__all__ = ["PrefixedProgress", "Progress", "SilentProgress", "make_progress"]
 
 
 class Progress(Protocol):
@@ -72,6 +61,8 @@ def make_progress(console: Console | None = None, *, clock: Callable[[], float] 
     """
     from rich.console import Console
 
+    from dim_ray.displays import LiveProgress, PlainProgress
+
     console = console or Console(stderr=True)
     is_live = console.is_terminal and not console.is_dumb_terminal
     return LiveProgress(console, clock=clock) if is_live else PlainProgress(console, clock=clock)
@@ -105,8 +96,10 @@ class SilentProgress:
         """Does nothing."""
 
 
-class PrefixedProgress:
+class PrefixedProgress(SilentProgress):
     """Hands on what it's told, with a prefix before the names of stages: one part of a run that has several.
+
+    Beginning and ending it does nothing, as the run's own display has begun.
 
     Args:
         progress: Is told.
@@ -116,15 +109,6 @@ class PrefixedProgress:
     def __init__(self, progress: Progress, prefix: str) -> None:
         self._progress = progress
         self._prefix = prefix
-
-    def __enter__(self) -> Self:
-        """Does nothing: the run's own display has begun."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Does nothing."""
 
     def plan(self, stages: Mapping[str, float]) -> None:
         """Hands on the stages under their prefixed names."""
@@ -145,210 +129,3 @@ class PrefixedProgress:
     def message(self, text: str) -> None:
         """Hands it on, prefixed."""
         self._progress.message(f"{self._prefix}{text}")
-
-
-class PlainProgress:
-    """A Progress of lines: one when a stage starts, one when it ends, and one every 20 seconds between."""
-
-    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Writes to `console`."""
-        self._console = console
-        self._stages = Stages(clock)
-        self._lock = threading.RLock()
-        self._trials = ""
-        self._printed_at = clock()
-
-    def __enter__(self) -> Self:
-        """Needs nothing."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Ends the current stage."""
-        with self._lock:
-            self._finish(is_complete=error is None)
-
-    def plan(self, stages: Mapping[str, float]) -> None:
-        """Sets what the time left is computed from."""
-        with self._lock:
-            self._stages.plan(stages)
-
-    def start(self, stage: str, total: float, unit: str) -> None:
-        """Prints that the stage before is finished and that this one starts."""
-        with self._lock:
-            self._finish(is_complete=True)
-            self._trials = ""
-            self._stages.start(stage, total, unit)
-            self._print(f"{stage}: started, {_count(total)} {unit}")
-
-    def advance(self, done: float, note: str = "") -> None:
-        """Prints how far the stage is, where nothing was printed for a while."""
-        with self._lock:
-            self._stages.advance(done, note)
-            self._print_sometimes()
-
-    def trials(self, *, done: int, running: int, stopped: int, failed: int, best: float | None) -> None:
-        """Prints the numbers with the stage, where nothing was printed for a while."""
-        with self._lock:
-            self._trials = _trials_text(done, running, stopped, failed, best)
-            self._print_sometimes()
-
-    def message(self, text: str) -> None:
-        """Prints the text."""
-        _print_plain(self._console, text)
-
-    def _finish(self, *, is_complete: bool) -> None:
-        stage = self._stages.finish(is_complete=is_complete)
-        if stage is not None:
-            end = (
-                "finished" if is_complete else f"stopped at {_count(stage.done)} of {_count(stage.total)} {stage.unit}"
-            )
-            self._print(
-                "; ".join(filter(None, [f"{stage.name}: {end} after {format_duration(stage.seconds)}", self._trials]))
-            )
-
-    def _print_sometimes(self) -> None:
-        stage = self._stages.current
-        if stage is None or self._stages.clock() - self._printed_at < _PLAIN_SECONDS:
-            return
-        parts = [
-            f"{stage.name}: {_count(stage.done)} of {_count(stage.total)} {stage.unit}",
-            self._trials,
-            stage.note,
-            f"stage {format_time_left(self._stages.stage_seconds_left())}",
-            f"run {format_time_left(self._stages.run_seconds_left())}",
-        ]
-        self._print("; ".join(filter(None, parts)))
-
-    def _print(self, text: str) -> None:
-        self._printed_at = self._stages.clock()
-        _print_plain(self._console, f"[{format_duration(self._stages.run_seconds())}] {text}")
-
-
-class LiveProgress:
-    """A Progress that keeps a check-list of the stages up to date in its place on the terminal."""
-
-    def __init__(
-        self, console: Console, *, clock: Callable[[], float] = time.monotonic, is_refreshed: bool = True
-    ) -> None:
-        """Draws on `console`; without `is_refreshed` only when a stage starts and at the end."""
-        from rich.live import Live
-
-        self._console = console
-        self._stages = Stages(clock)
-        # Drawing takes rich's lock and then this one, so nothing may be drawn or printed while it is held.
-        self._lock = threading.Lock()
-        self._trials = ""
-        self._has_ended = False
-        self._live = Live(
-            console=console,
-            get_renderable=self._draw,
-            auto_refresh=is_refreshed,
-            refresh_per_second=_REFRESHES_PER_SECOND,
-            # What others print is lifted above the display, but not taken out of a pipe or file.
-            redirect_stdout=sys.stdout.isatty(),
-            redirect_stderr=sys.stderr.isatty(),
-        )
-
-    def __enter__(self) -> Self:
-        """Begins to draw."""
-        self._live.start(refresh=True)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Leaves the check-list as it is and gives the terminal back."""
-        with self._lock:
-            self._stages.finish(is_complete=error is None)
-            self._has_ended = True
-        self._live.stop()
-
-    def plan(self, stages: Mapping[str, float]) -> None:
-        """Lists the stages."""
-        with self._lock:
-            self._stages.plan(stages)
-
-    def start(self, stage: str, total: float, unit: str) -> None:
-        """Ticks off the stage before and gives this one a bar."""
-        with self._lock:
-            self._stages.start(stage, total, unit)
-            self._trials = ""
-        self._live.refresh()
-
-    def advance(self, done: float, note: str = "") -> None:
-        """Moves the bar."""
-        with self._lock:
-            self._stages.advance(done, note)
-
-    def trials(self, *, done: int, running: int, stopped: int, failed: int, best: float | None) -> None:
-        """Shows the numbers below the check-list."""
-        with self._lock:
-            self._trials = _trials_text(done, running, stopped, failed, best)
-
-    def message(self, text: str) -> None:
-        """Prints the text above the check-list."""
-        _print_plain(self._console, text)
-
-    def _draw(self) -> Group:
-        from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
-
-        with self._lock:
-            stages, current = self._stages, self._stages.current
-            header = f"{format_duration(stages.run_seconds())} elapsed"
-            if not self._has_ended:
-                left = stages.run_seconds_left()
-                header += ", estimating the time left" if left is None else f", {format_time_left(left)}"
-            table = Table.grid(padding=(0, 1, 0, 0))
-            for _ in range(5):
-                table.add_column(no_wrap=True, overflow="ellipsis")
-            for stage in stages.stages:
-                table.add_row(*self._row(stage))
-            details = "; ".join(filter(None, [self._trials, current.note if current else ""]))
-            lines: list[RenderableType] = [Text(header, style="bold"), table]
-            if details:
-                lines.append(Text(f"  {details}", style="dim", no_wrap=False))
-            return Group(*lines)
-
-    def _row(self, stage: Stage) -> tuple[RenderableType, ...]:
-        """Symbol, name, bar, counts and time of one stage."""
-        from rich.progress_bar import ProgressBar
-        from rich.text import Text
-
-        is_ascii = self._console.options.ascii_only
-        counts = f"{_count(stage.done)}/{_count(stage.total)} {stage.unit}"
-        if stage.state == "running":
-            width = min(max(self._console.width - _WIDTH_BESIDE_BAR, _NARROWEST_BAR), _WIDEST_BAR)
-            bar = ProgressBar(total=max(stage.total, 1.0), completed=stage.done, width=width)
-            left = format_time_left(self._stages.stage_seconds_left())
-            return Text(">" if is_ascii else "▸", style="cyan"), Text(stage.name), bar, Text(counts), Text(left)
-        if stage.state == "done":
-            counts = f"{_count(stage.total)} {stage.unit}"
-            symbol = Text("+" if is_ascii else "✓", style="green")
-            return symbol, Text(stage.name), "", Text(counts), Text(format_duration(stage.seconds))
-        if stage.state == "stopped":
-            symbol = Text("x" if is_ascii else "✗", style="red")
-            return symbol, Text(stage.name), "", Text(counts), Text(f"stopped after {format_duration(stage.seconds)}")
-        end = "not needed" if stage.state == "left_out" else ""
-        return "", Text(stage.name, style="dim"), "", "", Text(end, style="dim")
-
-
-def _print_plain(console: Console, text: str) -> None:
-    """Prints text as it is: no markup, and no line broken that somebody may want to copy."""
-    console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
-
-
-def _trials_text(done: int, running: int, stopped: int, failed: int, best: float | None) -> str:
-    ended = ", ".join(f"{count} {how}" for count, how in ((stopped, "stopped"), (failed, "failed")) if count)
-    counts = f"{done} done{f' ({ended})' if ended else ''}, {running} running"
-    if best is None or not math.isfinite(best):
-        return counts
-    return f"{counts}; best validation accuracy {100 * best:.1f} %"
-
-
-def _count(number: float) -> str:
-    """Whole numbers as such, others with one digit that doesn't claim more than is done."""
-    return f"{number:.0f}" if number == int(number) else f"{math.floor(10 * number) / 10:.1f}"

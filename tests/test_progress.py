@@ -13,7 +13,8 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from dim_ray.progress import LiveProgress, PlainProgress, Progress, make_progress
+from dim_ray.displays import LiveProgress, PlainProgress
+from dim_ray.progress import PrefixedProgress, Progress, make_progress
 from dim_ray.stages import Stages, format_duration, format_time_left
 from tests.contracts.test_progress_contract import Clock
 
@@ -369,6 +370,32 @@ def test_plain_output_has_no_control_characters(plain: tuple[PlainProgress, Stri
         progress.message("done [/x] :smile:")
     assert "\x1b" not in output.getvalue()
     assert "done [/x] :smile:\n" in output.getvalue()
+
+
+def test_one_of_several_parts_shows_its_name_and_leaves_the_display_as_it_is(
+    plain: tuple[PlainProgress, StringIO], clock: Clock
+) -> None:
+    progress, output = plain
+    with progress:
+        progress.plan({"mnist: trials": 10.0, "svhn: trials": 10.0})
+        for name in ("mnist", "svhn"):
+            with PrefixedProgress(progress, f"{name}: ") as part:
+                part.plan({"trials": 10.0})
+                part.start("trials", 4, "trials")
+                clock.seconds += 20.0
+                part.advance(3, "epoch 3")
+                part.trials(done=3, running=1, stopped=0, failed=0, best=None)
+                part.message("a warning")
+    assert output.getvalue().splitlines() == [
+        "[0.0 s] mnist: trials: started, 4 trials",
+        "[20.0 s] mnist: trials: 3 of 4 trials; epoch 3; stage estimating; run estimating",
+        "mnist: a warning",
+        "[20.0 s] mnist: trials: finished after 20.0 s; 3 done, 1 running",
+        "[20.0 s] svhn: trials: started, 4 trials",
+        "[40.0 s] svhn: trials: 3 of 4 trials; epoch 3; stage estimating; run estimating",
+        "svhn: a warning",
+        "[40.0 s] svhn: trials: finished after 20.0 s; 3 done, 1 running",
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ choice

@@ -1,7 +1,7 @@
 """Loggers by name: the curves and parameters of a study's trials, through Ray's own callbacks.
 
-    callbacks = make_loggers(work, identify, progress)
-    tune.RunConfig(callbacks=callbacks)
+    loggers = begin_loggers(work)
+    tune.RunConfig(callbacks=make_callbacks(work, loggers, identify, progress))
 
 A trial is called by its number, and its curves count matching epochs. What a logger's own environment variables set,
 such as MLFLOW_TRACKING_URI or WANDB_MODE, is left to them.
@@ -29,7 +29,7 @@ from dim_ray.progress import Progress
 from dim_ray.store.filesystem import open_root
 from tuning.schedulers import TIME_ATTRIBUTE
 
-__all__ = ["check_loggers", "logger_folder", "make_loggers"]
+__all__ = ["begin_loggers", "check_loggers", "logger_folder", "make_callbacks"]
 
 log = logging.getLogger(__name__)
 
@@ -61,17 +61,36 @@ def check_loggers(config: Config, dataset: Dataset) -> None:
             )
 
 
-def make_loggers(work: Workspace, identify: Identify, progress: Progress) -> list[tune.Callback]:
-    """Returns the callbacks of the loggers that the study names.
+def begin_loggers(work: Workspace) -> dict[str, LoggerCallback]:
+    """Returns Ray's loggers that the study names, by name, each ready: called before anything is paid for.
+
+    Raises:
+        UsageError: One can't begin, as without an account.
+    """
+    loggers: dict[str, LoggerCallback] = {name: _MAKERS[name](work) for name in work.config.study.loggers}
+    for name, logger in loggers.items():
+        try:
+            logger.setup()
+        except Exception as error:  # whatever each of them raises
+            raise UsageError(
+                f"study.loggers has {name!r}, which can't begin: {error} Set it up, or leave it out of --study.loggers."
+            ) from error
+    return loggers
+
+
+def make_callbacks(
+    work: Workspace, loggers: Mapping[str, LoggerCallback], identify: Identify, progress: Progress
+) -> list[tune.Callback]:
+    """Returns what Tune calls.
 
     Args:
         work: The study's workspace.
+        loggers: As `begin_loggers` returns them.
         identify: As `StudySearch.identify`.
         progress: Is told when one doesn't work.
     """
     return [
-        TrialLogger(name, _MAKERS[name](work), logger_folder(work, name), identify, progress)
-        for name in work.config.study.loggers
+        TrialLogger(name, logger, logger_folder(work, name), identify, progress) for name, logger in loggers.items()
     ]
 
 
@@ -90,7 +109,7 @@ class TrialLogger(tune.Callback):  # type: ignore[misc]  # ray has no types
 
     Args:
         name: As the study has it.
-        logger: Ray's.
+        logger: Ray's, which has begun.
         folder: For files, a folder a trial.
         identify: As `StudySearch.identify`.
         progress: Is told when it fails.
@@ -107,21 +126,6 @@ class TrialLogger(tune.Callback):  # type: ignore[misc]  # ray has no types
     def __getstate__(self) -> dict[str, Any]:
         """Leaves nothing for Tune to save."""
         return {}
-
-    def setup(self, **info: Any) -> None:
-        """Begins; Tune calls it before the first trial.
-
-        Raises:
-            UsageError: The logger can't begin, as without an account.
-        """
-        assert self._logger is not None
-        try:
-            self._logger.setup(**info)
-        except Exception as error:  # whatever each of them raises
-            raise UsageError(
-                f"study.loggers has {self._name!r}, which can't begin: {error} Set it up, or leave it out of "
-                "--study.loggers."
-            ) from error
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial began."""
@@ -205,11 +209,10 @@ def _mlflow(work: Workspace) -> LoggerCallback:
 def _wandb(work: Workspace) -> LoggerCallback:
     from ray.air.integrations.wandb import WandbLoggerCallback
 
-    given = os.environ
     return WandbLoggerCallback(
-        project=given.get("WANDB_PROJECT", _WANDB_PROJECT),
+        project=os.environ.get("WANDB_PROJECT", _WANDB_PROJECT),
         group=work.study,
-        mode=given.get("WANDB_MODE"),  # its process on a joined cluster has the cluster's environment
+        mode=os.environ.get("WANDB_MODE"),  # its process on a joined cluster has the cluster's environment
         settings={"silent": True},
     )
 

@@ -30,16 +30,12 @@ from dim_ray.distributed.preflight import check_nodes
 from dim_ray.distributed.probe import free_memory, library_versions
 from dim_ray.distributed.resources import Placement, cluster, joins_a_cluster, local_resources, plan_placement
 from dim_ray.errors import ResourceError
-from dim_ray.pipeline.evaluations import plan_evaluations
 from dim_ray.pipeline.generators import rung_epochs
-from dim_ray.pipeline.student_rows import missing_rows
 from dim_ray.pipeline.students import Evaluation
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
 from dim_ray.stages import counted, format_duration
 from dim_ray.store.filesystem import open_root
-from dim_ray.store.schema import EVALUATION_TABLE, VALIDATION_TABLE
-from tuning.contenders import contender_students
 from tuning.estimate import Costs, Student, contending_students, final_students, network_jobs, student_jobs
 from tuning.record import StudyRecord
 from tuning.schedulers import METRIC, TIME_ATTRIBUTE, make_scheduler
@@ -253,11 +249,8 @@ def _students_left(work: Workspace, record: StudyRecord, num_trials: int) -> tup
     """Returns the students that are to decide between contenders, and those of the final evaluation."""
     if num_trials:  # which generators contend isn't known before the last trial
         return contending_students(work), final_students(work)
-    contending = missing_rows(work, VALIDATION_TABLE, contender_students(work, record.trials()))
-    if contending:
-        return _kinds(contending), final_students(work)
-    best = str(record.best()["generator"])
-    return [], _kinds(missing_rows(work, EVALUATION_TABLE, plan_evaluations(work, best)))
+    contending, final = record.missing_students()
+    return _kinds(contending), final_students(work) if contending else _kinds(final)
 
 
 def _kinds(cells: Iterable[Evaluation]) -> list[Student]:

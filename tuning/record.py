@@ -24,13 +24,17 @@ import dim_ray
 from dim_ray.config import Config, fingerprint, to_dict
 from dim_ray.core.data import Dataset
 from dim_ray.errors import ConfigError, DimError, ResourceError
+from dim_ray.pipeline.evaluations import plan_evaluations
 from dim_ray.pipeline.generators import generator_fingerprint
+from dim_ray.pipeline.student_rows import missing_rows
+from dim_ray.pipeline.students import Evaluation
 from dim_ray.pipeline.workspace import Workspace, checkpoint_key
 from dim_ray.store.filesystem import open_root
 from dim_ray.store.reader import Reader
+from dim_ray.store.schema import EVALUATION_TABLE, VALIDATION_TABLE
 from dim_ray.store.writer import Writer
 from tuning.algorithms import METRIC, REUSED_SECONDS, REUSED_TRIAL, SECONDS, TIME_ATTRIBUTE
-from tuning.contenders import by_objective, decide
+from tuning.contenders import by_objective, contender_students, decide
 from tuning.cost import NetworkCosts, StudyCost, network_keys, study_cost
 from tuning.objectives import generator_costs, objective_name, row_values, worst_costs
 from tuning.schedulers import METRIC_STD
@@ -198,6 +202,20 @@ class StudyRecord:
             there = (row for _, row in completed.iterrows() if self._is_or_was_measured(row["generator"]))
             best = next(there, completed.iloc[0])
         return {str(name): value for name, value in best.items()}
+
+    def missing_students(self) -> tuple[list[Evaluation], list[Evaluation]]:
+        """Returns the students that have no row yet: those that decide between contenders, and those of the evaluation.
+
+        While there are any of the former, the latter aren't known, and none.
+
+        Raises:
+            DimError: No trial completed.
+        """
+        contending = missing_rows(self._work, VALIDATION_TABLE, contender_students(self._work, self.trials()))
+        if contending:
+            return contending, []
+        planned = plan_evaluations(self._work, str(self.best()["generator"]))
+        return [], missing_rows(self._work, EVALUATION_TABLE, planned)
 
     def write_trial(
         self, number: int, parameters: Mapping[str, Any], result: Mapping[str, Any] | None, error: str | None = None

@@ -27,11 +27,10 @@ from dim_ray.distributed.resources import DRIVER_SHARE, Placement, cluster
 from dim_ray.distributed.watched import ray_path, watching
 from dim_ray.errors import DimError
 from dim_ray.pipeline.evaluations import plan_evaluations
-from dim_ray.pipeline.student_rows import missing_rows, read_planned
-from dim_ray.pipeline.students import Evaluation
+from dim_ray.pipeline.student_rows import read_planned
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import PrefixedProgress, Progress
-from dim_ray.store.schema import EVALUATION_TABLE, VALIDATION_TABLE
+from dim_ray.store.schema import EVALUATION_TABLE
 from tuning.budget import TimeBudget
 from tuning.contenders import Verdict, contender_students, decide
 from tuning.cost import StudyCost, network_keys
@@ -97,12 +96,13 @@ def run_studies(
         placement = cache(lambda: stack.enter_context(cluster(works[0].config, progress)))
         for (work, record), name in zip(pairs, names, strict=True):
             on_begin(work)
+            part = PrefixedProgress(progress, name)
             try:
-                outcomes.append(_run(work, record, budget, placement, PrefixedProgress(progress, name)))
+                outcomes.append(_run(work, record, budget, placement, part))
             except DimError as error:
                 if len(works) == 1:
                     raise
-                progress.message(f"{name}{error}")
+                part.message(str(error))
                 outcomes.append(error)
     return outcomes
 
@@ -115,16 +115,19 @@ def _run(
     progress: Progress,
 ) -> StudyOutcome:
     num_missing = max(0, work.config.study.num_trials - len(record.finished()))
-    if num_missing == 0 and not _missing_students(work, record):
+    if num_missing == 0 and not any(record.missing_students()):
         return _outcome(work, record, 0, 0)
 
     if num_missing > 0 and budget.is_over():  # other studies took it
         return _unfinished(work, record, 0)
 
+    from tuning.loggers import begin_loggers
+
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()  # to the log file
     limit = SizeLimit(work.config, work.dataset)
     variants = network_variants(work.config, limit)
+    loggers = begin_loggers(work) if num_missing > 0 else {}
     placement = join()
     check_nodes(work, placement, progress, num_trials=max(1, num_missing), variants=variants)
     if num_missing > 0:
@@ -132,18 +135,13 @@ def _run(
             progress.message(left_out)
         record.note_missing(_missing_networks(work, variants))
         build_networks(work, variants, placement, progress)
-        if not _search(work, record, placement, num_missing, budget, limit, progress):
+        if not _search(work, record, placement, num_missing, budget, limit, loggers, progress):
             return _unfinished(work, record, num_missing)
     num_run = run_validations(work, contender_students(work, record.trials()), placement, progress)
     best = record.best()
     num_run += run_evaluations(work, plan_evaluations(work, str(best["generator"])), placement, progress)
     record.forget_checkpoints()
     return _outcome(work, record, num_missing, num_run)
-
-
-def _missing_students(work: Workspace, record: StudyRecord) -> list[Evaluation]:
-    missing = missing_rows(work, VALIDATION_TABLE, contender_students(work, record.trials()))
-    return missing or missing_rows(work, EVALUATION_TABLE, plan_evaluations(work, str(record.best()["generator"])))
 
 
 def _missing_networks(work: Workspace, variants: Sequence[Config]) -> list[str]:
@@ -159,17 +157,14 @@ def _search(
     num_trials: int,
     budget: TimeBudget,
     limit: SizeLimit,
+    loggers: Mapping[str, Any],
     progress: Progress,
 ) -> bool:
     """Runs the trials that are missing, and returns whether they all came to an end before the time was over."""
-    from ray import tune
-
     from tuning.algorithms import REUSED_TRIAL, StudySearch, settle
     from tuning.display import TrialDisplay
     from tuning.journal import open_journal
-    from tuning.loggers import make_loggers
-    from tuning.schedulers import make_scheduler
-    from tuning.trial import run_trial
+    from tuning.loggers import make_callbacks
     from tuning.warm_start import warm_start
 
     finished = record.finished()
@@ -202,13 +197,39 @@ def _search(
     )
     progress.start(_STAGE_TRIALS, work.config.study.num_trials, "trials")
     display = TrialDisplay(work.config, record, search, budget, progress)
+    board = make_board()
+    callbacks = [display, *make_callbacks(work, loggers, search.identify, progress)]
+    with watching(board, {}, lambda share, note: None):  # Tune tells the display how far the trials are
+        _make_tuner(work, placement, search, num_trials, budget, board, callbacks).fit()
+    num_lost = work.config.study.num_trials - len(record.finished()) - len(record.failed())
+    if num_lost > 0 and not budget.is_over():
+        raise DimError(
+            f"the search ended {num_lost} trials early; the log says why. What has finished is kept: run the same "
+            "command again to go on."
+        )
+    return num_lost <= 0
+
+
+def _make_tuner(
+    work: Workspace,
+    placement: Placement,
+    search: Any,
+    num_trials: int,
+    budget: TimeBudget,
+    board: Any,
+    callbacks: Sequence[Any],
+) -> Any:
+    from ray import tune
+
+    from tuning.schedulers import make_scheduler
+    from tuning.trial import run_trial
+
     if placement.num_workers == 1:
         held = {"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker}
     else:
         held = DRIVER_SHARE  # it only waits: its workers ask for their own resources
-    board = make_board()
     trainable = tune.with_parameters(run_trial, work=work, placement=placement, train_path=ray_path(work), board=board)
-    tuner = tune.Tuner(
+    return tune.Tuner(
         tune.with_resources(trainable, held),
         tune_config=tune.TuneConfig(
             search_alg=search,
@@ -223,19 +244,10 @@ def _search(
             storage_path=ray_path(work),
             verbose=0,
             stop=budget,
-            callbacks=[display, *make_loggers(work, search.identify, progress)],
+            callbacks=callbacks,
             failure_config=tune.FailureConfig(max_failures=work.config.study.max_failures),
         ),
     )
-    with watching(board, {}, lambda share, note: None):  # Tune tells the display how far the trials are
-        tuner.fit()
-    num_lost = work.config.study.num_trials - len(record.finished()) - len(record.failed())
-    if num_lost > 0 and not budget.is_over():
-        raise DimError(
-            f"the search ended {num_lost} trials early; the log says why. What has finished is kept: run the same "
-            "command again to go on."
-        )
-    return num_lost <= 0
 
 
 def _unfinished(work: Workspace, record: StudyRecord, num_trials: int) -> StudyOutcome:
@@ -271,7 +283,7 @@ def _costs(work: Workspace, record: StudyRecord) -> dict[str, float]:
     config, num_images = work.config, len(work.dataset.train)
     num_trials = max(0, config.study.num_trials - len(record.finished()))
     try:
-        if num_trials == 0 and not _missing_students(work, record):
+        if num_trials == 0 and not any(record.missing_students()):
             return {}
     except DimError:  # is told when its turn comes
         return {}

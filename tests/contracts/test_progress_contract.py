@@ -11,7 +11,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from dim_ray.progress import LiveProgress, PlainProgress, Progress, SilentProgress
+from dim_ray.displays import LiveProgress, PlainProgress
+from dim_ray.progress import PrefixedProgress, Progress, SilentProgress
 
 
 class Clock:
@@ -43,13 +44,17 @@ def silent(clock: Clock, output: StringIO) -> Progress:
     return SilentProgress()
 
 
+def prefixed(clock: Clock, output: StringIO) -> Progress:
+    return PrefixedProgress(plain(clock, output), "mnist: ")
+
+
 SHOWING: dict[str, Make] = {
     "live": live(100),
     "live_narrow": live(40),
     "live_without_refresh": live(80, is_refreshed=False),
     "plain": plain,
 }
-ALL: dict[str, Make] = {**SHOWING, "silent": silent}
+ALL: dict[str, Make] = {**SHOWING, "silent": silent, "prefixed": prefixed}
 
 
 @pytest.fixture

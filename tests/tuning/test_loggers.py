@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from dim_ray.errors import UsageError
 from dim_ray.pipeline.workspace import Workspace
 from tests.pipeline.small import make_work
 from tests.store.conftest import object_store  # noqa: F401  # a fixture
 from tests.tuning.test_display import RecordingProgress
+from tuning import loggers
 from tuning.algorithms import METRIC
-from tuning.loggers import TrialLogger, check_loggers, logger_folder, make_loggers
+from tuning.loggers import TrialLogger, begin_loggers, check_loggers, logger_folder, make_callbacks
+from tuning.study import run_studies
 
 PARAMETERS = {"pool_size": 2, "capacity": 8, "matching_weight": 0.25, "adversarial_weight": 1.5}
 
@@ -41,10 +44,13 @@ def with_loggers(work: Workspace, *names: str) -> Workspace:
     return replace(work, config=replace(work.config, study=replace(work.config.study, loggers=names)))
 
 
-def play(loggers: list[Any], *trials: str) -> None:
+def callbacks(work: Workspace, progress: RecordingProgress) -> list[Any]:
+    return make_callbacks(work, begin_loggers(work), identify, progress)
+
+
+def play(shown: list[Any], *trials: str) -> None:
     """Plays a study of trials with two rungs, of which the last one fails at its second."""
-    for logger in loggers:
-        logger.setup()
+    for logger in shown:
         for name in trials:
             logger.on_trial_start(0, [], Trial(name))
         for epoch in (1, 3):
@@ -102,7 +108,7 @@ def hyperparameters(folder: Path) -> dict[str, float]:
 def test_tensorboard_has_each_trials_accuracy_by_epoch_and_its_parameters(
     work: Workspace, progress: RecordingProgress, tmp_path: Path
 ) -> None:
-    play(make_loggers(work, identify, progress), "0", "12")
+    play(callbacks(work, progress), "0", "12")
     folder = tmp_path / "studies/tiny/tensorboard"
     assert folder == logger_folder(work, "tensorboard")
     assert sorted(path.name for path in folder.iterdir()) == ["trial-0000", "trial-0012"]
@@ -118,8 +124,7 @@ def test_trial_that_goes_on_in_another_process_goes_on_in_its_folder(
     work: Workspace, progress: RecordingProgress
 ) -> None:
     for epoch in (1, 3):
-        [logger] = make_loggers(work, identify, progress)
-        logger.setup()
+        [logger] = callbacks(work, progress)
         logger.on_trial_start(0, [], Trial("4"))
         logger.on_trial_result(0, [], Trial("4"), result(epoch, 0.5))
         logger.on_trial_complete(0, [], Trial("4"))
@@ -135,7 +140,7 @@ def test_files_are_local_where_the_storage_is_not(object_store: str) -> None:  #
 
 
 def test_no_loggers_are_none(work: Workspace, progress: RecordingProgress) -> None:
-    assert make_loggers(with_loggers(work), identify, progress) == []
+    assert callbacks(with_loggers(work), progress) == []
     check_loggers(with_loggers(work).config, work.dataset)
 
 
@@ -170,18 +175,28 @@ class FailingLogger:
 def test_logger_that_fails_is_left_out_and_ends_no_study(progress: RecordingProgress, tmp_path: Path) -> None:
     failing: Any = FailingLogger("log_trial_result")
     play([TrialLogger("mlflow", failing, tmp_path, identify, progress)], "0", "1")
-    assert failing.asked == ["setup", "log_trial_start", "log_trial_start", "log_trial_result"]
+    assert failing.asked == ["log_trial_start", "log_trial_start", "log_trial_result"]
     assert progress.messages == ["the logger mlflow failed, and the study goes on without it: no route to host"]
 
 
-def test_logger_that_cannot_begin_is_refused(progress: RecordingProgress, tmp_path: Path) -> None:
-    failing: Any = FailingLogger("setup")
+def test_logger_that_cannot_begin_is_refused(work: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(loggers._MAKERS, "wandb", lambda work: FailingLogger("setup"))
     with pytest.raises(UsageError, match=r"study.loggers has 'wandb', which can't begin: no route to host"):
-        TrialLogger("wandb", failing, tmp_path, identify, progress).setup()
+        begin_loggers(with_loggers(work, "wandb"))
+
+
+def test_study_whose_logger_cannot_begin_builds_nothing(
+    work: Workspace, progress: RecordingProgress, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(loggers._MAKERS, "wandb", lambda work: FailingLogger("setup"))
+    with pytest.raises(UsageError, match="which can't begin"):
+        run_studies([with_loggers(work, "wandb")], progress)
+    assert not (tmp_path / "teachers").exists()
+    assert not ray.is_initialized()
 
 
 def test_nothing_is_left_for_ray_to_pickle(work: Workspace, progress: RecordingProgress) -> None:
-    [logger] = make_loggers(work, identify, progress)
+    [logger] = callbacks(work, progress)
     assert logger.__getstate__() == {}
 
 
@@ -191,7 +206,7 @@ def test_mlflow_has_a_run_for_each_trial_with_accuracy_by_epoch_and_parameters(
 ) -> None:
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    play(make_loggers(with_loggers(work, "mlflow"), identify, progress), "0", "12")
+    play(callbacks(with_loggers(work, "mlflow"), progress), "0", "12")
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient()
@@ -213,12 +228,10 @@ def test_wandb_has_a_run_for_each_trial_without_a_network(
     work: Workspace, progress: RecordingProgress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("wandb")
-    import ray
-
     monkeypatch.setenv("WANDB_MODE", "offline")
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
-        play(make_loggers(with_loggers(work, "wandb"), identify, progress), "0", "12")
+        play(callbacks(with_loggers(work, "wandb"), progress), "0", "12")
     finally:
         ray.shutdown()
     assert progress.messages == []

@@ -173,7 +173,7 @@ def test_probe_measures_every_stage_and_keeps_nothing(work: Workspace, tmp_path:
         probe.student(tiny.ARCHITECTURE, 2, "on_the_fly", 8, 100),
         probe.student(tiny.ARCHITECTURE, 2, "real_fixed", 8, 100),
     ):
-        assert 0 < seconds < 10
+        assert 0 < seconds < 100
     assert probe.prior_epoch(config) == probe.prior_epoch(config)  # once
     assert not list(tmp_path.rglob("*.*"))
 

@@ -16,7 +16,8 @@ from matplotlib.ticker import NullLocator
 
 from dim_ray.reporting.content import Cell, Column, Figure, Table, number, percent
 from dim_ray.reporting.drawing import GENERATED, INK, MUTED, PAPER, PUBLISHED, THIRD, draw, few_ticks, plain
-from dim_ray.reporting.searches import Study, cheapest_best, pool_scaling, thinned
+from dim_ray.reporting.searches import Study, pool_scaling, thinned
+from dim_ray.store.pareto import undominated
 from tuning.importances import MOST_TRIALS, importances
 from tuning.intervals import CONFIDENCE
 from tuning.scaling import PoolScaling, fit_pool_scaling, is_pool_scaling
@@ -207,7 +208,8 @@ def pareto_figure(points: pd.DataFrame, *, name: str, title: str, axis: str, uni
     points = points.dropna(subset=["cost", "accuracy"])
     if len(points) < 2:
         return None
-    is_best = cheapest_best(points["cost"], points["accuracy"])
+    best = undominated(np.column_stack([points["cost"], -points["accuracy"]]))
+    is_best = best & ~points.duplicated(["cost", "accuracy"])
     front = points[is_best].sort_values("cost")
     shown = thinned(points[~is_best], _MOST_POINTS, "accuracy")
 

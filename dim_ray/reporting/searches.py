@@ -1,4 +1,4 @@
-"""Trials as studies: what was searched, what it cost, which are undominated, and what failed.
+"""Trials as studies: what was searched, what it cost, and what failed.
 
 for study in studies(Reader(root).trials()):
     study.name, study.parameters, pool_scaling(study.trials)
@@ -16,7 +16,7 @@ import pandas as pd
 from dim_ray.config import DataConfig
 from dim_ray.errors import DimError
 
-__all__ = ["Study", "cheapest_best", "datasets_of", "failures", "pool_scaling", "studies", "thinned"]
+__all__ = ["Study", "datasets_of", "failures", "pool_scaling", "studies", "thinned"]
 
 _SEARCHED = ("pool_size", "capacity", "matching_weight", "adversarial_weight")  # columns of every row
 
@@ -60,18 +60,6 @@ def pool_scaling(trials: pd.DataFrame) -> pd.DataFrame:
     """Returns mean, std and n of the objective by pool_size, of completed trials."""
     ended = trials[trials["state"] == "completed"]
     return ended.groupby("pool_size")["objective"].agg(["mean", "std", "count"]).reset_index()
-
-
-def cheapest_best(cost: pd.Series[Any], value: pd.Series[Any]) -> pd.Series[bool]:
-    """Returns which points are undominated: none costs as little and is better, or is as good and costs less.
-
-    Args:
-        cost: The less the better.
-        value: The more the better; with the same index.
-    """
-    order = pd.DataFrame({"cost": cost, "value": value}).sort_values(["cost", "value"], ascending=[True, False])
-    before = order["value"].cummax().shift(fill_value=-np.inf)
-    return (order["value"] > before).reindex(cost.index)
 
 
 def failures(trials: pd.DataFrame) -> pd.DataFrame:

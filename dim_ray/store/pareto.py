@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from dim_ray.config import OBJECTIVES
 from dim_ray.errors import StorageError, UsageError, nearest
 
-__all__ = ["AXES", "Axis", "is_pareto", "pareto_set", "study_objectives"]
+__all__ = ["AXES", "Axis", "is_pareto", "pareto_set", "study_objectives", "undominated"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +77,24 @@ def is_pareto(trials: pd.DataFrame, objectives: Sequence[str]) -> pd.Series[bool
     axes = [AXES[name] for name in objectives]
     signs = [1.0 if axis.direction == "minimize" else -1.0 for axis in axes]
     points = trials[[axis.column for axis in axes]].to_numpy(dtype=float) * signs  # smaller is better in all
-    beaten = [bool(((points <= point).all(axis=1) & (points < point).any(axis=1)).any()) for point in points]
-    return pd.Series([not lost for lost in beaten], index=trials.index, dtype=bool)
+    return pd.Series(undominated(points), index=trials.index, dtype=bool)
+
+
+def undominated(points: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Returns which points no other one beats: is smaller in one coordinate than, and in none larger.
+
+    Args:
+        points: `[n, coordinates]`.
+    """
+    left = np.lexsort(points.T[::-1])  # so that what beats a point comes before it
+    place = 0
+    while place < len(left):
+        own, others = points[left[place]], points[left]
+        left = left[~((own <= others).all(axis=1) & (own < others).any(axis=1))]
+        place += 1
+    found = np.zeros(len(points), dtype=bool)
+    found[left] = True
+    return found
 
 
 def study_objectives(trials: pd.DataFrame) -> tuple[str, ...]:

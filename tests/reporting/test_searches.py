@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from dim_ray.config import Config, DataConfig, to_dict
-from dim_ray.reporting.searches import cheapest_best, datasets_of, failures, pool_scaling, studies, thinned
+from dim_ray.reporting.searches import datasets_of, failures, pool_scaling, studies, thinned
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
 from tests.store.rows import trial
@@ -51,20 +51,6 @@ def test_pool_scaling_is_of_completed_trials(tmp_path: Path) -> None:
     assert list(scaling["pool_size"]) == [1, 4]
     assert list(scaling["mean"]) == pytest.approx([0.85, 0.95])
     assert list(scaling["count"]) == [2, 1]
-
-
-def test_undominated_are_those_that_nothing_as_cheap_beats() -> None:
-    cost = pd.Series([3.0, 1.0, 2.0, 2.0, 4.0, 1.0], index=list("abcdef"))
-    value = pd.Series([0.7, 0.5, 0.6, 0.65, 0.7, 0.5], index=list("abcdef"))
-    best = cheapest_best(cost, value)
-    assert set(best.index[best]) in ({"a", "b", "d"}, {"a", "f", "d"})
-
-
-def test_undominated_are_the_same_as_by_comparing_all_pairs() -> None:
-    rng = np.random.default_rng(0)
-    cost, value = pd.Series(rng.random(200)), pd.Series(rng.random(200))
-    slow = [not any((cost[j] <= cost[i]) & (value[j] > value[i]) for j in range(200)) for i in range(200)]
-    assert list(cheapest_best(cost, value)) == slow
 
 
 def test_failed_and_diverged_trials_come_newest_first(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import itertools
 import json
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from dim_ray.config import OBJECTIVES
 from dim_ray.errors import StorageError, UsageError
-from dim_ray.store.pareto import pareto_set, study_objectives
+from dim_ray.store.pareto import pareto_set, study_objectives, undominated
 from tests.store.rows import trial
 
 CHOICES = [chosen for size in (1, 2, 3) for chosen in itertools.combinations(OBJECTIVES, size)]
@@ -59,6 +60,13 @@ def test_set_has_the_trials_that_no_other_one_beats_and_no_others(
     chosen = pareto_set(trials, objectives)
     assert set(chosen["number"]) == expected
     assert chosen["objective"].is_monotonic_decreasing
+
+
+@pytest.mark.parametrize("num_coordinates", [1, 2, 3])
+def test_undominated_are_the_same_as_by_comparing_all_pairs(num_coordinates: int) -> None:
+    points = np.random.default_rng(0).integers(0, 12, (300, num_coordinates)).astype(float)  # so that some are equal
+    slow = [not any((other <= own).all() and (other < own).any() for other in points) for own in points]
+    assert undominated(points).tolist() == slow
 
 
 def test_trials_that_did_not_complete_are_not_in_it() -> None:

@@ -4,9 +4,10 @@
     python -m benchmarks.searches warm-start    how soon a study that begins from another one's trials is as good
     python -m benchmarks.searches fidelity      the best of a study with asha and without, at equal device time
     python -m benchmarks.searches dry-run       the estimate of --dry-run beside what the study took
+    python -m benchmarks.searches verdicts      how often contenders that are the same are told apart (a minute)
 
-They take from a quarter of an hour to one and a half, on two cores. --folder keeps the storages: what is there isn't
-run again.
+The others take from a quarter of an hour to one and a half, on two cores. --folder keeps the storages: what is there
+isn't run again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import argparse
 import json
 import os
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,11 +24,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import yaml
-from scipy import stats
+from numpy.typing import NDArray
 
 from dim_ray.store.reader import Reader
+from tuning.intervals import paired_interval
 
 __all__ = ["main"]
 
@@ -53,7 +55,7 @@ _ESTIMATED: Mapping[str, Mapping[str, str]] = {
     "no scheduler, 4 trials": {"--num-trials": "4", "--study.scheduler": "none", "--study.capacities": "32"},
     "large pools, few students": {**_FEW_STUDENTS, "--num-trials": "6", "--study.pool_sizes": "8 16"},
 }
-_CONFIDENCE = 0.95
+_NUM_SIMULATED = 200_000
 
 
 def main(argv: Sequence[str]) -> None:
@@ -139,9 +141,7 @@ def _fidelity(folder: Path, repeats: int) -> None:
             f"none {_best(within):.4f} of {len(within)}",
             flush=True,
         )
-    mean, half = statistics.fmean(differences), _half_width(differences)
-    print(f"asha minus none: {100 * mean:+.2f} points, 95 % interval {100 * (mean - half):+.2f} to "
-          f"{100 * (mean + half):+.2f}, n = {repeats}")  # fmt: skip
+    print(f"asha minus none, in points: {paired_interval(differences).points()}, n = {repeats}")
 
 
 def _dry_run(folder: Path, repeats: int) -> None:
@@ -156,11 +156,30 @@ def _dry_run(folder: Path, repeats: int) -> None:
         print(f"{name}: estimated {estimated:.0f} s, took {took:.0f} s: {estimated / took - 1:+.0%}", flush=True)
 
 
+def _verdicts(folder: Path, repeats: int) -> None:
+    """Simulates studies whose contenders are the same, so that each one that is found ahead is a mistake."""
+    rng = np.random.default_rng(0)
+
+    def are_told_apart(accuracies: NDArray[np.float64]) -> bool:
+        first, second, *_ = np.argsort(-accuracies.mean(axis=1))
+        return paired_interval((accuracies[first] - accuracies[second]).tolist()).is_above_zero
+
+    for num_contenders, seeds in ((2, [5]), (3, [5]), (2, [5, 10, 20])):
+        studies = rng.standard_normal((_NUM_SIMULATED, num_contenders, max(seeds)))
+        wrong = sum(any(are_told_apart(study[:, :count]) for count in seeds) for study in studies)
+        print(
+            f"{num_contenders} contenders, looked at after {', '.join(map(str, seeds))} students: told apart in "
+            f"{wrong / _NUM_SIMULATED:.1%} of {_NUM_SIMULATED:,} studies",
+            flush=True,
+        )
+
+
 _MEASURED: Mapping[str, Callable[[Path, int], None]] = {
     "sharing": _sharing,
     "warm-start": _warm_start,
     "fidelity": _fidelity,
     "dry-run": _dry_run,
+    "verdicts": _verdicts,
 }
 
 
@@ -211,11 +230,6 @@ def _best(rows: pd.DataFrame) -> float:
 def _trained_seconds(storage: Path) -> float:
     cards = [file for kind in ("teachers", "priors", "generators") for file in storage.glob(f"{kind}/*/card.json")]
     return float(sum(json.loads(card.read_text())["wall_seconds"] for card in cards))
-
-
-def _half_width(values: Sequence[float]) -> float:
-    quantile = stats.t.ppf((1 + _CONFIDENCE) / 2, len(values) - 1)
-    return float(quantile * statistics.stdev(values) / len(values) ** 0.5)
 
 
 def _seconds(text: str) -> float:

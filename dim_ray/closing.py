@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -18,6 +19,7 @@ from dim_ray.pipeline.workspace import Workspace
 from dim_ray.stages import format_duration
 from dim_ray.store.pareto import pareto_set
 from dim_ray.summary import accuracy_table, make_console, print_lines, print_next, print_places
+from tuning.contenders import Verdict
 from tuning.loggers import logger_folder
 from tuning.scaling import fit_pool_scaling, is_pool_scaling
 from tuning.space import further
@@ -40,26 +42,24 @@ def print_outcomes(
         DimError: Some of them failed; what the others came to is printed.
     """
     console = make_console()
-    pairs = [(work, own) for work, own in zip(works, outcomes, strict=True) if isinstance(own, StudyOutcome)]
-    for work, outcome in pairs:
+    pairs = list(zip(works, outcomes, strict=True))
+    done = [(work, outcome) for work, outcome in pairs if isinstance(outcome, StudyOutcome)]
+    for work, outcome in done:
         print_lines(console, *_lines(work, outcome, wall_seconds))
-    evaluated = [(work, own.evaluations, own) for work, own in pairs if own.evaluations is not None]
+    evaluated = [(work, outcome) for work, outcome in done if outcome.evaluations is not None]
     if evaluated:
         print_lines(console, "")
-        for work, _, outcome in evaluated:
+        for work, outcome in evaluated:
             _print_pareto(console, work, outcome)
-        console.print(accuracy_table(pd.concat([rows for _, rows, _ in evaluated], ignore_index=True)))
-        for work, _, outcome in evaluated:
-            print_places(console, work, str((outcome.best or {})["generator"]))
-        first = evaluated[0][0]
+        console.print(accuracy_table(pd.concat([own.evaluations for _, own in evaluated], ignore_index=True)))
+        for work, outcome in evaluated:
+            if outcome.best is not None:
+                print_places(console, work, str(outcome.best["generator"]))
+        first, _ = evaluated[0]
         print_next(console, first, first.config.evaluation.images_per_class)
-    errors = [f"{work.dataset.name}: {own}" for work, own in zip(works, outcomes, strict=True) if _failed(own)]
+    errors = [f"{work.dataset.name}: {outcome}" for work, outcome in pairs if isinstance(outcome, DimError)]
     if errors:
         raise DimError(f"{len(errors)} of {len(works)} studies failed: {' '.join(errors)}")
-
-
-def _failed(outcome: StudyOutcome | DimError) -> bool:
-    return isinstance(outcome, DimError)
 
 
 def _lines(work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> Iterator[str]:
@@ -69,7 +69,7 @@ def _lines(work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> Itera
     counts = ", ".join(f"{count} {state}" for state, count in trials["state"].value_counts().items()) or "no trial yet"
     yield f"study {work.study}: {counts}; this run took {format_duration(wall_seconds)}"
     if outcome.best is not None:
-        yield _best(outcome)
+        yield _best(outcome.best, outcome.verdict)
     share = f" ({cost.saved_seconds / cost.alone_seconds:.0%})" if cost.alone_seconds else ""
     yield (
         f"cost: {cost.spent_seconds:,.0f} device seconds: {cost.networks_seconds:,.0f} for teachers and priors, "
@@ -89,11 +89,10 @@ def _lines(work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> Itera
         )
 
 
-def _best(outcome: StudyOutcome) -> str:
-    best = outcome.best or {}
+def _best(best: Mapping[str, Any], verdict: Verdict | None) -> str:
     kind = json.loads(best["config_json"])["pool"]["kind"]
     teachers = "online teachers" if kind == "online" else f"{best['pool_size']} teachers"
-    measured = outcome.verdict.text() if outcome.verdict else f"{100 * best['objective']:.1f} %"
+    measured = verdict.text() if verdict else f"{100 * best['objective']:.1f} %"
     return (
         f"best: trial {best['number']}, capacity {best['capacity']}, {teachers}, "
         f"matching weight {best['matching_weight']:.3g}, adversarial weight {best['adversarial_weight']:.3g}"

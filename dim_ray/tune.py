@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from dim_ray.cli import TUNE_FLAGS, parse, run_main, show_progress
+from dim_ray.cli import TUNE_FLAGS, parse, run_main, show_progress, start_logging
 from dim_ray.config import Config
 from dim_ray.errors import UsageError
 from dim_ray.flags import DEFAULT_STUDY
@@ -48,7 +48,6 @@ def main(argv: Sequence[str]) -> None:
     configs = _one_each(config, arguments.datasets)
     with show_progress() as progress:
         # Imported with the display already there, because torch takes seconds.
-        from dim_ray.cli import start_logging
         from dim_ray.core.checks import check_evaluation, check_training
         from dim_ray.session import log_path, open_session
         from tuning.loggers import check_loggers

@@ -1,7 +1,7 @@
 """The tests that start Ray come first, those of whole studies before all: none is left alone with one at the end.
 
 Where tests run side by side, each process computes with one thread: two of them with a thread a core each take turns at
-waiting for one another, and a test of four seconds was seen to take three minutes.
+waiting for one another, and take many times as long.
 """
 
 from __future__ import annotations

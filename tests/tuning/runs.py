@@ -128,6 +128,17 @@ class Run:
                 raise AssertionError(f"never: {what}\n{self.stdout}\n{self.stderr}\n{self.log()}")
             time.sleep(0.05)
 
+    def wait_for_state(self, trial: int = 0) -> None:
+        """Waits until a trial has begun and a state is there that it can go on from."""
+        self.wait_for(lambda: f"Trial {trial} began" in self.log(), f"trial {trial}")
+        self.wait_for(lambda: list(Path(self.storage).glob("studies/*/checkpoints/[!.]*")), "its state")
+
+    def kill_process(self, command: str, num_alike: int = 1) -> None:
+        """Kills the last of the processes, as many as told, whose command line has this in it."""
+        found = [pid for pid, own in self.processes().items() if command in own]
+        assert len(found) == num_alike, found
+        os.kill(found[-1], signal.SIGKILL)
+
     def processes(self) -> dict[int, str]:
         """Returns the processes that this run started and that are still there: command lines by process id."""
         return marked_processes(_MARK, self._mark)

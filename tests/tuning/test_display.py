@@ -8,33 +8,14 @@ from typing import Any
 import pytest
 
 from dim_ray.pipeline.workspace import Workspace
-from dim_ray.progress import SilentProgress
 from tests.pipeline.small import make_work
+from tests.tuning.recording import PARAMETERS, RecordingProgress
 from tuning.algorithms import METRIC
 from tuning.display import TrialDisplay
 from tuning.record import StudyRecord
 
-PARAMETERS = {"pool_size": 2, "capacity": 8, "matching_weight": 0.25, "adversarial_weight": 1.5}
-
-
 CUT = {"9"}
 """Trials that the time budget cut."""
-
-
-class RecordingProgress(SilentProgress):
-    def __init__(self) -> None:
-        self.done = 0.0
-        self.counts: dict[str, Any] = {}
-        self.messages: list[str] = []
-
-    def advance(self, done: float, note: str = "") -> None:
-        self.done = done
-
-    def trials(self, **counts: Any) -> None:
-        self.counts = counts
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
 
 
 @dataclass

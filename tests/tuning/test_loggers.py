@@ -15,13 +15,11 @@ from dim_ray.errors import UsageError
 from dim_ray.pipeline.workspace import Workspace
 from tests.pipeline.small import make_work
 from tests.store.conftest import object_store  # noqa: F401  # a fixture
-from tests.tuning.test_display import RecordingProgress
+from tests.tuning.recording import PARAMETERS, RecordingProgress
 from tuning import loggers
 from tuning.algorithms import METRIC
 from tuning.loggers import TrialLogger, begin_loggers, check_loggers, logger_folder, make_callbacks
 from tuning.study import run_studies
-
-PARAMETERS = {"pool_size": 2, "capacity": 8, "matching_weight": 0.25, "adversarial_weight": 1.5}
 
 
 @dataclass

@@ -41,8 +41,7 @@ def test_study_whose_driver_is_killed_goes_on_where_it_was(start: Start, tmp_pat
     flags = {**LONG, "--num-trials": "3", "--max-concurrent": "1"}
     killed = start(storage, flags)
     killed.wait_for(lambda: list(storage.glob("trials/*/*.parquet")), "a trial's row")
-    killed.wait_for(lambda: "Trial 1 began" in killed.log(), "the next trial")
-    killed.wait_for(lambda: list(storage.glob("studies/*/checkpoints/[!.]*")), "its state")
+    killed.wait_for_state(trial=1)
     killed.kill()
     before = files(storage)
     [first] = trials(storage).to_dict("records")
@@ -114,10 +113,8 @@ def test_study_whose_driver_is_killed_among_the_contenders_runs_none_of_their_st
 def test_study_survives_the_death_of_a_trials_process(start: Start, tmp_path: Path) -> None:
     storage = tmp_path / "storage"
     study = start(storage, {**LONG, "--max-concurrent": "1"})
-    study.wait_for(lambda: "Trial 0 began" in study.log(), "the first trial")
-    study.wait_for(lambda: list(storage.glob("studies/*/checkpoints/[!.]*")), "its state")
-    [process] = [pid for pid, command in study.processes().items() if "ImplicitFunc" in command]
-    os.kill(process, signal.SIGKILL)
+    study.wait_for_state()
+    study.kill_process("ImplicitFunc")
     study.end()
     assert study.returncode == 0, f"{study.stderr}\n{study.log()}"
     assert trials(storage)["state"].tolist() == ["completed"] * 2
@@ -134,10 +131,8 @@ def test_trial_whose_process_dies_too_often_fails_and_the_study_goes_on(start: S
     storage = tmp_path / "storage"
     flags = {**LONG, "--max-concurrent": "1", "--study.max_failures": "0"}
     study = start(storage, flags)
-    study.wait_for(lambda: "Trial 0 began" in study.log(), "the first trial")
-    study.wait_for(lambda: list(storage.glob("studies/*/checkpoints/[!.]*")), "its state")
-    [process] = [pid for pid, command in study.processes().items() if "ImplicitFunc" in command]
-    os.kill(process, signal.SIGKILL)
+    study.wait_for_state()
+    study.kill_process("ImplicitFunc")
     study.end()
     assert study.returncode == 0, f"{study.stderr}\n{study.log()}"
     failed, completed = trials(storage).to_dict("records")
@@ -246,11 +241,8 @@ def test_two_workers_survive_the_death_of_one_of_them(start: Start, tmp_path: Pa
     storage = tmp_path / "storage"
     flags = {**LONG, "--workers-per-trial": "2", "--num-trials": "1", "--study.pool_sizes": "2"}
     study = start(storage, flags)
-    study.wait_for(lambda: "Trial 0 began" in study.log(), "the trial")
-    study.wait_for(lambda: list(storage.glob("studies/*/checkpoints/[!.]*")), "its state")
-    workers = [pid for pid, command in study.processes().items() if "RayTrainWorker" in command]
-    assert len(workers) == 2
-    os.kill(workers[1], signal.SIGKILL)
+    study.wait_for_state()
+    study.kill_process("RayTrainWorker", num_alike=2)
     study.end()
     assert study.returncode == 0, f"{study.stderr}\n{study.log()}"
     assert trials(storage)["state"].tolist() == ["completed"]

@@ -24,7 +24,7 @@ __all__ = ["add_cluster_flags", "go_to_cluster"]
 
 _LATEST = ""  # --attach and --stop without a job's name
 _FLAGS = ("address", "cluster", "attach", "stop")
-_WITH_VALUE = ("--cluster", "--config")
+_WITH_VALUE = ("--cluster", "--config", "--study-file")
 _ON_PREMISES = "local"  # Ray's name of the provider whose machines are given by their addresses
 _STUDY_DIGITS = 8
 

@@ -87,6 +87,7 @@ class FlagParser(Parser):
         self.add_argument("--seed", type=_seed, metavar="N", help="every seed but that of the data split")
         self.add_argument(
             "--config",
+            "--study-file",
             metavar="FILE",
             help="YAML file, or a name of --list-studies"
             + (f", in the place of {defaults.name}; what it leaves out is the paper's, for GPUs" if defaults else ""),

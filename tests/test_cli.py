@@ -83,6 +83,7 @@ def test_configuration_that_is_shipped_is_read_by_its_name_unless_a_file_has_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert config_of("--config", "mnist_cpu").data.dataset == "mnist"
+    assert config_of("--study-file", "mnist_cpu") == config_of("--config", "mnist_cpu")
     (tmp_path / "mnist_cpu").write_text("pool:\n  size: 77\n")
     assert config_of("--config", "mnist_cpu").pool.size == 77
 
@@ -221,7 +222,7 @@ def test_command_may_take_an_argument_without_a_flag(capsys: pytest.CaptureFixtu
         (["--max-concurrent", "x"], "--max-concurrent is 'x'; expected a whole number, or null."),
         (["--seed", "x"], "--seed: 'x' is not a whole number of 0 or more. See --help."),
         (["--seed", "-1"], "--seed: '-1' is not a whole number of 0 or more. See --help."),
-        (["--config"], "--config: expected one argument. See --help."),
+        (["--config"], "--config/--study-file: expected one argument. See --help."),
         (["--config", "nowhere.yaml"], "There is no configuration file nowhere.yaml."),
         (
             ["--config", "mnst"],

@@ -88,10 +88,11 @@ def test_jobs_exit_code_is_the_commands(head: Head, aws: str, code: int) -> None
     assert tune("--cluster", aws, *S3) == code
 
 
-def test_configuration_file_goes_along_as_text(head: Head, aws: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("flag", ["--config", "--study-file"])
+def test_configuration_file_goes_along_as_text(head: Head, aws: str, tmp_path: Path, flag: str) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("pool:\n  size: 5  # five\n")
-    tune("--config", str(own), "--cluster", aws, *S3, f"--config={own}")
+    tune(flag, str(own), "--cluster", aws, *S3, f"{flag}={own}")
     assert head.requests[0].config_text == own.read_text()
     assert head.requests[0].arguments == S3
 

@@ -87,11 +87,11 @@ class FlagParser(Parser):
         self.add_argument("--seed", type=_seed, metavar="N", help="every seed but that of the data split")
         self.add_argument(
             "--config",
-            "--study-file",
             metavar="FILE",
             help="YAML file, or a name of --list-studies"
             + (f", in the place of {defaults.name}; what it leaves out is the paper's, for GPUs" if defaults else ""),
         )
+        self.add_argument("--study-file", dest="config", help=argparse.SUPPRESS)
         self.add_argument("--list-studies", action="store_true", help="print what is shipped for --config")
         self.add_argument("--print-config", action="store_true", help="print the configuration, for --config")
         # parse() looks for these two before anything else; here they only need to be in the help.

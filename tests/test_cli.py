@@ -222,7 +222,7 @@ def test_command_may_take_an_argument_without_a_flag(capsys: pytest.CaptureFixtu
         (["--max-concurrent", "x"], "--max-concurrent is 'x'; expected a whole number, or null."),
         (["--seed", "x"], "--seed: 'x' is not a whole number of 0 or more. See --help."),
         (["--seed", "-1"], "--seed: '-1' is not a whole number of 0 or more. See --help."),
-        (["--config"], "--config/--study-file: expected one argument. See --help."),
+        (["--config"], "--config: expected one argument. See --help."),
         (["--config", "nowhere.yaml"], "There is no configuration file nowhere.yaml."),
         (
             ["--config", "mnst"],

@@ -114,6 +114,7 @@ def test_reader_of_the_output_that_leaves_early_is_no_error(num_lines: int) -> N
 
 @pytest.fixture
 def _logging_restored() -> Iterator[None]:
+    logging.captureWarnings(False)  # a test before may have left it on, and pytest taken its hook away
     root = logging.getLogger()
     before = list(root.handlers)
     levels = {name: logging.getLogger(name).level for name in ("dim_ray", "tuning")}

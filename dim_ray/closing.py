@@ -64,7 +64,7 @@ def print_outcomes(
 
 def _lines(work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> Iterator[str]:
     config, trials, cost = work.config.study, outcome.trials, outcome.cost
-    if outcome.num_trials_run == 0 and outcome.num_evaluations_run == 0:
+    if outcome.evaluations is not None and outcome.num_trials_run == outcome.num_evaluations_run == 0:
         yield f"study {work.study} is finished; nothing was added. --num-trials above {len(trials)} extends it."
     counts = ", ".join(f"{count} {state}" for state, count in trials["state"].value_counts().items()) or "no trial yet"
     yield f"study {work.study}: {counts}; this run took {format_duration(wall_seconds)}"

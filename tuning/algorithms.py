@@ -14,6 +14,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from dim_ray.config import Config
+from dim_ray.pipeline.validation import WALL_SECONDS
 from tuning.budget import TimeBudget
 from tuning.objectives import metric_and_mode, open_study
 from tuning.samplers import make_sampler
@@ -22,6 +23,7 @@ from tuning.space import asked_space, configure, open_names, search_space
 from tuning.variants import SizeLimit
 
 __all__ = [
+    "FAILED_TRIAL",
     "METRIC",
     "REUSED_SECONDS",
     "REUSED_TRIAL",
@@ -32,16 +34,18 @@ __all__ = [
 ]
 
 SECONDS = "time_total_s"
-"""What a trial has taken so far, in Tune's results."""
+"""What a trial has taken so far, in Tune's results: in its last process, until it has ended here."""
 REUSED_TRIAL, REUSED_SECONDS = "reused_trial", "reused_seconds"
 """Number of the trial whose result another one took over, and what that one had taken."""
+FAILED_TRIAL = "failed_trial"
+"""Number of the trial that another one waited for, and that failed."""
 _NUMBER, _GENERATOR = "number", "generator"  # attributes of Optuna's trials
 
 Measure = Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]]
 """Takes a trial's parameters and its last result, and returns that with all objectives."""
 
 TrialEnd = Callable[[int, Mapping[str, Any], Mapping[str, Any] | None], None]
-"""Takes a trial's number, its parameters and its last result, or None where it failed."""
+"""Takes a trial's number, its parameters and its last result, which has no METRIC, or is None, where it failed."""
 
 
 Identify = Callable[[Mapping[str, Any]], str]
@@ -149,12 +153,14 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
             self._completed_trials.add(trial_id)
             return
         number, parameters = self.identify(trial_id)
-        result = None if error else result
+        if error:
+            result = result if result and FAILED_TRIAL in result else None
         if result and METRIC in result:
-            result = dict(self._measure(parameters, result))
+            seconds = max(result.get(SECONDS, 0.0), result.get(WALL_SECONDS, 0.0))  # it may have gone on elsewhere
+            result = dict(self._measure(parameters, {**result, SECONDS: seconds}))
         self._taken.add(number)  # also that of a failed trial, which has a row
         self._on_end(number, parameters, result)
-        super().on_trial_complete(trial_id, result, error)
+        super().on_trial_complete(trial_id, None if error else result, error)
         identity = self._identify(parameters)
         if result and METRIC in result:
             self._results.setdefault(identity, (number, result))
@@ -162,7 +168,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
             if identity in self._results:
                 self._reuse(name, identity)
             else:
-                self.on_trial_complete(name, error=True)
+                self.on_trial_complete(name, {FAILED_TRIAL: number}, error=True)
 
     def save(self, checkpoint_path: str) -> None:
         """Leaves nothing for Tune to save: the journal has it all."""
@@ -175,6 +181,11 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
         """Returns the number and the parameters of one of Tune's trials."""
         trial = self._ot_trials[trial_id]
         return trial.user_attrs[_NUMBER], trial.params
+
+    @property
+    def num_ended(self) -> int:
+        """Trials of the study that are finished, and those that ended in this run, failed ones among them."""
+        return len(self._taken)
 
     def _give_number(self, trial_id: str) -> int:
         trial = self._ot_trials[trial_id]

@@ -12,7 +12,7 @@ from ray import tune
 from dim_ray.config import Config
 from dim_ray.errors import DimError
 from dim_ray.progress import Progress
-from tuning.algorithms import METRIC, REUSED_TRIAL, TIME_ATTRIBUTE, StudySearch
+from tuning.algorithms import FAILED_TRIAL, METRIC, REUSED_TRIAL, TIME_ATTRIBUTE, StudySearch
 from tuning.budget import TimeBudget
 from tuning.record import StudyRecord
 
@@ -80,19 +80,18 @@ class TrialDisplay(tune.Callback):  # type: ignore[misc]  # ray has no types
             return
         result = trial.last_result or {}
         if "diverged" in result:
-            self._failed += 1
             self._progress.message(f"a trial diverged: {result['diverged']}")
-        elif result.get(TIME_ATTRIBUTE, 0) < self._epochs:
-            self._stopped += 1
+        self._count(result)
         self._end(trial)
 
     def on_trial_reused(self, number: int, result: Mapping[str, Any]) -> None:
-        """A trial took over the result of the same one; Tune doesn't know of it."""
-        self._progress.message(f"trial {number} is the same as trial {result[REUSED_TRIAL]}, and has its result")
-        if "diverged" in result:
-            self._failed += 1
-        elif result[TIME_ATTRIBUTE] < self._epochs:
-            self._stopped += 1
+        """A trial took over the result of the same one, or its failure; Tune doesn't know of it."""
+        if FAILED_TRIAL in result:
+            text = f"trial {number} is the same as trial {result[FAILED_TRIAL]}, and failed with it"
+        else:
+            text = f"trial {number} is the same as trial {result[REUSED_TRIAL]}, and has its result"
+        self._progress.message(text)
+        self._count(result)
         self._done += 1
         self._show()
 
@@ -107,6 +106,12 @@ class TrialDisplay(tune.Callback):  # type: ignore[misc]  # ray has no types
         self._record.write_trial(number, parameters, None, error=text)
         self._progress.message(f"trial {number} failed: {text} (details are in the log)")
         self._end(trial)
+
+    def _count(self, result: Mapping[str, Any]) -> None:
+        if METRIC not in result or "diverged" in result:
+            self._failed += 1
+        elif result[TIME_ATTRIBUTE] < self._epochs:
+            self._stopped += 1
 
     def _end(self, trial: Any) -> None:
         self._running.pop(trial.trial_id, None)

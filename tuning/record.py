@@ -33,7 +33,7 @@ from dim_ray.store.filesystem import open_root
 from dim_ray.store.reader import Reader
 from dim_ray.store.schema import EVALUATION_TABLE, VALIDATION_TABLE
 from dim_ray.store.writer import Writer
-from tuning.algorithms import METRIC, REUSED_SECONDS, REUSED_TRIAL, SECONDS, TIME_ATTRIBUTE
+from tuning.algorithms import FAILED_TRIAL, METRIC, REUSED_SECONDS, REUSED_TRIAL, SECONDS, TIME_ATTRIBUTE
 from tuning.contenders import by_objective, contender_students, decide
 from tuning.cost import NetworkCosts, StudyCost, network_keys, study_cost
 from tuning.objectives import generator_costs, objective_name, row_values, worst_costs
@@ -260,7 +260,7 @@ class StudyRecord:
                 "generator": identity if state == "completed" else None,
                 "config_fingerprint": identity,
                 "config_json": json.dumps(to_dict(config), sort_keys=True),
-                "error": error or result.get("diverged"),
+                "error": error or result.get("diverged") or _failed_with(result),
                 "started_at": None if seconds is None else ended - timedelta(seconds=seconds),
                 "ended_at": ended,
                 "host": platform.node(),
@@ -300,6 +300,10 @@ def _state(config: Config, result: Mapping[str, Any]) -> str:
     if "diverged" in result:
         return "diverged"
     return "completed" if result[TIME_ATTRIBUTE] >= config.matching.epochs else "stopped"
+
+
+def _failed_with(result: Mapping[str, Any]) -> str | None:
+    return f"it is the same as trial {result[FAILED_TRIAL]}, which failed" if FAILED_TRIAL in result else None
 
 
 def _differences(theirs: Mapping[str, Any], ours: Config) -> list[str]:

@@ -161,7 +161,9 @@ def _search(
     progress: Progress,
 ) -> bool:
     """Runs the trials that are missing, and returns whether they all came to an end before the time was over."""
-    from tuning.algorithms import REUSED_TRIAL, StudySearch, settle
+    from ray.tune import TuneError
+
+    from tuning.algorithms import FAILED_TRIAL, REUSED_TRIAL, StudySearch, settle
     from tuning.display import TrialDisplay
     from tuning.journal import open_journal
     from tuning.loggers import make_callbacks
@@ -179,7 +181,7 @@ def _search(
 
     def end(number: int, parameters: Mapping[str, Any], result: Mapping[str, Any] | None) -> None:
         record.write_trial(number, parameters, result)
-        if result and REUSED_TRIAL in result:
+        if result and result.keys() & {FAILED_TRIAL, REUSED_TRIAL}:
             display.on_trial_reused(number, result)
 
     search = StudySearch(
@@ -200,14 +202,27 @@ def _search(
     board = make_board()
     callbacks = [display, *make_callbacks(work, loggers, search.identify, progress)]
     with watching(board, {}, lambda share, note: None):  # Tune tells the display how far the trials are
-        _make_tuner(work, placement, search, num_trials, budget, board, callbacks).fit()
-    num_lost = work.config.study.num_trials - len(record.finished()) - len(record.failed())
+        tuner = _make_tuner(work, placement, search, num_trials, budget, board, callbacks)
+        try:
+            tuner.fit()
+        except TuneError as error:
+            if own := _own_error(error):
+                raise own from None
+            raise
+    num_lost = work.config.study.num_trials - search.num_ended
     if num_lost > 0 and not budget.is_over():
         raise DimError(
             f"the search ended {num_lost} trials early; the log says why. What has finished is kept: run the same "
             "command again to go on."
         )
     return num_lost <= 0
+
+
+def _own_error(error: BaseException | None) -> DimError | None:
+    """Returns the error with a sentence for a person that another one came from."""
+    while error is not None and not isinstance(error, DimError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _make_tuner(

@@ -21,7 +21,7 @@ from dim_ray.distributed.trainer import run_workers, trial_shards
 from dim_ray.distributed.validator import SlotValidator
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.generators import distill_generator, generator_fingerprint
-from dim_ray.pipeline.validation import validation_in
+from dim_ray.pipeline.validation import WALL_SECONDS, validation_in
 from dim_ray.pipeline.workspace import Workspace, on_device
 from tuning.schedulers import METRIC, METRIC_STD, TIME_ATTRIBUTE
 from tuning.space import configure
@@ -62,8 +62,9 @@ def run_trial(
     except DivergedError as error:
         _report_divergence(trial_work, error)
         return
-    measured = trial_work.artifacts.read_card("generators", identity)["validation"]
-    known = {name: measured[name] for name in (METRIC, METRIC_STD) if name in measured}
+    card = trial_work.artifacts.read_card("generators", identity)
+    measured = {**card["validation"], WALL_SECONDS: card["wall_seconds"]}
+    known = {name: measured[name] for name in (METRIC, METRIC_STD, WALL_SECONDS) if name in measured}
     tune.report({TIME_ATTRIBUTE: trial_work.config.matching.epochs, **known})
 
 
@@ -84,6 +85,6 @@ class _TuneReporter:
     """A Reporter that hands the rungs to Ray Tune."""
 
     def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
-        if found := validation_in(metrics):
+        if found := validation_in(step, metrics):
             epoch, measured = found
             tune.report({TIME_ATTRIBUTE: epoch, **measured})

@@ -68,6 +68,6 @@ class TrainReporter:
     def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
         """Reports the metrics of worker 0 with the `epoch` that they are of."""
         self._also.report(step, total, metrics)
-        epoch, measured = validation_in(metrics) or (total, {})
+        epoch, measured = validation_in(step, metrics) or (total, {})
         if 0 < epoch < total:  # a distillation of no epochs ends with 0
             ray.train.report({"epoch": epoch, **measured})

@@ -22,7 +22,7 @@ from dim_ray.core.random import stream
 from dim_ray.errors import ArtifactError, ConfigError
 from dim_ray.pipeline.priors import load_prior, prior_fingerprint
 from dim_ray.pipeline.teachers import open_pool, pool_identity, pool_teachers, teacher_fingerprint
-from dim_ray.pipeline.validation import Rungs, Validator, validate_on_first, validation_in
+from dim_ray.pipeline.validation import WALL_SECONDS, Rungs, Validator, validate_on_first, validation_in
 from dim_ray.pipeline.workspace import Workspace, dataset_card, shared_checkpointer
 from dim_ray.store.artifacts import Artifact
 
@@ -100,8 +100,11 @@ def distill_generator(
     saved = shared_checkpointer(work, identity, collective)
     rungs, epochs = Rungs(validator, collective), rung_epochs(config)
 
+    def timed(measured: Mapping[str, float]) -> Mapping[str, float]:
+        return {**measured, WALL_SECONDS: saved.seconds()} if measured else measured
+
     def after_epoch(epoch: int) -> Mapping[str, float]:
-        measured = rungs.take(wait=epoch in epochs)
+        measured = timed(rungs.take(wait=epoch in epochs))
         if epoch not in epochs:
             return measured
         if measured:  # of the rung before, which this one's follow
@@ -109,12 +112,12 @@ def distill_generator(
         chosen = pair.average if weights == "average" else pair.generator
         if epoch < config.matching.epochs:
             rungs.begin(epoch, chosen)
-            return rungs.take(wait=False)
+            return timed(rungs.take(wait=False))
         measured = validate_on_first(work, lambda: chosen, collective, epoch)
         if collective.rank == 0:
             _store_generator(work, identity, pair, measured, saved.seconds())
             saved.clear()  # now: there may be no time after the report
-        return measured
+        return timed(measured)
 
     if config.matching.epochs == 0:
         reporter.report(1, 1, after_epoch(0))
@@ -190,7 +193,7 @@ def generator_from_artifact(artifact: Artifact, weights: Weights, device: torch.
 
 def _store_generator(work: Workspace, identity: str, pair: Pair, measured: Mapping[str, float], seconds: float) -> None:
     config = work.config
-    _, accuracy = validation_in(measured) or (0, {})
+    _, accuracy = validation_in(config.matching.epochs, measured) or (0, {})
     card = {
         "generator": to_dict(replace(config.generator, latent_dim=pair.generator.latent_dim)),
         "value_range": [-1.0, 1.0],

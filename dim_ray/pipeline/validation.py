@@ -16,9 +16,13 @@ from dim_ray.errors import DivergedError
 from dim_ray.pipeline.students import validate
 from dim_ray.pipeline.workspace import Workspace
 
-__all__ = ["HereValidator", "Rungs", "Validator", "validate_on_first", "validation_in"]
+__all__ = ["WALL_SECONDS", "HereValidator", "Rungs", "Validator", "validate_on_first", "validation_in"]
+
+WALL_SECONDS = "wall_seconds"
+"""What the distillation has taken so far, in all the processes that worked on it."""
 
 _EPOCH = "validated_epoch"
+_OF_RUNG = {"validation_accuracy", "validation_std", WALL_SECONDS}
 
 
 class Validator(Protocol):
@@ -134,15 +138,18 @@ def validate_on_first(
     return {_EPOCH: epoch, **measured}
 
 
-def validation_in(metrics: Mapping[str, float]) -> tuple[int, dict[str, float]] | None:
-    """Returns the epoch that was validated, and the metrics without it; None where nothing was validated.
+def validation_in(step: int, metrics: Mapping[str, float]) -> tuple[int, dict[str, float]] | None:
+    """Returns the epoch that was validated, and the metrics of it; None where nothing was validated.
 
     Args:
+        step: The epoch that the metrics are reported with. Where it's a later one, losses are of that and left out.
         metrics: As a Reporter is told them.
     """
     if _EPOCH not in metrics:
         return None
-    return int(metrics[_EPOCH]), {name: value for name, value in metrics.items() if name != _EPOCH}
+    epoch = int(metrics[_EPOCH])
+    names = metrics.keys() - {_EPOCH} if epoch == step else metrics.keys() & _OF_RUNG
+    return epoch, {name: metrics[name] for name in metrics if name in names}
 
 
 def _on_first(collective: Collective, action: Callable[[], bool]) -> bool:

@@ -17,7 +17,7 @@ from dim_ray.pipeline.generators import (
     generator_fingerprint,
     rung_epochs,
 )
-from dim_ray.pipeline.validation import HereValidator
+from dim_ray.pipeline.validation import HereValidator, validation_in
 from dim_ray.pipeline.workspace import Workspace
 from tests.core.tiny import OneOfSeveral, RecordingReporter
 from tests.pipeline.small import distil, file_bytes, make_config, undistilled, with_matching
@@ -70,6 +70,9 @@ def test_validation_that_comes_late_is_told_with_its_own_epoch_and_changes_nothi
     distill_generator(work, late, SingleWorker(), LateValidator(work))
     told = [(step, metrics["validated_epoch"]) for step, _, metrics in late.reports if "validated_epoch" in metrics]
     assert told == expected
+    seconds = [metrics["wall_seconds"] for _, _, metrics in late.reports if "validated_epoch" in metrics]
+    assert seconds == sorted(seconds)
+    assert seconds[0] > 0
     accuracies = [
         [metrics["validation_accuracy"] for _, _, metrics in reporter.reports if "validation_accuracy" in metrics]
         for reporter in (late, in_place)
@@ -118,3 +121,10 @@ def test_rungs_are_multiplied_until_the_last_epoch(
         study=replace(config.study, grace_epochs=grace, reduction_factor=factor),
     )
     assert rung_epochs(config) == expected
+
+
+def test_losses_of_a_later_epoch_are_not_those_of_the_rung() -> None:
+    metrics = {"matching": 0.5, "validated_epoch": 3, "validation_accuracy": 0.9, "wall_seconds": 7.0}
+    assert validation_in(3, metrics) == (3, {"matching": 0.5, "validation_accuracy": 0.9, "wall_seconds": 7.0})
+    assert validation_in(4, metrics) == (3, {"validation_accuracy": 0.9, "wall_seconds": 7.0})
+    assert validation_in(4, {"matching": 0.5}) is None

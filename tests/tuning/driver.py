@@ -15,7 +15,7 @@ from dim_ray.config import Config
 from dim_ray.store.artifacts import ArtifactStore
 from tests.pipeline.small import make_config
 from tests.store.conftest import object_store  # noqa: F401  # a fixture
-from tuning.algorithms import METRIC, REUSED_TRIAL, StudySearch, settle
+from tuning.algorithms import FAILED_TRIAL, METRIC, REUSED_TRIAL, StudySearch, settle
 from tuning.budget import TimeBudget
 from tuning.journal import open_journal
 from tuning.objectives import values, worst_costs
@@ -43,6 +43,8 @@ class Driver:
     rows: dict[int, tuple[dict[str, Any], tuple[float, ...] | None]] = field(default_factory=dict)
     """Stands for the table of trials, which outlives the process."""
     failed: dict[int, dict[str, Any]] = field(default_factory=dict)
+    failed_with: dict[int, int | None] = field(default_factory=dict)
+    """Which trial's failure a trial took over."""
     ended: list[int] = field(default_factory=list)
     reused: dict[int, int] = field(default_factory=dict)
     """Which trial's result a trial took over."""
@@ -88,7 +90,8 @@ class Driver:
 
     def write(self, number: int, parameters: Mapping[str, Any], result: Mapping[str, Any] | None) -> None:
         self.ended.append(number)
-        if result is None:
+        if result is None or METRIC not in result:
+            self.failed_with[number] = (result or {}).get(FAILED_TRIAL)
             self.failed[number] = dict(parameters)
         else:
             self.failed.pop(number, None)

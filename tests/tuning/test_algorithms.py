@@ -56,6 +56,22 @@ def test_failed_trial_is_told_to_the_record_without_a_result(driver: Driver) -> 
     assert driver.states() == ["FAIL"]
 
 
+def test_trial_that_went_on_in_another_process_has_taken_the_time_of_both(driver: Driver) -> None:
+    driver.start("a", "b")
+    driver.end("a", wall_seconds=60.0)  # of which this process, by Tune's account, took 5
+    driver.end("b", wall_seconds=4.0)  # 1 s is the start of its process
+    assert [driver.results[number]["time_total_s"] for number in (0, 1)] == [60.0, 5.0]
+
+
+def test_trials_that_ended_are_those_that_are_finished_and_what_ended_in_this_run(driver: Driver) -> None:
+    driver.start("a", "b", "c")
+    driver.end("a")
+    driver.end("b", None)
+    assert driver.search.num_ended == 2
+    again = driver.restarted()
+    assert again.search.num_ended == 1, "what failed before is to be tried again"
+
+
 def test_number_of_a_failed_trial_is_not_given_to_another_one_in_the_same_run(driver: Driver) -> None:
     """Its row, with the reason, would be gone."""
     driver.start("a")

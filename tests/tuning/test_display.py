@@ -146,8 +146,10 @@ def test_trial_that_took_over_a_result_counts_and_is_told(display: TrialDisplay,
     display.on_trial_reused(3, {**result(2, 0.5), "reused_trial": 1})
     display.on_trial_reused(4, {**result(1, 0.5), "reused_trial": 2})
     display.on_trial_reused(5, {**result(2, 0.0), "reused_trial": 0, "diverged": "nan"})
-    assert progress.counts == {"done": 3, "running": 0, "stopped": 1, "failed": 1, "best": None}
+    display.on_trial_reused(6, {"failed_trial": 1})
+    assert progress.counts == {"done": 4, "running": 0, "stopped": 1, "failed": 2, "best": None}
     assert progress.messages[0] == "trial 3 is the same as trial 1, and has its result"
+    assert progress.messages[-1] == "trial 6 is the same as trial 1, and failed with it"
 
 
 def test_trial_that_the_time_budget_cut_is_neither_done_nor_stopped(

@@ -171,6 +171,13 @@ def test_diverged_trial_has_its_reason_and_no_generator(record: StudyRecord) -> 
     assert pd.isna(row["generator"])
 
 
+def test_trial_that_failed_with_the_same_one_says_so(record: StudyRecord) -> None:
+    record.write_trial(1, PARAMETERS, {"failed_trial": 0})
+    [row] = record.trials().to_dict("records")
+    assert (row["state"], row["error"]) == ("failed", "it is the same as trial 0, which failed")
+    assert pd.isna(row["reused_trial"])
+
+
 @pytest.mark.parametrize("last", [None, {}])
 def test_trial_without_a_result_failed(record: StudyRecord, last: dict[str, Any] | None) -> None:
     record.write_trial(0, PARAMETERS, last, error="ValueError: no")

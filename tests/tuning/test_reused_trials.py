@@ -52,6 +52,7 @@ def test_trials_that_waited_for_one_that_failed_fail_with_it_and_run_another_tim
     driver.search.suggest("b")
     driver.end("a", None)
     assert sorted(driver.failed) == [0, 1]
+    assert driver.failed_with == {0: None, 1: 0}
     assert driver.rows == {}
     again = driver.restarted()
     assert again.start("c") == [0]

@@ -151,6 +151,31 @@ def test_trial_whose_process_dies_too_often_fails_and_the_study_goes_on(start: S
 
 @pytest.mark.ray
 @pytest.mark.slow
+def test_journal_that_is_taken_away_ends_the_study_with_a_sentence(start: Start, tmp_path: Path) -> None:
+    """Tune wraps what a searcher raises in a traceback of its own."""
+    storage = tmp_path / "storage"
+    flags = {**LONG, "--study.grace_epochs": "7"}
+    study = start(storage, flags)
+    study.wait_for_state()
+    [journal] = storage.glob("studies/*/optuna.journal")
+    journal.rename(journal.with_name("mine"))
+    journal.mkdir()
+    study.end()
+    assert study.returncode == 1
+    *progress, last = study.stderr.splitlines()
+    assert re.match(r"error: .*optuna\.journal", last)
+    assert all(line.startswith("[") for line in progress), study.stderr
+    journal.rmdir()
+    journal.with_name("mine").rename(journal)
+
+    again = run(storage, flags)
+    assert again.returncode == 0, f"{again.stderr}\n{again.log()}"
+    assert len(trials(storage)) == 2
+    assert study.leftovers() == again.leftovers() == {}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupt_ends_the_study_with_a_sentence(
     start: Start, tmp_path: Path, number: signal.Signals, exit_code: int

@@ -80,7 +80,8 @@ def test_trial_of_several_workers_reports_its_end_after_they_are_done(
     monkeypatch.setattr(trial, "run_workers", run_workers)
     run(work, TWO)
     card = work.artifacts.read_card("generators", generator_fingerprint(chosen(work)))
-    assert reports == [{"epoch": 2, "validation_accuracy": card["validation"]["validation_accuracy"]}]
+    accuracy = card["validation"]["validation_accuracy"]
+    assert reports == [{"epoch": 2, "validation_accuracy": accuracy, "wall_seconds": card["wall_seconds"]}]
 
 
 @pytest.mark.parametrize("placement", [ONE, TWO], ids=["one worker", "two workers"])

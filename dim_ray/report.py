@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dim_ray.config import PROTOCOLS
-from dim_ray.errors import UsageError
+from dim_ray.errors import StorageError, UsageError
 from dim_ray.flag_parser import Parser
 
 __all__ = ["PAGE_FILE", "main", "parse_arguments"]
@@ -33,20 +33,28 @@ def main(argv: Sequence[str]) -> None:
         StorageError: The storage can't be read, or doesn't hold what was asked for; or the page can't be written.
     """
     arguments = parse_arguments(argv)
-    if Path(arguments.output).is_file():
-        raise UsageError(f"--output is {arguments.output}, which is a file; give a folder, new or old.")
-    from dim_ray.reporting.page import FIGURES_FOLDER, make_page
-    from dim_ray.reporting.sections import make_report
     from dim_ray.store.artifacts import ArtifactStore
     from dim_ray.store.filesystem import open_root
     from dim_ray.store.reader import Reader
 
+    folder = Path(arguments.output)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--output is {arguments.output}, which is a file; give a folder, new or old.")
+    try:
+        root = open_root(arguments.output)
+    except StorageError as error:
+        raise UsageError(f"--output: {error}") from error
+    from dim_ray.reporting.page import FIGURES_FOLDER, make_page
+    from dim_ray.reporting.sections import make_report
+
     filters = {name: value for name in _FILTERS if (value := getattr(arguments, name)) is not None}
     report = make_report(Reader(arguments.storage), ArtifactStore(arguments.storage), filters)
     page = make_page(report, made_at=datetime.now(UTC))
-    root = open_root(arguments.output)
-    for name, data in {**page.files, PAGE_FILE: page.html.encode()}.items():
-        root.write(name, data)
+    try:
+        for name, data in {**page.files, PAGE_FILE: page.html.encode()}.items():
+            root.write(name, data)
+    except StorageError as error:  # which names the flag of what is usually written
+        raise StorageError(str(error).replace("--storage", "--output")) from error
     print(
         f"{root.uri_of(PAGE_FILE)}, {len(page.html) / 1e6:.1f} MB; {len(page.files)} figures in "
         f"{root.uri_of(FIGURES_FOLDER)}"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,23 @@ def test_an_output_that_is_a_file_is_refused_before_anything_is_read(tmp_path: P
     (tmp_path / "out").write_text("")
     with pytest.raises(UsageError, match=r"--output is .* which is a file"):
         main(["--storage", str(tmp_path / "none"), "--output", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize("output", ["s3:/bucket/report", "ftp://bucket/report", ""])
+def test_an_output_that_is_no_place_is_refused_before_anything_is_read(tmp_path: Path, output: str) -> None:
+    with pytest.raises(UsageError, match="--output: the storage root"):
+        main(["--storage", str(tmp_path / "none"), "--output", output])
+
+
+def test_a_disk_that_is_full_is_told_with_the_flag_of_the_output(
+    storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dim_ray.store.filesystem._write_through", fill)
+    with pytest.raises(StorageError, match=r"the disk is full; .* with --output"):
+        main(["--storage", storage, "--output", str(tmp_path / "out")])
 
 
 def test_an_unknown_flag_is_refused() -> None:

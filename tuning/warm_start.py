@@ -34,7 +34,12 @@ __all__ = ["WarmStart", "check_warm_start", "warm_start"]
 
 _DONE = "warm_start"  # an attribute of Optuna's study
 _ORIGIN = "warm_start_from"  # of its trials
-_SAME = ("data", "networks", "pool", "generator", "prior", "matching")
+_SAME = ("data", "networks", "pool", "generator", "prior", "matching", "evaluation")
+_FINAL = {
+    "images_per_class", "protocols", "num_seeds", "seed", "preset", "quirks", "labels", "soft_label_temperature",
+    "num_test_points",
+}  # fmt: skip
+"""Of the section evaluation: what the students that a search validates with don't depend on, or on chance alone."""
 _SAME_SELECTION = ("selection_images_per_class", "selection_seeds")
 _ENDED = ("completed", "stopped", "diverged")
 
@@ -160,8 +165,9 @@ def _is_comparable(row: Mapping[Any, Any], config: Config) -> bool:
     """Whether a trial was measured as one of this study is."""
     ours, theirs = to_dict(configure(config, row["parameters"])), row["config"]
     for section in _SAME:
-        place = {field.name for field in fields(getattr(config, section)) if field.metadata.get("place")}
-        if any(theirs[section].get(name) != value for name, value in ours[section].items() if name not in place):
+        free = {field.name for field in fields(getattr(config, section)) if field.metadata.get("place")}
+        free |= _FINAL if section == "evaluation" else set()
+        if any(theirs[section].get(name) != value for name, value in ours[section].items() if name not in free):
             return False
     chosen = {name: theirs["study"].get(name) for name in _SAME_SELECTION}
     if isinstance(ipc := chosen["selection_images_per_class"], int):  # as rows had it that are older

@@ -109,8 +109,8 @@ class StudyConfig:
     loggers: tuple[Logger, ...] = field(default=("tensorboard",), metadata={"place": True})
     """Who is shown the trials' curves and parameters: tensorboard, mlflow, wandb (Weights & Biases), or nobody: []."""
     time_budget: str | None = field(default=None, metadata={"place": True})
-    """Time from the command's start, such as 90s, 30m or 2h, after which no trial begins and running ones end at their
-    next rung; the same command goes on with them. Default: no limit."""
+    """Time, such as 90s, 30m or 2h, from when the data are loaded, after which no trial begins and running ones end at
+    their next rung; the same command goes on with them. Default: no limit."""
 
     def __post_init__(self) -> None:
         if self.name is not None:

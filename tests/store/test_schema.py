@@ -17,14 +17,26 @@ from dim_ray.store.schema import (
     SCHEMA_VERSION,
     TRIAL_TABLE,
     TRIALS,
+    VALIDATION_TABLE,
+    VALIDATIONS,
 )
-from tests.store.rows import evaluation, trial
+from tests.store.rows import evaluation, trial, validation
 
 
-@pytest.mark.parametrize("schema", [EVALUATIONS, TRIALS])
+@pytest.mark.parametrize("schema", [EVALUATIONS, VALIDATIONS, TRIALS])
 def test_every_column_says_what_it_means_and_its_unit(schema: pa.Schema) -> None:
     undescribed = [f.name for f in schema if not (f.metadata[b"description"] and f.metadata[b"unit"])]
     assert undescribed == []
+
+
+def test_ids_of_known_rows_never_change() -> None:
+    """They are stored: with another identity a student is trained again, and its row is there twice."""
+    rows = ((EVALUATION_TABLE, evaluation()), (VALIDATION_TABLE, validation()), (TRIAL_TABLE, trial()))
+    assert [check_row(table, row)["id"] for table, row in rows] == [
+        "939475955827e07d",
+        "527f07c5cd146c9f",
+        "193b4d3079e7b5c3",
+    ]
 
 
 def test_row_id_is_the_same_in_another_process_with_another_hash_seed() -> None:

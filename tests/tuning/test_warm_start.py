@@ -138,12 +138,28 @@ def test_study_that_lost_its_journal_does_not_try_them_again(tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("old")
-@pytest.mark.parametrize("section", ["matching", "data"])
+def test_results_are_known_where_the_final_evaluation_alone_differs(tmp_path: Path) -> None:
+    work = make_new(tmp_path, "old")
+    evaluation = replace(work.config.evaluation, num_seeds=9, images_per_class=(3,), protocols=("fixed",), seed=5)
+    work = replace(work, config=replace(work.config, evaluation=evaluation))
+    assert start(work) == start(make_new(tmp_path, "old")) == WarmStart(num_queued=2, num_known=4)
+
+
+@pytest.mark.usefixtures("old")
+@pytest.mark.parametrize(
+    ("section", "change"),
+    [
+        ("matching", {"epochs": 7}),
+        ("data", {"dataset": "mnist"}),
+        ("evaluation", {"epochs": 7}),
+        ("evaluation", {"weights": "raw"}),
+    ],
+    ids=str,
+)
 def test_results_of_another_recipe_or_other_data_are_not_taken_for_ones_of_this_study(
-    tmp_path: Path, section: str
+    tmp_path: Path, section: str, change: dict[str, Any]
 ) -> None:
     work = make_new(tmp_path, "old")
-    change = {"epochs": 7} if section == "matching" else {"dataset": "mnist"}
     config = replace(work.config, **{section: replace(getattr(work.config, section), **change)})
     work = replace(work, config=config)
     assert start(work) == WarmStart(num_queued=2, num_known=0)

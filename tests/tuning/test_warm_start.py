@@ -142,7 +142,7 @@ def test_results_are_known_where_the_final_evaluation_alone_differs(tmp_path: Pa
     work = make_new(tmp_path, "old")
     evaluation = replace(work.config.evaluation, num_seeds=9, images_per_class=(3,), protocols=("fixed",), seed=5)
     work = replace(work, config=replace(work.config, evaluation=evaluation))
-    assert start(work) == start(make_new(tmp_path, "old")) == WarmStart(num_queued=2, num_known=4)
+    assert start(work) == WarmStart(num_queued=2, num_known=4)
 
 
 @pytest.mark.usefixtures("old")

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dim_ray.errors import DataError
-from dim_ray.pipeline.evaluations import evaluate_group
+from dim_ray.errors import DataError, DivergedError
+from dim_ray.pipeline.evaluations import check_all_measured, evaluate_group
 from dim_ray.pipeline.student_rows import missing_rows
 from dim_ray.pipeline.students import Evaluation, group_cells
 from dim_ray.pipeline.workspace import Workspace, on_device
@@ -62,10 +62,14 @@ def run_missing(work: Workspace, planned: list[Evaluation], progress: Progress, 
         planned: Evaluations, each with a recipe of its own.
         progress: Is told about one stage.
         is_local: In this process alone; otherwise over the cluster.
+
+    Raises:
+        DivergedError: Students diverged; all the others have their rows.
     """
     missing = missing_rows(work, EVALUATION_TABLE, planned)
     if missing and is_local:
         _run_here(work, missing, progress)
+        check_all_measured(work, planned)
     elif missing:
         from dim_ray.distributed.build import run_evaluations
         from dim_ray.distributed.resources import cluster
@@ -82,7 +86,10 @@ def _run_here(work: Workspace, cells: Sequence[Evaluation], progress: Progress) 
     num_seeds, device_type = work.config.evaluation.num_seeds, work.dataset.train.images.device.type
     done = 0
     for group in group_cells(work, cells, num_seeds=num_seeds, device_type=device_type):
-        rows = evaluate_group(work, group)
+        try:
+            outcome = f"{100 * evaluate_group(work, group)[-1]['accuracy']:.1f} %"
+        except DivergedError:  # told once the others are trained, too
+            outcome = "diverged"
         done += len(group)
         last = group[-1]
-        progress.advance(done, f"{last.protocol}, IPC {last.images_per_class}: {100 * rows[-1]['accuracy']:.1f} %")
+        progress.advance(done, f"{last.protocol}, IPC {last.images_per_class}: {outcome}")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dim_ray.core.ports import SilentReporter
 from dim_ray.distributed import build
 from dim_ray.distributed.resources import Placement
 from dim_ray.distributed.tasks import Task
+from dim_ray.errors import DivergedError
 from dim_ray.grid import run_missing
+from dim_ray.pipeline import evaluations, students
 from dim_ray.pipeline.evaluations import evaluate, plan_evaluations
 from dim_ray.pipeline.student_rows import missing_rows
 from dim_ray.pipeline.students import Evaluation
@@ -59,24 +62,63 @@ def test_progress_of_students_at_once_here_counts_students(work: Workspace, plan
     assert missing_rows(work, EVALUATION_TABLE, planned) == []
 
 
-def test_progress_of_students_at_once_over_a_cluster_counts_students(
-    work: Workspace, planned: list[Evaluation], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    evaluate(work, planned[0])
+@pytest.fixture
+def tasks_seen(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Task]]:
+    """Runs the tasks of a cluster here, and returns where they are noted."""
     seen: list[dict[str, Task]] = []
 
     def run_tasks(
-        _: Any, tasks: dict[str, Task], placement: Placement, *, on_progress: Callable[[float, str], None]
+        work: Workspace, tasks: dict[str, Task], placement: Placement, *, on_progress: Callable[[float, str], None]
     ) -> None:
         seen.append(tasks)
         for share in (0.0, 0.5, 1.0):
             on_progress(share, "")
+        for task in tasks.values():
+            task.job(work, task.argument, SilentReporter())
 
     monkeypatch.setattr(build, "run_tasks", run_tasks)
+    return seen
+
+
+PLACEMENT = Placement(num_workers=1, cpus_per_worker=1, gpus_per_worker=0.0, max_concurrent=2)
+
+
+def test_progress_of_students_at_once_over_a_cluster_counts_students(
+    work: Workspace, planned: list[Evaluation], tasks_seen: list[dict[str, Task]]
+) -> None:
+    evaluate(work, planned[0])
     progress = Counting()
-    placement = Placement(num_workers=1, cpus_per_worker=1, gpus_per_worker=0.0, max_concurrent=2)
-    assert build.run_evaluations(work, planned, placement, progress) == 5
-    [tasks] = seen
+    assert build.run_evaluations(work, planned, PLACEMENT, progress) == 5
+    [tasks] = tasks_seen
     assert [task.argument for task in tasks.values()] == [planned[1:3], planned[3:5], planned[5:]]
     assert [task.cost for task in tasks.values()] == [2, 2, 1]
     assert (progress.total, progress.seen) == (6, [1, 3.5, 6])
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+def test_student_that_diverges_is_told_when_all_others_have_their_rows(
+    work: Workspace,
+    planned: list[Evaluation],
+    tasks_seen: list[dict[str, Task]],
+    monkeypatch: pytest.MonkeyPatch,
+    is_local: bool,
+) -> None:
+    def train_cells(work: Workspace, cells: Sequence[Evaluation], *arguments: Any, **options: Any) -> list[Any]:
+        results = students.train_cells(work, cells, *arguments, **options)
+        return [
+            DivergedError("the loss is nan.") if cell == planned[0] else result
+            for cell, result in zip(cells, results, strict=True)
+        ]
+
+    def run() -> int:
+        if is_local:
+            return run_missing(work, planned, progress, is_local=True)
+        return build.run_evaluations(work, planned, PLACEMENT, progress)
+
+    monkeypatch.setattr(evaluations, "train_cells", train_cells)
+    progress = Counting()
+    for num_trained in (6, 1):  # the same command once more tries that student alone
+        with pytest.raises(DivergedError, match=r"^1 of 6 students diverged.*\(real_fixed, IPC 2, .*, seed 0\)"):
+            run()
+        assert missing_rows(work, EVALUATION_TABLE, planned) == [planned[0]]
+        assert progress.seen[-1] == (num_trained if is_local else 6)

@@ -10,20 +10,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from dim_ray.config import Config, Protocol
+from dim_ray.config import Config, EvaluationConfig, Protocol
 from dim_ray.core.budgets import budget
 from dim_ray.core.splits import class_counts
 from dim_ray.pipeline.generators import rung_epochs
 from dim_ray.pipeline.priors import prior_fingerprint, prior_is_settled
+from dim_ray.pipeline.students import Evaluation, selection_cells
 from dim_ray.pipeline.teachers import pool_teachers, teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace
 from tuning.probe import Probe
 from tuning.timings import StoredTimings, step_key
 
-__all__ = ["Costs", "Student", "contending_students", "final_students", "network_jobs", "student_jobs"]
+__all__ = [
+    "Costs",
+    "Student",
+    "contending_students",
+    "final_students",
+    "network_jobs",
+    "student_jobs",
+    "students_of",
+]
 
-Student = tuple[str, int, Protocol]
-"""Architecture, images per class and protocol."""
+Student = tuple[str, int, Protocol, EvaluationConfig]
+"""Architecture, images per class, protocol and recipe."""
 
 
 class Costs:
@@ -60,21 +69,20 @@ class Costs:
         stored = self._of_store(("trial", step_key(config, "trial")), self._stored.trial_epoch(config))
         if stored is not None:
             return epochs * stored
-        study, capacity = config.study, config.generator.capacity
+        capacity = config.generator.capacity
         num_rungs = max(1.0, len(rung_epochs(config)) * epochs / config.matching.epochs)
-        architecture = config.networks.students[0]
-        validation = sum(
-            self.student(architecture, images_per_class, "on_the_fly", capacity)
-            for images_per_class in study.selection_images_per_class
-        )
-        return epochs * self._probe.matching_epoch(config) + num_rungs * study.selection_seeds * validation
+        students = students_of(selection_cells(replace(self._work, config=config), range(1)))
+        validation = sum(self.student(student, capacity) for student in students)
+        return epochs * self._probe.matching_epoch(config) + num_rungs * config.study.selection_seeds * validation
 
-    def student(self, architecture: str, images_per_class: int, protocol: Protocol, capacity: int) -> float:
-        """Returns what a student takes."""
-        of = (architecture, images_per_class, protocol)
-        steps = _steps(self._work, protocol, images_per_class)
-        stored = self._of_store(("student", *of), self._stored.student(*of))
-        return self._probe.student(*of, capacity, steps) if stored is None else steps * stored
+    def student(self, student: Student, capacity: int) -> float:
+        """Returns what a student takes, of a generator of this capacity."""
+        architecture, images_per_class, protocol, recipe = student
+        steps = _steps(self._work, protocol, images_per_class, recipe)
+        stored = self._of_store(("student", *student), self._stored.student(*student))
+        if stored is not None:
+            return steps * stored
+        return self._probe.student(architecture, images_per_class, protocol, capacity, steps)
 
     def _of_store(self, what: tuple[object, ...], stored: float | None) -> float | None:
         """Notes where a cost is from."""
@@ -103,14 +111,17 @@ def student_jobs(work: Workspace, costs: Costs, students: Iterable[Student]) -> 
     """Returns what students take, the dearest first: of a generator of middle capacity, and of real images."""
     capacities = sorted(work.config.study.capacities)
     capacity = capacities[len(capacities) // 2]
-    return sorted((costs.student(*student, capacity) for student in students), reverse=True)
+    return sorted((costs.student(student, capacity) for student in students), reverse=True)
+
+
+def students_of(cells: Iterable[Evaluation]) -> list[Student]:
+    """Returns what the cost of students depends on."""
+    return [(cell.architecture, cell.images_per_class, cell.protocol, cell.recipe) for cell in cells]
 
 
 def contending_students(work: Workspace) -> list[Student]:
     """Returns the students that decide between contenders, whichever these are."""
-    study, architecture = work.config.study, work.config.networks.students[0]
-    kinds: list[Student] = [(architecture, ipc, "on_the_fly") for ipc in study.selection_images_per_class]
-    return kinds * study.num_contender_students
+    return students_of(selection_cells(work, range(1))) * work.config.study.num_contender_students
 
 
 def final_students(work: Workspace) -> list[Student]:
@@ -121,14 +132,18 @@ def final_students(work: Workspace) -> list[Student]:
     ]
     if "real_full" in evaluation.protocols:
         cells.append((len(dataset.train) // dataset.num_classes, "real_full"))
-    kinds: list[Student] = [(architecture, *cell) for architecture in work.config.networks.students for cell in cells]
+    kinds: list[Student] = [
+        (architecture, ipc, own, evaluation.recipe(own, dataset.num_channels))
+        for architecture in work.config.networks.students
+        for ipc, own in cells
+    ]
     return kinds * evaluation.num_seeds
 
 
-def _steps(work: Workspace, protocol: Protocol, images_per_class: int) -> int:
+def _steps(work: Workspace, protocol: Protocol, images_per_class: int, recipe: EvaluationConfig) -> int:
     dataset = work.dataset
     contract = budget(
-        work.config.evaluation.recipe(protocol, dataset.num_channels),
+        recipe,
         protocol,
         num_classes=dataset.num_classes,
         images_per_class=images_per_class,

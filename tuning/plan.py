@@ -31,12 +31,19 @@ from dim_ray.distributed.probe import free_memory, library_versions
 from dim_ray.distributed.resources import Placement, cluster, joins_a_cluster, local_resources, plan_placement
 from dim_ray.errors import ResourceError
 from dim_ray.pipeline.generators import rung_epochs
-from dim_ray.pipeline.students import Evaluation
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
 from dim_ray.stages import counted, format_duration
 from dim_ray.store.filesystem import open_root
-from tuning.estimate import Costs, Student, contending_students, final_students, network_jobs, student_jobs
+from tuning.estimate import (
+    Costs,
+    Student,
+    contending_students,
+    final_students,
+    network_jobs,
+    student_jobs,
+    students_of,
+)
 from tuning.record import StudyRecord
 from tuning.schedulers import METRIC, TIME_ATTRIBUTE, make_scheduler
 from tuning.variants import SizeLimit, example_trials, network_variants
@@ -250,11 +257,7 @@ def _students_left(work: Workspace, record: StudyRecord, num_trials: int) -> tup
     if num_trials:  # which generators contend isn't known before the last trial
         return contending_students(work), final_students(work)
     contending, final = record.missing_students()
-    return _kinds(contending), final_students(work) if contending else _kinds(final)
-
-
-def _kinds(cells: Iterable[Evaluation]) -> list[Student]:
-    return [(cell.architecture, cell.images_per_class, cell.protocol) for cell in cells]
+    return students_of(contending), final_students(work) if contending else students_of(final)
 
 
 def _start_seconds() -> float:

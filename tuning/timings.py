@@ -3,8 +3,8 @@
     timings = StoredTimings(work)
     timings.prior_epoch(config)              # None: nothing like it is stored
 
-A cost is taken from what had the same data and did the same in a step; the number of epochs doesn't matter. Whether it
-was the same kind of machine isn't known.
+A cost is taken from what had the same data and did the same in a step; the number of epochs doesn't matter, but for
+students, whose tests are spread over them. Whether it was the same kind of machine isn't known.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from dim_ray.config import Config, DataConfig, Protocol, fingerprint, to_dict
+from dim_ray.config import Config, EvaluationConfig, Protocol, fingerprint, to_dict
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.reader import Reader
 
@@ -28,6 +28,7 @@ _PRIOR = ("batch_size", "loss", "augmentation", "gradient_penalty_every", "discr
 _STUDY = (  # students that validate are part of a trial
     "selection_images_per_class", "selection_seeds", "scheduler", "grace_epochs", "reduction_factor",
 )  # fmt: skip
+_STUDENT = ("epochs", "min_steps", "batch_size", "optimizer", "augmentation", "precision", "students_at_once")
 _MATCHING = ("kind", "batch_size", "augmentation", "teachers_per_step", "precision")
 
 
@@ -50,6 +51,7 @@ class StoredTimings:
 
     def __init__(self, work: Workspace) -> None:
         self._work = work
+        self._generator_card = functools.cache(self._read_generator_card)
 
     def teacher_epoch(self, config: Config, architecture: str) -> float | None:
         """Returns the seconds of an epoch of a teacher, the median of those that are stored."""
@@ -70,29 +72,36 @@ class StoredTimings:
         )
 
     def trial_epoch(self, config: Config) -> float | None:
-        """Returns the device seconds of an epoch of a trial, with its share of what is measured at the rungs."""
+        """Returns the device seconds of an epoch of a trial, with its share of what is measured at the rungs.
+
+        They are those on the card of the generator that it made. The row's are of its last process alone, and of one
+        validation where the trial found its generator made by another study.
+        """
         ours = _step(to_dict(config), "trial")
         return _median(
-            row["device_seconds"] / row["epoch"]
+            card["wall_seconds"] * row["config"]["study"]["workers_per_trial"] / row["epoch"]
             for row in self._rows
-            if DataConfig(**row["config"]["data"]).label == config.data.label and _step(row["config"], "trial") == ours
+            if _step(row["config"], "trial") == ours and (card := self._card_of_own(row)) is not None
         )
 
-    def student(self, architecture: str, images_per_class: int, protocol: Protocol) -> float | None:
-        """Returns the seconds of a step of a student, with its share of the tests."""
+    def student(
+        self, architecture: str, images_per_class: int, protocol: Protocol, recipe: EvaluationConfig
+    ) -> float | None:
+        """Returns the seconds of a step of a student of this very recipe, with its share of the tests."""
         rows = self._evaluations
         alike = rows[
             (rows["architecture"] == architecture)
             & (rows["ipc"] == images_per_class)
             & (rows["protocol"] == protocol)
+            & (rows["budget_fingerprint"] == fingerprint(recipe))
             & (rows["optimiser_steps"] > 0)
         ]
         return _median(alike["wall_seconds"] / alike["optimiser_steps"])
 
     @functools.cached_property
     def _rows(self) -> list[dict[str, Any]]:
-        """Rows of the trials that ran."""
-        rows = Reader(self._work.config.storage.root).trials(state=["completed", "stopped"])
+        """Rows of completed trials that took no other one's result."""
+        rows = Reader(self._work.config.storage.root).trials(state="completed")
         return [
             {str(name): value for name, value in row.items()} | {"config": json.loads(row["config_json"])}
             for row in rows[rows["reused_trial"].isna() & (rows["epoch"] > 0)].to_dict("records")
@@ -100,7 +109,8 @@ class StoredTimings:
 
     @functools.cached_property
     def _evaluations(self) -> pd.DataFrame:
-        return Reader(self._work.config.storage.root).evaluations(dataset=self._work.dataset.name)
+        dataset = self._work.dataset
+        return Reader(self._work.config.storage.root).evaluations(dataset=dataset.name, data_fingerprint=dataset.digest)
 
     @functools.cached_property
     def _all_cards(self) -> dict[str, list[Mapping[str, Any]]]:
@@ -114,6 +124,17 @@ class StoredTimings:
             for kind in ("teachers", "priors")
         }
 
+    def _card_of_own(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Returns the card of a trial's generator, where it was made of this data while the trial ran."""
+        card = self._generator_card(row["generator"])
+        if card is None or card["dataset"]["digest"] != self._work.dataset.digest:
+            return None
+        return card if row["started_at"] <= pd.Timestamp(card["created_at"]) <= row["ended_at"] else None
+
+    def _read_generator_card(self, identity: str) -> Mapping[str, Any] | None:
+        artifacts = self._work.artifacts
+        return artifacts.read_card("generators", identity) if artifacts.exists("generators", identity) else None
+
 
 def _step(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
     """Returns the fields that a step's cost depends on."""
@@ -125,6 +146,7 @@ def _step(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
     kind = config["pool"].get("kind")
     return {
         "study": _part(config["study"], _STUDY),
+        "student": _part(config["evaluation"], _STUDENT),
         "networks": config["networks"],
         "generator": config["generator"],
         "prior": prior,

@@ -10,14 +10,16 @@ Jobs of one worker are Ray tasks; jobs of several run under Ray Train.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from dim_ray.core.ports import Reporter, SingleWorker
 from dim_ray.distributed.resources import Placement
 from dim_ray.distributed.tasks import Job, Task, run_tasks
 from dim_ray.distributed.trainer import DISTILLATION, distill_shards
 from dim_ray.distributed.watched import advance, device_type, run_watched
+from dim_ray.errors import DivergedError
 from dim_ray.pipeline.contenders import validate_group
-from dim_ray.pipeline.evaluations import evaluate_group
+from dim_ray.pipeline.evaluations import check_all_measured, evaluate_group
 from dim_ray.pipeline.generators import distill_generator
 from dim_ray.pipeline.student_rows import missing_rows
 from dim_ray.pipeline.students import Evaluation, group_cells
@@ -43,10 +45,16 @@ def distill_one(work: Workspace, placement: Placement, progress: Progress) -> No
 
 
 def run_evaluations(work: Workspace, planned: list[Evaluation], placement: Placement, progress: Progress) -> int:
-    """Runs the evaluations that have no row yet, and returns their number."""
+    """Runs the evaluations that have no row yet, and returns their number.
+
+    Raises:
+        DivergedError: Students diverged; all the others have their rows.
+        DimError: As `run_tasks` raises it.
+    """
     cells = missing_rows(work, EVALUATION_TABLE, planned)
     num_seeds = work.config.evaluation.num_seeds
     _run_students(work, planned, cells, _evaluation_job, num_seeds, STAGE_EVALUATE, placement, progress)
+    check_all_measured(work, planned)
     return len(cells)
 
 
@@ -89,7 +97,8 @@ def _distill_job(work: Workspace, _: None, reporter: Reporter) -> None:
 
 
 def _evaluation_job(work: Workspace, cells: list[Evaluation], _: Reporter) -> None:
-    evaluate_group(work, cells)
+    with suppress(DivergedError):  # an error would end the other jobs
+        evaluate_group(work, cells)
 
 
 def _validation_job(work: Workspace, cells: list[Evaluation], _: Reporter) -> None:

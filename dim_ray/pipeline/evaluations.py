@@ -6,18 +6,25 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from dim_ray.config import Protocol, Weights
+from dim_ray.config import Protocol, Weights, join_quirks
 from dim_ray.core.students import StudentResult, finished
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.generators import load_module, stored_weights, weights_file
 from dim_ray.pipeline.labels import labelling_teachers
-from dim_ray.pipeline.student_rows import circumstances, identity
+from dim_ray.pipeline.student_rows import circumstances, identity, missing_rows
 from dim_ray.pipeline.students import Evaluation, StoredGenerator, train_cells
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.schema import EVALUATION_TABLE
 from dim_ray.store.writer import Writer
 
-__all__ = ["evaluate", "evaluate_group", "load_generators", "plan_evaluations", "weights_in_use"]
+__all__ = [
+    "check_all_measured",
+    "evaluate",
+    "evaluate_group",
+    "load_generators",
+    "plan_evaluations",
+    "weights_in_use",
+]
 
 
 def plan_evaluations(work: Workspace, generator: str) -> list[Evaluation]:
@@ -79,6 +86,35 @@ def evaluate_group(work: Workspace, cells: Sequence[Evaluation]) -> list[dict[st
         Writer(work.config.storage.root).append_evaluations(rows)
     finished(results)
     return rows
+
+
+def check_all_measured(work: Workspace, planned: Sequence[Evaluation]) -> None:
+    """Checks that students have rows, once all of them were trained: those that diverged have none.
+
+    Args:
+        work: Data and storage.
+        planned: The whole grid.
+
+    Raises:
+        DivergedError: Some diverged; all of them are named.
+    """
+    diverged = missing_rows(work, EVALUATION_TABLE, planned)
+    if not diverged:
+        return
+    seeds: dict[str, list[int]] = {}
+    for cell in diverged:
+        quirks = f", {join_quirks(cell.recipe.quirks)}" if cell.recipe.quirks else ""
+        name = f"{cell.protocol}, IPC {cell.images_per_class}, {cell.architecture}{quirks}"
+        seeds.setdefault(name, []).append(cell.seed)
+    named = "; ".join(f"{name}, seed {' and '.join(map(str, own))}" for name, own in seeds.items())
+    rates = " or ".join(f"{rate:g}" for rate in sorted({cell.recipe.learning_rate for cell in diverged}))
+    generator = next((cell.generator for cell in planned if cell.generator), None)
+    measured = f" in python -m dim_ray.evaluate {work.artifacts.uri('generators', generator)}" if generator else ""
+    raise DivergedError(
+        f"{len(diverged)} of {len(planned)} students diverged and wrote no row ({named}); all others have theirs. With "
+        f"the same seed one diverges again: lower --evaluation.learning_rate, now {rates}, or leave these out with "
+        f"--protocol, --ipc or --architecture{measured}."
+    )
 
 
 def load_generators(work: Workspace, cells: Sequence[Evaluation]) -> list[StoredGenerator | None]:

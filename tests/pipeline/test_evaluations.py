@@ -14,6 +14,7 @@ from dim_ray.config import PRESET_QUIRKS, EvaluationConfig, NetworksConfig
 from dim_ray.errors import ArtifactError, ConfigError, DivergedError
 from dim_ray.pipeline import evaluations, students
 from dim_ray.pipeline.evaluations import (
+    check_all_measured,
     evaluate,
     evaluate_group,
     plan_evaluations,
@@ -149,6 +150,21 @@ def test_students_that_did_not_diverge_keep_their_rows(built: Workspace, monkeyp
     with pytest.raises(DivergedError, match="seed 1"):
         evaluate_group(work, cells)
     assert missing_rows(work, EVALUATION_TABLE, cells) == [cells[1]]
+
+
+def test_students_that_diverged_are_all_named_with_what_to_do(built: Workspace) -> None:
+    work = with_evaluation(built, protocols=("fixed", "real_fixed"), quirks=("extra_batch",))
+    planned = plan(work)
+    for cell in planned[2:-1]:
+        evaluate(work, cell)
+    with pytest.raises(DivergedError) as failure:
+        check_all_measured(work, planned)
+    text, student = str(failure.value), f"{tiny.ARCHITECTURE}, extra_batch"
+    assert text.startswith("3 of 8 students diverged")
+    assert f"(fixed, IPC 2, {student}, seed 0 and 1; real_fixed, IPC 1, {student}, seed 1)" in text
+    assert "lower --evaluation.learning_rate, now 0.01, or leave these out with --protocol" in text
+    assert built.artifacts.uri("generators", generator_fingerprint(work)) in text
+    check_all_measured(work, planned[2:-1])
 
 
 def test_rows_that_are_there_are_not_planned_again_in_any_study(built: Workspace) -> None:

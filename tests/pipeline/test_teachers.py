@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from dim_ray.core.pool import StoredPool
 from dim_ray.core.ports import SilentReporter, SingleWorker
 from dim_ray.core.random import stream
 from dim_ray.core.teachers import train_teacher
-from dim_ray.pipeline import teachers
+from dim_ray.pipeline import teachers, workspace
 from dim_ray.pipeline.teachers import (
     build_teachers,
     group_teachers,
@@ -292,3 +294,43 @@ def test_interrupted_teachers_go_on_in_whatever_groups_they_come_again(
     for number in range(3):
         build_teachers(whole, [number], SilentReporter())
     assert_same_teachers(work, whole, [0, 1, 2])
+
+
+class Minutes(RecordingReporter):
+    """Lets a minute pass with each epoch."""
+
+    def __init__(self, clock: SimpleNamespace, *, stop_at: int | None = None) -> None:
+        super().__init__(stop_at=stop_at)
+        self._clock = clock
+
+    def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        self._clock.now += 60.0
+        super().report(step, total, metrics)
+
+
+ALONE, AT_ONCE = [[0], [1], [2]], [[0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "seconds"),
+    [
+        (ALONE, AT_ONCE, 60.0 + 120.0 / 3),
+        (AT_ONCE, ALONE, 60.0 / 3 + 120.0),
+        (AT_ONCE, AT_ONCE, 60.0 / 3 + 120.0 / 3),
+        (ALONE, ALONE, 60.0 + 120.0),
+    ],
+    ids=["alone, then at once", "at once, then alone", "at once", "alone"],
+)
+def test_seconds_of_a_teacher_are_its_share_of_each_group_that_it_was_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: list[list[int]], then: list[list[int]], seconds: float
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(workspace, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    work = with_pool(with_storage(make_work(tmp_path)), size=3, teachers_at_once=3, epochs=3)
+    for group in first:
+        with pytest.raises(InterruptedStageError):  # in the second minute, which isn't in the state
+            build_teachers(work, group, Minutes(clock, stop_at=2))
+    for group in then:
+        build_teachers(work, group, Minutes(clock))
+    cards = [work.artifacts.read_card("teachers", teacher_fingerprint(work, number)) for number in range(3)]
+    assert [card["wall_seconds"] for card in cards] == pytest.approx([seconds] * 3)

@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 
-from dim_ray.config import to_dict
+from dim_ray.config import fingerprint, to_dict
 from dim_ray.errors import ConfigError, ResourceError
 from dim_ray.pipeline.generators import generator_bytes
 from dim_ray.pipeline.priors import prior_fingerprint
 from dim_ray.pipeline.teachers import teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace, dataset_card
 from dim_ray.progress import SilentProgress
+from dim_ray.store.writer import Writer
 from tests.core import tiny
 from tests.pipeline.small import build_networks, make_work
+from tests.store.rows import evaluation
 from tuning import plan
 from tuning.plan import Plan, expected_epochs, makespan, plan_study
 from tuning.probe import Probe
@@ -43,6 +45,10 @@ def with_study(work: Workspace, **changes: Any) -> Workspace:
     return replace(work, config=replace(work.config, study=replace(work.config.study, **changes)))
 
 
+def with_evaluation(work: Workspace, **changes: Any) -> Workspace:
+    return replace(work, config=replace(work.config, evaluation=replace(work.config.evaluation, **changes)))
+
+
 def make_plan(work: Workspace) -> Plan:
     return plan_study(work, SilentProgress())
 
@@ -68,6 +74,18 @@ def store_network(work: Workspace, kind: str, seconds: float, *, epochs: int) ->
     )
     identity = prior_fingerprint(other) if kind == "priors" else teacher_fingerprint(other, 0)
     work.artifacts.write(kind, identity, {"weights": b""}, card)
+
+
+def store_generator(work: Workspace, number: int, seconds: float) -> dict[str, Any]:
+    """Stores the card of the generator of a trial that says how long it took; returns the trial's parameters."""
+    chosen = {**PARAMETERS, "matching_weight": 0.1 * (number + 1), "capacity": work.config.generator.capacity}
+    card = {"dataset": dataset_card(work.dataset), "wall_seconds": seconds}
+    work.artifacts.write("generators", StudyRecord(work).identify(chosen), {"weights": b""}, card)
+    return chosen
+
+
+def result(seconds: float, *, epoch: int = tiny.MATCHING.epochs) -> dict[str, Any]:
+    return {"validation_accuracy": 0.5, "epoch": epoch, "time_total_s": seconds}
 
 
 def test_study_is_planned_with_every_cost_and_nothing_is_begun(work: Workspace, tmp_path: Path) -> None:
@@ -108,10 +126,9 @@ def test_stored_timings_are_taken_by_the_epoch_and_the_step(work: Workspace) -> 
     work = with_study(work, capacities=(work.config.generator.capacity,))
     store_network(work, "teachers", 30.0, epochs=10)
     store_network(work, "priors", 70.0, epochs=7)
-    record = StudyRecord(with_study(replace(work, study="earlier"), num_trials=9, scheduler="none"))
+    earlier = with_study(replace(work, study="earlier"), num_trials=9, scheduler="none")
     for number, seconds in enumerate((4.0, 6.0, 50.0)):
-        chosen = {**PARAMETERS, "matching_weight": 0.1 * (number + 1), "capacity": work.config.generator.capacity}
-        record.write_trial(number, chosen, {"validation_accuracy": 0.5, "epoch": 2, "time_total_s": seconds})
+        StudyRecord(earlier).write_trial(number, store_generator(earlier, number, seconds), result(seconds))
     made = make_plan(with_study(work, scheduler="none"))
     jobs = costs_of(made)
     expected = [10.0 * work.config.prior.epochs, *[3.0 * work.config.pool.epochs] * 2]
@@ -120,7 +137,50 @@ def test_stored_timings_are_taken_by_the_epoch_and_the_step(work: Workspace) -> 
     for more in ({"selection_seeds": 3}, {"selection_images_per_class": (1, 3)}, {"scheduler": "asha"}):
         others = costs_of(make_plan(with_study(work, **{"scheduler": "none", **more})))
         assert 6.0 not in others["trials"], "other students validate at other rungs"
+    longer = with_evaluation(with_study(work, scheduler="none"), epochs=20)
+    assert 6.0 not in costs_of(make_plan(longer))["trials"], "other students validate"
     assert made.num_stored == 3
+
+
+def test_a_trials_cost_is_that_of_the_generator_which_it_made_itself(work: Workspace) -> None:
+    work = with_study(work, scheduler="none")
+    config, record = work.config, StudyRecord(work)
+    record.write_trial(0, {**PARAMETERS, "capacity": config.generator.capacity}, result(100.0))
+    assert StoredTimings(work).trial_epoch(config) is None, "its generator isn't there any more"
+    record.write_trial(1, store_generator(work, 1, 8.0), result(0.0))
+    assert StoredTimings(work).trial_epoch(config) is None, "it found its generator, and validated it"
+    record.write_trial(2, store_generator(work, 2, 8.0), result(100.0, epoch=1))
+    assert StoredTimings(work).trial_epoch(config) is None, "it was stopped"
+    others = replace(work, study="others", dataset=replace(work.dataset, digest="1" * 16))
+    StudyRecord(others).write_trial(0, store_generator(others, 3, 8.0), result(100.0))
+    assert StoredTimings(work).trial_epoch(config) is None, "its data were others"
+    record.write_trial(4, store_generator(work, 4, 30.0), result(20.0))
+    assert StoredTimings(work).trial_epoch(config) == 15.0, "it was interrupted once, and its row is of what came then"
+
+
+def test_a_students_cost_is_that_of_the_same_recipe_on_the_same_data(work: Workspace) -> None:
+    recipe = work.config.evaluation.recipe("on_the_fly", 1)
+    same = {
+        "dataset": work.dataset.name,
+        "data_fingerprint": work.dataset.digest,
+        "ipc": 2,
+        "architecture": tiny.ARCHITECTURE,
+        "budget_fingerprint": fingerprint(recipe),
+        "optimiser_steps": 4,
+        "wall_seconds": 2.0,
+    }
+    others = (replace(recipe, batch_size=3), replace(recipe, labels="soft"), replace(recipe, epochs=9))
+    dear = [{"budget_fingerprint": fingerprint(other)} for other in others]
+    dear += [{"data_fingerprint": "1" * 16}, {"protocol": "fixed"}, {"ipc": 1}, {"architecture": "convnet3"}]
+    rows = [evaluation(**same), *(evaluation(**{**same, "wall_seconds": 400.0, **changes}) for changes in dear)]
+    Writer(work.config.storage.root).append_evaluations(rows)
+    timings = StoredTimings(work)
+    assert timings.student(tiny.ARCHITECTURE, 2, "on_the_fly", recipe) == 0.5
+    assert timings.student(tiny.ARCHITECTURE, 2, "on_the_fly", others[1]) == 100.0
+    assert timings.student(tiny.ARCHITECTURE, 2, "on_the_fly", replace(recipe, batch_size=2)) is None
+    work = with_study(with_evaluation(work, labels="soft"), num_trials=2, contender_seeds=2)
+    contending = costs_of(make_plan(work))["students of contenders"]
+    assert contending == [2.0] * 4, "they have hard labels, whatever those of the evaluation have"
 
 
 def test_plan_of_a_searched_space_has_every_pool_and_prior_and_each_kind_of_step(

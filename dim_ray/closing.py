@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from dim_ray.errors import DimError
+from dim_ray.errors import DimError, DivergedError
 from dim_ray.pareto_table import pareto_table
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.stages import format_duration
@@ -39,7 +39,7 @@ def print_outcomes(
         wall_seconds: Of the whole run.
 
     Raises:
-        DimError: Some of them failed; what the others came to is printed.
+        DimError: Some of them failed, or students of the evaluation diverged; all the rest is printed.
     """
     console = make_console()
     pairs = list(zip(works, outcomes, strict=True))
@@ -51,15 +51,20 @@ def print_outcomes(
         print_lines(console, "")
         for work, outcome in evaluated:
             _print_pareto(console, work, outcome)
-        console.print(accuracy_table(pd.concat([own.evaluations for _, own in evaluated], ignore_index=True)))
+        rows = pd.concat([own.evaluations for _, own in evaluated], ignore_index=True)
+        if not rows.empty:  # every student may have diverged
+            console.print(accuracy_table(rows))
         for work, outcome in evaluated:
             if outcome.best is not None:
                 print_places(console, work, str(outcome.best["generator"]))
         first, _ = evaluated[0]
         print_next(console, first, first.config.evaluation.images_per_class)
-    errors = [f"{work.dataset.name}: {outcome}" for work, outcome in pairs if isinstance(outcome, DimError)]
+    errors = [(work, outcome) for work, outcome in pairs if isinstance(outcome, DimError)]
     if errors:
-        raise DimError(f"{len(errors)} of {len(works)} studies failed: {' '.join(errors)}")
+        named = " ".join(f"{work.dataset.name}: {error}" for work, error in errors)
+        raise DimError(f"{len(errors)} of {len(works)} studies failed: {named}")
+    if complaints := [str(outcome.diverged) for _, outcome in done if outcome.diverged]:
+        raise DivergedError(" ".join(complaints))
 
 
 def _lines(work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> Iterator[str]:

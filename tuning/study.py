@@ -25,7 +25,7 @@ from dim_ray.distributed.networks import ADVERSARIAL_COST, STAGE_BUILD, build_ne
 from dim_ray.distributed.preflight import check_nodes
 from dim_ray.distributed.resources import DRIVER_SHARE, Placement, cluster
 from dim_ray.distributed.watched import ray_path, watching
-from dim_ray.errors import DimError
+from dim_ray.errors import DimError, DivergedError
 from dim_ray.pipeline.evaluations import plan_evaluations
 from dim_ray.pipeline.student_rows import read_planned
 from dim_ray.pipeline.workspace import Workspace
@@ -60,6 +60,8 @@ class StudyOutcome:
     """In this call."""
     num_evaluations_run: int
     """In this call, those of contenders included."""
+    diverged: DivergedError | None = None
+    """Names students of the evaluation that have no row."""
 
 
 def run_studies(
@@ -139,9 +141,13 @@ def _run(
             return _unfinished(work, record, num_missing)
     num_run = run_validations(work, contender_students(work, record.trials()), placement, progress)
     best = record.best()
-    num_run += run_evaluations(work, plan_evaluations(work, str(best["generator"])), placement, progress)
+    diverged = None
+    try:
+        num_run += run_evaluations(work, plan_evaluations(work, str(best["generator"])), placement, progress)
+    except DivergedError as error:  # the other students have their rows
+        diverged = error
     record.forget_checkpoints()
-    return _outcome(work, record, num_missing, num_run)
+    return replace(_outcome(work, record, num_missing, num_run), diverged=diverged)
 
 
 def _missing_networks(work: Workspace, variants: Sequence[Config]) -> list[str]:

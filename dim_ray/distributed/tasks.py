@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +106,8 @@ def run_tasks(
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
+        with suppress(ray.exceptions.RayError):  # why the work ended is said already
+            pass_on_notices(board)
         ray.kill(board)
 
 

@@ -164,7 +164,7 @@ def plan_study(work: Workspace, progress: Progress) -> Plan:
         with cluster(config, progress) as placement:
             check_nodes(work, placement, progress, num_trials=max(1, num_trials), variants=variants)
     else:
-        placement, memory = plan_placement(config.study, local_resources()), free_memory()
+        placement, memory = plan_placement(config.study, [local_resources()]), free_memory()
     needs = estimate_needs(work, placement, num_trials=max(1, num_trials), variants=variants)
     if not joins_a_cluster():
         _check_machine(root.uri, placement, needs, memory, disk)

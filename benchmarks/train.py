@@ -133,14 +133,7 @@ def _workspace(*, epochs: int, teacher_epochs: int = 1, num_teachers: int = _NUM
 def _train_pool(work: Workspace, num_workers: int) -> float:
     groups = {f"teacher {number}": ([number], 1.0) for number in range(_NUM_TEACHERS)}
     with cluster(_with_workers(work.config, num_workers), SilentProgress()) as placement:
-        run_watched(
-            functools.partial(teacher_shards, groups),
-            work,
-            placement,
-            what="teacher training",
-            costs=dict.fromkeys(groups, 1.0),
-            on_progress=lambda share, note: None,
-        )
+        run_watched(functools.partial(teacher_shards, groups), work, placement, what="teacher training")
     cards = [work.artifacts.read_card("teachers", teacher_fingerprint(work, n)) for n in range(_NUM_TEACHERS)]
     ended = [datetime.fromisoformat(card["created_at"]).timestamp() for card in cards]
     return float(max(ended) - min(end - card["wall_seconds"] for end, card in zip(ended, cards, strict=True)))
@@ -148,7 +141,7 @@ def _train_pool(work: Workspace, num_workers: int) -> float:
 
 def _distil_with_ray(work: Workspace) -> float:
     with cluster(_with_workers(work.config, _NUM_WORKERS), SilentProgress()) as placement:
-        run_watched(distill_shards, work, placement, what="distillation", costs={}, on_progress=lambda *_: None)
+        run_watched(distill_shards, work, placement, what="distillation")
     return _seconds(work)
 
 

@@ -41,12 +41,13 @@ class Costs:
     Args:
         work: The study's workspace, data on the CPU.
         num_threads: CPU threads of a worker.
+        may_use_gpu: Whether a worker holds a GPU, or a part of one.
     """
 
-    def __init__(self, work: Workspace, num_threads: int) -> None:
+    def __init__(self, work: Workspace, num_threads: int, *, may_use_gpu: bool = True) -> None:
         self._work = work
         self._stored = StoredTimings(work)
-        self._probe = Probe(work, num_threads)
+        self._probe = Probe(work, num_threads, may_use_gpu=may_use_gpu)
         self._known: set[tuple[object, ...]] = set()
         self.num_stored = 0
         self.num_probed = 0

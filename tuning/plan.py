@@ -171,12 +171,12 @@ def plan_study(work: Workspace, progress: Progress) -> Plan:
         with cluster(config, progress) as placement:
             check_nodes(work, placement, progress, num_trials=max(1, num_trials), variants=variants)
     else:
-        placement, memory = plan_placement(config.study, local_resources()), free_memory()
+        placement, memory = plan_placement(config.study, [local_resources()]), free_memory()
     needs = estimate_needs(work, placement, num_trials=max(1, num_trials), variants=variants)
     if not joins_a_cluster():
         _check_machine(root.uri, placement, needs, memory, disk)
     epochs = expected_epochs(config, num_trials) if num_trials else 0.0
-    costs = Costs(work, placement.cpus_per_worker)
+    costs = Costs(work, placement.cpus_per_worker, may_use_gpu=placement.gpus_per_worker > 0)
     progress.start(_STAGE, 3, "stages")
     builds = network_jobs(work, costs, variants) if num_trials else []
     progress.advance(1)

@@ -43,10 +43,11 @@ class Probe:
     Args:
         work: The study's workspace, data on the CPU.
         num_threads: CPU threads of a worker.
+        may_use_gpu: Whether a worker holds a GPU, or a part of one.
     """
 
-    def __init__(self, work: Workspace, num_threads: int) -> None:
-        self._work = on_device(work, num_threads)
+    def __init__(self, work: Workspace, num_threads: int, *, may_use_gpu: bool = True) -> None:
+        self._work = on_device(work, num_threads, may_use_gpu=may_use_gpu)
         self._measured: dict[tuple[str, str], float] = {}
         self._student = functools.cache(self._student_line)
 

@@ -20,13 +20,15 @@ from dim_ray.distributed.resources import Placement
 from dim_ray.distributed.trainer import run_workers, trial_shards
 from dim_ray.distributed.validator import SlotValidator
 from dim_ray.errors import DivergedError
-from dim_ray.pipeline.generators import distill_generator, generator_fingerprint
+from dim_ray.pipeline.generators import distill_generator, generator_fingerprint, load_module
 from dim_ray.pipeline.validation import WALL_SECONDS, validation_in
 from dim_ray.pipeline.workspace import Workspace, on_device
 from tuning.schedulers import METRIC, METRIC_STD, TIME_ATTRIBUTE
 from tuning.space import configure
 
 __all__ = ["run_trial"]
+
+_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def run_trial(
@@ -43,9 +45,14 @@ def run_trial(
     """
     trial_work = replace(work, config=configure(work.config, parameters))
     identity = generator_fingerprint(trial_work)
-    if placement.num_workers == 1 or trial_work.artifacts.exists("generators", identity):  # what is there is measured
+    held = {"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker}
+    if placement.num_workers == 1:
         with told_to(board):
-            _run_here(on_device(trial_work, placement.cpus_per_worker), placement)
+            _run_here(on_device(trial_work, placement.cpus_per_worker, may_use_gpu=held["GPU"] > 0), held)
+        return
+    if trial_work.artifacts.exists("generators", identity):
+        with told_to(board):
+            _measure(on_device(trial_work, placement.cpus_per_worker, may_use_gpu=False), identity, held)
         return
     try:
         run_workers(
@@ -68,12 +75,24 @@ def run_trial(
     tune.report({TIME_ATTRIBUTE: trial_work.config.matching.epochs, **known})
 
 
-def _run_here(work: Workspace, placement: Placement) -> None:
-    held = {"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker}
+def _run_here(work: Workspace, held: Mapping[str, float]) -> None:
     try:
         distill_generator(work, _TuneReporter(), SingleWorker(), SlotValidator(work, held))
     except DivergedError as error:
         _report_divergence(work, error)
+
+
+def _measure(work: Workspace, identity: str, held: Mapping[str, float]) -> None:
+    """Measures a generator that is there, with what one worker would hold: the trial itself holds nothing."""
+    validator = SlotValidator(work, held)
+    try:
+        validator.begin(load_module(work, identity, work.config.evaluation.weights))
+        while (measured := validator.take(wait=False)) is None:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+    except DivergedError as error:
+        _report_divergence(work, error)
+        return
+    tune.report({TIME_ATTRIBUTE: work.config.matching.epochs, **measured})
 
 
 def _report_divergence(work: Workspace, error: DivergedError) -> None:

@@ -1,6 +1,6 @@
 """What a cluster of `ray up` has when its autoscaler has started all that it may.
 
-    resources = resources_with_growth(progress)
+    nodes, growth = nodes_with_growth(progress)
 
 Such a cluster begins with its head alone, which trains nothing. The configuration of its autoscaler lies on the head.
 """
@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 import yaml
 
+from dim_ray.distributed.resources import HEAD, Growth, Node
 from dim_ray.progress import Progress
 
-__all__ = ["first_nodes", "most_resources", "resources_with_growth"]
+__all__ = ["first_nodes", "nodes_with_growth", "possible_growth"]
 
 _CONFIGURATION = "ray_bootstrap_config.yaml"  # in the home folder, where Ray's launcher puts it
 _FIRST_NODES_SECONDS = 120.0
@@ -27,8 +28,8 @@ _POLL_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
 
-def resources_with_growth(progress: Progress) -> dict[str, float]:
-    """Returns the resources of the cluster that was joined, by Ray's names, once its first nodes are there.
+def nodes_with_growth(progress: Progress) -> tuple[list[Node], Growth | None]:
+    """Returns the nodes of the cluster that was joined, once its first ones are there, and those that there may be.
 
     Args:
         progress: Is told what is waited for.
@@ -36,14 +37,11 @@ def resources_with_growth(progress: Progress) -> dict[str, float]:
     config = _autoscaler_config()
     if config is not None:
         _wait_for_nodes(first_nodes(config), progress)
-    present: dict[str, float] = ray.cluster_resources()
-    if config is None:
-        return present
-    most = most_resources(config, present)
-    if most != present:
-        log.info("Resources now: %s; the autoscaler may start nodes up to: %s", present, most)
+    present: list[Node] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    growth = None if config is None else possible_growth(config, present)
+    if growth and len(present) <= growth.max_workers:  # one of them is the head
         progress.message("the cluster starts nodes as they are needed, which takes minutes where it has too few")
-    return most
+    return present, growth
 
 
 def first_nodes(config: Mapping[str, Any]) -> int:
@@ -55,23 +53,18 @@ def first_nodes(config: Mapping[str, Any]) -> int:
     return 1 + sum(int(node.get("min_workers", 0)) for node in config["available_node_types"].values())
 
 
-def most_resources(config: Mapping[str, Any], present: Mapping[str, float]) -> dict[str, float]:
-    """Returns the most that there can be of each resource, as if each were what nodes are chosen by.
+def possible_growth(config: Mapping[str, Any], present: Sequence[Node]) -> Growth:
+    """Returns the nodes that an autoscaler may have at a time.
 
     Args:
         config: Of the autoscaler.
-        present: What there is, by Ray's names; it's never less.
+        present: The nodes that are there, the head among them.
     """
-    workers = [node for name, node in config["available_node_types"].items() if name != config["head_node_type"]]
-    most = dict(present)
-    for name in {name for node in workers for name in node["resources"]}:
-        offers = sorted((float(node["resources"].get(name, 0)), int(node["max_workers"])) for node in workers)
-        left, total = int(config["max_workers"]), 0.0
-        for amount, count in reversed(offers):
-            started = min(count, left)
-            total, left = total + started * amount, left - started
-        most[name] = max(total, present.get(name, 0.0))
-    return most
+    most = int(config["max_workers"])
+    types = [node for name, node in config["available_node_types"].items() if name != config["head_node_type"]]
+    workers = [node["resources"] for node in types for _ in range(min(int(node["max_workers"]), most))]
+    head = next((node for node in present if HEAD in node), {})
+    return Growth(head=head, workers=workers, max_workers=min(most, len(workers)))
 
 
 def _autoscaler_config() -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ from dim_ray.distributed.address import make_address_hook
 from dim_ray.distributed.findings import NodeReport, Problem, find_problems
 from dim_ray.distributed.needs import estimate_needs
 from dim_ray.distributed.probe import NodeProbe, library_versions, sent_as_code
-from dim_ray.distributed.resources import Placement, workers_that_fit
+from dim_ray.distributed.resources import HEAD, Placement, workers_that_fit
 from dim_ray.errors import ResourceError
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
@@ -34,7 +34,6 @@ from dim_ray.store.filesystem import Root, open_root
 __all__ = ["Preflight", "check_nodes", "run_preflight"]
 
 _STAGE = "preflight"
-_HEAD = "node:__internal_head__"
 _ANSWER_SECONDS = 120.0  # to start a process and import PyTorch, on a busy node and from a slow disk
 _STORAGE_SECONDS = 60.0
 _GROUP_SECONDS = 15.0
@@ -140,7 +139,7 @@ def run_preflight(
 def _alive_nodes() -> list[dict[str, Any]]:
     """Returns Ray's nodes, the head first."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    return sorted(nodes, key=lambda node: (_HEAD not in node["Resources"], node["NodeManagerAddress"], node["NodeID"]))
+    return sorted(nodes, key=lambda node: (HEAD not in node["Resources"], node["NodeManagerAddress"], node["NodeID"]))
 
 
 def _blank_report(node: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]], placement: Placement) -> NodeReport:

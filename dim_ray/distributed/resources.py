@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
@@ -27,9 +27,13 @@ from dim_ray.distributed.address import make_address_hook
 from dim_ray.distributed.own_ray import agents_end_with_driver, own_ray
 from dim_ray.errors import DimError, ResourceError
 from dim_ray.progress import Progress
+from dim_ray.stages import counted
 
 __all__ = [
     "DRIVER_SHARE",
+    "HEAD",
+    "Growth",
+    "Node",
     "Placement",
     "cluster",
     "joins_a_cluster",
@@ -38,8 +42,13 @@ __all__ = [
     "workers_that_fit",
 ]
 
-DRIVER_SHARE = {"node:__internal_head__": 0.001}
+HEAD = "node:__internal_head__"
+"""A resource of the head node alone."""
+DRIVER_SHARE = {HEAD: 0.001}
 """What a trial holds that only waits for its workers: next to nothing of the head node, and nothing that they need."""
+
+Node = Mapping[str, float]
+"""What a node has, by Ray's names."""
 
 _STAGE = "Ray"
 _NO_ADDRESSES = ("", "local")
@@ -58,26 +67,50 @@ class Placement:
     max_concurrent: int
 
 
-def plan_placement(study: StudyConfig, resources: Mapping[str, float]) -> Placement:
-    """Derives the number of concurrent trials.
+@dataclass(frozen=True, kw_only=True)
+class Growth:
+    """The nodes that there may be once an autoscaler has started all that it may."""
+
+    head: Node
+    workers: Sequence[Node]
+    """As many of each type as there may be of it."""
+    max_workers: int
+    """Nodes at a time beside the head, of all types."""
+
+
+def plan_placement(study: StudyConfig, nodes: Sequence[Node], growth: Growth | None = None) -> Placement:
+    """Derives the number of concurrent trials. A worker lies on one node, those of a trial on any.
 
     Args:
         study: Workers of a trial, and what each of them needs.
-        resources: The cluster's, by Ray's names.
+        nodes: Those that are there.
+        growth: Those that there may be, where an autoscaler starts them.
 
     Raises:
         ResourceError: Not even one trial can ever be placed.
     """
-    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-    gpus_per_worker = (1.0 if gpus else 0.0) if study.gpus_per_worker is None else study.gpus_per_worker
-    needs = {"CPU": study.workers_per_trial * study.cpus_per_worker, "GPU": study.workers_per_trial * gpus_per_worker}
-    trials = workers_that_fit(study.cpus_per_worker, gpus_per_worker, resources) // study.workers_per_trial
+    possible = [*nodes, *(growth.workers if growth else ())]
+    has_gpus = any(node.get("GPU") for node in possible)
+    gpus_per_worker = float(has_gpus) if study.gpus_per_worker is None else study.gpus_per_worker
+
+    def workers_on(node: Node) -> int:
+        return workers_that_fit(study.cpus_per_worker, gpus_per_worker, node)
+
+    def workers_in(nodes: Sequence[Node]) -> int:
+        return sum(map(workers_on, nodes))
+
+    if growth:
+        best = sorted(growth.workers, key=workers_on, reverse=True)[: growth.max_workers]
+        nodes = max([growth.head, *best], nodes, key=workers_in)
+    workers = workers_in(nodes)
+    trials = workers // study.workers_per_trial
     if trials < 1:
+        largest = max(possible, key=lambda node: (min(_gpus(node), gpus_per_worker), _cpus(node)), default={})
         raise ResourceError(
             f"a trial can never be placed: {study.workers_per_trial} workers x {study.cpus_per_worker} CPUs and "
-            f"{gpus_per_worker:g} GPUs need {needs['CPU']:g} CPUs and {needs['GPU']:g} GPUs, and there are {cpus:g} "
-            f"CPUs and {gpus:g} GPUs in all; lower --workers-per-trial, study.cpus_per_worker or "
-            "study.gpus_per_worker, or use a larger cluster."
+            f"{gpus_per_worker:g} GPUs, each worker on one node, and there is room for {workers} on "
+            f"{counted(len(nodes), 'node')}, the largest with {_cpus(largest):g} CPUs and {_gpus(largest):g} GPUs; "
+            "lower --workers-per-trial, study.cpus_per_worker or study.gpus_per_worker, or use more or larger nodes."
         )
     return Placement(
         num_workers=study.workers_per_trial,
@@ -87,15 +120,15 @@ def plan_placement(study: StudyConfig, resources: Mapping[str, float]) -> Placem
     )
 
 
-def workers_that_fit(cpus_per_worker: int, gpus_per_worker: float, resources: Mapping[str, float]) -> int:
-    """Returns how many workers fit into resources.
+def workers_that_fit(cpus_per_worker: int, gpus_per_worker: float, node: Node) -> int:
+    """Returns how many workers fit on a node.
 
     Args:
         cpus_per_worker: CPU cores of one.
         gpus_per_worker: GPUs of one.
-        resources: Of a node or of the cluster, by Ray's names.
+        node: The node.
     """
-    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    cpus, gpus = _cpus(node), _gpus(node)
     workers = math.floor(cpus / cpus_per_worker)
     if gpus_per_worker > 1:
         return min(workers, math.floor(gpus / gpus_per_worker))
@@ -104,7 +137,7 @@ def workers_that_fit(cpus_per_worker: int, gpus_per_worker: float, resources: Ma
     return workers
 
 
-def local_resources() -> dict[str, float]:
+def local_resources() -> Node:
     """Returns what Ray will find on this machine, without starting it."""
     return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
 
@@ -132,7 +165,7 @@ def cluster(config: Config, progress: Progress) -> Iterator[Placement]:
     if joins_a_cluster():
         _check_address()
     else:  # refused without starting Ray
-        plan_placement(config.study, local_resources())
+        plan_placement(config.study, [local_resources()])
     progress.start(_STAGE, 1, "cluster")
     import ray
 
@@ -158,19 +191,27 @@ def cluster(config: Config, progress: Progress) -> Iterator[Placement]:
         if threading.current_thread() is threading.main_thread():  # Ray's own handler prints a stack
             signal.signal(signal.SIGTERM, on_terminate)
         try:
-            resources = _joined_resources(progress) if joins_a_cluster() else ray.cluster_resources()
-            placement = plan_placement(config.study, resources)
-            log.info("Resources: %s; placement: %s", resources, placement)
+            nodes, growth = _joined_nodes(progress) if joins_a_cluster() else ([ray.cluster_resources()], None)
+            placement = plan_placement(config.study, nodes, growth)
+            log.info("Nodes: %s; growth: %s; placement: %s", nodes, growth, placement)
             with nullcontext() if joins_a_cluster() else agents_end_with_driver():
                 yield placement
         finally:
             ray.shutdown()
 
 
-def _joined_resources(progress: Progress) -> dict[str, float]:
-    from dim_ray.distributed.growth import resources_with_growth  # imports Ray
+def _joined_nodes(progress: Progress) -> tuple[Sequence[Node], Growth | None]:
+    from dim_ray.distributed.growth import nodes_with_growth  # imports Ray
 
-    return resources_with_growth(progress)
+    return nodes_with_growth(progress)
+
+
+def _cpus(node: Node) -> float:
+    return node.get("CPU", 0.0)
+
+
+def _gpus(node: Node) -> float:
+    return node.get("GPU", 0.0)
 
 
 def _address() -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,11 @@ import ray
 from dim_ray.core.ports import Reporter
 from dim_ray.distributed.board import make_board, summarise
 from dim_ray.distributed.bridge import BoardReporter, pass_on_notices, told_to
+from dim_ray.distributed.held import on_held_device
 from dim_ray.distributed.leases import Claims, Waits
 from dim_ray.distributed.resources import Placement
 from dim_ray.errors import DimError
-from dim_ray.pipeline.workspace import Workspace, on_device
+from dim_ray.pipeline.workspace import Workspace
 
 __all__ = ["Job", "OnProgress", "Task", "run_tasks", "worker_died"]
 
@@ -105,6 +107,8 @@ def run_tasks(
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
+        with suppress(ray.exceptions.RayError):  # why the work ended is said already
+            pass_on_notices(board)
         ray.kill(board)
 
 
@@ -136,6 +140,5 @@ def _take(reference: Any, name: str) -> Any:
 
 
 def _run(job: Job, work: Workspace, argument: Any, board: Any, name: str) -> Any:
-    num_cpus = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
     with told_to(board):
-        return job(on_device(work, num_cpus), argument, BoardReporter(board, name))
+        return job(on_held_device(work), argument, BoardReporter(board, name))

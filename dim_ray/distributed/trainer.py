@@ -18,6 +18,7 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from dim_ray.core.collective import TorchCollective
 from dim_ray.core.ports import Collective, Reporter
 from dim_ray.distributed.bridge import BoardReporter, TrainReporter, told_to
+from dim_ray.distributed.held import held_resources, on_held_device
 from dim_ray.distributed.resources import Placement
 from dim_ray.distributed.tasks import worker_died
 from dim_ray.distributed.validator import SlotValidator
@@ -25,7 +26,7 @@ from dim_ray.errors import DimError
 from dim_ray.pipeline.generators import distill_generator
 from dim_ray.pipeline.priors import build_prior
 from dim_ray.pipeline.teachers import build_teachers
-from dim_ray.pipeline.workspace import Workspace, on_device
+from dim_ray.pipeline.workspace import Workspace
 
 __all__ = [
     "DISTILLATION",
@@ -163,17 +164,11 @@ def distill_shards(work: Workspace, report_to: ReportTo, collective: Collective)
 
 def trial_shards(work: Workspace, report_to: ReportTo, collective: Collective) -> None:
     """Distils as `distill_shards`, validates at the rungs and reports those through Ray Train."""
-    distill_generator(work, TrainReporter(report_to(DISTILLATION)), collective, SlotValidator(work, _held()))
+    distill_generator(work, TrainReporter(report_to(DISTILLATION)), collective, SlotValidator(work, held_resources()))
 
 
 def _worker(settings: dict[str, Any]) -> None:
-    work = on_device(ray.get(settings["work"]), int(_held()["CPU"]))
+    work = on_held_device(ray.get(settings["work"]))
     collective = TorchCollective(work.dataset.train.images.device)
     with told_to(settings["board"]):
         settings["job"](work, lambda job: BoardReporter(settings["board"], job), collective)
-
-
-def _held() -> dict[str, float]:
-    """Returns what this worker holds."""
-    placed = ray.get_runtime_context().get_assigned_resources()
-    return {"CPU": placed.get("CPU", 1.0), "GPU": placed.get("GPU", 0.0)}

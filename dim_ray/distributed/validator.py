@@ -16,11 +16,12 @@ import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from dim_ray.core.generator import Generator
+from dim_ray.distributed.held import on_held_device
 from dim_ray.errors import DivergedError
 from dim_ray.notices import log
 from dim_ray.pipeline.students import validate
 from dim_ray.pipeline.validation import HereValidator
-from dim_ray.pipeline.workspace import Workspace, on_device
+from dim_ray.pipeline.workspace import Workspace
 
 __all__ = ["SlotValidator"]
 
@@ -109,6 +110,5 @@ def _has_next(stream: Any) -> bool:
 def _validate(work: Workspace, generator: Generator) -> Iterator[dict[str, float] | None]:
     """Yields once when it begins, and then the measurements."""
     yield None
-    num_cpus = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
-    work = on_device(work, num_cpus)
+    work = on_held_device(work)
     yield validate(work, generator.to(work.dataset.train.images.device))

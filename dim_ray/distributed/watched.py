@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
@@ -33,25 +33,26 @@ def ray_path(work: Workspace) -> str:
 
 
 @contextmanager
-def watching(board: Any, costs: Mapping[str, float], on_progress: OnProgress) -> Iterator[None]:
-    """Reads a board while the body runs: tells how far its jobs are, and passes its notices on; ends the board.
+def watching(
+    board: Any, costs: Mapping[str, float] | None = None, on_progress: OnProgress | None = None
+) -> Iterator[None]:
+    """Reads a board while the body runs, and once more when it has ended: passes its notices on; ends the board.
 
     Args:
         board: The actor.
-        costs: What each job takes, in any one unit.
+        costs: What each job takes, in any one unit; needed where progress is told.
         on_progress: Is told how far they are.
     """
     ended = threading.Event()
 
     def watch() -> None:
-        while not ended.wait(_SECONDS_BETWEEN_LOOKS):
-            try:
-                fractions = ray.get(board.read.remote())
+        is_last = False
+        with suppress(ray.exceptions.RayError):  # the run itself says what is wrong
+            while not is_last:
+                is_last = ended.wait(_SECONDS_BETWEEN_LOOKS)
                 pass_on_notices(board)
-            except ray.exceptions.RayError:  # the run itself says what is wrong
-                return
-            if fractions and costs:
-                on_progress(*summarise(fractions, costs))
+                if costs and on_progress and (fractions := ray.get(board.read.remote())):
+                    on_progress(*summarise(fractions, costs))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -69,8 +70,8 @@ def run_watched(
     placement: Placement,
     *,
     what: str,
-    costs: Mapping[str, float],
-    on_progress: OnProgress,
+    costs: Mapping[str, float] | None = None,
+    on_progress: OnProgress | None = None,
     is_elastic: bool = False,
 ) -> None:
     """Runs a job on several workers, and tells how far it is.
@@ -80,7 +81,7 @@ def run_watched(
         work: Data and storage.
         placement: Workers, and what each of them holds.
         what: The run is called so.
-        costs: What each name that the workers report under takes, in any one unit.
+        costs: What each name that the workers report under takes, in any one unit; needed where progress is told.
         on_progress: Is told how far they are.
         is_elastic: As for `run_workers`.
     """

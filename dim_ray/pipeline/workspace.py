@@ -148,17 +148,18 @@ def checkpoint_key(study: str, identity: str) -> str:
     return f"studies/{study}/checkpoints/{identity}.safetensors"
 
 
-def on_device(work: Workspace, num_threads: int | None = None) -> Workspace:
+def on_device(work: Workspace, num_threads: int | None = None, *, may_use_gpu: bool = True) -> Workspace:
     """Makes this process ready to train: its threads, its memory, and the data on its GPU where it has one.
 
     Args:
         work: With data on the CPU.
         num_threads: CPU threads that PyTorch may use; by default all cores.
+        may_use_gpu: False where the GPUs that it sees are held by others.
     """
     if num_threads is not None:
         torch.set_num_threads(num_threads)
     keep_freed_memory()
-    return replace(work, dataset=work.dataset.to("cuda")) if torch.cuda.is_available() else work
+    return replace(work, dataset=work.dataset.to("cuda")) if may_use_gpu and torch.cuda.is_available() else work
 
 
 def checkpointer(work: Workspace, identity: str) -> StoredCheckpointer:

@@ -3,11 +3,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import ray
 from ray.autoscaler._private.util import prepare_config
 
 from dim_ray.config import StudyConfig
-from dim_ray.distributed.growth import first_nodes, most_resources
-from dim_ray.distributed.resources import plan_placement
+from dim_ray.distributed import growth
+from dim_ray.distributed.growth import first_nodes, nodes_with_growth, possible_growth
+from dim_ray.distributed.resources import Placement, plan_placement
+from dim_ray.errors import ResourceError
+from dim_ray.progress import SilentProgress
 from tests.cluster.configurations import LAUNCHED, load
 
 HEAD_ALONE = {"CPU": 0.0, "GPU": 0.0, "memory": 1e9, "node:__internal_head__": 1.0}
@@ -19,22 +23,76 @@ def workers(**types: tuple[int, dict[str, float]]) -> dict[str, Any]:
     return {"head_node_type": "head", "available_node_types": {"head": {"resources": {"CPU": 99}}, **described}}
 
 
+def plan(config: dict[str, Any], *present: dict[str, float], **study: Any) -> Placement:
+    return plan_placement(StudyConfig(**study), present, possible_growth(config, present))
+
+
 @pytest.mark.parametrize("name", ["cluster.yaml", "gcp.yaml"])
 def test_study_on_a_cluster_without_workers_counts_on_those_that_it_may_start(name: str) -> None:
     config = prepare_config(load(name))
-    placement = plan_placement(StudyConfig(workers_per_trial=2), most_resources(config, HEAD_ALONE))
+    placement = plan(config, HEAD_ALONE, workers_per_trial=2)
     assert placement.gpus_per_worker == 1
     assert placement.max_concurrent == config["max_workers"] // 2
 
 
-def test_no_more_nodes_are_counted_than_the_cluster_and_each_type_may_have() -> None:
+@pytest.mark.parametrize(
+    ("study", "max_concurrent"),
+    [
+        ({}, 2 * 4),  # of the large ones, which have GPUs
+        ({"gpus_per_worker": 0.0}, 2 * 16 + 3 * 4),
+        ({"gpus_per_worker": 0.0, "cpus_per_worker": 3}, 2 * 5 + 3 * 1),
+        ({"gpus_per_worker": 0.0, "cpus_per_worker": 8}, 2 * 2),
+        ({"gpus_per_worker": 0.0, "cpus_per_worker": 16, "workers_per_trial": 2}, 1),
+    ],
+)
+def test_no_more_nodes_are_counted_than_the_cluster_and_each_type_may_have(
+    study: dict[str, Any], max_concurrent: int
+) -> None:
     config = {"max_workers": 5, **workers(small=(10, {"CPU": 4}), large=(2, {"CPU": 16, "GPU": 4}))}
-    assert most_resources(config, {"CPU": 1.0}) == {"CPU": 2 * 16 + 3 * 4, "GPU": 2 * 4}
+    assert plan(config, HEAD_ALONE, **study).max_concurrent == max_concurrent
+
+
+def test_nodes_that_were_started_already_are_counted_once() -> None:
+    config = {"max_workers": 3, **workers(small=(3, {"CPU": 4}))}
+    assert plan(config, HEAD_ALONE, {"CPU": 4.0}, {"CPU": 4.0}).max_concurrent == 3 * 4
+
+
+def test_head_that_trains_is_counted_beside_the_nodes_that_may_be_started() -> None:
+    config = {"max_workers": 2, **workers(small=(2, {"CPU": 4}))}
+    assert plan(config, {**HEAD_ALONE, "CPU": 3.0}, workers_per_trial=11).max_concurrent == 1
 
 
 def test_what_is_there_counts_even_where_the_configuration_knows_nothing_of_it() -> None:
     config = {"max_workers": 1, **workers(small=(1, {"CPU": 4}))}
-    assert most_resources(config, {"CPU": 8.0, "trial_driver": 1.0}) == {"CPU": 8.0, "trial_driver": 1.0}
+    assert plan(config, HEAD_ALONE, {"CPU": 8.0}).max_concurrent == 8
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_worker_that_no_node_can_hold_is_refused_before_one_is_started(name: str) -> None:
+    with pytest.raises(ResourceError, match="there is room for 0 on"):
+        plan(prepare_config(load(name)), HEAD_ALONE, cpus_per_worker=1000)
+
+
+def test_refusal_names_the_largest_node_that_may_be_started() -> None:
+    config = {"max_workers": 2, **workers(small=(2, {"CPU": 4}), large=(1, {"CPU": 16, "GPU": 4}))}
+    with pytest.raises(ResourceError, match="room for 0 on 3 nodes, the largest with 16 CPUs and 4 GPUs"):
+        plan(config, HEAD_ALONE, cpus_per_worker=32)
+
+
+@pytest.mark.parametrize(("num_started", "is_told"), [(0, True), (1, True), (2, False)])
+def test_nodes_that_died_are_not_counted_and_who_waits_for_others_is_told(
+    monkeypatch: pytest.MonkeyPatch, num_started: int, is_told: bool
+) -> None:
+    config = {"max_workers": 2, **workers(small=(2, {"CPU": 4}))}
+    alive = [HEAD_ALONE, *[{"CPU": 4.0}] * num_started]
+    nodes = [{"Alive": True, "Resources": node} for node in alive]
+    monkeypatch.setattr(growth, "_autoscaler_config", lambda: config)
+    monkeypatch.setattr(ray, "nodes", lambda: [*nodes, {"Alive": False, "Resources": {"CPU": 99.0}}])
+    told: list[str] = []
+    progress = SilentProgress()
+    monkeypatch.setattr(progress, "message", told.append)
+    assert nodes_with_growth(progress) == (alive, possible_growth(config, alive))
+    assert bool(told) is is_told
 
 
 def test_machines_of_a_fixed_list_are_all_waited_for_and_those_of_a_cloud_are_not() -> None:

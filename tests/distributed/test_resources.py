@@ -17,10 +17,11 @@ from dim_ray.config import Config, StudyConfig
 from dim_ray.distributed.resources import Placement, cluster, joins_a_cluster, local_resources, plan_placement
 from dim_ray.errors import ConfigError, DimError, ResourceError
 from dim_ray.progress import SilentProgress
+from tests.distributed.nodes import nodes, run_command
 
 
-def plan(resources: dict[str, float], **study: Any) -> Placement:
-    return plan_placement(StudyConfig(**study), resources)
+def plan(*nodes: dict[str, float], **study: Any) -> Placement:
+    return plan_placement(StudyConfig(**study), nodes)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,23 @@ def test_as_many_trials_run_as_the_scarcest_resource_holds(
 
 
 @pytest.mark.parametrize(
+    ("nodes", "study", "max_concurrent"),
+    [
+        ([{"CPU": 3.0}] * 2, {"cpus_per_worker": 2}, 2),  # 3 by the sum
+        ([{"CPU": 3.0}] * 4, {"cpus_per_worker": 2, "workers_per_trial": 3}, 1),
+        ([{"CPU": 8.0}] * 8, {"cpus_per_worker": 8, "workers_per_trial": 4}, 2),
+        ([{"CPU": 0.0}, {"CPU": 4.0}, {"CPU": 2.0}], {"cpus_per_worker": 2, "workers_per_trial": 3}, 1),
+        ([{"CPU": 64.0}, {"CPU": 8.0, "GPU": 4.0}, {"CPU": 2.0, "GPU": 4.0}], {}, 6),
+        ([{"CPU": 8.0, "GPU": 3.0}] * 2, {"gpus_per_worker": 2.0}, 2),
+    ],
+)
+def test_no_worker_is_spread_over_nodes_and_those_of_a_trial_may_be(
+    nodes: list[dict[str, float]], study: dict[str, Any], max_concurrent: int
+) -> None:
+    assert plan(*nodes, **study).max_concurrent == max_concurrent
+
+
+@pytest.mark.parametrize(
     ("resources", "gpus"), [({"CPU": 8.0}, 0.0), ({"CPU": 8.0, "GPU": 0.0}, 0.0), ({"CPU": 8.0, "GPU": 4.0}, 1.0)]
 )
 def test_worker_gets_a_gpu_where_there_are_any(resources: dict[str, float], gpus: float) -> None:
@@ -61,9 +79,29 @@ def test_trial_that_can_never_be_placed_is_refused_with_the_arithmetic() -> None
         plan({"CPU": 6.0, "GPU": 1.0}, workers_per_trial=2, cpus_per_worker=2)
     text = str(refusal.value)
     assert "can never be placed" in text
-    assert "2 workers x 2 CPUs and 1 GPUs need 4 CPUs and 2 GPUs, and there are 6 CPUs and 1 GPUs in all" in text
+    assert "2 workers x 2 CPUs and 1 GPUs, each worker on one node" in text
+    assert "there is room for 1 on 1 node, the largest with 6 CPUs and 1 GPUs" in text
     assert "--workers-per-trial" in text
     assert refusal.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("nodes", "study", "room"),
+    [
+        ([{"CPU": 8.0}] * 8, {"cpus_per_worker": 16}, "0 on 8 nodes, the largest with 8 CPUs and 0 GPUs"),
+        (
+            [{"CPU": 64.0}, {"CPU": 2.0, "GPU": 1.0}],
+            {"cpus_per_worker": 4, "gpus_per_worker": 1.0},
+            "0 on 2 nodes, the largest with 2 CPUs and 1 GPUs",  # the GPU is what the other lacks
+        ),
+        ([{"CPU": 3.0}] * 2, {"cpus_per_worker": 2, "workers_per_trial": 3}, "2 on 2 nodes, the largest with 3 CPUs"),
+    ],
+)
+def test_trial_that_the_cluster_has_room_for_and_its_nodes_have_not_is_refused(
+    nodes: list[dict[str, float]], study: dict[str, Any], room: str
+) -> None:
+    with pytest.raises(ResourceError, match=f"can never be placed: .* there is room for {room}"):
+        plan(*nodes, **study)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +156,7 @@ def test_plan_needs_no_ray() -> None:
         "import sys\n"
         "from dim_ray.config import Config, StudyConfig\n"
         "from dim_ray.distributed.resources import local_resources, plan_placement\n"
-        "plan_placement(StudyConfig(), local_resources())\n"
+        "plan_placement(StudyConfig(), [local_resources()])\n"
         "print('ray' in sys.modules)\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
@@ -163,3 +201,28 @@ def test_defect_at_the_start_of_ray_keeps_its_name(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ray, "init", lambda **options: 1 / 0)
     with pytest.raises(ZeroDivisionError), cluster(Config(), SilentProgress()):
         pytest.fail("it is up")
+
+
+JOIN = """
+from dim_ray.config import Config, StudyConfig
+from dim_ray.distributed.resources import cluster
+from dim_ray.errors import ResourceError
+from dim_ray.progress import SilentProgress
+
+for study in (StudyConfig(cpus_per_worker=3), StudyConfig(cpus_per_worker=2)):
+    try:
+        with cluster(Config(study=study), SilentProgress()) as placement:
+            pass  # its output is Ray's
+        print(placement.max_concurrent)
+    except ResourceError as error:
+        print(error)
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_worker_that_none_of_two_nodes_can_hold_is_refused_when_they_are_joined(tmp_path: Path) -> None:
+    with nodes({}, {}, num_cpus=2) as address:
+        joined = run_command(address, ["-c", JOIN], cwd=tmp_path)
+    assert "there is room for 0 on 2 nodes, the largest with 2 CPUs" in joined.stdout, joined.stderr
+    assert joined.stdout.splitlines()[1:] == ["2"], joined.stderr

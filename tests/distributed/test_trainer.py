@@ -32,7 +32,7 @@ class Worker(SingleWorker):
 
 @pytest.fixture(autouse=True)
 def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "_held", lambda: {"CPU": 1.0, "GPU": 0.0})
+    monkeypatch.setattr(trainer, "held_resources", lambda: {"CPU": 1.0, "GPU": 0.0})
 
 
 def silently(job: str) -> Reporter:

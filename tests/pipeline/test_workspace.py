@@ -10,6 +10,7 @@ import torch
 
 from dim_ray.config import StorageConfig
 from dim_ray.core.checkpoint import loads
+from dim_ray.core.data import Dataset
 from dim_ray.core.ports import Reporter, SilentReporter, SingleWorker, State
 from dim_ray.errors import ArtifactError
 from dim_ray.pipeline import workspace
@@ -21,6 +22,7 @@ from dim_ray.pipeline.workspace import (
     Workspace,
     checkpoint_key,
     checkpointer,
+    on_device,
     shared_checkpointer,
 )
 from dim_ray.store.artifacts import ArtifactStore
@@ -35,6 +37,26 @@ def flushed(saved: StoredCheckpointer) -> State:
     loaded = saved.load()
     assert loaded is not None
     return loaded
+
+
+@pytest.mark.parametrize(
+    ("has_gpu", "options", "device"),
+    [
+        (True, {}, "cuda"),
+        (True, {"may_use_gpu": True}, "cuda"),
+        (True, {"may_use_gpu": False}, "cpu"),
+        (False, {}, "cpu"),
+        (False, {"may_use_gpu": True}, "cpu"),
+    ],
+)
+def test_data_are_on_the_gpu_where_there_is_one_that_may_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_gpu: bool, options: dict[str, bool], device: str
+) -> None:
+    chosen = ["cpu"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setattr(Dataset, "to", lambda dataset, device: chosen.append(device) or dataset)
+    on_device(make_work(tmp_path), **options)
+    assert chosen[-1] == device
 
 
 def test_save_is_due_when_the_interval_has_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

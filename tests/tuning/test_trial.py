@@ -95,6 +95,31 @@ def test_generator_that_is_there_is_measured_as_this_study_measures(
     assert reports == [{"epoch": 2, "validation_accuracy": 0.125}]  # and not what its card says
 
 
+@pytest.mark.parametrize("gpus", [0.0, 1.0])
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_trial_takes_no_gpu_that_it_does_not_hold(
+    work: Workspace, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, num_workers: int, gpus: float
+) -> None:
+    asked: list[bool] = []
+    held_by_validator: list[dict[str, float]] = []
+
+    def on_device(work: Workspace, num_threads: int, *, may_use_gpu: bool) -> Workspace:
+        asked.append(may_use_gpu)
+        return work
+
+    def make_validator(work: Workspace, held: dict[str, float]) -> HereValidator:
+        held_by_validator.append(held)
+        return HereValidator(work)
+
+    distil(chosen(work))
+    monkeypatch.setattr(trial, "on_device", on_device)
+    monkeypatch.setattr(trial, "SlotValidator", make_validator)
+    run(work, Placement(num_workers=num_workers, cpus_per_worker=3, gpus_per_worker=gpus, max_concurrent=1))
+    assert asked == [gpus > 0 and num_workers == 1]  # a trial of several holds nothing itself
+    assert held_by_validator == [{"CPU": 3, "GPU": gpus}]
+    assert len(reports) == 1
+
+
 @pytest.mark.parametrize(
     ("placement", "what"), [(ONE, "distill_generator"), (TWO, "run_workers")], ids=["one worker", "two workers"]
 )

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import ray
+import torch
+
+from dim_ray.core.data import Dataset
+from dim_ray.core.generator import Generator
+from dim_ray.distributed import tasks, trainer, validator
+from dim_ray.distributed.held import held_resources, on_held_device
+from dim_ray.pipeline.workspace import Workspace
+from tests.pipeline.small import make_work
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What torch is told; its threads stay as they are."""
+    threads: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    return threads
+
+
+@pytest.fixture
+def devices(monkeypatch: pytest.MonkeyPatch, threads: list[int]) -> list[str]:
+    """Where data were moved to, on a machine with a GPU."""
+    devices: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(Dataset, "to", lambda dataset, device: devices.append(device) or dataset)
+    return devices
+
+
+def give(monkeypatch: pytest.MonkeyPatch, assigned: Mapping[str, float]) -> None:
+    """Makes this a process of Ray's that holds this."""
+    context = SimpleNamespace(get_assigned_resources=lambda: dict(assigned))
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+
+
+@pytest.mark.parametrize(
+    ("assigned", "held", "moved"),
+    [
+        ({"CPU": 2.0}, {"CPU": 2.0, "GPU": 0.0}, []),
+        ({"CPU": 2.0, "GPU": 1.0}, {"CPU": 2.0, "GPU": 1.0}, ["cuda"]),
+        ({"CPU": 3.0, "GPU": 0.25}, {"CPU": 3.0, "GPU": 0.25}, ["cuda"]),
+        ({"node:__internal_head__": 0.001}, {"CPU": 1.0, "GPU": 0.0}, []),
+    ],
+)
+def test_process_uses_the_cores_that_it_holds_and_a_gpu_where_it_holds_one(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    devices: list[str],
+    threads: list[int],
+    assigned: Mapping[str, float],
+    held: Mapping[str, float],
+    moved: list[str],
+) -> None:
+    give(monkeypatch, assigned)
+    assert held_resources() == held
+    on_held_device(make_work(tmp_path))
+    assert devices == moved
+    assert threads == [held["CPU"]]
+
+
+def run_task(work: Workspace) -> None:
+    tasks._run(lambda work, argument, reporter: None, work, None, None, "teacher 0")
+
+
+def run_worker(work: Workspace) -> None:
+    trainer._worker({"job": lambda work, report_to, collective: None, "work": work, "board": None})
+
+
+def run_validation(work: Workspace) -> None:
+    list(validator._validate(work, Generator.__new__(Generator)))
+
+
+@pytest.mark.parametrize("process", [run_task, run_worker, run_validation])
+@pytest.mark.parametrize(("num_gpus", "moved"), [(0.0, []), (1.0, ["cuda"])])
+def test_task_worker_and_validation_leave_a_gpu_that_they_do_not_hold_to_others(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    devices: list[str],
+    process: Callable[[Workspace], None],
+    num_gpus: float,
+    moved: list[str],
+) -> None:
+    give(monkeypatch, {"CPU": 1.0, "GPU": num_gpus} if num_gpus else {"CPU": 1.0})
+    monkeypatch.setattr(ray, "get", lambda value: value)
+    monkeypatch.setattr(trainer, "TorchCollective", lambda device: None)
+    monkeypatch.setattr(Generator, "to", lambda generator, device: generator)
+    monkeypatch.setattr(validator, "validate", lambda work, generator: {})
+    process(make_work(tmp_path))
+    assert devices == moved

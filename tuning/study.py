@@ -207,7 +207,7 @@ def _search(
     display = TrialDisplay(work.config, record, search, budget, progress)
     board = make_board()
     callbacks = [display, *make_callbacks(work, loggers, search.identify, progress)]
-    with watching(board, {}, lambda share, note: None):  # Tune tells the display how far the trials are
+    with watching(board):  # Tune tells the display how far the trials are
         tuner = _make_tuner(work, placement, search, num_trials, budget, board, callbacks)
         try:
             tuner.fit()

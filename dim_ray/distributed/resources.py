@@ -107,10 +107,11 @@ def plan_placement(study: StudyConfig, nodes: Sequence[Node], growth: Growth | N
     if trials < 1:
         largest = max(possible, key=lambda node: (min(_gpus(node), gpus_per_worker), _cpus(node)), default={})
         raise ResourceError(
-            f"a trial can never be placed: {study.workers_per_trial} workers x {study.cpus_per_worker} CPUs and "
-            f"{gpus_per_worker:g} GPUs, each worker on one node, and there is room for {workers} on "
-            f"{counted(len(nodes), 'node')}, the largest with {_cpus(largest):g} CPUs and {_gpus(largest):g} GPUs; "
-            "lower --workers-per-trial, study.cpus_per_worker or study.gpus_per_worker, or use more or larger nodes."
+            f"a trial can never be placed: {counted(study.workers_per_trial, 'worker')} x "
+            f"{counted(study.cpus_per_worker, 'CPU')} and {gpus_per_worker:g} GPUs, each worker on one node, and there "
+            f"is room for {workers} on {counted(len(nodes), 'node')}, the largest with {_cpus(largest):g} CPUs and "
+            f"{_gpus(largest):g} GPUs; lower --workers-per-trial, study.cpus_per_worker or study.gpus_per_worker, or "
+            "use more or larger nodes."
         )
     return Placement(
         num_workers=study.workers_per_trial,

@@ -108,7 +108,7 @@ def test_finished_study_says_so_and_adds_nothing(copied: Path) -> None:
 def test_trial_that_can_never_be_placed_is_refused_before_ray_starts(tmp_path: Path) -> None:
     refused = run(tmp_path / "storage", {"--study.cpus_per_worker": "1000"})
     assert refused.returncode == 2
-    assert re.fullmatch(r"error: a trial can never be placed: 1 workers x 1000 CPUs .*\n", refused.stderr)
+    assert re.fullmatch(r"error: a trial can never be placed: 1 worker x 1,000 CPUs .*\n", refused.stderr)
     assert refused.stdout == ""
     assert "Ray" not in refused.log()
     assert refused.leftovers() == {}

@@ -74,8 +74,8 @@ class StoredTimings:
     def trial_epoch(self, config: Config) -> float | None:
         """Returns the device seconds of an epoch of a trial, with its share of what is measured at the rungs.
 
-        They are those on the card of the generator that it made. The row's are of its last process alone, and of one
-        validation where the trial found its generator made by another study.
+        They are those on the card of the generator that it made: a trial that found its generator made by another study
+        took one validation alone.
         """
         ours = _step(to_dict(config), "trial")
         return _median(

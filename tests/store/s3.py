@@ -26,8 +26,9 @@ from typing import Any, Literal
 Does = Literal["refuse", "fail", "deny", "forget", "vanish", "cut", "lose", "hang", "truncate", "falsify"]
 """refuse: 503 SlowDown; fail: 500; deny: 403; forget: 404, there is no such bucket; vanish: 404, there is no such key;
 cut: hangs up in the middle of the request's body; lose: the server gets the request, and its answer is lost; hang: no
-answer; truncate: hangs up in the middle of the answer's body; falsify: the answer's body is cut short, and its headers
-say nothing of it."""
+answer; truncate: hangs up in the middle of the answer's body; falsify: the answer's body is cut short and is not what
+it was, and its headers say nothing of it (a body that is only cut short may pass for whole: pyarrow takes for the rest
+what its memory holds, which may be that of the file when it was written or read before)."""
 
 _ANSWERS = {
     "refuse": (503, "SlowDown"),
@@ -170,7 +171,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return self._hang_up()
         length = int(answer.headers.get("Content-Length") or 0) if self.command == "HEAD" else len(data)
         if fault == "falsify":
-            data = data[: len(data) // 2]
+            data = bytes(byte ^ 0xFF for byte in data[: len(data) // 2])
             length = len(data)
         self.send_response(answer.status)
         for name, value in answer.headers.items():

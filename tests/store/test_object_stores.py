@@ -142,7 +142,7 @@ def test_artifact_whose_upload_is_interrupted_isnt_there_until_it_is_whole(proxy
 
 
 @pytest.mark.usefixtures("hasty")
-def test_download_that_is_cut_short_is_never_loaded(proxy: Proxy, uri: str) -> None:
+def test_download_that_is_cut_short_or_wrong_is_never_loaded(proxy: Proxy, uri: str) -> None:
     fill(uri)
     generator = evaluation()["generator"]
     place = ArtifactStore(uri).uri("generators", generator)

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
+from dim_ray.config import StudyConfig
+from dim_ray.distributed.resources import plan_placement
 from tests.cluster.configurations import FOLDER, ROOT, locked
 
 OBJECTS = {item["kind"]: item for item in yaml.safe_load_all((FOLDER / "kuberay.yaml").read_text())}
@@ -45,12 +47,20 @@ def test_token_is_asked_for_and_the_head_is_not_reached_from_outside() -> None:
     assert spec["headGroupSpec"]["serviceType"] == "ClusterIP"
 
 
-def test_workers_begin_with_none_and_the_head_trains_nothing() -> None:
+def test_all_workers_are_there_when_a_study_begins_and_the_head_trains_nothing() -> None:
     spec = OBJECTS["RayCluster"]["spec"]
     assert spec["enableInTreeAutoscaling"]
     assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     for group in spec["workerGroupSpecs"]:
-        assert 0 == group["minReplicas"] == group["replicas"] < group["maxReplicas"]
+        assert 0 == group["minReplicas"] < group["replicas"] == group["maxReplicas"]
+
+
+def test_a_study_finds_room_for_a_trial_on_every_worker() -> None:
+    nodes = [{"CPU": 0.0, "GPU": 0.0}]
+    for group in OBJECTS["RayCluster"]["spec"]["workerGroupSpecs"]:
+        limit = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        nodes += group["replicas"] * [{"CPU": float(limit["cpu"]), "GPU": float(limit["nvidia.com/gpu"])}]
+    assert plan_placement(StudyConfig(), nodes).max_concurrent == len(nodes) - 1
 
 
 @pytest.mark.parametrize("name", pods())

@@ -125,7 +125,7 @@ def _warm_start(folder: Path, repeats: int) -> None:
 
 def _fidelity(folder: Path, repeats: int) -> None:
     """Compares the best validation accuracy that the same device seconds lead to."""
-    differences = []
+    differences, trials = [], []
     for repeat in range(repeats):
         storage = folder / f"search-{repeat}"
         _tune(storage, _cold(repeat))
@@ -133,6 +133,7 @@ def _fidelity(folder: Path, repeats: int) -> None:
         other = {"--study": "none", "--study.scheduler": "none", "--matching.seed": str(200 + repeat)}
         _tune(storage, {**_cold(repeat), **other})
         asha, full = _of(storage, "cold"), _of(storage, "none").sort_values("ended_at")
+        trials += [asha.assign(scheduler="asha"), full.assign(scheduler="none")]
         seconds = asha["device_seconds"].sum()
         within = full[full["device_seconds"].cumsum() <= seconds]
         differences.append(_best(asha) - _best(within))
@@ -141,6 +142,8 @@ def _fidelity(folder: Path, repeats: int) -> None:
             f"none {_best(within):.4f} of {len(within)}",
             flush=True,
         )
+    means = pd.concat(trials).groupby(["scheduler", "state", "epoch"])["device_seconds"].agg(["count", "mean"])
+    print(f"device seconds of a trial:\n{means.round(1).to_string()}")
     print(f"asha minus none, in points: {paired_interval(differences).points()}, n = {repeats}")
 
 

@@ -153,8 +153,6 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
             self._completed_trials.add(trial_id)
             return
         number, parameters = self.identify(trial_id)
-        if error:
-            result = result if result and FAILED_TRIAL in result else None
         if result and METRIC in result:
             seconds = max(result.get(SECONDS, 0.0), result.get(WALL_SECONDS, 0.0))  # it may have gone on elsewhere
             result = dict(self._measure(parameters, {**result, SECONDS: seconds}))

@@ -29,19 +29,28 @@ __all__ = ["circumstances", "identity", "missing_rows", "planned_id", "read_plan
 
 
 def missing_rows(work: Workspace, table: Table, planned: Sequence[Evaluation]) -> list[Evaluation]:
-    """Returns the students that have no row yet."""
+    """Returns the students that have no row yet.
+
+    Args:
+        work: Data and storage.
+        table: Of evaluations or validations.
+        planned: Students, whatever generators they are of.
+
+    Raises:
+        StorageError: The table can't be read.
+    """
     present = set(read_planned(work, table, planned)["id"])
     return [cell for cell in planned if planned_id(work, table, cell) not in present]
 
 
 def read_planned(work: Workspace, table: Table, planned: Sequence[Evaluation]) -> pd.DataFrame:
-    """Returns the rows of planned students, those that are there."""
+    """Returns the rows of planned students, those that are there, with every column of the table; as `missing_rows`."""
     ids = [planned_id(work, table, cell) for cell in planned]
     return Reader(work.config.storage.root).rows(table, dataset=work.dataset.name, id=ids)
 
 
 def planned_id(work: Workspace, table: Table, cell: Evaluation) -> str:
-    """Returns the id of a student's row."""
+    """Returns the id of a student's row: 16 hexadecimal digits."""
     return row_id(table.name, *identity(work, table, cell).values())
 
 
@@ -68,7 +77,13 @@ def identity(work: Workspace, table: Table, cell: Evaluation) -> dict[str, Any]:
 
 
 def circumstances(work: Workspace, cell: Evaluation, wall_seconds: float) -> dict[str, Any]:
-    """Returns the columns that say for which study, how, where and how long a student was trained."""
+    """Returns the columns that say for which study, how, where and how long a student was trained.
+
+    Args:
+        work: Study, and data on the device.
+        cell: The student.
+        wall_seconds: That it took, or an equal share of those that were trained at once.
+    """
     # What says which students there are is in columns of its own.
     grid = ("images_per_class", "protocols", "weights", "num_seeds", "seed", "preset", "students_at_once")
     recipe = {name: value for name, value in to_dict(cell.recipe).items() if name not in grid}

@@ -18,7 +18,7 @@ from dim_ray.core.ports import Checkpointer, Collective, Reporter, State
 from dim_ray.core.precision import resolve_precision
 from dim_ray.core.snapshots import device_budget
 from dim_ray.core.teachers import Teacher, train_teachers
-from dim_ray.pipeline.workspace import StoredCheckpointer, Workspace, checkpoint_key, checkpointer, dataset_card
+from dim_ray.pipeline.workspace import Workspace, checkpointer, dataset_card
 
 __all__ = [
     "build_teachers",
@@ -160,7 +160,7 @@ def _build(work: Workspace, numbers: Sequence[int], reporter: Reporter) -> None:
     architecture = _architecture(work.config, numbers[0])
     identities = [teacher_fingerprint(work, number) for number in numbers]
     with ExitStack() as stack:
-        saved = [stack.enter_context(_Sharing(work, identity, len(numbers))) for identity in identities]
+        saved = [stack.enter_context(checkpointer(work, identity, num_sharing=len(numbers))) for identity in identities]
         teachers = train_teachers(
             work.config.pool,
             numbers,
@@ -187,25 +187,6 @@ def _build(work: Workspace, numbers: Sequence[int], reporter: Reporter) -> None:
         }
         work.artifacts.write("teachers", identity, {_SNAPSHOTS_FILE: dumps(tensors)}, card)
         own.clear()
-
-
-class _Sharing(StoredCheckpointer):
-    """The checkpointer of one of several teachers that are trained at once: the time from now on is divided evenly.
-
-    Args:
-        work: Names study and storage.
-        identity: Of the teacher.
-        num_teachers: That are trained at once, itself included.
-    """
-
-    def __init__(self, work: Workspace, identity: str, num_teachers: int) -> None:
-        super().__init__(work.artifacts, checkpoint_key(work.study, identity), work.config.storage.checkpoint_seconds)
-        self._num_teachers = num_teachers
-
-    def seconds(self) -> float:
-        """Returns its own share; what it took before, in a group of any size, is its own already."""
-        before = self._seconds_before
-        return before + (super().seconds() - before) / self._num_teachers
 
 
 class _Stacked:

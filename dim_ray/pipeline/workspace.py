@@ -13,7 +13,7 @@ from dim_ray.config import Config
 from dim_ray.core.checkpoint import dumps_host, host_copy, loads
 from dim_ray.core.data import Dataset
 from dim_ray.core.memory import keep_freed_memory
-from dim_ray.core.ports import Collective, SingleWorker, State
+from dim_ray.core.ports import Collective, State
 from dim_ray.errors import DivergedError, StorageError
 from dim_ray.notices import log
 from dim_ray.pipeline.uploads import Encode, Uploads, UploadTimes
@@ -64,14 +64,24 @@ class StoredCheckpointer:
         key: The file, relative to the root.
         every_seconds: How often a save is due; the first one this long after the start.
         times: Of tries and pauses.
+        num_sharing: Artefacts that are built at once, this one included: the time from now on is divided evenly.
     """
 
-    def __init__(self, artifacts: ArtifactStore, key: str, every_seconds: float, times: UploadTimes = _TIMES) -> None:
+    def __init__(
+        self,
+        artifacts: ArtifactStore,
+        key: str,
+        every_seconds: float,
+        times: UploadTimes = _TIMES,
+        *,
+        num_sharing: int = 1,
+    ) -> None:
         self._artifacts = artifacts
         self._key = key
         self._every_seconds = every_seconds
         self._started = self._last = time.monotonic()
         self._seconds_before = 0.0
+        self._num_sharing = num_sharing
         patient = replace(times, give_up_seconds=max(times.give_up_seconds, _INTERVALS * every_seconds))
         self._uploads = Uploads(self._write, f"checkpoint {key}", patient)
 
@@ -97,8 +107,8 @@ class StoredCheckpointer:
             log.warning("The last checkpoint is lost, and an older one kept where there is one: %s", refusal)
 
     def seconds(self) -> float:
-        """Returns the wall time that the stage has taken, in all the processes that worked on its state."""
-        return self._seconds_before + time.monotonic() - self._started
+        """Returns the wall time that the stage has taken, in all the processes that worked on its state: its share."""
+        return self._seconds_before + (time.monotonic() - self._started) / self._num_sharing
 
     def due(self) -> bool:
         """Whether `every_seconds` have passed since the last save was begun."""
@@ -162,9 +172,10 @@ def on_device(work: Workspace, num_threads: int | None = None, *, may_use_gpu: b
     return replace(work, dataset=work.dataset.to("cuda")) if may_use_gpu and torch.cuda.is_available() else work
 
 
-def checkpointer(work: Workspace, identity: str) -> StoredCheckpointer:
-    """Returns the checkpointer of one artefact that is being built by one worker."""
-    return shared_checkpointer(work, identity, SingleWorker())
+def checkpointer(work: Workspace, identity: str, *, num_sharing: int = 1) -> StoredCheckpointer:
+    """Returns the checkpointer of one artefact that is being built by one worker, alone or with others at once."""
+    key, every_seconds = checkpoint_key(work.study, identity), work.config.storage.checkpoint_seconds
+    return StoredCheckpointer(work.artifacts, key, every_seconds, num_sharing=num_sharing)
 
 
 def shared_checkpointer(work: Workspace, identity: str, collective: Collective) -> StoredCheckpointer:

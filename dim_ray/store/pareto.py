@@ -84,7 +84,10 @@ def undominated(points: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Returns which points no other one beats: is smaller in one coordinate than, and in none larger.
 
     Args:
-        points: `[n, coordinates]`.
+        points: Shape [n, coordinates], finite.
+
+    Returns:
+        Shape [n]. Points that are equal beat none of each other.
     """
     left = np.lexsort(points.T[::-1])  # so that what beats a point comes before it
     place = 0

@@ -9,23 +9,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from dim_ray.reuse import StoredGenerator, best_generator, load_generator
-    from dim_ray.store.reader import open_store
+from dim_ray.version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from dim_ray.api import StoredGenerator, best_generator, load_generator
+    from dim_ray.store.reader import open_store
 
 __all__ = ["StoredGenerator", "__version__", "best_generator", "load_generator", "open_store"]
 
-_FROM_REUSE = ("StoredGenerator", "best_generator", "load_generator")
+_FROM_API = ("StoredGenerator", "best_generator", "load_generator")
 
 
 def __getattr__(name: str) -> Any:
     # On first use, because torch takes seconds to import, and pandas half of one.
-    if name in _FROM_REUSE:
-        from dim_ray import reuse
+    if name in _FROM_API:
+        from dim_ray import api
 
-        return getattr(reuse, name)
+        return getattr(api, name)
     if name == "open_store":
         from dim_ray.store.reader import open_store
 

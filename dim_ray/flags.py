@@ -19,7 +19,7 @@ __all__ = [
     "DOCTOR_FLAGS",
     "EVALUATE_FLAGS",
     "POOL_FLAGS",
-    "PROTOCOLS_FLAGS",
+    "QUIRKS_FLAGS",
     "TUNE_FLAGS",
     "Flag",
     "add_generator",
@@ -129,7 +129,7 @@ EVALUATE_FLAGS: tuple[Flag, ...] = (
     Flag(name="--protocol", field="evaluation.protocols", help="protocols, several"),
     Flag(name="--num-seeds", field="evaluation.num_seeds", help="students for each cell of the grid"),
 )
-PROTOCOLS_FLAGS: tuple[Flag, ...] = tuple(flag for flag in EVALUATE_FLAGS if flag.name != "--protocol")
+QUIRKS_FLAGS: tuple[Flag, ...] = tuple(flag for flag in EVALUATE_FLAGS if flag.name != "--protocol")
 
 
 def add_local(parser: argparse.ArgumentParser) -> None:

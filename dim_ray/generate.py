@@ -46,9 +46,9 @@ def main(argv: Sequence[str]) -> None:
         raise UsageError(f"--ipc is {arguments.ipc}; allowed: 1 or more.")
     out = Path(arguments.out)
     check_absent(out)
+    from dim_ray.api import named_generator
     from dim_ray.core.image_files import FORMATS, ImageSet
     from dim_ray.core.image_sources import balanced_labels
-    from dim_ray.reuse import named_generator
 
     generator = named_generator(
         arguments.storage, arguments.generator, dataset=arguments.dataset, weights=arguments.weights

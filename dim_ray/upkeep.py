@@ -106,9 +106,9 @@ def _sql(storage: str, text: str) -> None:
 def _export(storage: str, name: str, folder: str) -> None:
     from pathlib import Path
 
+    from dim_ray.api import named_generator
     from dim_ray.exporting import export_generator
     from dim_ray.outputs import check_absent
-    from dim_ray.reuse import named_generator
     from dim_ray.store.reader import Reader
 
     check_absent(Path(folder))

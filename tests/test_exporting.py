@@ -13,10 +13,10 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
+from dim_ray.api import load_generator
 from dim_ray.cli import run_main
 from dim_ray.errors import ArtifactError
 from dim_ray.results import main
-from dim_ray.reuse import load_generator
 from dim_ray.store.artifacts import read_artifact
 from dim_ray.store.writer import Writer
 from tests.pipeline.small import build_networks, distil, make_work

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from dim_ray.api import load_generator
 from dim_ray.cli import run_main
 from dim_ray.core.image_files import FORMATS
 from dim_ray.generate import main
-from dim_ray.reuse import load_generator
 from dim_ray.store.writer import Writer
 from tests.pipeline.small import build_networks, distil, make_work
 from tests.store.rows import evaluation

@@ -47,8 +47,9 @@ def test_importing_the_package_is_quick_and_brings_nothing_heavy() -> None:
 def test_help_needs_neither_torch_nor_ray() -> None:
     code = dedent("""
         import sys
-        from dim_ray import distill, doctor, evaluate, generate, pool, protocols, report, results, tune
-        for entry in (distill, doctor, evaluate, generate, pool, protocols, report, results, tune):
+        from dim_ray import distill, doctor, evaluate, generate, pool, report, results, tune
+        from dim_ray import quirks
+        for entry in (distill, doctor, evaluate, generate, pool, quirks, report, results, tune):
             try:
                 entry.main(["--help"])
             except SystemExit as end:
@@ -64,7 +65,7 @@ def test_core_store_and_pipeline_are_imported_where_there_is_no_ray() -> None:
         import dim_ray.core, dim_ray.store, dim_ray.pipeline
         packages = (dim_ray.core, dim_ray.store, dim_ray.pipeline)
         names = [m.name for p in packages for m in pkgutil.walk_packages(p.__path__, p.__name__ + ".")]
-        entries = ["session", "summary", "grid", "reuse", "tune", "pool", "distill", "evaluate", "protocols",
+        entries = ["session", "summary", "grid", "api", "tune", "pool", "distill", "evaluate", "quirks",
                    "generate", "results", "upkeep", "exporting"]
         for name in [*names, *(f"dim_ray.{entry}" for entry in entries)]:
             importlib.import_module(name)

@@ -12,8 +12,8 @@ import pytest
 from dim_ray.cli import parse
 from dim_ray.config import PRESET_QUIRKS, PRESETS, PROTOCOLS, QUIRKS, Config, EvaluationConfig, Protocol
 from dim_ray.core.budgets import budget
-from dim_ray.flags import DEFAULT_STUDY, PROTOCOLS_FLAGS, add_generator
-from dim_ray.protocols import BEGIN, END
+from dim_ray.flags import DEFAULT_STUDY, QUIRKS_FLAGS, add_generator
+from dim_ray.quirks import BEGIN, END
 from dim_ray.results import _parser as results_parser
 from dim_ray.settings import known_fields, section_types, value_of
 from dim_ray.store.schema import EVALUATIONS
@@ -110,18 +110,18 @@ def test_what_is_called_a_default_is_one() -> None:
 
 def test_commands_are_understood() -> None:
     commands = re.findall(r"python -m (dim_ray\.\w+)([^`\n]*)(?:`|\n)", TEXT)
-    assert {name for name, _ in commands} >= {"dim_ray.evaluate", "dim_ray.protocols", "dim_ray.results"}
+    assert {name for name, _ in commands} >= {"dim_ray.evaluate", "dim_ray.quirks", "dim_ray.results"}
     for name, arguments in commands:
         argv = shlex.split(arguments.replace("<fingerprint>", "0"))
         if name == "dim_ray.results":
             results_parser().parse_args(argv)
-        elif name == "dim_ray.protocols" and argv and argv[0] != ":":
+        elif name == "dim_ray.quirks" and argv and argv[0] != ":":
 
             def add(parser: object) -> None:
                 add_generator(parser)  # type: ignore[arg-type]
                 parser.add_argument("--write")  # type: ignore[attr-defined]
 
-            parse(argv, program=name, description="", flags=PROTOCOLS_FLAGS, defaults=DEFAULT_STUDY, extra=add)
+            parse(argv, program=name, description="", flags=QUIRKS_FLAGS, defaults=DEFAULT_STUDY, extra=add)
 
 
 def test_measured_table_has_its_place() -> None:

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from dim_ray.api import load_generator
 from dim_ray.cli import parse
 from dim_ray.config import DataConfig
 from dim_ray.distill import _print as print_distilled
 from dim_ray.flags import EVALUATE_FLAGS, add_generator
-from dim_ray.reuse import load_generator
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
 from dim_ray.summary import accuracy_table, make_console, pool_table, print_lines, print_next, print_places

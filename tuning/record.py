@@ -20,7 +20,6 @@ import pandas as pd
 import yaml
 from filelock import FileLock, Timeout
 
-import dim_ray
 from dim_ray.config import Config, fingerprint, to_dict
 from dim_ray.core.data import Dataset
 from dim_ray.errors import ConfigError, DimError, ResourceError
@@ -33,6 +32,7 @@ from dim_ray.store.filesystem import open_root
 from dim_ray.store.reader import Reader
 from dim_ray.store.schema import EVALUATION_TABLE, VALIDATION_TABLE
 from dim_ray.store.writer import Writer
+from dim_ray.version import __version__
 from tuning.algorithms import FAILED_TRIAL, METRIC, REUSED_SECONDS, REUSED_TRIAL, SECONDS, TIME_ATTRIBUTE
 from tuning.contenders import by_objective, contender_students, decide
 from tuning.cost import NetworkCosts, StudyCost, network_keys, study_cost
@@ -264,7 +264,7 @@ class StudyRecord:
                 "started_at": None if seconds is None else ended - timedelta(seconds=seconds),
                 "ended_at": ended,
                 "host": platform.node(),
-                "code_version": dim_ray.__version__,
+                "code_version": __version__,
             }
         )
 

@@ -15,7 +15,6 @@ from typing import Any
 import pandas as pd
 import torch
 
-import dim_ray
 from dim_ray.config import fingerprint, join_quirks, to_dict
 from dim_ray.core.precision import resolve_precision
 from dim_ray.pipeline.labels import labeller_name
@@ -24,6 +23,7 @@ from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.reader import Reader
 from dim_ray.store.rows import row_id
 from dim_ray.store.schema import Table
+from dim_ray.version import __version__
 
 __all__ = ["circumstances", "identity", "missing_rows", "planned_id", "read_planned"]
 
@@ -71,7 +71,7 @@ def identity(work: Workspace, table: Table, cell: Evaluation) -> dict[str, Any]:
         "labels": cell.recipe.labels,
         "labeller": labeller_name(cell.teachers),
         "budget_fingerprint": fingerprint(cell.recipe),
-        "code_version": dim_ray.__version__,
+        "code_version": __version__,
     }
     return {name: columns[name] for name in table.identity}
 

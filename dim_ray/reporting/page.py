@@ -18,10 +18,10 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from dim_ray import __version__
 from dim_ray.reporting.content import Figure, Picture
 from dim_ray.reporting.drawing import themed
 from dim_ray.reporting.sections import Report
+from dim_ray.version import __version__
 
 __all__ = ["FIGURES_FOLDER", "Page", "make_page"]
 

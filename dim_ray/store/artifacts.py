@@ -20,10 +20,10 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from dim_ray import __version__
 from dim_ray.errors import ArtifactError, NewerFormatError, nearest
 from dim_ray.store.faults import PAUSES_SECONDS, storage_errors
 from dim_ray.store.filesystem import Root, check_name, is_name, open_root, probe
+from dim_ray.version import __version__
 
 __all__ = [
     "CARD_DIGEST",

@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from dim_ray import protocols
+from dim_ray import quirks
 from dim_ray.config import PRESET_QUIRKS, PRESETS, QUIRKS, EvaluationConfig
 from dim_ray.errors import UsageError
-from dim_ray.protocols import BEGIN, END, effects, main, variants
+from dim_ray.quirks import BEGIN, END, effects, main, variants
 from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
@@ -101,7 +101,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_command_measures_every_switch_writes_the_table_and_finds_the_rows_again(
     storage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(protocols.PRESETS["reference"], "epochs", 1)  # type: ignore[arg-type]
+    monkeypatch.setitem(quirks.PRESETS["reference"], "epochs", 1)  # type: ignore[arg-type]
     file = tmp_path / "table.md"
     file.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     [generator] = ArtifactStore(storage).list("generators")

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import dim_ray
+from dim_ray.api import StoredGenerator, best_generator, load_generator
 from dim_ray.errors import ArtifactError, StorageError, UsageError
 from dim_ray.pipeline.generators import GENERATOR_FILE, generator_fingerprint, load_module
 from dim_ray.pipeline.priors import prior_fingerprint
-from dim_ray.reuse import StoredGenerator, best_generator, load_generator
 from dim_ray.store.writer import Writer
 from tests.pipeline.small import build_networks, distil, make_work
 from tests.store.cards import edit_card

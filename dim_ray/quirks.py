@@ -1,7 +1,7 @@
 """Measures what each quirk of the reference implementation does to a generator's accuracy.
 
-    python -m dim_ray.protocols dim_storage/generators/0123456789abcdef --ipc 1 10
-    python -m dim_ray.protocols PATH --num-seeds 5 --write docs/protocols.md
+    python -m dim_ray.quirks dim_storage/generators/0123456789abcdef --ipc 1 10
+    python -m dim_ray.quirks PATH --num-seeds 5 --write docs/protocols.md
 
 Students on the fly, the reference's only protocol, are trained and tested as ours (corrected), with each quirk alone on
 top of it, and by the preset reference, which brings its own recipe. Rows that are there already are not measured
@@ -22,7 +22,7 @@ from dim_ray.cli import parse, run_main, show_progress
 from dim_ray.config import PRESETS, QUIRKS, EvaluationConfig, Protocol
 from dim_ray.config.presets import quirks_in_force
 from dim_ray.errors import StorageError, UsageError
-from dim_ray.flags import DEFAULT_STUDY, PROTOCOLS_FLAGS, add_generator
+from dim_ray.flags import DEFAULT_STUDY, QUIRKS_FLAGS, add_generator
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
 
 __all__ = ["BEGIN", "END", "effects", "main", "variants"]
 
-BEGIN = "<!-- measured by python -m dim_ray.protocols: begin -->"
-END = "<!-- measured by python -m dim_ray.protocols: end -->"
+BEGIN = "<!-- measured by python -m dim_ray.quirks: begin -->"
+END = "<!-- measured by python -m dim_ray.quirks: end -->"
 
-_STUDY = "protocols"
+_STUDY = "quirks"
 _PROTOCOL: Protocol = "on_the_fly"
 _BASE = "corrected"
 _HEADINGS = ("IPC", "student", "evaluated", "test accuracy in %", "minus corrected", "steps", "images drawn")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs ``python -m dim_ray.protocols``.
+    """Runs ``python -m dim_ray.quirks``.
 
     Args:
         argv: Arguments without the program's name.
@@ -52,9 +52,9 @@ def main(argv: Sequence[str]) -> None:
     """
     config, extras = parse(
         argv,
-        program="python -m dim_ray.protocols",
+        program="python -m dim_ray.quirks",
         description=__doc__ or "",
-        flags=PROTOCOLS_FLAGS,
+        flags=QUIRKS_FLAGS,
         defaults=DEFAULT_STUDY,
         extra=_add_arguments,
     )

@@ -31,11 +31,11 @@ from benchmarks.train import measure_distillations, measure_pools
 from benchmarks.training import TRAINING, Setting
 from benchmarks.trials import measure_gaps
 from benchmarks.workers import WORKERS
-from dim_ray.cli import run_main
+from dim_ray.cli.main import run_main
+from dim_ray.cli.summary import make_console
 from dim_ray.config import IMAGE_SIZES, check_architecture
 from dim_ray.core.memory import keep_freed_memory
 from dim_ray.errors import UsageError, nearest
-from dim_ray.summary import make_console
 
 _TRIALS, _SCALING, _RAY_POOL, _RAY_TRAIN = "trials", "scaling", "ray-pool", "ray-train"
 _WORK = {**TRAINING, **POOLS, **WORKERS, **STORAGE, **STORES, _SCALING: compute_cases}

@@ -20,6 +20,8 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.measure import Case, Measurement
+from dim_ray.cli.flags import DEFAULT_STUDY
+from dim_ray.cli.settings import make_config, read_settings
 from dim_ray.config import Config
 from dim_ray.core.collective import TorchCollective
 from dim_ray.core.data import load_dataset
@@ -27,14 +29,12 @@ from dim_ray.core.ports import SilentReporter, SingleWorker
 from dim_ray.distributed.resources import cluster
 from dim_ray.distributed.trainer import distill_shards, teacher_shards
 from dim_ray.distributed.watched import run_watched
-from dim_ray.flags import DEFAULT_STUDY
 from dim_ray.pipeline.generators import distill_generator, generator_fingerprint
 from dim_ray.pipeline.local import train_pool
 from dim_ray.pipeline.priors import build_prior
 from dim_ray.pipeline.teachers import teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace, on_device
 from dim_ray.progress import SilentProgress
-from dim_ray.settings import make_config, read_settings
 
 __all__ = ["measure_distillations", "measure_pools"]
 

@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dim_ray.cli import parse, run_main, show_progress
-from dim_ray.flags import DEFAULT_STUDY, DISTILL_FLAGS, add_local, check_local
+from dim_ray.cli.flags import DEFAULT_STUDY, DISTILL_FLAGS, add_local, check_local
+from dim_ray.cli.main import parse, run_main, show_progress
 from dim_ray.progress import Progress
 
 if TYPE_CHECKING:
@@ -45,9 +45,9 @@ def main(argv: Sequence[str]) -> None:
     )
     check_local(config, is_local=extras.local)
     with show_progress() as progress:
+        from dim_ray.cli.session import open_shared_session
         from dim_ray.core.checks import check_training
         from dim_ray.pipeline.generators import generator_fingerprint
-        from dim_ray.session import open_shared_session
 
         work = open_shared_session(config, _STUDY, check_training)
         identity = generator_fingerprint(work)
@@ -89,8 +89,8 @@ def _distill_with_ray(work: Workspace, progress: Progress) -> None:
 
 
 def _print(work: Workspace, identity: str, is_new: bool) -> None:
+    from dim_ray.cli.summary import command, data_flags, literal, make_console, print_lines
     from dim_ray.pipeline.generators import stored_weights, weights_file
-    from dim_ray.summary import command, data_flags, literal, make_console, print_lines
 
     card = work.artifacts.read_card("generators", identity)
     validation = card["validation"]

@@ -14,9 +14,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dim_ray.cli import parse, run_main, show_progress
+from dim_ray.cli.flags import DEFAULT_STUDY, DOCTOR_FLAGS
+from dim_ray.cli.main import parse, run_main, show_progress
 from dim_ray.errors import DimError
-from dim_ray.flags import DEFAULT_STUDY, DOCTOR_FLAGS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,10 +48,10 @@ def main(argv: Sequence[str]) -> None:
         defaults=DEFAULT_STUDY,
     )
     with show_progress() as progress:
+        from dim_ray.cli.session import open_session
         from dim_ray.core.checks import check_training
         from dim_ray.distributed.preflight import run_preflight
         from dim_ray.distributed.resources import cluster
-        from dim_ray.session import open_session
 
         work = open_session(config, lambda config, dataset: _STUDY, [check_training])
         with cluster(work.config, progress) as placement:
@@ -74,8 +74,8 @@ def print_nodes(console: Console, found: Preflight) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from dim_ray.cli.summary import print_lines
     from dim_ray.distributed.findings import CHECKS
-    from dim_ray.summary import print_lines
 
     marks: dict[tuple[str, Check], str] = {(problem.name, problem.check): problem.mark for problem in found.problems}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -100,7 +100,7 @@ def _fine(report: NodeReport, check: Check) -> str:
 
 
 def _print(found: Preflight) -> None:
-    from dim_ray.summary import make_console, print_lines
+    from dim_ray.cli.summary import make_console, print_lines
 
     console = make_console()
     print_nodes(console, found)

@@ -16,8 +16,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dim_ray.cli import parse, run_main, show_progress
-from dim_ray.flags import DEFAULT_STUDY, EVALUATE_FLAGS, add_generator
+from dim_ray.cli.flags import DEFAULT_STUDY, EVALUATE_FLAGS, add_generator
+from dim_ray.cli.main import parse, run_main, show_progress
 
 if TYPE_CHECKING:
     from dim_ray.pipeline.students import Evaluation
@@ -46,10 +46,10 @@ def main(argv: Sequence[str]) -> None:
         extra=add_generator,
     )
     with show_progress() as progress:
+        from dim_ray.cli.grid import find_generator, run_missing
+        from dim_ray.cli.session import open_shared_session
         from dim_ray.core.checks import check_evaluation
-        from dim_ray.grid import find_generator, run_missing
         from dim_ray.pipeline.evaluations import plan_evaluations
-        from dim_ray.session import open_shared_session
 
         work = open_shared_session(config, _STUDY, check_evaluation)
         identity = find_generator(work, extras.generator)
@@ -59,9 +59,9 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _print(work: Workspace, identity: str, planned: Sequence[Evaluation], num_new: int) -> None:
+    from dim_ray.cli.summary import accuracy_table, make_console, print_next, print_places
     from dim_ray.pipeline.student_rows import read_planned
     from dim_ray.store.schema import EVALUATION_TABLE
-    from dim_ray.summary import accuracy_table, make_console, print_next, print_places
 
     console = make_console()
     console.print(

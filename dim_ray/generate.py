@@ -20,9 +20,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dim_ray.cli.parser import Parser
 from dim_ray.config import WEIGHTS, StudyConfig
 from dim_ray.errors import UsageError
-from dim_ray.flag_parser import Parser
 from dim_ray.outputs import check_absent, write_folder
 
 __all__ = ["main"]
@@ -92,6 +92,6 @@ def _parser() -> Parser:
 
 
 if __name__ == "__main__":
-    from dim_ray.cli import run_main
+    from dim_ray.cli.main import run_main
 
     sys.exit(run_main(main))

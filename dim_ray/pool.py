@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
-from dim_ray.cli import parse, run_main, show_progress
+from dim_ray.cli.flags import DEFAULT_STUDY, POOL_FLAGS, add_local, check_local
+from dim_ray.cli.main import parse, run_main, show_progress
+from dim_ray.cli.settings import make_config, read_settings
 from dim_ray.config import Config, MatchingConfig
 from dim_ray.errors import UsageError
-from dim_ray.flags import DEFAULT_STUDY, POOL_FLAGS, add_local, check_local
-from dim_ray.settings import make_config, read_settings
 
 if TYPE_CHECKING:
     from dim_ray.pipeline.workspace import Workspace
@@ -52,11 +52,11 @@ def main(argv: Sequence[str]) -> None:
     config = replace(config, matching=MatchingConfig())  # a pool is the same, whatever is matched with it
     check_local(config, is_local=extras.local)
     with show_progress() as progress:
+        from dim_ray.cli.session import open_shared_session
         from dim_ray.core.checks import check_training
         from dim_ray.pipeline.local import train_pool
         from dim_ray.pipeline.teachers import missing_teachers
         from dim_ray.pipeline.workspace import on_device
-        from dim_ray.session import open_shared_session
 
         work = open_shared_session(config, _STUDY, check_training)
         missing = missing_teachers(work)
@@ -74,8 +74,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _print(work: Workspace, num_trained: int) -> None:
+    from dim_ray.cli.summary import command, data_flags, make_console, pool_table, print_lines
     from dim_ray.pipeline.teachers import teacher_fingerprint
-    from dim_ray.summary import command, data_flags, make_console, pool_table, print_lines
 
     console, size = make_console(), work.config.pool.size
     cards = [work.artifacts.read_card("teachers", teacher_fingerprint(work, number)) for number in range(size)]

@@ -18,11 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dim_ray.cli import parse, run_main, show_progress
+from dim_ray.cli.flags import DEFAULT_STUDY, QUIRKS_FLAGS, add_generator
+from dim_ray.cli.main import parse, run_main, show_progress
 from dim_ray.config import PRESETS, QUIRKS, EvaluationConfig, Protocol
 from dim_ray.config.presets import quirks_in_force
 from dim_ray.errors import StorageError, UsageError
-from dim_ray.flags import DEFAULT_STUDY, QUIRKS_FLAGS, add_generator
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,10 +62,10 @@ def main(argv: Sequence[str]) -> None:
         _replace_block(extras.write, None)  # before hours of measuring
     config = replace(config, evaluation=replace(config.evaluation, protocols=(_PROTOCOL,)))
     with show_progress() as progress:
+        from dim_ray.cli.grid import find_generator, run_missing
+        from dim_ray.cli.session import open_shared_session
         from dim_ray.core.checks import check_evaluation
-        from dim_ray.grid import find_generator, run_missing
         from dim_ray.pipeline.evaluations import plan_evaluations
-        from dim_ray.session import open_shared_session
 
         work = open_shared_session(config, _STUDY, check_evaluation)
         identity = find_generator(work, extras.generator)
@@ -142,9 +142,9 @@ def _print(
     from rich import box
     from rich.table import Table
 
+    from dim_ray.cli.summary import make_console, print_lines
     from dim_ray.pipeline.student_rows import read_planned
     from dim_ray.store.schema import EVALUATION_TABLE
-    from dim_ray.summary import make_console, print_lines
 
     rows = pd.concat(
         [read_planned(work, EVALUATION_TABLE, cells).assign(variant=name) for name, cells in planned.items()]

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from dim_ray.cli.parser import Parser
 from dim_ray.config import PROTOCOLS
 from dim_ray.errors import StorageError, UsageError
-from dim_ray.flag_parser import Parser
 
 __all__ = ["PAGE_FILE", "main", "parse_arguments"]
 
@@ -80,6 +80,6 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    from dim_ray.cli import run_main
+    from dim_ray.cli.main import run_main
 
     sys.exit(run_main(main))

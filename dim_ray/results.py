@@ -21,10 +21,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dim_ray.cli.parser import Parser
+from dim_ray.cli.upkeep import UPKEEP
 from dim_ray.config import OBJECTIVES, PROTOCOLS, StudyConfig
 from dim_ray.errors import StorageError, UsageError, nearest
-from dim_ray.flag_parser import Parser
-from dim_ray.upkeep import UPKEEP
 
 if TYPE_CHECKING:  # --help doesn't wait for these
     import pandas as pd
@@ -194,7 +194,7 @@ def _ranking(reader: Reader, arguments: argparse.Namespace) -> None:
 
 
 def _pareto(reader: Reader, arguments: argparse.Namespace) -> None:
-    from dim_ray.pareto_table import pareto_table
+    from dim_ray.cli.pareto_table import pareto_table
     from dim_ray.store.pareto import study_objectives
 
     trials = reader.trials()
@@ -232,9 +232,9 @@ def _missing_command(root: str, cell: Mapping[Any, Any], missing: Missing) -> st
     """Returns the command that makes rows: with a flag for each field of their recipe that isn't evaluate's default."""
     import shlex
 
+    from dim_ray.cli.flags import DEFAULT_STUDY
+    from dim_ray.cli.settings import make_config, read_settings
     from dim_ray.config import to_dict
-    from dim_ray.flags import DEFAULT_STUDY
-    from dim_ray.settings import make_config, read_settings
     from dim_ray.store.artifacts import ArtifactStore
 
     usual = to_dict(make_config(read_settings(DEFAULT_STUDY)).evaluation)
@@ -306,6 +306,6 @@ _SHOWN: Mapping[str, Callable[[Reader, argparse.Namespace], None]] = {
 
 
 if __name__ == "__main__":
-    from dim_ray.cli import run_main
+    from dim_ray.cli.main import run_main
 
     sys.exit(run_main(main))

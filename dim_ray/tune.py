@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from dim_ray.cli import TUNE_FLAGS, parse, run_main, show_progress, start_logging
+from dim_ray.cli.flags import DEFAULT_STUDY
+from dim_ray.cli.main import TUNE_FLAGS, parse, run_main, show_progress, start_logging
 from dim_ray.config import Config
 from dim_ray.errors import UsageError
-from dim_ray.flags import DEFAULT_STUDY
 
 __all__ = ["main"]
 
@@ -48,8 +48,8 @@ def main(argv: Sequence[str]) -> None:
     configs = _one_each(config, arguments.datasets)
     with show_progress() as progress:
         # Imported with the display already there, because torch takes seconds.
+        from dim_ray.cli.session import log_path, open_session
         from dim_ray.core.checks import check_evaluation, check_training
-        from dim_ray.session import log_path, open_session
         from tuning.loggers import check_loggers
         from tuning.record import study_name
         from tuning.space import check_search
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
     if arguments.dry_run:
         print("\n".join(lines))
         return
-    from dim_ray.closing import print_outcomes
+    from dim_ray.cli.outcomes import print_outcomes
 
     print_outcomes(works, outcomes, time.monotonic() - started)
 

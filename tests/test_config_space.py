@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from dim_ray.cli import parse
+from dim_ray.cli.flags import TUNE_FLAGS
+from dim_ray.cli.main import parse
 from dim_ray.config import Config, MatchingConfig, StudyConfig, as_parameter, assignments
 from dim_ray.config.space import read_space
 from dim_ray.errors import ConfigError
-from dim_ray.flags import TUNE_FLAGS
 
 SPACE = {
     "matching.temperature": {"values": [1.0, 4.0], "when": {"matching.kind": ["logits", "logit_means"]}},

@@ -7,9 +7,9 @@ from typing import Any, get_args
 
 import pytest
 
+from dim_ray.cli.settings import known_fields, section_types
 from dim_ray.config import MatchingKind
 from dim_ray.config.study import SAMPLERS, SCHEDULERS
-from dim_ray.settings import known_fields, section_types
 
 DOCS = Path(__file__).parent.parent / "docs"
 NAMES = ("method", "protocols", "cluster", "aws", "store", "search")

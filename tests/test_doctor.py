@@ -10,7 +10,7 @@ import pytest
 import ray
 from rich.console import Console
 
-from dim_ray.cli import run_main
+from dim_ray.cli.main import run_main
 from dim_ray.distributed import preflight, resources
 from dim_ray.distributed.findings import NodeReport, Problem
 from dim_ray.distributed.preflight import Preflight, check_nodes

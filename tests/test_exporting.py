@@ -14,7 +14,7 @@ import torch
 from packaging.requirements import Requirement
 
 from dim_ray.api import load_generator
-from dim_ray.cli import run_main
+from dim_ray.cli.main import run_main
 from dim_ray.errors import ArtifactError
 from dim_ray.results import main
 from dim_ray.store.artifacts import read_artifact

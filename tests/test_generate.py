@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dim_ray.api import load_generator
-from dim_ray.cli import run_main
+from dim_ray.cli.main import run_main
 from dim_ray.core.image_files import FORMATS
 from dim_ray.generate import main
 from dim_ray.store.writer import Writer

@@ -65,8 +65,8 @@ def test_core_store_and_pipeline_are_imported_where_there_is_no_ray() -> None:
         import dim_ray.core, dim_ray.store, dim_ray.pipeline
         packages = (dim_ray.core, dim_ray.store, dim_ray.pipeline)
         names = [m.name for p in packages for m in pkgutil.walk_packages(p.__path__, p.__name__ + ".")]
-        entries = ["session", "summary", "grid", "api", "tune", "pool", "distill", "evaluate", "quirks",
-                   "generate", "results", "upkeep", "exporting"]
+        entries = ["cli.session", "cli.summary", "cli.grid", "cli.upkeep", "api", "tune", "pool", "distill", "evaluate",
+                   "quirks", "generate", "results", "exporting"]
         for name in [*names, *(f"dim_ray.{entry}" for entry in entries)]:
             importlib.import_module(name)
         print(len(names))

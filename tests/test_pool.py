@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dim_ray.cli import run_main
+from dim_ray.cli.main import run_main
 from dim_ray.pool import main
 from dim_ray.store.artifacts import ArtifactStore
 

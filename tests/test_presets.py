@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from dim_ray.cli import parse
+from dim_ray.cli.flags import EVALUATE_FLAGS
+from dim_ray.cli.main import parse
+from dim_ray.cli.settings import to_yaml
 from dim_ray.config import PRESET_QUIRKS, PRESETS, PROTOCOLS, QUIRKS, Config, EvaluationConfig, Protocol, Quirk
 from dim_ray.config.presets import join_quirks
-from dim_ray.flags import EVALUATE_FLAGS
-from dim_ray.settings import to_yaml
 
 REFERENCE = EvaluationConfig(preset="reference", **PRESETS["reference"])
 

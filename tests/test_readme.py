@@ -10,13 +10,13 @@ import pytest
 import torch
 
 import dim_ray
-from dim_ray import clusters
 from dim_ray.api import StoredGenerator
-from dim_ray.cli import parse
+from dim_ray.cli import clusters
+from dim_ray.cli.flags import DISTILL_FLAGS, DOCTOR_FLAGS, EVALUATE_FLAGS, TUNE_FLAGS, add_generator
+from dim_ray.cli.main import parse
 from dim_ray.config import GeneratorConfig
 from dim_ray.core.generator import build_generator
 from dim_ray.core.random import stream
-from dim_ray.flags import DISTILL_FLAGS, DOCTOR_FLAGS, EVALUATE_FLAGS, TUNE_FLAGS, add_generator
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 EXAMPLES = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "best_generator" in block]

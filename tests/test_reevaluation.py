@@ -13,17 +13,17 @@ import pytest
 import torch
 from scipy import stats
 
-from dim_ray.cli import run_main
+from dim_ray.cli.flags import DEFAULT_STUDY
+from dim_ray.cli.main import run_main
+from dim_ray.cli.settings import make_config, read_settings
 from dim_ray.config import DataConfig, EvaluationConfig
 from dim_ray.core.checkpoint import dumps, loads
 from dim_ray.core.data import load_dataset
 from dim_ray.errors import ArtifactError, DataError, StorageError, UsageError
-from dim_ray.flags import DEFAULT_STUDY
 from dim_ray.pipeline.evaluations import evaluate_group, plan_evaluations
 from dim_ray.pipeline.students import group_cells
 from dim_ray.reevaluation import CELLS, Reevaluation, measured_cells, reevaluate
 from dim_ray.results import main
-from dim_ray.settings import make_config, read_settings
 from dim_ray.store.artifacts import CARD_DIGEST, CARD_FILE, read_artifact, seal_card
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer

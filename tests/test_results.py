@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from dim_ray.cli import parse, run_main
+from dim_ray.cli.flags import DEFAULT_STUDY, EVALUATE_FLAGS, add_generator
+from dim_ray.cli.grid import find_generator
+from dim_ray.cli.main import parse, run_main
 from dim_ray.config import Config, EvaluationConfig, to_dict
 from dim_ray.errors import StorageError, UsageError
-from dim_ray.flags import DEFAULT_STUDY, EVALUATE_FLAGS, add_generator
-from dim_ray.grid import find_generator
 from dim_ray.pipeline.workspace import dataset_card
 from dim_ray.results import main
 from dim_ray.store.artifacts import ArtifactStore

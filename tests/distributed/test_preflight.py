@@ -19,7 +19,7 @@ DOCTOR = ["-m", "dim_ray.doctor", "--storage"]
 CHECKOUT = Path(dim_ray.__file__).parents[1]
 SHORT = """
 import sys
-from dim_ray.cli import run_main
+from dim_ray.cli.main import run_main
 from dim_ray.distributed import preflight
 from dim_ray.doctor import main
 

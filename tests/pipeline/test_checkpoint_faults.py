@@ -203,7 +203,7 @@ def test_storage_is_given_up_after_five_intervals_and_the_stated_time(
 ENDINGS = """
 import os, signal, sys, time
 import torch
-from dim_ray.cli import run_main
+from dim_ray.cli.main import run_main
 from dim_ray.core.ports import State
 from dim_ray.pipeline.workspace import StoredCheckpointer
 from tests.pipeline.test_checkpoint_faults import KEY, SlowStore, state

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from dim_ray.cli import run_main
+from dim_ray.cli.main import run_main
 from dim_ray.errors import ArtifactError, StorageError
 from dim_ray.results import main
 from dim_ray.store import faults, object_stores

@@ -29,7 +29,7 @@ __all__ = [
     "study_titles",
 ]
 
-DEFAULT_STUDY = Path(__file__).parent.parent / "tuning" / "studies" / "digits.yaml"
+DEFAULT_STUDY = Path(__file__).parents[2] / "tuning" / "studies" / "digits.yaml"
 """What a command runs that was given no --config; installed beside this package."""
 
 

@@ -12,10 +12,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from dim_ray.cli.session import log_path
 from dim_ray.config import PROTOCOLS, DataConfig
 from dim_ray.pipeline.generators import SAMPLES_FILE
 from dim_ray.pipeline.workspace import Workspace
-from dim_ray.session import log_path
 from dim_ray.store.filesystem import open_root
 from dim_ray.store.selection import summarise, terms
 

@@ -10,13 +10,13 @@ import pytest
 from rich.console import Console
 
 from dim_ray.api import load_generator
-from dim_ray.cli import parse
+from dim_ray.cli.flags import EVALUATE_FLAGS, add_generator
+from dim_ray.cli.main import parse
+from dim_ray.cli.summary import accuracy_table, make_console, pool_table, print_lines, print_next, print_places
 from dim_ray.config import DataConfig
 from dim_ray.distill import _print as print_distilled
-from dim_ray.flags import EVALUATE_FLAGS, add_generator
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
-from dim_ray.summary import accuracy_table, make_console, pool_table, print_lines, print_next, print_places
 from tests.pipeline.small import build_networks, distil, make_work
 from tests.store.conftest import object_store  # noqa: F401  # a fixture
 from tests.store.rows import evaluation, real_evaluation

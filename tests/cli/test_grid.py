@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from dim_ray.cli.grid import run_missing
 from dim_ray.core.ports import SilentReporter
 from dim_ray.distributed import build
 from dim_ray.distributed.resources import Placement
 from dim_ray.distributed.tasks import Task
 from dim_ray.errors import DivergedError
-from dim_ray.grid import run_missing
 from dim_ray.pipeline import evaluations, students
 from dim_ray.pipeline.evaluations import evaluate, plan_evaluations
 from dim_ray.pipeline.student_rows import missing_rows

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from dim_ray import session
+from dim_ray.cli import session
+from dim_ray.cli.session import log_path, open_session, open_shared_session
+from dim_ray.cli.settings import make_config as config_of
+from dim_ray.cli.settings import read_settings
 from dim_ray.config import Config, DataConfig, fingerprint
 from dim_ray.core.checks import check_evaluation, check_training
 from dim_ray.errors import ConfigError, DataError, StorageError
 from dim_ray.pipeline.workspace import Workspace
-from dim_ray.session import log_path, open_session, open_shared_session
-from dim_ray.settings import make_config as config_of
-from dim_ray.settings import read_settings
 from tests.core.images import pixels, write_folder
 from tests.logs import closed_logs  # noqa: F401  # a fixture
 from tests.pipeline.small import make_config, make_work

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from dim_ray.closing import print_outcomes
+from dim_ray.cli.outcomes import print_outcomes
 from dim_ray.config import to_dict
 from dim_ray.errors import DimError, DivergedError
 from dim_ray.pipeline.workspace import Workspace

@@ -23,14 +23,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from dim_ray.clusters import go_to_cluster
+from dim_ray.cli.clusters import go_to_cluster
+from dim_ray.cli.flags import COMMON_FLAGS, TUNE_FLAGS, Flag, shipped_studies, study_titles
+from dim_ray.cli.parser import FlagParser
+from dim_ray.cli.settings import Setting, make_config, read_settings, to_yaml
 from dim_ray.config import Config
 from dim_ray.errors import DimError, StorageError, UsageError, nearest
-from dim_ray.flag_parser import FlagParser
-from dim_ray.flags import COMMON_FLAGS, TUNE_FLAGS, Flag, shipped_studies, study_titles
 from dim_ray.notices import told
 from dim_ray.progress import Progress, make_progress
-from dim_ray.settings import Setting, make_config, read_settings, to_yaml
 
 __all__ = ["COMMON_FLAGS", "TUNE_FLAGS", "Flag", "parse", "run_main", "show_progress", "start_logging"]
 
@@ -144,7 +144,7 @@ def start_logging(path: Path) -> None:
         handler = _LogFile(path, encoding="utf-8")
     except OSError as error:
         raise StorageError(f"The log file {path} can't be written: {error.strerror}; choose another place.") from error
-    handler.set_name("dim_ray.cli")
+    handler.set_name("dim_ray.cli.main")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     for previous in [h for h in root.handlers if h.get_name() == handler.get_name()]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dim_ray.cli import run_main
+from dim_ray.cli.main import run_main
 from dim_ray.results import main
 from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.reader import Reader

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dim_ray.cli import COMMON_FLAGS, TUNE_FLAGS, Flag, parse, run_main
+from dim_ray.cli.flags import shipped_studies
+from dim_ray.cli.main import COMMON_FLAGS, TUNE_FLAGS, Flag, parse, run_main
+from dim_ray.cli.settings import known_fields, section_types, to_yaml
 from dim_ray.config import Config, PoolConfig
 from dim_ray.errors import ConfigError, UsageError
-from dim_ray.flags import shipped_studies
-from dim_ray.settings import known_fields, section_types, to_yaml
 
 PROGRAM = "python -m dim_ray.tune"
 
@@ -454,7 +454,7 @@ def test_print_config_refuses_what_a_run_would_refuse() -> None:
 def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys\n"
-        "from dim_ray.cli import *\n"
+        "from dim_ray.cli.main import *\n"
         "heavy = {'torch', 'ray', 'optuna', 'pandas', 'pyarrow', 'jsonargparse', 'rich'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
         "try:\n"

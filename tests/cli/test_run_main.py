@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from dim_ray.cli import run_main, start_logging
+from dim_ray.cli.main import run_main, start_logging
 from dim_ray.errors import ArtifactError, StorageError, UsageError
 from tests.disks import fill, small_disk
 
@@ -86,7 +86,7 @@ def test_defect_keeps_its_traceback() -> None:
 @pytest.mark.parametrize("num_lines", [1, 100_000])
 def test_reader_of_the_output_that_leaves_early_is_no_error(num_lines: int) -> None:
     code = (
-        "import sys; from dim_ray.cli import run_main\n"
+        "import sys; from dim_ray.cli.main import run_main\n"
         "def main(argv):\n"
         "    sys.stdin.read()\n"
         f"    for i in range({num_lines}): print(i)\n"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from dim_ray import clusters
-from dim_ray.cli import parse
+from dim_ray.cli import clusters
+from dim_ray.cli.flags import EVALUATE_FLAGS, TUNE_FLAGS, add_generator
+from dim_ray.cli.main import parse
 from dim_ray.distributed.remote import Request
 from dim_ray.errors import UsageError
-from dim_ray.flags import EVALUATE_FLAGS, TUNE_FLAGS, add_generator
 
 ON_AWS = "cluster_name: dim\nmax_workers: 4\nprovider:\n  type: aws\n"
 ON_PREMISES = "cluster_name: dim\nprovider:\n  type: local\n  head_ip: 192.0.2.1\n"

@@ -3,7 +3,7 @@
     parser = FlagParser("python -m dim_ray.tune", "Search ...", TUNE_FLAGS, extra=None, shipped=[], defaults=None)
     parser.parse_args(["--ipc", "1", "10", "--pool.size=8"]).settings
 
-Values stay text here; `dim_ray.settings` gives them their types.
+Values stay text here; `dim_ray.cli.settings` gives them their types.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin
 
-from dim_ray.clusters import add_cluster_flags
+from dim_ray.cli.clusters import add_cluster_flags
+from dim_ray.cli.flags import Flag
+from dim_ray.cli.settings import Setting, field_parser, known_fields, make_config, section_types, value_of
 from dim_ray.config import Config, StorageConfig
 from dim_ray.errors import UsageError
-from dim_ray.flags import Flag
-from dim_ray.settings import Setting, field_parser, known_fields, make_config, section_types, value_of
 
 __all__ = ["FlagParser", "Parser"]
 

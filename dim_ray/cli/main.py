@@ -29,8 +29,8 @@ from dim_ray.cli.parser import FlagParser
 from dim_ray.cli.settings import Setting, make_config, read_settings, to_yaml
 from dim_ray.config import Config
 from dim_ray.errors import DimError, StorageError, UsageError, nearest
-from dim_ray.notices import told
 from dim_ray.progress import Progress, make_progress
+from dim_ray.progress.notices import told
 
 __all__ = ["COMMON_FLAGS", "TUNE_FLAGS", "Flag", "parse", "run_main", "show_progress", "start_logging"]
 
@@ -157,7 +157,7 @@ def start_logging(path: Path) -> None:
 
 
 class _LogFile(logging.FileHandler):
-    """A log file that lets a run go on where the disk is full: `dim_ray.notices` says so without it."""
+    """A log file that lets a run go on where the disk is full: `dim_ray.progress.notices` says so without it."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's own name
         if not isinstance(sys.exc_info()[1], OSError):

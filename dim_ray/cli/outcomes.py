@@ -17,7 +17,7 @@ from dim_ray.cli.pareto_table import pareto_table
 from dim_ray.cli.summary import accuracy_table, make_console, print_lines, print_next, print_places
 from dim_ray.errors import DimError, DivergedError
 from dim_ray.pipeline.workspace import Workspace
-from dim_ray.stages import format_duration
+from dim_ray.progress.stages import format_duration
 from dim_ray.store.pareto import pareto_set
 from tuning.contenders import Verdict
 from tuning.loggers import logger_folder

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dim_ray.errors import StorageError, UsageError
-from dim_ray.stages import counted
+from dim_ray.progress.stages import counted
 
 __all__ = ["UPKEEP", "Command"]
 

@@ -12,8 +12,8 @@ import ray.train
 
 from dim_ray.core.ports import Reporter
 from dim_ray.distributed.board import Board
-from dim_ray.notices import log, told
 from dim_ray.pipeline.validation import validation_in
+from dim_ray.progress.notices import log, told
 
 __all__ = ["BoardReporter", "TrainReporter", "pass_on_notices", "told_to"]
 

@@ -27,7 +27,7 @@ from dim_ray.distributed.address import make_address_hook
 from dim_ray.distributed.own_ray import agents_end_with_driver, own_ray
 from dim_ray.errors import DimError, ResourceError
 from dim_ray.progress import Progress
-from dim_ray.stages import counted
+from dim_ray.progress.stages import counted
 
 __all__ = [
     "DRIVER_SHARE",

@@ -18,10 +18,10 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from dim_ray.core.generator import Generator
 from dim_ray.distributed.held import on_held_device
 from dim_ray.errors import DivergedError
-from dim_ray.notices import log
 from dim_ray.pipeline.students import validate
 from dim_ray.pipeline.validation import HereValidator
 from dim_ray.pipeline.workspace import Workspace
+from dim_ray.progress.notices import log
 
 __all__ = ["SlotValidator"]
 

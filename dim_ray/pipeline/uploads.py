@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dim_ray.errors import StorageError
-from dim_ray.notices import log
+from dim_ray.progress.notices import log
 
 __all__ = ["Encode", "UploadTimes", "Uploads"]
 

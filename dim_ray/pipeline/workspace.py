@@ -15,8 +15,8 @@ from dim_ray.core.data import Dataset
 from dim_ray.core.memory import keep_freed_memory
 from dim_ray.core.ports import Collective, State
 from dim_ray.errors import DivergedError, StorageError
-from dim_ray.notices import log
 from dim_ray.pipeline.uploads import Encode, Uploads, UploadTimes
+from dim_ray.progress.notices import log
 from dim_ray.store.artifacts import ArtifactStore
 
 __all__ = [

@@ -20,7 +20,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from dim_ray.errors import StorageError
-from dim_ray.notices import log
+from dim_ray.progress.notices import log
 
 __all__ = ["PAUSES_SECONDS", "can_pass", "is_gone", "patiently", "storage_errors"]
 

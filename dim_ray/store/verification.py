@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from dim_ray.errors import StorageError
-from dim_ray.stages import counted
+from dim_ray.progress.stages import counted
 from dim_ray.store.artifacts import KINDS, ArtifactStore
 from dim_ray.store.filesystem import Root, open_root
 from dim_ray.store.packs import num_packed, pack_digest, row_of

@@ -11,8 +11,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from dim_ray.displays import LiveProgress, PlainProgress
 from dim_ray.progress import PrefixedProgress, Progress, SilentProgress
+from dim_ray.progress.displays import LiveProgress, PlainProgress
 
 
 class Clock:

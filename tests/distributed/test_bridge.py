@@ -11,7 +11,7 @@ import ray.train
 
 from dim_ray.distributed.board import summarise
 from dim_ray.distributed.bridge import BoardReporter, TrainReporter, pass_on_notices, told_to
-from dim_ray.notices import log, told
+from dim_ray.progress.notices import log, told
 from tests.core.tiny import RecordingReporter
 from tests.distributed.board import LocalBoard
 

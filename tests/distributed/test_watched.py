@@ -9,7 +9,7 @@ import ray
 
 from dim_ray.distributed import watched
 from dim_ray.distributed.watched import watching
-from dim_ray.notices import told
+from dim_ray.progress.notices import told
 from tests.distributed.board import LocalBoard, Method
 
 

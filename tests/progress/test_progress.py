@@ -13,9 +13,9 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from dim_ray.displays import LiveProgress, PlainProgress
 from dim_ray.progress import PrefixedProgress, Progress, make_progress
-from dim_ray.stages import Stages, format_duration, format_time_left
+from dim_ray.progress.displays import LiveProgress, PlainProgress
+from dim_ray.progress.stages import Stages, format_duration, format_time_left
 from tests.contracts.test_progress_contract import Clock
 
 

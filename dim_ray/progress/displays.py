@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from dim_ray.stages import Stage, Stages, format_duration, format_time_left
+from dim_ray.progress.stages import Stage, Stages, format_duration, format_time_left
 
 if TYPE_CHECKING:
     from rich.console import Console, Group, RenderableType

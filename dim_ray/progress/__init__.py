@@ -61,7 +61,7 @@ def make_progress(console: Console | None = None, *, clock: Callable[[], float] 
     """
     from rich.console import Console
 
-    from dim_ray.displays import LiveProgress, PlainProgress
+    from dim_ray.progress.displays import LiveProgress, PlainProgress
 
     console = console or Console(stderr=True)
     is_live = console.is_terminal and not console.is_dumb_terminal

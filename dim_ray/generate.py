@@ -23,7 +23,7 @@ from pathlib import Path
 from dim_ray.cli.parser import Parser
 from dim_ray.config import WEIGHTS, StudyConfig
 from dim_ray.errors import UsageError
-from dim_ray.outputs import check_absent, write_folder
+from dim_ray.export.outputs import check_absent, write_folder
 
 __all__ = ["main"]
 
@@ -47,8 +47,8 @@ def main(argv: Sequence[str]) -> None:
     out = Path(arguments.out)
     check_absent(out)
     from dim_ray.api import named_generator
-    from dim_ray.core.image_files import FORMATS, ImageSet
     from dim_ray.core.image_sources import balanced_labels
+    from dim_ray.export.image_files import FORMATS, ImageSet
 
     generator = named_generator(
         arguments.storage, arguments.generator, dataset=arguments.dataset, weights=arguments.weights

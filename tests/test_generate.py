@@ -8,7 +8,7 @@ import torch
 
 from dim_ray.api import load_generator
 from dim_ray.cli.main import run_main
-from dim_ray.core.image_files import FORMATS
+from dim_ray.export.image_files import FORMATS
 from dim_ray.generate import main
 from dim_ray.store.writer import Writer
 from tests.pipeline.small import build_networks, distil, make_work

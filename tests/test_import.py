@@ -66,7 +66,7 @@ def test_core_store_and_pipeline_are_imported_where_there_is_no_ray() -> None:
         packages = (dim_ray.core, dim_ray.store, dim_ray.pipeline)
         names = [m.name for p in packages for m in pkgutil.walk_packages(p.__path__, p.__name__ + ".")]
         entries = ["cli.session", "cli.summary", "cli.grid", "cli.upkeep", "api", "tune", "pool", "distill", "evaluate",
-                   "quirks", "generate", "results", "exporting"]
+                   "quirks", "generate", "results", "export.folder"]
         for name in [*names, *(f"dim_ray.{entry}" for entry in entries)]:
             importlib.import_module(name)
         print(len(names))

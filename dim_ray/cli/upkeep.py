@@ -48,7 +48,7 @@ def _verify(storage: str, exported: str | None = None, **options: Any) -> None:
 
 
 def _reevaluate(exported: str, *, seeds: int | None, **options: Any) -> None:
-    from dim_ray.reevaluation import reevaluate
+    from dim_ray.export.reevaluation import reevaluate
 
     verdicts = []
     for cell in reevaluate(exported, num_seeds=seeds, **options):
@@ -107,8 +107,8 @@ def _export(storage: str, name: str, folder: str) -> None:
     from pathlib import Path
 
     from dim_ray.api import named_generator
-    from dim_ray.exporting import export_generator
-    from dim_ray.outputs import check_absent
+    from dim_ray.export.folder import export_generator
+    from dim_ray.export.outputs import check_absent
     from dim_ray.store.reader import Reader
 
     check_absent(Path(folder))

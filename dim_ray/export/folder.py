@@ -26,11 +26,11 @@ import torch
 from torch import Tensor, nn
 
 from dim_ray.api import StoredGenerator
-from dim_ray.core import standalone
 from dim_ray.core.generator import Generator
-from dim_ray.model_card import model_card
-from dim_ray.outputs import write_folder
-from dim_ray.reevaluation import CELLS, measured_cells
+from dim_ray.export import standalone
+from dim_ray.export.model_card import model_card
+from dim_ray.export.outputs import write_folder
+from dim_ray.export.reevaluation import CELLS, measured_cells
 from dim_ray.store.artifacts import CARD_FILE, read_artifact, seal_card
 
 __all__ = ["SCRIPT_FILE", "export_generator"]

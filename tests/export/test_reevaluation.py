@@ -20,9 +20,9 @@ from dim_ray.config import DataConfig, EvaluationConfig
 from dim_ray.core.checkpoint import dumps, loads
 from dim_ray.core.data import load_dataset
 from dim_ray.errors import ArtifactError, DataError, StorageError, UsageError
+from dim_ray.export.reevaluation import CELLS, Reevaluation, measured_cells, reevaluate
 from dim_ray.pipeline.evaluations import evaluate_group, plan_evaluations
 from dim_ray.pipeline.students import group_cells
-from dim_ray.reevaluation import CELLS, Reevaluation, measured_cells, reevaluate
 from dim_ray.results import main
 from dim_ray.store.artifacts import CARD_DIGEST, CARD_FILE, read_artifact, seal_card
 from dim_ray.store.reader import Reader
@@ -131,7 +131,7 @@ def test_students_have_other_seeds_than_those_of_the_card(exported: Path, monkey
         seeds.extend(cell.seed for cell in cells)
         raise StorageError("enough")
 
-    monkeypatch.setattr("dim_ray.reevaluation.train_cells", train)
+    monkeypatch.setattr("dim_ray.export.reevaluation.train_cells", train)
     with pytest.raises(StorageError, match="enough"):
         next(reevaluate(str(exported)))
     assert seeds

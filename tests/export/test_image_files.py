@@ -14,7 +14,7 @@ from torchvision.datasets import ImageFolder
 
 from dim_ray.config import DataConfig
 from dim_ray.core.data import load_dataset
-from dim_ray.core.image_files import FORMATS, ImageSet, class_folders
+from dim_ray.export.image_files import FORMATS, ImageSet, class_folders
 
 NAMES = ("cat", "dog", "eel")
 PER_CLASS = 12

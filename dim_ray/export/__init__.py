@@ -1,0 +1,1 @@
+"""A generator as a folder of its own, and its images as files."""

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dim_ray.config import EvaluationConfig, MatchingConfig, PoolConfig, PriorConfig
-from dim_ray.core.augment import augment, draw_augmentation
-from dim_ray.core.data import Dataset
+from dim_ray.core.data.augment import augment, draw_augmentation
+from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.generator import MapNorm
 from dim_ray.core.pair import Pair
 

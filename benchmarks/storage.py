@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmarks.measure import Case
 from benchmarks.training import Setting
-from dim_ray.core.decoding import Decoder
+from dim_ray.core.data.decoding import Decoder
 from dim_ray.store.reader import Reader
 from dim_ray.store.schema import EVALUATIONS
 from dim_ray.store.writer import Writer

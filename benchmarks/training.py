@@ -14,7 +14,8 @@ from dim_ray.config import EvaluationConfig, GeneratorConfig, MatchingConfig, Po
 from dim_ray.core.adversarial import discriminator_steps, generator_losses, generator_step
 from dim_ray.core.batch_norm import share_batch_norm
 from dim_ray.core.classifiers import build_network
-from dim_ray.core.data import Dataset, Normalisation, signed
+from dim_ray.core.data.dataset import Dataset, Normalisation, signed
+from dim_ray.core.data.splits import Split
 from dim_ray.core.ensemble import gather, train_members
 from dim_ray.core.matching import matching_loss
 from dim_ray.core.online import OnlinePool
@@ -23,7 +24,6 @@ from dim_ray.core.pool import StoredPool, TeacherPool
 from dim_ray.core.ports import Collective, SingleWorker
 from dim_ray.core.precision import resolve_precision
 from dim_ray.core.random import stream
-from dim_ray.core.splits import Split
 from dim_ray.core.students import student_optimizer
 from dim_ray.core.teachers import Teacher, make_optimizer, train_step
 

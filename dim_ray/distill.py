@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
     check_local(config, is_local=extras.local)
     with show_progress() as progress:
         from dim_ray.cli.session import open_shared_session
-        from dim_ray.core.checks import check_training
+        from dim_ray.core.data.checks import check_training
         from dim_ray.pipeline.generators import generator_fingerprint
 
         work = open_shared_session(config, _STUDY, check_training)

@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
     )
     with show_progress() as progress:
         from dim_ray.cli.session import open_session
-        from dim_ray.core.checks import check_training
+        from dim_ray.core.data.checks import check_training
         from dim_ray.distributed.preflight import run_preflight
         from dim_ray.distributed.resources import cluster
 

@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
     check_local(config, is_local=extras.local)
     with show_progress() as progress:
         from dim_ray.cli.session import open_shared_session
-        from dim_ray.core.checks import check_training
+        from dim_ray.core.data.checks import check_training
         from dim_ray.pipeline.local import train_pool
         from dim_ray.pipeline.teachers import missing_teachers
         from dim_ray.pipeline.workspace import on_device

@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
     with show_progress() as progress:
         from dim_ray.cli.grid import find_generator, run_missing
         from dim_ray.cli.session import open_shared_session
-        from dim_ray.core.checks import check_evaluation
+        from dim_ray.core.data.checks import check_evaluation
         from dim_ray.pipeline.evaluations import plan_evaluations
 
         work = open_shared_session(config, _STUDY, check_evaluation)

@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
     with show_progress() as progress:
         # Imported with the display already there, because torch takes seconds.
         from dim_ray.cli.session import log_path, open_session
-        from dim_ray.core.checks import check_evaluation, check_training
+        from dim_ray.core.data.checks import check_evaluation, check_training
         from tuning.loggers import check_loggers
         from tuning.record import study_name
         from tuning.space import check_search

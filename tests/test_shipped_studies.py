@@ -9,7 +9,7 @@ import pytest
 from dim_ray.cli.flags import DEFAULT_STUDY, DISTILL_FLAGS, add_local, shipped_studies
 from dim_ray.cli.main import parse
 from dim_ray.config import Config
-from dim_ray.core.checks import check_evaluation, check_training
+from dim_ray.core.data.checks import check_evaluation, check_training
 from tests.core.tiny import make_dataset
 from tuning.samplers import make_sampler
 from tuning.schedulers import make_scheduler

@@ -22,7 +22,7 @@ from ray.tune.logger import LoggerCallback, TBXLoggerCallback
 from ray.tune.result import AUTO_RESULT_KEYS, TRAINING_ITERATION
 
 from dim_ray.config import Config
-from dim_ray.core.data import Dataset
+from dim_ray.core.data.dataset import Dataset
 from dim_ray.errors import UsageError
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress

@@ -21,7 +21,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from dim_ray.config import Config, fingerprint, to_dict
-from dim_ray.core.data import Dataset
+from dim_ray.core.data.dataset import Dataset
 from dim_ray.errors import ConfigError, DimError, ResourceError
 from dim_ray.pipeline.evaluations import plan_evaluations
 from dim_ray.pipeline.generators import generator_fingerprint

@@ -16,8 +16,8 @@ from optuna import Trial
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from dim_ray.config import Choice, Config, StudyConfig, assignments
-from dim_ray.core.checks import check_training
-from dim_ray.core.data import Dataset
+from dim_ray.core.data.checks import check_training
+from dim_ray.core.data.dataset import Dataset
 from dim_ray.errors import ConfigError
 from dim_ray.pipeline.labels import check_labels
 from tuning.variants import SizeLimit, network_variants

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dim_ray.config import Choice, Config, GeneratorConfig, assignments
-from dim_ray.core.data import Dataset
+from dim_ray.core.data.dataset import Dataset
 from dim_ray.errors import ConfigError
 from dim_ray.pipeline.generators import generator_bytes
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from dim_ray.cli.main import start_logging
 from dim_ray.cli.settings import to_yaml
 from dim_ray.config import Config, fingerprint
-from dim_ray.core.checks import Check
-from dim_ray.core.data import Dataset, load_dataset
+from dim_ray.core.data.checks import Check
+from dim_ray.core.data.dataset import Dataset, load_dataset
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.filesystem import open_root, probe
 

@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dim_ray.config import HealthConfig, PriorConfig
-from dim_ray.core.augment import augment
 from dim_ray.core.batch_norm import share_batch_norm
-from dim_ray.core.data import Dataset, signed
+from dim_ray.core.data.augment import augment
+from dim_ray.core.data.dataset import Dataset, signed
 from dim_ray.core.generator import Discriminator, Generator
 from dim_ray.core.health import HealthCheck
 from dim_ray.core.loop import Losses, run_epochs

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dim_ray.core.data import Dataset, Normalisation, Split
+from dim_ray.core.data.dataset import Dataset, Normalisation, Split
 from dim_ray.core.networks import build_classifier
 
 __all__ = ["Classifier", "accuracies", "accuracy", "build_network", "forward_macs", "label_loss"]

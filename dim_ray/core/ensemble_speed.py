@@ -13,7 +13,7 @@ import time
 import torch
 
 from dim_ray.config import PoolConfig, check_architecture
-from dim_ray.core.data import Dataset
+from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.ensemble import gather, train_members
 from dim_ray.core.networks import build_classifier
 from dim_ray.core.random import stream

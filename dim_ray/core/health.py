@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dim_ray.config import HealthConfig, PriorConfig
-from dim_ray.core.data import Dataset, signed
+from dim_ray.core.data.dataset import Dataset, signed
 from dim_ray.core.pair import Pair
 from dim_ray.core.random import stream
 from dim_ray.core.source_losses import source_loss

@@ -25,7 +25,7 @@ from dim_ray.core.checkpoint import (
     without_prefix,
 )
 from dim_ray.core.classifiers import build_network
-from dim_ray.core.data import Dataset
+from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.ensemble import gather
 from dim_ray.core.pool import DrawnTeacher
 from dim_ray.core.random import derive_seed, stream

@@ -22,7 +22,7 @@ from dim_ray.core.checkpoint import (
     with_prefix,
     without_prefix,
 )
-from dim_ray.core.data import Dataset
+from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.generator import Discriminator, Generator, build_discriminator, build_generator
 from dim_ray.core.random import stream
 

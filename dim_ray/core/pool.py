@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dim_ray.config import Precision
 from dim_ray.core.classifiers import build_network
-from dim_ray.core.data import Dataset
+from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.ports import Collective
 from dim_ray.core.precision import autocast
 from dim_ray.core.snapshots import SnapshotMemory

@@ -20,7 +20,7 @@ from dim_ray.core.checkpoint import (
     without_prefix,
 )
 from dim_ray.core.classifiers import accuracies, build_network
-from dim_ray.core.data import Dataset
+from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.ensemble import Members, gather, train_members
 from dim_ray.core.loop import Losses, run_epochs
 from dim_ray.core.ports import Checkpointer, Reporter, SingleWorker

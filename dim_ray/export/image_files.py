@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from dim_ray.core.data import to_bytes
+from dim_ray.core.data.dataset import to_bytes
 
 __all__ = ["FORMATS", "ImageSet", "class_folders"]
 

@@ -10,7 +10,7 @@ import torch
 
 from dim_ray.config import Config, GeneratorConfig, Weights, fingerprint, to_dict
 from dim_ray.core.checkpoint import dumps, loads, module_tensors, restore_module
-from dim_ray.core.data import Dataset, to_bytes
+from dim_ray.core.data.dataset import Dataset, to_bytes
 from dim_ray.core.generator import Generator, build_generator
 from dim_ray.core.image_sources import balanced_labels
 from dim_ray.core.matching import distill

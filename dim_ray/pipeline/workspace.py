@@ -11,7 +11,7 @@ import torch
 
 from dim_ray.config import Config
 from dim_ray.core.checkpoint import dumps_host, host_copy, loads
-from dim_ray.core.data import Dataset
+from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.memory import keep_freed_memory
 from dim_ray.core.ports import Collective, State
 from dim_ray.errors import DivergedError, StorageError

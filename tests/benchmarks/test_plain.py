@@ -11,7 +11,7 @@ from torch import nn
 from benchmarks import plain
 from dim_ray.core.adversarial import discriminator_steps, generator_losses, generator_step
 from dim_ray.core.classifiers import build_network
-from dim_ray.core.data import signed
+from dim_ray.core.data.dataset import signed
 from dim_ray.core.ensemble import gather
 from dim_ray.core.generator import MapNorm
 from dim_ray.core.matching import matching_loss

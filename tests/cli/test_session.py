@@ -11,7 +11,7 @@ from dim_ray.cli.session import log_path, open_session, open_shared_session
 from dim_ray.cli.settings import make_config as config_of
 from dim_ray.cli.settings import read_settings
 from dim_ray.config import Config, DataConfig, fingerprint
-from dim_ray.core.checks import check_evaluation, check_training
+from dim_ray.core.data.checks import check_evaluation, check_training
 from dim_ray.errors import ConfigError, DataError, StorageError
 from dim_ray.pipeline.workspace import Workspace
 from tests.core.images import pixels, write_folder

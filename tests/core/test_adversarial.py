@@ -13,7 +13,7 @@ from dim_ray.config import HealthConfig, PriorConfig
 from dim_ray.core import adversarial
 from dim_ray.core.adversarial import discriminator_step, generator_losses, generator_step, train_prior
 from dim_ray.core.checkpoint import without_prefix
-from dim_ray.core.data import Dataset
+from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.generator import Discriminator
 from dim_ray.core.pair import Pair, build_pair
 from dim_ray.core.ports import NoCheckpointer, SingleWorker

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dim_ray.config import HealthConfig
 from dim_ray.core.adversarial import train_prior
-from dim_ray.core.data import Dataset, signed
+from dim_ray.core.data.dataset import Dataset, signed
 from dim_ray.core.generator import Generator
 from dim_ray.core.health import HealthCheck
 from dim_ray.core.ports import SilentReporter, SingleWorker

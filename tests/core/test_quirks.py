@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from dim_ray.config import PROTOCOLS, EvaluationConfig, Quirk
 from dim_ray.core import students
-from dim_ray.core.data import Normalisation
+from dim_ray.core.data.dataset import Normalisation
+from dim_ray.core.data.splits import Split
 from dim_ray.core.networks import build_classifier
 from dim_ray.core.random import derive_seed, stream
-from dim_ray.core.splits import Split
 from tests.core.students import (
     CONFIG,
     DATASET,

@@ -8,7 +8,7 @@ import pytest
 import ray
 import torch
 
-from dim_ray.core.data import Dataset
+from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.generator import Generator
 from dim_ray.distributed import tasks, trainer, validator
 from dim_ray.distributed.held import held_resources, on_held_device

@@ -13,7 +13,7 @@ import torch
 from torchvision.datasets import ImageFolder
 
 from dim_ray.config import DataConfig
-from dim_ray.core.data import load_dataset
+from dim_ray.core.data.dataset import load_dataset
 from dim_ray.export.image_files import FORMATS, ImageSet, class_folders
 
 NAMES = ("cat", "dog", "eel")

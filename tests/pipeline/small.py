@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dim_ray.config import Config, EvaluationConfig, NetworksConfig, StorageConfig, StudyConfig
-from dim_ray.core.data import Dataset
+from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.ports import Collective, Reporter, SilentReporter, SingleWorker
 from dim_ray.pipeline.generators import distill_generator
 from dim_ray.pipeline.priors import build_prior

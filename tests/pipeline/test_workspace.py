@@ -10,7 +10,7 @@ import torch
 
 from dim_ray.config import StorageConfig
 from dim_ray.core.checkpoint import loads
-from dim_ray.core.data import Dataset
+from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.ports import Reporter, SilentReporter, SingleWorker, State
 from dim_ray.errors import ArtifactError
 from dim_ray.pipeline import workspace

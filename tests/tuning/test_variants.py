@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dim_ray.config import Config
-from dim_ray.core.data import Dataset
+from dim_ray.core.data.dataset import Dataset
 from dim_ray.pipeline.generators import GENERATOR_FILE, generator_bytes, generator_fingerprint
 from dim_ray.pipeline.workspace import Workspace
 from tests.core.tiny import make_dataset

@@ -2,7 +2,7 @@
 
     rest, held_out = hold_out(split, 0.1, stream(0, "data", "validation"))
 
-Sources fill a `Source`; `dim_ray.core.data` holds out what it lacks.
+Sources fill a `Source`; `dim_ray.core.data.dataset` holds out what it lacks.
 """
 
 from __future__ import annotations

@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from dim_ray.core.decoding import Decoder, join
-from dim_ray.core.parquet_files import find_parquet_files
-from dim_ray.core.splits import Source, Split
+from dim_ray.core.data.decoding import Decoder, join
+from dim_ray.core.data.parquet_files import find_parquet_files
+from dim_ray.core.data.splits import Source, Split
 from dim_ray.errors import DataError
 
 __all__ = ["read_parquet"]

@@ -14,8 +14,8 @@ from dim_ray.config import (
     PoolConfig,
     PriorConfig,
 )
-from dim_ray.core.checks import check_evaluation, check_training
-from dim_ray.core.data import Dataset, load_dataset
+from dim_ray.core.data.checks import check_evaluation, check_training
+from dim_ray.core.data.dataset import Dataset, load_dataset
 from dim_ray.errors import ConfigError
 from tests.core.images import pixels, write_folder
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dim_ray.core.decoding import Decoder, join
-from dim_ray.core.splits import Source, Split
+from dim_ray.core.data.decoding import Decoder, join
+from dim_ray.core.data.splits import Source, Split
 from dim_ray.errors import DataError
 
 __all__ = ["read_folder"]

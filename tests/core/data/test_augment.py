@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dim_ray.config import DSA_OPERATIONS
-from dim_ray.core import augment as module
-from dim_ray.core.augment import OPERATIONS, Augmentation, augment, augment_parts, draw_augmentation
+from dim_ray.core.data import augment as module
+from dim_ray.core.data.augment import OPERATIONS, Augmentation, augment, augment_parts, draw_augmentation
 from dim_ray.errors import ConfigError
 
 ALL = "color_crop_cutout_flip_scale_rotate"

@@ -3,7 +3,7 @@
     files = find_parquet_files("s3://bucket/cifar10")
     files.splits["train"]
 
-Only names are looked at here; `dim_ray.core.parquet_source` opens the files.
+Only names are looked at here; `dim_ray.core.data.parquet` opens the files.
 """
 
 from __future__ import annotations

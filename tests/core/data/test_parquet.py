@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dim_ray.config import DataConfig
-from dim_ray.core.data import Dataset, load_dataset
+from dim_ray.core.data.dataset import Dataset, load_dataset
 from dim_ray.errors import DataError
 from tests.core.images import encode, pixels, write_parquet
 
@@ -70,7 +70,7 @@ def test_a_file_uri_is_the_same_as_its_path(tmp_path: Path) -> None:
 
 
 def test_more_rows_than_a_batch_stay_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dim_ray.core.parquet_source._ROWS_PER_BATCH", 7)
+    monkeypatch.setattr("dim_ray.core.data.parquet._ROWS_PER_BATCH", 7)
     images = pixels(20)
     for split in ("train", "validation", "test"):
         write_parquet(tmp_path / f"{split}.parquet", images, LABELS)
@@ -171,7 +171,7 @@ def test_a_truncated_file_is_named(tmp_path: Path, keep: float) -> None:
 
 
 def test_a_corrupt_image_is_named_by_its_row_across_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dim_ray.core.parquet_source._ROWS_PER_BATCH", 5)
+    monkeypatch.setattr("dim_ray.core.data.parquet._ROWS_PER_BATCH", 5)
     images = [encode(image) for image in pixels(20)]
     images[17] = images[17][:60]
     path = write_parquet(tmp_path / "train.parquet", images, LABELS)

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 from dim_ray.config import DataConfig
-from dim_ray.core.data import Dataset, Normalisation, load_dataset, signed, to_bytes
-from dim_ray.core.splits import class_counts
+from dim_ray.core.data.dataset import Dataset, Normalisation, load_dataset, signed, to_bytes
+from dim_ray.core.data.splits import class_counts
 from dim_ray.errors import DataError
 from tests.core.images import pixels, write_folder, write_parquet
 
@@ -167,7 +167,9 @@ def test_any_change_of_content_changes_the_digest(tmp_path: Path, change: str) -
 
 
 def test_data_needs_torch_alone_until_a_source_is_read() -> None:
-    code = "import sys, dim_ray.core.data; print({'PIL', 'pyarrow', 'sklearn', 'torchvision'} & set(sys.modules))"
+    code = (
+        "import sys, dim_ray.core.data.dataset; print({'PIL', 'pyarrow', 'sklearn', 'torchvision'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -297,7 +299,7 @@ def test_without_files_and_network_the_error_says_what_to_do(
 
 def test_a_download_that_never_answers_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and says nothing: like a firewall
-        monkeypatch.setattr("dim_ray.core.named_sources._DOWNLOAD_TIMEOUT_SECONDS", 0.2)
+        monkeypatch.setattr("dim_ray.core.data.named._DOWNLOAD_TIMEOUT_SECONDS", 0.2)
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [url])
         with pytest.raises(DataError, match="timed out"):

@@ -20,7 +20,7 @@ import torch
 from filelock import FileLock
 from numpy.typing import ArrayLike
 
-from dim_ray.core.splits import Source, Split
+from dim_ray.core.data.splits import Source, Split
 from dim_ray.errors import DataError
 
 __all__ = ["DEFAULT_DATA_ROOT", "read_digits", "read_torchvision"]

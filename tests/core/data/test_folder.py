@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dim_ray.config import DataConfig
-from dim_ray.core.data import Dataset, load_dataset
+from dim_ray.core.data.dataset import Dataset, load_dataset
 from dim_ray.errors import DataError
 from tests.core.images import encode, picture, pixels, write_folder
 

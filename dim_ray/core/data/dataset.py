@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from dim_ray.config import DataConfig
+from dim_ray.core.data.splits import Source, Split, check_image_size, class_counts, hold_out
 from dim_ray.core.random import stream
-from dim_ray.core.splits import Source, Split, check_image_size, class_counts, hold_out
 from dim_ray.errors import DataError
 
 __all__ = ["Dataset", "Normalisation", "Split", "load_dataset", "signed", "to_bytes"]
@@ -153,14 +153,14 @@ def _read(config: DataConfig) -> Source:
     # Imported when asked for: whoever is given a Dataset needs torch alone.
     prefix, separator, path = config.dataset.partition(":")
     if separator and prefix == "parquet":
-        from dim_ray.core.parquet_source import read_parquet
+        from dim_ray.core.data.parquet import read_parquet
 
         return read_parquet(path)
     if separator:
-        from dim_ray.core.folder_source import read_folder
+        from dim_ray.core.data.folder import read_folder
 
         return read_folder(path)
-    from dim_ray.core.named_sources import read_digits, read_torchvision
+    from dim_ray.core.data.named import read_digits, read_torchvision
 
     return read_digits() if config.dataset == "digits" else read_torchvision(config.dataset, config.data_root)
 

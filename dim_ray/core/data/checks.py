@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dim_ray.config import Config
-from dim_ray.core.data import Dataset
-from dim_ray.core.splits import class_counts
+from dim_ray.core.data.dataset import Dataset
+from dim_ray.core.data.splits import class_counts
 from dim_ray.errors import ConfigError
 
 __all__ = ["Check", "check_evaluation", "check_training"]

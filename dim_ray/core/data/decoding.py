@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from dim_ray.core.splits import check_image_size, size_in_pixels
+from dim_ray.core.data.splits import check_image_size, size_in_pixels
 from dim_ray.errors import DataError
 
 __all__ = ["Decoder", "join"]

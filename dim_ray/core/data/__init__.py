@@ -1,0 +1,1 @@
+"""From a source to uint8 tensors on the device, in splits."""

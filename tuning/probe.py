@@ -16,8 +16,8 @@ from dataclasses import replace
 
 from dim_ray.config import Config, Protocol
 from dim_ray.core.adversarial import train_prior
-from dim_ray.core.classifiers import build_network
 from dim_ray.core.matching import distill
+from dim_ray.core.networks.classifiers import build_network
 from dim_ray.core.pair import Pair, build_pair
 from dim_ray.core.pool import StoredPool, TeacherPool
 from dim_ray.core.ports import Checkpointer, NoCheckpointer, SilentReporter, SingleWorker

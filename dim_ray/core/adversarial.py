@@ -21,12 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dim_ray.config import HealthConfig, PriorConfig
-from dim_ray.core.batch_norm import share_batch_norm
 from dim_ray.core.data.augment import augment
 from dim_ray.core.data.dataset import Dataset, signed
 from dim_ray.core.generator import Discriminator, Generator
 from dim_ray.core.health import HealthCheck
 from dim_ray.core.loop import Losses, run_epochs
+from dim_ray.core.networks.batch_norm import share_batch_norm
 from dim_ray.core.pair import Pair
 from dim_ray.core.ports import Checkpointer, Collective, Reporter
 from dim_ray.core.precision import autocast

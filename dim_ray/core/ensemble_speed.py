@@ -14,8 +14,8 @@ import torch
 
 from dim_ray.config import PoolConfig, check_architecture
 from dim_ray.core.data.dataset import Dataset
-from dim_ray.core.ensemble import gather, train_members
 from dim_ray.core.networks import build_classifier
+from dim_ray.core.networks.ensemble import gather, train_members
 from dim_ray.core.random import stream
 from dim_ray.core.teachers import make_optimizer
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from dim_ray.config import GeneratorConfig
-from dim_ray.core.batch_norm import BatchNorm1d, BatchNorm2d
-from dim_ray.core.initialise import initialise
+from dim_ray.core.networks.batch_norm import BatchNorm1d, BatchNorm2d
+from dim_ray.core.networks.initialise import initialise
 
 __all__ = ["Discriminator", "Generator", "MapNorm", "build_discriminator", "build_generator", "scales"]
 

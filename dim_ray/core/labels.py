@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from dim_ray.core.checkpoint import restore_module
-from dim_ray.core.classifiers import build_network
 from dim_ray.core.data.dataset import Dataset
+from dim_ray.core.networks.classifiers import build_network
 from dim_ray.core.teachers import Teacher
 
 __all__ = ["Labeller"]

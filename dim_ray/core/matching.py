@@ -20,13 +20,13 @@ from torch import Tensor
 
 from dim_ray.config import HealthConfig, MatchingConfig, PriorConfig
 from dim_ray.core.adversarial import discriminator_steps, generator_losses, generator_step
-from dim_ray.core.batch_norm import share_batch_norm
 from dim_ray.core.checkpoint import with_prefix, without_prefix
 from dim_ray.core.data.augment import Augmentation, draw_augmentation
 from dim_ray.core.data.dataset import Dataset, signed
 from dim_ray.core.distances import DISTANCES, ImagePairs
 from dim_ray.core.health import HealthCheck
 from dim_ray.core.loop import Losses, run_epochs
+from dim_ray.core.networks.batch_norm import share_batch_norm
 from dim_ray.core.pair import Pair
 from dim_ray.core.pool import TeacherPool
 from dim_ray.core.ports import Checkpointer, Collective, Reporter

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from dim_ray.config import Precision
-from dim_ray.core.classifiers import build_network
 from dim_ray.core.data.dataset import Dataset
+from dim_ray.core.networks.classifiers import build_network
 from dim_ray.core.ports import Collective
 from dim_ray.core.precision import autocast
 from dim_ray.core.snapshots import SnapshotMemory

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from dim_ray.config import EvaluationConfig
 from dim_ray.core.budgets import Budget
-from dim_ray.core.classifiers import accuracies, build_network
 from dim_ray.core.data.dataset import Dataset, Normalisation
-from dim_ray.core.ensemble import Members, gather, train_members
 from dim_ray.core.image_sources import ImageSource
+from dim_ray.core.networks.classifiers import accuracies, build_network
+from dim_ray.core.networks.ensemble import Members, gather, train_members
 from dim_ray.core.random import derive_seed, stream
 from dim_ray.errors import DivergedError
 

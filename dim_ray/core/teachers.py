@@ -19,10 +19,10 @@ from dim_ray.core.checkpoint import (
     with_prefix,
     without_prefix,
 )
-from dim_ray.core.classifiers import accuracies, build_network
 from dim_ray.core.data.dataset import Dataset
-from dim_ray.core.ensemble import Members, gather, train_members
 from dim_ray.core.loop import Losses, run_epochs
+from dim_ray.core.networks.classifiers import accuracies, build_network
+from dim_ray.core.networks.ensemble import Members, gather, train_members
 from dim_ray.core.ports import Checkpointer, Reporter, SingleWorker
 from dim_ray.core.random import derive_seed, stream
 

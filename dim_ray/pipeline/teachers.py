@@ -10,8 +10,8 @@ import torch
 
 from dim_ray.config import Config, fingerprint, to_dict
 from dim_ray.core.checkpoint import dumps, loads, with_prefix, without_prefix
-from dim_ray.core.classifiers import forward_macs
 from dim_ray.core.ensemble_speed import ensemble_may_pay, ensemble_pays
+from dim_ray.core.networks.classifiers import forward_macs
 from dim_ray.core.online import OnlinePool
 from dim_ray.core.pool import StoredPool, TeacherPool, shard
 from dim_ray.core.ports import Checkpointer, Collective, Reporter, State

@@ -10,11 +10,11 @@ from torch import nn
 
 from benchmarks import plain
 from dim_ray.core.adversarial import discriminator_steps, generator_losses, generator_step
-from dim_ray.core.classifiers import build_network
 from dim_ray.core.data.dataset import signed
-from dim_ray.core.ensemble import gather
 from dim_ray.core.generator import MapNorm
 from dim_ray.core.matching import matching_loss
+from dim_ray.core.networks.classifiers import build_network
+from dim_ray.core.networks.ensemble import gather
 from dim_ray.core.pair import Pair
 from dim_ray.core.pool import StoredPool
 from dim_ray.core.ports import SingleWorker

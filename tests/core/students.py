@@ -19,7 +19,7 @@ from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.data.splits import Split
 from dim_ray.core.generator import Generator, build_generator
 from dim_ray.core.image_sources import ImageSource, image_source
-from dim_ray.core.initialise import initialise
+from dim_ray.core.networks.initialise import initialise
 from dim_ray.core.random import stream
 from dim_ray.core.students import StudentResult, train_student
 from tests.core import reference

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from dim_ray.core.classifiers import accuracy
+from dim_ray.core.networks.classifiers import accuracy
 from dim_ray.core.online import OnlinePool
 from dim_ray.core.pool import DrawnTeacher
 from dim_ray.core.random import stream

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from dim_ray.config import PoolConfig
-from dim_ray.core import classifiers
-from dim_ray.core.classifiers import accuracy, build_network
 from dim_ray.core.data.augment import augment
 from dim_ray.core.data.dataset import Dataset
+from dim_ray.core.networks import classifiers
+from dim_ray.core.networks.classifiers import accuracy, build_network
 from dim_ray.core.pool import DrawnTeacher, StoredPool, shard, shard_weight
 from dim_ray.core.ports import NoCheckpointer, SingleWorker
 from dim_ray.core.random import derive_seed, stream

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from dim_ray.core.adversarial import discriminator_step, generator_losses, generator_step
-from dim_ray.core.batch_norm import share_batch_norm
 from dim_ray.core.data.dataset import signed
 from dim_ray.core.matching import matching_loss
+from dim_ray.core.networks.batch_norm import share_batch_norm
 from dim_ray.core.pair import Pair
 from dim_ray.core.pool import StoredPool, shard, shard_weight
 from dim_ray.core.ports import Collective

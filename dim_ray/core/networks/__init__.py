@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from dim_ray.config import IMAGE_SIZES, Architecture, check_architecture
-from dim_ray.core.initialise import initialise
 from dim_ray.core.networks.alexnet import alexnet
 from dim_ray.core.networks.convnet import convnet
 from dim_ray.core.networks.densenet import densenet121
+from dim_ray.core.networks.initialise import initialise
 from dim_ray.core.networks.lenet import lenet
 from dim_ray.core.networks.mlp import mlp
 from dim_ray.core.networks.resnet import resnet

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dim_ray.config import Architecture
-from dim_ray.core.initialise import initialise
+from dim_ray.core.networks.initialise import initialise
 from dim_ray.core.networks.sizes import pad
 
 __all__ = ["vit_tiny"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from dim_ray.core.initialise import initialise
+from dim_ray.core.networks.initialise import initialise
 from dim_ray.errors import ConfigError
 
 

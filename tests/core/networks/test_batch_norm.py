@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dim_ray.core.batch_norm import BatchNorm1d, BatchNorm2d, share_batch_norm
+from dim_ray.core.networks.batch_norm import BatchNorm1d, BatchNorm2d, share_batch_norm
 from dim_ray.core.ports import Collective
 from dim_ray.core.random import stream
 from tests.core.workers import workers

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dim_ray.config import EvaluationConfig, Precision
-from dim_ray.core.classifiers import build_network
-from dim_ray.core.ensemble import gather
 from dim_ray.core.image_sources import ImageSource
+from dim_ray.core.networks.classifiers import build_network
+from dim_ray.core.networks.ensemble import gather
 from dim_ray.core.random import stream
 from dim_ray.core.students import StudentResult, finished, train_students
 from dim_ray.errors import DivergedError

@@ -16,7 +16,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from dim_ray.core.batch_norm import BatchNorm1d, BatchNorm2d
+from dim_ray.core.networks.batch_norm import BatchNorm1d, BatchNorm2d
 from dim_ray.errors import ConfigError, nearest
 
 __all__ = ["OwnWeights", "initialise"]

@@ -13,9 +13,9 @@ import torch
 
 from benchmarks.measure import Case
 from benchmarks.training import Setting, matching_case, noise_images, untrained_teacher
-from dim_ray.core.pool import StoredPool
-from dim_ray.core.snapshots import SnapshotMemory
-from dim_ray.core.teachers import Teacher
+from dim_ray.core.teachers.pool import StoredPool
+from dim_ray.core.teachers.snapshots import SnapshotMemory
+from dim_ray.core.teachers.teacher import Teacher
 
 __all__ = ["POOLS"]
 

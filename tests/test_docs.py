@@ -67,5 +67,5 @@ def test_search_has_every_sampler_and_scheduler() -> None:
 
 def test_a_name_that_does_not_exist_is_found() -> None:
     with pytest.raises(AttributeError, match="no_such"):
-        resolve("dim_ray.core.pool.no_such")
-    assert fields_in("`pool.sise`, see prior.md and dim_ray.core.pool.shard") == {"pool.sise"}
+        resolve("dim_ray.core.teachers.pool.no_such")
+    assert fields_in("`pool.sise`, see prior.md and dim_ray.core.teachers.pool.shard") == {"pool.sise"}

@@ -30,7 +30,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from dim_ray.config import MatchingConfig, MatchingKind
-from dim_ray.core.pool import DrawnTeacher
+from dim_ray.core.teachers.pool import DrawnTeacher
 from dim_ray.errors import ConfigError
 
 __all__ = [

@@ -28,9 +28,9 @@ from dim_ray.core.health import HealthCheck
 from dim_ray.core.loop import Losses, run_epochs
 from dim_ray.core.networks.batch_norm import share_batch_norm
 from dim_ray.core.pair import Pair
-from dim_ray.core.pool import TeacherPool
 from dim_ray.core.ports import Checkpointer, Collective, Reporter
 from dim_ray.core.random import stream
+from dim_ray.core.teachers.pool import TeacherPool
 
 __all__ = ["distill", "matching_loss"]
 

@@ -16,9 +16,9 @@ from dim_ray.core.image_sources import balanced_labels
 from dim_ray.core.matching import distill
 from dim_ray.core.pair import Pair, build_pair
 from dim_ray.core.pictures import sample_grid
-from dim_ray.core.pool import shard_weight
 from dim_ray.core.ports import Collective, Reporter
 from dim_ray.core.random import stream
+from dim_ray.core.teachers.pool import shard_weight
 from dim_ray.errors import ArtifactError, ConfigError
 from dim_ray.pipeline.priors import load_prior, prior_fingerprint
 from dim_ray.pipeline.teachers import open_pool, pool_identity, pool_teachers, teacher_fingerprint

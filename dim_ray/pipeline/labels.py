@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dim_ray.config import Config, fingerprint
 from dim_ray.core.data.dataset import Dataset
-from dim_ray.core.labels import Labeller
+from dim_ray.core.teachers.soft_labels import Labeller
 from dim_ray.errors import ConfigError
 from dim_ray.pipeline.teachers import pool_teachers, read_teacher
 from dim_ray.pipeline.workspace import Workspace

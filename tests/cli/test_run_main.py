@@ -133,7 +133,7 @@ def test_our_details_and_the_warnings_of_libraries_go_to_the_file_only(
 ) -> None:
     path = tmp_path / "logs" / "run.log"
     start_logging(path)
-    logging.getLogger("dim_ray.core.pool").info("a teacher is trained")
+    logging.getLogger("dim_ray.core.teachers.pool").info("a teacher is trained")
     logging.getLogger("tuning.study").info("a trial starts")
     logging.getLogger("library").info("chatter")
     logging.getLogger("library").warning("something is odd")

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from dim_ray.core.checkpoint import dumps, loads
-from dim_ray.core.online import OnlinePool
-from dim_ray.core.pool import DrawnTeacher, StoredPool, TeacherPool
 from dim_ray.core.random import stream
+from dim_ray.core.teachers.online import OnlinePool
+from dim_ray.core.teachers.pool import DrawnTeacher, StoredPool, TeacherPool
 from tests.core.tiny import POOL, STEPS_PER_EPOCH, equal_states, make_dataset, make_teachers
 
 DATASET = make_dataset()

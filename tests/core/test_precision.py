@@ -12,7 +12,7 @@ from dim_ray.core.image_sources import image_source
 from dim_ray.core.ports import NoCheckpointer
 from dim_ray.core.precision import autocast, resolve_precision
 from dim_ray.core.students import train_student
-from dim_ray.core.teachers import train_teacher
+from dim_ray.core.teachers.teacher import train_teacher
 from tests.core.tiny import ARCHITECTURE, POOL, RecordingReporter, equal_states, make_dataset
 
 CPU = torch.device("cpu")

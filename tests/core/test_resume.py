@@ -15,12 +15,12 @@ from dim_ray.config import HealthConfig
 from dim_ray.core.adversarial import train_prior
 from dim_ray.core.checkpoint import loads, with_prefix
 from dim_ray.core.matching import distill
-from dim_ray.core.online import OnlinePool
 from dim_ray.core.pair import Pair
-from dim_ray.core.pool import StoredPool, TeacherPool
 from dim_ray.core.ports import Checkpointer, Collective, NoCheckpointer, Reporter, SilentReporter, SingleWorker
 from dim_ray.core.random import stream
-from dim_ray.core.teachers import train_teachers
+from dim_ray.core.teachers.online import OnlinePool
+from dim_ray.core.teachers.pool import StoredPool, TeacherPool
+from dim_ray.core.teachers.teacher import train_teachers
 from dim_ray.errors import DivergedError
 from tests.core.tiny import (
     ARCHITECTURE,

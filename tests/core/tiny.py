@@ -17,7 +17,7 @@ from dim_ray.core.networks.classifiers import build_network
 from dim_ray.core.pair import Pair, build_pair
 from dim_ray.core.ports import SingleWorker, State
 from dim_ray.core.random import stream
-from dim_ray.core.teachers import Teacher
+from dim_ray.core.teachers.teacher import Teacher
 
 ARCHITECTURE = "convnet3_w8"
 GENERATOR = GeneratorConfig(capacity=6, discriminator_capacity=4, latent_dim=8, refinements=(1,))

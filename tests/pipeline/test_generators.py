@@ -16,8 +16,8 @@ from dim_ray.core.checkpoint import without_prefix
 from dim_ray.core.generator import Generator
 from dim_ray.core.matching import distill
 from dim_ray.core.pair import Pair, build_pair
-from dim_ray.core.pool import StoredPool
 from dim_ray.core.ports import NoCheckpointer, SilentReporter, SingleWorker, State
+from dim_ray.core.teachers.pool import StoredPool
 from dim_ray.pipeline import generators, teachers, validation
 from dim_ray.pipeline.generators import (
     GENERATOR_FILE,

@@ -27,9 +27,9 @@ from dim_ray.core.checkpoint import (
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.networks.classifiers import build_network
 from dim_ray.core.networks.ensemble import gather
-from dim_ray.core.pool import DrawnTeacher
 from dim_ray.core.random import derive_seed, stream
-from dim_ray.core.teachers import make_optimizer, train_step
+from dim_ray.core.teachers.pool import DrawnTeacher
+from dim_ray.core.teachers.teacher import make_optimizer, train_step
 
 __all__ = ["OnlinePool"]
 

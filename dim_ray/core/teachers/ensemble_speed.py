@@ -17,7 +17,7 @@ from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.networks import build_classifier
 from dim_ray.core.networks.ensemble import gather, train_members
 from dim_ray.core.random import stream
-from dim_ray.core.teachers import make_optimizer
+from dim_ray.core.teachers.teacher import make_optimizer
 
 __all__ = ["ensemble_may_pay", "ensemble_pays", "measure_ensemble"]
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from dim_ray.core.checkpoint import restore_module
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.networks.classifiers import build_network
-from dim_ray.core.teachers import Teacher
+from dim_ray.core.teachers.teacher import Teacher
 
 __all__ = ["Labeller"]
 

@@ -4,7 +4,7 @@
     [drawn] = pool.draw(step, 1, rng)
     logits = drawn(images)
 
-The other kind of pool, whose teachers are trained beside the generator, is in `dim_ray.core.online`.
+The other kind of pool, whose teachers are trained beside the generator, is in `dim_ray.core.teachers.online`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.networks.classifiers import build_network
 from dim_ray.core.ports import Collective
 from dim_ray.core.precision import autocast
-from dim_ray.core.snapshots import SnapshotMemory
-from dim_ray.core.teachers import Teacher
+from dim_ray.core.teachers.snapshots import SnapshotMemory
+from dim_ray.core.teachers.teacher import Teacher
 
 __all__ = ["DrawnTeacher", "StoredPool", "TeacherPool", "shard", "shard_weight"]
 

@@ -1,0 +1,1 @@
+"""Classifiers trained on real images, and the pools that a distillation draws them from."""

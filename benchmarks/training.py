@@ -11,14 +11,14 @@ from torch import Tensor
 from benchmarks import plain
 from benchmarks.measure import Case
 from dim_ray.config import EvaluationConfig, GeneratorConfig, MatchingConfig, PoolConfig, Precision, PriorConfig
-from dim_ray.core.adversarial import discriminator_steps, generator_losses, generator_step
 from dim_ray.core.data.dataset import Dataset, Normalisation, signed
 from dim_ray.core.data.splits import Split
-from dim_ray.core.matching import matching_loss
+from dim_ray.core.generator.adversarial import discriminator_steps, generator_losses, generator_step
+from dim_ray.core.generator.matching import matching_loss
+from dim_ray.core.generator.pair import Pair, build_pair
 from dim_ray.core.networks.batch_norm import share_batch_norm
 from dim_ray.core.networks.classifiers import build_network
 from dim_ray.core.networks.ensemble import gather, train_members
-from dim_ray.core.pair import Pair, build_pair
 from dim_ray.core.ports import Collective, SingleWorker
 from dim_ray.core.precision import resolve_precision
 from dim_ray.core.random import stream

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, TensorDataset, get_worker_info
 
 from dim_ray.config import WEIGHTS, Weights
-from dim_ray.core.generator import Generator
+from dim_ray.core.generator.networks import Generator
 from dim_ray.core.image_sources import balanced_labels
 from dim_ray.core.random import derive_seed, stream
 from dim_ray.errors import UsageError

@@ -15,7 +15,7 @@ from dim_ray.cli import clusters
 from dim_ray.cli.flags import DISTILL_FLAGS, DOCTOR_FLAGS, EVALUATE_FLAGS, TUNE_FLAGS, add_generator
 from dim_ray.cli.main import parse
 from dim_ray.config import GeneratorConfig
-from dim_ray.core.generator import build_generator
+from dim_ray.core.generator.networks import build_generator
 from dim_ray.core.random import stream
 
 README = (Path(__file__).parent.parent / "README.md").read_text()

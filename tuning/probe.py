@@ -15,10 +15,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from dim_ray.config import Config, Protocol
-from dim_ray.core.adversarial import train_prior
-from dim_ray.core.matching import distill
+from dim_ray.core.generator.adversarial import train_prior
+from dim_ray.core.generator.matching import distill
+from dim_ray.core.generator.pair import Pair, build_pair
 from dim_ray.core.networks.classifiers import build_network
-from dim_ray.core.pair import Pair, build_pair
 from dim_ray.core.ports import Checkpointer, NoCheckpointer, SilentReporter, SingleWorker
 from dim_ray.core.random import stream
 from dim_ray.core.students import finished

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from dim_ray.core.generator import Generator
+from dim_ray.core.generator.networks import Generator
 from dim_ray.distributed.held import on_held_device
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.students import validate

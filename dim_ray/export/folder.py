@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from dim_ray.api import StoredGenerator
-from dim_ray.core.generator import Generator
+from dim_ray.core.generator.networks import Generator
 from dim_ray.export import standalone
 from dim_ray.export.model_card import model_card
 from dim_ray.export.outputs import write_folder

@@ -11,11 +11,11 @@ import torch
 from dim_ray.config import Config, GeneratorConfig, Weights, fingerprint, to_dict
 from dim_ray.core.checkpoint import dumps, loads, module_tensors, restore_module
 from dim_ray.core.data.dataset import Dataset, to_bytes
-from dim_ray.core.generator import Generator, build_generator
+from dim_ray.core.generator.matching import distill
+from dim_ray.core.generator.networks import Generator, build_generator
+from dim_ray.core.generator.pair import Pair, build_pair
+from dim_ray.core.generator.sample_grid import sample_grid
 from dim_ray.core.image_sources import balanced_labels
-from dim_ray.core.matching import distill
-from dim_ray.core.pair import Pair, build_pair
-from dim_ray.core.pictures import sample_grid
 from dim_ray.core.ports import Collective, Reporter
 from dim_ray.core.random import stream
 from dim_ray.core.teachers.pool import shard_weight

@@ -10,7 +10,7 @@ from dim_ray.config import EvaluationConfig, Protocol, Weights
 from dim_ray.core.budgets import Budget, budget
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.data.splits import class_counts
-from dim_ray.core.generator import Generator
+from dim_ray.core.generator.networks import Generator
 from dim_ray.core.image_sources import ImageSource, image_source
 from dim_ray.core.random import derive_seed
 from dim_ray.core.students import StudentResult, finished, train_students

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from dim_ray.core.generator import Generator
+from dim_ray.core.generator.networks import Generator
 from dim_ray.core.ports import Collective
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.students import validate

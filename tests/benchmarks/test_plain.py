@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from benchmarks import plain
-from dim_ray.core.adversarial import discriminator_steps, generator_losses, generator_step
 from dim_ray.core.data.dataset import signed
-from dim_ray.core.generator import MapNorm
-from dim_ray.core.matching import matching_loss
+from dim_ray.core.generator.adversarial import discriminator_steps, generator_losses, generator_step
+from dim_ray.core.generator.matching import matching_loss
+from dim_ray.core.generator.networks import MapNorm
+from dim_ray.core.generator.pair import Pair
 from dim_ray.core.networks.classifiers import build_network
 from dim_ray.core.networks.ensemble import gather
-from dim_ray.core.pair import Pair
 from dim_ray.core.ports import SingleWorker
 from dim_ray.core.random import stream
 from dim_ray.core.teachers.pool import StoredPool

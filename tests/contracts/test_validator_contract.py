@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from dim_ray.core.generator import Generator
+from dim_ray.core.generator.networks import Generator
 from dim_ray.distributed.validator import SlotValidator
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.students import validate

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dim_ray.config import MatchingConfig, PriorConfig
 from dim_ray.core.data.augment import Augmentation, augment
 from dim_ray.core.data.dataset import Dataset
-from dim_ray.core.generator import Discriminator, Generator
+from dim_ray.core.generator.networks import Discriminator, Generator
 from dim_ray.core.random import stream
 
 Scores = tuple[Tensor, Tensor]

@@ -17,7 +17,7 @@ from dim_ray.core import students
 from dim_ray.core.budgets import Budget, budget
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.data.splits import Split
-from dim_ray.core.generator import Generator, build_generator
+from dim_ray.core.generator.networks import Generator, build_generator
 from dim_ray.core.image_sources import ImageSource, image_source
 from dim_ray.core.networks.initialise import initialise
 from dim_ray.core.random import stream

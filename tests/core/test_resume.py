@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from dim_ray.config import HealthConfig
-from dim_ray.core.adversarial import train_prior
 from dim_ray.core.checkpoint import loads, with_prefix
-from dim_ray.core.matching import distill
-from dim_ray.core.pair import Pair
+from dim_ray.core.generator.adversarial import train_prior
+from dim_ray.core.generator.matching import distill
+from dim_ray.core.generator.pair import Pair
 from dim_ray.core.ports import Checkpointer, Collective, NoCheckpointer, Reporter, SilentReporter, SingleWorker
 from dim_ray.core.random import stream
 from dim_ray.core.teachers.online import OnlinePool

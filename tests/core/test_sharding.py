@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from dim_ray.core.adversarial import discriminator_step, generator_losses, generator_step
 from dim_ray.core.data.dataset import signed
-from dim_ray.core.matching import matching_loss
+from dim_ray.core.generator.adversarial import discriminator_step, generator_losses, generator_step
+from dim_ray.core.generator.matching import matching_loss
+from dim_ray.core.generator.pair import Pair
 from dim_ray.core.networks.batch_norm import share_batch_norm
-from dim_ray.core.pair import Pair
 from dim_ray.core.ports import Collective
 from dim_ray.core.random import stream
 from dim_ray.core.teachers.pool import StoredPool, shard, shard_weight

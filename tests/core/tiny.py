@@ -13,8 +13,8 @@ from dim_ray.config import GeneratorConfig, MatchingConfig, PoolConfig, PriorCon
 from dim_ray.core.checkpoint import dumps, loads, module_tensors
 from dim_ray.core.data.dataset import Dataset, Normalisation
 from dim_ray.core.data.splits import Split
+from dim_ray.core.generator.pair import Pair, build_pair
 from dim_ray.core.networks.classifiers import build_network
-from dim_ray.core.pair import Pair, build_pair
 from dim_ray.core.ports import SingleWorker, State
 from dim_ray.core.random import stream
 from dim_ray.core.teachers.teacher import Teacher

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dim_ray.core.generator import Generator
+from dim_ray.core.generator.networks import Generator
 from dim_ray.distributed.resources import cluster
 from dim_ray.pipeline.generators import load_module
 from dim_ray.pipeline.workspace import Workspace

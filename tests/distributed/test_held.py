@@ -9,7 +9,7 @@ import ray
 import torch
 
 from dim_ray.core.data.dataset import Dataset
-from dim_ray.core.generator import Generator
+from dim_ray.core.generator.networks import Generator
 from dim_ray.distributed import tasks, trainer, validator
 from dim_ray.distributed.held import held_resources, on_held_device
 from dim_ray.pipeline.workspace import Workspace

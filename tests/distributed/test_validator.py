@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 import ray
 
-from dim_ray.core.generator import Generator
+from dim_ray.core.generator.networks import Generator
 from dim_ray.distributed import validator
 from dim_ray.distributed.validator import SlotValidator
 from dim_ray.pipeline.students import validate

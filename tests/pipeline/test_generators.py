@@ -13,9 +13,9 @@ from PIL import Image
 
 from dim_ray.config import Config, HealthConfig, NetworksConfig, StorageConfig, Weights
 from dim_ray.core.checkpoint import without_prefix
-from dim_ray.core.generator import Generator
-from dim_ray.core.matching import distill
-from dim_ray.core.pair import Pair, build_pair
+from dim_ray.core.generator.matching import distill
+from dim_ray.core.generator.networks import Generator
+from dim_ray.core.generator.pair import Pair, build_pair
 from dim_ray.core.ports import NoCheckpointer, SilentReporter, SingleWorker, State
 from dim_ray.core.teachers.pool import StoredPool
 from dim_ray.pipeline import generators, teachers, validation

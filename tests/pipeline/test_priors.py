@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dim_ray.config import HealthConfig, StorageConfig
-from dim_ray.core.adversarial import train_prior
+from dim_ray.core.generator.adversarial import train_prior
 from dim_ray.core.ports import SilentReporter, SingleWorker, State
 from dim_ray.errors import ArtifactError, DivergedError
 from dim_ray.pipeline import priors

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dim_ray.config import ARCHITECTURES, MatchingConfig, MatchingKind
-from dim_ray.core.distances import DISTANCES, ImagePairs
+from dim_ray.core.generator.distances import DISTANCES, ImagePairs
 from dim_ray.core.networks import build_classifier
 from dim_ray.core.random import stream
 from dim_ray.core.teachers.pool import DrawnTeacher

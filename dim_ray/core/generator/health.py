@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from dim_ray.config import HealthConfig, PriorConfig
 from dim_ray.core.data.dataset import Dataset, signed
-from dim_ray.core.pair import Pair
+from dim_ray.core.generator.adversarial_losses import source_loss
+from dim_ray.core.generator.pair import Pair
 from dim_ray.core.random import stream
-from dim_ray.core.source_losses import source_loss
 
 __all__ = ["HealthCheck"]
 

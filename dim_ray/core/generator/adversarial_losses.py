@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dim_ray.config import Precision, PriorConfig
-from dim_ray.core.generator import Discriminator
+from dim_ray.core.generator.networks import Discriminator
 from dim_ray.core.precision import autocast
 
 __all__ = ["gradient_penalty", "source_loss"]

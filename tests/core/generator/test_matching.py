@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from dim_ray.config import HealthConfig, MatchingConfig, MatchingKind, PoolConfig, PriorConfig
 from dim_ray.core.data.augment import Augmentation, augment, draw_augmentation
 from dim_ray.core.data.dataset import Dataset, signed
-from dim_ray.core.distances import DISTANCES
-from dim_ray.core.generator import Generator
-from dim_ray.core.matching import distill
+from dim_ray.core.generator.distances import DISTANCES
+from dim_ray.core.generator.matching import distill
+from dim_ray.core.generator.networks import Generator
+from dim_ray.core.generator.pair import Pair
 from dim_ray.core.networks.classifiers import build_network
-from dim_ray.core.pair import Pair
 from dim_ray.core.ports import Collective, NoCheckpointer, SingleWorker
 from dim_ray.core.random import derive_seed, stream
 from dim_ray.core.teachers import snapshots

@@ -23,15 +23,15 @@ from torch import Tensor
 from dim_ray.config import HealthConfig, PriorConfig
 from dim_ray.core.data.augment import augment
 from dim_ray.core.data.dataset import Dataset, signed
-from dim_ray.core.generator import Discriminator, Generator
-from dim_ray.core.health import HealthCheck
+from dim_ray.core.generator.adversarial_losses import gradient_penalty, source_loss
+from dim_ray.core.generator.health import HealthCheck
+from dim_ray.core.generator.networks import Discriminator, Generator
+from dim_ray.core.generator.pair import Pair
 from dim_ray.core.loop import Losses, run_epochs
 from dim_ray.core.networks.batch_norm import share_batch_norm
-from dim_ray.core.pair import Pair
 from dim_ray.core.ports import Checkpointer, Collective, Reporter
 from dim_ray.core.precision import autocast
 from dim_ray.core.random import stream
-from dim_ray.core.source_losses import gradient_penalty, source_loss
 
 __all__ = ["discriminator_step", "discriminator_steps", "generator_losses", "generator_step", "train_prior"]
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from dim_ray.config import HealthConfig
-from dim_ray.core.adversarial import train_prior
 from dim_ray.core.data.dataset import Dataset, signed
-from dim_ray.core.generator import Generator
-from dim_ray.core.health import HealthCheck
+from dim_ray.core.generator.adversarial import train_prior
+from dim_ray.core.generator.health import HealthCheck
+from dim_ray.core.generator.networks import Generator
 from dim_ray.core.ports import SilentReporter, SingleWorker
 from dim_ray.errors import DivergedError
 from tests.core.tiny import PRIOR, MemoryCheckpointer, equal_states, make_dataset, make_pair

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from dim_ray.core.pictures import sample_grid
+from dim_ray.core.generator.sample_grid import sample_grid
 
 
 def draw(images: Tensor, names: list[str]) -> NDArray[np.uint8]:

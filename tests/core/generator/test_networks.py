@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dim_ray.config import Config, GeneratorConfig, MatchingConfig, PriorConfig, StudyConfig
-from dim_ray.core.generator import Discriminator, Generator, build_discriminator, build_generator, scales
+from dim_ray.core.generator.networks import Discriminator, Generator, build_discriminator, build_generator, scales
 from dim_ray.core.networks import num_parameters
 from dim_ray.errors import ConfigError
 

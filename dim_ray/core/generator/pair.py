@@ -23,7 +23,7 @@ from dim_ray.core.checkpoint import (
     without_prefix,
 )
 from dim_ray.core.data.dataset import Dataset
-from dim_ray.core.generator import Discriminator, Generator, build_discriminator, build_generator
+from dim_ray.core.generator.networks import Discriminator, Generator, build_discriminator, build_generator
 from dim_ray.core.random import stream
 
 __all__ = ["Pair", "build_pair"]

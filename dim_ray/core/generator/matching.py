@@ -7,7 +7,7 @@ w_match = 0.01):
     w_adv L_G + w_match d(f, A(x), A(G(z, y)))
 
 A is differentiable siamese augmentation with the same parameters for both halves. Where a step draws several teachers,
-each has an augmentation of its own, and the loss is the mean. The kinds of d are in `dim_ray.core.distances`.
+each has an augmentation of its own, and the loss is the mean. The kinds of d are in `dim_ray.core.generator.distances`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ import torch
 from torch import Tensor
 
 from dim_ray.config import HealthConfig, MatchingConfig, PriorConfig
-from dim_ray.core.adversarial import discriminator_steps, generator_losses, generator_step
 from dim_ray.core.checkpoint import with_prefix, without_prefix
 from dim_ray.core.data.augment import Augmentation, draw_augmentation
 from dim_ray.core.data.dataset import Dataset, signed
-from dim_ray.core.distances import DISTANCES, ImagePairs
-from dim_ray.core.health import HealthCheck
+from dim_ray.core.generator.adversarial import discriminator_steps, generator_losses, generator_step
+from dim_ray.core.generator.distances import DISTANCES, ImagePairs
+from dim_ray.core.generator.health import HealthCheck
+from dim_ray.core.generator.pair import Pair
 from dim_ray.core.loop import Losses, run_epochs
 from dim_ray.core.networks.batch_norm import share_batch_norm
-from dim_ray.core.pair import Pair
 from dim_ray.core.ports import Checkpointer, Collective, Reporter
 from dim_ray.core.random import stream
 from dim_ray.core.teachers.pool import TeacherPool

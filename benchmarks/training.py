@@ -22,7 +22,7 @@ from dim_ray.core.networks.ensemble import gather, train_members
 from dim_ray.core.ports import Collective, SingleWorker
 from dim_ray.core.precision import resolve_precision
 from dim_ray.core.random import stream
-from dim_ray.core.students import student_optimizer
+from dim_ray.core.students.student import student_optimizer
 from dim_ray.core.teachers.online import OnlinePool
 from dim_ray.core.teachers.pool import StoredPool, TeacherPool
 from dim_ray.core.teachers.teacher import Teacher, make_optimizer, train_step

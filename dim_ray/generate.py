@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
     out = Path(arguments.out)
     check_absent(out)
     from dim_ray.api import named_generator
-    from dim_ray.core.image_sources import balanced_labels
+    from dim_ray.core.students.images import balanced_labels
     from dim_ray.export.image_files import FORMATS, ImageSet
 
     generator = named_generator(

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from dim_ray.config import Config, EvaluationConfig, Protocol
-from dim_ray.core.budgets import budget
 from dim_ray.core.data.splits import class_counts
+from dim_ray.core.students.budgets import budget
 from dim_ray.pipeline.generators import rung_epochs
 from dim_ray.pipeline.priors import prior_fingerprint, prior_is_settled
 from dim_ray.pipeline.students import Evaluation, selection_cells

@@ -25,7 +25,7 @@ import pandas as pd
 
 from dim_ray.config import DATASETS, WEIGHTS, Config, DataConfig, EvaluationConfig, StorageConfig
 from dim_ray.core.data.dataset import load_dataset
-from dim_ray.core.students import finished
+from dim_ray.core.students.student import finished
 from dim_ray.errors import ArtifactError, ConfigError, DataError, StorageError, UsageError
 from dim_ray.pipeline.generators import generator_from_artifact, weights_file
 from dim_ray.pipeline.students import Evaluation, StoredGenerator, group_cells, train_cells

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dim_ray.core.students import StudentResult
+from dim_ray.core.students.student import StudentResult
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.evaluations import load_generators, weights_in_use
 from dim_ray.pipeline.student_rows import circumstances, identity

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dim_ray.config import Protocol, Weights, join_quirks
-from dim_ray.core.students import StudentResult, finished
+from dim_ray.core.students.student import StudentResult, finished
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.generators import load_module, stored_weights, weights_file
 from dim_ray.pipeline.labels import labelling_teachers

@@ -15,9 +15,9 @@ from dim_ray.core.generator.matching import distill
 from dim_ray.core.generator.networks import Generator, build_generator
 from dim_ray.core.generator.pair import Pair, build_pair
 from dim_ray.core.generator.sample_grid import sample_grid
-from dim_ray.core.image_sources import balanced_labels
 from dim_ray.core.ports import Collective, Reporter
 from dim_ray.core.random import stream
+from dim_ray.core.students.images import balanced_labels
 from dim_ray.core.teachers.pool import shard_weight
 from dim_ray.errors import ArtifactError, ConfigError
 from dim_ray.pipeline.priors import load_prior, prior_fingerprint

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dim_ray.core.generator.networks import Generator
-from dim_ray.core.students import StudentResult, finished
+from dim_ray.core.students.student import StudentResult, finished
 from dim_ray.pipeline import students
 from dim_ray.pipeline.evaluations import evaluate, plan_evaluations
 from dim_ray.pipeline.generators import generator_fingerprint, load_module

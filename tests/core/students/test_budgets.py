@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from dim_ray.config import EvaluationConfig, Quirk
-from dim_ray.core.budgets import Budget
+from dim_ray.core.students.budgets import Budget
 from tests.core.students import CONFIG, agree
 
 

@@ -34,7 +34,7 @@ from benchmarks.workers import WORKERS
 from dim_ray.cli.main import run_main
 from dim_ray.cli.summary import make_console
 from dim_ray.config import IMAGE_SIZES, check_architecture
-from dim_ray.core.memory import keep_freed_memory
+from dim_ray.core.training.memory import keep_freed_memory
 from dim_ray.errors import UsageError, nearest
 
 _TRIALS, _SCALING, _RAY_POOL, _RAY_TRAIN = "trials", "scaling", "ray-pool", "ray-train"

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from benchmarks.measure import Case, Measurement
 from benchmarks.training import Setting, matching_case, matching_step, noise_images, untrained_teacher
 from dim_ray.core.networks.batch_norm import BatchNorm1d, BatchNorm2d
-from dim_ray.core.ports import SingleWorker
 from dim_ray.core.teachers.pool import StoredPool
+from dim_ray.core.training.ports import SingleWorker
 
 __all__ = ["compute_cases", "scaling_table", "traffic"]
 

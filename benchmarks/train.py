@@ -23,9 +23,9 @@ from benchmarks.measure import Case, Measurement
 from dim_ray.cli.flags import DEFAULT_STUDY
 from dim_ray.cli.settings import make_config, read_settings
 from dim_ray.config import Config
-from dim_ray.core.collective import TorchCollective
 from dim_ray.core.data.dataset import load_dataset
-from dim_ray.core.ports import SilentReporter, SingleWorker
+from dim_ray.core.training.collective import TorchCollective
+from dim_ray.core.training.ports import SilentReporter, SingleWorker
 from dim_ray.distributed.resources import cluster
 from dim_ray.distributed.trainer import distill_shards, teacher_shards
 from dim_ray.distributed.watched import run_watched

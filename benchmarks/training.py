@@ -19,13 +19,13 @@ from dim_ray.core.generator.pair import Pair, build_pair
 from dim_ray.core.networks.batch_norm import share_batch_norm
 from dim_ray.core.networks.classifiers import build_network
 from dim_ray.core.networks.ensemble import gather, train_members
-from dim_ray.core.ports import Collective, SingleWorker
-from dim_ray.core.precision import resolve_precision
-from dim_ray.core.random import stream
 from dim_ray.core.students.student import student_optimizer
 from dim_ray.core.teachers.online import OnlinePool
 from dim_ray.core.teachers.pool import StoredPool, TeacherPool
 from dim_ray.core.teachers.teacher import Teacher, make_optimizer, train_step
+from dim_ray.core.training.ports import Collective, SingleWorker
+from dim_ray.core.training.precision import resolve_precision
+from dim_ray.core.training.random import stream
 
 __all__ = ["TRAINING", "Setting", "matching_case", "matching_step", "noise_images", "untrained_teacher"]
 

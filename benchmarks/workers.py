@@ -19,9 +19,9 @@ import torch.distributed as dist
 
 from benchmarks.measure import Case
 from benchmarks.training import Setting, matching_step, noise_images, untrained_teacher
-from dim_ray.core.collective import TorchCollective
-from dim_ray.core.memory import keep_freed_memory
 from dim_ray.core.teachers.pool import StoredPool, shard
+from dim_ray.core.training.collective import TorchCollective
+from dim_ray.core.training.memory import keep_freed_memory
 
 __all__ = ["WORKERS"]
 

@@ -18,8 +18,8 @@ from torch.utils.data import IterableDataset, TensorDataset, get_worker_info
 
 from dim_ray.config import WEIGHTS, Weights
 from dim_ray.core.generator.networks import Generator
-from dim_ray.core.random import derive_seed, stream
 from dim_ray.core.students.images import balanced_labels
+from dim_ray.core.training.random import derive_seed, stream
 from dim_ray.errors import UsageError
 from dim_ray.pipeline.generators import generator_from_artifact, stored_weights
 from dim_ray.store.artifacts import ArtifactStore, read_artifact

@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _distill_here(work: Workspace, progress: Progress) -> None:
-    from dim_ray.core.ports import SingleWorker
+    from dim_ray.core.training.ports import SingleWorker
     from dim_ray.pipeline.generators import distill_generator
     from dim_ray.pipeline.local import ProgressReporter, train_pool
     from dim_ray.pipeline.priors import build_prior, prior_is_settled

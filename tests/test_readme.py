@@ -16,7 +16,7 @@ from dim_ray.cli.flags import DISTILL_FLAGS, DOCTOR_FLAGS, EVALUATE_FLAGS, TUNE_
 from dim_ray.cli.main import parse
 from dim_ray.config import GeneratorConfig
 from dim_ray.core.generator.networks import build_generator
-from dim_ray.core.random import stream
+from dim_ray.core.training.random import stream
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 EXAMPLES = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "best_generator" in block]

@@ -19,11 +19,11 @@ from dim_ray.core.generator.adversarial import train_prior
 from dim_ray.core.generator.matching import distill
 from dim_ray.core.generator.pair import Pair, build_pair
 from dim_ray.core.networks.classifiers import build_network
-from dim_ray.core.ports import Checkpointer, NoCheckpointer, SilentReporter, SingleWorker
-from dim_ray.core.random import stream
 from dim_ray.core.students.student import finished
 from dim_ray.core.teachers.pool import StoredPool, TeacherPool
 from dim_ray.core.teachers.teacher import Teacher, train_teachers
+from dim_ray.core.training.ports import Checkpointer, NoCheckpointer, SilentReporter, SingleWorker
+from dim_ray.core.training.random import stream
 from dim_ray.pipeline.students import Evaluation, StoredGenerator, group_cells, train_cells
 from dim_ray.pipeline.teachers import open_pool
 from dim_ray.pipeline.workspace import Workspace, on_device

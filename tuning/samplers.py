@@ -15,7 +15,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from dim_ray.config import Config, StudyConfig
-from dim_ray.core.random import derive_seed
+from dim_ray.core.training.random import derive_seed
 from tuning.space import grid
 
 __all__ = ["make_sampler"]

@@ -14,7 +14,7 @@ import ray
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from dim_ray.core.ports import SingleWorker
+from dim_ray.core.training.ports import SingleWorker
 from dim_ray.distributed.bridge import told_to
 from dim_ray.distributed.resources import Placement
 from dim_ray.distributed.trainer import run_workers, trial_shards

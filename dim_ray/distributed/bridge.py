@@ -10,7 +10,7 @@ from typing import Any
 import ray
 import ray.train
 
-from dim_ray.core.ports import Reporter
+from dim_ray.core.training.ports import Reporter
 from dim_ray.distributed.board import Board
 from dim_ray.pipeline.validation import validation_in
 from dim_ray.progress.notices import log, told

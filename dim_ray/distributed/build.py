@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
-from dim_ray.core.ports import Reporter, SingleWorker
+from dim_ray.core.training.ports import Reporter, SingleWorker
 from dim_ray.distributed.resources import Placement
 from dim_ray.distributed.tasks import Job, Task, run_tasks
 from dim_ray.distributed.trainer import DISTILLATION, distill_shards

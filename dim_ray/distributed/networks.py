@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from dim_ray.config import Config
-from dim_ray.core.ports import Reporter, SingleWorker
+from dim_ray.core.training.ports import Reporter, SingleWorker
 from dim_ray.distributed.leases import Claims, Held, Waits, hold, open_claims
 from dim_ray.distributed.resources import Placement, joins_a_cluster
 from dim_ray.distributed.tasks import Task, run_tasks

@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from dim_ray.core.ports import Reporter
+from dim_ray.core.training.ports import Reporter
 from dim_ray.distributed.board import make_board, summarise
 from dim_ray.distributed.bridge import BoardReporter, pass_on_notices, told_to
 from dim_ray.distributed.held import on_held_device

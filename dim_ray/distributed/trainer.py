@@ -15,8 +15,8 @@ import ray.train
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-from dim_ray.core.collective import TorchCollective
-from dim_ray.core.ports import Collective, Reporter
+from dim_ray.core.training.collective import TorchCollective
+from dim_ray.core.training.ports import Collective, Reporter
 from dim_ray.distributed.bridge import BoardReporter, TrainReporter, told_to
 from dim_ray.distributed.held import held_resources, on_held_device
 from dim_ray.distributed.resources import Placement

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 
 from dim_ray.config import Config, GeneratorConfig, Weights, fingerprint, to_dict
-from dim_ray.core.checkpoint import dumps, loads, module_tensors, restore_module
 from dim_ray.core.data.dataset import Dataset, to_bytes
 from dim_ray.core.generator.matching import distill
 from dim_ray.core.generator.networks import Generator, build_generator
 from dim_ray.core.generator.pair import Pair, build_pair
 from dim_ray.core.generator.sample_grid import sample_grid
-from dim_ray.core.ports import Collective, Reporter
-from dim_ray.core.random import stream
 from dim_ray.core.students.images import balanced_labels
 from dim_ray.core.teachers.pool import shard_weight
+from dim_ray.core.training.checkpoint import dumps, loads, module_tensors, restore_module
+from dim_ray.core.training.ports import Collective, Reporter
+from dim_ray.core.training.random import stream
 from dim_ray.errors import ArtifactError, ConfigError
 from dim_ray.pipeline.priors import load_prior, prior_fingerprint
 from dim_ray.pipeline.teachers import open_pool, pool_identity, pool_teachers, teacher_fingerprint

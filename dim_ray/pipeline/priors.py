@@ -7,10 +7,10 @@ import json
 from torch import Tensor
 
 from dim_ray.config import fingerprint, to_dict
-from dim_ray.core.checkpoint import dumps, loads
 from dim_ray.core.generator.adversarial import train_prior
 from dim_ray.core.generator.pair import build_pair
-from dim_ray.core.ports import Collective, Reporter
+from dim_ray.core.training.checkpoint import dumps, loads
+from dim_ray.core.training.ports import Collective, Reporter
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.workspace import Workspace, dataset_card, shared_checkpointer
 

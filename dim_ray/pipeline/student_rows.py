@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from dim_ray.config import fingerprint, join_quirks, to_dict
-from dim_ray.core.precision import resolve_precision
+from dim_ray.core.training.precision import resolve_precision
 from dim_ray.pipeline.labels import labeller_name
 from dim_ray.pipeline.students import Evaluation
 from dim_ray.pipeline.workspace import Workspace

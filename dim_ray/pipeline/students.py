@@ -10,11 +10,11 @@ from dim_ray.config import EvaluationConfig, Protocol, Weights
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.data.splits import class_counts
 from dim_ray.core.generator.networks import Generator
-from dim_ray.core.random import derive_seed
 from dim_ray.core.students.budgets import Budget, budget
 from dim_ray.core.students.images import ImageSource, image_source
 from dim_ray.core.students.student import StudentResult, finished, train_students
 from dim_ray.core.teachers.ensemble_speed import ensemble_may_pay, ensemble_pays
+from dim_ray.core.training.random import derive_seed
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.labels import load_labeller, size_of_teachers
 from dim_ray.pipeline.workspace import Workspace

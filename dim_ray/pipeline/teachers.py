@@ -9,15 +9,15 @@ from typing import Any
 import torch
 
 from dim_ray.config import Config, fingerprint, to_dict
-from dim_ray.core.checkpoint import dumps, loads, with_prefix, without_prefix
 from dim_ray.core.networks.classifiers import forward_macs
-from dim_ray.core.ports import Checkpointer, Collective, Reporter, State
-from dim_ray.core.precision import resolve_precision
 from dim_ray.core.teachers.ensemble_speed import ensemble_may_pay, ensemble_pays
 from dim_ray.core.teachers.online import OnlinePool
 from dim_ray.core.teachers.pool import StoredPool, TeacherPool, shard
 from dim_ray.core.teachers.snapshots import device_budget
 from dim_ray.core.teachers.teacher import Teacher, train_teachers
+from dim_ray.core.training.checkpoint import dumps, loads, with_prefix, without_prefix
+from dim_ray.core.training.ports import Checkpointer, Collective, Reporter, State
+from dim_ray.core.training.precision import resolve_precision
 from dim_ray.pipeline.workspace import Workspace, checkpointer, dataset_card
 
 __all__ = [

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from dim_ray.core.generator.networks import Generator
-from dim_ray.core.ports import Collective
+from dim_ray.core.training.ports import Collective
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.students import validate
 from dim_ray.pipeline.workspace import Workspace

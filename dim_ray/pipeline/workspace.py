@@ -10,10 +10,10 @@ from typing import Any, Self
 import torch
 
 from dim_ray.config import Config
-from dim_ray.core.checkpoint import dumps_host, host_copy, loads
 from dim_ray.core.data.dataset import Dataset
-from dim_ray.core.memory import keep_freed_memory
-from dim_ray.core.ports import Collective, State
+from dim_ray.core.training.checkpoint import dumps_host, host_copy, loads
+from dim_ray.core.training.memory import keep_freed_memory
+from dim_ray.core.training.ports import Collective, State
 from dim_ray.errors import DivergedError, StorageError
 from dim_ray.pipeline.uploads import Encode, Uploads, UploadTimes
 from dim_ray.progress.notices import log

@@ -16,10 +16,10 @@ from dim_ray.core.generator.networks import MapNorm
 from dim_ray.core.generator.pair import Pair
 from dim_ray.core.networks.classifiers import build_network
 from dim_ray.core.networks.ensemble import gather
-from dim_ray.core.ports import SingleWorker
-from dim_ray.core.random import stream
 from dim_ray.core.teachers.pool import StoredPool
 from dim_ray.core.teachers.teacher import make_optimizer, train_step
+from dim_ray.core.training.ports import SingleWorker
+from dim_ray.core.training.random import stream
 from tests.core.tiny import ARCHITECTURE, MATCHING, POOL, PRIOR, make_dataset, make_pair, make_plain_pair, make_teachers
 
 DATASET = make_dataset(per_class=16)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dim_ray.cli.grid import run_missing
-from dim_ray.core.ports import SilentReporter
+from dim_ray.core.training.ports import SilentReporter
 from dim_ray.distributed import build
 from dim_ray.distributed.resources import Placement
 from dim_ray.distributed.tasks import Task

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dim_ray.core.ports import Checkpointer, NoCheckpointer, State
+from dim_ray.core.training.ports import Checkpointer, NoCheckpointer, State
 from dim_ray.pipeline.workspace import StoredCheckpointer, checkpoint_key
 from dim_ray.store.artifacts import ArtifactStore
 from tests.core.tiny import MemoryCheckpointer, equal_states

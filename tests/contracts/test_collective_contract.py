@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dim_ray.core.ports import Collective, SingleWorker
+from dim_ray.core.training.ports import Collective, SingleWorker
 from tests.core.workers import workers
 
 Launch = Callable[..., list[Any]]

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dim_ray.core.checkpoint import dumps, loads
-from dim_ray.core.random import stream
 from dim_ray.core.teachers.online import OnlinePool
 from dim_ray.core.teachers.pool import DrawnTeacher, StoredPool, TeacherPool
+from dim_ray.core.training.checkpoint import dumps, loads
+from dim_ray.core.training.random import stream
 from tests.core.tiny import POOL, STEPS_PER_EPOCH, equal_states, make_dataset, make_teachers
 
 DATASET = make_dataset()

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import pytest
 
-from dim_ray.core.ports import Reporter, SilentReporter
+from dim_ray.core.training.ports import Reporter, SilentReporter
 from dim_ray.distributed.bridge import BoardReporter, TrainReporter
 from dim_ray.pipeline.local import ProgressReporter
 from dim_ray.progress import SilentProgress

@@ -15,7 +15,7 @@ from dim_ray.config import MatchingConfig, PriorConfig
 from dim_ray.core.data.augment import Augmentation, augment
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.generator.networks import Discriminator, Generator
-from dim_ray.core.random import stream
+from dim_ray.core.training.random import stream
 
 Scores = tuple[Tensor, Tensor]
 

@@ -17,11 +17,11 @@ from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.data.splits import Split
 from dim_ray.core.generator.networks import Generator, build_generator
 from dim_ray.core.networks.initialise import initialise
-from dim_ray.core.random import stream
 from dim_ray.core.students import student as students
 from dim_ray.core.students.budgets import Budget, budget
 from dim_ray.core.students.images import ImageSource, image_source
 from dim_ray.core.students.student import StudentResult, train_student
+from dim_ray.core.training.random import stream
 from tests.core import reference
 from tests.core.tiny import ARCHITECTURE, make_dataset
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from dim_ray.config import GeneratorConfig, MatchingConfig, PoolConfig, PriorConfig
-from dim_ray.core.checkpoint import dumps, loads, module_tensors
 from dim_ray.core.data.dataset import Dataset, Normalisation
 from dim_ray.core.data.splits import Split
 from dim_ray.core.generator.pair import Pair, build_pair
 from dim_ray.core.networks.classifiers import build_network
-from dim_ray.core.ports import SingleWorker, State
-from dim_ray.core.random import stream
 from dim_ray.core.teachers.teacher import Teacher
+from dim_ray.core.training.checkpoint import dumps, loads, module_tensors
+from dim_ray.core.training.ports import SingleWorker, State
+from dim_ray.core.training.random import stream
 
 ARCHITECTURE = "convnet3_w8"
 GENERATOR = GeneratorConfig(capacity=6, discriminator_capacity=4, latent_dim=8, refinements=(1,))

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from dim_ray.core.collective import TorchCollective
+from dim_ray.core.training.collective import TorchCollective
 
 MAX_WORKERS = 3
 _SECONDS = 120

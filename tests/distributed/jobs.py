@@ -10,7 +10,7 @@ from typing import Any
 import ray
 import torch
 
-from dim_ray.core.ports import Reporter
+from dim_ray.core.training.ports import Reporter
 from dim_ray.errors import DataError
 from dim_ray.pipeline.workspace import Workspace
 

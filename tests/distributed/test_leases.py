@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 
-from dim_ray.core.ports import SilentReporter
+from dim_ray.core.training.ports import SilentReporter
 from dim_ray.distributed import leases, networks
 from dim_ray.distributed.claims import LEASE_SECONDS, ClaimTable
 from dim_ray.distributed.leases import Claims, Held, Waits, hold

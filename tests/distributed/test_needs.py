@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dim_ray.config import NetworksConfig
-from dim_ray.core.ports import SilentReporter
+from dim_ray.core.training.ports import SilentReporter
 from dim_ray.distributed.needs import Needs, estimate_needs
 from dim_ray.distributed.resources import Placement
 from dim_ray.pipeline.teachers import build_teachers

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dim_ray.core.ports import SilentReporter
+from dim_ray.core.training.ports import SilentReporter
 from dim_ray.distributed import networks
 from dim_ray.distributed.networks import build_networks
 from dim_ray.distributed.resources import Placement

@@ -11,7 +11,7 @@ import pytest
 import ray.train
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-from dim_ray.core.ports import Collective, Reporter, SilentReporter, SingleWorker
+from dim_ray.core.training.ports import Collective, Reporter, SilentReporter, SingleWorker
 from dim_ray.distributed import trainer
 from dim_ray.distributed.bridge import BoardReporter
 from dim_ray.distributed.resources import Placement

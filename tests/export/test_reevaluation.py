@@ -17,8 +17,8 @@ from dim_ray.cli.flags import DEFAULT_STUDY
 from dim_ray.cli.main import run_main
 from dim_ray.cli.settings import make_config, read_settings
 from dim_ray.config import DataConfig, EvaluationConfig
-from dim_ray.core.checkpoint import dumps, loads
 from dim_ray.core.data.dataset import load_dataset
+from dim_ray.core.training.checkpoint import dumps, loads
 from dim_ray.errors import ArtifactError, DataError, StorageError, UsageError
 from dim_ray.export.reevaluation import CELLS, Reevaluation, measured_cells, reevaluate
 from dim_ray.pipeline.evaluations import evaluate_group, plan_evaluations

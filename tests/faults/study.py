@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dim_ray.core.checkpoint import loads
+from dim_ray.core.training.checkpoint import loads
 from tests.faults.cluster import RayCluster
 from tests.tuning.runs import Run, evaluations, trials
 

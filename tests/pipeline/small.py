@@ -8,7 +8,7 @@ from typing import Any
 
 from dim_ray.config import Config, EvaluationConfig, NetworksConfig, StorageConfig, StudyConfig
 from dim_ray.core.data.dataset import Dataset
-from dim_ray.core.ports import Collective, Reporter, SilentReporter, SingleWorker
+from dim_ray.core.training.ports import Collective, Reporter, SilentReporter, SingleWorker
 from dim_ray.pipeline.generators import distill_generator
 from dim_ray.pipeline.priors import build_prior
 from dim_ray.pipeline.teachers import build_teachers, missing_teachers

@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dim_ray.core.loop import Losses, run_epochs
-from dim_ray.core.ports import Checkpointer, NoCheckpointer, SilentReporter, SingleWorker, State
+from dim_ray.core.training.loop import Losses, run_epochs
+from dim_ray.core.training.ports import Checkpointer, NoCheckpointer, SilentReporter, SingleWorker, State
 from dim_ray.errors import DivergedError, StorageError
 from dim_ray.pipeline.uploads import UploadTimes
 from dim_ray.pipeline.workspace import StoredCheckpointer
@@ -204,7 +204,7 @@ ENDINGS = """
 import os, signal, sys, time
 import torch
 from dim_ray.cli.main import run_main
-from dim_ray.core.ports import State
+from dim_ray.core.training.ports import State
 from dim_ray.pipeline.workspace import StoredCheckpointer
 from tests.pipeline.test_checkpoint_faults import KEY, SlowStore, state
 

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from dim_ray.config import Config, HealthConfig, NetworksConfig, StorageConfig, Weights
-from dim_ray.core.checkpoint import without_prefix
 from dim_ray.core.generator.matching import distill
 from dim_ray.core.generator.networks import Generator
 from dim_ray.core.generator.pair import Pair, build_pair
-from dim_ray.core.ports import NoCheckpointer, SilentReporter, SingleWorker, State
 from dim_ray.core.teachers.pool import StoredPool
+from dim_ray.core.training.checkpoint import without_prefix
+from dim_ray.core.training.ports import NoCheckpointer, SilentReporter, SingleWorker, State
 from dim_ray.pipeline import generators, teachers, validation
 from dim_ray.pipeline.generators import (
     GENERATOR_FILE,

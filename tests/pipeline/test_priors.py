@@ -7,7 +7,7 @@ import pytest
 
 from dim_ray.config import HealthConfig, StorageConfig
 from dim_ray.core.generator.adversarial import train_prior
-from dim_ray.core.ports import SilentReporter, SingleWorker, State
+from dim_ray.core.training.ports import SilentReporter, SingleWorker, State
 from dim_ray.errors import ArtifactError, DivergedError
 from dim_ray.pipeline import priors
 from dim_ray.pipeline.generators import distill_generator

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from dim_ray.config import NetworksConfig, Precision, fingerprint
-from dim_ray.core.ports import SilentReporter, SingleWorker
-from dim_ray.core.random import stream
 from dim_ray.core.teachers.online import OnlinePool
 from dim_ray.core.teachers.pool import StoredPool
 from dim_ray.core.teachers.teacher import train_teacher
+from dim_ray.core.training.ports import SilentReporter, SingleWorker
+from dim_ray.core.training.random import stream
 from dim_ray.pipeline import teachers, workspace
 from dim_ray.pipeline.teachers import (
     build_teachers,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dim_ray.core.generator.networks import Generator
-from dim_ray.core.ports import SingleWorker
+from dim_ray.core.training.ports import SingleWorker
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline import validation
 from dim_ray.pipeline.generators import (

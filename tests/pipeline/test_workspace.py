@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from dim_ray.config import StorageConfig
-from dim_ray.core.checkpoint import loads
 from dim_ray.core.data.dataset import Dataset
-from dim_ray.core.ports import Reporter, SilentReporter, SingleWorker, State
+from dim_ray.core.training.checkpoint import loads
+from dim_ray.core.training.ports import Reporter, SilentReporter, SingleWorker, State
 from dim_ray.errors import ArtifactError
 from dim_ray.pipeline import workspace
 from dim_ray.pipeline.generators import distill_generator, generator_fingerprint

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dim_ray.config import DataConfig
 from dim_ray.core.data.splits import Source, Split, check_image_size, class_counts, hold_out
-from dim_ray.core.random import stream
+from dim_ray.core.training.random import stream
 from dim_ray.errors import DataError
 
 __all__ = ["Dataset", "Normalisation", "Split", "load_dataset", "signed", "to_bytes"]

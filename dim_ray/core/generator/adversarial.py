@@ -27,11 +27,11 @@ from dim_ray.core.generator.adversarial_losses import gradient_penalty, source_l
 from dim_ray.core.generator.health import HealthCheck
 from dim_ray.core.generator.networks import Discriminator, Generator
 from dim_ray.core.generator.pair import Pair
-from dim_ray.core.loop import Losses, run_epochs
 from dim_ray.core.networks.batch_norm import share_batch_norm
-from dim_ray.core.ports import Checkpointer, Collective, Reporter
-from dim_ray.core.precision import autocast
-from dim_ray.core.random import stream
+from dim_ray.core.training.loop import Losses, run_epochs
+from dim_ray.core.training.ports import Checkpointer, Collective, Reporter
+from dim_ray.core.training.precision import autocast
+from dim_ray.core.training.random import stream
 
 __all__ = ["discriminator_step", "discriminator_steps", "generator_losses", "generator_step", "train_prior"]
 

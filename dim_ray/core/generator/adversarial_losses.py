@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dim_ray.config import Precision, PriorConfig
 from dim_ray.core.generator.networks import Discriminator
-from dim_ray.core.precision import autocast
+from dim_ray.core.training.precision import autocast
 
 __all__ = ["gradient_penalty", "source_loss"]
 

@@ -19,7 +19,7 @@ from dim_ray.config import HealthConfig, PriorConfig
 from dim_ray.core.data.dataset import Dataset, signed
 from dim_ray.core.generator.adversarial_losses import source_loss
 from dim_ray.core.generator.pair import Pair
-from dim_ray.core.random import stream
+from dim_ray.core.training.random import stream
 
 __all__ = ["HealthCheck"]
 

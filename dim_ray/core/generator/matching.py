@@ -19,18 +19,18 @@ import torch
 from torch import Tensor
 
 from dim_ray.config import HealthConfig, MatchingConfig, PriorConfig
-from dim_ray.core.checkpoint import with_prefix, without_prefix
 from dim_ray.core.data.augment import Augmentation, draw_augmentation
 from dim_ray.core.data.dataset import Dataset, signed
 from dim_ray.core.generator.adversarial import discriminator_steps, generator_losses, generator_step
 from dim_ray.core.generator.distances import DISTANCES, ImagePairs
 from dim_ray.core.generator.health import HealthCheck
 from dim_ray.core.generator.pair import Pair
-from dim_ray.core.loop import Losses, run_epochs
 from dim_ray.core.networks.batch_norm import share_batch_norm
-from dim_ray.core.ports import Checkpointer, Collective, Reporter
-from dim_ray.core.random import stream
 from dim_ray.core.teachers.pool import TeacherPool
+from dim_ray.core.training.checkpoint import with_prefix, without_prefix
+from dim_ray.core.training.loop import Losses, run_epochs
+from dim_ray.core.training.ports import Checkpointer, Collective, Reporter
+from dim_ray.core.training.random import stream
 
 __all__ = ["distill", "matching_loss"]
 

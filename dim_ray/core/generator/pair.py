@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from dim_ray.config import GeneratorConfig, PriorConfig
-from dim_ray.core.checkpoint import (
+from dim_ray.core.data.dataset import Dataset
+from dim_ray.core.generator.networks import Discriminator, Generator, build_discriminator, build_generator
+from dim_ray.core.training.checkpoint import (
     module_tensors,
     optimizer_tensors,
     restore_module,
@@ -22,9 +24,7 @@ from dim_ray.core.checkpoint import (
     with_prefix,
     without_prefix,
 )
-from dim_ray.core.data.dataset import Dataset
-from dim_ray.core.generator.networks import Discriminator, Generator, build_discriminator, build_generator
-from dim_ray.core.random import stream
+from dim_ray.core.training.random import stream
 
 __all__ = ["Pair", "build_pair"]
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dim_ray.core.ports import Collective, SingleWorker
+from dim_ray.core.training.ports import Collective, SingleWorker
 
 __all__ = ["BatchNorm1d", "BatchNorm2d", "share_batch_norm"]
 

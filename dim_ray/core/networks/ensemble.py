@@ -21,10 +21,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from dim_ray.config import Precision
-from dim_ray.core.checkpoint import module_tensors, restore_module
 from dim_ray.core.data.augment import augment_parts
 from dim_ray.core.networks.classifiers import label_loss
-from dim_ray.core.precision import autocast, resolve_precision
+from dim_ray.core.training.checkpoint import module_tensors, restore_module
+from dim_ray.core.training.precision import autocast, resolve_precision
 
 __all__ = ["Members", "gather", "train_members"]
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from dim_ray.config import Protocol as ProtocolName
 from dim_ray.core.data.dataset import Dataset, Split, to_bytes
 from dim_ray.core.generator.networks import Generator
-from dim_ray.core.random import stream
 from dim_ray.core.students.budgets import Budget
+from dim_ray.core.training.random import stream
 
 __all__ = ["ImageSource", "Labelling", "balanced_labels", "image_source"]
 

@@ -22,9 +22,9 @@ from dim_ray.config import EvaluationConfig
 from dim_ray.core.data.dataset import Dataset, Normalisation
 from dim_ray.core.networks.classifiers import accuracies, build_network
 from dim_ray.core.networks.ensemble import Members, gather, train_members
-from dim_ray.core.random import derive_seed, stream
 from dim_ray.core.students.budgets import Budget
 from dim_ray.core.students.images import ImageSource
+from dim_ray.core.training.random import derive_seed, stream
 from dim_ray.errors import DivergedError
 
 __all__ = ["StudentResult", "finished", "student_optimizer", "train_student", "train_students"]

@@ -16,8 +16,8 @@ from dim_ray.config import PoolConfig, check_architecture
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.networks import build_classifier
 from dim_ray.core.networks.ensemble import gather, train_members
-from dim_ray.core.random import stream
 from dim_ray.core.teachers.teacher import make_optimizer
+from dim_ray.core.training.random import stream
 
 __all__ = ["ensemble_may_pay", "ensemble_pays", "measure_ensemble"]
 

@@ -16,7 +16,12 @@ import torch
 from torch import Tensor
 
 from dim_ray.config import PoolConfig
-from dim_ray.core.checkpoint import (
+from dim_ray.core.data.dataset import Dataset
+from dim_ray.core.networks.classifiers import build_network
+from dim_ray.core.networks.ensemble import gather
+from dim_ray.core.teachers.pool import DrawnTeacher
+from dim_ray.core.teachers.teacher import make_optimizer, train_step
+from dim_ray.core.training.checkpoint import (
     module_tensors,
     optimizer_tensors,
     restore_module,
@@ -24,12 +29,7 @@ from dim_ray.core.checkpoint import (
     with_prefix,
     without_prefix,
 )
-from dim_ray.core.data.dataset import Dataset
-from dim_ray.core.networks.classifiers import build_network
-from dim_ray.core.networks.ensemble import gather
-from dim_ray.core.random import derive_seed, stream
-from dim_ray.core.teachers.pool import DrawnTeacher
-from dim_ray.core.teachers.teacher import make_optimizer, train_step
+from dim_ray.core.training.random import derive_seed, stream
 
 __all__ = ["OnlinePool"]
 

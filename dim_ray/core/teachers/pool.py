@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from dim_ray.config import Precision
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.networks.classifiers import build_network
-from dim_ray.core.ports import Collective
-from dim_ray.core.precision import autocast
 from dim_ray.core.teachers.snapshots import SnapshotMemory
 from dim_ray.core.teachers.teacher import Teacher
+from dim_ray.core.training.ports import Collective
+from dim_ray.core.training.precision import autocast
 
 __all__ = ["DrawnTeacher", "StoredPool", "TeacherPool", "shard", "shard_weight"]
 

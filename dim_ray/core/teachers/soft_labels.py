@@ -16,10 +16,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dim_ray.core.checkpoint import restore_module
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.networks.classifiers import build_network
 from dim_ray.core.teachers.teacher import Teacher
+from dim_ray.core.training.checkpoint import restore_module
 
 __all__ = ["Labeller"]
 

@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 
 from dim_ray.config import PoolConfig, SnapshotSpacing
-from dim_ray.core.checkpoint import (
+from dim_ray.core.data.dataset import Dataset
+from dim_ray.core.networks.classifiers import accuracies, build_network
+from dim_ray.core.networks.ensemble import Members, gather, train_members
+from dim_ray.core.training.checkpoint import (
     optimizer_tensors,
     restore_optimizer,
     with_prefix,
     without_prefix,
 )
-from dim_ray.core.data.dataset import Dataset
-from dim_ray.core.loop import Losses, run_epochs
-from dim_ray.core.networks.classifiers import accuracies, build_network
-from dim_ray.core.networks.ensemble import Members, gather, train_members
-from dim_ray.core.ports import Checkpointer, Reporter, SingleWorker
-from dim_ray.core.random import derive_seed, stream
+from dim_ray.core.training.loop import Losses, run_epochs
+from dim_ray.core.training.ports import Checkpointer, Reporter, SingleWorker
+from dim_ray.core.training.random import derive_seed, stream
 
 __all__ = ["Teacher", "make_optimizer", "snapshot_steps", "train_step", "train_teacher", "train_teachers"]
 

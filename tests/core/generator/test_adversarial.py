@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from dim_ray.config import HealthConfig, PriorConfig
-from dim_ray.core.checkpoint import without_prefix
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.generator import adversarial
 from dim_ray.core.generator.adversarial import discriminator_step, generator_losses, generator_step, train_prior
 from dim_ray.core.generator.adversarial_losses import gradient_penalty
 from dim_ray.core.generator.networks import Discriminator
 from dim_ray.core.generator.pair import Pair, build_pair
-from dim_ray.core.ports import NoCheckpointer, SingleWorker
-from dim_ray.core.random import stream
+from dim_ray.core.training.checkpoint import without_prefix
+from dim_ray.core.training.ports import NoCheckpointer, SingleWorker
+from dim_ray.core.training.random import stream
 from tests.core import reference
 from tests.core.tiny import (
     GENERATOR,

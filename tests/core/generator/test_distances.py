@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from dim_ray.config import ARCHITECTURES, MatchingConfig, MatchingKind
 from dim_ray.core.generator.distances import DISTANCES, ImagePairs
 from dim_ray.core.networks import build_classifier
-from dim_ray.core.random import stream
 from dim_ray.core.teachers.pool import DrawnTeacher
+from dim_ray.core.training.random import stream
 from dim_ray.errors import ConfigError
 from tests.core import reference
 

@@ -14,7 +14,7 @@ from dim_ray.core.data.dataset import Dataset, signed
 from dim_ray.core.generator.adversarial import train_prior
 from dim_ray.core.generator.health import HealthCheck
 from dim_ray.core.generator.networks import Generator
-from dim_ray.core.ports import SilentReporter, SingleWorker
+from dim_ray.core.training.ports import SilentReporter, SingleWorker
 from dim_ray.errors import DivergedError
 from tests.core.tiny import PRIOR, MemoryCheckpointer, equal_states, make_dataset, make_pair
 

@@ -17,12 +17,12 @@ from dim_ray.core.generator.matching import distill
 from dim_ray.core.generator.networks import Generator
 from dim_ray.core.generator.pair import Pair
 from dim_ray.core.networks.classifiers import build_network
-from dim_ray.core.ports import Collective, NoCheckpointer, SingleWorker
-from dim_ray.core.random import derive_seed, stream
 from dim_ray.core.teachers import snapshots
 from dim_ray.core.teachers.online import OnlinePool
 from dim_ray.core.teachers.pool import DrawnTeacher, StoredPool, TeacherPool, shard, shard_weight
 from dim_ray.core.teachers.teacher import Teacher
+from dim_ray.core.training.ports import Collective, NoCheckpointer, SingleWorker
+from dim_ray.core.training.random import derive_seed, stream
 from tests.core import reference
 from tests.core.tiny import (
     MATCHING,

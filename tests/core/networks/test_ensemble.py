@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from dim_ray.config import EvaluationConfig, Precision
 from dim_ray.core.networks.classifiers import build_network
 from dim_ray.core.networks.ensemble import gather
-from dim_ray.core.random import stream
 from dim_ray.core.students.images import ImageSource
 from dim_ray.core.students.student import StudentResult, finished, train_students
+from dim_ray.core.training.random import stream
 from dim_ray.errors import DivergedError
 from tests.core.students import CONFIG, DATASET, agree, make_source, no_warnings, train
 from tests.core.tiny import ARCHITECTURE

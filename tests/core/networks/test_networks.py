@@ -20,7 +20,7 @@ from dim_ray.config import ARCHITECTURES, IMAGE_SIZES, Norm, check_architecture
 from dim_ray.core.networks import REGISTRY, build_classifier, num_parameters
 from dim_ray.core.networks.norms import make_norm
 from dim_ray.core.networks.sizes import AveragePool
-from dim_ray.core.precision import autocast
+from dim_ray.core.training.precision import autocast
 from dim_ray.errors import ConfigError
 
 # Every family, narrow where it has a width, and every option once.

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from dim_ray.config import PROTOCOLS, Protocol, Quirk
-from dim_ray.core.random import stream
 from dim_ray.core.students import images as image_sources
 from dim_ray.core.students.images import balanced_labels
+from dim_ray.core.training.random import stream
 from tests.core import reference
 from tests.core.students import CONFIG, DATASET, agree, make_generator, make_source
 

@@ -13,8 +13,8 @@ from dim_ray.config import PROTOCOLS, EvaluationConfig, Quirk
 from dim_ray.core.data.dataset import Normalisation
 from dim_ray.core.data.splits import Split
 from dim_ray.core.networks import build_classifier
-from dim_ray.core.random import derive_seed, stream
 from dim_ray.core.students import student as students
+from dim_ray.core.training.random import derive_seed, stream
 from tests.core.students import (
     CONFIG,
     DATASET,

@@ -15,9 +15,9 @@ from dim_ray.core.data.augment import augment
 from dim_ray.core.data.splits import Split
 from dim_ray.core.networks import build_classifier
 from dim_ray.core.networks.classifiers import label_loss
-from dim_ray.core.random import derive_seed, stream
 from dim_ray.core.students import student as students
 from dim_ray.core.students.images import ImageSource
+from dim_ray.core.training.random import derive_seed, stream
 from dim_ray.errors import DivergedError
 from tests.core import reference
 from tests.core.students import (

@@ -14,10 +14,10 @@ from dim_ray.core.data.augment import augment
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.networks import classifiers
 from dim_ray.core.networks.classifiers import accuracy, build_network
-from dim_ray.core.ports import NoCheckpointer, SingleWorker
-from dim_ray.core.random import derive_seed, stream
 from dim_ray.core.teachers.pool import DrawnTeacher, StoredPool, shard, shard_weight
 from dim_ray.core.teachers.teacher import Teacher, snapshot_steps, train_teacher, train_teachers
+from dim_ray.core.training.ports import NoCheckpointer, SingleWorker
+from dim_ray.core.training.random import derive_seed, stream
 from tests.core import reference
 from tests.core.tiny import (
     ARCHITECTURE,

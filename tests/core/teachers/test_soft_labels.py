@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from dim_ray.core.checkpoint import restore_module
 from dim_ray.core.data.splits import Split
 from dim_ray.core.networks import build_classifier
 from dim_ray.core.networks.classifiers import label_loss
-from dim_ray.core.random import stream
 from dim_ray.core.teachers import soft_labels as labels
 from dim_ray.core.teachers.soft_labels import Labeller
 from dim_ray.core.teachers.teacher import Teacher
+from dim_ray.core.training.checkpoint import restore_module
+from dim_ray.core.training.random import stream
 from tests.core.tiny import make_dataset, make_teachers
 
 DATASET = make_dataset()

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dim_ray.core.checkpoint import loads
-from dim_ray.core.loop import Losses, run_epochs
-from dim_ray.core.ports import Checkpointer, SingleWorker, State
+from dim_ray.core.training.checkpoint import loads
+from dim_ray.core.training.loop import Losses, run_epochs
+from dim_ray.core.training.ports import Checkpointer, SingleWorker, State
 from dim_ray.errors import DivergedError, StorageError
 from tests.core.tiny import InterruptedStageError, MemoryCheckpointer, OneOfSeveral, RecordingReporter
 

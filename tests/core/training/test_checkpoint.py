@@ -10,8 +10,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from dim_ray.core import checkpoint
-from dim_ray.core.checkpoint import (
+from dim_ray.core.training import checkpoint
+from dim_ray.core.training.checkpoint import (
     dumps,
     loads,
     module_tensors,

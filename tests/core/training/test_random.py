@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from dim_ray.core.random import derive_seed, stream
+from dim_ray.core.training.random import derive_seed, stream
 
 
 def test_seed_is_the_same_in_every_version_and_process() -> None:

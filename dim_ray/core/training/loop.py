@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from dim_ray.core.ports import Checkpointer, Collective, Reporter, State
-from dim_ray.core.random import stream
+from dim_ray.core.training.ports import Checkpointer, Collective, Reporter, State
+from dim_ray.core.training.random import stream
 from dim_ray.errors import DivergedError, StorageError
 
 __all__ = ["Losses", "run_epochs"]

@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dim_ray.core.collective import TorchCollective
-from dim_ray.core.ports import Collective
+from dim_ray.core.training.collective import TorchCollective
+from dim_ray.core.training.ports import Collective
 from tests.core.workers import MAX_WORKERS, workers
 
 

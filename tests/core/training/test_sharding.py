@@ -16,9 +16,9 @@ from dim_ray.core.generator.adversarial import discriminator_step, generator_los
 from dim_ray.core.generator.matching import matching_loss
 from dim_ray.core.generator.pair import Pair
 from dim_ray.core.networks.batch_norm import share_batch_norm
-from dim_ray.core.ports import Collective
-from dim_ray.core.random import stream
 from dim_ray.core.teachers.pool import StoredPool, shard, shard_weight
+from dim_ray.core.training.ports import Collective
+from dim_ray.core.training.random import stream
 from tests.core.tiny import MATCHING, PRIOR, make_dataset, make_plain_pair, make_teachers
 from tests.core.workers import workers
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from dim_ray.config import EvaluationConfig
-from dim_ray.core.ports import NoCheckpointer
-from dim_ray.core.precision import autocast, resolve_precision
 from dim_ray.core.students.budgets import budget
 from dim_ray.core.students.images import image_source
 from dim_ray.core.students.student import train_student
 from dim_ray.core.teachers.teacher import train_teacher
+from dim_ray.core.training.ports import NoCheckpointer
+from dim_ray.core.training.precision import autocast, resolve_precision
 from tests.core.tiny import ARCHITECTURE, POOL, RecordingReporter, equal_states, make_dataset
 
 CPU = torch.device("cpu")

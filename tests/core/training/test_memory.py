@@ -11,7 +11,7 @@ _FAULTS = """
 import resource
 import torch
 from torch import nn
-from dim_ray.core.memory import keep_freed_memory
+from dim_ray.core.training.memory import keep_freed_memory
 
 network = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU(), nn.Flatten())
 images = torch.zeros(96, 1, 64, 64)  # whose maps are 47 MB: above what glibc keeps by itself

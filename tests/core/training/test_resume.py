@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from dim_ray.config import HealthConfig
-from dim_ray.core.checkpoint import loads, with_prefix
 from dim_ray.core.generator.adversarial import train_prior
 from dim_ray.core.generator.matching import distill
 from dim_ray.core.generator.pair import Pair
-from dim_ray.core.ports import Checkpointer, Collective, NoCheckpointer, Reporter, SilentReporter, SingleWorker
-from dim_ray.core.random import stream
 from dim_ray.core.teachers.online import OnlinePool
 from dim_ray.core.teachers.pool import StoredPool, TeacherPool
 from dim_ray.core.teachers.teacher import train_teachers
+from dim_ray.core.training.checkpoint import loads, with_prefix
+from dim_ray.core.training.ports import Checkpointer, Collective, NoCheckpointer, Reporter, SilentReporter, SingleWorker
+from dim_ray.core.training.random import stream
 from dim_ray.errors import DivergedError
 from tests.core.tiny import (
     ARCHITECTURE,

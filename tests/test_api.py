@@ -16,10 +16,10 @@ from dim_ray.errors import ArtifactError, StorageError, UsageError
 from dim_ray.pipeline.generators import GENERATOR_FILE, generator_fingerprint, load_module
 from dim_ray.pipeline.priors import prior_fingerprint
 from dim_ray.store.writer import Writer
-from tests.pipeline.small import build_networks, distil, make_work
-from tests.store.cards import edit_card
+from tests.helpers.altered_cards import edit_card
+from tests.helpers.made_rows import evaluation, real_evaluation
+from tests.helpers.small import build_networks, distil, make_work
 from tests.store.conftest import object_store  # noqa: F401  # a fixture
-from tests.store.rows import evaluation, real_evaluation
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from dim_ray.distributed.resources import Placement
 from dim_ray.doctor import main, print_nodes
 from dim_ray.errors import ResourceError
 from dim_ray.progress import SilentProgress
-from tests.logs import closed_logs  # noqa: F401  # a fixture
-from tests.pipeline.small import make_work
+from tests.helpers.logs import closed_logs  # noqa: F401  # a fixture
+from tests.helpers.small import make_work
 
 ONE = NodeReport(name="10.0.0.1 (one)", num_workers=1, num_gpus=0.0, is_member=True)
 TWO = NodeReport(name="10.0.0.2 (two)", num_workers=1, num_gpus=0.0)

@@ -11,8 +11,8 @@ from dim_ray.cli.main import run_main
 from dim_ray.export.image_files import FORMATS
 from dim_ray.generate import main
 from dim_ray.store.writer import Writer
-from tests.pipeline.small import build_networks, distil, make_work
-from tests.store.rows import evaluation
+from tests.helpers.made_rows import evaluation
+from tests.helpers.small import build_networks, distil, make_work
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from dim_ray.quirks import BEGIN, END, effects, main, variants
 from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
-from tests.store.rows import evaluation
+from tests.helpers.made_rows import evaluation
 
 TINY = [
     "--local",

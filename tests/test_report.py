@@ -8,7 +8,7 @@ import pytest
 from dim_ray.errors import StorageError, UsageError
 from dim_ray.report import main, parse_arguments
 from dim_ray.store.writer import Writer
-from tests.store.rows import evaluation, real_evaluation
+from tests.helpers.made_rows import evaluation, real_evaluation
 
 
 @pytest.fixture

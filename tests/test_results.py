@@ -17,8 +17,8 @@ from dim_ray.pipeline.workspace import dataset_card
 from dim_ray.results import main
 from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.writer import Writer
-from tests.pipeline.small import make_work
-from tests.store.rows import evaluation, real_evaluation, trial
+from tests.helpers.made_rows import evaluation, real_evaluation, trial
+from tests.helpers.small import make_work
 
 BEST = "feed000011112222"
 

@@ -10,7 +10,7 @@ from dim_ray.cli.flags import DEFAULT_STUDY, DISTILL_FLAGS, add_local, shipped_s
 from dim_ray.cli.main import parse
 from dim_ray.config import Config
 from dim_ray.core.data.checks import check_evaluation, check_training
-from tests.core.tiny import make_dataset
+from tests.helpers.tiny import make_dataset
 from tuning.samplers import make_sampler
 from tuning.schedulers import make_scheduler
 from tuning.space import check_search

@@ -20,7 +20,16 @@ from dim_ray.core.teachers.pool import StoredPool
 from dim_ray.core.teachers.teacher import make_optimizer, train_step
 from dim_ray.core.training.ports import SingleWorker
 from dim_ray.core.training.random import stream
-from tests.core.tiny import ARCHITECTURE, MATCHING, POOL, PRIOR, make_dataset, make_pair, make_plain_pair, make_teachers
+from tests.helpers.tiny import (
+    ARCHITECTURE,
+    MATCHING,
+    POOL,
+    PRIOR,
+    make_dataset,
+    make_pair,
+    make_plain_pair,
+    make_teachers,
+)
 
 DATASET = make_dataset(per_class=16)
 BATCH = 16

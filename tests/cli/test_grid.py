@@ -22,7 +22,7 @@ from dim_ray.pipeline.students import Evaluation
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import SilentProgress
 from dim_ray.store.schema import EVALUATION_TABLE
-from tests.pipeline.small import make_work
+from tests.helpers.small import make_work
 
 
 class Counting(SilentProgress):

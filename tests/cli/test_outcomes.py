@@ -13,8 +13,8 @@ from dim_ray.cli.outcomes import print_outcomes
 from dim_ray.config import to_dict
 from dim_ray.errors import DimError, DivergedError
 from dim_ray.pipeline.workspace import Workspace
-from tests.pipeline.small import make_work
-from tests.store.rows import evaluation, trial
+from tests.helpers.made_rows import evaluation, trial
+from tests.helpers.small import make_work
 from tuning.cost import StudyCost
 from tuning.study import StudyOutcome
 

@@ -16,7 +16,7 @@ import pytest
 
 from dim_ray.cli.main import run_main, start_logging
 from dim_ray.errors import ArtifactError, StorageError, UsageError
-from tests.disks import fill, small_disk
+from tests.helpers.disks import fill, small_disk
 
 
 @pytest.fixture(autouse=True)

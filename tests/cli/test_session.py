@@ -14,9 +14,9 @@ from dim_ray.config import Config, DataConfig, fingerprint
 from dim_ray.core.data.checks import check_evaluation, check_training
 from dim_ray.errors import ConfigError, DataError, StorageError
 from dim_ray.pipeline.workspace import Workspace
-from tests.core.images import pixels, write_folder
-from tests.logs import closed_logs  # noqa: F401  # a fixture
-from tests.pipeline.small import make_config, make_work
+from tests.helpers.logs import closed_logs  # noqa: F401  # a fixture
+from tests.helpers.small import make_config, make_work
+from tests.helpers.written_images import pixels, write_folder
 from tests.store.conftest import closed_folder, object_store  # noqa: F401  # fixtures
 
 

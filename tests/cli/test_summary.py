@@ -17,9 +17,9 @@ from dim_ray.config import DataConfig
 from dim_ray.distill import _print as print_distilled
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
-from tests.pipeline.small import build_networks, distil, make_work
+from tests.helpers.made_rows import evaluation, real_evaluation
+from tests.helpers.small import build_networks, distil, make_work
 from tests.store.conftest import object_store  # noqa: F401  # a fixture
-from tests.store.rows import evaluation, real_evaluation
 
 
 def rows_of(root: Path, *rows: dict[str, object]) -> pd.DataFrame:

@@ -10,8 +10,8 @@ from dim_ray.results import main
 from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
-from tests.store.cards import edit_card
-from tests.store.rows import evaluation, trial
+from tests.helpers.altered_cards import edit_card
+from tests.helpers.made_rows import evaluation, trial
 
 GENERATOR = evaluation()["generator"]
 

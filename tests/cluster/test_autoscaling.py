@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 
-from tests.cluster.configurations import ROOT
-from tests.cluster.hosts import Network, missing
-from tests.tuning.runs import FLAGS, NO_TOKEN, evaluations, trials
+from tests.helpers.cluster_files import ROOT
+from tests.helpers.hosts import Network, missing
+from tests.helpers.runs import FLAGS, NO_TOKEN, evaluations, trials
 
 pytestmark = [
     pytest.mark.multihost,

@@ -15,7 +15,7 @@ from typing import Any
 import boto3
 import pytest
 
-from tests.cluster.configurations import FOLDER, ROOT, load, prepared
+from tests.helpers.cluster_files import FOLDER, ROOT, load, prepared
 
 BUCKET = "dim-results"
 OWN = "192.0.2.7/32"

@@ -16,7 +16,7 @@ from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.core.generated.autoscaler_pb2 import NodeState, NodeStatus
 from ray.core.generated.instance_manager_pb2 import Instance, NodeKind
 
-from tests.cluster.configurations import FOLDER, LAUNCHED, ROOT, head_port, load, locked, prepared
+from tests.helpers.cluster_files import FOLDER, LAUNCHED, ROOT, head_port, load, locked, prepared
 
 AUTOSCALED = ["cluster.yaml", "gcp.yaml"]
 DESCRIBED = [path for path in (ROOT / "cluster.yaml", *sorted(FOLDER.iterdir())) if path.is_file()]

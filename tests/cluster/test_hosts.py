@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.configurations import ROOT
-from tests.cluster.hosts import Network, missing
+from tests.helpers.cluster_files import ROOT
+from tests.helpers.hosts import Network, missing
 
 pytestmark = [pytest.mark.multihost, pytest.mark.skipif(bool(missing()), reason=missing())]
 
@@ -43,7 +43,7 @@ def test_host_that_is_cut_off_is_there_and_not_reached() -> None:
 def test_hosts_and_their_processes_end_with_the_process_that_made_them() -> None:
     code = (
         "import time\n"
-        "from tests.cluster.hosts import Network\n"
+        "from tests.helpers.hosts import Network\n"
         "with Network() as network:\n"
         "    host = network.add('one')\n"
         "    host.run('sh', '-c', 'sleep 1000 >/dev/null 2>&1 &')\n"

@@ -8,7 +8,7 @@ import yaml
 
 from dim_ray.config import StudyConfig
 from dim_ray.distributed.resources import plan_placement
-from tests.cluster.configurations import FOLDER, ROOT, locked
+from tests.helpers.cluster_files import FOLDER, ROOT, locked
 
 OBJECTS = {item["kind"]: item for item in yaml.safe_load_all((FOLDER / "kuberay.yaml").read_text())}
 # Keys that KubeRay's definitions have, of what is used here.

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import dim_ray
-from tests.cluster.configurations import head_port
-from tests.cluster.hosts import missing
-from tests.cluster.on_prem import LaptopStudy, OnPrem
+from tests.helpers.cluster_files import head_port
+from tests.helpers.hosts import missing
+from tests.helpers.on_prem import LaptopStudy, OnPrem
 
 UP_SECONDS = AGAIN_SECONDS = 90.0
 LEAVE_SECONDS = 120.0

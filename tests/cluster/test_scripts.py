@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.configurations import FOLDER, head_port
+from tests.helpers.cluster_files import FOLDER, head_port
 
 SCRIPTS = sorted(FOLDER.glob("*.sh"))
 LOGIN = "source ~/.bashrc; "  # as Ray gives its commands

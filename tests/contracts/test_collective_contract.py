@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dim_ray.core.training.ports import Collective, SingleWorker
-from tests.core.workers import workers
+from tests.helpers.gloo_workers import workers
 
 Launch = Callable[..., list[Any]]
 

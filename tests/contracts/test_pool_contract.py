@@ -17,7 +17,7 @@ from dim_ray.core.teachers.online import OnlinePool
 from dim_ray.core.teachers.pool import DrawnTeacher, StoredPool, TeacherPool
 from dim_ray.core.training.checkpoint import dumps, loads
 from dim_ray.core.training.random import stream
-from tests.core.tiny import POOL, STEPS_PER_EPOCH, equal_states, make_dataset, make_teachers
+from tests.helpers.tiny import POOL, STEPS_PER_EPOCH, equal_states, make_dataset, make_teachers
 
 DATASET = make_dataset()
 BATCH_NORM = "resnet10_w4"

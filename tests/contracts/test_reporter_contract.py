@@ -12,8 +12,8 @@ from dim_ray.core.training.ports import Reporter, SilentReporter
 from dim_ray.distributed.bridge import BoardReporter, TrainReporter
 from dim_ray.pipeline.local import ProgressReporter
 from dim_ray.progress import SilentProgress
-from tests.core.tiny import RecordingReporter
-from tests.distributed.board import LocalBoard
+from tests.helpers.local_board import LocalBoard
+from tests.helpers.tiny import RecordingReporter
 
 IMPLEMENTATIONS: dict[str, Callable[[], Reporter]] = {
     "SilentReporter": SilentReporter,

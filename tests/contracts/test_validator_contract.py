@@ -15,9 +15,9 @@ from dim_ray.errors import DivergedError
 from dim_ray.pipeline.students import validate
 from dim_ray.pipeline.validation import HereValidator, Validator
 from dim_ray.pipeline.workspace import Workspace
-from tests.distributed.slots import generator as generator
-from tests.distributed.slots import slots as slots
-from tests.distributed.slots import work as work
+from tests.helpers.slots import generator as generator
+from tests.helpers.slots import slots as slots
+from tests.helpers.slots import work as work
 
 IMPLEMENTATIONS: dict[str, Callable[[Workspace], Validator]] = {
     "HereValidator": HereValidator,

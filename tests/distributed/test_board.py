@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed.nodes import nodes, run_command
+from tests.helpers.ray_nodes import nodes, run_command
 
 WHERE = """
 import ray

@@ -12,8 +12,8 @@ import ray.train
 from dim_ray.distributed.board import summarise
 from dim_ray.distributed.bridge import BoardReporter, TrainReporter, pass_on_notices, told_to
 from dim_ray.progress.notices import log, told
-from tests.core.tiny import RecordingReporter
-from tests.distributed.board import LocalBoard
+from tests.helpers.local_board import LocalBoard
+from tests.helpers.tiny import RecordingReporter
 
 
 def test_board_knows_how_far_every_job_is() -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from dim_ray.distributed.claims import LEASE_SECONDS
-from tests.distributed.builder import CAPACITIES, POOL_SIZE, trainings
-from tests.distributed.nodes import SECONDS, command_environment, nodes
+from tests.helpers.builder import CAPACITIES, POOL_SIZE, trainings
+from tests.helpers.ray_nodes import SECONDS, command_environment, nodes
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -34,7 +34,7 @@ def address() -> Iterator[str]:
 @contextmanager
 def driver(address: str, storage: Path, study: str, seconds: float, file: str) -> Iterator[subprocess.Popen[str]]:
     """Runs a study that takes so many seconds to store a network, and begins when a file is there."""
-    code = "from tests.distributed.builder import main; main()"
+    code = "from tests.helpers.builder import main; main()"
     with subprocess.Popen(
         [sys.executable, "-c", code, str(storage), study, str(seconds), file],
         env=command_environment(address),

@@ -12,7 +12,7 @@ from dim_ray.distributed.growth import first_nodes, nodes_with_growth, possible_
 from dim_ray.distributed.resources import Placement, plan_placement
 from dim_ray.errors import ResourceError
 from dim_ray.progress import SilentProgress
-from tests.cluster.configurations import LAUNCHED, load
+from tests.helpers.cluster_files import LAUNCHED, load
 
 HEAD_ALONE = {"CPU": 0.0, "GPU": 0.0, "memory": 1e9, "node:__internal_head__": 1.0}
 

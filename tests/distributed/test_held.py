@@ -13,7 +13,7 @@ from dim_ray.core.generator.networks import Generator
 from dim_ray.distributed import tasks, trainer, validator
 from dim_ray.distributed.held import held_resources, on_held_device
 from dim_ray.pipeline.workspace import Workspace
-from tests.pipeline.small import make_work
+from tests.helpers.small import make_work
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from dim_ray.pipeline.priors import prior_is_settled
 from dim_ray.pipeline.teachers import missing_teachers
 from dim_ray.pipeline.workspace import Workspace
 from tests.distributed.test_claims import Clock
-from tests.pipeline.small import make_work
+from tests.helpers.small import make_work
 
 PLACEMENT = Placement(num_workers=2, cpus_per_worker=1, gpus_per_worker=0.0, max_concurrent=1)
 

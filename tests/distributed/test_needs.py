@@ -12,8 +12,8 @@ from dim_ray.distributed.needs import Needs, estimate_needs
 from dim_ray.distributed.resources import Placement
 from dim_ray.pipeline.teachers import build_teachers
 from dim_ray.pipeline.workspace import Workspace
-from tests.core import tiny
-from tests.pipeline.small import make_work
+from tests.helpers import tiny
+from tests.helpers.small import make_work
 
 
 @pytest.fixture

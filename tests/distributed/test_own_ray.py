@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from dim_ray.distributed.own_ray import own_ray
-from tests.distributed.nodes import wait_for_nodes
-from tests.faults.cluster import RayCluster
-from tests.tuning.runs import LEAVE_SECONDS, marked_processes
+from tests.helpers.ray_cluster import RayCluster
+from tests.helpers.ray_nodes import wait_for_nodes
+from tests.helpers.runs import LEAVE_SECONDS, marked_processes
 
 LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}  # as /proc writes it
 LISTENS = "0A"

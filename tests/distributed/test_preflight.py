@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import dim_ray
-from tests.distributed.nodes import node_without, nodes, run_command, wait_for_nodes
+from tests.helpers.ray_nodes import node_without, nodes, run_command, wait_for_nodes
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -14,7 +14,7 @@ import pytest
 from dim_ray.distributed import remote
 from dim_ray.distributed.remote import EXIT_DETACHED, Request, call_head
 from dim_ray.errors import DimError, UsageError
-from tests.tuning.runs import marked_processes
+from tests.helpers.runs import marked_processes
 
 # What `ray exec FILE COMMAND` does with a command, with the login shell of this machine in the place of ssh's.
 RAY_EXEC = """

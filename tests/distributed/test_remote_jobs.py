@@ -14,10 +14,10 @@ import pytest
 from dim_ray.distributed import remote
 from dim_ray.distributed.remote import EXIT_DETACHED, EXIT_STOPPED, Request, call_head
 from tests.distributed.test_remote import RAY_EXEC
-from tests.faults.cluster import RayCluster
-from tests.tuning.runs import NO_TOKEN
+from tests.helpers.ray_cluster import RayCluster
+from tests.helpers.runs import NO_TOKEN
 
-MODULE = "tests.distributed.errand"
+MODULE = "tests.helpers.errand"
 CLUSTER = Path("cluster.yaml")
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -17,7 +17,7 @@ from dim_ray.config import Config, StudyConfig
 from dim_ray.distributed.resources import Placement, cluster, joins_a_cluster, local_resources, plan_placement
 from dim_ray.errors import ConfigError, DimError, ResourceError
 from dim_ray.progress import SilentProgress
-from tests.distributed.nodes import nodes, run_command
+from tests.helpers.ray_nodes import nodes, run_command
 
 
 def plan(*nodes: dict[str, float], **study: Any) -> Placement:

@@ -14,8 +14,8 @@ from dim_ray.distributed.tasks import Task, run_tasks
 from dim_ray.errors import DataError, DimError
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import SilentProgress
-from tests.distributed import jobs
-from tests.pipeline.small import make_config, make_work
+from tests.helpers import ray_jobs
+from tests.helpers.small import make_config, make_work
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -41,7 +41,7 @@ def work(tmp_path: Path) -> Workspace:
 
 def test_every_job_runs_on_the_cores_that_it_was_given(placement: Placement, work: Workspace, tmp_path: Path) -> None:
     seen: list[float] = []
-    tasks = {f"job {index}": Task(job=jobs.note, argument=f"file-{index}") for index in range(5)}
+    tasks = {f"job {index}": Task(job=ray_jobs.note, argument=f"file-{index}") for index in range(5)}
     run_tasks(work, tasks, placement, on_progress=lambda share, note: seen.append(share))
     assert [(tmp_path / f"file-{index}").read_text() for index in range(5)] == ["1"] * 5
     assert seen == sorted(seen)
@@ -49,7 +49,7 @@ def test_every_job_runs_on_the_cores_that_it_was_given(placement: Placement, wor
 
 
 def test_ray_calls_a_task_by_its_jobs_name(placement: Placement, work: Workspace, tmp_path: Path) -> None:
-    tasks = {"prior of capacity 4": Task(job=jobs.note_name, argument="file")}
+    tasks = {"prior of capacity 4": Task(job=ray_jobs.note_name, argument="file")}
     run_tasks(work, tasks, placement, on_progress=ignore)
     assert (tmp_path / "file").read_text() == "prior of capacity 4"
 
@@ -64,8 +64,8 @@ def test_error_for_a_person_comes_back_as_it_was_raised_and_the_others_are_stopp
     if placement.max_concurrent < 2:
         pytest.skip("needs two cores")
     tasks = {
-        "long": Task(job=jobs.sleep, argument=600.0),
-        "broken": Task(job=jobs.wait_then_fail, argument="file.parquet"),
+        "long": Task(job=ray_jobs.sleep, argument=600.0),
+        "broken": Task(job=ray_jobs.wait_then_fail, argument="file.parquet"),
     }
     with pytest.raises(DataError) as failure:
         run_tasks(work, tasks, placement, on_progress=ignore)
@@ -80,26 +80,26 @@ def test_error_for_a_person_comes_back_as_it_was_raised_and_the_others_are_stopp
 
 def test_defect_keeps_its_traceback(placement: Placement, work: Workspace) -> None:
     with pytest.raises(ZeroDivisionError) as failure:
-        run_tasks(work, {"job": Task(job=jobs.break_down, argument="a")}, placement, on_progress=ignore)
+        run_tasks(work, {"job": Task(job=ray_jobs.break_down, argument="a")}, placement, on_progress=ignore)
     assert "break_down" in str(failure.value)
 
 
 def test_job_whose_process_dies_is_started_again(placement: Placement, work: Workspace, tmp_path: Path) -> None:
-    run_tasks(work, {"job": Task(job=jobs.die_once, argument="file")}, placement, on_progress=ignore)
+    run_tasks(work, {"job": Task(job=ray_jobs.die_once, argument="file")}, placement, on_progress=ignore)
     assert (tmp_path / "file-died").exists()
     assert (tmp_path / "file").exists()
 
 
 def test_job_whose_process_dies_every_time_gives_a_sentence(placement: Placement, work: Workspace) -> None:
     with pytest.raises(DimError, match=r"the process of teacher 3 died too often .*What is finished is kept"):
-        run_tasks(work, {"teacher 3": Task(job=jobs.die, argument=None)}, placement, on_progress=ignore)
+        run_tasks(work, {"teacher 3": Task(job=ray_jobs.die, argument=None)}, placement, on_progress=ignore)
 
 
 def test_progress_is_weighed_by_the_cost_of_the_tasks(placement: Placement, work: Workspace) -> None:
     seen: list[float] = []
     tasks = {
-        "dear": Task(job=jobs.note, argument="dear", cost=9.0),
-        "long": Task(job=jobs.sleep, argument=3.0, cost=1.0),
+        "dear": Task(job=ray_jobs.note, argument="dear", cost=9.0),
+        "long": Task(job=ray_jobs.sleep, argument=3.0, cost=1.0),
     }
     run_tasks(work, tasks, placement, on_progress=lambda share, note: seen.append(share))
     assert 0.9 in [pytest.approx(share) for share in seen]  # when the dear one is done

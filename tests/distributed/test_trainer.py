@@ -18,8 +18,8 @@ from dim_ray.distributed.resources import Placement
 from dim_ray.errors import DimError, DivergedError
 from dim_ray.pipeline.validation import Validator
 from dim_ray.pipeline.workspace import Workspace
-from tests.distributed.board import LocalBoard
-from tests.pipeline.small import make_work
+from tests.helpers.local_board import LocalBoard
+from tests.helpers.small import make_work
 
 
 class Worker(SingleWorker):

@@ -15,9 +15,9 @@ from dim_ray.distributed import validator
 from dim_ray.distributed.validator import SlotValidator
 from dim_ray.pipeline.students import validate
 from dim_ray.pipeline.workspace import Workspace
-from tests.distributed.slots import generator as generator
-from tests.distributed.slots import slots as slots
-from tests.distributed.slots import work as work
+from tests.helpers.slots import generator as generator
+from tests.helpers.slots import slots as slots
+from tests.helpers.slots import work as work
 
 SECONDS = 120.0
 ONE_CORE = {"CPU": 1.0, "GPU": 0.0}

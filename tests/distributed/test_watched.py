@@ -10,7 +10,7 @@ import ray
 from dim_ray.distributed import watched
 from dim_ray.distributed.watched import watching
 from dim_ray.progress.notices import told
-from tests.distributed.board import LocalBoard, Method
+from tests.helpers.local_board import LocalBoard, Method
 
 
 class EndingBoard(LocalBoard):

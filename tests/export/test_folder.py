@@ -19,8 +19,8 @@ from dim_ray.errors import ArtifactError
 from dim_ray.results import main
 from dim_ray.store.artifacts import read_artifact
 from dim_ray.store.writer import Writer
-from tests.pipeline.small import build_networks, distil, make_work
-from tests.store.rows import evaluation, real_evaluation
+from tests.helpers.made_rows import evaluation, real_evaluation
+from tests.helpers.small import build_networks, distil, make_work
 
 FILES = {"card.json", "generator.safetensors", "program.pt2", "README.md", "sample.py", "samples.png"}
 SAMPLE = """

@@ -27,10 +27,10 @@ from dim_ray.results import main
 from dim_ray.store.artifacts import CARD_DIGEST, CARD_FILE, read_artifact, seal_card
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
-from tests.core import tiny
-from tests.pipeline.small import build_networks, distil, make_work
-from tests.store.cards import edit_card
-from tests.store.rows import evaluation
+from tests.helpers import tiny
+from tests.helpers.altered_cards import edit_card
+from tests.helpers.made_rows import evaluation
+from tests.helpers.small import build_networks, distil, make_work
 
 EVALUATION = EvaluationConfig(
     images_per_class=(2,),

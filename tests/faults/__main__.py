@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.faults.scenarios import SCENARIOS
-from tests.faults.study import CHECKPOINT_SECONDS, Harm
+from tests.helpers.harmed_study import CHECKPOINT_SECONDS, Harm
 
 
 def main(arguments: Sequence[str]) -> int:

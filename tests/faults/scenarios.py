@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.disks import fill, small_disk
-from tests.faults.cluster import Node, RayCluster, kill
-from tests.faults.study import CELLS, REFUSED_SECONDS, Harm, HarmedStudy
+from tests.helpers.disks import fill, small_disk
+from tests.helpers.harmed_study import CELLS, REFUSED_SECONDS, Harm, HarmedStudy
+from tests.helpers.ray_cluster import Node, RayCluster, kill
 
 __all__ = ["SCENARIOS"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed.nodes import command_environment
-from tests.faults.cluster import RayCluster
 from tests.faults.scenarios import SCENARIOS
+from tests.helpers.ray_cluster import RayCluster
+from tests.helpers.ray_nodes import command_environment
 
 AGAIN_SECONDS = 60.0
 SECONDS = 600.0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dim_ray.pipeline.workspace import Workspace
-from tests.pipeline.small import build_networks, distil, make_work
+from tests.helpers.small import build_networks, distil, make_work
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from dim_ray.errors import DivergedError, StorageError
 from dim_ray.pipeline.uploads import UploadTimes
 from dim_ray.pipeline.workspace import StoredCheckpointer
 from dim_ray.store.artifacts import ArtifactStore
-from tests.disks import after, fill, remount, small_disk
+from tests.helpers.disks import after, fill, remount, small_disk
 
 KEY = "studies/tiny/checkpoints/state.safetensors"
 QUICK = UploadTimes(pauses_seconds=(0.02,), last_seconds=10.0)

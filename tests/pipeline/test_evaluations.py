@@ -26,8 +26,8 @@ from dim_ray.pipeline.students import Evaluation, validate
 from dim_ray.pipeline.teachers import teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.schema import EVALUATION_TABLE, EVALUATIONS
-from tests.core import tiny
-from tests.pipeline.small import distil, make_work
+from tests.helpers import tiny
+from tests.helpers.small import distil, make_work
 
 
 def plan(work: Workspace) -> list[Evaluation]:

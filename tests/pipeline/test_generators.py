@@ -31,8 +31,8 @@ from dim_ray.pipeline.priors import build_prior, load_prior, prior_fingerprint
 from dim_ray.pipeline.students import validate
 from dim_ray.pipeline.teachers import load_teacher, missing_teachers, teacher_fingerprint
 from dim_ray.pipeline.workspace import StoredCheckpointer, Workspace
-from tests.core.tiny import ARCHITECTURE, InterruptedStageError, OneOfSeveral, RecordingReporter, equal_states
-from tests.pipeline.small import build_networks, distil, file_bytes, make_work, undistilled, with_matching
+from tests.helpers.small import build_networks, distil, file_bytes, make_work, undistilled, with_matching
+from tests.helpers.tiny import ARCHITECTURE, InterruptedStageError, OneOfSeveral, RecordingReporter, equal_states
 
 
 def with_pool(work: Workspace, **changes: Any) -> Workspace:

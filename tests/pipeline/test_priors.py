@@ -13,8 +13,8 @@ from dim_ray.pipeline import priors
 from dim_ray.pipeline.generators import distill_generator
 from dim_ray.pipeline.priors import build_prior, load_prior, prior_fingerprint, prior_is_settled
 from dim_ray.pipeline.workspace import StoredCheckpointer, Workspace
-from tests.core.tiny import InterruptedStageError, MemoryCheckpointer, RecordingReporter, equal_states, make_pair
-from tests.pipeline.small import file_bytes, make_work
+from tests.helpers.small import file_bytes, make_work
+from tests.helpers.tiny import InterruptedStageError, MemoryCheckpointer, RecordingReporter, equal_states, make_pair
 
 
 def with_capacity(work: Workspace, capacity: int) -> Workspace:

@@ -28,9 +28,9 @@ from dim_ray.pipeline.teachers import (
     teachers_cost,
 )
 from dim_ray.pipeline.workspace import Workspace, checkpointer
-from tests.core import tiny
-from tests.core.tiny import InterruptedStageError, RecordingReporter
-from tests.pipeline.small import file_bytes, make_work
+from tests.helpers import tiny
+from tests.helpers.small import file_bytes, make_work
+from tests.helpers.tiny import InterruptedStageError, RecordingReporter
 
 
 def with_pool(work: Workspace, **changes: Any) -> Workspace:

@@ -19,8 +19,8 @@ from dim_ray.pipeline.generators import (
 )
 from dim_ray.pipeline.validation import HereValidator, validation_in
 from dim_ray.pipeline.workspace import Workspace
-from tests.core.tiny import OneOfSeveral, RecordingReporter
-from tests.pipeline.small import distil, file_bytes, make_config, undistilled, with_matching
+from tests.helpers.small import distil, file_bytes, make_config, undistilled, with_matching
+from tests.helpers.tiny import OneOfSeveral, RecordingReporter
 
 
 def test_validation_is_measured_at_the_rungs_alone(built: Workspace) -> None:

@@ -26,8 +26,8 @@ from dim_ray.pipeline.workspace import (
     shared_checkpointer,
 )
 from dim_ray.store.artifacts import ArtifactStore
-from tests.core.tiny import InterruptedStageError, OneOfSeveral, RecordingReporter, equal_states
-from tests.pipeline.small import make_work
+from tests.helpers.small import make_work
+from tests.helpers.tiny import InterruptedStageError, OneOfSeveral, RecordingReporter, equal_states
 
 STATE = State(tensors={"weight": torch.arange(6.0)}, meta={"steps": 3})
 

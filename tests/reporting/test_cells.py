@@ -9,7 +9,7 @@ import pytest
 from dim_ray.reporting.cells import best_generators, curve, leaders, measured_cells, whole_set
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
-from tests.store.rows import evaluation, real_evaluation
+from tests.helpers.made_rows import evaluation, real_evaluation
 
 GOOD, BAD = "feed000011112222", "beef000011112222"
 

@@ -14,7 +14,7 @@ import pytest
 from dim_ray.reporting.page import make_page
 from dim_ray.reporting.sections import make_report
 from dim_ray.store.artifacts import ArtifactStore
-from tests.store.rows import evaluation, trial, validation
+from tests.helpers.made_rows import evaluation, trial, validation
 
 _SEEDS = 5
 

@@ -21,8 +21,8 @@ from dim_ray.reporting.sections import make_report
 from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
-from tests.reporting.html import Element, parse
-from tests.store.rows import evaluation, real_evaluation, trial, validation
+from tests.helpers.html import Element, parse
+from tests.helpers.made_rows import evaluation, real_evaluation, trial, validation
 
 HOSTILE = "<script>alert(1)</script>&$x$"
 GENERATORS = ("feed000011112222", "beef000011112222")

@@ -12,7 +12,7 @@ from dim_ray.config import Config, DataConfig, to_dict
 from dim_ray.reporting.searches import datasets_of, failures, pool_scaling, studies, thinned
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
-from tests.store.rows import trial
+from tests.helpers.made_rows import trial
 
 
 def rows_of(folder: Path, rows: list[dict[str, Any]]) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from dim_ray.reporting.tables import leaderboard
 from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
-from tests.store.rows import evaluation, trial
+from tests.helpers.made_rows import evaluation, trial
 
 GENERATORS = ("feed000011112222", "beef000011112222")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.store import s3
+from tests.helpers import s3
 
 _NOBODY = 65534
 

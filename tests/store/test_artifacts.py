@@ -15,7 +15,7 @@ import pytest
 from dim_ray.errors import ArtifactError, StorageError
 from dim_ray.store.artifacts import CARD_DIGEST, ArtifactStore, read_artifact
 from dim_ray.store.filesystem import Root, open_root
-from tests.store.cards import edit_card
+from tests.helpers.altered_cards import edit_card
 
 FINGERPRINT = "0123456789abcdef"
 FILES = {"generator.safetensors": b"weights" * 1000, "samples.png": b"\x89PNG"}

@@ -14,8 +14,8 @@ from dim_ray.errors import StorageError
 from dim_ray.store.compaction import Compaction, compact
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
-from tests.store.rows import evaluation, trial
-from tests.store.steps import Crash, crash_at, steps
+from tests.helpers.disk_steps import Crash, crash_at, steps
+from tests.helpers.made_rows import evaluation, trial
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 

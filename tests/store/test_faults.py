@@ -21,8 +21,8 @@ from dim_ray.store.faults import PAUSES_SECONDS, can_pass
 from dim_ray.store.filesystem import open_root
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
-from tests.disks import after, fill, remount, small_disk
-from tests.store.rows import evaluation, trial
+from tests.helpers.disks import after, fill, remount, small_disk
+from tests.helpers.made_rows import evaluation, trial
 
 SHORT = (0.05,) * 100
 LONG = (60.0,)  # a test that pauses once has failed

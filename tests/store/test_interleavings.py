@@ -19,8 +19,8 @@ from dim_ray.store.reader import Reader
 from dim_ray.store.rows import row_id
 from dim_ray.store.verification import verify
 from dim_ray.store.writer import Writer
-from tests.store.rows import trial
-from tests.store.steps import Crash, Hook, steps
+from tests.helpers.disk_steps import Crash, Hook, steps
+from tests.helpers.made_rows import trial
 
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 _QUICK, _MANY = 200, 2_000

@@ -20,7 +20,7 @@ _WRITER = """
 import sys
 sys.stdin.readline()  # all at once
 from dim_ray.store.writer import Writer
-from tests.store.rows import evaluation
+from tests.helpers.made_rows import evaluation
 
 writer = Writer(sys.argv[1])
 for seed in range(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])):

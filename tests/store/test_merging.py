@@ -16,8 +16,8 @@ from dim_ray.store.reader import Reader
 from dim_ray.store.schema import EVALUATIONS, TABLES, TRIALS, meaning
 from dim_ray.store.verification import verify
 from dim_ray.store.writer import Writer
-from tests.store.rows import evaluation, trial, validation
-from tests.store.steps import Crash, crash_at, steps
+from tests.helpers.disk_steps import Crash, crash_at, steps
+from tests.helpers.made_rows import evaluation, trial, validation
 
 OURS, THEIRS = "aaaa000011112222", "bbbb000011112222"
 

@@ -22,9 +22,9 @@ from dim_ray.store.merging import merge
 from dim_ray.store.reader import Reader
 from dim_ray.store.verification import verify
 from dim_ray.store.writer import Writer
-from tests.store import s3
-from tests.store.rows import evaluation, trial
-from tests.store.s3 import Does, Fault, Proxy
+from tests.helpers import s3
+from tests.helpers.made_rows import evaluation, trial
+from tests.helpers.s3 import Does, Fault, Proxy
 
 SHORT = (0.1,) * 100
 LONG = (60.0,)  # a test that pauses once has failed

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dim_ray.config import OBJECTIVES
 from dim_ray.errors import StorageError, UsageError
 from dim_ray.store.pareto import pareto_set, study_objectives, undominated
-from tests.store.rows import trial
+from tests.helpers.made_rows import trial
 
 CHOICES = [chosen for size in (1, 2, 3) for chosen in itertools.combinations(OBJECTIVES, size)]
 FEW = st.integers(0, 3)  # so that values are often the same

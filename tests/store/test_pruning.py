@@ -16,8 +16,8 @@ from dim_ray.store.pruning import plan_pruning, prune
 from dim_ray.store.reader import Reader
 from dim_ray.store.verification import verify
 from dim_ray.store.writer import Writer
-from tests.store.cards import edit_card
-from tests.store.rows import evaluation, trial, validation
+from tests.helpers.altered_cards import edit_card
+from tests.helpers.made_rows import evaluation, trial, validation
 
 BEST, WORSE, TRIED, UNNAMED, YOUNG = (digit * 16 for digit in "abcde")
 SIZE = 10_000

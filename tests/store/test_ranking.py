@@ -12,7 +12,7 @@ from dim_ray.errors import UsageError
 from dim_ray.store.ranking import Missing, ranking
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
-from tests.store.rows import evaluation
+from tests.helpers.made_rows import evaluation
 
 ACCURACIES = {"syn": 0.7, "random": 0.5, "whole": 0.9, "bare": 0.6, "bare random": 0.45}
 

@@ -20,7 +20,7 @@ from dim_ray.store.schema import (
     VALIDATION_TABLE,
     VALIDATIONS,
 )
-from tests.store.rows import evaluation, trial, validation
+from tests.helpers.made_rows import evaluation, trial, validation
 
 
 @pytest.mark.parametrize("schema", [EVALUATIONS, VALIDATIONS, TRIALS])

@@ -12,7 +12,7 @@ from dim_ray.errors import StorageError
 from dim_ray.store.reader import Reader
 from dim_ray.store.selection import summarise, terms, usual_ipc
 from dim_ray.store.writer import Writer
-from tests.store.rows import evaluation, real_evaluation, trial
+from tests.helpers.made_rows import evaluation, real_evaluation, trial
 
 
 def test_best_generator_has_the_highest_mean_validation_accuracy_and_not_the_highest_test_accuracy(root: str) -> None:

@@ -25,14 +25,14 @@ from dim_ray.store.filesystem import open_root
 from dim_ray.store.reader import Reader
 from dim_ray.store.schema import EVALUATION_TABLE, EVALUATIONS, SCHEMA_VERSION, TRIALS, VALIDATIONS
 from dim_ray.store.writer import Writer
-from tests.store.rows import evaluation, real_evaluation, trial, validation
+from tests.helpers.made_rows import evaluation, real_evaluation, trial, validation
 
 # A writer that says when its first bytes are in the file, and then waits to be killed.
 NEWER = SCHEMA_VERSION + 1
 WRITER_IN_MID_FILE = """
 import os, sys, time
 from dim_ray.store.writer import Writer
-from tests.store.rows import evaluation
+from tests.helpers.made_rows import evaluation
 
 def fsync(descriptor):
     print("in the middle", flush=True)

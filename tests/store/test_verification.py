@@ -14,7 +14,7 @@ from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.compaction import compact
 from dim_ray.store.verification import Verification, verify
 from dim_ray.store.writer import Writer
-from tests.store.rows import evaluation, real_evaluation, trial
+from tests.helpers.made_rows import evaluation, real_evaluation, trial
 
 GENERATOR = evaluation()["generator"]
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.search_driver import SMALL, Driver
 from tests.store.conftest import object_store  # noqa: F401  # a fixture
-from tests.tuning.driver import SMALL, Driver
 
 
 @pytest.fixture(params=["folder", "object store"])

@@ -11,9 +11,9 @@ from ray.tune.search import Searcher
 
 from dim_ray.pipeline.generators import generator_bytes
 from dim_ray.store.artifacts import ArtifactStore
-from tests.core.tiny import make_dataset
-from tests.pipeline.small import make_config
-from tests.tuning.driver import KEY, PARAMETERS, STUDY, Driver, identify
+from tests.helpers.search_driver import KEY, PARAMETERS, STUDY, Driver, identify
+from tests.helpers.small import make_config
+from tests.helpers.tiny import make_dataset
 from tuning.algorithms import METRIC, StudySearch
 from tuning.budget import TimeBudget
 from tuning.journal import open_journal

@@ -13,8 +13,8 @@ from dim_ray.pipeline.student_rows import planned_id
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.schema import VALIDATION_TABLE
 from dim_ray.store.writer import Writer
-from tests.pipeline.small import make_work
-from tests.store.rows import validation
+from tests.helpers.made_rows import validation
+from tests.helpers.small import make_work
 from tests.tuning.test_record import PARAMETERS, result, with_study
 from tuning.contenders import contender_students, decide
 from tuning.intervals import paired_interval

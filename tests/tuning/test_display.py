@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from dim_ray.pipeline.workspace import Workspace
-from tests.pipeline.small import make_work
-from tests.tuning.recording import PARAMETERS, RecordingProgress
+from tests.helpers.recording import PARAMETERS, RecordingProgress
+from tests.helpers.small import make_work
 from tuning.algorithms import METRIC
 from tuning.display import TrialDisplay
 from tuning.record import StudyRecord

@@ -7,8 +7,8 @@ import pytest
 
 from dim_ray.errors import StorageError
 from dim_ray.store.artifacts import ArtifactStore
-from tests.disks import after, fill, small_disk
-from tests.tuning.driver import KEY, Driver
+from tests.helpers.disks import after, fill, small_disk
+from tests.helpers.search_driver import KEY, Driver
 from tuning import journal as journal_module
 from tuning.journal import open_journal
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tuning.runs import LONG, Run, evaluations, files, run, trials
+from tests.helpers.runs import LONG, Run, evaluations, files, run, trials
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(3000)]
 

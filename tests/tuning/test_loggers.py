@@ -13,9 +13,9 @@ import ray
 
 from dim_ray.errors import UsageError
 from dim_ray.pipeline.workspace import Workspace
-from tests.pipeline.small import make_work
+from tests.helpers.recording import PARAMETERS, RecordingProgress
+from tests.helpers.small import make_work
 from tests.store.conftest import object_store  # noqa: F401  # a fixture
-from tests.tuning.recording import PARAMETERS, RecordingProgress
 from tuning import loggers
 from tuning.algorithms import METRIC
 from tuning.loggers import TrialLogger, begin_loggers, check_loggers, logger_folder, make_callbacks

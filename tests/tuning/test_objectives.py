@@ -11,8 +11,8 @@ from dim_ray.config import Config, StudyConfig
 from dim_ray.config.study import SAMPLERS
 from dim_ray.pipeline.generators import GENERATOR_FILE, generator_fingerprint
 from dim_ray.pipeline.workspace import Workspace
-from tests.pipeline.small import STUDY, build_networks, distil, make_work
-from tests.tuning.driver import PARAMETERS, SMALL, Driver
+from tests.helpers.search_driver import PARAMETERS, SMALL, Driver
+from tests.helpers.small import STUDY, build_networks, distil, make_work
 from tuning.algorithms import METRIC
 from tuning.cost import NetworkCosts, network_keys
 from tuning.objectives import generator_costs, metric_and_mode, objective_name, row_values, values

@@ -15,9 +15,9 @@ from dim_ray.pipeline.teachers import teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace, dataset_card
 from dim_ray.progress import SilentProgress
 from dim_ray.store.writer import Writer
-from tests.core import tiny
-from tests.pipeline.small import build_networks, make_work
-from tests.store.rows import evaluation
+from tests.helpers import tiny
+from tests.helpers.made_rows import evaluation
+from tests.helpers.small import build_networks, make_work
 from tuning import plan
 from tuning.plan import Plan, expected_epochs, makespan, plan_study
 from tuning.probe import Probe

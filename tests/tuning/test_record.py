@@ -15,7 +15,7 @@ from dim_ray.config import StorageConfig, to_dict
 from dim_ray.errors import ConfigError, DimError, ResourceError
 from dim_ray.pipeline.generators import generator_fingerprint
 from dim_ray.pipeline.workspace import Workspace, checkpoint_key
-from tests.pipeline.small import make_work
+from tests.helpers.small import make_work
 from tuning.cost import network_keys
 from tuning.record import StudyRecord, study_name
 from tuning.space import configure
@@ -107,7 +107,7 @@ def test_study_of_other_images_is_refused(work: Workspace, record: StudyRecord) 
 
 HOLDER = """
 import sys
-from tests.pipeline.small import make_work
+from tests.helpers.small import make_work
 from tuning.cost import network_keys
 from tuning.record import StudyRecord
 

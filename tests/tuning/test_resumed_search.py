@@ -11,8 +11,8 @@ from ray.tune.search import Searcher
 
 from dim_ray.errors import StorageError
 from dim_ray.store.artifacts import ArtifactStore
-from tests.pipeline.small import make_config
-from tests.tuning.driver import KEY, PARAMETERS, SPACE, Driver, KilledError
+from tests.helpers.search_driver import KEY, PARAMETERS, SPACE, Driver, KilledError
+from tests.helpers.small import make_config
 from tuning.budget import TimeBudget
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from ray.tune.search import Searcher
 
-from tests.tuning.driver import SMALL, Driver
+from tests.helpers.search_driver import SMALL, Driver
 from tuning.algorithms import METRIC
 
 

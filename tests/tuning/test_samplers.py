@@ -14,7 +14,7 @@ import pytest
 from dim_ray.config import Config
 from dim_ray.config.study import SAMPLERS, Sampler
 from dim_ray.store.artifacts import ArtifactStore
-from tests.pipeline.small import make_config
+from tests.helpers.small import make_config
 from tuning.algorithms import METRIC, StudySearch, settle
 from tuning.budget import TimeBudget
 from tuning.journal import open_journal

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from dim_ray.errors import UsageError
-from tests.store.rows import trial
+from tests.helpers.made_rows import trial
 from tuning import scaling
 from tuning.scaling import PoolScaling, fit_pool_scaling, is_pool_scaling
 

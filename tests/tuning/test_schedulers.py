@@ -12,7 +12,7 @@ import pytest
 from dim_ray.config import Config
 from dim_ray.config.study import SCHEDULERS, Scheduler
 from dim_ray.pipeline.generators import rung_epochs
-from tests.pipeline.small import make_config
+from tests.helpers.small import make_config
 from tuning.schedulers import METRIC, make_scheduler
 
 CURVES = [{2: 0.5, 6: 0.8}, {2: 0.4}, {2: 0.6, 6: 0.7}, {2: 0.45}, {2: 0.9, 6: 0.95}]

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.core.images import write_folder
-from tests.tuning.runs import ONE_STUDENT, evaluations, run, trials
+from tests.helpers.runs import ONE_STUDENT, evaluations, run, trials
+from tests.helpers.written_images import write_folder
 
 pytestmark = pytest.mark.timeout(1500)  # several runs, on a machine that may be busy
 

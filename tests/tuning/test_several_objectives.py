@@ -9,7 +9,7 @@ import pytest
 
 import dim_ray
 from dim_ray.store.artifacts import ArtifactStore
-from tests.tuning.runs import ONE_STUDENT, run, trials
+from tests.helpers.runs import ONE_STUDENT, run, trials
 from tuning.journal import open_journal
 
 FLAGS = {

@@ -10,8 +10,8 @@ import pytest
 from dim_ray.config import Config, StudyConfig, to_dict
 from dim_ray.errors import ConfigError
 from dim_ray.pipeline.generators import generator_bytes
-from tests.core.tiny import make_dataset
-from tests.pipeline.small import make_config
+from tests.helpers.small import make_config
+from tests.helpers.tiny import make_dataset
 from tuning.space import (
     PARAMETERS,
     asked_space,

@@ -12,7 +12,7 @@ from PIL import Image
 
 import dim_ray
 from dim_ray.config import EvaluationConfig
-from tests.tuning.runs import LONG, ONE_STUDENT, Run, evaluations, files, run, trials, validations
+from tests.helpers.runs import LONG, ONE_STUDENT, Run, evaluations, files, run, trials, validations
 
 pytestmark = pytest.mark.timeout(1500)  # several runs, on a machine that may be busy
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.distributed.nodes import ray_process
-from tests.tuning.runs import LONG, ONE_STUDENT, Run, evaluations, files, run, trials, validations
+from tests.helpers.ray_nodes import ray_process
+from tests.helpers.runs import LONG, ONE_STUDENT, Run, evaluations, files, run, trials, validations
 
 pytestmark = pytest.mark.timeout(1500)  # several runs, on a machine that may be busy
 

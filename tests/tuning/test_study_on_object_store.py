@@ -7,8 +7,8 @@ import pytest
 import dim_ray
 from dim_ray.store.filesystem import open_root
 from dim_ray.store.verification import verify
+from tests.helpers.runs import LONG, Run, evaluations, run, trials
 from tests.store.conftest import object_store  # noqa: F401  # a fixture
-from tests.tuning.runs import LONG, Run, evaluations, run, trials
 
 pytestmark = pytest.mark.timeout(1500)  # two runs, on a machine that may be busy
 

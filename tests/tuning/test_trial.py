@@ -16,8 +16,8 @@ from dim_ray.errors import DivergedError
 from dim_ray.pipeline.generators import generator_fingerprint
 from dim_ray.pipeline.validation import HereValidator
 from dim_ray.pipeline.workspace import Workspace
-from tests.core.tiny import GENERATOR
-from tests.pipeline.small import build_networks, distil, make_work
+from tests.helpers.small import build_networks, distil, make_work
+from tests.helpers.tiny import GENERATOR
 from tuning import trial
 from tuning.space import configure
 from tuning.trial import run_trial

@@ -10,8 +10,8 @@ from dim_ray.config import Config
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.pipeline.generators import GENERATOR_FILE, generator_bytes, generator_fingerprint
 from dim_ray.pipeline.workspace import Workspace
-from tests.core.tiny import make_dataset
-from tests.pipeline.small import build_networks, distil, make_config, make_work
+from tests.helpers.small import build_networks, distil, make_config, make_work
+from tests.helpers.tiny import make_dataset
 from tuning.cost import network_keys
 from tuning.variants import SizeLimit, example_trials, network_variants
 

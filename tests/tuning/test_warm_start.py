@@ -15,7 +15,7 @@ from dim_ray.pipeline.generators import generator_bytes
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
-from tests.pipeline.small import make_work
+from tests.helpers.small import make_work
 from tuning.algorithms import METRIC, StudySearch
 from tuning.budget import TimeBudget
 from tuning.journal import open_journal

@@ -29,7 +29,8 @@ __all__ = [
 class State:
     """Everything that a stage needs to go on exactly where it was.
 
-    Random numbers are not in it: every stage derives them from (seed, purpose, step), see `dim_ray.core.training.random`.
+    Random numbers are not in it: every stage derives them from (seed, purpose, step), see
+    `dim_ray.core.training.random`.
     """
 
     tensors: Mapping[str, Tensor]

@@ -17,7 +17,7 @@ from dim_ray.config import (
 from dim_ray.core.data.checks import check_evaluation, check_training
 from dim_ray.core.data.dataset import Dataset, load_dataset
 from dim_ray.errors import ConfigError
-from tests.core.images import pixels, write_folder
+from tests.helpers.written_images import pixels, write_folder
 
 
 @pytest.fixture(scope="module")

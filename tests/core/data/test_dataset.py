@@ -23,7 +23,7 @@ from dim_ray.config import DataConfig
 from dim_ray.core.data.dataset import Dataset, Normalisation, load_dataset, signed, to_bytes
 from dim_ray.core.data.splits import class_counts
 from dim_ray.errors import DataError
-from tests.core.images import pixels, write_folder, write_parquet
+from tests.helpers.written_images import pixels, write_folder, write_parquet
 
 
 @pytest.fixture(scope="module")

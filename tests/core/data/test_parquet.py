@@ -11,7 +11,7 @@ from PIL import Image
 from dim_ray.config import DataConfig
 from dim_ray.core.data.dataset import Dataset, load_dataset
 from dim_ray.errors import DataError
-from tests.core.images import encode, pixels, write_parquet
+from tests.helpers.written_images import encode, pixels, write_parquet
 
 
 def load(path: Path | str) -> Dataset:

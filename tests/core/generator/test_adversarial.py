@@ -19,8 +19,8 @@ from dim_ray.core.generator.pair import Pair, build_pair
 from dim_ray.core.training.checkpoint import without_prefix
 from dim_ray.core.training.ports import NoCheckpointer, SingleWorker
 from dim_ray.core.training.random import stream
-from tests.core import reference
-from tests.core.tiny import (
+from tests.helpers import reference
+from tests.helpers.tiny import (
     GENERATOR,
     NUM_STEPS,
     PRIOR,

@@ -15,7 +15,7 @@ from dim_ray.core.networks import build_classifier
 from dim_ray.core.teachers.pool import DrawnTeacher
 from dim_ray.core.training.random import stream
 from dim_ray.errors import ConfigError
-from tests.core import reference
+from tests.helpers import reference
 
 NUM_CLASSES = 4
 LABELS = torch.tensor([1, 0, 1, 3, 1, 3, 1])  # class 0 has one image, class 2 none

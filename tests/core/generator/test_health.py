@@ -16,7 +16,7 @@ from dim_ray.core.generator.health import HealthCheck
 from dim_ray.core.generator.networks import Generator
 from dim_ray.core.training.ports import SilentReporter, SingleWorker
 from dim_ray.errors import DivergedError
-from tests.core.tiny import PRIOR, MemoryCheckpointer, equal_states, make_dataset, make_pair
+from tests.helpers.tiny import PRIOR, MemoryCheckpointer, equal_states, make_dataset, make_pair
 
 DATASET = make_dataset(per_class=4)
 HINGE = replace(PRIOR, loss="hinge")

@@ -23,8 +23,9 @@ from dim_ray.core.teachers.pool import DrawnTeacher, StoredPool, TeacherPool, sh
 from dim_ray.core.teachers.teacher import Teacher
 from dim_ray.core.training.ports import Collective, NoCheckpointer, SingleWorker
 from dim_ray.core.training.random import derive_seed, stream
-from tests.core import reference
-from tests.core.tiny import (
+from tests.helpers import reference
+from tests.helpers.gloo_workers import workers
+from tests.helpers.tiny import (
     MATCHING,
     POOL,
     PRIOR,
@@ -35,7 +36,6 @@ from tests.core.tiny import (
     make_plain_pair,
     make_teachers,
 )
-from tests.core.workers import workers
 
 DATASET = make_dataset()
 LEARNING_RATE = 0.02

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dim_ray.core.networks.batch_norm import BatchNorm1d, BatchNorm2d, share_batch_norm
 from dim_ray.core.training.ports import Collective
 from dim_ray.core.training.random import stream
-from tests.core.workers import workers
+from tests.helpers.gloo_workers import workers
 
 SHAPES = [(12, 5), (12, 5, 4, 4)]
 

@@ -17,8 +17,8 @@ from dim_ray.core.students.images import ImageSource
 from dim_ray.core.students.student import StudentResult, finished, train_students
 from dim_ray.core.training.random import stream
 from dim_ray.errors import DivergedError
-from tests.core.students import CONFIG, DATASET, agree, make_source, no_warnings, train
-from tests.core.tiny import ARCHITECTURE
+from tests.helpers.tiny import ARCHITECTURE
+from tests.helpers.tiny_students import CONFIG, DATASET, agree, make_source, no_warnings, train
 
 SEEDS = (4, 0, 7)
 ONE_IMAGE = 1.01 / len(DATASET.test)  # an accuracy's smallest step: rounding may turn one answer

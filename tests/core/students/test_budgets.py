@@ -6,7 +6,7 @@ import pytest
 
 from dim_ray.config import EvaluationConfig, Quirk
 from dim_ray.core.students.budgets import Budget
-from tests.core.students import CONFIG, agree
+from tests.helpers.tiny_students import CONFIG, agree
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from dim_ray.config import PROTOCOLS, Protocol, Quirk
-from dim_ray.core.students import images as image_sources
 from dim_ray.core.students.images import balanced_labels
 from dim_ray.core.training.random import stream
-from tests.core import reference
-from tests.core.students import CONFIG, DATASET, agree, make_generator, make_source
+from tests.helpers import reference
+from tests.helpers.tiny_students import CONFIG, DATASET, agree, make_generator, make_source
 
 GENERATED: tuple[Protocol, ...] = ("on_the_fly", "fixed")
 REAL: tuple[Protocol, ...] = ("real_on_the_fly", "real_fixed")
@@ -210,7 +209,7 @@ def test_images_generated_on_the_fly_are_not_rounded() -> None:
 
 
 def test_images_are_generated_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_sources, "_GENERATION_BATCH", 5)
+    monkeypatch.setattr("dim_ray.core.students.images._GENERATION_BATCH", 5)
     sizes = []
     generator = make_generator()
     generator.register_forward_hook(lambda module, given, images: sizes.append(len(images)))

@@ -13,9 +13,10 @@ from dim_ray.config import PROTOCOLS, EvaluationConfig, Quirk
 from dim_ray.core.data.dataset import Normalisation
 from dim_ray.core.data.splits import Split
 from dim_ray.core.networks import build_classifier
-from dim_ray.core.students import student as students
+from dim_ray.core.students import student
 from dim_ray.core.training.random import derive_seed, stream
-from tests.core.students import (
+from tests.helpers.tiny import ARCHITECTURE, make_dataset
+from tests.helpers.tiny_students import (
     CONFIG,
     DATASET,
     Watching,
@@ -26,7 +27,6 @@ from tests.core.students import (
     use_network,
     with_batch_norm,
 )
-from tests.core.tiny import ARCHITECTURE, make_dataset
 
 
 def with_quirks(*quirks: Quirk, **changes: Any) -> EvaluationConfig:
@@ -50,7 +50,7 @@ def test_train_mode_test_takes_the_statistics_of_the_test_batch(monkeypatch: pyt
     quirky = train(with_quirks("train_mode_test"))
     images = DATASET.normalisation.from_bytes(DATASET.test.images)
     assert quirky.accuracy == pytest.approx(batch_statistics_accuracy(network, images, DATASET.test.labels))
-    monkeypatch.setattr(students, "_TEST_BATCH", 4)  # statistics of four images at a time, of twelve
+    monkeypatch.setattr(student, "_TEST_BATCH", 4)  # statistics of four images at a time, of twelve
     few = with_batch_norm()
     use_network(monkeypatch, lambda: few)
     parts = zip(images.split(4), DATASET.test.labels.split(4), strict=True)
@@ -83,7 +83,7 @@ def test_half_normalised_test_concerns_test_images_of_grey_data_alone(
         seen["test" if split is dataset.test else "validation"] = normalisation
         return [0.5]
 
-    monkeypatch.setattr(students, "accuracies", measure)
+    monkeypatch.setattr(student, "accuracies", measure)
     source = make_source("real_on_the_fly", dataset=dataset)
     plain = train(CONFIG, source, dataset)
     quirky = train(with_quirks("half_normalised_test"), source, dataset)
@@ -100,7 +100,7 @@ def test_headline_of_best_of_tests_is_the_best_and_otherwise_the_last(monkeypatc
         def measure(members: Any, split: Split, *_: Any, falling: Iterator[float] = falling) -> list[float]:
             return [0.5 if split is DATASET.validation else next(falling)]
 
-        monkeypatch.setattr(students, "accuracies", measure)
+        monkeypatch.setattr(student, "accuracies", measure)
         found.append(train(config))
     plain, quirky = found
     assert (plain.accuracy, plain.best_test_accuracy) == (0.3, 0.9)

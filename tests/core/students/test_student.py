@@ -15,12 +15,13 @@ from dim_ray.core.data.augment import augment
 from dim_ray.core.data.splits import Split
 from dim_ray.core.networks import build_classifier
 from dim_ray.core.networks.classifiers import label_loss
-from dim_ray.core.students import student as students
+from dim_ray.core.students import student
 from dim_ray.core.students.images import ImageSource
 from dim_ray.core.training.random import derive_seed, stream
 from dim_ray.errors import DivergedError
-from tests.core import reference
-from tests.core.students import (
+from tests.helpers import reference
+from tests.helpers.tiny import ARCHITECTURE, make_dataset
+from tests.helpers.tiny_students import (
     CONFIG,
     DATASET,
     Watching,
@@ -32,7 +33,6 @@ from tests.core.students import (
     use_network,
     with_batch_norm,
 )
-from tests.core.tiny import ARCHITECTURE, make_dataset
 
 
 def numbered(count: int, num_classes: int) -> ImageSource:
@@ -295,7 +295,7 @@ def test_tests_are_spread_evenly_and_the_best_of_them_is_recorded_apart(
         found.append(seen[-1])
         return [1.0 - 0.1 * len(found)]  # it gets worse and worse
 
-    monkeypatch.setattr(students, "accuracies", measure)
+    monkeypatch.setattr(student, "accuracies", measure)
     result = train(config, counting, contract=contract)
     assert found == tested_after
     assert result.best_test_accuracy == pytest.approx(0.9)

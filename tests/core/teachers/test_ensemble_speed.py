@@ -12,7 +12,7 @@ import torch
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.teachers import ensemble_speed
 from dim_ray.core.teachers.ensemble_speed import ensemble_may_pay, ensemble_pays, measure_ensemble
-from tests.core.tiny import ARCHITECTURE, make_dataset
+from tests.helpers.tiny import ARCHITECTURE, make_dataset
 
 DATASET = make_dataset()
 

@@ -11,7 +11,7 @@ from dim_ray.core.networks.classifiers import accuracy
 from dim_ray.core.teachers.online import OnlinePool
 from dim_ray.core.teachers.pool import DrawnTeacher
 from dim_ray.core.training.random import stream
-from tests.core.tiny import ARCHITECTURE, POOL, STEPS_PER_EPOCH, equal_states, make_dataset
+from tests.helpers.tiny import ARCHITECTURE, POOL, STEPS_PER_EPOCH, equal_states, make_dataset
 
 DATASET = make_dataset()
 CONFIG = replace(POOL, kind="online", online_steps=2)

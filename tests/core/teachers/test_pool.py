@@ -18,8 +18,8 @@ from dim_ray.core.teachers.pool import DrawnTeacher, StoredPool, shard, shard_we
 from dim_ray.core.teachers.teacher import Teacher, snapshot_steps, train_teacher, train_teachers
 from dim_ray.core.training.ports import NoCheckpointer, SingleWorker
 from dim_ray.core.training.random import derive_seed, stream
-from tests.core import reference
-from tests.core.tiny import (
+from tests.helpers import reference
+from tests.helpers.tiny import (
     ARCHITECTURE,
     NUM_STEPS,
     POOL,

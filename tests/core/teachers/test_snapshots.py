@@ -12,7 +12,7 @@ from torch import Tensor
 from dim_ray.core.teachers import snapshots
 from dim_ray.core.teachers.snapshots import SnapshotMemory, device_budget
 from dim_ray.core.training.random import stream
-from tests.core.tiny import equal_states
+from tests.helpers.tiny import equal_states
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")

@@ -10,12 +10,12 @@ from torch import Tensor
 from dim_ray.core.data.splits import Split
 from dim_ray.core.networks import build_classifier
 from dim_ray.core.networks.classifiers import label_loss
-from dim_ray.core.teachers import soft_labels as labels
+from dim_ray.core.teachers import soft_labels
 from dim_ray.core.teachers.soft_labels import Labeller
 from dim_ray.core.teachers.teacher import Teacher
 from dim_ray.core.training.checkpoint import restore_module
 from dim_ray.core.training.random import stream
-from tests.core.tiny import make_dataset, make_teachers
+from tests.helpers.tiny import make_dataset, make_teachers
 
 DATASET = make_dataset()
 IMAGES = DATASET.normalisation.from_bytes(DATASET.train.images)
@@ -57,7 +57,7 @@ def test_teachers_of_different_architectures_label_together() -> None:
 def test_images_are_labelled_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     labeller = Labeller(make_teachers(DATASET, [1]), DATASET, 1.0)
     whole = labeller(IMAGES)
-    monkeypatch.setattr(labels, "_LABELLING_BATCH", 7)
+    monkeypatch.setattr(soft_labels, "_LABELLING_BATCH", 7)
     torch.testing.assert_close(labeller(IMAGES), whole)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dim_ray.core.training.collective import TorchCollective
 from dim_ray.core.training.ports import Collective
-from tests.core.workers import MAX_WORKERS, workers
+from tests.helpers.gloo_workers import MAX_WORKERS, workers
 
 
 def average_where_some_have_no_gradient(collective: Collective) -> list[Tensor | None]:

@@ -12,7 +12,7 @@ from dim_ray.core.training.checkpoint import loads
 from dim_ray.core.training.loop import Losses, run_epochs
 from dim_ray.core.training.ports import Checkpointer, SingleWorker, State
 from dim_ray.errors import DivergedError, StorageError
-from tests.core.tiny import InterruptedStageError, MemoryCheckpointer, OneOfSeveral, RecordingReporter
+from tests.helpers.tiny import InterruptedStageError, MemoryCheckpointer, OneOfSeveral, RecordingReporter
 
 NUM_IMAGES = 23
 BATCH_SIZE = 6

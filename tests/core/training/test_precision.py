@@ -13,7 +13,7 @@ from dim_ray.core.students.student import train_student
 from dim_ray.core.teachers.teacher import train_teacher
 from dim_ray.core.training.ports import NoCheckpointer
 from dim_ray.core.training.precision import autocast, resolve_precision
-from tests.core.tiny import ARCHITECTURE, POOL, RecordingReporter, equal_states, make_dataset
+from tests.helpers.tiny import ARCHITECTURE, POOL, RecordingReporter, equal_states, make_dataset
 
 CPU = torch.device("cpu")
 DATASET = make_dataset()

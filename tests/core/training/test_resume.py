@@ -22,7 +22,8 @@ from dim_ray.core.training.checkpoint import loads, with_prefix
 from dim_ray.core.training.ports import Checkpointer, Collective, NoCheckpointer, Reporter, SilentReporter, SingleWorker
 from dim_ray.core.training.random import stream
 from dim_ray.errors import DivergedError
-from tests.core.tiny import (
+from tests.helpers.gloo_workers import workers
+from tests.helpers.tiny import (
     ARCHITECTURE,
     MATCHING,
     NUM_STEPS,
@@ -37,7 +38,6 @@ from tests.core.tiny import (
     make_pair,
     make_teachers,
 )
-from tests.core.workers import workers
 
 DATASET = make_dataset()
 ONLINE = replace(POOL, kind="online", online_steps=2)

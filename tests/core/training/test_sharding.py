@@ -19,8 +19,8 @@ from dim_ray.core.networks.batch_norm import share_batch_norm
 from dim_ray.core.teachers.pool import StoredPool, shard, shard_weight
 from dim_ray.core.training.ports import Collective
 from dim_ray.core.training.random import stream
-from tests.core.tiny import MATCHING, PRIOR, make_dataset, make_plain_pair, make_teachers
-from tests.core.workers import workers
+from tests.helpers.gloo_workers import workers
+from tests.helpers.tiny import MATCHING, PRIOR, make_dataset, make_plain_pair, make_teachers
 
 DATASET = make_dataset()
 BATCH = 12

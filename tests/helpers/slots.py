@@ -11,7 +11,7 @@ from dim_ray.distributed.resources import cluster
 from dim_ray.pipeline.generators import load_module
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import SilentProgress
-from tests.pipeline.small import build_networks, distil, make_config, make_work
+from tests.helpers.small import build_networks, distil, make_config, make_work
 
 
 @pytest.fixture(scope="module")

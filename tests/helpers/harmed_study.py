@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from dim_ray.core.training.checkpoint import loads
-from tests.faults.cluster import RayCluster
-from tests.tuning.runs import Run, evaluations, trials
+from tests.helpers.ray_cluster import RayCluster
+from tests.helpers.runs import Run, evaluations, trials
 
 CHECKPOINT_SECONDS = 3.0
 REFUSED_SECONDS = 20.0

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dim_ray.config import Config
 from dim_ray.store.artifacts import ArtifactStore
-from tests.pipeline.small import make_config
+from tests.helpers.small import make_config
 from tests.store.conftest import object_store  # noqa: F401  # a fixture
 from tuning.algorithms import FAILED_TRIAL, METRIC, REUSED_TRIAL, StudySearch, settle
 from tuning.budget import TimeBudget

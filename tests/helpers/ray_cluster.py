@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.tuning.runs import NO_TOKEN, marked_processes
+from tests.helpers.runs import NO_TOKEN, marked_processes
 
 _START_SECONDS = 180.0
 _STARTED = "Ray runtime started."

@@ -17,13 +17,13 @@ from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.data.splits import Split
 from dim_ray.core.generator.networks import Generator, build_generator
 from dim_ray.core.networks.initialise import initialise
-from dim_ray.core.students import student as students
+from dim_ray.core.students import student
 from dim_ray.core.students.budgets import Budget, budget
 from dim_ray.core.students.images import ImageSource, image_source
 from dim_ray.core.students.student import StudentResult, train_student
 from dim_ray.core.training.random import stream
-from tests.core import reference
-from tests.core.tiny import ARCHITECTURE, make_dataset
+from tests.helpers import reference
+from tests.helpers.tiny import ARCHITECTURE, make_dataset
 
 DATASET = make_dataset()
 CONFIG = EvaluationConfig(epochs=4, batch_size=4, learning_rate=0.05, num_test_points=2, precision="float32")
@@ -110,7 +110,7 @@ class Watching(nn.Module):
 
 
 def use_network(monkeypatch: pytest.MonkeyPatch, make: Callable[[], nn.Module]) -> None:
-    monkeypatch.setattr(students, "build_network", lambda *args, **kwargs: make())
+    monkeypatch.setattr(student, "build_network", lambda *args, **kwargs: make())
 
 
 def with_batch_norm() -> nn.Module:

@@ -15,10 +15,10 @@ from typing import Any, Self
 
 import yaml
 
-from tests.cluster.configurations import ROOT, load
-from tests.cluster.hosts import Host, Network
-from tests.faults.study import HarmedStudy
-from tests.tuning.runs import FLAGS, Run
+from tests.helpers.cluster_files import ROOT, load
+from tests.helpers.harmed_study import HarmedStudy
+from tests.helpers.hosts import Host, Network
+from tests.helpers.runs import FLAGS, Run
 
 __all__ = ["LaptopRun", "LaptopStudy", "OnPrem"]
 
@@ -121,7 +121,7 @@ class LaptopRun(Run):
 
     Args:
         cluster: Where it runs.
-        changes: Flags beside or instead of `tests.tuning.runs.FLAGS`.
+        changes: Flags beside or instead of `tests.helpers.runs.FLAGS`.
     """
 
     def __init__(self, cluster: OnPrem, changes: Mapping[str, str]) -> None:

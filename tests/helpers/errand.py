@@ -1,6 +1,6 @@
 """A command for jobs of tests: prints what it is told to, waits for a file, and ends with a code.
 
-python -m tests.distributed.errand TEXT FILE CODE
+python -m tests.helpers.errand TEXT FILE CODE
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from dim_ray.pipeline.priors import build_prior
 from dim_ray.pipeline.teachers import build_teachers, missing_teachers
 from dim_ray.pipeline.validation import HereValidator
 from dim_ray.pipeline.workspace import Workspace
-from tests.core import tiny
+from tests.helpers import tiny
 
 EVALUATION = EvaluationConfig(
     images_per_class=(1, 2),

@@ -1,6 +1,6 @@
 """A driver of tests, which builds a small pool and priors on a cluster, and notes who stores what.
 
-    RAY_ADDRESS=... python -c "from tests.distributed.builder import main; main()" STORAGE STUDY SECONDS FILE
+    RAY_ADDRESS=... python -c "from tests.helpers.builder import main; main()" STORAGE STUDY SECONDS FILE
 
 It begins when FILE is there, below STORAGE/notes.
 Below STORAGE/notes are a line for each training (`trainings`), the log and what the progress display was told.
@@ -23,8 +23,8 @@ from dim_ray.distributed.resources import cluster
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import SilentProgress
 from dim_ray.store.artifacts import ArtifactStore
-from tests.core import tiny
-from tests.pipeline.small import make_config
+from tests.helpers import tiny
+from tests.helpers.small import make_config
 
 POOL_SIZE, CAPACITIES = 1, (6,)
 

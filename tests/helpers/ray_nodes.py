@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.tuning.runs import NO_TOKEN
+from tests.helpers.runs import NO_TOKEN
 
 SECONDS = 300.0
 """Within which a command has to end; the machine may be busy with other things."""

@@ -26,7 +26,7 @@ from dim_ray.config import Config
 from dim_ray.core.data.dataset import load_dataset
 from dim_ray.core.training.collective import TorchCollective
 from dim_ray.core.training.ports import SilentReporter, SingleWorker
-from dim_ray.distributed.resources import cluster
+from dim_ray.distributed.cluster.joining import cluster
 from dim_ray.distributed.trainer import distill_shards, teacher_shards
 from dim_ray.distributed.watched import run_watched
 from dim_ray.pipeline.generators import distill_generator, generator_fingerprint

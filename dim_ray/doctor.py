@@ -21,8 +21,8 @@ from dim_ray.errors import DimError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dim_ray.distributed.findings import Check, NodeReport
-    from dim_ray.distributed.preflight import Preflight
+    from dim_ray.distributed.preflight.check import Preflight
+    from dim_ray.distributed.preflight.findings import Check, NodeReport
 
 __all__ = ["main", "print_nodes"]
 
@@ -50,8 +50,8 @@ def main(argv: Sequence[str]) -> None:
     with show_progress() as progress:
         from dim_ray.cli.session import open_session
         from dim_ray.core.data.checks import check_training
-        from dim_ray.distributed.preflight import run_preflight
-        from dim_ray.distributed.resources import cluster
+        from dim_ray.distributed.cluster.joining import cluster
+        from dim_ray.distributed.preflight.check import run_preflight
 
         work = open_session(config, lambda config, dataset: _STUDY, [check_training])
         with cluster(work.config, progress) as placement:
@@ -75,7 +75,7 @@ def print_nodes(console: Console, found: Preflight) -> None:
     from rich.text import Text
 
     from dim_ray.cli.summary import print_lines
-    from dim_ray.distributed.findings import CHECKS
+    from dim_ray.distributed.preflight.findings import CHECKS
 
     marks: dict[tuple[str, Check], str] = {(problem.name, problem.check): problem.mark for problem in found.problems}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

@@ -63,9 +63,9 @@ def main(argv: Sequence[str]) -> None:
         if missing and extras.local:
             train_pool(on_device(work), progress)
         elif missing:
-            from dim_ray.distributed.networks import build_networks
-            from dim_ray.distributed.preflight import check_nodes
-            from dim_ray.distributed.resources import cluster
+            from dim_ray.distributed.build import build_networks
+            from dim_ray.distributed.cluster.joining import cluster
+            from dim_ray.distributed.preflight.check import check_nodes
 
             with cluster(work.config, progress) as placement:
                 check_nodes(work, placement, progress, num_trials=1)

@@ -11,10 +11,11 @@ import ray
 from rich.console import Console
 
 from dim_ray.cli.main import run_main
-from dim_ray.distributed import preflight, resources
-from dim_ray.distributed.findings import NodeReport, Problem
-from dim_ray.distributed.preflight import Preflight, check_nodes
-from dim_ray.distributed.resources import Placement
+from dim_ray.distributed.cluster import joining
+from dim_ray.distributed.cluster.placement import Placement
+from dim_ray.distributed.preflight import check
+from dim_ray.distributed.preflight.check import Preflight, check_nodes
+from dim_ray.distributed.preflight.findings import NodeReport, Problem
 from dim_ray.doctor import main, print_nodes
 from dim_ray.errors import ResourceError
 from dim_ray.progress import SilentProgress
@@ -52,8 +53,8 @@ def doctor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         yield PLACEMENT
 
     def run(found: Preflight) -> int:
-        monkeypatch.setattr(resources, "cluster", no_cluster)
-        monkeypatch.setattr(preflight, "run_preflight", lambda *_, **options: found)
+        monkeypatch.setattr(joining, "cluster", no_cluster)
+        monkeypatch.setattr(check, "run_preflight", lambda *_, **options: found)
         return run_main(main, ["--storage", str(tmp_path / "storage")])
 
     return run
@@ -109,13 +110,13 @@ def alive(count: int) -> list[dict[str, Any]]:
 
 def test_one_node_is_asked_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(ray, "nodes", lambda: [*alive(1), {"Alive": False}])
-    monkeypatch.setattr(preflight, "run_preflight", lambda *_, **options: pytest.fail("it was asked"))
+    monkeypatch.setattr(check, "run_preflight", lambda *_, **options: pytest.fail("it was asked"))
     check_nodes(make_work(tmp_path), PLACEMENT, SilentProgress(), num_trials=1)
 
 
 def test_cluster_with_problems_is_refused_with_all_of_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(ray, "nodes", lambda: alive(2))
-    monkeypatch.setattr(preflight, "run_preflight", lambda *_, **options: ILL)
+    monkeypatch.setattr(check, "run_preflight", lambda *_, **options: ILL)
     with pytest.raises(ResourceError) as refusal:
         check_nodes(make_work(tmp_path), PLACEMENT, SilentProgress(), num_trials=1)
     assert str(refusal.value).splitlines() == [
@@ -125,5 +126,5 @@ def test_cluster_with_problems_is_refused_with_all_of_them(monkeypatch: pytest.M
         "- three doesn't answer.",
         "`python -m dim_ray.doctor` checks it alone.",
     ]
-    monkeypatch.setattr(preflight, "run_preflight", lambda *_, **options: WELL)
+    monkeypatch.setattr(check, "run_preflight", lambda *_, **options: WELL)
     check_nodes(make_work(tmp_path), PLACEMENT, SilentProgress(), num_trials=1)

@@ -24,11 +24,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from dim_ray.config import Config
-from dim_ray.distributed.findings import NodeReport, find_problems
-from dim_ray.distributed.needs import Needs, estimate_needs
-from dim_ray.distributed.preflight import check_nodes
-from dim_ray.distributed.probe import free_memory, library_versions
-from dim_ray.distributed.resources import Placement, cluster, joins_a_cluster, local_resources, plan_placement
+from dim_ray.distributed.cluster.joining import cluster, joins_a_cluster
+from dim_ray.distributed.cluster.placement import Placement, local_resources, plan_placement
+from dim_ray.distributed.preflight.check import check_nodes
+from dim_ray.distributed.preflight.findings import NodeReport, find_problems
+from dim_ray.distributed.preflight.needs import Needs, estimate_needs
+from dim_ray.distributed.preflight.probe import free_memory, library_versions
 from dim_ray.errors import ResourceError
 from dim_ray.pipeline.generators import rung_epochs
 from dim_ray.pipeline.workspace import Workspace

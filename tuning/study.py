@@ -20,10 +20,11 @@ import pandas as pd
 
 from dim_ray.config import Config
 from dim_ray.distributed.board import make_board
-from dim_ray.distributed.build import STAGE_CONTEND, STAGE_EVALUATE, run_evaluations, run_validations
-from dim_ray.distributed.networks import ADVERSARIAL_COST, STAGE_BUILD, build_networks
-from dim_ray.distributed.preflight import check_nodes
-from dim_ray.distributed.resources import DRIVER_SHARE, Placement, cluster
+from dim_ray.distributed.build import ADVERSARIAL_COST, STAGE_BUILD, build_networks
+from dim_ray.distributed.cluster.joining import cluster
+from dim_ray.distributed.cluster.placement import DRIVER_SHARE, Placement
+from dim_ray.distributed.measure import STAGE_CONTEND, STAGE_EVALUATE, run_evaluations, run_validations
+from dim_ray.distributed.preflight.check import check_nodes
 from dim_ray.distributed.watched import ray_path, watching
 from dim_ray.errors import DimError, DivergedError
 from dim_ray.pipeline.evaluations import plan_evaluations

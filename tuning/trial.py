@@ -16,7 +16,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from dim_ray.core.training.ports import SingleWorker
 from dim_ray.distributed.bridge import told_to
-from dim_ray.distributed.resources import Placement
+from dim_ray.distributed.cluster.placement import Placement
 from dim_ray.distributed.trainer import run_workers, trial_shards
 from dim_ray.distributed.validator import SlotValidator
 from dim_ray.errors import DivergedError

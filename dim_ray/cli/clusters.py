@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dim_ray.config import Config, fingerprint
-from dim_ray.distributed.remote import Request, call_head
+from dim_ray.distributed.remote.laptop import Request, call_head
 from dim_ray.errors import UsageError
 
 __all__ = ["add_cluster_flags", "go_to_cluster"]

@@ -71,8 +71,8 @@ def run_missing(work: Workspace, planned: list[Evaluation], progress: Progress, 
         _run_here(work, missing, progress)
         check_all_measured(work, planned)
     elif missing:
-        from dim_ray.distributed.build import run_evaluations
-        from dim_ray.distributed.resources import cluster
+        from dim_ray.distributed.cluster.joining import cluster
+        from dim_ray.distributed.measure import run_evaluations
 
         with cluster(work.config, progress) as placement:
             run_evaluations(work, planned, placement, progress)

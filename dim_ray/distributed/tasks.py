@@ -16,9 +16,9 @@ import ray
 from dim_ray.core.training.ports import Reporter
 from dim_ray.distributed.board import make_board, summarise
 from dim_ray.distributed.bridge import BoardReporter, pass_on_notices, told_to
-from dim_ray.distributed.held import on_held_device
+from dim_ray.distributed.cluster.held import on_held_device
+from dim_ray.distributed.cluster.placement import Placement
 from dim_ray.distributed.leases import Claims, Waits
-from dim_ray.distributed.resources import Placement
 from dim_ray.errors import DimError
 from dim_ray.pipeline.workspace import Workspace
 

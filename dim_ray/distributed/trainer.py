@@ -18,8 +18,8 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from dim_ray.core.training.collective import TorchCollective
 from dim_ray.core.training.ports import Collective, Reporter
 from dim_ray.distributed.bridge import BoardReporter, TrainReporter, told_to
-from dim_ray.distributed.held import held_resources, on_held_device
-from dim_ray.distributed.resources import Placement
+from dim_ray.distributed.cluster.held import held_resources, on_held_device
+from dim_ray.distributed.cluster.placement import Placement
 from dim_ray.distributed.tasks import worker_died
 from dim_ray.distributed.validator import SlotValidator
 from dim_ray.errors import DimError

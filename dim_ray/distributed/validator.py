@@ -16,7 +16,7 @@ import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from dim_ray.core.generator.networks import Generator
-from dim_ray.distributed.held import on_held_device
+from dim_ray.distributed.cluster.held import on_held_device
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.students import validate
 from dim_ray.pipeline.validation import HereValidator

@@ -15,7 +15,7 @@ import ray
 
 from dim_ray.distributed.board import make_board, summarise
 from dim_ray.distributed.bridge import pass_on_notices
-from dim_ray.distributed.resources import Placement
+from dim_ray.distributed.cluster.placement import Placement
 from dim_ray.distributed.tasks import OnProgress
 from dim_ray.distributed.trainer import WorkerJob, run_workers
 from dim_ray.pipeline.workspace import Workspace

@@ -11,7 +11,7 @@ import pytest
 from dim_ray.cli import clusters
 from dim_ray.cli.flags import EVALUATE_FLAGS, TUNE_FLAGS, add_generator
 from dim_ray.cli.main import parse
-from dim_ray.distributed.remote import Request
+from dim_ray.distributed.remote.laptop import Request
 from dim_ray.errors import UsageError
 
 ON_AWS = "cluster_name: dim\nmax_workers: 4\nprovider:\n  type: aws\n"

@@ -11,8 +11,8 @@ import pytest
 
 from dim_ray.cli.grid import run_missing
 from dim_ray.core.training.ports import SilentReporter
-from dim_ray.distributed import build
-from dim_ray.distributed.resources import Placement
+from dim_ray.distributed import measure
+from dim_ray.distributed.cluster.placement import Placement
 from dim_ray.distributed.tasks import Task
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline import evaluations, students
@@ -76,7 +76,7 @@ def tasks_seen(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Task]]:
         for task in tasks.values():
             task.job(work, task.argument, SilentReporter())
 
-    monkeypatch.setattr(build, "run_tasks", run_tasks)
+    monkeypatch.setattr(measure, "run_tasks", run_tasks)
     return seen
 
 
@@ -88,7 +88,7 @@ def test_progress_of_students_at_once_over_a_cluster_counts_students(
 ) -> None:
     evaluate(work, planned[0])
     progress = Counting()
-    assert build.run_evaluations(work, planned, PLACEMENT, progress) == 5
+    assert measure.run_evaluations(work, planned, PLACEMENT, progress) == 5
     [tasks] = tasks_seen
     assert [task.argument for task in tasks.values()] == [planned[1:3], planned[3:5], planned[5:]]
     assert [task.cost for task in tasks.values()] == [2, 2, 1]
@@ -113,7 +113,7 @@ def test_student_that_diverges_is_told_when_all_others_have_their_rows(
     def run() -> int:
         if is_local:
             return run_missing(work, planned, progress, is_local=True)
-        return build.run_evaluations(work, planned, PLACEMENT, progress)
+        return measure.run_evaluations(work, planned, PLACEMENT, progress)
 
     monkeypatch.setattr(evaluations, "train_cells", train_cells)
     progress = Counting()

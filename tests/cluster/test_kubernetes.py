@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from dim_ray.config import StudyConfig
-from dim_ray.distributed.resources import plan_placement
+from dim_ray.distributed.cluster.placement import plan_placement
 from tests.helpers.cluster_files import FOLDER, ROOT, locked
 
 OBJECTS = {item["kind"]: item for item in yaml.safe_load_all((FOLDER / "kuberay.yaml").read_text())}

@@ -14,10 +14,10 @@ import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from dim_ray.core.training.ports import SilentReporter
-from dim_ray.distributed import leases, networks
+from dim_ray.distributed import build, leases
 from dim_ray.distributed.claims import LEASE_SECONDS, ClaimTable
+from dim_ray.distributed.cluster.placement import Placement
 from dim_ray.distributed.leases import Claims, Held, Waits, hold
-from dim_ray.distributed.resources import Placement
 from dim_ray.pipeline.priors import prior_is_settled
 from dim_ray.pipeline.teachers import missing_teachers
 from dim_ray.pipeline.workspace import Workspace
@@ -63,7 +63,7 @@ class Recorder:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "_SECONDS_BETWEEN_RENEWALS", 0.02)
     monkeypatch.setattr(leases, "_SECONDS_BETWEEN_LOOKS", 0.0)
-    monkeypatch.setattr(networks, "_SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(build, "_SECONDS_BETWEEN_LOOKS", 0.01)
 
 
 @pytest.fixture
@@ -164,30 +164,30 @@ def test_note_stays_short() -> None:
 
 def test_job_builds_what_is_free_and_returns_what_others_hold(cluster: Cluster, work: Workspace) -> None:
     claims = cluster.claims("mnist")
-    with networks._claimed_teachers(work, [1], cluster.claims("digits")):
-        [left] = networks._teachers_job(work, (work.config, [0, 1], claims), SilentReporter())
+    with build._claimed_teachers(work, [1], cluster.claims("digits")):
+        [left] = build._teachers_job(work, (work.config, [0, 1], claims), SilentReporter())
     assert (left.what, left.study) == ("teacher 1", "digits")
     assert missing_teachers(work) == [1]
-    assert networks._teachers_job(work, (work.config, [0, 1], claims), SilentReporter()) == []
+    assert build._teachers_job(work, (work.config, [0, 1], claims), SilentReporter()) == []
     assert missing_teachers(work) == []
 
 
 def test_job_of_a_prior_leaves_it_to_its_holder(cluster: Cluster, work: Workspace) -> None:
     capacity = work.config.generator.capacity
     other = with_capacity(work, capacity + 2)
-    with networks._claimed_prior(work, cluster.claims("digits")):
-        [left] = networks._prior_job(work, (work.config, cluster.claims("mnist")), SilentReporter())
+    with build._claimed_prior(work, cluster.claims("digits")):
+        [left] = build._prior_job(work, (work.config, cluster.claims("mnist")), SilentReporter())
         assert left.what == f"prior of capacity {capacity}"
         assert not prior_is_settled(work)
-        assert networks._prior_job(work, (other.config, cluster.claims("mnist")), SilentReporter()) == []
-    assert networks._prior_job(work, (work.config, cluster.claims("mnist")), SilentReporter()) == []
+        assert build._prior_job(work, (other.config, cluster.claims("mnist")), SilentReporter()) == []
+    assert build._prior_job(work, (work.config, cluster.claims("mnist")), SilentReporter()) == []
     assert prior_is_settled(work)
 
 
 def test_other_storage_is_not_waited_for(cluster: Cluster, work: Workspace, tmp_path: Path) -> None:
     with (
-        networks._claimed_teachers(work, [0], cluster.claims("digits")),
-        networks._claimed_teachers(make_work(tmp_path / "other"), [0], cluster.claims("mnist")) as (free, others),
+        build._claimed_teachers(work, [0], cluster.claims("digits")),
+        build._claimed_teachers(make_work(tmp_path / "other"), [0], cluster.claims("mnist")) as (free, others),
     ):
         assert (free, others) == ([0], [])
 
@@ -196,8 +196,8 @@ def test_runs_of_several_workers_take_what_is_free_first_and_the_rest_when_it_is
     cluster: Cluster, work: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs: list[Any] = []
-    teacher = work.artifacts.uri("teachers", networks.teacher_fingerprint(work, 1))
-    prior = work.artifacts.uri("priors", networks.prior_fingerprint(with_capacity(work, 6)))
+    teacher = work.artifacts.uri("teachers", build.teacher_fingerprint(work, 1))
+    prior = work.artifacts.uri("priors", build.prior_fingerprint(with_capacity(work, 6)))
     cluster.table.claim([teacher, prior], "b", "digits")
 
     def run(job: Any, own: Workspace, placement: Placement, *, what: str, costs: Any, **options: Any) -> None:
@@ -205,21 +205,21 @@ def test_runs_of_several_workers_take_what_is_free_first_and_the_rest_when_it_is
         runs.append(list(costs) if what == "teacher training" else own.config.generator.capacity)
         for name in costs:
             if what == "teacher training":
-                networks._teachers_job(own, (own.config, _numbers(name), None), SilentReporter())
+                build._teachers_job(own, (own.config, _numbers(name), None), SilentReporter())
             else:
-                networks._prior_job(own, (own.config, None), SilentReporter())
+                build._prior_job(own, (own.config, None), SilentReporter())
 
     class Other(Recorder):
         def advance(self, done: float, note: str = "") -> None:
             super().advance(done, note)
             if len(self.notes) == 2:  # the other stores the teacher, and its prior diverges
-                networks._teachers_job(work, (work.config, [1], None), SilentReporter())
+                build._teachers_job(work, (work.config, [1], None), SilentReporter())
                 cluster.table.release([teacher, prior], "b")
 
-    monkeypatch.setattr(networks, "run_watched", run)
+    monkeypatch.setattr(build, "run_watched", run)
     progress = Other()
     priors = [with_capacity(work, 8), with_capacity(work, 6)]
-    networks._build_in_turn([(work, [0, 1])], priors, PLACEMENT, cluster.claims("mnist"), progress)
+    build._build_in_turn([(work, [0, 1])], priors, PLACEMENT, cluster.claims("mnist"), progress)
     assert runs == [["teacher 0"], 8, 6]
     assert set(progress.notes) == {"waiting for teacher 1 and prior of capacity 6, which study digits builds"}
     assert set(progress.done) == {2}
@@ -231,10 +231,10 @@ def test_table_is_asked_on_a_cluster_that_was_joined_alone(
     work: Workspace, monkeypatch: pytest.MonkeyPatch, joins: bool
 ) -> None:
     seen: list[Claims | None] = []
-    monkeypatch.setattr(networks, "joins_a_cluster", lambda: joins)
-    monkeypatch.setattr(networks, "run_tasks", lambda *arguments, claims, **options: seen.append(claims))
+    monkeypatch.setattr(build, "joins_a_cluster", lambda: joins)
+    monkeypatch.setattr(build, "run_tasks", lambda *arguments, claims, **options: seen.append(claims))
     placement = Placement(num_workers=1, cpus_per_worker=1, gpus_per_worker=0.0, max_concurrent=1)
-    networks.build_networks(work, [work.config], placement, Recorder())
+    build.build_networks(work, [work.config], placement, Recorder())
     [claims] = seen
     assert (claims.study if claims else None) == ("tiny" if joins else None)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import ray
 
-from dim_ray.distributed.resources import Placement, cluster
+from dim_ray.distributed.cluster.joining import cluster
+from dim_ray.distributed.cluster.placement import Placement
 from dim_ray.distributed.tasks import Task, run_tasks
 from dim_ray.errors import DataError, DimError
 from dim_ray.pipeline.workspace import Workspace

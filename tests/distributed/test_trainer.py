@@ -14,7 +14,7 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from dim_ray.core.training.ports import Collective, Reporter, SilentReporter, SingleWorker
 from dim_ray.distributed import trainer
 from dim_ray.distributed.bridge import BoardReporter
-from dim_ray.distributed.resources import Placement
+from dim_ray.distributed.cluster.placement import Placement
 from dim_ray.errors import DimError, DivergedError
 from dim_ray.pipeline.validation import Validator
 from dim_ray.pipeline.workspace import Workspace

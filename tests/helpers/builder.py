@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dim_ray.distributed.networks import build_networks
-from dim_ray.distributed.resources import cluster
+from dim_ray.distributed.build import build_networks
+from dim_ray.distributed.cluster.joining import cluster
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import SilentProgress
 from dim_ray.store.artifacts import ArtifactStore

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from dim_ray.core.generator.networks import Generator
-from dim_ray.distributed.resources import cluster
+from dim_ray.distributed.cluster.joining import cluster
 from dim_ray.pipeline.generators import load_module
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import SilentProgress

@@ -11,7 +11,7 @@ import ray
 import torch
 from ray import tune
 
-from dim_ray.distributed.resources import Placement
+from dim_ray.distributed.cluster.placement import Placement
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.generators import generator_fingerprint
 from dim_ray.pipeline.validation import HereValidator

@@ -11,7 +11,7 @@ import torch
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.generator.networks import Generator
 from dim_ray.distributed import tasks, trainer, validator
-from dim_ray.distributed.held import held_resources, on_held_device
+from dim_ray.distributed.cluster.held import held_resources, on_held_device
 from dim_ray.pipeline.workspace import Workspace
 from tests.helpers.small import make_work
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dim_ray.distributed import remote
-from dim_ray.distributed.remote import EXIT_DETACHED, Request, call_head
+from dim_ray.distributed.remote import laptop
+from dim_ray.distributed.remote.laptop import EXIT_DETACHED, Request, call_head
 from dim_ray.errors import DimError, UsageError
 from tests.helpers.runs import marked_processes
 
@@ -40,8 +40,8 @@ Answer = Callable[[str], int]
 def answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Answer:
     """Returns what asks a head that runs this code."""
     (tmp_path / "ray.py").write_text(RAY_EXEC)
-    monkeypatch.setattr(remote, "_RAY", (sys.executable, str(tmp_path / "ray.py")))
-    monkeypatch.setattr(remote, "_ON_HEAD", (sys.executable, str(tmp_path / "head.py")))
+    monkeypatch.setattr(laptop, "_RAY", (sys.executable, str(tmp_path / "ray.py")))
+    monkeypatch.setattr(laptop, "_ON_HEAD", (sys.executable, str(tmp_path / "head.py")))
 
     def ask(code: str, request: Request | None = None) -> int:
         (tmp_path / "head.py").write_text(HEAD + code)
@@ -119,8 +119,8 @@ def test_interrupt_leaves_the_job_and_ends_the_connection(answer: Answer, tmp_pa
         "from dim_ray.distributed import remote\n"
         f"remote._RAY = (sys.executable, {str(tmp_path / 'ray.py')!r})\n"
         f"remote._ON_HEAD = (sys.executable, {str(tmp_path / 'head.py')!r})\n"
-        "request = remote.Request(action='run', module='dim_ray.tune')\n"
-        "sys.exit(remote.call_head(request, Path('cluster.yaml')))\n"
+        "request = laptop.Request(action='run', module='dim_ray.tune')\n"
+        "sys.exit(laptop.call_head(request, Path('cluster.yaml')))\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code],

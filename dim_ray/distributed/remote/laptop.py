@@ -3,8 +3,8 @@
     request = Request(action="run", module="dim_ray.tune", arguments=("--num-trials", "4"), study="3f2a91bc")
     exit_code = call_head(request, Path("cluster.yaml"))
 
-`ray exec` runs `dim_ray.distributed.jobs` on the head, which submits the job and prints what the job prints. Nothing
-here imports Ray, and none of Ray's ports has to be open.
+`ray exec` runs `dim_ray.distributed.remote.head` on the head, which submits the job and prints what the job prints.
+Nothing here imports Ray, and none of Ray's ports has to be open.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ EXIT_DETACHED = 130
 EXIT_STOPPED = 143
 """Where the job was stopped, as shells report SIGTERM."""
 
-_ON_HEAD = ("python", "-m", "dim_ray.distributed.jobs")
+_ON_HEAD = ("python", "-m", "dim_ray.distributed.remote.head")
 _RAY = (sys.executable, "-m", "ray.scripts.scripts")  # the Ray of this environment, wherever PATH leads
 _NUM_LINES = 2  # of what came before anything of ours: the last ones of an error
 _NO_REASONS = (" INFO ", "Command failed:", "Fetched IP")  # what `ray exec` says beside

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from dim_ray.distributed.findings import NodeReport, Problem, find_problems
-from dim_ray.distributed.needs import Needs
-from dim_ray.distributed.probe import NOT_SHARED
+from dim_ray.distributed.preflight.findings import NodeReport, Problem, find_problems
+from dim_ray.distributed.preflight.needs import Needs
+from dim_ray.distributed.preflight.probe import NOT_SHARED
 
 GB = 1_000_000_000
 HERE = {"Python": "3.11", "torch": "2.15.0", "ray": "2.60.0", "dim_ray": "0.1.0", "code": "0123abcd"}

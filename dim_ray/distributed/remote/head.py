@@ -1,6 +1,6 @@
-"""The head's side of `dim_ray.distributed.remote`: submits a command as a Ray job, follows it, or stops it.
+"""The head's side of `dim_ray.distributed.remote.laptop`: submits a command as a Ray job, follows it, or stops it.
 
-    python -m dim_ray.distributed.jobs '{"action": "run", "module": "dim_ray.tune", ...}'
+    python -m dim_ray.distributed.remote.head '{"action": "run", "module": "dim_ray.tune", ...}'
 
 A job is submitted under a name of its study and a number, which Ray gives once alone: of two people who submit a study
 at the same moment, one runs it and the other follows.
@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from dim_ray.distributed.remote import EXIT_STOPPED, Request
+from dim_ray.distributed.remote.laptop import EXIT_STOPPED, Request
 from dim_ray.errors import DimError, UsageError
 
 __all__ = ["answer"]

@@ -7,9 +7,9 @@ import ray
 from ray.autoscaler._private.util import prepare_config
 
 from dim_ray.config import StudyConfig
-from dim_ray.distributed import growth
-from dim_ray.distributed.growth import first_nodes, nodes_with_growth, possible_growth
-from dim_ray.distributed.resources import Placement, plan_placement
+from dim_ray.distributed.cluster import autoscaler
+from dim_ray.distributed.cluster.autoscaler import first_nodes, nodes_with_growth, possible_growth
+from dim_ray.distributed.cluster.placement import Placement, plan_placement
 from dim_ray.errors import ResourceError
 from dim_ray.progress import SilentProgress
 from tests.helpers.cluster_files import LAUNCHED, load
@@ -86,7 +86,7 @@ def test_nodes_that_died_are_not_counted_and_who_waits_for_others_is_told(
     config = {"max_workers": 2, **workers(small=(2, {"CPU": 4}))}
     alive = [HEAD_ALONE, *[{"CPU": 4.0}] * num_started]
     nodes = [{"Alive": True, "Resources": node} for node in alive]
-    monkeypatch.setattr(growth, "_autoscaler_config", lambda: config)
+    monkeypatch.setattr(autoscaler, "_autoscaler_config", lambda: config)
     monkeypatch.setattr(ray, "nodes", lambda: [*nodes, {"Alive": False, "Resources": {"CPU": 99.0}}])
     told: list[str] = []
     progress = SilentProgress()

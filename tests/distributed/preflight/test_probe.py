@@ -10,8 +10,8 @@ import pytest
 import torch
 from ray import cloudpickle
 
-from dim_ray.distributed import probe
-from dim_ray.distributed.probe import (
+from dim_ray.distributed.preflight import probe
+from dim_ray.distributed.preflight.probe import (
     NOT_SHARED,
     NodeProbe,
     code_digest,

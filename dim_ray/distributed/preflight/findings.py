@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dim_ray.distributed.address import INTERFACE_VARIABLES
-from dim_ray.distributed.needs import Needs
-from dim_ray.distributed.probe import NOT_SHARED
+from dim_ray.distributed.cluster.address import INTERFACE_VARIABLES
+from dim_ray.distributed.preflight.needs import Needs
+from dim_ray.distributed.preflight.probe import NOT_SHARED
 
 __all__ = ["CHECKS", "Check", "NodeReport", "Problem", "find_problems"]
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from dim_ray.core.training.ports import SilentReporter
-from dim_ray.distributed import networks
-from dim_ray.distributed.networks import build_networks
-from dim_ray.distributed.resources import Placement
+from dim_ray.distributed import build
+from dim_ray.distributed.build import build_networks
+from dim_ray.distributed.cluster.placement import Placement
 from dim_ray.distributed.tasks import Task
 from dim_ray.pipeline.priors import prior_is_settled
 from dim_ray.pipeline.teachers import missing_teachers
@@ -43,7 +43,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             names.append(name)
             assert task.job(work, task.argument, SilentReporter()) == []
 
-    monkeypatch.setattr(networks, "run_tasks", run)
+    monkeypatch.setattr(build, "run_tasks", run)
     return names
 
 

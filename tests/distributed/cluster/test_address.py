@@ -9,7 +9,7 @@ import sys
 import pytest
 from ray import cloudpickle
 
-from dim_ray.distributed.address import make_address_hook
+from dim_ray.distributed.cluster.address import make_address_hook
 
 
 def environment_after_the_hook(node_address: str, **environment: str) -> dict[str, str]:

@@ -8,8 +8,8 @@ import pytest
 
 from dim_ray.config import NetworksConfig
 from dim_ray.core.training.ports import SilentReporter
-from dim_ray.distributed.needs import Needs, estimate_needs
-from dim_ray.distributed.resources import Placement
+from dim_ray.distributed.cluster.placement import Placement
+from dim_ray.distributed.preflight.needs import Needs, estimate_needs
 from dim_ray.pipeline.teachers import build_teachers
 from dim_ray.pipeline.workspace import Workspace
 from tests.helpers import tiny

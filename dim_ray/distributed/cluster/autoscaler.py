@@ -16,7 +16,7 @@ from typing import Any
 import ray
 import yaml
 
-from dim_ray.distributed.resources import HEAD, Growth, Node
+from dim_ray.distributed.cluster.placement import HEAD, Growth, Node
 from dim_ray.progress import Progress
 
 __all__ = ["first_nodes", "nodes_with_growth", "possible_growth"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dim_ray.distributed.own_ray import own_ray
+from dim_ray.distributed.cluster.own_ray import own_ray
 from tests.helpers.ray_cluster import RayCluster
 from tests.helpers.ray_nodes import wait_for_nodes
 from tests.helpers.runs import LEAVE_SECONDS, marked_processes
@@ -24,7 +24,7 @@ DRIVER = """
 import sys
 import ray
 from dim_ray.config import Config, StudyConfig
-from dim_ray.distributed.resources import cluster
+from dim_ray.distributed.cluster.joining import cluster
 from dim_ray.progress import SilentProgress
 
 with cluster(Config(study=StudyConfig(workers_per_trial=2)), SilentProgress()):

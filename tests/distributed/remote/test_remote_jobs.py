@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from dim_ray.distributed import remote
-from dim_ray.distributed.remote import EXIT_DETACHED, EXIT_STOPPED, Request, call_head
-from tests.distributed.test_remote import RAY_EXEC
+from dim_ray.distributed.remote import laptop
+from dim_ray.distributed.remote.laptop import EXIT_DETACHED, EXIT_STOPPED, Request, call_head
+from tests.distributed.remote.test_laptop import RAY_EXEC
 from tests.helpers.ray_cluster import RayCluster
 from tests.helpers.runs import NO_TOKEN
 
@@ -27,8 +27,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 def address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
     """Returns the address of a head, which can be called."""
     (tmp_path / "ray.py").write_text(RAY_EXEC)
-    monkeypatch.setattr(remote, "_RAY", (sys.executable, str(tmp_path / "ray.py")))
-    monkeypatch.setattr(remote, "_ON_HEAD", (sys.executable, "-m", "dim_ray.distributed.jobs"))
+    monkeypatch.setattr(laptop, "_RAY", (sys.executable, str(tmp_path / "ray.py")))
+    monkeypatch.setattr(laptop, "_ON_HEAD", (sys.executable, "-m", "dim_ray.distributed.remote.head"))
     with RayCluster(num_nodes=0) as cluster:
         environment = {**NO_TOKEN, "RAY_ADDRESS": cluster.address, "PYTHONPATH": str(Path(__file__).parents[2])}
         for name, value in environment.items():
@@ -46,9 +46,9 @@ def detach(request: Request) -> tuple[str, str]:
         "import sys\n"
         "from pathlib import Path\n"
         "from dim_ray.distributed import remote\n"
-        f"remote._RAY = {remote._RAY!r}\n"
-        f"remote._ON_HEAD = {remote._ON_HEAD!r}\n"
-        "sys.exit(remote.call_head(remote.Request.from_json(sys.argv[1]), Path('cluster.yaml')))\n"
+        f"laptop._RAY = {laptop._RAY!r}\n"
+        f"laptop._ON_HEAD = {laptop._ON_HEAD!r}\n"
+        "sys.exit(laptop.call_head(laptop.Request.from_json(sys.argv[1]), Path('cluster.yaml')))\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, request.to_json()],

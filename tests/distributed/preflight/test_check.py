@@ -20,10 +20,10 @@ CHECKOUT = Path(dim_ray.__file__).parents[1]
 SHORT = """
 import sys
 from dim_ray.cli.main import run_main
-from dim_ray.distributed import preflight
+from dim_ray.distributed.preflight import check
 from dim_ray.doctor import main
 
-preflight._ANSWER_SECONDS = 30.0
+check._ANSWER_SECONDS = 30.0
 sys.exit(run_main(main))
 """
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from ray.job_submission import JobStatus
 
-from dim_ray.distributed import jobs
-from dim_ray.distributed.jobs import answer
-from dim_ray.distributed.remote import Request
+from dim_ray.distributed.remote import head
+from dim_ray.distributed.remote.head import answer
+from dim_ray.distributed.remote.laptop import Request
 
 RUN = Request(action="run", module="dim_ray.tune", arguments=("--study", "a b"), study="3f2a91bc")
 OUTPUT = (
@@ -79,7 +79,7 @@ class Client:
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> Client:
     fake = Client()
-    monkeypatch.setattr(jobs, "JobSubmissionClient", lambda: fake)
+    monkeypatch.setattr(head, "JobSubmissionClient", lambda: fake)
     return fake
 
 
@@ -147,7 +147,7 @@ def test_of_two_that_submit_at_the_same_moment_one_follows_the_other(client: Cli
 
 
 def test_head_that_has_just_been_started_is_waited_for(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(head, "_POLL_SECONDS", 0.0)
     client.errors = ["Request failed with status code 500: No available agent to submit job"] * 3
     _, [begin, end] = ask(RUN)
     assert (begin["job"], end["code"]) == ("tune-3f2a91bc-1", 0)
@@ -230,7 +230,7 @@ def test_head_without_ray_is_refused_with_a_sentence(monkeypatch: pytest.MonkeyP
     def fail() -> None:
         raise ConnectionError("Could not find any running Ray instance.\nand more")
 
-    monkeypatch.setattr(jobs, "JobSubmissionClient", fail)
+    monkeypatch.setattr(head, "JobSubmissionClient", fail)
     _, [end] = ask(RUN)
     assert (end["code"], end["is_refused"]) == (1, True)
     assert end["text"] == "Ray's jobs can't be reached on the head (Could not find any running Ray instance)."

@@ -14,7 +14,8 @@ import torch
 from ray._private import services
 
 from dim_ray.config import Config, StudyConfig
-from dim_ray.distributed.resources import Placement, cluster, joins_a_cluster, local_resources, plan_placement
+from dim_ray.distributed.cluster.joining import cluster, joins_a_cluster
+from dim_ray.distributed.cluster.placement import Placement, local_resources, plan_placement
 from dim_ray.errors import ConfigError, DimError, ResourceError
 from dim_ray.progress import SilentProgress
 from tests.helpers.ray_nodes import nodes, run_command
@@ -155,7 +156,7 @@ def test_plan_needs_no_ray() -> None:
     code = (
         "import sys\n"
         "from dim_ray.config import Config, StudyConfig\n"
-        "from dim_ray.distributed.resources import local_resources, plan_placement\n"
+        "from dim_ray.distributed.cluster.joining import local_resources, plan_placement\n"
         "plan_placement(StudyConfig(), [local_resources()])\n"
         "print('ray' in sys.modules)\n"
     )
@@ -205,7 +206,7 @@ def test_defect_at_the_start_of_ray_keeps_its_name(monkeypatch: pytest.MonkeyPat
 
 JOIN = """
 from dim_ray.config import Config, StudyConfig
-from dim_ray.distributed.resources import cluster
+from dim_ray.distributed.cluster.joining import cluster
 from dim_ray.errors import ResourceError
 from dim_ray.progress import SilentProgress
 

@@ -26,7 +26,7 @@ from dim_ray.config import Config
 from dim_ray.core.generator.pair import build_pair
 from dim_ray.core.networks.classifiers import build_network
 from dim_ray.core.training.random import stream
-from dim_ray.distributed.resources import Placement
+from dim_ray.distributed.cluster.placement import Placement
 from dim_ray.pipeline.teachers import pool_teachers, teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace
 

@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _print(work: Workspace, identity: str, planned: Sequence[Evaluation], num_new: int) -> None:
     from dim_ray.cli.summary import accuracy_table, make_console, print_next, print_places
-    from dim_ray.pipeline.student_rows import read_planned
+    from dim_ray.pipeline.rows import read_planned
     from dim_ray.store.schema import EVALUATION_TABLE
 
     console = make_console()

@@ -143,7 +143,7 @@ def _print(
     from rich.table import Table
 
     from dim_ray.cli.summary import make_console, print_lines
-    from dim_ray.pipeline.student_rows import read_planned
+    from dim_ray.pipeline.rows import read_planned
     from dim_ray.store.schema import EVALUATION_TABLE
 
     rows = pd.concat(

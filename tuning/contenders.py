@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from dim_ray.pipeline.contenders import plan_validations
-from dim_ray.pipeline.student_rows import missing_rows, read_planned
+from dim_ray.pipeline.rows import missing_rows, read_planned
 from dim_ray.pipeline.students import Evaluation
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.schema import VALIDATION_TABLE

@@ -25,7 +25,7 @@ from dim_ray.core.data.dataset import Dataset
 from dim_ray.errors import ConfigError, DimError, ResourceError
 from dim_ray.pipeline.evaluations import plan_evaluations
 from dim_ray.pipeline.generators import generator_fingerprint
-from dim_ray.pipeline.student_rows import missing_rows
+from dim_ray.pipeline.rows import missing_rows
 from dim_ray.pipeline.students import Evaluation
 from dim_ray.pipeline.workspace import Workspace, checkpoint_key
 from dim_ray.store.filesystem import open_root

@@ -28,7 +28,7 @@ from dim_ray.distributed.preflight.check import check_nodes
 from dim_ray.distributed.watched import ray_path, watching
 from dim_ray.errors import DimError, DivergedError
 from dim_ray.pipeline.evaluations import plan_evaluations
-from dim_ray.pipeline.student_rows import read_planned
+from dim_ray.pipeline.rows import read_planned
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import PrefixedProgress, Progress
 from dim_ray.store.schema import EVALUATION_TABLE

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from dim_ray.errors import DataError, DivergedError
 from dim_ray.pipeline.evaluations import check_all_measured, evaluate_group
-from dim_ray.pipeline.student_rows import missing_rows
+from dim_ray.pipeline.rows import missing_rows
 from dim_ray.pipeline.students import Evaluation, group_cells
 from dim_ray.pipeline.workspace import Workspace, on_device
 from dim_ray.progress import Progress

@@ -21,7 +21,7 @@ from dim_ray.errors import DivergedError
 from dim_ray.pipeline.contenders import validate_group
 from dim_ray.pipeline.evaluations import check_all_measured, evaluate_group
 from dim_ray.pipeline.generators import distill_generator
-from dim_ray.pipeline.student_rows import missing_rows
+from dim_ray.pipeline.rows import missing_rows
 from dim_ray.pipeline.students import Evaluation, group_cells
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress

@@ -17,7 +17,7 @@ from typing import Any
 from dim_ray.core.students.student import StudentResult
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.evaluations import load_generators, weights_in_use
-from dim_ray.pipeline.student_rows import circumstances, identity
+from dim_ray.pipeline.rows import circumstances, identity
 from dim_ray.pipeline.students import Evaluation, selection_cells, train_cells
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.schema import VALIDATION_TABLE

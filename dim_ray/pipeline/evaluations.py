@@ -10,8 +10,8 @@ from dim_ray.config import Protocol, Weights, join_quirks
 from dim_ray.core.students.student import StudentResult, finished
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.generators import load_module, stored_weights, weights_file
-from dim_ray.pipeline.labels import labelling_teachers
-from dim_ray.pipeline.student_rows import circumstances, identity, missing_rows
+from dim_ray.pipeline.rows import circumstances, identity, missing_rows
+from dim_ray.pipeline.soft_labels import labelling_teachers
 from dim_ray.pipeline.students import Evaluation, StoredGenerator, train_cells
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.schema import EVALUATION_TABLE

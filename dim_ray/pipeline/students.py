@@ -16,7 +16,7 @@ from dim_ray.core.students.student import StudentResult, finished, train_student
 from dim_ray.core.teachers.ensemble_speed import ensemble_may_pay, ensemble_pays
 from dim_ray.core.training.random import derive_seed
 from dim_ray.errors import DivergedError
-from dim_ray.pipeline.labels import load_labeller, size_of_teachers
+from dim_ray.pipeline.soft_labels import load_labeller, size_of_teachers
 from dim_ray.pipeline.workspace import Workspace
 
 __all__ = ["Evaluation", "StoredGenerator", "group_cells", "selection_cells", "train_cells", "validate"]

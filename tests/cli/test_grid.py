@@ -17,7 +17,7 @@ from dim_ray.distributed.tasks import Task
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline import evaluations, students
 from dim_ray.pipeline.evaluations import evaluate, plan_evaluations
-from dim_ray.pipeline.student_rows import missing_rows
+from dim_ray.pipeline.rows import missing_rows
 from dim_ray.pipeline.students import Evaluation
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import SilentProgress

@@ -12,7 +12,7 @@ from dim_ray.pipeline import contenders
 from dim_ray.pipeline.contenders import plan_validations, validate_group
 from dim_ray.pipeline.evaluations import plan_evaluations
 from dim_ray.pipeline.generators import generator_fingerprint, load_module
-from dim_ray.pipeline.student_rows import missing_rows, planned_id, read_planned
+from dim_ray.pipeline.rows import missing_rows, planned_id, read_planned
 from dim_ray.pipeline.students import validate
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.reader import Reader

@@ -20,8 +20,8 @@ from dim_ray.pipeline.evaluations import (
     plan_evaluations,
 )
 from dim_ray.pipeline.generators import GENERATOR_FILE, generator_fingerprint, load_module
-from dim_ray.pipeline.labels import check_labels, labeller_name
-from dim_ray.pipeline.student_rows import missing_rows, planned_id, read_planned
+from dim_ray.pipeline.rows import missing_rows, planned_id, read_planned
+from dim_ray.pipeline.soft_labels import check_labels, labeller_name
 from dim_ray.pipeline.students import Evaluation, validate
 from dim_ray.pipeline.teachers import teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from dim_ray.pipeline.contenders import plan_validations
-from dim_ray.pipeline.student_rows import planned_id
+from dim_ray.pipeline.rows import planned_id
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.schema import VALIDATION_TABLE
 from dim_ray.store.writer import Writer

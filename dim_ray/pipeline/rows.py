@@ -17,7 +17,7 @@ import torch
 
 from dim_ray.config import fingerprint, join_quirks, to_dict
 from dim_ray.core.training.precision import resolve_precision
-from dim_ray.pipeline.labels import labeller_name
+from dim_ray.pipeline.soft_labels import labeller_name
 from dim_ray.pipeline.students import Evaluation
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.reader import Reader

@@ -21,11 +21,11 @@ from benchmarks.measure import Case
 from benchmarks.storage import folder, row
 from benchmarks.training import Setting
 from dim_ray.store.artifacts import ArtifactStore
-from dim_ray.store.compaction import compact
-from dim_ray.store.packs import encode
 from dim_ray.store.reader import Reader
+from dim_ray.store.row_files import encode
 from dim_ray.store.rows import check_row
 from dim_ray.store.schema import EVALUATION_TABLE
+from dim_ray.store.upkeep.compaction import compact
 
 __all__ = ["STORES"]
 

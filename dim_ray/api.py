@@ -22,10 +22,10 @@ from dim_ray.core.students.images import balanced_labels
 from dim_ray.core.training.random import derive_seed, stream
 from dim_ray.errors import UsageError
 from dim_ray.pipeline.generators import generator_from_artifact, stored_weights
+from dim_ray.store.analysis.selection import only_dataset, usual_ipc
 from dim_ray.store.artifacts import ArtifactStore, read_artifact
-from dim_ray.store.filesystem import is_name
+from dim_ray.store.files.filesystem import is_name
 from dim_ray.store.reader import Reader
-from dim_ray.store.selection import only_dataset, usual_ipc
 
 __all__ = ["ImageStream", "StoredGenerator", "best_generator", "load_generator", "named_generator"]
 

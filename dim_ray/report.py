@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
     """
     arguments = parse_arguments(argv)
     from dim_ray.store.artifacts import ArtifactStore
-    from dim_ray.store.filesystem import open_root
+    from dim_ray.store.files.filesystem import open_root
     from dim_ray.store.reader import Reader
 
     folder = Path(arguments.output)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # --help doesn't wait for these
     import pandas as pd
     from rich.table import Table
 
-    from dim_ray.store.ranking import Missing
+    from dim_ray.store.analysis.ranking import Missing
     from dim_ray.store.reader import Reader
 
 __all__ = ["main", "parse_arguments"]
@@ -109,7 +109,7 @@ def _parser() -> Parser:
 
 
 def _list(reader: Reader, arguments: argparse.Namespace) -> None:
-    from dim_ray.store.selection import no_evaluations, summarise
+    from dim_ray.store.analysis.selection import no_evaluations, summarise
 
     every = reader.evaluations()
     trials = reader.trials()
@@ -132,8 +132,8 @@ def _list(reader: Reader, arguments: argparse.Namespace) -> None:
 
 
 def _best(reader: Reader, arguments: argparse.Namespace) -> None:
+    from dim_ray.store.analysis.selection import only_dataset, summarise, usual_ipc
     from dim_ray.store.artifacts import ArtifactStore
-    from dim_ray.store.selection import only_dataset, summarise, usual_ipc
 
     dataset, protocol, ipc = arguments.dataset, arguments.protocol or "on_the_fly", arguments.ipc
     if dataset is None or ipc is None:
@@ -163,8 +163,8 @@ def _best(reader: Reader, arguments: argparse.Namespace) -> None:
 
 
 def _ranking(reader: Reader, arguments: argparse.Namespace) -> None:
-    from dim_ray.store.ranking import ranking
-    from dim_ray.store.selection import only_dataset, usual_ipc
+    from dim_ray.store.analysis.ranking import ranking
+    from dim_ray.store.analysis.selection import only_dataset, usual_ipc
 
     if arguments.protocol not in (None, "fixed"):
         raise UsageError(
@@ -195,7 +195,7 @@ def _ranking(reader: Reader, arguments: argparse.Namespace) -> None:
 
 def _pareto(reader: Reader, arguments: argparse.Namespace) -> None:
     from dim_ray.cli.pareto_table import pareto_table
-    from dim_ray.store.pareto import study_objectives
+    from dim_ray.store.analysis.pareto import study_objectives
 
     trials = reader.trials()
     names = sorted(trials["study"].unique())
@@ -212,7 +212,7 @@ def _scores_table(scores: pd.DataFrame) -> Table:
     from rich import box
     from rich.table import Table
 
-    from dim_ray.store.selection import terms
+    from dim_ray.store.analysis.selection import terms
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("generator", "architecture", "students"):
@@ -254,7 +254,7 @@ def _table(cells: pd.DataFrame) -> Table:
     from rich import box
     from rich.table import Table
 
-    from dim_ray.store.selection import terms
+    from dim_ray.store.analysis.selection import terms
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     has_terms = any(terms(cell) for cell in cells.to_dict("records"))

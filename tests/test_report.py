@@ -81,7 +81,7 @@ def test_a_disk_that_is_full_is_told_with_the_flag_of_the_output(
     def fill(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("dim_ray.store.filesystem._write_through", fill)
+    monkeypatch.setattr("dim_ray.store.files.filesystem._write_through", fill)
     with pytest.raises(StorageError, match=r"the disk is full; .* with --output"):
         main(["--storage", storage, "--output", str(tmp_path / "out")])
 

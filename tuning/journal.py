@@ -14,8 +14,8 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
 from dim_ray.store.artifacts import ArtifactStore
-from dim_ray.store.faults import PAUSES_SECONDS, patiently, storage_errors
-from dim_ray.store.filesystem import open_root
+from dim_ray.store.files.faults import PAUSES_SECONDS, patiently, storage_errors
+from dim_ray.store.files.filesystem import open_root
 
 __all__ = ["open_journal"]
 

@@ -21,7 +21,7 @@ from optuna.storages import BaseStorage
 from dim_ray.config import Config, StudyConfig
 from dim_ray.pipeline.generators import generator_fingerprint, stored_weights, weights_file
 from dim_ray.pipeline.workspace import Workspace
-from dim_ray.store.pareto import AXES
+from dim_ray.store.analysis.pareto import AXES
 from tuning.cost import NetworkCosts, network_keys
 from tuning.schedulers import METRIC
 

@@ -35,7 +35,7 @@ from dim_ray.pipeline.generators import rung_epochs
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
 from dim_ray.progress.stages import counted, format_duration
-from dim_ray.store.filesystem import open_root
+from dim_ray.store.files.filesystem import open_root
 from tuning.estimate import (
     Costs,
     Student,

@@ -28,7 +28,7 @@ from dim_ray.pipeline.generators import generator_fingerprint
 from dim_ray.pipeline.rows import missing_rows
 from dim_ray.pipeline.students import Evaluation
 from dim_ray.pipeline.workspace import Workspace, checkpoint_key
-from dim_ray.store.filesystem import open_root
+from dim_ray.store.files.filesystem import open_root
 from dim_ray.store.reader import Reader
 from dim_ray.store.schema import EVALUATION_TABLE, VALIDATION_TABLE
 from dim_ray.store.writer import Writer

@@ -23,7 +23,7 @@ from optuna.trial import create_trial
 from dim_ray.config import Config, DataConfig, StudyConfig, as_parameter, to_dict
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.errors import ConfigError, nearest
-from dim_ray.store.pareto import AXES, is_pareto
+from dim_ray.store.analysis.pareto import AXES, is_pareto
 from dim_ray.store.reader import Reader
 from tuning.objectives import open_study, row_values
 from tuning.record import study_name

@@ -15,10 +15,10 @@ from dim_ray.pipeline.rows import missing_rows
 from dim_ray.pipeline.students import Evaluation, group_cells
 from dim_ray.pipeline.workspace import Workspace, on_device
 from dim_ray.progress import Progress
+from dim_ray.store.analysis.selection import usual_ipc
 from dim_ray.store.artifacts import read_artifact
 from dim_ray.store.reader import Reader
 from dim_ray.store.schema import EVALUATION_TABLE
-from dim_ray.store.selection import usual_ipc
 
 __all__ = ["find_generator", "run_missing"]
 

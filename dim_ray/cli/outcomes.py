@@ -18,7 +18,7 @@ from dim_ray.cli.summary import accuracy_table, make_console, print_lines, print
 from dim_ray.errors import DimError, DivergedError
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress.stages import format_duration
-from dim_ray.store.pareto import pareto_set
+from dim_ray.store.analysis.pareto import pareto_set
 from tuning.contenders import Verdict
 from tuning.loggers import logger_folder
 from tuning.scaling import fit_pool_scaling, is_pool_scaling

@@ -17,7 +17,7 @@ from dim_ray.config import Config, fingerprint
 from dim_ray.core.data.checks import Check
 from dim_ray.core.data.dataset import Dataset, load_dataset
 from dim_ray.pipeline.workspace import Workspace
-from dim_ray.store.filesystem import open_root, probe
+from dim_ray.store.files.filesystem import open_root, probe
 
 __all__ = ["log_path", "open_session", "open_shared_session"]
 

@@ -16,8 +16,8 @@ from dim_ray.cli.session import log_path
 from dim_ray.config import PROTOCOLS, DataConfig
 from dim_ray.pipeline.generators import SAMPLES_FILE
 from dim_ray.pipeline.workspace import Workspace
-from dim_ray.store.filesystem import open_root
-from dim_ray.store.selection import summarise, terms
+from dim_ray.store.analysis.selection import summarise, terms
+from dim_ray.store.files.filesystem import open_root
 
 if TYPE_CHECKING:
     import pandas as pd

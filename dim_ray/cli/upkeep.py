@@ -37,7 +37,7 @@ def _verify(storage: str, exported: str | None = None, **options: Any) -> None:
     given = [f"--{name}" for name, value in options.items() if value is not None]
     if given:
         raise UsageError(f"verify takes {', '.join(given)} for an exported folder alone: verify DIR {given[0]} ...")
-    from dim_ray.store.verification import verify
+    from dim_ray.store.upkeep.verification import verify
 
     found = verify(storage)
     for problem in found.problems:
@@ -74,7 +74,7 @@ def _percent(accuracies: Sequence[float]) -> str:
 
 
 def _compact(storage: str) -> None:
-    from dim_ray.store.compaction import compact
+    from dim_ray.store.upkeep.compaction import compact
 
     done = compact(storage)
     print(
@@ -84,7 +84,7 @@ def _compact(storage: str) -> None:
 
 
 def _merge(storage: str, ours: str, theirs: str) -> None:
-    from dim_ray.store.merging import merge
+    from dim_ray.store.upkeep.merging import merge
 
     done = merge(ours, theirs)
     for conflict in done.conflicts:
@@ -120,7 +120,7 @@ def _export(storage: str, name: str, folder: str) -> None:
 
 
 def _prune(storage: str, *, quota: int | None, delete: bool, **interest: Any) -> None:
-    from dim_ray.store.pruning import plan_pruning, prune
+    from dim_ray.store.upkeep.pruning import plan_pruning, prune
 
     asked = {name: value for name, value in interest.items() if value is not None}
     plan = plan_pruning(storage, quota_bytes=quota, **asked)

@@ -20,7 +20,7 @@ from dim_ray.distributed.tasks import OnProgress
 from dim_ray.distributed.trainer import WorkerJob, run_workers
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
-from dim_ray.store.filesystem import open_root
+from dim_ray.store.files.filesystem import open_root
 
 __all__ = ["advance", "device_type", "ray_path", "run_watched", "watching"]
 

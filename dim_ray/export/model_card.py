@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from dim_ray.config import PROTOCOLS
-from dim_ray.store.selection import summarise, terms
+from dim_ray.store.analysis.selection import summarise, terms
 
 __all__ = ["model_card"]
 

@@ -30,8 +30,8 @@ from dim_ray.errors import ArtifactError, ConfigError, DataError, StorageError, 
 from dim_ray.pipeline.generators import generator_from_artifact, weights_file
 from dim_ray.pipeline.students import Evaluation, StoredGenerator, group_cells, train_cells
 from dim_ray.pipeline.workspace import Workspace, on_device
+from dim_ray.store.analysis.selection import CELL
 from dim_ray.store.artifacts import Artifact, read_artifact
-from dim_ray.store.selection import CELL
 
 __all__ = ["CELLS", "Reevaluation", "measured_cells", "reevaluate"]
 

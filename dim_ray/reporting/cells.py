@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from dim_ray.config import NO_QUIRKS
-from dim_ray.store.selection import CELL, may_choose, rank, summarise, usual_ipc
+from dim_ray.store.analysis.selection import CELL, may_choose, rank, summarise, usual_ipc
 
 __all__ = ["REAL", "Best", "baselines_alone", "best_generators", "curve", "leaders", "measured_cells", "whole_set"]
 

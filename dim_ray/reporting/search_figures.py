@@ -17,7 +17,7 @@ from matplotlib.ticker import NullLocator
 from dim_ray.reporting.content import Cell, Column, Figure, Table, number, percent
 from dim_ray.reporting.drawing import GENERATED, INK, MUTED, PAPER, PUBLISHED, THIRD, draw, few_ticks, plain
 from dim_ray.reporting.searches import Study, pool_scaling, thinned
-from dim_ray.store.pareto import undominated
+from dim_ray.store.analysis.pareto import undominated
 from tuning.importances import MOST_TRIALS, importances
 from tuning.intervals import CONFIDENCE
 from tuning.scaling import PoolScaling, fit_pool_scaling, is_pool_scaling

@@ -20,9 +20,9 @@ from dim_ray.reporting.pictures import samples
 from dim_ray.reporting.search_figures import importance_figure, parallel_figure, pareto_figure, pool_figure
 from dim_ray.reporting.searches import Study, datasets_of, studies
 from dim_ray.reporting.tables import failure_tables, leaderboard
+from dim_ray.store.analysis.selection import may_choose, no_evaluations, rank
 from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.reader import Reader
-from dim_ray.store.selection import may_choose, no_evaluations, rank
 
 __all__ = ["Report", "make_report"]
 

@@ -13,7 +13,7 @@ import pandas as pd
 from dim_ray.reporting.cells import baselines_alone, leaders
 from dim_ray.reporting.content import Cell, Column, Table, number, percent
 from dim_ray.reporting.searches import failures
-from dim_ray.store.selection import terms
+from dim_ray.store.analysis.selection import terms
 
 __all__ = ["failure_tables", "leaderboard"]
 

@@ -21,8 +21,8 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from dim_ray.errors import ArtifactError, NewerFormatError, nearest
-from dim_ray.store.faults import PAUSES_SECONDS, storage_errors
-from dim_ray.store.filesystem import Root, check_name, is_name, open_root, probe
+from dim_ray.store.files.faults import PAUSES_SECONDS, storage_errors
+from dim_ray.store.files.filesystem import Root, check_name, is_name, open_root, probe
 from dim_ray.version import __version__
 
 __all__ = [
@@ -62,7 +62,7 @@ class ArtifactStore:
     """Artefacts by kind and fingerprint, and plain files by key, below one root.
 
     Args:
-        root: As for `dim_ray.store.filesystem.open_root`.
+        root: As for `dim_ray.store.files.filesystem.open_root`.
         pauses_seconds: Between one try and the next, where the storage refuses what it may take later.
     """
 

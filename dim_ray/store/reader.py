@@ -20,11 +20,11 @@ import pandas as pd
 
 from dim_ray.config import NO_QUIRKS
 from dim_ray.errors import StorageError, nearest
-from dim_ray.store.filesystem import open_root
-from dim_ray.store.pareto import pareto_set, study_objectives
+from dim_ray.store.analysis.pareto import pareto_set, study_objectives
+from dim_ray.store.analysis.selection import CELL, may_choose, no_evaluations, rank, what_is_there
+from dim_ray.store.analysis.sql import query
+from dim_ray.store.files.filesystem import open_root
 from dim_ray.store.schema import EVALUATION_TABLE, TABLES, TRIAL_TABLE, VALIDATION_TABLE, Table
-from dim_ray.store.selection import CELL, may_choose, no_evaluations, rank, what_is_there
-from dim_ray.store.sql import query
 from dim_ray.store.tables import allowed_values, read_rows
 
 __all__ = ["Reader", "open_store"]
@@ -133,7 +133,7 @@ class Reader:
 
         Args:
             dataset: Name of the data set.
-            ipc: Images per class; see `dim_ray.store.selection.usual_ipc`.
+            ipc: Images per class; see `dim_ray.store.analysis.selection.usual_ipc`.
             architecture: The students' architecture. Default: what most generators were evaluated with.
             protocol: How the students got their images.
             max_bytes: The most that `stored_bytes` of an evaluation may be. Default: any.
@@ -141,8 +141,8 @@ class Reader:
                 has no known cost, and is left out. Default: any.
 
         Returns:
-            Rows as `dim_ray.store.selection.summarise` makes them, the best first: `generator` is a fingerprint,
-            `validation_mean` what it was ranked by. At least one.
+            Rows as `dim_ray.store.analysis.selection.summarise` makes them, the best first: `generator` is a
+            fingerprint, `validation_mean` what it was ranked by. At least one.
 
         Raises:
             StorageError: There is no such evaluation; the message says what there is.

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from dim_ray.config import fingerprint
 from dim_ray.errors import StorageError, nearest
-from dim_ray.store.filesystem import check_name
+from dim_ray.store.files.filesystem import check_name
 from dim_ray.store.schema import FRACTION, SCHEMA_VERSION, Table, meaning
 
 __all__ = ["check_row", "row_id"]

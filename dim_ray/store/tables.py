@@ -23,10 +23,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dim_ray.errors import StorageError, UsageError, nearest
-from dim_ray.store.faults import is_gone, storage_errors
-from dim_ray.store.filesystem import Root
-from dim_ray.store.packs import num_packed
+from dim_ray.store.files.faults import is_gone, storage_errors
+from dim_ray.store.files.filesystem import Root
 from dim_ray.store.parsing import first_line, parse_apart
+from dim_ray.store.row_files import num_packed
 from dim_ray.store.schema import Table
 
 __all__ = [

@@ -13,9 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from dim_ray.store.faults import PAUSES_SECONDS
-from dim_ray.store.filesystem import open_root
-from dim_ray.store.packs import encode, folder_key
+from dim_ray.store.files.faults import PAUSES_SECONDS
+from dim_ray.store.files.filesystem import open_root
+from dim_ray.store.row_files import encode, folder_key
 from dim_ray.store.rows import check_row
 from dim_ray.store.schema import EVALUATION_TABLE, TRIAL_TABLE, VALIDATION_TABLE, Table
 
@@ -26,7 +26,7 @@ class Writer:
     """Appends to the tables below one root.
 
     Args:
-        root: As for `dim_ray.store.filesystem.open_root`.
+        root: As for `dim_ray.store.files.filesystem.open_root`.
         pauses_seconds: Between one try and the next, where the storage refuses what it may take later.
     """
 

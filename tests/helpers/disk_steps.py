@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from dim_ray.store import filesystem
-from dim_ray.store.filesystem import Root
+from dim_ray.store.files import filesystem
+from dim_ray.store.files.filesystem import Root
 
 Hook = Callable[[str, str], object]
 """Takes what will be done, and the path of the file."""

@@ -14,7 +14,7 @@ import pytest
 
 from dim_ray.errors import ArtifactError, StorageError
 from dim_ray.store.artifacts import CARD_DIGEST, ArtifactStore, read_artifact
-from dim_ray.store.filesystem import Root, open_root
+from dim_ray.store.files.filesystem import Root, open_root
 from tests.helpers.altered_cards import edit_card
 
 FINGERPRINT = "0123456789abcdef"

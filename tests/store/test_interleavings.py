@@ -12,12 +12,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from dim_ray.store.compaction import compact
-from dim_ray.store.merging import merge
-from dim_ray.store.packs import row_of
 from dim_ray.store.reader import Reader
+from dim_ray.store.row_files import row_of
 from dim_ray.store.rows import row_id
-from dim_ray.store.verification import verify
+from dim_ray.store.upkeep.compaction import compact
+from dim_ray.store.upkeep.merging import merge
+from dim_ray.store.upkeep.verification import verify
 from dim_ray.store.writer import Writer
 from tests.helpers.disk_steps import Crash, Hook, steps
 from tests.helpers.made_rows import trial

@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dim_ray.store.compaction import compact
 from dim_ray.store.reader import Reader
-from dim_ray.store.verification import verify
+from dim_ray.store.upkeep.compaction import compact
+from dim_ray.store.upkeep.verification import verify
 
 _WRITERS, _ROWS = 64, 2_000
 _WRITER = """

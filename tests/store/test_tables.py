@@ -20,10 +20,10 @@ import pytest
 
 from dim_ray.errors import StorageError, UsageError
 from dim_ray.store import tables
-from dim_ray.store.compaction import compact
-from dim_ray.store.filesystem import open_root
+from dim_ray.store.files.filesystem import open_root
 from dim_ray.store.reader import Reader
 from dim_ray.store.schema import EVALUATION_TABLE, EVALUATIONS, SCHEMA_VERSION, TRIALS, VALIDATIONS
+from dim_ray.store.upkeep.compaction import compact
 from dim_ray.store.writer import Writer
 from tests.helpers.made_rows import evaluation, real_evaluation, trial, validation
 
@@ -314,13 +314,13 @@ def _newer_columns(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "SCHEMA_VERSION", NEWER)
     monkeypatch.setattr(reader, "EVALUATION_TABLE", table)
     monkeypatch.setattr("dim_ray.store.writer.EVALUATION_TABLE", table)
-    monkeypatch.setattr("dim_ray.store.compaction.TABLES", (table, schema.TRIAL_TABLE))
+    monkeypatch.setattr("dim_ray.store.upkeep.compaction.TABLES", (table, schema.TRIAL_TABLE))
 
 
 def test_rows_of_an_older_version_are_read_and_packed_with_newer_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dim_ray.store.compaction import compact
+    from dim_ray.store.upkeep.compaction import compact
 
     root = str(tmp_path)
     [old] = Writer(root).append_evaluations([evaluation(seed=0)])

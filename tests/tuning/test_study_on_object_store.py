@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import dim_ray
-from dim_ray.store.filesystem import open_root
-from dim_ray.store.verification import verify
+from dim_ray.store.files.filesystem import open_root
+from dim_ray.store.upkeep.verification import verify
 from tests.helpers.runs import LONG, Run, evaluations, run, trials
 from tests.store.conftest import object_store  # noqa: F401  # a fixture
 

@@ -29,7 +29,7 @@ from dim_ray.distributed.preflight.probe import NodeProbe, library_versions, sen
 from dim_ray.errors import ResourceError
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
-from dim_ray.store.filesystem import Root, open_root
+from dim_ray.store.files.filesystem import Root, open_root
 
 __all__ = ["Preflight", "check_nodes", "run_preflight"]
 

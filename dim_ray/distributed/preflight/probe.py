@@ -88,7 +88,7 @@ class NodeProbe:
         """
         try:
             from dim_ray.errors import DimError
-            from dim_ray.store.filesystem import open_root
+            from dim_ray.store.files.filesystem import open_root
         except ImportError as error:
             return f"dim_ray can't be imported ({error})"
         try:
@@ -103,7 +103,7 @@ class NodeProbe:
     def delete_storage(self, root: str, ours: str) -> str | None:
         """Deletes what `write_storage` wrote, and returns what went wrong."""
         from dim_ray.errors import DimError
-        from dim_ray.store.filesystem import open_root
+        from dim_ray.store.files.filesystem import open_root
 
         try:
             open_root(root).delete(ours)

@@ -45,7 +45,7 @@ def detach(request: Request) -> tuple[str, str]:
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from dim_ray.distributed import remote\n"
+        "from dim_ray.distributed.remote import laptop\n"
         f"laptop._RAY = {laptop._RAY!r}\n"
         f"laptop._ON_HEAD = {laptop._ON_HEAD!r}\n"
         "sys.exit(laptop.call_head(laptop.Request.from_json(sys.argv[1]), Path('cluster.yaml')))\n"

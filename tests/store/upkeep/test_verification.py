@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from dim_ray.store.artifacts import ArtifactStore
-from dim_ray.store.compaction import compact
-from dim_ray.store.verification import Verification, verify
+from dim_ray.store.upkeep.compaction import compact
+from dim_ray.store.upkeep.verification import Verification, verify
 from dim_ray.store.writer import Writer
 from tests.helpers.made_rows import evaluation, real_evaluation, trial
 

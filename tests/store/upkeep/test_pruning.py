@@ -11,10 +11,10 @@ import pytest
 
 from dim_ray.errors import StorageError
 from dim_ray.store.artifacts import ArtifactStore
-from dim_ray.store.filesystem import open_root
-from dim_ray.store.pruning import plan_pruning, prune
+from dim_ray.store.files.filesystem import open_root
 from dim_ray.store.reader import Reader
-from dim_ray.store.verification import verify
+from dim_ray.store.upkeep.pruning import plan_pruning, prune
+from dim_ray.store.upkeep.verification import verify
 from dim_ray.store.writer import Writer
 from tests.helpers.altered_cards import edit_card
 from tests.helpers.made_rows import evaluation, trial, validation

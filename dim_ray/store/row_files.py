@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dim_ray.errors import StorageError
-from dim_ray.store.filesystem import Root
+from dim_ray.store.files.filesystem import Root
 from dim_ray.store.schema import Table
 
 __all__ = [

@@ -19,9 +19,9 @@ import pyarrow.fs as pafs
 from dim_ray.errors import StorageError
 from dim_ray.progress.stages import counted
 from dim_ray.store.artifacts import KINDS, ArtifactStore
-from dim_ray.store.filesystem import Root, open_root
-from dim_ray.store.packs import num_packed, pack_digest, row_of
+from dim_ray.store.files.filesystem import Root, open_root
 from dim_ray.store.parsing import parse
+from dim_ray.store.row_files import num_packed, pack_digest, row_of
 from dim_ray.store.schema import TABLES, Table
 from dim_ray.store.tables import RowFile, checked, list_files, read_bytes
 
@@ -48,7 +48,7 @@ def verify(root: str) -> Verification:
     name; an artefact's files those of its card; and every generator that a row names is to be there.
 
     Args:
-        root: As for `dim_ray.store.filesystem.open_root`.
+        root: As for `dim_ray.store.files.filesystem.open_root`.
 
     Raises:
         StorageAddressError: The root is no address.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dim_ray.config import OBJECTIVES
 from dim_ray.errors import StorageError, UsageError
-from dim_ray.store.pareto import pareto_set, study_objectives, undominated
+from dim_ray.store.analysis.pareto import pareto_set, study_objectives, undominated
 from tests.helpers.made_rows import trial
 
 CHOICES = [chosen for size in (1, 2, 3) for chosen in itertools.combinations(OBJECTIVES, size)]

@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 
 from dim_ray.errors import ArtifactError, UsageError
 from dim_ray.store.artifacts import KINDS, ArtifactStore
-from dim_ray.store.faults import PAUSES_SECONDS
-from dim_ray.store.filesystem import Root, open_root
-from dim_ray.store.packs import ROWS_PER_PACK, write_pack
+from dim_ray.store.files.faults import PAUSES_SECONDS
+from dim_ray.store.files.filesystem import Root, open_root
+from dim_ray.store.row_files import ROWS_PER_PACK, write_pack
 from dim_ray.store.schema import TABLES, Table
 from dim_ray.store.tables import read_rows
 

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from dim_ray.errors import StorageError
-from dim_ray.store.compaction import Compaction, compact
 from dim_ray.store.reader import Reader
+from dim_ray.store.upkeep.compaction import Compaction, compact
 from dim_ray.store.writer import Writer
 from tests.helpers.disk_steps import Crash, crash_at, steps
 from tests.helpers.made_rows import evaluation, trial
@@ -279,7 +279,7 @@ def test_damaged_file_stops_compaction_by_name_and_nothing_is_deleted(tmp_path: 
 def test_pack_that_does_not_read_as_it_was_written_costs_no_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dim_ray.store.filesystem import Root
+    from dim_ray.store.files.filesystem import Root
 
     root = str(tmp_path)
     fill(root)

@@ -10,11 +10,11 @@ import pytest
 
 from dim_ray.errors import UsageError
 from dim_ray.store.artifacts import ArtifactStore
-from dim_ray.store.compaction import compact
-from dim_ray.store.merging import CIRCUMSTANCES, Merge, merge
 from dim_ray.store.reader import Reader
 from dim_ray.store.schema import EVALUATIONS, TABLES, TRIALS, meaning
-from dim_ray.store.verification import verify
+from dim_ray.store.upkeep.compaction import compact
+from dim_ray.store.upkeep.merging import CIRCUMSTANCES, Merge, merge
+from dim_ray.store.upkeep.verification import verify
 from dim_ray.store.writer import Writer
 from tests.helpers.disk_steps import Crash, crash_at, steps
 from tests.helpers.made_rows import evaluation, trial, validation

@@ -18,11 +18,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from dim_ray.errors import StorageError
+from dim_ray.store.analysis.selection import CELL, may_choose, summarise
 from dim_ray.store.artifacts import KINDS, ArtifactStore
-from dim_ray.store.filesystem import Root, is_name, open_root
+from dim_ray.store.files.filesystem import Root, is_name, open_root
 from dim_ray.store.reader import Reader
 from dim_ray.store.schema import TABLES
-from dim_ray.store.selection import CELL, may_choose, summarise
 
 __all__ = ["Plan", "Removal", "plan_pruning", "prune"]
 
@@ -75,14 +75,14 @@ def plan_pruning(root: str, *, quota_bytes: int | None = None, **interest: Any) 
     """Works out what could go; nothing is deleted.
 
     Args:
-        root: As for `dim_ray.store.filesystem.open_root`.
+        root: As for `dim_ray.store.files.filesystem.open_root`.
         quota_bytes: The most that the whole storage should have. Default: what nobody needs goes, and no more.
         **interest: Which evaluations are of interest, column=value; trials and validations are then of none.
             Default: every row.
 
     Raises:
         UsageError: There is no such column.
-        ArtifactError: A card is damaged; see `dim_ray.store.verification`.
+        ArtifactError: A card is damaged; see `dim_ray.store.upkeep.verification`.
         StorageError: The storage can't be read, or no row is of interest.
     """
     opened = open_root(root)

@@ -9,7 +9,7 @@ import pytest
 
 from dim_ray.config import EvaluationConfig, fingerprint, join_quirks, to_dict
 from dim_ray.errors import UsageError
-from dim_ray.store.ranking import Missing, ranking
+from dim_ray.store.analysis.ranking import Missing, ranking
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
 from tests.helpers.made_rows import evaluation

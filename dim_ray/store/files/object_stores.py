@@ -4,7 +4,7 @@
 
 A request is tried four times, with pauses of some seconds in all. A store that refuses every one of them is an error
 within half a minute, and one that takes connections and never answers within a minute; whoever is patient begins anew
-after that (`dim_ray.store.faults`).
+after that (`dim_ray.store.files.faults`).
 """
 
 from __future__ import annotations

@@ -13,14 +13,14 @@ import pytest
 from dim_ray.cli.main import run_main
 from dim_ray.errors import ArtifactError, StorageError
 from dim_ray.results import main
-from dim_ray.store import faults, object_stores
 from dim_ray.store.artifacts import ArtifactStore, probe, read_artifact
-from dim_ray.store.compaction import compact
-from dim_ray.store.faults import PAUSES_SECONDS, patiently
-from dim_ray.store.filesystem import open_root
-from dim_ray.store.merging import merge
+from dim_ray.store.files import faults, object_stores
+from dim_ray.store.files.faults import PAUSES_SECONDS, patiently
+from dim_ray.store.files.filesystem import open_root
 from dim_ray.store.reader import Reader
-from dim_ray.store.verification import verify
+from dim_ray.store.upkeep.compaction import compact
+from dim_ray.store.upkeep.merging import merge
+from dim_ray.store.upkeep.verification import verify
 from dim_ray.store.writer import Writer
 from tests.helpers import s3
 from tests.helpers.made_rows import evaluation, trial

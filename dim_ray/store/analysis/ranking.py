@@ -29,7 +29,7 @@ import pandas as pd
 
 from dim_ray.config import NO_QUIRKS, EvaluationConfig
 from dim_ray.errors import UsageError
-from dim_ray.store.selection import CELL, summarise
+from dim_ray.store.analysis.selection import CELL, summarise
 
 __all__ = ["AUGMENTATION_WEIGHT", "LABEL_WEIGHT", "Missing", "ranking"]
 

@@ -26,8 +26,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from dim_ray.errors import StorageAddressError, StorageError, nearest
-from dim_ray.store.faults import is_gone, patiently, storage_errors
-from dim_ray.store.object_stores import REMOTE_SCHEMES, connect
+from dim_ray.store.files.faults import is_gone, patiently, storage_errors
+from dim_ray.store.files.object_stores import REMOTE_SCHEMES, connect
 
 __all__ = ["Root", "check_name", "is_name", "open_root", "probe"]
 
@@ -160,8 +160,8 @@ def open_root(root: str, pauses_seconds: tuple[float, ...] = ()) -> Root:
     Args:
         root: Local path (``~`` and relative paths too), or a file://, s3:// or gs:// URI. Options of an object store
             go in the URI's query: ``s3://bucket/folder?endpoint_override=minio:9000&scheme=http``
-            (`dim_ray.store.object_stores.connect` has all of them).
-        pauses_seconds: Of the root; work that was long in the making has those of `dim_ray.store.faults`.
+            (`dim_ray.store.files.object_stores.connect` has all of them).
+        pauses_seconds: Of the root; work that was long in the making has those of `dim_ray.store.files.faults`.
 
     Raises:
         StorageAddressError: It's empty, or a URI that can't be used.

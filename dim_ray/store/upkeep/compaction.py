@@ -21,10 +21,10 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dim_ray.store.faults import PAUSES_SECONDS, patiently, storage_errors
-from dim_ray.store.filesystem import Root, open_root
-from dim_ray.store.packs import ROWS_PER_PACK, aside_name, is_aside, num_packed, write_pack
+from dim_ray.store.files.faults import PAUSES_SECONDS, patiently, storage_errors
+from dim_ray.store.files.filesystem import Root, open_root
 from dim_ray.store.parsing import parse
+from dim_ray.store.row_files import ROWS_PER_PACK, aside_name, is_aside, num_packed, write_pack
 from dim_ray.store.schema import TABLES, Table
 from dim_ray.store.tables import RowFile, checked, list_files, newest, read_bytes
 
@@ -53,7 +53,7 @@ def compact(
     """Merges the small files of every partition.
 
     Args:
-        root: As for `dim_ray.store.filesystem.open_root`.
+        root: As for `dim_ray.store.files.filesystem.open_root`.
         rows_per_pack: About how many rows a file may have.
         settled_seconds: Age from which a row is packed. Default: any on a disk, an hour on an object store.
         pauses_seconds: Between one try and the next, where the storage refuses what it may take later.

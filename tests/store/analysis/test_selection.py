@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from dim_ray.errors import StorageError
+from dim_ray.store.analysis.selection import summarise, terms, usual_ipc
 from dim_ray.store.reader import Reader
-from dim_ray.store.selection import summarise, terms, usual_ipc
 from dim_ray.store.writer import Writer
 from tests.helpers.made_rows import evaluation, real_evaluation, trial
 

@@ -1,0 +1,1 @@
+"""Files below the storage root, on a disk or an object store."""

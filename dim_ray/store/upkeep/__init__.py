@@ -1,0 +1,1 @@
+"""Keeping a storage small and sound."""

@@ -52,14 +52,14 @@ def main(argv: Sequence[str]) -> None:
         from dim_ray.core.data.checks import check_evaluation, check_training
         from tuning.loggers import check_loggers
         from tuning.record import study_name
-        from tuning.space import check_search
+        from tuning.search.space import check_search
         from tuning.study import run_studies
         from tuning.warm_start import check_warm_start
 
         checks = [check_training, check_evaluation, check_search, check_warm_start, check_loggers]
         works = [open_session(own, study_name, checks) for own in configs]
         if arguments.dry_run:
-            from tuning.plan import plan_study
+            from tuning.dry_run.plan import plan_study
 
             lines, begins = [], datetime.now()
             for work in works:

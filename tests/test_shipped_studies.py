@@ -11,9 +11,9 @@ from dim_ray.cli.main import parse
 from dim_ray.config import Config
 from dim_ray.core.data.checks import check_evaluation, check_training
 from tests.helpers.tiny import make_dataset
-from tuning.samplers import make_sampler
-from tuning.schedulers import make_scheduler
-from tuning.space import check_search
+from tuning.search.samplers import make_sampler
+from tuning.search.schedulers import make_scheduler
+from tuning.search.space import check_search
 
 
 def read(name: str) -> Config:

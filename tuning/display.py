@@ -12,9 +12,9 @@ from ray import tune
 from dim_ray.config import Config
 from dim_ray.errors import DimError
 from dim_ray.progress import Progress
-from tuning.algorithms import FAILED_TRIAL, METRIC, REUSED_TRIAL, TIME_ATTRIBUTE, StudySearch
-from tuning.budget import TimeBudget
 from tuning.record import StudyRecord
+from tuning.search.optuna_search import FAILED_TRIAL, METRIC, REUSED_TRIAL, TIME_ATTRIBUTE, StudySearch
+from tuning.search.time_budget import TimeBudget
 
 __all__ = ["TrialDisplay"]
 

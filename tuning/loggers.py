@@ -27,7 +27,7 @@ from dim_ray.errors import UsageError
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
 from dim_ray.store.files.filesystem import open_root
-from tuning.schedulers import TIME_ATTRIBUTE
+from tuning.search.schedulers import TIME_ATTRIBUTE
 
 __all__ = ["begin_loggers", "check_loggers", "logger_folder", "make_callbacks"]
 

@@ -33,12 +33,12 @@ from dim_ray.store.reader import Reader
 from dim_ray.store.schema import EVALUATION_TABLE, VALIDATION_TABLE
 from dim_ray.store.writer import Writer
 from dim_ray.version import __version__
-from tuning.algorithms import FAILED_TRIAL, METRIC, REUSED_SECONDS, REUSED_TRIAL, SECONDS, TIME_ATTRIBUTE
 from tuning.contenders import by_objective, contender_students, decide
 from tuning.cost import NetworkCosts, StudyCost, network_keys, study_cost
-from tuning.objectives import generator_costs, objective_name, row_values, worst_costs
-from tuning.schedulers import METRIC_STD
-from tuning.space import configure
+from tuning.search.objectives import generator_costs, objective_name, row_values, worst_costs
+from tuning.search.optuna_search import FAILED_TRIAL, METRIC, REUSED_SECONDS, REUSED_TRIAL, SECONDS, TIME_ATTRIBUTE
+from tuning.search.schedulers import METRIC_STD
+from tuning.search.space import configure
 
 __all__ = ["StudyRecord", "study_name"]
 

@@ -32,11 +32,11 @@ from dim_ray.pipeline.rows import read_planned
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import PrefixedProgress, Progress
 from dim_ray.store.schema import EVALUATION_TABLE
-from tuning.budget import TimeBudget
 from tuning.contenders import Verdict, contender_students, decide
 from tuning.cost import StudyCost, network_keys
 from tuning.record import StudyRecord
-from tuning.variants import SizeLimit, network_variants
+from tuning.search.time_budget import TimeBudget
+from tuning.search.variants import SizeLimit, network_variants
 
 __all__ = ["StudyOutcome", "run_studies"]
 
@@ -170,10 +170,10 @@ def _search(
     """Runs the trials that are missing, and returns whether they all came to an end before the time was over."""
     from ray.tune import TuneError
 
-    from tuning.algorithms import FAILED_TRIAL, REUSED_TRIAL, StudySearch, settle
     from tuning.display import TrialDisplay
-    from tuning.journal import open_journal
     from tuning.loggers import make_callbacks
+    from tuning.search.journal import open_journal
+    from tuning.search.optuna_search import FAILED_TRIAL, REUSED_TRIAL, StudySearch, settle
     from tuning.warm_start import warm_start
 
     finished = record.finished()
@@ -243,7 +243,7 @@ def _make_tuner(
 ) -> Any:
     from ray import tune
 
-    from tuning.schedulers import make_scheduler
+    from tuning.search.schedulers import make_scheduler
     from tuning.trial import run_trial
 
     if placement.num_workers == 1:

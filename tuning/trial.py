@@ -23,8 +23,8 @@ from dim_ray.errors import DivergedError
 from dim_ray.pipeline.generators import distill_generator, generator_fingerprint, load_module
 from dim_ray.pipeline.validation import WALL_SECONDS, validation_in
 from dim_ray.pipeline.workspace import Workspace, on_device
-from tuning.schedulers import METRIC, METRIC_STD, TIME_ATTRIBUTE
-from tuning.space import configure
+from tuning.search.schedulers import METRIC, METRIC_STD, TIME_ATTRIBUTE
+from tuning.search.space import configure
 
 __all__ = ["run_trial"]
 

@@ -25,10 +25,10 @@ from dim_ray.core.data.dataset import Dataset
 from dim_ray.errors import ConfigError, nearest
 from dim_ray.store.analysis.pareto import AXES, is_pareto
 from dim_ray.store.reader import Reader
-from tuning.objectives import open_study, row_values
 from tuning.record import study_name
-from tuning.space import PARAMETERS, configure, open_names, search_space
-from tuning.variants import SizeLimit
+from tuning.search.objectives import open_study, row_values
+from tuning.search.space import PARAMETERS, configure, open_names, search_space
+from tuning.search.variants import SizeLimit
 
 __all__ = ["WarmStart", "check_warm_start", "warm_start"]
 

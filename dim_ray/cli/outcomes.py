@@ -22,7 +22,7 @@ from dim_ray.store.analysis.pareto import pareto_set
 from tuning.contenders import Verdict
 from tuning.loggers import logger_folder
 from tuning.scaling import fit_pool_scaling, is_pool_scaling
-from tuning.space import further
+from tuning.search.space import further
 from tuning.study import StudyOutcome
 
 __all__ = ["print_outcomes"]

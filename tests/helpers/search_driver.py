@@ -15,11 +15,11 @@ from dim_ray.config import Config
 from dim_ray.store.artifacts import ArtifactStore
 from tests.helpers.small import make_config
 from tests.store.conftest import object_store  # noqa: F401  # a fixture
-from tuning.algorithms import FAILED_TRIAL, METRIC, REUSED_TRIAL, StudySearch, settle
-from tuning.budget import TimeBudget
-from tuning.journal import open_journal
-from tuning.objectives import values, worst_costs
-from tuning.variants import SizeLimit
+from tuning.search.journal import open_journal
+from tuning.search.objectives import values, worst_costs
+from tuning.search.optuna_search import FAILED_TRIAL, METRIC, REUSED_TRIAL, StudySearch, settle
+from tuning.search.time_budget import TimeBudget
+from tuning.search.variants import SizeLimit
 
 STUDY = "tiny"
 KEY = "studies/tiny/optuna.journal"

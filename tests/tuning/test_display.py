@@ -10,9 +10,9 @@ import pytest
 from dim_ray.pipeline.workspace import Workspace
 from tests.helpers.recording import PARAMETERS, RecordingProgress
 from tests.helpers.small import make_work
-from tuning.algorithms import METRIC
 from tuning.display import TrialDisplay
 from tuning.record import StudyRecord
+from tuning.search.optuna_search import METRIC
 
 CUT = {"9"}
 """Trials that the time budget cut."""

@@ -17,8 +17,8 @@ from tests.helpers.recording import PARAMETERS, RecordingProgress
 from tests.helpers.small import make_work
 from tests.store.conftest import object_store  # noqa: F401  # a fixture
 from tuning import loggers
-from tuning.algorithms import METRIC
 from tuning.loggers import TrialLogger, begin_loggers, check_loggers, logger_folder, make_callbacks
+from tuning.search.optuna_search import METRIC
 from tuning.study import run_studies
 
 

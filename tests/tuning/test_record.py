@@ -18,7 +18,7 @@ from dim_ray.pipeline.workspace import Workspace, checkpoint_key
 from tests.helpers.small import make_work
 from tuning.cost import network_keys
 from tuning.record import StudyRecord, study_name
-from tuning.space import configure
+from tuning.search.space import configure
 
 PARAMETERS = {"pool_size": 2, "capacity": 8, "matching_weight": 0.25, "adversarial_weight": 1.5}
 LAST_EPOCH = 2  # of the tiny configuration

@@ -13,7 +13,7 @@ from dim_ray.errors import StorageError
 from dim_ray.store.artifacts import ArtifactStore
 from tests.helpers.search_driver import KEY, PARAMETERS, SPACE, Driver, KilledError
 from tests.helpers.small import make_config
-from tuning.budget import TimeBudget
+from tuning.search.time_budget import TimeBudget
 
 
 def test_trial_that_ran_when_the_driver_died_is_queued_with_its_number_and_parameters(driver: Driver) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from ray.tune.search import Searcher
 
 from tests.helpers.search_driver import SMALL, Driver
-from tuning.algorithms import METRIC
+from tuning.search.optuna_search import METRIC
 
 
 def test_trial_that_was_run_is_not_run_again_and_has_the_result_of_the_first(root: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 import dim_ray
 from dim_ray.store.artifacts import ArtifactStore
 from tests.helpers.runs import ONE_STUDENT, run, trials
-from tuning.journal import open_journal
+from tuning.search.journal import open_journal
 
 FLAGS = {
     **ONE_STUDENT,

@@ -19,7 +19,7 @@ from dim_ray.pipeline.workspace import Workspace
 from tests.helpers.small import build_networks, distil, make_work
 from tests.helpers.tiny import GENERATOR
 from tuning import trial
-from tuning.space import configure
+from tuning.search.space import configure
 from tuning.trial import run_trial
 
 PARAMETERS = {

@@ -16,11 +16,11 @@ from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
 from tests.helpers.small import make_work
-from tuning.algorithms import METRIC, StudySearch
-from tuning.budget import TimeBudget
-from tuning.journal import open_journal
 from tuning.record import StudyRecord
-from tuning.variants import SizeLimit
+from tuning.search.journal import open_journal
+from tuning.search.optuna_search import METRIC, StudySearch
+from tuning.search.time_budget import TimeBudget
+from tuning.search.variants import SizeLimit
 from tuning.warm_start import WarmStart, check_warm_start, warm_start
 
 JOURNAL = "studies/new/optuna.journal"

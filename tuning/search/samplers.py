@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dim_ray.config import Config, StudyConfig
 from dim_ray.core.training.random import derive_seed
-from tuning.space import grid
+from tuning.search.space import grid
 
 __all__ = ["make_sampler"]
 

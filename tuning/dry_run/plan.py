@@ -36,7 +36,7 @@ from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
 from dim_ray.progress.stages import counted, format_duration
 from dim_ray.store.files.filesystem import open_root
-from tuning.estimate import (
+from tuning.dry_run.estimate import (
     Costs,
     Student,
     contending_students,
@@ -46,8 +46,8 @@ from tuning.estimate import (
     students_of,
 )
 from tuning.record import StudyRecord
-from tuning.schedulers import METRIC, TIME_ATTRIBUTE, make_scheduler
-from tuning.variants import SizeLimit, example_trials, network_variants
+from tuning.search.schedulers import METRIC, TIME_ATTRIBUTE, make_scheduler
+from tuning.search.variants import SizeLimit, example_trials, network_variants
 
 __all__ = ["Plan", "Stage", "expected_epochs", "makespan", "plan_study"]
 

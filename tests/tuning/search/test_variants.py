@@ -13,7 +13,7 @@ from dim_ray.pipeline.workspace import Workspace
 from tests.helpers.small import build_networks, distil, make_config, make_work
 from tests.helpers.tiny import make_dataset
 from tuning.cost import network_keys
-from tuning.variants import SizeLimit, example_trials, network_variants
+from tuning.search.variants import SizeLimit, example_trials, network_variants
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from dim_ray.pipeline.generators import generator_fingerprint, stored_weights, w
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.analysis.pareto import AXES
 from tuning.cost import NetworkCosts, network_keys
-from tuning.schedulers import METRIC
+from tuning.search.schedulers import METRIC
 
 __all__ = [
     "generator_costs",

@@ -9,8 +9,8 @@ from dim_ray.errors import StorageError
 from dim_ray.store.artifacts import ArtifactStore
 from tests.helpers.disks import after, fill, small_disk
 from tests.helpers.search_driver import KEY, Driver
-from tuning import journal as journal_module
-from tuning.journal import open_journal
+from tuning.search import journal as journal_module
+from tuning.search.journal import open_journal
 
 
 def test_journal_waits_for_a_full_disk_and_keeps_no_part_of_a_line(

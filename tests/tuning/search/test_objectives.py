@@ -13,11 +13,11 @@ from dim_ray.pipeline.generators import GENERATOR_FILE, generator_fingerprint
 from dim_ray.pipeline.workspace import Workspace
 from tests.helpers.search_driver import PARAMETERS, SMALL, Driver
 from tests.helpers.small import STUDY, build_networks, distil, make_work
-from tuning.algorithms import METRIC
 from tuning.cost import NetworkCosts, network_keys
-from tuning.objectives import generator_costs, metric_and_mode, objective_name, row_values, values
 from tuning.record import StudyRecord
-from tuning.space import configure
+from tuning.search.objectives import generator_costs, metric_and_mode, objective_name, row_values, values
+from tuning.search.optuna_search import METRIC
+from tuning.search.space import configure
 
 SEVERAL = {"objectives": ("accuracy", "generator_bytes", "device_seconds"), "scheduler": "none"}
 

@@ -18,11 +18,11 @@ from dim_ray.store.writer import Writer
 from tests.helpers import tiny
 from tests.helpers.made_rows import evaluation
 from tests.helpers.small import build_networks, make_work
-from tuning import plan
-from tuning.plan import Plan, expected_epochs, makespan, plan_study
-from tuning.probe import Probe
+from tuning.dry_run import plan
+from tuning.dry_run.plan import Plan, expected_epochs, makespan, plan_study
+from tuning.dry_run.probe import Probe
+from tuning.dry_run.timings import StoredTimings
 from tuning.record import StudyRecord
-from tuning.timings import StoredTimings
 
 PARAMETERS = {"pool_size": 2, "capacity": 8, "matching_weight": 0.25, "adversarial_weight": 1.5}
 
@@ -31,7 +31,7 @@ PARAMETERS = {"pool_size": 2, "capacity": 8, "matching_weight": 0.25, "adversari
 def _two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(plan, "local_resources", lambda: {"CPU": 2.0, "GPU": 0.0})
-    monkeypatch.setattr("tuning.probe._STAGE_SECONDS", 0.05)
+    monkeypatch.setattr("tuning.dry_run.probe._STAGE_SECONDS", 0.05)
     monkeypatch.setattr(plan, "_TRIAL_MODULE", "json")
     monkeypatch.setattr("dim_ray.pipeline.workspace.torch.set_num_threads", lambda count: None)
 

@@ -15,10 +15,10 @@ from dim_ray.config import Config
 from dim_ray.config.study import SAMPLERS, Sampler
 from dim_ray.store.artifacts import ArtifactStore
 from tests.helpers.small import make_config
-from tuning.algorithms import METRIC, StudySearch, settle
-from tuning.budget import TimeBudget
-from tuning.journal import open_journal
-from tuning.space import grid, open_names, search_space
+from tuning.search.journal import open_journal
+from tuning.search.optuna_search import METRIC, StudySearch, settle
+from tuning.search.space import grid, open_names, search_space
+from tuning.search.time_budget import TimeBudget
 
 BEST = {"pool_size": 2, "capacity": 8, "matching_weight": 0.3, "adversarial_weight": 1.0}
 

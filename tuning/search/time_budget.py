@@ -13,7 +13,7 @@ from typing import Any
 from ray import tune
 
 from dim_ray.config import Config
-from tuning.schedulers import TIME_ATTRIBUTE
+from tuning.search.schedulers import TIME_ATTRIBUTE
 
 __all__ = ["TimeBudget"]
 

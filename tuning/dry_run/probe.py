@@ -27,7 +27,7 @@ from dim_ray.core.training.random import stream
 from dim_ray.pipeline.students import Evaluation, StoredGenerator, group_cells, train_cells
 from dim_ray.pipeline.teachers import open_pool
 from dim_ray.pipeline.workspace import Workspace, on_device
-from tuning.timings import step_key
+from tuning.dry_run.timings import step_key
 
 __all__ = ["Probe"]
 

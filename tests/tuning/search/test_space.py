@@ -12,7 +12,7 @@ from dim_ray.errors import ConfigError
 from dim_ray.pipeline.generators import generator_bytes
 from tests.helpers.small import make_config
 from tests.helpers.tiny import make_dataset
-from tuning.space import (
+from tuning.search.space import (
     PARAMETERS,
     asked_space,
     check_search,

@@ -20,7 +20,7 @@ from dim_ray.core.data.checks import check_training
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.errors import ConfigError
 from dim_ray.pipeline.soft_labels import check_labels
-from tuning.variants import SizeLimit, network_variants
+from tuning.search.variants import SizeLimit, network_variants
 
 __all__ = [
     "PARAMETERS",

@@ -18,8 +18,8 @@ from dim_ray.pipeline.priors import prior_fingerprint, prior_is_settled
 from dim_ray.pipeline.students import Evaluation, selection_cells
 from dim_ray.pipeline.teachers import pool_teachers, teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace
-from tuning.probe import Probe
-from tuning.timings import StoredTimings, step_key
+from tuning.dry_run.probe import Probe
+from tuning.dry_run.timings import StoredTimings, step_key
 
 __all__ = [
     "Costs",

@@ -15,12 +15,12 @@ from ray.tune.search.optuna import OptunaSearch
 
 from dim_ray.config import Config
 from dim_ray.pipeline.validation import WALL_SECONDS
-from tuning.budget import TimeBudget
-from tuning.objectives import metric_and_mode, open_study
-from tuning.samplers import make_sampler
-from tuning.schedulers import METRIC, METRIC_STD, TIME_ATTRIBUTE
-from tuning.space import asked_space, configure, open_names, search_space
-from tuning.variants import SizeLimit
+from tuning.search.objectives import metric_and_mode, open_study
+from tuning.search.samplers import make_sampler
+from tuning.search.schedulers import METRIC, METRIC_STD, TIME_ATTRIBUTE
+from tuning.search.space import asked_space, configure, open_names, search_space
+from tuning.search.time_budget import TimeBudget
+from tuning.search.variants import SizeLimit
 
 __all__ = [
     "FAILED_TRIAL",

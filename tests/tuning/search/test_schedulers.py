@@ -13,7 +13,7 @@ from dim_ray.config import Config
 from dim_ray.config.study import SCHEDULERS, Scheduler
 from dim_ray.pipeline.generators import rung_epochs
 from tests.helpers.small import make_config
-from tuning.schedulers import METRIC, make_scheduler
+from tuning.search.schedulers import METRIC, make_scheduler
 
 CURVES = [{2: 0.5, 6: 0.8}, {2: 0.4}, {2: 0.6, 6: 0.7}, {2: 0.45}, {2: 0.9, 6: 0.95}]
 """Validation accuracy by epoch, as five trials reported them."""

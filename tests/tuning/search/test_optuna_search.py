@@ -14,10 +14,10 @@ from dim_ray.store.artifacts import ArtifactStore
 from tests.helpers.search_driver import KEY, PARAMETERS, STUDY, Driver, identify
 from tests.helpers.small import make_config
 from tests.helpers.tiny import make_dataset
-from tuning.algorithms import METRIC, StudySearch
-from tuning.budget import TimeBudget
-from tuning.journal import open_journal
-from tuning.variants import SizeLimit
+from tuning.search.journal import open_journal
+from tuning.search.optuna_search import METRIC, StudySearch
+from tuning.search.time_budget import TimeBudget
+from tuning.search.variants import SizeLimit
 
 
 def test_new_trials_are_numbered_from_zero_without_gaps(driver: Driver) -> None:

@@ -23,11 +23,12 @@ from filelock import FileLock, Timeout
 from dim_ray.config import Config, fingerprint, to_dict
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.errors import ConfigError, DimError, ResourceError
+from dim_ray.pipeline.checkpoints import checkpoint_key
 from dim_ray.pipeline.evaluations import plan_evaluations
 from dim_ray.pipeline.generators import generator_fingerprint
 from dim_ray.pipeline.rows import missing_rows
 from dim_ray.pipeline.students import Evaluation
-from dim_ray.pipeline.workspace import Workspace, checkpoint_key
+from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.files.filesystem import open_root
 from dim_ray.store.reader import Reader
 from dim_ray.store.schema import EVALUATION_TABLE, VALIDATION_TABLE

@@ -20,10 +20,11 @@ from dim_ray.core.training.checkpoint import dumps, loads, module_tensors, resto
 from dim_ray.core.training.ports import Collective, Reporter
 from dim_ray.core.training.random import stream
 from dim_ray.errors import ArtifactError, ConfigError
+from dim_ray.pipeline.checkpoints import shared_checkpointer
 from dim_ray.pipeline.priors import load_prior, prior_fingerprint
 from dim_ray.pipeline.teachers import open_pool, pool_identity, pool_teachers, teacher_fingerprint
 from dim_ray.pipeline.validation import WALL_SECONDS, Rungs, Validator, validate_on_first, validation_in
-from dim_ray.pipeline.workspace import Workspace, dataset_card, shared_checkpointer
+from dim_ray.pipeline.workspace import Workspace, dataset_card
 from dim_ray.store.artifacts import Artifact
 
 __all__ = [

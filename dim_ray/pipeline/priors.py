@@ -12,7 +12,8 @@ from dim_ray.core.generator.pair import build_pair
 from dim_ray.core.training.checkpoint import dumps, loads
 from dim_ray.core.training.ports import Collective, Reporter
 from dim_ray.errors import DivergedError
-from dim_ray.pipeline.workspace import Workspace, dataset_card, shared_checkpointer
+from dim_ray.pipeline.checkpoints import shared_checkpointer
+from dim_ray.pipeline.workspace import Workspace, dataset_card
 
 __all__ = ["build_prior", "load_prior", "prior_fingerprint", "prior_is_settled"]
 

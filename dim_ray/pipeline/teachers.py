@@ -18,7 +18,8 @@ from dim_ray.core.teachers.teacher import Teacher, train_teachers
 from dim_ray.core.training.checkpoint import dumps, loads, with_prefix, without_prefix
 from dim_ray.core.training.ports import Checkpointer, Collective, Reporter, State
 from dim_ray.core.training.precision import resolve_precision
-from dim_ray.pipeline.workspace import Workspace, checkpointer, dataset_card
+from dim_ray.pipeline.checkpoints import checkpointer
+from dim_ray.pipeline.workspace import Workspace, dataset_card
 
 __all__ = [
     "build_teachers",

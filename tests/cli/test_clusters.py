@@ -230,7 +230,8 @@ def test_address_is_the_one_that_ray_reads(monkeypatch: pytest.MonkeyPatch) -> N
 def test_torch_and_ray_are_not_imported_for_it(aws: str) -> None:
     code = (
         "import sys\n"
-        "from dim_ray import clusters, tune\n"
+        "from dim_ray import tune\n"
+        "from dim_ray.cli import clusters\n"
         "clusters.call_head = lambda request, file: 7\n"
         "try:\n"
         "    tune.main(sys.argv[1:])\n"

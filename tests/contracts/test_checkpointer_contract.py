@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dim_ray.core.training.ports import Checkpointer, NoCheckpointer, State
-from dim_ray.pipeline.workspace import StoredCheckpointer, checkpoint_key
+from dim_ray.pipeline.checkpoints import StoredCheckpointer, checkpoint_key
 from dim_ray.store.artifacts import ArtifactStore
 from tests.helpers import s3
 from tests.helpers.tiny import MemoryCheckpointer, equal_states

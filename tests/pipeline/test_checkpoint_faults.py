@@ -18,8 +18,8 @@ from torch import Tensor
 from dim_ray.core.training.loop import Losses, run_epochs
 from dim_ray.core.training.ports import Checkpointer, NoCheckpointer, SilentReporter, SingleWorker, State
 from dim_ray.errors import DivergedError, StorageError
+from dim_ray.pipeline.checkpoints import StoredCheckpointer
 from dim_ray.pipeline.uploads import UploadTimes
-from dim_ray.pipeline.workspace import StoredCheckpointer
 from dim_ray.store.artifacts import ArtifactStore
 from tests.helpers.disks import after, fill, remount, small_disk
 
@@ -205,7 +205,7 @@ import os, signal, sys, time
 import torch
 from dim_ray.cli.main import run_main
 from dim_ray.core.training.ports import State
-from dim_ray.pipeline.workspace import StoredCheckpointer
+from dim_ray.pipeline.checkpoints import StoredCheckpointer
 from tests.pipeline.test_checkpoint_faults import KEY, SlowStore, state
 
 def main(arguments):
@@ -238,7 +238,7 @@ def test_process_that_ends_right_after_a_save_leaves_the_state_on_the_storage(
 
 KILLED = """
 import sys
-from dim_ray.pipeline.workspace import StoredCheckpointer
+from dim_ray.pipeline.checkpoints import StoredCheckpointer
 from dim_ray.store.artifacts import ArtifactStore
 from tests.pipeline.test_checkpoint_faults import KEY, state
 

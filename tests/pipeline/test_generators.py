@@ -19,6 +19,7 @@ from dim_ray.core.teachers.pool import StoredPool
 from dim_ray.core.training.checkpoint import without_prefix
 from dim_ray.core.training.ports import NoCheckpointer, SilentReporter, SingleWorker, State
 from dim_ray.pipeline import generators, teachers, validation
+from dim_ray.pipeline.checkpoints import StoredCheckpointer
 from dim_ray.pipeline.generators import (
     GENERATOR_FILE,
     SAMPLES_FILE,
@@ -30,7 +31,7 @@ from dim_ray.pipeline.generators import (
 from dim_ray.pipeline.priors import build_prior, load_prior, prior_fingerprint
 from dim_ray.pipeline.students import validate
 from dim_ray.pipeline.teachers import load_teacher, missing_teachers, teacher_fingerprint
-from dim_ray.pipeline.workspace import StoredCheckpointer, Workspace
+from dim_ray.pipeline.workspace import Workspace
 from tests.helpers.small import build_networks, distil, file_bytes, make_work, undistilled, with_matching
 from tests.helpers.tiny import ARCHITECTURE, InterruptedStageError, OneOfSeveral, RecordingReporter, equal_states
 

@@ -10,9 +10,10 @@ from dim_ray.core.generator.adversarial import train_prior
 from dim_ray.core.training.ports import SilentReporter, SingleWorker, State
 from dim_ray.errors import ArtifactError, DivergedError
 from dim_ray.pipeline import priors
+from dim_ray.pipeline.checkpoints import StoredCheckpointer
 from dim_ray.pipeline.generators import distill_generator
 from dim_ray.pipeline.priors import build_prior, load_prior, prior_fingerprint, prior_is_settled
-from dim_ray.pipeline.workspace import StoredCheckpointer, Workspace
+from dim_ray.pipeline.workspace import Workspace
 from tests.helpers.small import file_bytes, make_work
 from tests.helpers.tiny import InterruptedStageError, MemoryCheckpointer, RecordingReporter, equal_states, make_pair
 

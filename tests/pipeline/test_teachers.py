@@ -15,7 +15,8 @@ from dim_ray.core.teachers.pool import StoredPool
 from dim_ray.core.teachers.teacher import train_teacher
 from dim_ray.core.training.ports import SilentReporter, SingleWorker
 from dim_ray.core.training.random import stream
-from dim_ray.pipeline import teachers, workspace
+from dim_ray.pipeline import checkpoints, teachers
+from dim_ray.pipeline.checkpoints import checkpointer
 from dim_ray.pipeline.teachers import (
     build_teachers,
     group_teachers,
@@ -27,7 +28,7 @@ from dim_ray.pipeline.teachers import (
     teacher_fingerprint,
     teachers_cost,
 )
-from dim_ray.pipeline.workspace import Workspace, checkpointer
+from dim_ray.pipeline.workspace import Workspace
 from tests.helpers import tiny
 from tests.helpers.small import file_bytes, make_work
 from tests.helpers.tiny import InterruptedStageError, RecordingReporter
@@ -325,7 +326,7 @@ def test_seconds_of_a_teacher_are_its_share_of_each_group_that_it_was_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: list[list[int]], then: list[list[int]], seconds: float
 ) -> None:
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(workspace, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: clock.now))
     work = with_pool(with_storage(make_work(tmp_path)), size=3, teachers_at_once=3, epochs=3)
     for group in first:
         with pytest.raises(InterruptedStageError):  # in the second minute, which isn't in the state

@@ -13,8 +13,9 @@ import yaml
 
 from dim_ray.config import StorageConfig, to_dict
 from dim_ray.errors import ConfigError, DimError, ResourceError
+from dim_ray.pipeline.checkpoints import checkpoint_key
 from dim_ray.pipeline.generators import generator_fingerprint
-from dim_ray.pipeline.workspace import Workspace, checkpoint_key
+from dim_ray.pipeline.workspace import Workspace
 from tests.helpers.small import make_work
 from tuning.cost import network_keys
 from tuning.record import StudyRecord, study_name

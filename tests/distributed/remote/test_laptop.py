@@ -116,9 +116,9 @@ def test_interrupt_leaves_the_job_and_ends_the_connection(answer: Answer, tmp_pa
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from dim_ray.distributed import remote\n"
-        f"remote._RAY = (sys.executable, {str(tmp_path / 'ray.py')!r})\n"
-        f"remote._ON_HEAD = (sys.executable, {str(tmp_path / 'head.py')!r})\n"
+        "from dim_ray.distributed.remote import laptop\n"
+        f"laptop._RAY = (sys.executable, {str(tmp_path / 'ray.py')!r})\n"
+        f"laptop._ON_HEAD = (sys.executable, {str(tmp_path / 'head.py')!r})\n"
         "request = laptop.Request(action='run', module='dim_ray.tune')\n"
         "sys.exit(laptop.call_head(request, Path('cluster.yaml')))\n"
     )

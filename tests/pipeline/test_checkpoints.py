@@ -13,18 +13,12 @@ from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.training.checkpoint import loads
 from dim_ray.core.training.ports import Reporter, SilentReporter, SingleWorker, State
 from dim_ray.errors import ArtifactError
-from dim_ray.pipeline import workspace
+from dim_ray.pipeline import checkpoints
+from dim_ray.pipeline.checkpoints import StoredCheckpointer, checkpoint_key, checkpointer, shared_checkpointer
 from dim_ray.pipeline.generators import distill_generator, generator_fingerprint
 from dim_ray.pipeline.priors import build_prior, prior_fingerprint
 from dim_ray.pipeline.teachers import build_teachers, teacher_fingerprint
-from dim_ray.pipeline.workspace import (
-    StoredCheckpointer,
-    Workspace,
-    checkpoint_key,
-    checkpointer,
-    on_device,
-    shared_checkpointer,
-)
+from dim_ray.pipeline.workspace import Workspace, on_device
 from dim_ray.store.artifacts import ArtifactStore
 from tests.helpers.small import make_work
 from tests.helpers.tiny import InterruptedStageError, OneOfSeveral, RecordingReporter, equal_states
@@ -128,7 +122,7 @@ def test_seconds_are_those_of_every_process_that_worked_on_the_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock(5000.0)
-    monkeypatch.setattr(workspace, "time", clock)
+    monkeypatch.setattr(checkpoints, "time", clock)
 
     def open_state(now: float) -> StoredCheckpointer:
         clock.now = now
@@ -198,13 +192,13 @@ def test_card_of_a_resumed_stage_has_the_seconds_before_and_after(
         "generators": generator_fingerprint(work),
     }[kind]
 
-    monkeypatch.setattr(workspace, "time", Clock(500.0, tick=10.0))
+    monkeypatch.setattr(checkpoints, "time", Clock(500.0, tick=10.0))
     with pytest.raises(InterruptedStageError):
         build(work, kind, RecordingReporter(stop_at=1))
     data = work.artifacts.read_bytes(checkpoint_key(work.study, identity))
     assert data is not None
     before = loads(data, "the state")[1]["seconds"]
     assert before >= 10
-    monkeypatch.setattr(workspace, "time", Clock(3.0))  # stands still in the second process
+    monkeypatch.setattr(checkpoints, "time", Clock(3.0))  # stands still in the second process
     build(work, kind, SilentReporter())
     assert work.artifacts.read_card(kind, identity)["wall_seconds"] == before

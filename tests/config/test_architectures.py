@@ -108,7 +108,7 @@ def test_the_configuration_says_where_a_name_is_wrong(section: str) -> None:
 
 
 def test_help_and_documentation_name_every_family() -> None:
-    documentation = (Path(__file__).parent.parent / "docs" / "architecture.md").read_text()
+    documentation = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text()
     help_text = inspect.getsource(NetworksConfig)
     for family in ARCHITECTURES:
         if family not in ("convnet2", "convnet3", "convnet4", "convnet5"):  # between convnet1 and convnet6

@@ -18,7 +18,7 @@ from dim_ray.core.generator.matching import matching_loss
 from dim_ray.core.generator.pair import Pair, build_pair
 from dim_ray.core.networks.batch_norm import share_batch_norm
 from dim_ray.core.networks.classifiers import build_network
-from dim_ray.core.networks.ensemble import gather, train_members
+from dim_ray.core.networks.ensemble import stack, train_members
 from dim_ray.core.students.student import student_optimizer
 from dim_ray.core.teachers.online import OnlinePool
 from dim_ray.core.teachers.pool import StoredPool, TeacherPool
@@ -211,7 +211,7 @@ def _ensemble_step(
     architecture: str, config: EvaluationConfig, setting: Setting, dataset: Dataset
 ) -> Callable[[int, Tensor, Tensor], None]:
     seeds = range(_MEMBERS)
-    members = gather([build_network(architecture, dataset, stream(seed, device=setting.device)) for seed in seeds])
+    members = stack([build_network(architecture, dataset, stream(seed, device=setting.device)) for seed in seeds])
     members.set_mode(training=True)
     optimizer = student_optimizer(config, members.parameters)
 
@@ -257,7 +257,7 @@ def _classifier_step(
     architecture: str, config: PoolConfig, setting: Setting, dataset: Dataset, *, is_compiled: bool = False
 ) -> Callable[[int, Tensor, Tensor], None]:
     network = build_network(architecture, dataset, stream(0, device=setting.device)).train()
-    members = gather([network])
+    members = stack([network])
     optimizer = make_optimizer(config, members.parameters)
     if is_compiled:
         network.compile()

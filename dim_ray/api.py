@@ -27,7 +27,7 @@ from dim_ray.store.artifacts import ArtifactStore, read_artifact
 from dim_ray.store.files.filesystem import is_name
 from dim_ray.store.reader import Reader
 
-__all__ = ["ImageStream", "StoredGenerator", "best_generator", "load_generator", "named_generator"]
+__all__ = ["GeneratedStream", "StoredGenerator", "best_generator", "load_generator", "named_generator"]
 
 _BATCH = 500  # images generated at a time: bounds memory
 
@@ -106,7 +106,7 @@ class StoredGenerator:
         labels = balanced_labels(self.num_classes, ipc)
         return TensorDataset(self.sample(labels, seed).cpu(), labels)
 
-    def stream(self, batch_size: int, images_per_epoch: int, seed: int = 0) -> ImageStream:
+    def stream(self, batch_size: int, images_per_epoch: int, seed: int = 0) -> GeneratedStream:
         """Returns an iterable dataset of fresh images, other ones in every epoch.
 
         Args:
@@ -119,13 +119,13 @@ class StoredGenerator:
         """
         _require_positive("batch_size", batch_size)
         _require_positive("images_per_epoch", images_per_epoch)
-        return ImageStream(self, batch_size, images_per_epoch, seed)
+        return GeneratedStream(self, batch_size, images_per_epoch, seed)
 
     def _are_classes(self, labels: Tensor) -> bool:
         return int(labels.min()) >= 0 and int(labels.max()) < self.num_classes
 
 
-class ImageStream(IterableDataset[tuple[Tensor, Tensor]]):
+class GeneratedStream(IterableDataset[tuple[Tensor, Tensor]]):
     """Batches of freshly generated images, each class as often as any other up to one image."""
 
     def __init__(self, generator: StoredGenerator, batch_size: int, images_per_epoch: int, seed: int) -> None:

@@ -20,7 +20,7 @@ from dim_ray.cli.flags import DEFAULT_STUDY, EVALUATE_FLAGS, add_generator
 from dim_ray.cli.main import parse, run_main, show_progress
 
 if TYPE_CHECKING:
-    from dim_ray.pipeline.students import Evaluation
+    from dim_ray.pipeline.students import StudentPlan
     from dim_ray.pipeline.workspace import Workspace
 
 __all__ = ["main"]
@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
     _print(work, identity, planned, num_new)
 
 
-def _print(work: Workspace, identity: str, planned: Sequence[Evaluation], num_new: int) -> None:
+def _print(work: Workspace, identity: str, planned: Sequence[StudentPlan], num_new: int) -> None:
     from dim_ray.cli.summary import accuracy_table, make_console, print_next, print_places
     from dim_ray.pipeline.rows import read_planned
     from dim_ray.store.schema import EVALUATION_TABLE

@@ -27,7 +27,7 @@ from dim_ray.errors import StorageError, UsageError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from dim_ray.pipeline.students import Evaluation
+    from dim_ray.pipeline.students import StudentPlan
     from dim_ray.pipeline.workspace import Workspace
 
 __all__ = ["BEGIN", "END", "effects", "main", "variants"]
@@ -136,7 +136,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _print(
-    work: Workspace, identity: str, planned: dict[str, list[Evaluation]], num_new: int, file: Path | None
+    work: Workspace, identity: str, planned: dict[str, list[StudentPlan]], num_new: int, file: Path | None
 ) -> None:
     import pandas as pd
     from rich import box

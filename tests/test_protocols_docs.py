@@ -13,7 +13,7 @@ from dim_ray.cli.flags import DEFAULT_STUDY, QUIRKS_FLAGS, add_generator
 from dim_ray.cli.main import parse
 from dim_ray.cli.settings import known_fields, section_types, value_of
 from dim_ray.config import PRESET_QUIRKS, PRESETS, PROTOCOLS, QUIRKS, Config, EvaluationConfig, Protocol
-from dim_ray.core.students.budgets import budget
+from dim_ray.core.students.budgets import plan_budget
 from dim_ray.quirks import BEGIN, END
 from dim_ray.results import _parser as results_parser
 from dim_ray.store.schema import EVALUATIONS
@@ -69,7 +69,7 @@ def test_budgets_in_numbers_are_right() -> None:
     rows = table("In numbers, for 10 classes")
     assert [row[0].strip("`") for row in rows] == list(PROTOCOLS)
     for name, *numbers in rows:
-        found = budget(
+        found = plan_budget(
             EvaluationConfig(),
             cast(Protocol, name.strip("`")),
             num_classes=10,

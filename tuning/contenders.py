@@ -17,7 +17,7 @@ import pandas as pd
 
 from dim_ray.pipeline.contenders import plan_validations
 from dim_ray.pipeline.rows import missing_rows, read_planned
-from dim_ray.pipeline.students import Evaluation
+from dim_ray.pipeline.students import StudentPlan
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.schema import VALIDATION_TABLE
 from tuning.intervals import Interval, paired_interval
@@ -56,7 +56,7 @@ def by_objective(trials: pd.DataFrame) -> pd.DataFrame:
     return completed.sort_values(["objective", "number"], ascending=[False, True])
 
 
-def contender_students(work: Workspace, trials: pd.DataFrame) -> list[Evaluation]:
+def contender_students(work: Workspace, trials: pd.DataFrame) -> list[StudentPlan]:
     """Returns the students that decide between the contenders; none where there is nothing to decide.
 
     Args:

@@ -27,7 +27,7 @@ from dim_ray.pipeline.checkpoints import checkpoint_key
 from dim_ray.pipeline.evaluations import plan_evaluations
 from dim_ray.pipeline.generators import generator_fingerprint
 from dim_ray.pipeline.rows import missing_rows
-from dim_ray.pipeline.students import Evaluation
+from dim_ray.pipeline.students import StudentPlan
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.files.filesystem import open_root
 from dim_ray.store.reader import Reader
@@ -204,7 +204,7 @@ class StudyRecord:
             best = next(there, completed.iloc[0])
         return {str(name): value for name, value in best.items()}
 
-    def missing_students(self) -> tuple[list[Evaluation], list[Evaluation]]:
+    def missing_students(self) -> tuple[list[StudentPlan], list[StudentPlan]]:
         """Returns the students that have no row yet: those that decide between contenders, and those of the evaluation.
 
         While there are any of the former, the latter aren't known, and none.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dim_ray.errors import DataError, DivergedError
 from dim_ray.pipeline.evaluations import check_all_measured, evaluate_group
 from dim_ray.pipeline.rows import missing_rows
-from dim_ray.pipeline.students import Evaluation, group_cells
+from dim_ray.pipeline.students import StudentPlan, group_cells
 from dim_ray.pipeline.workspace import Workspace, on_device
 from dim_ray.progress import Progress
 from dim_ray.store.analysis.selection import usual_ipc
@@ -54,7 +54,7 @@ def find_generator(work: Workspace, uri: str | None) -> str:
     return identity
 
 
-def run_missing(work: Workspace, planned: list[Evaluation], progress: Progress, *, is_local: bool) -> int:
+def run_missing(work: Workspace, planned: list[StudentPlan], progress: Progress, *, is_local: bool) -> int:
     """Runs the evaluations that have no row yet, and returns their number.
 
     Args:
@@ -79,7 +79,7 @@ def run_missing(work: Workspace, planned: list[Evaluation], progress: Progress, 
     return len(missing)
 
 
-def _run_here(work: Workspace, cells: Sequence[Evaluation], progress: Progress) -> None:
+def _run_here(work: Workspace, cells: Sequence[StudentPlan], progress: Progress) -> None:
     work = on_device(work)
     progress.start("evaluation", len(cells), "students")
     progress.advance(0)

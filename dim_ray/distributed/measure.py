@@ -22,7 +22,7 @@ from dim_ray.pipeline.contenders import validate_group
 from dim_ray.pipeline.evaluations import check_all_measured, evaluate_group
 from dim_ray.pipeline.generators import distill_generator
 from dim_ray.pipeline.rows import missing_rows
-from dim_ray.pipeline.students import Evaluation, group_cells
+from dim_ray.pipeline.students import StudentPlan, group_cells
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
 from dim_ray.store.schema import EVALUATION_TABLE, VALIDATION_TABLE
@@ -44,7 +44,7 @@ def distill_one(work: Workspace, placement: Placement, progress: Progress) -> No
         run_watched(distill_shards, work, placement, what=DISTILLATION, costs=costs, on_progress=tell)
 
 
-def run_evaluations(work: Workspace, planned: list[Evaluation], placement: Placement, progress: Progress) -> int:
+def run_evaluations(work: Workspace, planned: list[StudentPlan], placement: Placement, progress: Progress) -> int:
     """Runs the evaluations that have no row yet, and returns their number.
 
     Raises:
@@ -58,7 +58,7 @@ def run_evaluations(work: Workspace, planned: list[Evaluation], placement: Place
     return len(cells)
 
 
-def run_validations(work: Workspace, planned: list[Evaluation], placement: Placement, progress: Progress) -> int:
+def run_validations(work: Workspace, planned: list[StudentPlan], placement: Placement, progress: Progress) -> int:
     """Runs the students that decide between generators and have no row yet, and returns their number."""
     cells = missing_rows(work, VALIDATION_TABLE, planned)
     num_seeds = work.config.study.contender_seeds
@@ -68,8 +68,8 @@ def run_validations(work: Workspace, planned: list[Evaluation], placement: Place
 
 def _run_students(
     work: Workspace,
-    planned: Sequence[Evaluation],
-    cells: Sequence[Evaluation],
+    planned: Sequence[StudentPlan],
+    cells: Sequence[StudentPlan],
     job: Job,
     num_seeds: int,
     stage: str,
@@ -96,10 +96,10 @@ def _distill_job(work: Workspace, _: None, reporter: Reporter) -> None:
     distill_generator(work, reporter, SingleWorker())
 
 
-def _evaluation_job(work: Workspace, cells: list[Evaluation], _: Reporter) -> None:
+def _evaluation_job(work: Workspace, cells: list[StudentPlan], _: Reporter) -> None:
     with suppress(DivergedError):  # an error would end the other jobs
         evaluate_group(work, cells)
 
 
-def _validation_job(work: Workspace, cells: list[Evaluation], _: Reporter) -> None:
+def _validation_job(work: Workspace, cells: list[StudentPlan], _: Reporter) -> None:
     validate_group(work, cells)

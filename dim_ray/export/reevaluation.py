@@ -28,7 +28,7 @@ from dim_ray.core.data.dataset import load_dataset
 from dim_ray.core.students.student import finished
 from dim_ray.errors import ArtifactError, ConfigError, DataError, StorageError, UsageError
 from dim_ray.pipeline.generators import generator_from_artifact, weights_file
-from dim_ray.pipeline.students import Evaluation, StoredGenerator, group_cells, train_cells
+from dim_ray.pipeline.students import SizedGenerator, StudentPlan, group_cells, train_cells
 from dim_ray.pipeline.workspace import Workspace, on_device
 from dim_ray.store.analysis.selection import CELL
 from dim_ray.store.artifacts import Artifact, read_artifact
@@ -240,13 +240,13 @@ def _unreadable(artifact: Artifact, what: str, why: str) -> str:
 
 def _train(work: Workspace, artifact: Artifact, cell: Mapping[str, Any], num_seeds: int) -> tuple[float, ...]:
     """Returns the accuracies of students with seeds that the card doesn't have."""
-    stored = StoredGenerator(
+    stored = SizedGenerator(
         network=generator_from_artifact(artifact, cell["weights"], work.dataset.train.images.device),
         size_bytes=len(artifact.files[weights_file(cell["weights"])]),
     )
     first = max(cell["seeds"]) + 1
     students = [
-        Evaluation(
+        StudentPlan(
             protocol=cell["protocol"],
             images_per_class=cell["ipc"],
             architecture=cell["architecture"],

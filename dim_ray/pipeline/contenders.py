@@ -18,7 +18,7 @@ from dim_ray.core.students.student import StudentResult
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.evaluations import load_generators, weights_in_use
 from dim_ray.pipeline.rows import circumstances, identity
-from dim_ray.pipeline.students import Evaluation, selection_cells, train_cells
+from dim_ray.pipeline.students import StudentPlan, selection_cells, train_cells
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.schema import VALIDATION_TABLE
 from dim_ray.store.writer import Writer
@@ -26,7 +26,7 @@ from dim_ray.store.writer import Writer
 __all__ = ["plan_validations", "validate_group"]
 
 
-def plan_validations(work: Workspace, generators: Sequence[str]) -> list[Evaluation]:
+def plan_validations(work: Workspace, generators: Sequence[str]) -> list[StudentPlan]:
     """Returns `study.contender_seeds` students for each generator.
 
     Args:
@@ -42,7 +42,7 @@ def plan_validations(work: Workspace, generators: Sequence[str]) -> list[Evaluat
     ]
 
 
-def validate_group(work: Workspace, cells: Sequence[Evaluation]) -> list[dict[str, Any]]:
+def validate_group(work: Workspace, cells: Sequence[StudentPlan]) -> list[dict[str, Any]]:
     """Trains students at once, measures them on the validation split, writes their rows and returns them.
 
     One that diverged has an accuracy of 0, as a trial that diverged has: its generator can't be relied on.
@@ -57,7 +57,7 @@ def validate_group(work: Workspace, cells: Sequence[Evaluation]) -> list[dict[st
     return rows
 
 
-def _row(work: Workspace, cell: Evaluation, result: StudentResult | DivergedError) -> dict[str, Any]:
+def _row(work: Workspace, cell: StudentPlan, result: StudentResult | DivergedError) -> dict[str, Any]:
     accuracy, error, wall_seconds = 0.0, None, 0.0
     if isinstance(result, DivergedError):
         error = str(result)

@@ -12,7 +12,7 @@ from dim_ray.errors import DivergedError
 from dim_ray.pipeline.generators import load_module, stored_weights, weights_file
 from dim_ray.pipeline.rows import circumstances, identity, missing_rows
 from dim_ray.pipeline.soft_labels import labelling_teachers
-from dim_ray.pipeline.students import Evaluation, StoredGenerator, train_cells
+from dim_ray.pipeline.students import SizedGenerator, StudentPlan, train_cells
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.schema import EVALUATION_TABLE
 from dim_ray.store.writer import Writer
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-def plan_evaluations(work: Workspace, generator: str) -> list[Evaluation]:
+def plan_evaluations(work: Workspace, generator: str) -> list[StudentPlan]:
     """Returns the grid protocol x IPC x architecture x seed, dearest first, so that no core waits at the end.
 
     `real_full` has no IPC of its own, and comes once for each architecture and seed, before the others.
@@ -42,7 +42,7 @@ def plan_evaluations(work: Workspace, generator: str) -> list[Evaluation]:
     if "real_full" in evaluation.protocols:
         grid.insert(0, (len(work.dataset.train) // work.dataset.num_classes, ["real_full"]))
     return [
-        Evaluation(
+        StudentPlan(
             protocol=protocol,
             images_per_class=images_per_class,
             architecture=architecture,
@@ -60,13 +60,13 @@ def plan_evaluations(work: Workspace, generator: str) -> list[Evaluation]:
     ]
 
 
-def evaluate(work: Workspace, cell: Evaluation) -> dict[str, Any]:
+def evaluate(work: Workspace, cell: StudentPlan) -> dict[str, Any]:
     """Trains and tests one student, writes its row and returns it."""
     [row] = evaluate_group(work, [cell])
     return row
 
 
-def evaluate_group(work: Workspace, cells: Sequence[Evaluation]) -> list[dict[str, Any]]:
+def evaluate_group(work: Workspace, cells: Sequence[StudentPlan]) -> list[dict[str, Any]]:
     """Trains and tests students at once, writes their rows and returns them: what `evaluate` gives for each.
 
     Args:
@@ -88,7 +88,7 @@ def evaluate_group(work: Workspace, cells: Sequence[Evaluation]) -> list[dict[st
     return rows
 
 
-def check_all_measured(work: Workspace, planned: Sequence[Evaluation]) -> None:
+def check_all_measured(work: Workspace, planned: Sequence[StudentPlan]) -> None:
     """Checks that students have rows, once all of them were trained: those that diverged have none.
 
     Args:
@@ -117,7 +117,7 @@ def check_all_measured(work: Workspace, planned: Sequence[Evaluation]) -> None:
     )
 
 
-def load_generators(work: Workspace, cells: Sequence[Evaluation]) -> list[StoredGenerator | None]:
+def load_generators(work: Workspace, cells: Sequence[StudentPlan]) -> list[SizedGenerator | None]:
     """Returns the generator of each cell, each read once; None for real images."""
     named = {(cell.generator, cell.weights) for cell in cells}
     loaded = {name: _load(work, *name) for name in named}
@@ -132,29 +132,29 @@ def weights_in_use(work: Workspace, generator: str) -> Weights:
     return wanted if work.config.generator.ema_decay else "raw"  # rows may outlive their generator
 
 
-def _load(work: Workspace, generator: str | None, weights: Weights | None) -> StoredGenerator | None:
+def _load(work: Workspace, generator: str | None, weights: Weights | None) -> SizedGenerator | None:
     if generator is None:
         return None
     weights = weights or "raw"
     card = work.artifacts.read_card("generators", generator)
     size_bytes = int(card["files"][weights_file(weights)]["size_bytes"])
-    return StoredGenerator(network=load_module(work, generator, weights), size_bytes=size_bytes)
+    return SizedGenerator(network=load_module(work, generator, weights), size_bytes=size_bytes)
 
 
-def _row(work: Workspace, cell: Evaluation, result: StudentResult) -> dict[str, Any]:
-    contract = result.budget
+def _row(work: Workspace, cell: StudentPlan, result: StudentResult) -> dict[str, Any]:
+    budget = result.budget
     return {
         **identity(work, EVALUATION_TABLE, cell),
         "selection": "test" if "best_of_tests" in cell.recipe.quirks else "validation",
         "accuracy": result.accuracy,
         "best_test_accuracy": result.best_test_accuracy,
         "validation_accuracy": result.validation_accuracy,
-        "images_drawn": contract.images_drawn,
-        "distinct_images": contract.distinct_images,
-        "optimiser_steps": contract.optimiser_steps,
-        "batch_size": contract.batch_size,
-        "epochs": contract.epochs,
-        "stored_bytes": contract.stored_bytes,
+        "images_drawn": budget.images_drawn,
+        "distinct_images": budget.distinct_images,
+        "optimiser_steps": budget.optimiser_steps,
+        "batch_size": budget.batch_size,
+        "epochs": budget.epochs,
+        "stored_bytes": budget.stored_bytes,
         "optimizer": cell.recipe.optimizer,
         "learning_rate": cell.recipe.learning_rate,
         "schedule": cell.recipe.schedule,

@@ -18,7 +18,7 @@ import torch
 from dim_ray.config import fingerprint, join_quirks, to_dict
 from dim_ray.core.training.precision import resolve_precision
 from dim_ray.pipeline.soft_labels import labeller_name
-from dim_ray.pipeline.students import Evaluation
+from dim_ray.pipeline.students import StudentPlan
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.reader import Reader
 from dim_ray.store.rows import row_id
@@ -28,7 +28,7 @@ from dim_ray.version import __version__
 __all__ = ["circumstances", "identity", "missing_rows", "planned_id", "read_planned"]
 
 
-def missing_rows(work: Workspace, table: Table, planned: Sequence[Evaluation]) -> list[Evaluation]:
+def missing_rows(work: Workspace, table: Table, planned: Sequence[StudentPlan]) -> list[StudentPlan]:
     """Returns the students that have no row yet.
 
     Args:
@@ -43,18 +43,18 @@ def missing_rows(work: Workspace, table: Table, planned: Sequence[Evaluation]) -
     return [cell for cell in planned if planned_id(work, table, cell) not in present]
 
 
-def read_planned(work: Workspace, table: Table, planned: Sequence[Evaluation]) -> pd.DataFrame:
+def read_planned(work: Workspace, table: Table, planned: Sequence[StudentPlan]) -> pd.DataFrame:
     """Returns the rows of planned students, those that are there, with every column of the table; as `missing_rows`."""
     ids = [planned_id(work, table, cell) for cell in planned]
     return Reader(work.config.storage.root).rows(table, dataset=work.dataset.name, id=ids)
 
 
-def planned_id(work: Workspace, table: Table, cell: Evaluation) -> str:
+def planned_id(work: Workspace, table: Table, cell: StudentPlan) -> str:
     """Returns the id of a student's row: 16 hexadecimal digits."""
     return row_id(table.name, *identity(work, table, cell).values())
 
 
-def identity(work: Workspace, table: Table, cell: Evaluation) -> dict[str, Any]:
+def identity(work: Workspace, table: Table, cell: StudentPlan) -> dict[str, Any]:
     """Returns the columns that say which student it is, in the table's order."""
     columns = {
         "generator": cell.generator,
@@ -76,7 +76,7 @@ def identity(work: Workspace, table: Table, cell: Evaluation) -> dict[str, Any]:
     return {name: columns[name] for name in table.identity}
 
 
-def circumstances(work: Workspace, cell: Evaluation, wall_seconds: float) -> dict[str, Any]:
+def circumstances(work: Workspace, cell: StudentPlan, wall_seconds: float) -> dict[str, Any]:
     """Returns the columns that say for which study, how, where and how long a student was trained.
 
     Args:

@@ -10,8 +10,8 @@ from dim_ray.config import EvaluationConfig, Protocol, Weights
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.data.splits import class_counts
 from dim_ray.core.generator.networks import Generator
-from dim_ray.core.students.budgets import Budget, budget
-from dim_ray.core.students.images import ImageSource, image_source
+from dim_ray.core.students.budgets import Budget, plan_budget
+from dim_ray.core.students.images import ImageStream, make_image_stream
 from dim_ray.core.students.student import StudentResult, finished, train_students
 from dim_ray.core.teachers.ensemble_speed import ensemble_may_pay, ensemble_pays
 from dim_ray.core.training.random import derive_seed
@@ -19,11 +19,11 @@ from dim_ray.errors import DivergedError
 from dim_ray.pipeline.soft_labels import load_labeller, size_of_teachers
 from dim_ray.pipeline.workspace import Workspace
 
-__all__ = ["Evaluation", "StoredGenerator", "group_cells", "selection_cells", "train_cells", "validate"]
+__all__ = ["SizedGenerator", "StudentPlan", "group_cells", "selection_cells", "train_cells", "validate"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class StudentPlan:
     """One student to be trained and tested: one row."""
 
     protocol: Protocol
@@ -43,7 +43,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredGenerator:
+class SizedGenerator:
     """A generator that makes the images of students."""
 
     network: Generator
@@ -63,7 +63,7 @@ def validate(work: Workspace, generator: Generator) -> dict[str, float]:
     num_seeds = work.config.study.selection_seeds
     cells = selection_cells(work, range(num_seeds))
     device_type = work.dataset.train.images.device.type
-    stored = StoredGenerator(network=generator, size_bytes=0)
+    stored = SizedGenerator(network=generator, size_bytes=0)
     results: list[StudentResult | DivergedError] = []
     for group in group_cells(work, cells, num_seeds=num_seeds, device_type=device_type):
         results += train_cells(work, group, [stored] * len(group), test=False)
@@ -77,7 +77,7 @@ def validate(work: Workspace, generator: Generator) -> dict[str, float]:
 
 def selection_cells(
     work: Workspace, indices: Iterable[int], generator: str | None = None, weights: Weights | None = None
-) -> list[Evaluation]:
+) -> list[StudentPlan]:
     """Returns on-the-fly students that choose among generators, one an index and IPC.
 
     Their seeds are their own: a student that chose a generator isn't among those that are reported. They have hard
@@ -91,7 +91,7 @@ def selection_cells(
     """
     evaluation = replace(work.config.evaluation, preset="corrected", quirks=(), labels="hard")
     return [
-        Evaluation(
+        StudentPlan(
             protocol="on_the_fly",
             images_per_class=images_per_class,
             architecture=work.config.networks.students[0],
@@ -107,8 +107,8 @@ def selection_cells(
 
 
 def group_cells(
-    work: Workspace, cells: Sequence[Evaluation], *, num_seeds: int, device_type: str, num_slots: int = 1
-) -> list[list[Evaluation]]:
+    work: Workspace, cells: Sequence[StudentPlan], *, num_seeds: int, device_type: str, num_slots: int = 1
+) -> list[list[StudentPlan]]:
     """Divides cells into groups that `train_cells` trains at once, each in the place of its first cell.
 
     A group differs in nothing but seed, generator and a protocol of the same steps. `evaluation.students_at_once` is
@@ -121,7 +121,7 @@ def group_cells(
         device_type: Where they will be trained, such as ``cpu`` or ``cuda``.
         num_slots: Groups that are trained side by side.
     """
-    alike: dict[object, list[Evaluation]] = {}
+    alike: dict[object, list[StudentPlan]] = {}
     for cell in cells:
         is_full = cell.protocol == "real_full"
         key = (cell.architecture, cell.recipe, cell.images_per_class, is_full, cell.teachers)
@@ -142,7 +142,7 @@ def group_cells(
 
 
 def train_cells(
-    work: Workspace, cells: Sequence[Evaluation], generators: Sequence[StoredGenerator | None], *, test: bool
+    work: Workspace, cells: Sequence[StudentPlan], generators: Sequence[SizedGenerator | None], *, test: bool
 ) -> list[StudentResult | DivergedError]:
     """Trains the students of a group of cells at once, or one by one where that is faster on the dataset's device.
 
@@ -159,10 +159,10 @@ def train_cells(
     recipe, teacher_bytes = first.recipe, size_of_teachers(work, first.teachers)
     labeller = load_labeller(work, first.teachers, recipe.soft_label_temperature)
     class_sizes = class_counts(dataset.train, dataset.num_classes)
-    contracts: list[Budget] = []
-    sources: list[ImageSource] = []
+    budgets: list[Budget] = []
+    image_streams: list[ImageStream] = []
     for cell, stored in zip(cells, generators, strict=True):
-        contract = budget(
+        budget = plan_budget(
             recipe,
             cell.protocol,
             num_classes=dataset.num_classes,
@@ -172,18 +172,18 @@ def train_cells(
             real_class_counts=class_sizes,
             teacher_bytes=teacher_bytes,
         )
-        source = image_source(
+        image_stream = make_image_stream(
             cell.protocol,
             generator=stored.network if stored else None,
             dataset=dataset,
             images_per_class=cell.images_per_class,
-            contract=contract,
+            budget=budget,
             seed=cell.seed,
             uniform_labels="uniform_labels" in recipe.quirks,
             labeller=labeller,
         )
-        contracts.append(contract)
-        sources.append(source)
+        budgets.append(budget)
+        image_streams.append(image_stream)
     is_asked_for = work.config.evaluation.students_at_once is not None
     at_once = is_asked_for or ensemble_pays(first.architecture, dataset, batch_size=_batch_size(first, dataset))
     size = len(cells) if at_once else 1
@@ -192,15 +192,15 @@ def train_cells(
         own = slice(start, start + size)
         results += train_students(
             recipe,
-            sources[own],
+            image_streams[own],
             dataset,
             architecture=first.architecture,
-            contracts=contracts[own],
+            budgets=budgets[own],
             seeds=[cell.seed for cell in cells[own]],
             test=test,
         )
     return results
 
 
-def _batch_size(cell: Evaluation, dataset: Dataset) -> int:
+def _batch_size(cell: StudentPlan, dataset: Dataset) -> int:
     return min(cell.recipe.batch_size, cell.images_per_class * dataset.num_classes)

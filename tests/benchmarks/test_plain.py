@@ -15,7 +15,7 @@ from dim_ray.core.generator.matching import matching_loss
 from dim_ray.core.generator.networks import MapNorm
 from dim_ray.core.generator.pair import Pair
 from dim_ray.core.networks.classifiers import build_network
-from dim_ray.core.networks.ensemble import gather
+from dim_ray.core.networks.ensemble import stack
 from dim_ray.core.teachers.pool import StoredPool
 from dim_ray.core.teachers.teacher import make_optimizer, train_step
 from dim_ray.core.training.ports import SingleWorker
@@ -113,7 +113,7 @@ def test_classifier_step_is_the_plain_one() -> None:
     for number in range(STEPS):
         images = DATASET.normalisation.from_bytes(DATASET.train.images[indices])
         labels = DATASET.train.labels[indices]
-        [loss] = train_step(config, gather([ours]), optimizers[0], DATASET, indices, [stream(0, step=number)])
+        [loss] = train_step(config, stack([ours]), optimizers[0], DATASET, indices, [stream(0, step=number)])
         found = plain.classifier_step(theirs, optimizers[1], config, images, labels, stream(0, step=number))
         torch.testing.assert_close(loss, found, atol=1e-6, rtol=1e-5)
     assert_same(ours, theirs, before)

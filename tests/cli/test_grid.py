@@ -18,7 +18,7 @@ from dim_ray.errors import DivergedError
 from dim_ray.pipeline import evaluations, students
 from dim_ray.pipeline.evaluations import evaluate, plan_evaluations
 from dim_ray.pipeline.rows import missing_rows
-from dim_ray.pipeline.students import Evaluation
+from dim_ray.pipeline.students import StudentPlan
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import SilentProgress
 from dim_ray.store.schema import EVALUATION_TABLE
@@ -51,11 +51,11 @@ def work(tmp_path: Path) -> Workspace:
 
 
 @pytest.fixture
-def planned(work: Workspace) -> list[Evaluation]:
+def planned(work: Workspace) -> list[StudentPlan]:
     return plan_evaluations(work, "f" * 16)
 
 
-def test_progress_of_students_at_once_here_counts_students(work: Workspace, planned: list[Evaluation]) -> None:
+def test_progress_of_students_at_once_here_counts_students(work: Workspace, planned: list[StudentPlan]) -> None:
     progress = Counting()
     assert run_missing(work, planned, progress, is_local=True) == 6
     assert (progress.total, progress.seen) == (6, [0, 2, 3, 5, 6])
@@ -84,7 +84,7 @@ PLACEMENT = Placement(num_workers=1, cpus_per_worker=1, gpus_per_worker=0.0, max
 
 
 def test_progress_of_students_at_once_over_a_cluster_counts_students(
-    work: Workspace, planned: list[Evaluation], tasks_seen: list[dict[str, Task]]
+    work: Workspace, planned: list[StudentPlan], tasks_seen: list[dict[str, Task]]
 ) -> None:
     evaluate(work, planned[0])
     progress = Counting()
@@ -98,12 +98,12 @@ def test_progress_of_students_at_once_over_a_cluster_counts_students(
 @pytest.mark.parametrize("is_local", [True, False])
 def test_student_that_diverges_is_told_when_all_others_have_their_rows(
     work: Workspace,
-    planned: list[Evaluation],
+    planned: list[StudentPlan],
     tasks_seen: list[dict[str, Task]],
     monkeypatch: pytest.MonkeyPatch,
     is_local: bool,
 ) -> None:
-    def train_cells(work: Workspace, cells: Sequence[Evaluation], *arguments: Any, **options: Any) -> list[Any]:
+    def train_cells(work: Workspace, cells: Sequence[StudentPlan], *arguments: Any, **options: Any) -> list[Any]:
         results = students.train_cells(work, cells, *arguments, **options)
         return [
             DivergedError("the loss is nan.") if cell == planned[0] else result

@@ -1,4 +1,4 @@
-"""Budgets, sources and networks of students on tiny data."""
+"""Budgets, image streams and networks of students on tiny data."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from dim_ray.core.data.splits import Split
 from dim_ray.core.generator.networks import Generator, build_generator
 from dim_ray.core.networks.initialise import initialise
 from dim_ray.core.students import student
-from dim_ray.core.students.budgets import Budget, budget
-from dim_ray.core.students.images import ImageSource, image_source
+from dim_ray.core.students.budgets import Budget, plan_budget
+from dim_ray.core.students.images import ImageStream, make_image_stream
 from dim_ray.core.students.student import StudentResult, train_student
 from dim_ray.core.training.random import stream
 from tests.helpers import reference
@@ -37,7 +37,7 @@ def agree(protocol: str, config: EvaluationConfig = CONFIG, *, images_per_class:
         "real_class_counts": [8, 8, 8],
         **change,
     }
-    return budget(config, cast(Protocol, protocol), images_per_class=images_per_class, **arguments)
+    return plan_budget(config, cast(Protocol, protocol), images_per_class=images_per_class, **arguments)
 
 
 def make_generator() -> Generator:
@@ -55,7 +55,7 @@ def make_generator() -> Generator:
     return generator
 
 
-def make_source(
+def make_stream(
     protocol: str,
     config: EvaluationConfig = CONFIG,
     *,
@@ -63,34 +63,34 @@ def make_source(
     epochs: int = 4,
     seed: int = 0,
     **change: Any,
-) -> ImageSource:
+) -> ImageStream:
     arguments: dict[str, Any] = {"generator": make_generator(), "dataset": DATASET, **change}
     split = arguments["dataset"].train
-    contract = agree(
+    budget = agree(
         protocol,
         replace(config, epochs=epochs),
         images_per_class=images_per_class,
         num_classes=arguments["dataset"].num_classes,
         real_class_counts=split.labels.bincount().tolist(),
     )
-    return image_source(
-        cast(Protocol, protocol), images_per_class=images_per_class, contract=contract, seed=seed, **arguments
+    return make_image_stream(
+        cast(Protocol, protocol), images_per_class=images_per_class, budget=budget, seed=seed, **arguments
     )
 
 
 def train(
     config: EvaluationConfig = CONFIG,
-    source: ImageSource | None = None,
+    image_stream: ImageStream | None = None,
     dataset: Dataset = DATASET,
     *,
-    contract: Budget | None = None,
+    budget: Budget | None = None,
     architecture: str = ARCHITECTURE,
     seed: int = 0,
     test: bool = True,
 ) -> StudentResult:
-    contract = contract or agree("real_on_the_fly", config)
-    source = source or make_source("real_on_the_fly", epochs=contract.epochs, dataset=dataset)
-    return train_student(config, source, dataset, architecture=architecture, contract=contract, seed=seed, test=test)
+    budget = budget or agree("real_on_the_fly", config)
+    image_stream = image_stream or make_stream("real_on_the_fly", epochs=budget.epochs, dataset=dataset)
+    return train_student(config, image_stream, dataset, architecture=architecture, budget=budget, seed=seed, test=test)
 
 
 class Watching(nn.Module):

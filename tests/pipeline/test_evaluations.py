@@ -22,7 +22,7 @@ from dim_ray.pipeline.evaluations import (
 from dim_ray.pipeline.generators import GENERATOR_FILE, generator_fingerprint, load_module
 from dim_ray.pipeline.rows import missing_rows, planned_id, read_planned
 from dim_ray.pipeline.soft_labels import check_labels, labeller_name
-from dim_ray.pipeline.students import Evaluation, validate
+from dim_ray.pipeline.students import StudentPlan, validate
 from dim_ray.pipeline.teachers import teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.schema import EVALUATION_TABLE, EVALUATIONS
@@ -30,11 +30,11 @@ from tests.helpers import tiny
 from tests.helpers.small import distil, make_work
 
 
-def plan(work: Workspace) -> list[Evaluation]:
+def plan(work: Workspace) -> list[StudentPlan]:
     return plan_evaluations(work, generator_fingerprint(work))
 
 
-def pick(work: Workspace, protocol: str, ipc: int = 2) -> Evaluation:
+def pick(work: Workspace, protocol: str, ipc: int = 2) -> StudentPlan:
     return next(cell for cell in plan(work) if (cell.protocol, cell.images_per_class) == (protocol, ipc))
 
 

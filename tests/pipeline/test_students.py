@@ -13,7 +13,7 @@ from dim_ray.pipeline import students
 from dim_ray.pipeline.evaluations import evaluate, plan_evaluations
 from dim_ray.pipeline.generators import generator_fingerprint, load_module
 from dim_ray.pipeline.rows import missing_rows
-from dim_ray.pipeline.students import Evaluation, group_cells, train_cells, validate
+from dim_ray.pipeline.students import StudentPlan, group_cells, train_cells, validate
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.schema import EVALUATION_TABLE
 
@@ -33,12 +33,12 @@ class Students:
     """Trains students as always, keeps them, and says that they have the accuracies that it is given."""
 
     def __init__(self, accuracies: list[float] | None = None) -> None:
-        self.cells: list[Evaluation] = []
+        self.cells: list[StudentPlan] = []
         self.results: list[StudentResult] = []
         self.options: list[dict[str, Any]] = []
         self._accuracies = accuracies
 
-    def train(self, work: Workspace, cells: list[Evaluation], generators: Any, **options: Any) -> list[StudentResult]:
+    def train(self, work: Workspace, cells: list[StudentPlan], generators: Any, **options: Any) -> list[StudentResult]:
         results = finished(train_cells(work, cells, generators, **options))
         if self._accuracies:
             given = self._accuracies[len(self.results) :]
@@ -107,7 +107,7 @@ def test_validation_is_on_the_fly_at_the_budget_of_selection_and_without_the_tes
 def test_validation_is_the_mean_over_the_ipcs_of_the_selection(
     built: Workspace, generator: Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def train(work: Workspace, cells: list[Evaluation], generators: Any, **options: Any) -> list[Any]:
+    def train(work: Workspace, cells: list[StudentPlan], generators: Any, **options: Any) -> list[Any]:
         return [SimpleNamespace(validation_accuracy=accuracies[cell.images_per_class].pop()) for cell in cells]
 
     accuracies = {1: [0.1, 0.2], 3: [0.6, 0.9]}
@@ -122,7 +122,7 @@ def test_validation_is_the_mean_over_the_ipcs_of_the_selection(
     assert accuracies == {1: [], 3: []}
 
 
-def grouped(work: Workspace, cells: list[Evaluation], **options: Any) -> list[list[Evaluation]]:
+def grouped(work: Workspace, cells: list[StudentPlan], **options: Any) -> list[list[StudentPlan]]:
     arguments = {"num_seeds": work.config.evaluation.num_seeds, "device_type": "cuda", **options}
     groups = group_cells(work, cells, **arguments)
     assert sorted(map(repr, cells)) == sorted(repr(cell) for group in groups for cell in group)

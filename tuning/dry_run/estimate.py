@@ -12,10 +12,10 @@ from dataclasses import replace
 
 from dim_ray.config import Config, EvaluationConfig, Protocol
 from dim_ray.core.data.splits import class_counts
-from dim_ray.core.students.budgets import budget
+from dim_ray.core.students.budgets import plan_budget
 from dim_ray.pipeline.generators import rung_epochs
 from dim_ray.pipeline.priors import prior_fingerprint, prior_is_settled
-from dim_ray.pipeline.students import Evaluation, selection_cells
+from dim_ray.pipeline.students import StudentPlan, selection_cells
 from dim_ray.pipeline.teachers import pool_teachers, teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace
 from tuning.dry_run.probe import Probe
@@ -115,7 +115,7 @@ def student_jobs(work: Workspace, costs: Costs, students: Iterable[Student]) -> 
     return sorted((costs.student(student, capacity) for student in students), reverse=True)
 
 
-def students_of(cells: Iterable[Evaluation]) -> list[Student]:
+def students_of(cells: Iterable[StudentPlan]) -> list[Student]:
     """Returns what the cost of students depends on."""
     return [(cell.architecture, cell.images_per_class, cell.protocol, cell.recipe) for cell in cells]
 
@@ -143,7 +143,7 @@ def final_students(work: Workspace) -> list[Student]:
 
 def _steps(work: Workspace, protocol: Protocol, images_per_class: int, recipe: EvaluationConfig) -> int:
     dataset = work.dataset
-    contract = budget(
+    budget = plan_budget(
         recipe,
         protocol,
         num_classes=dataset.num_classes,
@@ -153,4 +153,4 @@ def _steps(work: Workspace, protocol: Protocol, images_per_class: int, recipe: E
         real_class_counts=class_counts(dataset.train, dataset.num_classes),
         teacher_bytes=0,
     )
-    return contract.optimiser_steps
+    return budget.optimiser_steps

@@ -24,7 +24,7 @@ from dim_ray.core.teachers.pool import StoredPool, TeacherPool
 from dim_ray.core.teachers.teacher import Teacher, train_teachers
 from dim_ray.core.training.ports import Checkpointer, NoCheckpointer, SilentReporter, SingleWorker
 from dim_ray.core.training.random import stream
-from dim_ray.pipeline.students import Evaluation, StoredGenerator, group_cells, train_cells
+from dim_ray.pipeline.students import SizedGenerator, StudentPlan, group_cells, train_cells
 from dim_ray.pipeline.teachers import open_pool
 from dim_ray.pipeline.workspace import Workspace, on_device
 from tuning.dry_run.timings import step_key
@@ -110,13 +110,13 @@ class Probe:
         dataset, evaluation = self._work.dataset, self._work.config.evaluation
         pair = self._pair(self._work.config.with_fields({"generator.capacity": capacity}))
         network = None if protocol.startswith("real_") else pair.generator.eval().requires_grad_(False)
-        stored = None if network is None else StoredGenerator(network=network, size_bytes=0)
+        stored = None if network is None else SizedGenerator(network=network, size_bytes=0)
         recipe = evaluation.recipe(protocol, dataset.num_channels)
         readings = []
         for steps in _STUDENT_STEPS:
             few = replace(recipe, epochs=1, min_steps=steps, labels="hard", quirks=())
             cells = [
-                Evaluation(
+                StudentPlan(
                     protocol=protocol,
                     images_per_class=images_per_class,
                     architecture=architecture,

@@ -1,6 +1,6 @@
 """Networks of one architecture side by side, so that one step trains them all: alone, or stacked as one ensemble.
 
-    members = gather([build_classifier("convnet3", ..., rng=stream(seed, "weights")) for seed in range(5)])
+    members = stack([build_classifier("convnet3", ..., rng=stream(seed, "weights")) for seed in range(5)])
     optimizer = torch.optim.SGD(members.parameters, 0.01)
     losses = train_members(members, optimizer, images, labels, rngs, augmentation="none", precision="auto")      # (5,)
 
@@ -26,7 +26,7 @@ from dim_ray.core.networks.classifiers import label_loss
 from dim_ray.core.training.checkpoint import module_tensors, restore_module
 from dim_ray.core.training.precision import autocast, resolve_precision
 
-__all__ = ["Members", "gather", "train_members"]
+__all__ = ["Members", "stack", "train_members"]
 
 
 class Members(Protocol):
@@ -66,7 +66,7 @@ class Members(Protocol):
         """Returns what `state` returned as each member's own, with a network's names."""
 
 
-def gather(networks: Sequence[nn.Module]) -> Members:
+def stack(networks: Sequence[nn.Module]) -> Members:
     """Returns networks of one architecture as members; a single one is trained as it is."""
     return _Alone(networks[0]) if len(networks) == 1 else _Ensemble(networks)
 

@@ -1,7 +1,7 @@
 """A student's budget: what it may use, in numbers, known before it is trained.
 
-    contract = budget(config, "on_the_fly", num_classes=10, images_per_class=10, ...)
-    contract.images_drawn, contract.stored_bytes
+    budget = plan_budget(config, "on_the_fly", num_classes=10, images_per_class=10, ...)
+    budget.images_drawn, budget.stored_bytes
 
 docs/protocols.md has the arithmetic in words.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from dim_ray.config import EvaluationConfig
 from dim_ray.config import Protocol as ProtocolName
 
-__all__ = ["Budget", "budget"]
+__all__ = ["Budget", "plan_budget"]
 
 _FLOAT_BYTES = 4  # of one class's probability in a stored soft label
 
@@ -35,7 +35,7 @@ class Budget:
     """Of the generator's file, or of the real or fixed images as uint8; with soft labels also of what gives them."""
 
 
-def budget(
+def plan_budget(
     config: EvaluationConfig,
     protocol: ProtocolName,
     *,
@@ -46,7 +46,7 @@ def budget(
     real_class_counts: Sequence[int],
     teacher_bytes: int = 0,
 ) -> Budget:
-    """Returns the contract of one student.
+    """Returns the budget of one student.
 
     The images of an epoch are divided into as few batches as `config.batch_size` allows, whose sizes differ by at
     most one: 500 images at 128 are 4 steps of 125. So no step is left with a single image, which BatchNorm can't

@@ -1,8 +1,7 @@
 """Where a student's images come from: a generator or real images, fresh in every epoch or a fixed set.
 
-    source = image_source("on_the_fly", generator=generator, dataset=dataset, images_per_class=10, contract=contract,
-                          seed=0)
-    images, labels = source(0)
+    image_stream = make_image_stream("on_the_fly", generator=generator, dataset=dataset, budget=budget, seed=0)
+    images, labels = image_stream(0)
 
 The protocols with real images are those of the generated ones at the same budgets, the ceiling and the floor, and
 `real_full`: the whole training split in every epoch.
@@ -22,9 +21,9 @@ from dim_ray.core.generator.networks import Generator
 from dim_ray.core.students.budgets import Budget
 from dim_ray.core.training.random import stream
 
-__all__ = ["ImageSource", "Labelling", "balanced_labels", "image_source"]
+__all__ = ["ImageStream", "Labelling", "balanced_labels", "make_image_stream"]
 
-ImageSource = Callable[[int], tuple[Tensor, Tensor]]
+ImageStream = Callable[[int], tuple[Tensor, Tensor]]
 """Epoch number to normalised images (N, C, H, W) float32 and labels, on the dataset's device.
 
 N is the budget's `images_per_epoch`. Labels are (N,) int64, or (N, K) float32 probabilities where a labeller gives
@@ -37,17 +36,17 @@ Labelling = Callable[[Tensor], Tensor]
 _GENERATION_BATCH = 500  # images generated at a time: bounds memory
 
 
-def image_source(
+def make_image_stream(
     protocol: ProtocolName,
     *,
     generator: Generator | None,
     dataset: Dataset,
     images_per_class: int,
-    contract: Budget,
+    budget: Budget,
     seed: int,
     uniform_labels: bool = False,
     labeller: Labelling | None = None,
-) -> ImageSource:
+) -> ImageStream:
     """Returns the images of one student.
 
     Args:
@@ -55,7 +54,7 @@ def image_source(
         generator: On the dataset's device; it is used in eval mode, and left in it.
         dataset: Real images, and the normalisation of both.
         images_per_class: IPC.
-        contract: Epochs that the source will be asked for, and their images.
+        budget: Epochs that the stream will be asked for, and their images.
         seed: Of noise and of the choice of real images.
         uniform_labels: Whether `on_the_fly` draws each image's label uniformly, instead of equally many of each.
         labeller: Gives soft labels in the place of classes. It sees images before augmentation, and those of a fixed
@@ -67,12 +66,12 @@ def image_source(
     if protocol in ("on_the_fly", "fixed") and generator is None:
         raise ValueError(f"protocol {protocol!r} needs a generator")
     if generator is not None and protocol == "on_the_fly":
-        draw = _generated(generator, dataset, contract, seed, uniform_labels=uniform_labels)
+        draw = _generated(generator, dataset, budget, seed, uniform_labels=uniform_labels)
     elif protocol == "real_on_the_fly":
-        draw = _real(dataset, contract, seed)
+        draw = _real(dataset, budget, seed)
     else:
         images, labels = _image_set(protocol, generator, dataset, images_per_class, seed)
-        return _dealt(images, labels if labeller is None else labeller(images), contract, seed)
+        return _dealt(images, labels if labeller is None else labeller(images), budget, seed)
     if labeller is None:
         return draw
 
@@ -89,9 +88,9 @@ def balanced_labels(num_classes: int, images_per_class: int, device: torch.devic
 
 
 def _generated(
-    generator: Generator, dataset: Dataset, contract: Budget, seed: int, *, uniform_labels: bool
-) -> ImageSource:
-    device, num_classes, count = dataset.train.labels.device, dataset.num_classes, contract.images_per_epoch
+    generator: Generator, dataset: Dataset, budget: Budget, seed: int, *, uniform_labels: bool
+) -> ImageStream:
+    device, num_classes, count = dataset.train.labels.device, dataset.num_classes, budget.images_per_epoch
 
     def draw(epoch: int) -> tuple[Tensor, Tensor]:
         if uniform_labels:
@@ -104,12 +103,12 @@ def _generated(
     return draw
 
 
-def _real(dataset: Dataset, contract: Budget, seed: int) -> ImageSource:
+def _real(dataset: Dataset, budget: Budget, seed: int) -> ImageStream:
     split, num_classes = dataset.train, dataset.num_classes
-    draws = _real_draws(split, num_classes, math.ceil(contract.images_drawn / num_classes), seed)
+    draws = _real_draws(split, num_classes, math.ceil(budget.images_drawn / num_classes), seed)
 
     def draw(epoch: int) -> tuple[Tensor, Tensor]:
-        labels, turns = _dealt_labels(num_classes, contract.images_per_epoch, epoch, split.labels.device)
+        labels, turns = _dealt_labels(num_classes, budget.images_per_epoch, epoch, split.labels.device)
         return dataset.normalisation.from_bytes(split.images[draws[labels, turns]]), labels
 
     return draw
@@ -130,13 +129,13 @@ def _image_set(
     return dataset.normalisation.from_bytes(stored), labels
 
 
-def _dealt(images: Tensor, labels: Tensor, contract: Budget, seed: int) -> ImageSource:
-    """Returns the source that deals from a set: all of it in every epoch, or as many as an epoch has.
+def _dealt(images: Tensor, labels: Tensor, budget: Budget, seed: int) -> ImageStream:
+    """Return the stream that deals from a set: all of it in every epoch, or as many as an epoch has.
 
     A longer or shorter epoch goes on where the one before ended in a shuffled set, and shuffles it again once it is
     used up, so that the number of distinct images is exactly what the budget says.
     """
-    size, count = len(images), contract.images_per_epoch
+    size, count = len(images), budget.images_per_epoch
     if count == size:
         return lambda epoch: (images, labels)
 

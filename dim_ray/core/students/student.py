@@ -1,8 +1,8 @@
-"""Students: fresh networks trained on one source of images each within a budget, and tested on real images.
+"""Students: fresh networks trained on one image stream each within a budget, and tested on real images.
 
-contract = budget(config, "on_the_fly", num_classes=10, images_per_class=10, ...)
-source = image_source("on_the_fly", generator=generator, dataset=dataset, contract=contract, ...)
-result = train_student(config, source, dataset, architecture="convnet3", contract=contract, seed=0)
+budget = plan_budget(config, "on_the_fly", num_classes=10, images_per_class=10, ...)
+image_stream = make_image_stream("on_the_fly", generator=generator, dataset=dataset, budget=budget, ...)
+result = train_student(config, image_stream, dataset, architecture="convnet3", budget=budget, seed=0)
 result.accuracy, result.budget.images_drawn
 
 `train_students` trains several at once, as one batched ensemble.
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from dim_ray.config import EvaluationConfig
 from dim_ray.core.data.dataset import Dataset, Normalisation
 from dim_ray.core.networks.classifiers import accuracies, build_network
-from dim_ray.core.networks.ensemble import Members, gather, train_members
+from dim_ray.core.networks.ensemble import Members, stack, train_members
 from dim_ray.core.students.budgets import Budget
-from dim_ray.core.students.images import ImageSource
+from dim_ray.core.students.images import ImageStream
 from dim_ray.core.training.random import derive_seed, stream
 from dim_ray.errors import DivergedError
 
@@ -52,22 +52,22 @@ class StudentResult:
 
 def train_student(
     config: EvaluationConfig,
-    source: ImageSource,
+    image_stream: ImageStream,
     dataset: Dataset,
     *,
     architecture: str,
-    contract: Budget,
+    budget: Budget,
     seed: int,
     test: bool = True,
 ) -> StudentResult:
-    """Trains a fresh student on a source's images and tests it: in eval mode, unless a quirk says otherwise.
+    """Train a fresh student on an image stream and test it: in eval mode, unless a quirk says otherwise.
 
     Args:
         config: Optimiser, schedule, augmentation and quirks.
-        source: Images of each epoch.
+        image_stream: Images of each epoch.
         dataset: Validation and test split, with the normalisation that training images got.
         architecture: Name in the registry.
-        contract: Epochs and steps; the source's epochs have to be of its images.
+        budget: Epochs and steps; the stream's epochs have to be of its images.
         seed: Of initial weights, order and augmentation.
         test: Whether the test split is used at all; without it both test accuracies are NaN. The search never
             uses it.
@@ -77,7 +77,7 @@ def train_student(
     """
     [result] = finished(
         train_students(
-            config, [source], dataset, architecture=architecture, contracts=[contract], seeds=[seed], test=test
+            config, [image_stream], dataset, architecture=architecture, budgets=[budget], seeds=[seed], test=test
         )
     )
     return result
@@ -85,11 +85,11 @@ def train_student(
 
 def train_students(
     config: EvaluationConfig,
-    sources: Sequence[ImageSource],
+    image_streams: Sequence[ImageStream],
     dataset: Dataset,
     *,
     architecture: str,
-    contracts: Sequence[Budget],
+    budgets: Sequence[Budget],
     seeds: Sequence[int],
     test: bool = True,
 ) -> list[StudentResult | DivergedError]:
@@ -97,10 +97,10 @@ def train_students(
 
     Args:
         config: Optimiser, schedule, augmentation and quirks of all of them.
-        sources: Images of each epoch, one source a student.
+        image_streams: Images of each epoch, one stream per student.
         dataset: Validation and test split, with the normalisation that training images got.
         architecture: Name in the registry, of all of them.
-        contracts: Budget of each student; epochs, steps and images of an epoch have to be the same.
+        budgets: Budget of each student; epochs, steps and images of an epoch have to be the same.
         seeds: Of each student's initial weights, order and augmentation.
         test: Whether the test split is used at all.
 
@@ -109,23 +109,23 @@ def train_students(
         leaves the others as they are.
 
     Raises:
-        ValueError: The contracts have different epochs or steps.
+        ValueError: The budgets have different epochs or steps.
     """
     started = time.perf_counter()
-    if len({(own.epochs, own.optimiser_steps, own.images_per_epoch) for own in contracts}) != 1:
+    if len({(own.epochs, own.optimiser_steps, own.images_per_epoch) for own in budgets}) != 1:
         raise ValueError("students that are trained at once need the same epochs, steps and images of an epoch")
     student_seeds = [derive_seed(seed, "student") for seed in seeds]
-    members = gather([_build(architecture, dataset, seed) for seed in student_seeds])
-    losses, tests = _train(config, members, sources, dataset, contracts[0], student_seeds, test=test)
+    members = stack([_build(architecture, dataset, seed) for seed in student_seeds])
+    losses, tests = _train(config, members, image_streams, dataset, budgets[0], student_seeds, test=test)
     members.set_mode(training=False)
     validation_accuracies = accuracies(members.logits, dataset.validation, dataset.normalisation)
     are_finite = members.are_finite()
     wall_seconds = (time.perf_counter() - started) / len(seeds)
     results: list[StudentResult | DivergedError] = []
-    for index, (seed, contract) in enumerate(zip(seeds, contracts, strict=True)):
+    for index, (seed, budget) in enumerate(zip(seeds, budgets, strict=True)):
         # The loss was measured before the last update, so the weights have to be looked at, too.
-        if contract.optimiser_steps and not (math.isfinite(losses[index]) and are_finite[index]):
-            results.append(_diverged(config, architecture, seed, contract, losses[index]))
+        if budget.optimiser_steps and not (math.isfinite(losses[index]) and are_finite[index]):
+            results.append(_diverged(config, architecture, seed, budget, losses[index]))
             continue
         own = [measured[index] for measured in tests] if test else [math.nan]
         results.append(
@@ -135,7 +135,7 @@ def train_students(
                 validation_accuracy=validation_accuracies[index],
                 final_loss=losses[index],
                 wall_seconds=wall_seconds,
-                budget=contract,
+                budget=budget,
             )
         )
     return results
@@ -158,9 +158,9 @@ def finished(results: Sequence[StudentResult | DivergedError]) -> list[StudentRe
 def _train(
     config: EvaluationConfig,
     members: Members,
-    sources: Sequence[ImageSource],
+    image_streams: Sequence[ImageStream],
     dataset: Dataset,
-    contract: Budget,
+    budget: Budget,
     seeds: Sequence[int],
     *,
     test: bool,
@@ -169,17 +169,17 @@ def _train(
     device = dataset.train.images.device
     optimizer = student_optimizer(config, members.parameters)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: _rate(config, step, max(1, contract.optimiser_steps))
+        optimizer, lambda step: _rate(config, step, max(1, budget.optimiser_steps))
     )
     # Without a step there is nothing to wait for: one test says all.
-    epochs = contract.epochs if contract.optimiser_steps else 0
+    epochs = budget.epochs if budget.optimiser_steps else 0
     tested_after = {round(epochs * (index + 1) / config.num_test_points) for index in range(config.num_test_points)}
     tests = []
-    steps_per_epoch = contract.optimiser_steps // contract.epochs
+    steps_per_epoch = budget.optimiser_steps // budget.epochs
     losses = torch.full((len(seeds),), math.nan, device=device)
     for epoch in range(epochs):
-        drawn = [source(epoch) for source in sources]
-        orders = torch.stack([_order(contract.images_per_epoch, seed, epoch, device) for seed in seeds])
+        drawn = [image_stream(epoch) for image_stream in image_streams]
+        orders = torch.stack([_order(budget.images_per_epoch, seed, epoch, device) for seed in seeds])
         members.set_mode(training=True)
         for index, batches in enumerate(torch.tensor_split(orders, steps_per_epoch, dim=1)):
             own = list(zip(drawn, batches, strict=True))
@@ -214,9 +214,9 @@ def _order(count: int, seed: int, epoch: int, device: torch.device) -> Tensor:
     return torch.randperm(count, generator=stream(seed, "order", step=epoch, device=device), device=device)
 
 
-def _diverged(config: EvaluationConfig, architecture: str, seed: int, contract: Budget, loss: float) -> DivergedError:
+def _diverged(config: EvaluationConfig, architecture: str, seed: int, budget: Budget, loss: float) -> DivergedError:
     return DivergedError(
-        f"a {architecture} student diverged within {contract.optimiser_steps} steps (seed {seed}, loss {loss:g}, or "
+        f"a {architecture} student diverged within {budget.optimiser_steps} steps (seed {seed}, loss {loss:g}, or "
         f"weights that are not finite numbers); lower evaluation.learning_rate, now {config.learning_rate:g}."
     )
 

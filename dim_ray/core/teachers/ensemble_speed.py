@@ -15,7 +15,7 @@ import torch
 from dim_ray.config import PoolConfig, check_architecture
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.networks import build_classifier
-from dim_ray.core.networks.ensemble import gather, train_members
+from dim_ray.core.networks.ensemble import stack, train_members
 from dim_ray.core.teachers.teacher import make_optimizer
 from dim_ray.core.training.random import stream
 
@@ -115,7 +115,7 @@ def _seconds(
     channels, size, num_classes = shape
     rng = stream(0, "ensemble", device=device)
     kind = {"num_channels": channels, "num_classes": num_classes, "image_size": size}
-    members = gather([build_classifier(architecture, **kind, rng=rng) for _ in range(num_members)])
+    members = stack([build_classifier(architecture, **kind, rng=rng) for _ in range(num_members)])
     members.set_mode(training=True)
     recipe = PoolConfig()
     optimizer = make_optimizer(recipe, members.parameters)

@@ -18,7 +18,7 @@ from torch import Tensor
 from dim_ray.config import PoolConfig
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.networks.classifiers import build_network
-from dim_ray.core.networks.ensemble import gather
+from dim_ray.core.networks.ensemble import stack
 from dim_ray.core.teachers.pool import DrawnTeacher
 from dim_ray.core.teachers.teacher import make_optimizer, train_step
 from dim_ray.core.training.checkpoint import (
@@ -105,7 +105,7 @@ class _OnlineTeacher:
         number = int(torch.randint(len(architectures), (), generator=stream(seed, "architecture")))
         self._network = build_network(architectures[number], dataset, stream(seed, "weights", device=self._device))
         self._network.eval()
-        self._members = gather([self._network])
+        self._members = stack([self._network])
         self._optimizer = make_optimizer(config, self._members.parameters)
         self._pass: tuple[int, Tensor] | None = None
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from dim_ray.config import PoolConfig, SnapshotSpacing
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.networks.classifiers import accuracies, build_network
-from dim_ray.core.networks.ensemble import Members, gather, train_members
+from dim_ray.core.networks.ensemble import Members, stack, train_members
 from dim_ray.core.training.checkpoint import (
     optimizer_tensors,
     restore_optimizer,
@@ -85,7 +85,7 @@ def train_teachers(
     """
     device = dataset.train.images.device
     seeds = [derive_seed(config.seed, "teacher", number) for number in numbers]
-    members = gather([build_network(architecture, dataset, stream(seed, "weights", device=device)) for seed in seeds])
+    members = stack([build_network(architecture, dataset, stream(seed, "weights", device=device)) for seed in seeds])
     members.set_mode(training=True)
     optimizer = make_optimizer(config, members.parameters)
     steps_per_epoch = len(dataset.train) // config.batch_size

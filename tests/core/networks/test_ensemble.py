@@ -12,39 +12,39 @@ from torch import Tensor, nn
 
 from dim_ray.config import EvaluationConfig, Precision
 from dim_ray.core.networks.classifiers import build_network
-from dim_ray.core.networks.ensemble import gather
-from dim_ray.core.students.images import ImageSource
+from dim_ray.core.networks.ensemble import stack
+from dim_ray.core.students.images import ImageStream
 from dim_ray.core.students.student import StudentResult, finished, train_students
 from dim_ray.core.training.random import stream
 from dim_ray.errors import DivergedError
 from tests.helpers.tiny import ARCHITECTURE
-from tests.helpers.tiny_students import CONFIG, DATASET, agree, make_source, no_warnings, train
+from tests.helpers.tiny_students import CONFIG, DATASET, agree, make_stream, no_warnings, train
 
 SEEDS = (4, 0, 7)
 ONE_IMAGE = 1.01 / len(DATASET.test)  # an accuracy's smallest step: rounding may turn one answer
 
 
-def sources(count: int = len(SEEDS)) -> list[ImageSource]:
+def image_streams(count: int = len(SEEDS)) -> list[ImageStream]:
     protocols = ("real_on_the_fly", "on_the_fly", "real_fixed")
-    return [make_source(protocols[index % 3], seed=index) for index in range(count)]
+    return [make_stream(protocols[index % 3], seed=index) for index in range(count)]
 
 
-def soft(source: ImageSource) -> ImageSource:
+def soft(image_stream: ImageStream) -> ImageStream:
     def draw(epoch: int) -> tuple[Tensor, Tensor]:
-        images, labels = source(epoch)
+        images, labels = image_stream(epoch)
         return images, torch.softmax(torch.randn(len(labels), 3, generator=stream(epoch, "soft")), dim=1)
 
     return draw
 
 
-def train_at_once(config: EvaluationConfig, own: list[ImageSource], **options: Any) -> list[Any]:
-    contracts = [agree("real_on_the_fly", config)] * len(own)
-    arguments = {"architecture": ARCHITECTURE, "contracts": contracts, "seeds": SEEDS[: len(own)], **options}
+def train_at_once(config: EvaluationConfig, own: list[ImageStream], **options: Any) -> list[Any]:
+    budgets = [agree("real_on_the_fly", config)] * len(own)
+    arguments = {"architecture": ARCHITECTURE, "budgets": budgets, "seeds": SEEDS[: len(own)], **options}
     return train_students(config, own, DATASET, **arguments)
 
 
-def train_one_by_one(config: EvaluationConfig, own: list[ImageSource], **options: Any) -> list[StudentResult]:
-    return [train(config, source, seed=seed, **options) for source, seed in zip(own, SEEDS, strict=False)]
+def train_one_by_one(config: EvaluationConfig, own: list[ImageStream], **options: Any) -> list[StudentResult]:
+    return [train(config, image_stream, seed=seed, **options) for image_stream, seed in zip(own, SEEDS, strict=False)]
 
 
 def assert_same(found: list[StudentResult], expected: list[StudentResult], *, rel: float = 1e-4) -> None:
@@ -66,7 +66,7 @@ ARCHITECTURES = (
 def test_passes_gradients_and_statistics_of_an_ensemble_are_each_members_own(architecture: str) -> None:
     # In float64: deep networks with a batch norm of few images make anything of a rounding error.
     networks = [build_network(architecture, DATASET, stream(seed)).double() for seed in range(3)]
-    members = gather([copy.deepcopy(network) for network in networks])
+    members = stack([copy.deepcopy(network) for network in networks])
     images = torch.randn(3 * 4, 1, 8, 8, generator=stream(9), dtype=torch.float64)
     labels = torch.arange(3 * 4) % 3
     members.set_mode(training=True)
@@ -97,7 +97,7 @@ def test_passes_gradients_and_statistics_of_an_ensemble_are_each_members_own(arc
 )
 def test_students_at_once_are_those_of_one_by_one(architecture: str, changes: dict[str, Any]) -> None:
     config = replace(CONFIG, epochs=3, **changes)
-    own = [soft(source) for source in sources()] if config.labels == "soft" else sources()
+    own = [soft(image_stream) for image_stream in image_streams()] if config.labels == "soft" else image_streams()
     found = finished(train_at_once(config, own, architecture=architecture))
     assert_same(found, train_one_by_one(config, own, architecture=architecture))
 
@@ -105,17 +105,17 @@ def test_students_at_once_are_those_of_one_by_one(architecture: str, changes: di
 @pytest.mark.parametrize("architecture", ["convnet3_bn_w8", "mlp_w16"])
 def test_students_at_once_in_bfloat16_are_as_close_as_bfloat16_is(architecture: str) -> None:
     config = replace(CONFIG, epochs=2, learning_rate=0.01, precision="bfloat16")
-    found = finished(train_at_once(config, sources(), architecture=architecture))
-    one_by_one = train_one_by_one(config, sources(), architecture=architecture)
-    full = train_one_by_one(replace(config, precision="float32"), sources(), architecture=architecture)
+    found = finished(train_at_once(config, image_streams(), architecture=architecture))
+    one_by_one = train_one_by_one(config, image_streams(), architecture=architecture)
+    full = train_one_by_one(replace(config, precision="float32"), image_streams(), architecture=architecture)
     for student, half, exact in zip(found, one_by_one, full, strict=True):
         assert student.final_loss != exact.final_loss
         assert student.final_loss == pytest.approx(half.final_loss, rel=0.03)
 
 
 def test_students_at_once_do_without_the_test_split_and_share_the_time() -> None:
-    found = finished(train_at_once(CONFIG, sources(), test=False))
-    expected = train_one_by_one(CONFIG, sources(), test=False)
+    found = finished(train_at_once(CONFIG, image_streams(), test=False))
+    expected = train_one_by_one(CONFIG, image_streams(), test=False)
     assert all(math.isnan(student.accuracy) for student in found)
     assert [student.validation_accuracy for student in found] == pytest.approx(
         [student.validation_accuracy for student in expected], abs=ONE_IMAGE
@@ -124,7 +124,7 @@ def test_students_at_once_do_without_the_test_split_and_share_the_time() -> None
 
 
 def test_student_that_diverged_is_named_and_leaves_the_others_alone() -> None:
-    own = sources()
+    own = image_streams()
     sound = own[1]
 
     def broken(epoch: int) -> tuple[Tensor, Tensor]:
@@ -142,21 +142,21 @@ def test_student_that_diverged_is_named_and_leaves_the_others_alone() -> None:
 
 
 def test_weights_that_one_member_lost_are_its_own_affair() -> None:
-    members = gather([nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)])
+    members = stack([nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)])
     with torch.no_grad():
         members.parameters[1][2, 0] = math.nan  # a bias
     assert members.are_finite() == [True, True, False]
 
 
 def test_students_of_different_steps_are_refused() -> None:
-    contracts = [agree("real_on_the_fly", replace(CONFIG, epochs=epochs)) for epochs in (2, 3)]
+    budgets = [agree("real_on_the_fly", replace(CONFIG, epochs=epochs)) for epochs in (2, 3)]
     with pytest.raises(ValueError, match="same epochs"):
-        train_at_once(CONFIG, sources(2), contracts=contracts)
+        train_at_once(CONFIG, image_streams(2), budgets=budgets)
 
 
 def test_training_an_ensemble_warns_of_nothing() -> None:
     with no_warnings():
-        train_at_once(CONFIG, [soft(source) for source in sources()], architecture="vit_tiny_w12")
+        train_at_once(CONFIG, [soft(image_stream) for image_stream in image_streams()], architecture="vit_tiny_w12")
 
 
 @pytest.mark.gpu
@@ -165,12 +165,12 @@ def test_training_an_ensemble_warns_of_nothing() -> None:
 def test_students_at_once_on_a_device_are_those_of_one_by_one(architecture: str, precision: Precision) -> None:
     dataset = DATASET.to("cuda")
     config = replace(CONFIG, epochs=2, learning_rate=0.01, precision=precision)
-    own = [make_source("real_on_the_fly", seed=seed, dataset=dataset) for seed in SEEDS]
-    contracts = [agree("real_on_the_fly", config)] * len(SEEDS)
-    found = finished(train_students(config, own, dataset, architecture=architecture, contracts=contracts, seeds=SEEDS))
+    own = [make_stream("real_on_the_fly", seed=seed, dataset=dataset) for seed in SEEDS]
+    budgets = [agree("real_on_the_fly", config)] * len(SEEDS)
+    found = finished(train_students(config, own, dataset, architecture=architecture, budgets=budgets, seeds=SEEDS))
     expected = [
-        train(config, source, dataset, architecture=architecture, seed=seed)
-        for source, seed in zip(own, SEEDS, strict=True)
+        train(config, image_stream, dataset, architecture=architecture, seed=seed)
+        for image_stream, seed in zip(own, SEEDS, strict=True)
     ]
     # Convolutions may be in TF32 there.
     losses = [student.final_loss for student in expected]

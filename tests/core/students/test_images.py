@@ -12,7 +12,7 @@ from dim_ray.config import PROTOCOLS, Protocol, Quirk
 from dim_ray.core.students.images import balanced_labels
 from dim_ray.core.training.random import stream
 from tests.helpers import reference
-from tests.helpers.tiny_students import CONFIG, DATASET, agree, make_generator, make_source
+from tests.helpers.tiny_students import CONFIG, DATASET, agree, make_generator, make_stream
 
 GENERATED: tuple[Protocol, ...] = ("on_the_fly", "fixed")
 REAL: tuple[Protocol, ...] = ("real_on_the_fly", "real_fixed")
@@ -22,7 +22,7 @@ QUIRKS: tuple[tuple[Quirk, ...], ...] = ((), ("extra_batch",), ("dropped_batches
 def test_labels_are_balanced_class_after_class() -> None:
     assert balanced_labels(3, 2).tolist() == [0, 0, 1, 1, 2, 2]
     for protocol in (*GENERATED, *REAL):
-        images, labels = make_source(protocol, images_per_class=3)(0)
+        images, labels = make_stream(protocol, images_per_class=3)(0)
         assert labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
         assert labels.dtype == torch.int64
         assert images.shape == (9, 1, 8, 8)
@@ -34,8 +34,8 @@ def keys(images: Tensor) -> list[bytes]:
 
 
 def drawn_by_epoch(protocol: str, images_per_class: int, epochs: int, **change: Any) -> list[tuple[Tensor, Tensor]]:
-    source = make_source(protocol, images_per_class=images_per_class, epochs=epochs, **change)
-    return [source(epoch) for epoch in range(epochs)]
+    image_stream = make_stream(protocol, images_per_class=images_per_class, epochs=epochs, **change)
+    return [image_stream(epoch) for epoch in range(epochs)]
 
 
 @pytest.mark.parametrize(("images_per_class", "epochs"), [(1, 3), (2, 4), (3, 1), (3, 2), (3, 5), (8, 3), (1, 30)])
@@ -45,15 +45,15 @@ def test_drawn_and_distinct_images_are_as_many_as_the_budget_says(
     quirks: tuple[Quirk, ...], protocol: str, images_per_class: int, epochs: int
 ) -> None:
     config = replace(CONFIG, epochs=epochs, quirks=quirks)
-    contract = agree(protocol, config, images_per_class=images_per_class)
-    assert contract.epochs == epochs
-    if not contract.optimiser_steps:
-        assert contract.images_drawn == contract.distinct_images == 0
+    budget = agree(protocol, config, images_per_class=images_per_class)
+    assert budget.epochs == epochs
+    if not budget.optimiser_steps:
+        assert budget.images_drawn == budget.distinct_images == 0
         return
     epochs_drawn = drawn_by_epoch(protocol, images_per_class, epochs, config=config)
     drawn = [key for images, _ in epochs_drawn for key in keys(images)]
-    assert len(drawn) == contract.images_drawn
-    assert len(set(drawn)) == contract.distinct_images
+    assert len(drawn) == budget.images_drawn
+    assert len(set(drawn)) == budget.distinct_images
 
 
 @pytest.mark.parametrize("protocol", [*GENERATED, *REAL])
@@ -166,7 +166,7 @@ def test_images_depend_on_seed_and_epoch_alone(protocol: str) -> None:
     first, same, other = (drawn_by_epoch(protocol, 2, 3, seed=seed) for seed in (1, 1, 2))
     assert all(torch.equal(a[0], b[0]) for a, b in zip(first, same, strict=True))
     assert not torch.equal(first[0][0], other[0][0])
-    late = make_source(protocol, images_per_class=2, epochs=3, seed=1)
+    late = make_stream(protocol, images_per_class=2, epochs=3, seed=1)
     late(0)
     assert torch.equal(late(2)[0], first[2][0]), "an epoch that was left out changed another"
 
@@ -227,4 +227,4 @@ def test_real_images_need_no_generator(protocol: str) -> None:
 @pytest.mark.parametrize("protocol", GENERATED)
 def test_generated_images_do(protocol: str) -> None:
     with pytest.raises(ValueError, match=f"{protocol}.*generator"):
-        make_source(protocol, generator=None)
+        make_stream(protocol, generator=None)

@@ -21,7 +21,7 @@ from tests.helpers.tiny_students import (
     DATASET,
     Watching,
     agree,
-    make_source,
+    make_stream,
     share_of_right_answers,
     train,
     use_network,
@@ -84,9 +84,9 @@ def test_half_normalised_test_concerns_test_images_of_grey_data_alone(
         return [0.5]
 
     monkeypatch.setattr(student, "accuracies", measure)
-    source = make_source("real_on_the_fly", dataset=dataset)
-    plain = train(CONFIG, source, dataset)
-    quirky = train(with_quirks("half_normalised_test"), source, dataset)
+    image_stream = make_stream("real_on_the_fly", dataset=dataset)
+    plain = train(CONFIG, image_stream, dataset)
+    quirky = train(with_quirks("half_normalised_test"), image_stream, dataset)
     assert quirky.final_loss == plain.final_loss
     assert seen["validation"] == dataset.normalisation
     assert seen["test"] == (Normalisation(mean=(0.5,), std=(0.5,)) if is_half else dataset.normalisation)
@@ -111,11 +111,11 @@ def test_headline_of_best_of_tests_is_the_best_and_otherwise_the_last(monkeypatc
 def test_student_whose_batches_are_all_dropped_is_tested_as_it_was_initialised() -> None:
     for schedule in ("constant", "cosine", "step"):
         config = with_quirks("dropped_batches", batch_size=128, schedule=schedule)
-        contract = agree("on_the_fly", config)
-        result = train(config, lambda epoch: pytest.fail("no image is needed"), contract=contract, seed=5)
+        budget = agree("on_the_fly", config)
+        result = train(config, lambda epoch: pytest.fail("no image is needed"), budget=budget, seed=5)
         rng = stream(derive_seed(5, "student"), "weights")
         network = build_classifier(ARCHITECTURE, num_channels=1, num_classes=3, image_size=8, rng=rng)
-        assert contract.optimiser_steps == 0
+        assert budget.optimiser_steps == 0
         assert (
             result.accuracy == result.best_test_accuracy == pytest.approx(share_of_right_answers(network, DATASET.test))
         )
@@ -129,10 +129,10 @@ def test_steps_of_a_quirk_are_the_budgets_and_all_of_them_full(
     images_per_class: int, protocol: str, quirk: Quirk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = with_quirks(quirk, augmentation="none")
-    contract = agree(protocol, config, images_per_class=images_per_class)
+    budget = agree(protocol, config, images_per_class=images_per_class)
     network = Watching(3)
     use_network(monkeypatch, lambda: network)
-    train(config, make_source(protocol, config, images_per_class=images_per_class), contract=contract)
+    train(config, make_stream(protocol, config, images_per_class=images_per_class), budget=budget)
     sizes = [len(batch) for batch in network.batches]
-    assert (len(sizes), sum(sizes)) == (contract.optimiser_steps, contract.images_drawn)
+    assert (len(sizes), sum(sizes)) == (budget.optimiser_steps, budget.images_drawn)
     assert set(sizes) == {4}  # also of the 24 images that there are in all

@@ -16,7 +16,7 @@ from dim_ray.core.data.splits import Split
 from dim_ray.core.networks import build_classifier
 from dim_ray.core.networks.classifiers import label_loss
 from dim_ray.core.students import student
-from dim_ray.core.students.images import ImageSource
+from dim_ray.core.students.images import ImageStream
 from dim_ray.core.training.random import derive_seed, stream
 from dim_ray.errors import DivergedError
 from tests.helpers import reference
@@ -26,7 +26,7 @@ from tests.helpers.tiny_students import (
     DATASET,
     Watching,
     agree,
-    make_source,
+    make_stream,
     no_warnings,
     share_of_right_answers,
     train,
@@ -35,7 +35,7 @@ from tests.helpers.tiny_students import (
 )
 
 
-def numbered(count: int, num_classes: int) -> ImageSource:
+def numbered(count: int, num_classes: int) -> ImageStream:
     """Returns images that carry their number in an epoch, all over."""
 
     def draw(epoch: int) -> tuple[Tensor, Tensor]:
@@ -53,20 +53,20 @@ def test_steps_taken_are_the_budgets_and_every_image_comes_once_an_epoch(
 ) -> None:
     dataset = make_dataset(num_classes=num_classes)
     config = replace(CONFIG, epochs=2, batch_size=batch_size, min_steps=3, augmentation="none")
-    contract = agree("on_the_fly", config, images_per_class=images_per_class, num_classes=num_classes)
+    budget = agree("on_the_fly", config, images_per_class=images_per_class, num_classes=num_classes)
     network = Watching(num_classes)
     use_network(monkeypatch, lambda: network)
     count = images_per_class * num_classes
-    train(config, numbered(count, num_classes), dataset, contract=contract, test=False)
+    train(config, numbered(count, num_classes), dataset, budget=budget, test=False)
     sizes = [len(batch) for batch in network.batches]
-    assert len(sizes) == contract.optimiser_steps
-    assert sum(sizes) == contract.images_drawn
-    assert max(sizes) == contract.batch_size
+    assert len(sizes) == budget.optimiser_steps
+    assert sum(sizes) == budget.images_drawn
+    assert max(sizes) == budget.batch_size
     assert min(sizes) > 1, "BatchNorm can't measure a single image"
     assert max(sizes) <= batch_size or batch_size == 2
-    steps_per_epoch = contract.optimiser_steps // contract.epochs
+    steps_per_epoch = budget.optimiser_steps // budget.epochs
     orders = set()
-    for epoch in range(contract.epochs):
+    for epoch in range(budget.epochs):
         batches = network.batches[epoch * steps_per_epoch : (epoch + 1) * steps_per_epoch]
         order = [number for batch in batches for number in batch]
         assert sorted(order) == list(range(count))
@@ -100,30 +100,30 @@ def test_loss_and_accuracies_are_those_of_the_slow_reference(schedule: Schedule,
         augmentation="color_crop",
         num_test_points=3,
     )
-    contract = agree("real_on_the_fly", config)
-    source = make_source("real_on_the_fly", epochs=3)
-    result = train(config, source, contract=contract, seed=5)
+    budget = agree("real_on_the_fly", config)
+    image_stream = make_stream("real_on_the_fly", epochs=3)
+    result = train(config, image_stream, budget=budget, seed=5)
     seed = derive_seed(5, "student")
     network = build_classifier(ARCHITECTURE, num_channels=1, num_classes=3, image_size=8, rng=stream(seed, "weights"))
     optimizer = reference.Momentum(network, 0.05, config.momentum, config.weight_decay)
     accuracies = []
     for epoch in range(3):
-        for loss, rate in zip(losses(network, source, epoch, seed), rates[2 * epoch :], strict=False):
+        for loss, rate in zip(losses(network, image_stream, epoch, seed), rates[2 * epoch :], strict=False):
             optimizer.step(loss, rate=rate)
         accuracies.append(share_of_right_answers(network, DATASET.test))
     assert result.final_loss == pytest.approx(loss.item(), abs=1e-5)
     assert result.accuracy == pytest.approx(accuracies[-1])
     assert result.best_test_accuracy == pytest.approx(max(accuracies))
     assert result.validation_accuracy == pytest.approx(share_of_right_answers(network, DATASET.validation))
-    assert result.budget == contract
+    assert result.budget == budget
     assert 0 < result.wall_seconds < 60
 
 
 def losses(
-    network: nn.Module, source: ImageSource, epoch: int, seed: int, strategy: str = "color_crop"
+    network: nn.Module, image_stream: ImageStream, epoch: int, seed: int, strategy: str = "color_crop"
 ) -> Iterator[Tensor]:
     """Yields the loss of both steps of an epoch of six images, each before the step."""
-    images, labels = source(epoch)
+    images, labels = image_stream(epoch)
     order = torch.randperm(6, generator=stream(seed, "order", step=epoch))
     for index, batch in enumerate((order[:3], order[3:])):
         changed = augment(images[batch], strategy, stream(seed, "augment", index, step=epoch))
@@ -144,13 +144,13 @@ def test_adam_is_that_of_the_paper_with_the_decay_in_the_gradient_or_apart(
         weight_decay=0.3,
         augmentation="none",
     )
-    source = make_source("real_on_the_fly", epochs=3)
-    found = train(config, source, contract=agree("real_on_the_fly", config), seed=5)
+    image_stream = make_stream("real_on_the_fly", epochs=3)
+    found = train(config, image_stream, budget=agree("real_on_the_fly", config), seed=5)
     seed = derive_seed(5, "student")
     network = build_classifier(ARCHITECTURE, num_channels=1, num_classes=3, image_size=8, rng=stream(seed, "weights"))
     adam = reference.Adam(network, 1e-3, (0.8, 0.99))
     for epoch in range(3):
-        for loss in losses(network, source, epoch, seed, "none"):
+        for loss in losses(network, image_stream, epoch, seed, "none"):
             penalty = 0.5 * 0.3 * sum(parameter.square().sum() for parameter in network.parameters())
             shrunk = [(1 - 1e-3 * 0.3) * parameter.detach() for parameter in network.parameters()]
             before = [parameter.detach().clone() for parameter in network.parameters()]
@@ -182,17 +182,17 @@ def test_corrected_student_with_the_default_recipe_is_still_the_same(
     config = EvaluationConfig(
         epochs=7, min_steps=9, batch_size=4, learning_rate=0.05, schedule=schedule, precision="float32"
     )
-    contract = agree(protocol, config, images_per_class=5)
-    source = make_source(protocol, images_per_class=5, epochs=contract.epochs, seed=3)
-    assert train(config, source, contract=contract, seed=3).final_loss == pytest.approx(final_loss, rel=1e-5)
+    budget = agree(protocol, config, images_per_class=5)
+    image_stream = make_stream(protocol, images_per_class=5, epochs=budget.epochs, seed=3)
+    assert train(config, image_stream, budget=budget, seed=3).final_loss == pytest.approx(final_loss, rel=1e-5)
 
 
 def test_student_of_soft_labels_has_their_loss_at_its_temperature() -> None:
     config = replace(CONFIG, labels="soft", soft_label_temperature=2.0, augmentation="none", epochs=1, batch_size=6)
     probabilities = torch.softmax(torch.randn(6, 3, generator=stream(0, "soft")), dim=1)
-    images, _ = make_source("real_fixed")(0)
-    contract = agree("real_fixed", config)
-    found = train(config, lambda epoch: (images, probabilities), contract=contract, seed=5)
+    images, _ = make_stream("real_fixed")(0)
+    budget = agree("real_fixed", config)
+    found = train(config, lambda epoch: (images, probabilities), budget=budget, seed=5)
     seed = derive_seed(5, "student")
     network = build_classifier(ARCHITECTURE, num_channels=1, num_classes=3, image_size=8, rng=stream(seed, "weights"))
     assert found.final_loss == pytest.approx(label_loss(network(images), probabilities, 2.0).item(), rel=1e-4)
@@ -201,15 +201,15 @@ def test_student_of_soft_labels_has_their_loss_at_its_temperature() -> None:
 def test_student_learns_real_images_and_not_random_labels() -> None:
     dataset = make_dataset(per_class=30)
     config = replace(CONFIG, epochs=15, batch_size=10, learning_rate=0.2, augmentation="none")
-    contract = agree("real_on_the_fly", config, images_per_class=10)
-    source = make_source("real_on_the_fly", images_per_class=10, epochs=15, dataset=dataset)
+    budget = agree("real_on_the_fly", config, images_per_class=10)
+    image_stream = make_stream("real_on_the_fly", images_per_class=10, epochs=15, dataset=dataset)
 
     def mislabelled(epoch: int) -> tuple[Tensor, Tensor]:
-        images, labels = source(epoch)
+        images, labels = image_stream(epoch)
         return images, labels[torch.randperm(len(labels), generator=stream(0, "labels", step=epoch))]
 
-    assert train(config, source, dataset, contract=contract).accuracy > 0.9
-    assert train(config, mislabelled, dataset, contract=contract).accuracy < 0.9
+    assert train(config, image_stream, dataset, budget=budget).accuracy > 0.9
+    assert train(config, mislabelled, dataset, budget=budget).accuracy < 0.9
 
 
 def test_student_is_the_same_again_and_another_for_another_seed() -> None:
@@ -223,7 +223,7 @@ def test_student_neither_reads_nor_changes_the_global_random_state() -> None:
     for seed in (1, 2):
         torch.manual_seed(seed)
         before = torch.get_rng_state()
-        results.append(train(source=make_source("on_the_fly")).final_loss)
+        results.append(train(image_stream=make_stream("on_the_fly")).final_loss)
         assert torch.equal(torch.get_rng_state(), before)
     assert results[0] == results[1]
 
@@ -233,12 +233,12 @@ def test_student_is_tested_in_eval_mode_and_trained_in_training_mode(monkeypatch
     modes: list[tuple[bool, bool]] = []
     network.register_forward_hook(lambda module, images, logits: modes.append((module.training, logits.requires_grad)))
     use_network(monkeypatch, lambda: network)
-    contract = agree("real_on_the_fly", CONFIG)
-    result = train(contract=contract)
+    budget = agree("real_on_the_fly", CONFIG)
+    result = train(budget=budget)
     # Two steps in each of four epochs; tests after the second and the last; the validation split at the end.
     training, testing = (True, True), (False, False)
     assert modes == [training] * 4 + [testing] + [training] * 4 + [testing] + [testing]
-    assert int(network.get_buffer("1.num_batches_tracked")) == contract.optimiser_steps
+    assert int(network.get_buffer("1.num_batches_tracked")) == budget.optimiser_steps
     network.eval()
     assert result.accuracy == pytest.approx(share_of_right_answers(network, DATASET.test))
     assert result.validation_accuracy == pytest.approx(share_of_right_answers(network, DATASET.validation))
@@ -257,13 +257,13 @@ class Forbidden:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_search_never_touches_the_test_split(protocol: str) -> None:
     dataset = replace(DATASET, test=cast(Split, Forbidden()))
-    source = make_source(protocol, dataset=dataset)
-    result = train(CONFIG, source, dataset, contract=agree(protocol), test=False)
+    image_stream = make_stream(protocol, dataset=dataset)
+    result = train(CONFIG, image_stream, dataset, budget=agree(protocol), test=False)
     assert math.isnan(result.accuracy)
     assert math.isnan(result.best_test_accuracy)
     assert 0 <= result.validation_accuracy <= 1
     with pytest.raises(AssertionError, match="test split was used"):
-        train(CONFIG, source, dataset, contract=agree(protocol), test=True)
+        train(CONFIG, image_stream, dataset, budget=agree(protocol), test=True)
 
 
 def test_testing_does_not_change_the_student() -> None:
@@ -280,14 +280,14 @@ def test_tests_are_spread_evenly_and_the_best_of_them_is_recorded_apart(
     epochs: int, num_test_points: int, tested_after: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = replace(CONFIG, epochs=epochs, num_test_points=num_test_points)
-    contract = agree("real_on_the_fly", config)
-    source = make_source("real_on_the_fly", epochs=epochs)
+    budget = agree("real_on_the_fly", config)
+    image_stream = make_stream("real_on_the_fly", epochs=epochs)
     seen: list[int] = []
     found: list[int] = []
 
     def counting(epoch: int) -> tuple[Tensor, Tensor]:
         seen.append(epoch + 1)
-        return source(epoch)
+        return image_stream(epoch)
 
     def measure(members: Any, split: Split, normalisation: Any) -> list[float]:
         if split is DATASET.validation:
@@ -296,7 +296,7 @@ def test_tests_are_spread_evenly_and_the_best_of_them_is_recorded_apart(
         return [1.0 - 0.1 * len(found)]  # it gets worse and worse
 
     monkeypatch.setattr(student, "accuracies", measure)
-    result = train(config, counting, contract=contract)
+    result = train(config, counting, budget=budget)
     assert found == tested_after
     assert result.best_test_accuracy == pytest.approx(0.9)
     assert result.accuracy == pytest.approx(1.0 - 0.1 * len(tested_after))

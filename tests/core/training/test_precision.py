@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dim_ray.config import EvaluationConfig
-from dim_ray.core.students.budgets import budget
-from dim_ray.core.students.images import image_source
+from dim_ray.core.students.budgets import plan_budget
+from dim_ray.core.students.images import make_image_stream
 from dim_ray.core.students.student import train_student
 from dim_ray.core.teachers.teacher import train_teacher
 from dim_ray.core.training.ports import NoCheckpointer
@@ -51,7 +51,7 @@ def test_weights_used_without_a_gradient_have_one_afterwards() -> None:
 
 def test_teachers_and_students_in_bfloat16_are_close_to_float32() -> None:
     config = EvaluationConfig(epochs=4, batch_size=4, learning_rate=0.05, precision="float32")
-    contract = budget(
+    budget = plan_budget(
         config,
         "real_on_the_fly",
         num_classes=3,
@@ -62,15 +62,15 @@ def test_teachers_and_students_in_bfloat16_are_close_to_float32() -> None:
     )
     final_losses, snapshots = [], []
     for precision in ("bfloat16", "float32"):
-        source = image_source(
-            "real_on_the_fly", generator=None, dataset=DATASET, images_per_class=2, contract=contract, seed=0
+        image_stream = make_image_stream(
+            "real_on_the_fly", generator=None, dataset=DATASET, images_per_class=2, budget=budget, seed=0
         )
         student = train_student(
             replace(config, precision=precision),
-            source,
+            image_stream,
             DATASET,
             architecture=ARCHITECTURE,
-            contract=contract,
+            budget=budget,
             seed=0,
         )
         final_losses.append(student.final_loss)

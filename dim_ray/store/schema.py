@@ -134,8 +134,8 @@ EVALUATIONS: pa.Schema = pa.schema(
         _column(
             "stored_bytes",
             pa.int64(),
-            "Generator's file, or images as uint8; soft labels add 4 bytes per image and class for fixed sets, otherwise "
-            "the teachers' files.",
+            "Generator's file, or images as uint8; soft labels add 4 bytes per image and class for fixed sets, "
+            "otherwise the teachers' files.",
             "bytes",
         ),
         _column("optimizer", pa.string(), "Student's optimizer."),

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import yaml
 
 from dim_ray.cli.settings import known_fields, section_types
 from dim_ray.config import MatchingKind
-from dim_ray.config.study import SAMPLERS, SCHEDULERS
+from dim_ray.config.study import SAMPLERS, SCHEDULERS, StudyConfig
 
 DOCS = Path(__file__).parent.parent / "docs"
 NAMES = ("method", "protocols", "cluster", "aws", "store", "search")
@@ -63,6 +64,13 @@ def test_method_has_every_kind_of_matching_and_every_field_of_it() -> None:
 def test_search_has_every_sampler_and_scheduler() -> None:
     text = (DOCS / "search.md").read_text()
     assert all(f"| `{name}`" in text for name in (*SAMPLERS, *SCHEDULERS))
+
+
+def test_space_on_the_search_page_can_be_searched_and_begins_with_that_of_digits() -> None:
+    block = (DOCS / "search.md").read_text().partition("```yaml\n")[2].partition("```")[0]
+    study = StudyConfig(**yaml.safe_load(block)["study"])
+    digits = yaml.safe_load((DOCS.parent / "tuning" / "studies" / "digits.yaml").read_text())["study"]["space"]
+    assert dict(list(study.space.items())[:4]) == digits
 
 
 def test_a_name_that_does_not_exist_is_found() -> None:

@@ -1,4 +1,4 @@
-# Sets the project up in .venv, out of the locked dependencies, and runs it. `make` alone lists the targets.
+# Sets the project up in .venv, out of the locked dependencies, and runs it. `make` lists the targets.
 #
 # uv is used where it is on the PATH, otherwise venv and pip; nothing outside of .venv is installed or changed.
 # requirements.lock has one exact version and its hashes for every package, for run time, tests and development

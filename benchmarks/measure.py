@@ -152,7 +152,7 @@ class _Counter(TorchDispatchMode):
         if formula is None:
             return result
         if func.overloadpacket is torch.ops.aten.convolution_backward:
-            # PyTorch's formula forgets that a weight of convolutions in groups sees one group of channels alone.
+            # PyTorch's formula forgets that a weight of convolutions in groups sees only one group of channels.
             *first, groups, (of_images, of_weights, _) = args
             self.operations += int(formula(*first, groups, (of_images, False, False), out_val=result))
             self.operations += int(formula(*first, groups, (False, of_weights, False), out_val=result)) // groups

@@ -84,14 +84,14 @@ def scaling_table(setting: Setting, measured: list[Measurement]) -> Table:
     )
     for name in ("workers", "images each", "compute ms", *(f"{link.name}: ms, speed-up" for link in _LINKS)):
         table.add_column(name, justify="right")
-    alone = measured[0].median
+    one_worker = measured[0].median
     for power, own in enumerate(measured):
         num_workers = 2**power
         cells = []
         for link in _LINKS:
             seconds = sum(_ring(link, num_workers, size) for size in reduced)
             seconds += sum(_ring(link, num_workers, size * num_workers) / 2 for size in gathered)
-            cells.append(f"{1e3 * seconds:.2f}, {alone / (own.median + seconds):.1f}x")
+            cells.append(f"{1e3 * seconds:.2f}, {one_worker / (own.median + seconds):.1f}x")
         table.add_row(str(num_workers), str(own.case.items), f"{1e3 * own.median:.1f}", *cells)
     return table
 

@@ -1,6 +1,6 @@
 """Measures what the search saves, with whole studies of the digits in processes of their own.
 
-    python -m benchmarks.searches sharing       16 trials of one study, and the same 16 configurations each alone
+    python -m benchmarks.searches sharing       16 trials of one study, and the same 16 configurations one by one
     python -m benchmarks.searches warm-start    how soon a study that begins from another one's trials is as good
     python -m benchmarks.searches fidelity      the best of a study with asha and without, at equal device time
     python -m benchmarks.searches dry-run       the estimate of --dry-run beside what the study took
@@ -76,8 +76,8 @@ def _sharing(folder: Path, repeats: int) -> None:
     _tune(shared, _SHARING)
     rows = _trials(shared)
 
-    def alone(number: int, config: str) -> float:
-        storage = folder / f"alone-{number}"
+    def by_itself(number: int, config: str) -> float:
+        storage = folder / f"single-{number}"
         storage.mkdir(parents=True, exist_ok=True)
         file = storage / "config.yaml"
         file.write_text(yaml.safe_dump(json.loads(config)))
@@ -85,12 +85,12 @@ def _sharing(folder: Path, repeats: int) -> None:
         return _trained_seconds(storage)
 
     with ThreadPoolExecutor(_NUM_SLOTS) as pool:
-        each = list(pool.map(alone, rows["number"], rows["config_json"]))
+        each = list(pool.map(by_itself, rows["number"], rows["config_json"]))
     together = _trained_seconds(shared)
     booked = rows["device_seconds"].sum() + rows["saved_device_seconds"].sum()
     print(f"{len(rows)} trials of one study: {together:.0f} device seconds of training")
-    print(f"each alone, nothing shared: {sum(each):.0f}, {sum(each) / together:.2f} times as much")
-    print(f"by the study's own rows, students that validate included, each alone: {booked:.0f}")
+    print(f"one by one, nothing shared: {sum(each):.0f}, {sum(each) / together:.2f} times as much")
+    print(f"by the study's own rows, students that validate included, one by one: {booked:.0f}")
 
 
 def _warm_start(folder: Path, repeats: int) -> None:

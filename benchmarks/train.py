@@ -96,7 +96,7 @@ def measure_distillations(repeats: int, minutes: float) -> list[Measurement]:
             around.append(time.perf_counter() - started - with_ray[-1])
     images = epochs * len(work.dataset.train)
     rows = [
-        ("distillation, 2 workers", "processes alone", images, without),
+        ("distillation, 2 workers", "processes only", images, without),
         ("distillation, 2 workers", "Ray Train", images, with_ray),
         ("around it", "Ray and its workers start and end", 1, around),
     ]
@@ -120,7 +120,7 @@ def _workspace(*, epochs: int, teacher_epochs: int = 1, num_teachers: int = _NUM
         pool=replace(config.pool, size=num_teachers, epochs=teacher_epochs),
         prior=replace(config.prior, epochs=2),
         matching=replace(config.matching, epochs=epochs),
-        health=replace(config.health, min_diversity=0.0, min_source_loss=0.0, max_source_gap=1e9),  # speed alone counts
+        health=replace(config.health, min_diversity=0.0, min_source_loss=0.0, max_source_gap=1e9),  # only speed counts
         study=replace(config.study, grace_epochs=epochs),  # nothing is validated before the end
         storage=replace(config.storage, root=root),
     )

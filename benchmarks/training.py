@@ -85,7 +85,7 @@ def matching_case(
     dataset: Dataset,
     collective: Collective | None = None,
 ) -> Case:
-    """Returns the steps of a distillation that draws from this pool, alone unless other workers are given."""
+    """Return the steps of a distillation that draws from this pool, by one worker unless others are given."""
     _, step = matching_step(setting, pool, dataset, collective or SingleWorker())
     return _case(benchmark, variant, setting, dataset, step, setting.precision)
 
@@ -123,13 +123,13 @@ def _adversarial(setting: Setting) -> list[Case]:
 
 
 def _adversarial_step(setting: Setting, config: PriorConfig, dataset: Dataset) -> Callable[[int, Tensor, Tensor], None]:
-    pair, alone = _pair(setting, config, dataset), SingleWorker()
+    pair, workers = _pair(setting, config, dataset), SingleWorker()
 
     def step(number: int, images: Tensor, labels: Tensor) -> None:
         rng = stream(0, step=number, device=setting.device)
-        discriminator_steps(pair, config, signed(images), labels, rng, alone, step=number)
+        discriminator_steps(pair, config, signed(images), labels, rng, workers, step=number)
         loss, _ = generator_losses(pair, config, labels, rng)
-        generator_step(pair, loss, alone)
+        generator_step(pair, loss, workers)
 
     return step
 

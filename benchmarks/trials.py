@@ -36,7 +36,7 @@ def measure_gaps(repeats: int) -> list[Measurement]:
 
     A gap is all of the time from the end of a trial to the end of the next that the next one's card doesn't count as
     training: what Ray Tune and Optuna take, reading the prior, building the networks, and writing the generator. The
-    first trial's process is new, the others go on in it.
+    first trial's process is new, the others reuse it.
 
     Args:
         repeats: Gaps.

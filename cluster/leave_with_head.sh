@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Ends what is left of Ray on a worker whose raylet ended, or whose head is gone for half a minute. start_node.sh leaves
-# it behind: on machines that aren't ended by it, `ray down` stops the head alone, and a worker would keep processes.
+# it behind: on machines that aren't ended by it, `ray down` stops only the head, and workers would keep their processes.
 #
 #     bash cluster/leave_with_head.sh ADDRESS PORT
 set -uo pipefail

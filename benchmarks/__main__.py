@@ -1,4 +1,4 @@
-"""Runs the benchmarks and prints them as a table; `--out` also keeps them as rows of Parquet.
+"""Run the benchmarks and prints them as a table; `--out` also keeps them as rows of Parquet.
 
     python -m benchmarks                          all of them
     python -m benchmarks adversarial --repeats 20
@@ -43,7 +43,7 @@ _NAMES = (*_WORK, _TRIALS, _RAY_POOL, _RAY_TRAIN)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs ``python -m benchmarks``.
+    """Run ``python -m benchmarks``.
 
     Args:
         argv: Arguments without the program's name.
@@ -154,13 +154,13 @@ def _row(measurement: Measurement, measured: Sequence[Measurement]) -> dict[str,
 
 
 def _times_as_fast(measurement: Measurement, measured: Sequence[Measurement]) -> float:
-    """Returns how many times as many items a second it makes as the first case of the same benchmark."""
+    """Return how many times as many items a second it makes as the first case of the same benchmark."""
     first = next(other for other in measured if other.case.benchmark == measurement.case.benchmark)
     return measurement.items_per_second / first.items_per_second
 
 
 def _share(measurement: Measurement, measured: Sequence[Measurement]) -> float | None:
-    """Returns the rate of its arithmetic over that of matrix products in the same precision and the same minutes."""
+    """Return the rate of its arithmetic over that of matrix products in the same precision and the same minutes."""
     for other in measured:
         if other.case.benchmark == MATRIX_PRODUCT and other.case.precision == measurement.case.precision:
             return measurement.macs_per_second / other.macs_per_second

@@ -1,4 +1,4 @@
-"""Times pieces of work in turns, so that whatever else the machine does meets all of them alike.
+"""Time pieces of work in turns, so that whatever else the machine does meets all of them alike.
 
     measured = measure([plain, tuned], repeats=10, device=torch.device("cpu"))
     measured[0].median / measured[1].median
@@ -83,7 +83,7 @@ class Measurement:
 
 
 def measure(cases: Sequence[Case], *, repeats: int, device: torch.device) -> list[Measurement]:
-    """Runs every case once to warm up and to count its operations, and then all of them in turn.
+    """Run every case once to warm up and to count its operations, and then all of them in turn.
 
     Args:
         cases: What to run, in this order.
@@ -106,7 +106,7 @@ def measure(cases: Sequence[Case], *, repeats: int, device: torch.device) -> lis
 
 
 def matrix_products(device: torch.device, precisions: Sequence[Precision]) -> list[Case]:
-    """Returns products of square matrices: the rate that a device reaches where nothing but arithmetic counts."""
+    """Return products of square matrices: the rate that a device reaches where nothing but arithmetic counts."""
     cases = []
     for precision in precisions:
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32

@@ -22,7 +22,7 @@ __all__ = ["adversarial_step", "classifier_step", "make_plain", "matching_step"]
 
 
 def make_plain(pair: Pair) -> Pair:
-    """Returns the same networks, in place, with channels first, PyTorch's layer norm and Adam a parameter at a time."""
+    """Return the same networks, in place, with channels first, PyTorch's layer norm and Adam a parameter at a time."""
     features = pair.discriminator.features
     for index, layer in enumerate(features):
         if isinstance(layer, MapNorm):
@@ -43,7 +43,7 @@ def make_plain(pair: Pair) -> Pair:
 def adversarial_step(
     pair: Pair, config: PriorConfig, real: Tensor, real_labels: Tensor, labels: Tensor, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Makes one step of both networks with the loss of WGAN-GP, and returns L_D and L_G.
+    """Make one step of both networks with the loss of WGAN-GP, and returns L_D and L_G.
 
     Args:
         pair: The networks.
@@ -70,7 +70,7 @@ def matching_step(
     rng: torch.Generator,
     choices: torch.Generator,
 ) -> Tensor:
-    """Makes one step of both networks that matches the logits of one teacher, and returns that distance.
+    """Make one step of both networks that matches the logits of one teacher, and returns that distance.
 
     Args:
         pair: The networks.
@@ -103,14 +103,14 @@ def classifier_step(
     labels: Tensor,
     rng: torch.Generator,
 ) -> Tensor:
-    """Makes one step of a teacher or student on normalised images (B, C, H, W), and returns the cross-entropy."""
+    """Make one step of a teacher or student on normalised images (B, C, H, W), and returns the cross-entropy."""
     loss = F.cross_entropy(network(augment(images, config.augmentation, rng)), labels)
     _descend(optimizer, loss)
     return loss.detach()
 
 
 def _usual_norm(norm: nn.LayerNorm) -> nn.LayerNorm:
-    """Returns a norm of maps (C, H, W) with the values of one of (H, W, C)."""
+    """Return a norm of maps (C, H, W) with the values of one of (H, W, C)."""
     height, width, channels = norm.normalized_shape
     usual = nn.LayerNorm([channels, height, width])
     usual.load_state_dict({name: values.permute(2, 0, 1) for name, values in norm.state_dict().items()})

@@ -36,7 +36,7 @@ def _pools(setting: Setting) -> list[Case]:
 
 
 def _bringing_over(architecture: str, teachers: list[Teacher], device: torch.device) -> Case:
-    """Returns the copy of a snapshot that nothing else hides."""
+    """Return the copy of a snapshot that nothing else hides."""
     memory = SnapshotMemory(device, budget_bytes=0)
     size_bytes = sum(tensor.nbytes for tensor in teachers[0].snapshots[0].values())
     turns = itertools.cycle([memory.add(teacher.snapshots[0]) for teacher in teachers])

@@ -44,7 +44,7 @@ _LINKS = (
 
 
 def compute_cases(setting: Setting) -> list[Case]:
-    """Returns a step of one worker for each power of two of workers: with its share of the batch."""
+    """Return a step of one worker for each power of two of workers: with its share of the batch."""
     cases = []
     num_workers = 1
     while num_workers <= setting.batch_size:
@@ -58,7 +58,7 @@ def compute_cases(setting: Setting) -> list[Case]:
 
 
 def traffic(setting: Setting) -> tuple[list[int], list[int]]:
-    """Returns the bytes of each all-reduce of a step, and of each gather by one worker."""
+    """Return the bytes of each all-reduce of a step, and of each gather by one worker."""
     dataset = noise_images(setting, count=1)
     pool = StoredPool([untrained_teacher("convnet3", dataset, 0)], dataset)
     pair, _ = matching_step(setting, pool, dataset, SingleWorker())
@@ -68,7 +68,7 @@ def traffic(setting: Setting) -> tuple[list[int], list[int]]:
 
 
 def scaling_table(setting: Setting, measured: list[Measurement]) -> Table:
-    """Returns speed-ups over one worker, a row for each number of workers.
+    """Return speed-ups over one worker, a row for each number of workers.
 
     Args:
         setting: Capacity and batch.
@@ -107,7 +107,7 @@ class _OneOfMany(SingleWorker):
 
 
 def _ring(link: _Link, num_workers: int, size_bytes: int) -> float:
-    """Returns the seconds of an all-reduce."""
+    """Return the seconds of an all-reduce."""
     share = 2 * (num_workers - 1) / num_workers
     return share * size_bytes / link.bytes_per_second + 2 * (num_workers - 1) * link.latency_seconds
 

@@ -1,4 +1,4 @@
-"""Measures what the search saves, with whole studies of the digits in processes of their own.
+"""Measure what the search saves, with whole studies of the digits in processes of their own.
 
     python -m benchmarks.searches sharing       16 trials of one study, and the same 16 configurations one by one
     python -m benchmarks.searches warm-start    how soon a study that begins from another one's trials is as good
@@ -59,7 +59,7 @@ _NUM_SIMULATED = 200_000
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs ``python -m benchmarks.searches``."""
+    """Run ``python -m benchmarks.searches``."""
     parser = argparse.ArgumentParser("python -m benchmarks.searches", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("name", choices=_MEASURED)
@@ -205,7 +205,7 @@ def _words(flags: Mapping[str, str]) -> list[str]:
 
 
 def _run(arguments: Sequence[str]) -> str:
-    """Runs a module with a thread a process, and returns what it printed."""
+    """Run a module with a thread a process, and returns what it printed."""
     done = subprocess.run(
         [sys.executable, "-m", *arguments],
         capture_output=True,

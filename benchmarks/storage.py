@@ -65,14 +65,14 @@ STORAGE: Mapping[str, Callable[[Setting], list[Case]]] = {"decode": _decode, "st
 
 
 def folder() -> str:
-    """Returns a new folder, which is deleted when the process ends."""
+    """Return a new folder, which is deleted when the process ends."""
     folder = tempfile.mkdtemp(prefix="dim_ray_benchmark_")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
 def row(number: int) -> dict[str, Any]:
-    """Returns an evaluation that fits the table: some value of each column's type, and the number as the seed."""
+    """Return an evaluation that fits the table: some value of each column's type, and the number as the seed."""
     row = {field.name: _value(field) for field in EVALUATIONS if field.name not in _WRITTEN}
     return {**row, "ipc": _IPCS[number % len(_IPCS)], "seed": number}
 

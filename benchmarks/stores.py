@@ -80,7 +80,7 @@ def _case(variant: str, root: str, num_rows: int) -> Case:
 
 
 def _write(places: list[tuple[str, int]], num_files: int) -> str:
-    """Writes files of a hundred rows each, evenly over the places, and returns the root."""
+    """Write files of a hundred rows each, evenly over the places, and returns the root."""
     root = folder()
     template = check_row(EVALUATION_TABLE, {**row(0), "created_at": datetime(2026, 1, 1, tzinfo=UTC)})
     schema = EVALUATION_TABLE.file_schema
@@ -97,7 +97,7 @@ def _write(places: list[tuple[str, int]], num_files: int) -> str:
 
 
 def _vary(rows: pa.Table, number: int, first: int, rng: np.random.Generator) -> pa.Table:
-    """Returns rows of different ids, generators, architectures, seeds and accuracies."""
+    """Return rows of different ids, generators, architectures, seeds and accuracies."""
     counts = np.arange(first, first + len(rows))
     columns = {
         "id": [f"{number:08x}{index:08x}" for index in range(len(rows))],

@@ -45,7 +45,7 @@ _TEACHER_EPOCHS_PER_MINUTE = 24  # of each of eight, one after the other, on the
 
 
 def measure_pools(repeats: int, minutes: float) -> list[Measurement]:
-    """Trains a pool of 8 teachers with one worker of one core and with two, in turns.
+    """Train a pool of 8 teachers with one worker of one core and with two, in turns.
 
     Counts from when the first teacher begins until the last one is stored: the start of Ray and of the workers is left
     out.
@@ -112,7 +112,7 @@ def measure_distillations(repeats: int, minutes: float) -> list[Measurement]:
 
 @contextmanager
 def _workspace(*, epochs: int, teacher_epochs: int = 1, num_teachers: int = _NUM_WORKERS) -> Iterator[Workspace]:
-    """Yields the default study in an empty storage, with other budgets."""
+    """Yield the default study in an empty storage, with other budgets."""
     root = tempfile.mkdtemp(prefix="dim_ray-bench-")
     config = make_config(read_settings(DEFAULT_STUDY))
     config = replace(

@@ -61,7 +61,7 @@ class Setting:
 
 
 def noise_images(setting: Setting, count: int = _IMAGES) -> Dataset:
-    """Returns noise as a data set of ten classes: a step takes no longer for images of something."""
+    """Return noise as a data set of ten classes: a step takes no longer for images of something."""
     rng = stream(0, "benchmark")
     shape = (count, setting.channels, setting.image_size, setting.image_size)
     images = torch.randint(256, shape, dtype=torch.uint8, generator=rng)
@@ -91,7 +91,7 @@ def matching_case(
 
 
 def untrained_teacher(architecture: str, dataset: Dataset, number: int) -> Teacher:
-    """Returns a teacher of one snapshot: a step takes no longer for one that knows something."""
+    """Return a teacher of one snapshot: a step takes no longer for one that knows something."""
     network = build_network(architecture, dataset, stream(number, device=dataset.train.images.device))
     snapshot = {name: tensor.detach() for name, tensor in network.state_dict().items()}
     return Teacher(architecture=architecture, snapshots=[snapshot], steps=[1], validation_accuracy=0.0)
@@ -163,7 +163,7 @@ def _matching(setting: Setting) -> list[Case]:
 def matching_step(
     setting: Setting, pool: TeacherPool, dataset: Dataset, collective: Collective
 ) -> tuple[Pair, Callable[[int, Tensor, Tensor], None]]:
-    """Returns a pair, and its step in a distillation: a function of number, real images and labels."""
+    """Return a pair, and its step in a distillation: a function of number, real images and labels."""
     prior_config = PriorConfig(precision=setting.precision)
     config = MatchingConfig(precision=setting.precision)
     pair = _pair(setting, prior_config, dataset)
@@ -197,7 +197,7 @@ def _student(setting: Setting) -> list[Case]:
 
 
 def _ensemble(setting: Setting, name: str, architecture: str) -> list[Case]:
-    """Returns steps of several students at once, whose items are the images of all of them."""
+    """Return steps of several students at once, whose items are the images of all of them."""
     setting = replace(setting, batch_size=_MEMBERS * setting.student_batch_size)
     dataset = noise_images(setting)
     cases = []

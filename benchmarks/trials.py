@@ -32,7 +32,7 @@ _TINY = {
 
 
 def measure_gaps(repeats: int) -> list[Measurement]:
-    """Runs a study of tiny trials on the digits, one at a time, in processes of its own.
+    """Run a study of tiny trials on the digits, one at a time, in processes of its own.
 
     A gap is all of the time from the end of a trial to the end of the next that the next one's card doesn't count as
     training: what Ray Tune and Optuna take, reading the prior, building the networks, and writing the generator. The

@@ -47,7 +47,7 @@ def _workers(setting: Setting) -> list[Case]:
 
 
 def _start(setting: Setting, num_workers: int) -> Callable[[], None]:
-    """Starts workers, and returns what lets all of them make a step."""
+    """Start workers, and returns what lets all of them make a step."""
     context = multiprocessing.get_context("spawn")
     folder = tempfile.TemporaryDirectory(prefix="dim_ray-bench-")
     connections: list[Connection] = []

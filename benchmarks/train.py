@@ -26,9 +26,9 @@ from dim_ray.config import Config
 from dim_ray.core.data.dataset import load_dataset
 from dim_ray.core.training.collective import TorchCollective
 from dim_ray.core.training.ports import SilentReporter, SingleWorker
+from dim_ray.distributed.bridge import watching
 from dim_ray.distributed.cluster.joining import cluster
-from dim_ray.distributed.trainer import distill_shards, teacher_shards
-from dim_ray.distributed.watched import run_watched
+from dim_ray.distributed.trainer import distill_shards, run_workers, teacher_shards
 from dim_ray.pipeline.generators import distill_generator, generator_fingerprint
 from dim_ray.pipeline.local import train_pool
 from dim_ray.pipeline.priors import build_prior
@@ -131,17 +131,18 @@ def _workspace(*, epochs: int, teacher_epochs: int = 1, num_teachers: int = _NUM
 
 
 def _train_pool(work: Workspace, num_workers: int) -> float:
-    groups = {f"teacher {number}": ([number], 1.0) for number in range(_NUM_TEACHERS)}
-    with cluster(_with_workers(work.config, num_workers), SilentProgress()) as placement:
-        run_watched(functools.partial(teacher_shards, groups), work, placement, what="teacher training")
+    groups = {f"teacher {number}": [number] for number in range(_NUM_TEACHERS)}
+    with cluster(_with_workers(work.config, num_workers), SilentProgress()) as placement, watching() as board:
+        job = functools.partial(teacher_shards, groups)
+        run_workers(job, work, placement, what="teacher training", board=board)
     cards = [work.artifacts.read_card("teachers", teacher_fingerprint(work, n)) for n in range(_NUM_TEACHERS)]
     ended = [datetime.fromisoformat(card["created_at"]).timestamp() for card in cards]
     return float(max(ended) - min(end - card["wall_seconds"] for end, card in zip(ended, cards, strict=True)))
 
 
 def _distil_with_ray(work: Workspace) -> float:
-    with cluster(_with_workers(work.config, _NUM_WORKERS), SilentProgress()) as placement:
-        run_watched(distill_shards, work, placement, what="distillation")
+    with cluster(_with_workers(work.config, _NUM_WORKERS), SilentProgress()) as placement, watching() as board:
+        run_workers(distill_shards, work, placement, what="distillation", board=board)
     return _seconds(work)
 
 

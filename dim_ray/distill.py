@@ -77,9 +77,8 @@ def _distill_here(work: Workspace, progress: Progress) -> None:
 
 
 def _distill_with_ray(work: Workspace, progress: Progress) -> None:
-    from dim_ray.distributed.build import build_networks
+    from dim_ray.distributed.build import build_networks, distill_one
     from dim_ray.distributed.cluster.joining import cluster
-    from dim_ray.distributed.measure import distill_one
     from dim_ray.distributed.preflight.check import check_nodes
 
     with cluster(work.config, progress) as placement:

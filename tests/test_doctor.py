@@ -124,7 +124,7 @@ def test_cluster_with_problems_is_refused_with_all_of_them(monkeypatch: pytest.M
         "- two [has] too little disk.",
         "- the group doesn't work.",
         "- three doesn't answer.",
-        "`python -m dim_ray.doctor` checks it alone.",
+        "`python -m dim_ray.doctor` checks it without running anything.",
     ]
     monkeypatch.setattr(check, "run_preflight", lambda *_, **options: WELL)
     check_nodes(make_work(tmp_path), PLACEMENT, SilentProgress(), num_trials=1)

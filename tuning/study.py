@@ -19,13 +19,13 @@ import optuna
 import pandas as pd
 
 from dim_ray.config import Config
-from dim_ray.distributed.board import make_board
+from dim_ray.distributed.bridge import watching
 from dim_ray.distributed.build import ADVERSARIAL_COST, STAGE_BUILD, build_networks
 from dim_ray.distributed.cluster.joining import cluster
 from dim_ray.distributed.cluster.placement import DRIVER_SHARE, Placement
 from dim_ray.distributed.measure import STAGE_CONTEND, STAGE_EVALUATE, run_evaluations, run_validations
 from dim_ray.distributed.preflight.check import check_nodes
-from dim_ray.distributed.watched import ray_path, watching
+from dim_ray.distributed.trainer import ray_path
 from dim_ray.errors import DimError, DivergedError
 from dim_ray.pipeline.evaluations import plan_evaluations
 from dim_ray.pipeline.rows import read_planned
@@ -206,9 +206,8 @@ def _search(
     )
     progress.start(_STAGE_TRIALS, work.config.study.num_trials, "trials")
     display = TrialDisplay(work.config, record, search, budget, progress)
-    board = make_board()
     callbacks = [display, *make_callbacks(work, loggers, search.identify, progress)]
-    with watching(board):  # Tune tells the display how far the trials are
+    with watching() as board:  # Tune tells the display how far the trials are
         tuner = _make_tuner(work, placement, search, num_trials, budget, board, callbacks)
         try:
             tuner.fit()
@@ -250,7 +249,7 @@ def _make_tuner(
         held = {"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker}
     else:
         held = DRIVER_SHARE  # it only waits: its workers ask for their own resources
-    trainable = tune.with_parameters(run_trial, work=work, placement=placement, train_path=ray_path(work), board=board)
+    trainable = tune.with_parameters(run_trial, work=work, placement=placement, board=board)
     return tune.Tuner(
         tune.with_resources(trainable, held),
         tune_config=tune.TuneConfig(

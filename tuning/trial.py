@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -31,16 +30,13 @@ __all__ = ["run_trial"]
 _SECONDS_BETWEEN_LOOKS = 0.5
 
 
-def run_trial(
-    parameters: dict[str, Any], *, work: Workspace, placement: Placement, train_path: str, board: Any
-) -> None:
+def run_trial(parameters: dict[str, Any], *, work: Workspace, placement: Placement, board: Any) -> None:
     """Is Ray Tune's trainable.
 
     Args:
         parameters: What Optuna chose.
         work: The study's workspace.
         placement: Workers, and what each of them holds.
-        train_path: Where Ray Train keeps its own state.
         board: Where is posted what a person should know.
     """
     trial_work = replace(work, config=configure(work.config, parameters))
@@ -57,12 +53,9 @@ def run_trial(
     try:
         run_workers(
             trial_shards,
-            ray.put(trial_work),
+            trial_work,
             placement,
             what="the trial",
-            name=f"{identity}-{time.time_ns()}",
-            storage_path=train_path,
-            max_failures=trial_work.config.study.max_failures,
             board=board,
             callbacks=[TuneReportCallback()],
         )

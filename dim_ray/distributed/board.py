@@ -1,11 +1,10 @@
-"""One small actor that knows how far every job is, and what a person should know: jobs write to it from any node.
+"""An actor that collects progress and notices from jobs on any node.
 
     board = make_board()
     board.post.remote("teacher 0", 0.5)
     share, note = summarise(ray.get(board.read.remote()), costs={"teacher 0": 1.0, "teacher 1": 1.0})
 
-Its process imports this module alone, and neither torch nor the project's other parts: that saves it hundreds of
-megabytes and the seconds that they take.
+The actor's process imports only this module: without torch it starts sooner and takes hundreds of megabytes less.
 """
 
 from __future__ import annotations
@@ -21,45 +20,42 @@ _LARGEST_NOTE = 4  # jobs that are named
 
 
 class Board:
-    """Fractions done by job, and sentences for the person."""
+    """Fractions done by job, and notices for the user."""
 
     def __init__(self) -> None:
         self._done: dict[str, float] = {}
         self._notices: list[str] = []
 
     def post(self, job: str, done: float) -> None:
-        """Notes the fraction in [0, 1] that a job has done."""
+        """Record the fraction in [0, 1] that a job has done."""
         self._done[job] = done
 
     def read(self) -> dict[str, float]:
-        """Returns all fractions."""
+        """Return the fraction done of each job that has posted one."""
         return self._done
 
     def tell(self, text: str) -> None:
-        """Notes a sentence for the person."""
+        """Record a notice for the user."""
         self._notices.append(text)
 
     def take_notices(self) -> list[str]:
-        """Returns the sentences that came since the last call."""
+        """Return the notices recorded since the last call."""
         taken, self._notices = self._notices, []
         return taken
 
 
 def make_board() -> ray.actor.ActorHandle[Board]:
-    """Starts a board on this process's node; it takes no CPU from the jobs.
-
-    Ray puts an actor that asks for nothing on any node; it would be lost with that one, and with it the run.
-    """
+    """Start a board that takes no CPU, on this process's node: with another node it would be lost, and the run too."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
 
 
 def summarise(fractions: Mapping[str, float], costs: Mapping[str, float]) -> tuple[float, str]:
-    """Returns the share of all work that is done, in [0, 1], and how far each running job is, as text.
+    """Return the share of all work that is done, in [0, 1], and a note on the jobs that are running.
 
     Args:
-        fractions: Done of each job that was heard of, in [0, 1].
-        costs: What each job takes, in any one unit.
+        fractions: Fraction done, in [0, 1], of each job that has reported.
+        costs: Cost of each job, in any one unit.
     """
     done = sum(cost * fractions.get(job, 0.0) for job, cost in costs.items())
     running = [f"{job} {fractions[job]:.0%}" for job in costs if 0 < fractions.get(job, 0.0) < 1]

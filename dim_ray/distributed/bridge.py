@@ -1,42 +1,79 @@
-"""The ports of a stage under Ray: progress and notices to the driver's board, measurements to Ray Train."""
+"""Progress and notices of jobs, passed on to the driver, and validations, passed on to Ray Train.
+
+with watching({"prior": 1.0}, on_progress) as board:
+    ...                                 # start jobs; each reports through BoardReporter(board, "prior")
+"""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import ray
 import ray.train
 
 from dim_ray.core.training.ports import Reporter
-from dim_ray.distributed.board import Board
+from dim_ray.distributed.board import Board, make_board, summarise
 from dim_ray.pipeline.validation import validation_in
 from dim_ray.progress.notices import log, told
 
-__all__ = ["BoardReporter", "TrainReporter", "pass_on_notices", "told_to"]
+__all__ = ["BoardReporter", "OnProgress", "TrainReporter", "told_to", "watching"]
 
 _SECONDS_BETWEEN_POSTS = 0.5
+_SECONDS_BETWEEN_LOOKS = 0.5
+
+OnProgress = Callable[[float, str], None]
+"""Receives the share of all work that is done, in [0, 1], and a note on the jobs that are running."""
+
+
+@contextmanager
+def watching(
+    costs: Mapping[str, float] | None = None, on_progress: OnProgress | None = None
+) -> Iterator[ray.actor.ActorHandle[Board]]:
+    """Yield a new board, and pass on what is posted to it until the body has ended.
+
+    Notices go to the driver's log, and so to the user.
+
+    Args:
+        costs: Cost of each job, in any one unit. Without, progress isn't passed on.
+        on_progress: Called twice a second, from a thread.
+    """
+    board, ended = make_board(), threading.Event()
+
+    def watch() -> None:
+        is_last = False
+        with suppress(ray.exceptions.RayError):  # the run itself says what is wrong
+            while not is_last:
+                is_last = ended.wait(_SECONDS_BETWEEN_LOOKS)
+                for text in ray.get(board.take_notices.remote()):
+                    log.warning("%s", text)
+                if costs and on_progress and (fractions := ray.get(board.read.remote())):
+                    on_progress(*summarise(fractions, costs))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield board
+    finally:
+        ended.set()
+        watcher.join()
+        ray.kill(board)
 
 
 def told_to(board: Any) -> AbstractContextManager[None]:
-    """Posts what a person should know to a board, while the body runs."""
+    """Post this process's notices to a board while the body runs."""
     return told(lambda text: board.tell.remote(text))
 
 
-def pass_on_notices(board: Any) -> None:
-    """Puts what was posted since the last call into the driver's own log, and so before the person."""
-    for text in ray.get(board.take_notices.remote()):
-        log.warning("%s", text)
-
-
 class BoardReporter:
-    """A Reporter that posts to a board, at most twice a second.
+    """A Reporter that posts progress to a board, at most twice a second.
 
     Args:
         board: The actor.
-        job: The job's name on it.
+        job: The job's name on the board.
     """
 
     def __init__(self, board: ray.actor.ActorHandle[Board], job: str) -> None:
@@ -45,7 +82,6 @@ class BoardReporter:
         self._last = 0.0
 
     def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
-        """Posts step / total; the metrics are left out."""
         now = time.monotonic()
         if step == total or now - self._last >= _SECONDS_BETWEEN_POSTS:
             self._last = now
@@ -53,20 +89,19 @@ class BoardReporter:
 
 
 class TrainReporter:
-    """A Reporter that hands validations to Ray Train, all but the last: every worker gets those in the same calls.
+    """A Reporter that hands validations to Ray Train, except that of the last epoch.
 
-    The end is the trial's own to report: a scheduler stops it there, and would cut off workers that still hold their
-    resources.
+    The trial reports that one itself: a scheduler stops the trial then, and would cut off workers that still hold their
+    resources. Every worker has to make the same reports.
 
     Args:
-        also: Is told about every step.
+        also: Another reporter, for every step.
     """
 
     def __init__(self, also: Reporter) -> None:
         self._also = also
 
     def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
-        """Reports the metrics of worker 0 with the `epoch` that they are of."""
         self._also.report(step, total, metrics)
         epoch, measured = validation_in(step, metrics) or (total, {})
         if 0 < epoch < total:  # a distillation of no epochs ends with 0

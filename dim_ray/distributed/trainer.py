@@ -1,12 +1,16 @@
 """One stage on several workers, through Ray Train.
 
-Teachers are dealt to the workers by what they cost, and trained apart. In a distillation worker r holds every W-th of
-them, and gradients are averaged by `TorchCollective` over the process group that Ray Train sets up. State lives in the
-storage, so a worker that died is started again and goes on from the last checkpoint.
+    with watching({PRIOR: 1.0}, on_progress) as board:
+        run_workers(prior_shards, work, placement, what="prior", board=board)
+
+Each teacher is trained by one worker. In a distillation, worker r of W holds every W-th teacher, and gradients are
+averaged by `TorchCollective` over the process group that Ray Train sets up. State lies in the storage, so a worker that
+died is started again and continues from the last checkpoint.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,15 +31,16 @@ from dim_ray.pipeline.generators import distill_generator
 from dim_ray.pipeline.priors import build_prior
 from dim_ray.pipeline.teachers import build_teachers
 from dim_ray.pipeline.workspace import Workspace
+from dim_ray.store.files.filesystem import open_root
 
 __all__ = [
     "DISTILLATION",
     "PRIOR",
     "ReportTo",
     "WorkerJob",
-    "deal",
     "distill_shards",
     "prior_shards",
+    "ray_path",
     "run_workers",
     "teacher_shards",
     "trial_shards",
@@ -47,123 +52,91 @@ PRIOR, DISTILLATION = "prior", "distillation"
 """Names under which workers that train together report."""
 
 ReportTo = Callable[[str], Reporter]
-"""Gives a reporter of one job."""
+"""Makes the reporter of a job."""
 
 WorkerJob = Callable[[Workspace, ReportTo, Collective], None]
-"""What every worker runs; importable."""
+"""An importable function that every worker runs."""
+
+
+def ray_path(work: Workspace) -> str:
+    """Return the URI under which Ray keeps its own state of a study."""
+    return open_root(work.config.storage.root).uri_of(f"studies/{work.study}/ray")
 
 
 def run_workers(
     job: WorkerJob,
-    work: Any,
+    work: Workspace,
     placement: Placement,
     *,
     what: str,
-    name: str,
-    storage_path: str,
-    max_failures: int,
     board: Any,
     callbacks: Sequence[Any] = (),
     is_elastic: bool = False,
 ) -> None:
-    """Runs a job on all workers of a placement and waits for its end.
+    """Run a job on all workers of a placement, and wait for its end.
 
     Args:
         job: For example `distill_shards`.
-        what: It's called so in errors.
-        work: Object reference to the workspace.
-        placement: Workers and what each of them holds.
-        name: Of the run, below `storage_path`.
-        storage_path: Where Ray Train keeps its own state.
-        max_failures: How often a dead worker is replaced.
-        board: Where the workers post their progress, and what a person should know.
-        callbacks: Ray Train's.
-        is_elastic: Whether fewer workers may do the job where a node is lost and no other has room.
+        work: Data, configuration and storage.
+        placement: Number of workers, and what each of them holds.
+        what: Name of the run, for errors.
+        board: Board for progress and notices.
+        callbacks: Ray Train's callbacks.
+        is_elastic: Whether fewer workers may finish the job if a node is lost and no other has room.
 
     Raises:
-        DimError: The error that a worker ended with, or workers died too often.
-        ray.train.TrainingFailedError: A worker ended with a defect.
+        DimError: A worker failed with this error, or workers died too often.
+        ray.train.TrainingFailedError: A worker has a defect.
     """
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"job": job, "work": work, "board": board},
+        train_loop_config={"job": job, "work": ray.put(work), "board": board},
         scaling_config=ray.train.ScalingConfig(
             num_workers=(1, placement.num_workers) if is_elastic else placement.num_workers,
             use_gpu=placement.gpus_per_worker > 0,
             resources_per_worker={"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker},
         ),
         run_config=ray.train.RunConfig(
-            name=name,
-            storage_path=storage_path,
-            failure_config=ray.train.FailureConfig(max_failures=max_failures),
+            name=f"{what.replace(' ', '-')}-{time.time_ns()}",
+            storage_path=ray_path(work),
+            failure_config=ray.train.FailureConfig(max_failures=work.config.study.max_failures),
             callbacks=list(callbacks),
         ),
     )
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
-        failures = list(getattr(error, "worker_failures", {}).values())
-        for failure in failures:
+        failures = getattr(error, "worker_failures", {}).values()
+        for failure in sorted(failures, key=lambda failure: not isinstance(failure, DimError)):
             if isinstance(failure, DimError):
                 raise failure from error
-        for failure in failures:  # what the others end with is that they lost it
-            if isinstance(failure, _DEATHS):
+            if isinstance(failure, _DEATHS):  # the other workers fail because they lost this one
                 raise worker_died(what, failure) from error
         raise
 
 
 def teacher_shards(
-    groups: Mapping[str, tuple[Sequence[int], float]], work: Workspace, report_to: ReportTo, collective: Collective
+    groups: Mapping[str, Sequence[int]], work: Workspace, report_to: ReportTo, collective: Collective
 ) -> None:
-    """Trains this worker's share of groups of teachers.
-
-    Args:
-        groups: By name, the numbers of teachers that are trained at once, and what that costs; the same everywhere.
-        work: Data and storage.
-        report_to: Gives a reporter of each group.
-        collective: Says which share is this worker's.
-    """
-    names = list(groups)
-    for index in deal([cost for _, cost in groups.values()], collective.num_workers)[collective.rank]:
-        numbers, _ = groups[names[index]]
-        reporter = report_to(names[index])
-        build_teachers(work, numbers, reporter)
-        reporter.report(1, 1, {})  # also where the storage held them
-
-
-def deal(costs: Sequence[float], num_workers: int) -> list[list[int]]:
-    """Deals jobs to workers: the longest first, each to the worker that has least to do.
-
-    The last to end takes at most 4/3 of the time of the best division (Graham, SIAM J. Appl. Math. 17, 1969).
-
-    Args:
-        costs: Of each job.
-        num_workers: At least 1.
-
-    Returns:
-        For each worker the numbers of its jobs, dearest first.
-    """
-    shares: list[list[int]] = [[] for _ in range(num_workers)]
-    loads = [0.0] * num_workers
-    for job in sorted(range(len(costs)), key=lambda job: (-costs[job], job)):
-        worker = loads.index(min(loads))
-        shares[worker].append(job)
-        loads[worker] += costs[job]
-    return shares
+    """Train this worker's share of groups of teachers, which are given by name, the most expensive first."""
+    for name in list(groups)[collective.rank :: collective.num_workers]:
+        reporter = report_to(name)
+        build_teachers(work, groups[name], reporter)
+        reporter.report(1, 1, {})  # also for teachers that the storage held
 
 
 def prior_shards(work: Workspace, report_to: ReportTo, collective: Collective) -> None:
-    """Trains the prior, all workers together."""
+    """Train the prior on all workers together."""
     build_prior(work, report_to(PRIOR), collective)
 
 
 def distill_shards(work: Workspace, report_to: ReportTo, collective: Collective) -> None:
-    """Distils, each worker against its shard of the pool."""
+    """Distil the generator, each worker against its shard of the pool."""
     distill_generator(work, report_to(DISTILLATION), collective)
 
 
 def trial_shards(work: Workspace, report_to: ReportTo, collective: Collective) -> None:
-    """Distils as `distill_shards`, validates at the rungs and reports those through Ray Train."""
+    """Distil as `distill_shards` does, and report validations at the rungs through Ray Train."""
     distill_generator(work, TrainReporter(report_to(DISTILLATION)), collective, SlotValidator(work, held_resources()))
 
 

@@ -1,8 +1,8 @@
-"""Validates a generator on a free slot of the cluster, so that its training goes on.
+"""Validation of a generator on a free slot of the cluster, while its training continues.
 
 validator = SlotValidator(work, {"CPU": 1, "GPU": 0})
-validator.begin(generator)        # at once, where a slot is free; in place otherwise
-validator.take(wait=False)        # None until it's there
+validator.begin(generator)        # on a free slot if there is one, otherwise in place
+validator.take(wait=False)        # None until the measurements are there
 """
 
 from __future__ import annotations
@@ -27,79 +27,63 @@ __all__ = ["SlotValidator"]
 
 
 class SlotValidator:
-    """A Validator that sends the generator to a task, where there is room for one.
+    """A Validator that sends the generator to a task, if there is room for one.
 
-    Others may take the slot first, and nodes die: who waits for a task that hasn't begun, or for one that is lost,
-    measures in place.
+    Another job may take the slot first, and nodes die. If a task hasn't begun when its result is needed, or is lost,
+    the generator is measured in place.
 
     Args:
         work: Data and recipe of the students, on this process's device.
-        held: What a task holds, by Ray's names: ``CPU`` and ``GPU``.
+        held: Resources of a task, by Ray's names: ``CPU`` and ``GPU``.
     """
 
     def __init__(self, work: Workspace, held: Mapping[str, float]) -> None:
         self._held = held
         self._here = HereValidator(work)
         self._work = work
-        self._shared: Any = None  # the workspace among Ray's objects, once it's needed
+        self._shared: Any = None  # the workspace in Ray's object store
         self._task: Any = None
         self._has_begun = False
-        self._generator: Generator | None = None  # a copy of the one that is measured by the task
+        self._sent: Generator | None = None
 
     def begin(self, generator: Generator) -> None:
-        """Sends a copy of the generator to a free slot, or measures it in place."""
         free = ray.available_resources()
         if any(free.get(name, 0.0) < count for name, count in self._held.items()):
             self._here.begin(generator)
             return
         if self._shared is None:
             self._shared = ray.put(replace(self._work, dataset=self._work.dataset.to("cpu")))
-        self._generator, self._has_begun = copy.deepcopy(generator).cpu(), False
-        outside = PlacementGroupSchedulingStrategy(placement_group=None)  # of the trial's own, which is taken
+        self._sent, self._has_begun = copy.deepcopy(generator).cpu(), False
+        outside = PlacementGroupSchedulingStrategy(placement_group=None)  # the trial's own group is full
         held = {"num_cpus": self._held["CPU"], "num_gpus": self._held["GPU"], "scheduling_strategy": outside}
         remote = ray.remote(**held, max_retries=0, num_returns="streaming")(_validate)
-        self._task = remote.options(name="validation").remote(self._shared, self._generator)
+        self._task = remote.options(name="validation").remote(self._shared, self._sent)
 
     def take(self, *, wait: bool) -> Mapping[str, float] | None:
-        """Returns what was measured.
-
-        Raises:
-            DivergedError: Every student diverged.
-        """
         if self._task is None:
             return self._here.take(wait=wait)
         try:
-            measured = self._take(wait=wait)
-            if measured is None and not wait:
+            if not self._has_begun and _has_next(self._task):
+                ray.get(next(self._task))
+                self._has_begun = True
+            if self._has_begun and (wait or _has_next(self._task)):
+                task, self._task = self._task, None
+                measured: Mapping[str, float] = ray.get(next(task))
+                return measured
+            if not wait:
                 return None
+            log.info("A validation found no free slot; it runs in place.")
+            ray.cancel(self._task, force=True)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, DivergedError):
                 raise error.cause from error
             raise
         except ray.exceptions.RayError as error:
-            log.info("A validation was lost with its process, and is done again in place: %s", error)
-            measured = None
-        generator, self._task, self._generator = self._generator, None, None
-        if measured is not None:
-            return measured
-        assert generator is not None
-        self._here.begin(generator.to(self._work.dataset.train.images.device))
+            log.info("The process of a validation was lost; it runs again in place: %s", error)
+        self._task = None
+        assert self._sent is not None
+        self._here.begin(self._sent.to(self._work.dataset.train.images.device))
         return self._here.take(wait=True)
-
-    def _take(self, *, wait: bool) -> Mapping[str, float] | None:
-        """Returns what the task measured; None where it isn't there, or will not be because it never began."""
-        if not self._has_begun:
-            if not _has_next(self._task):
-                if wait:
-                    log.info("A validation found no slot, and is done in place.")
-                    ray.cancel(self._task, force=True)
-                return None
-            ray.get(next(self._task))
-            self._has_begun = True
-        if not wait and not _has_next(self._task):
-            return None
-        measured: Mapping[str, float] = ray.get(next(self._task))
-        return measured
 
 
 def _has_next(stream: Any) -> bool:
@@ -108,7 +92,7 @@ def _has_next(stream: Any) -> bool:
 
 
 def _validate(work: Workspace, generator: Generator) -> Iterator[dict[str, float] | None]:
-    """Yields once when it begins, and then the measurements."""
+    """Yield None when the task begins, and then the measurements."""
     yield None
     work = on_held_device(work)
     yield validate(work, generator.to(work.dataset.train.images.device))

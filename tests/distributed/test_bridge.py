@@ -1,26 +1,64 @@
-"""The reporters of stages under Ray, with Ray's ends of them replaced."""
+"""The reporters of stages under Ray and what the driver hears of them, with Ray's ends replaced."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import ray
 import ray.train
 
+from dim_ray.distributed import bridge
 from dim_ray.distributed.board import summarise
-from dim_ray.distributed.bridge import BoardReporter, TrainReporter, pass_on_notices, told_to
+from dim_ray.distributed.bridge import BoardReporter, TrainReporter, told_to, watching
 from dim_ray.progress.notices import log, told
-from tests.helpers.local_board import LocalBoard
+from tests.helpers.local_board import LocalBoard, Method
 from tests.helpers.tiny import RecordingReporter
+
+
+class EndingBoard(LocalBoard):
+    """A board that can be killed."""
+
+    is_ended = False
+
+    def end(self) -> None:
+        def refuse() -> None:
+            raise ray.exceptions.ActorDiedError
+
+        self.is_ended = True
+        self.read = self.take_notices = Method(refuse)
+
+
+@pytest.fixture
+def board(monkeypatch: pytest.MonkeyPatch) -> EndingBoard:
+    """The board that `watching` makes; it is read only when the body has ended."""
+    board = EndingBoard()
+    monkeypatch.setattr(ray, "get", lambda value: value)
+    monkeypatch.setattr(ray, "kill", EndingBoard.end)
+    monkeypatch.setattr(bridge, "make_board", lambda: board)
+    monkeypatch.setattr(bridge, "_SECONDS_BETWEEN_LOOKS", 600.0)
+    return board
+
+
+@pytest.fixture
+def shown() -> Iterator[list[str]]:
+    texts: list[str] = []
+    with told(texts.append):
+        yield texts
+
+
+def fail_after(action: Callable[..., None], *arguments: str) -> None:
+    action(*arguments)
+    raise ZeroDivisionError
 
 
 def test_board_knows_how_far_every_job_is() -> None:
     board = LocalBoard()
     BoardReporter(board, "teacher 0").report(1, 4, {"loss": 1.0})
     BoardReporter(board, "teacher 1").report(3, 3, {})
-    assert board.read() == {"teacher 0": 0.25, "teacher 1": 1.0}
+    assert board.read.remote() == {"teacher 0": 0.25, "teacher 1": 1.0}
 
 
 def test_summary_weighs_jobs_by_their_cost_and_names_those_that_run() -> None:
@@ -32,9 +70,7 @@ def test_summary_weighs_jobs_by_their_cost_and_names_those_that_run() -> None:
     assert summarise(everyone, dict.fromkeys(everyone, 1.0))[1].endswith("teacher 3 50%, 3 more")
 
 
-def test_board_is_not_told_more_often_than_twice_a_second_but_always_of_the_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_reporter_posts_at_most_twice_a_second_and_always_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     board = LocalBoard()
@@ -45,26 +81,48 @@ def test_board_is_not_told_more_often_than_twice_a_second_but_always_of_the_end(
     assert board.num_posts == 10
     reporter.report(41, 41, {})
     assert board.num_posts == 11
-    assert board.read() == {"prior": 1.0}
+    assert board.read.remote() == {"prior": 1.0}
 
 
-def test_what_a_worker_says_of_the_storage_reaches_the_person_at_the_driver_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(ray, "get", lambda value: value)
-    board, shown = LocalBoard(), list[str]()
-    with told_to(board):
+def test_warning_of_a_worker_reaches_the_user_once(board: EndingBoard) -> None:
+    with told_to(board):  # in a worker's process
         log.warning("the disk of %s is full", "node 2")
-        log.info("for the log alone")
-    with told(shown.append):
-        pass_on_notices(board)
-        pass_on_notices(board)
-    log.warning("nobody is told any more")
-    pass_on_notices(board)
+        log.info("only for the log")
+    log.warning("posted nowhere")
+    shown: list[str] = []
+    with told(shown.append), watching():
+        pass
     assert shown == ["the disk of node 2 is full"]
 
 
-def test_ray_train_is_told_the_validations_but_the_last_one_by_every_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notice_of_the_last_moment_reaches_the_user(board: EndingBoard, shown: list[str]) -> None:
+    with watching():
+        board.tell.remote("the disk of node 2 is full")
+    assert shown == ["the disk of node 2 is full"]
+    assert board.is_ended
+
+
+def test_notice_before_a_failure_reaches_the_user_beside_the_error(board: EndingBoard, shown: list[str]) -> None:
+    with pytest.raises(ZeroDivisionError), watching():
+        fail_after(board.tell.remote, "the disk of node 2 is full")
+    assert shown == ["the disk of node 2 is full"]
+    assert board.is_ended
+
+
+def test_progress_is_passed_on_to_the_end(board: EndingBoard) -> None:
+    seen: list[tuple[float, str]] = []
+    with watching({"prior": 1.0, "teacher 0": 3.0}, lambda share, note: seen.append((share, note))):
+        board.post.remote("teacher 0", 1.0)
+        board.post.remote("prior", 0.5)
+    assert seen == [(0.875, "prior 50%")]
+
+
+def test_board_that_died_hides_no_error_of_the_run(board: EndingBoard) -> None:
+    with pytest.raises(ZeroDivisionError), watching({"prior": 1.0}, lambda share, note: None):
+        fail_after(board.end)
+
+
+def test_every_worker_reports_all_validations_except_the_last_to_ray_train(monkeypatch: pytest.MonkeyPatch) -> None:
     reports: list[dict[str, Any]] = []
     monkeypatch.setattr(ray.train, "report", reports.append)
     also = RecordingReporter()

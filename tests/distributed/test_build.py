@@ -1,23 +1,28 @@
-"""What is built for several configurations: each teacher and prior once, without Ray."""
+"""Networks and generators of several configurations, each built once, without Ray."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dim_ray.core.training.ports import SilentReporter
+from dim_ray.core.training.ports import SilentReporter, SingleWorker
 from dim_ray.distributed import build
-from dim_ray.distributed.build import build_networks
+from dim_ray.distributed.bridge import OnProgress
+from dim_ray.distributed.build import build_networks, distill_one
 from dim_ray.distributed.cluster.placement import Placement
 from dim_ray.distributed.tasks import Task
+from dim_ray.distributed.trainer import WorkerJob
+from dim_ray.pipeline.generators import generator_fingerprint
 from dim_ray.pipeline.priors import prior_is_settled
 from dim_ray.pipeline.teachers import missing_teachers
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import SilentProgress
+from tests.helpers.small import build_networks as small_networks
 from tests.helpers.small import make_work
 
 PLACEMENT = Placement(num_workers=1, cpus_per_worker=1, gpus_per_worker=0.0, max_concurrent=2)
@@ -35,13 +40,13 @@ def with_fields(work: Workspace, values: Mapping[str, Any]) -> Workspace:
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Runs tasks one after the other in this process, and returns their names."""
+    """Names of the tasks that were started; they run one after the other in this process."""
     names: list[str] = []
 
     def run(work: Workspace, tasks: Mapping[str, Task], placement: Placement, **options: Any) -> None:
         for name, task in tasks.items():
             names.append(name)
-            assert task.job(work, task.argument, SilentReporter()) == []
+            task.job(work, task.argument, SilentReporter())
 
     monkeypatch.setattr(build, "run_tasks", run)
     return names
@@ -78,7 +83,55 @@ def test_single_pool_and_prior_are_called_what_they_are(work: Workspace, started
     assert all(name.startswith("teacher ") and "of" not in name for name in started[1:])
 
 
-def test_configuration_without_matching_needs_a_prior_alone(work: Workspace, started: list[str]) -> None:
+def test_configuration_without_matching_needs_only_a_prior(work: Workspace, started: list[str]) -> None:
     none = with_fields(work, {"matching.kind": "none"})
     build_networks(work, [none.config], PLACEMENT, SilentProgress())
     assert started == [f"prior of capacity {work.config.generator.capacity}"]
+
+
+def test_several_workers_build_the_pool_first_and_then_each_prior(
+    work: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[tuple[str, int, bool]] = []
+    seen: list[float] = []
+
+    @contextmanager
+    def watching(costs: Mapping[str, float], on_progress: OnProgress) -> Iterator[None]:
+        yield
+        on_progress(1.0, "")
+
+    def run(job: WorkerJob, own: Workspace, placement: Placement, *, what: str, board: None, **options: bool) -> None:
+        runs.append((what, own.config.generator.capacity, options.get("is_elastic", False)))
+        job(own, lambda name: SilentReporter(), SingleWorker())
+
+    progress = SilentProgress()
+    monkeypatch.setattr(build, "watching", watching)
+    monkeypatch.setattr(build, "run_workers", run)
+    monkeypatch.setattr(progress, "advance", lambda done, note="": seen.append(done))
+    variants = [with_fields(work, {"generator.capacity": capacity}) for capacity in (6, 8)]
+    build_networks(work, [own.config for own in variants], replace(PLACEMENT, num_workers=2), progress)
+    assert runs == [("teacher training", 6, True), ("prior", 8, False), ("prior", 6, False)]
+    assert seen == [2, 3, 4]
+    assert all(not missing_teachers(own) and prior_is_settled(own) for own in variants)
+    build_networks(work, [own.config for own in variants], replace(PLACEMENT, num_workers=2), progress)
+    assert len(runs) == 3
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_generator_is_distilled_as_one_job(
+    work: Workspace, started: list[str], monkeypatch: pytest.MonkeyPatch, num_workers: int
+) -> None:
+    @contextmanager
+    def watching(costs: Mapping[str, float], on_progress: OnProgress) -> Iterator[None]:
+        yield
+
+    def run(job: WorkerJob, own: Workspace, placement: Placement, *, what: str, board: None) -> None:
+        started.append(what)
+        job(own, lambda name: SilentReporter(), SingleWorker())
+
+    monkeypatch.setattr(build, "watching", watching)
+    monkeypatch.setattr(build, "run_workers", run)
+    small_networks(work)
+    distill_one(work, replace(PLACEMENT, num_workers=num_workers), SilentProgress())
+    assert started == ["distillation"]
+    assert work.artifacts.exists("generators", generator_fingerprint(work))

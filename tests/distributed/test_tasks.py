@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def ignore(share: float, note: str) -> None:
-    """Is told about progress."""
+    """Ignore progress."""
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_job_whose_process_dies_is_started_again(placement: Placement, work: Wor
 
 
 def test_job_whose_process_dies_every_time_gives_a_sentence(placement: Placement, work: Workspace) -> None:
-    with pytest.raises(DimError, match=r"the process of teacher 3 died too often .*What is finished is kept"):
+    with pytest.raises(DimError, match=r"the process of teacher 3 died too often .*Finished work is kept"):
         run_tasks(work, {"teacher 3": Task(job=ray_jobs.die, argument=None)}, placement, on_progress=ignore)
 
 

@@ -1,20 +1,15 @@
-"""A driver of tests, which builds a small pool and priors on a cluster, and notes who stores what.
+"""A driver that builds a small pool and a prior on a cluster, at the same moment as another driver.
 
-    RAY_ADDRESS=... python -c "from tests.helpers.builder import main; main()" STORAGE STUDY SECONDS FILE
+    RAY_ADDRESS=... python -c "from tests.helpers.builder import main; main()" STORAGE STUDY OTHER_STUDY
 
-It begins when FILE is there, below STORAGE/notes.
-Below STORAGE/notes are a line for each training (`trainings`), the log and what the progress display was told.
+A network that one driver has trained is stored once the other driver has trained it too.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,65 +21,41 @@ from dim_ray.store.artifacts import ArtifactStore
 from tests.helpers import tiny
 from tests.helpers.small import make_config
 
-POOL_SIZE, CAPACITIES = 1, (6,)
+POOL_SIZE = 2
+_SECONDS = 240.0
 
 
-class NotingStore(ArtifactStore):
-    """Notes that a network was trained, and then takes its time to store it."""
+class MeetingStore(ArtifactStore):
+    """A store in which two studies store each network at the same moment."""
 
-    def __init__(self, root: str, study: str, seconds: float) -> None:
+    def __init__(self, root: str, study: str, other: str) -> None:
         super().__init__(root)
         self._study = study
-        self._seconds = seconds
+        self._other = other
 
     def write(self, kind: str, fingerprint: str, files: Mapping[str, bytes], card: Mapping[str, Any]) -> str:
-        line = {"network": f"{kind}/{fingerprint}", "study": self._study, "pid": os.getpid(), "time": time.time()}
-        with Path(self.root, "notes", "trainings").open("a") as opened:
-            opened.write(json.dumps(line) + "\n")
-        time.sleep(self._seconds)
+        folder, until = Path(self.root, "trained", fingerprint), time.monotonic() + _SECONDS
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.joinpath(self._study).touch()
+        while not folder.joinpath(self._other).exists():
+            assert time.monotonic() < until
+            time.sleep(0.01)
         return super().write(kind, fingerprint, files, card)
 
 
-@dataclass(frozen=True, kw_only=True)
-class NotingWorkspace(Workspace):
-    """Has a storage that notes."""
-
-    seconds: float
+class MeetingWorkspace(Workspace):
+    """A workspace of one of two studies that meet."""
 
     @property
     def artifacts(self) -> ArtifactStore:
-        return NotingStore(self.config.storage.root, self.study, self.seconds)
-
-
-class NotingProgress(SilentProgress):
-    """Keeps the notes that a person would see."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def advance(self, done: float, note: str = "") -> None:
-        with self._path.open("a") as opened:
-            opened.write(f"{done:.2f} {note}\n")
+        own, _, other = self.study.partition("-and-")
+        return MeetingStore(self.config.storage.root, own, other)
 
 
 def main() -> None:
-    """Builds as one study."""
-    root, study, seconds, file = sys.argv[1:]
-    notes = Path(root, "notes")
-    notes.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(filename=notes / f"{study}.log", level=logging.INFO, format="%(created)f %(message)s")
-    progress = NotingProgress(notes / f"{study}.progress")
-    config = make_config(root)
-    work = NotingWorkspace(config=config, dataset=tiny.make_dataset(), study=study, seconds=float(seconds))
-    with cluster(config, progress) as placement:
-        notes.joinpath(f"{study}.joined").touch()
-        while not notes.joinpath(file).exists():
-            time.sleep(0.05)
-        configs = [config.with_fields({"pool.size": POOL_SIZE, "generator.capacity": one}) for one in CAPACITIES]
-        build_networks(work, configs, placement, progress)
-
-
-def trainings(storage: Path) -> list[dict[str, Any]]:
-    """Returns a note of each training, the first one first."""
-    path = storage / "notes" / "trainings"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """Build as one study."""
+    root, study, other = sys.argv[1:]
+    config = make_config(root).with_fields({"pool.size": POOL_SIZE})
+    work = MeetingWorkspace(config=config, dataset=tiny.make_dataset(), study=f"{study}-and-{other}")
+    with cluster(config, SilentProgress()) as placement:
+        build_networks(work, [config], placement, SilentProgress())

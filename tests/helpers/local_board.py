@@ -9,20 +9,20 @@ from dim_ray.distributed.board import Board
 
 
 class Method:
-    """Is called as an actor's method is, in this process."""
+    """A method that is called as an actor's is, in this process."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.remote = function
 
 
 class LocalBoard:
-    """A board in this process, which counts the posts."""
+    """A board in this process that counts the posts."""
 
     def __init__(self) -> None:
         self.num_posts = 0
         self.post = Method(self._post)
         self._board = Board()
-        self.read = self._board.read
+        self.read = Method(self._board.read)
         self.tell = Method(self._board.tell)
         self.take_notices = Method(self._board.take_notices)
 

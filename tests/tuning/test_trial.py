@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 import torch
 from ray import tune
 
@@ -44,14 +43,13 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     reports: list[dict[str, Any]] = []
     monkeypatch.setattr(tune, "report", reports.append)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-    monkeypatch.setattr(ray, "put", lambda value: value)
     monkeypatch.setattr(trial, "TuneReportCallback", lambda: None)
     monkeypatch.setattr(trial, "SlotValidator", lambda work, held: HereValidator(work))
     return reports
 
 
 def run(work: Workspace, placement: Placement) -> None:
-    run_trial(PARAMETERS, work=work, placement=placement, train_path="nowhere", board=None)
+    run_trial(PARAMETERS, work=work, placement=placement, board=None)
 
 
 def chosen(work: Workspace) -> Workspace:

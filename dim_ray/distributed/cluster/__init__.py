@@ -1,1 +1,1 @@
-"""The Ray cluster that a command uses: joined or its own, and how many trials it holds."""
+"""The Ray cluster of a command, joined or started by it, and how many trials it holds."""

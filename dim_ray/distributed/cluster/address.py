@@ -1,13 +1,12 @@
-"""Lets every process of a cluster know where it is: the cluster's address, and the interface that leads to the others.
+"""Environment of Ray's worker processes: the cluster's address, and the network interface that other nodes reach.
 
     ray.init(runtime_env={"worker_process_setup_hook": make_address_hook()})
 
-Ray Train's cleaner frees what the workers of a stopped trial held. It asks Ray's state API, which looks for the one
-Ray on the machine, finds two, and gives up; the trials and evaluations that come next would wait for ever.
+RAY_ADDRESS is for Ray Train's cleaner, which frees what the workers of a stopped trial held. It uses Ray's state API,
+which gives up if it finds two Rays on the machine, and later trials would wait forever.
 
-Gloo listens on the address that the host's own name stands for. On many machines that is 127.0.0.1, where no other node
-finds it, and the workers of several nodes fail with connectFullMesh. The interface that carries the node's address in
-Ray is one that the others reach.
+The interface is for gloo, which listens on the address of the host's own name. On many machines that is 127.0.0.1, and
+workers on several nodes fail with connectFullMesh.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from collections.abc import Callable
 __all__ = ["INTERFACE_VARIABLES", "make_address_hook"]
 
 INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-"""What PyTorch's process groups take the interface from."""
+"""Variables from which PyTorch's process groups take the interface."""
 
 
 def make_address_hook() -> Callable[[], None]:
-    """Returns a function that sets RAY_ADDRESS and `INTERFACE_VARIABLES` in a worker's process.
+    """Return a function that sets RAY_ADDRESS and `INTERFACE_VARIABLES` in a worker's process.
 
-    Variables of the interface that are set already stay, and so do all of them where no interface has the address.
+    The interface is the one with the node's address in Ray. Variables that are set already stay.
     """
 
-    # A local function is sent as code: the hook runs before a worker can import anything of ours. Ray ends a worker
-    # whose hook fails.
-    def note_address() -> None:
+    # Ray sends a local function as code: a worker runs the hook before it can import our modules. If it fails, Ray ends
+    # the worker.
+    def set_address() -> None:
         import os
         import socket
         import struct
@@ -51,7 +50,7 @@ def make_address_hook() -> Callable[[], None]:
                     continue
                 if socket.inet_ntoa(answer[20:24]) == address:
                     os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
-                    os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # exactly this one, and not a prefix
+                    os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # "=": the exact name, not a prefix
                     return
 
-    return note_address
+    return set_address

@@ -1,13 +1,12 @@
-"""What a cluster of `ray up` has when its autoscaler has started all that it may.
+"""Nodes of a cluster of `ray up`, including those that its autoscaler may still start.
 
     nodes, growth = nodes_with_growth(progress)
 
-Such a cluster begins with its head alone, which trains nothing. The configuration of its autoscaler lies on the head.
+Such a cluster begins with only its head, which trains nothing. The autoscaler's configuration lies on the head.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,15 +24,9 @@ _CONFIGURATION = "ray_bootstrap_config.yaml"  # in the home folder, where Ray's 
 _FIRST_NODES_SECONDS = 120.0
 _POLL_SECONDS = 1.0
 
-log = logging.getLogger(__name__)
-
 
 def nodes_with_growth(progress: Progress) -> tuple[list[Node], Growth | None]:
-    """Returns the nodes of the cluster that was joined, once its first ones are there, and those that there may be.
-
-    Args:
-        progress: Is told what is waited for.
-    """
+    """Wait for the first nodes of the joined cluster, and return its nodes and those that may still start."""
     config = _autoscaler_config()
     if config is not None:
         _wait_for_nodes(first_nodes(config), progress)
@@ -45,21 +38,12 @@ def nodes_with_growth(progress: Progress) -> tuple[list[Node], Growth | None]:
 
 
 def first_nodes(config: Mapping[str, Any]) -> int:
-    """Returns how many nodes an autoscaler starts unasked, with the head.
-
-    Args:
-        config: Of the autoscaler.
-    """
+    """Return how many nodes an autoscaler of this configuration starts unasked, the head included."""
     return 1 + sum(int(node.get("min_workers", 0)) for node in config["available_node_types"].values())
 
 
 def possible_growth(config: Mapping[str, Any], present: Sequence[Node]) -> Growth:
-    """Returns the nodes that an autoscaler may have at a time.
-
-    Args:
-        config: Of the autoscaler.
-        present: The nodes that are there, the head among them.
-    """
+    """Return the nodes that an autoscaler of this configuration may run at a time, with the head of those present."""
     most = int(config["max_workers"])
     types = [node for name, node in config["available_node_types"].items() if name != config["head_node_type"]]
     workers = [node["resources"] for node in types for _ in range(min(int(node["max_workers"]), most))]
@@ -68,7 +52,7 @@ def possible_growth(config: Mapping[str, Any], present: Sequence[Node]) -> Growt
 
 
 def _autoscaler_config() -> dict[str, Any] | None:
-    """Returns the configuration of this cluster's autoscaler, or None where this isn't the head of one."""
+    """Return the configuration of this cluster's autoscaler, or None if this isn't the head of one."""
     path = Path.home() / _CONFIGURATION
     head, _, _ = ray.get_runtime_context().gcs_address.rpartition(":")
     if head != ray.util.get_node_ip_address() or not path.exists():
@@ -77,7 +61,6 @@ def _autoscaler_config() -> dict[str, Any] | None:
 
 
 def _wait_for_nodes(count: int, progress: Progress) -> None:
-    """Waits a while for the nodes that an autoscaler starts unasked."""
     until = time.monotonic() + _FIRST_NODES_SECONDS
     said = None
     while (alive := sum(node["Alive"] for node in ray.nodes())) < count and time.monotonic() < until:

@@ -3,7 +3,7 @@
     with cluster(config, progress) as placement:
         print(placement.max_concurrent)
 
-RAY_ADDRESS, or --address, names a cluster to join; without it Ray is started on this machine, and ended with the body.
+RAY_ADDRESS, or --address, names a cluster to join. Without it, Ray is started on this machine and ends with the body.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any
 
 from dim_ray.config import Config
 from dim_ray.distributed.cluster.address import make_address_hook
-from dim_ray.distributed.cluster.own_ray import agents_end_with_driver, own_ray
-from dim_ray.distributed.cluster.placement import Growth, Node, Placement, local_resources, plan_placement
+from dim_ray.distributed.cluster.own_ray import agents_end_with_driver, start_own_ray
+from dim_ray.distributed.cluster.placement import Placement, local_resources, plan_placement
 from dim_ray.errors import DimError, ResourceError
 from dim_ray.progress import Progress
 
@@ -35,17 +35,17 @@ log = logging.getLogger(__name__)
 
 
 def joins_a_cluster() -> bool:
-    """Whether RAY_ADDRESS names a cluster to join; otherwise Ray is started on this machine."""
+    """Return whether RAY_ADDRESS names a cluster to join; otherwise Ray is started on this machine."""
     return _address() not in _NO_ADDRESSES
 
 
 @contextmanager
 def cluster(config: Config, progress: Progress) -> Iterator[Placement]:
-    """Joins the cluster that RAY_ADDRESS names, or starts Ray on this machine; ends it again.
+    """Join the cluster that RAY_ADDRESS names, or start Ray on this machine; disconnect at the end.
 
     Args:
-        config: What a trial needs.
-        progress: Is told about one stage, the start of Ray.
+        config: Configuration, with what a trial needs.
+        progress: Receives one stage, the start of Ray.
 
     Yields:
         What one trial holds, and how many run side by side.
@@ -54,10 +54,11 @@ def cluster(config: Config, progress: Progress) -> Iterator[Placement]:
         ResourceError: A trial can never be placed, or no cluster answers at RAY_ADDRESS.
         DimError: Ray's processes didn't come up in time.
     """
-    if joins_a_cluster():
+    joins = joins_a_cluster()
+    if joins:
         _check_address()
-    else:  # refused without starting Ray
-        plan_placement(config.study, [local_resources()])
+    else:
+        plan_placement(config.study, [local_resources()])  # refuse before Ray starts
     progress.start(_STAGE, 1, "cluster")
     import ray
 
@@ -69,33 +70,31 @@ def cluster(config: Config, progress: Progress) -> Iterator[Placement]:
     # Ray prints what its nodes complain about, such as the death of a worker.
     with redirect_stdout(_LogFile()):
         try:
-            if joins_a_cluster():
+            if joins:
                 ray.init(**options)
             else:
-                with own_ray(with_dashboard=config.study.workers_per_trial > 1) as own:
-                    ray.init(**options, **own)
+                start_own_ray(options, with_dashboard=config.study.workers_per_trial > 1)
         except ConnectionError as error:
             raise _no_cluster(str(error.__cause__ or error)) from error
         except Exception as error:
-            if type(error) is not Exception:  # Ray's own, where its processes don't come up in time, has no other name
+            if type(error) is not Exception:  # Ray raises a bare Exception if its processes don't come up in time
                 raise
             raise DimError(f"Ray didn't start ({error}); is the machine very busy? Run the command again.") from error
         if threading.current_thread() is threading.main_thread():  # Ray's own handler prints a stack
             signal.signal(signal.SIGTERM, on_terminate)
         try:
-            nodes, growth = _joined_nodes(progress) if joins_a_cluster() else ([ray.cluster_resources()], None)
+            if joins:
+                from dim_ray.distributed.cluster.autoscaler import nodes_with_growth  # imports Ray
+
+                nodes, growth = nodes_with_growth(progress)
+            else:
+                nodes, growth = [ray.cluster_resources()], None
             placement = plan_placement(config.study, nodes, growth)
             log.info("Nodes: %s; growth: %s; placement: %s", nodes, growth, placement)
-            with nullcontext() if joins_a_cluster() else agents_end_with_driver():
+            with nullcontext() if joins else agents_end_with_driver():
                 yield placement
         finally:
             ray.shutdown()
-
-
-def _joined_nodes(progress: Progress) -> tuple[Sequence[Node], Growth | None]:
-    from dim_ray.distributed.cluster.autoscaler import nodes_with_growth  # imports Ray
-
-    return nodes_with_growth(progress)
 
 
 def _address() -> str:
@@ -103,7 +102,7 @@ def _address() -> str:
 
 
 def _check_address() -> None:
-    """Refuses HOST:PORT where nobody listens: Ray would try for many minutes."""
+    """Refuse HOST:PORT if nobody listens there: Ray would try for many minutes."""
     host, _, port = _address().rpartition(":")
     if not host or "/" in host or not port.isdecimal():  # "auto", or an address with a scheme
         return
@@ -117,13 +116,13 @@ def _no_cluster(reason: str) -> ResourceError:
     brief = reason.strip().splitlines()[-1].rstrip(".")  # the last line of a traceback is its error
     return ResourceError(
         f"RAY_ADDRESS is {_address()!r}, and no Ray cluster answers there ({brief}); start one with "
-        "`ray start --head`, give the address of one that runs with --address, or --address local to use this machine "
-        "alone."
+        "`ray start --head`, give the address of a running one with --address, or use only this machine with "
+        "--address local."
     )
 
 
 class _LogFile(io.TextIOBase):
-    """Writes what is printed to the log."""
+    """A text stream into the log."""
 
     def write(self, text: str) -> int:
         if text.strip():
@@ -132,13 +131,13 @@ class _LogFile(io.TextIOBase):
 
 
 def _quiet_ray() -> None:
-    """Keeps Ray's own display off the terminal; ours replaces it, and its messages go to the log file."""
+    """Keep Ray's own display off the terminal: ours replaces it, and Ray's messages go to the log file."""
     ray_log = logging.getLogger("ray")
     ray_log.handlers.clear()
     ray_log.propagate = True
-    # Ray's switches, read when its parts are imported.
+    # Ray reads these when its parts are imported.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    # Of several objectives a trial reports accuracy alone; the others come from its generator's card, at its end.
+    # A trial reports only accuracy; further objectives come from its generator's card, at its end.
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")

@@ -29,12 +29,12 @@ __all__ = [
 ]
 
 HEAD = "node:__internal_head__"
-"""A resource of the head node alone."""
+"""A resource that only the head node has."""
 DRIVER_SHARE = {HEAD: 0.001}
-"""What a trial holds that only waits for its workers: next to nothing of the head node, and nothing that they need."""
+"""Resources of a trial that only waits for its workers: almost none, and on the head node."""
 
 Node = Mapping[str, float]
-"""What a node has, by Ray's names."""
+"""Resources of a node, by Ray's names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,25 +46,30 @@ class Placement:
     gpus_per_worker: float
     max_concurrent: int
 
+    @property
+    def device_type(self) -> str:
+        """The device that a worker trains on: ``cuda`` or ``cpu``."""
+        return "cuda" if self.gpus_per_worker else "cpu"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Growth:
-    """The nodes that there may be once an autoscaler has started all that it may."""
+    """Nodes of a cluster whose autoscaler has started all that it may."""
 
     head: Node
     workers: Sequence[Node]
-    """As many of each type as there may be of it."""
+    """As many nodes of each type as the type allows."""
     max_workers: int
-    """Nodes at a time beside the head, of all types."""
+    """Nodes at a time, of all types, without the head."""
 
 
 def plan_placement(study: StudyConfig, nodes: Sequence[Node], growth: Growth | None = None) -> Placement:
-    """Derives the number of concurrent trials. A worker lies on one node, those of a trial on any.
+    """Return how many trials run side by side. A worker lies on one node, those of a trial on any.
 
     Args:
-        study: Workers of a trial, and what each of them needs.
-        nodes: Those that are there.
-        growth: Those that there may be, where an autoscaler starts them.
+        study: Number of workers of a trial, and what each of them needs.
+        nodes: Nodes that have started.
+        growth: Nodes that an autoscaler may start.
 
     Raises:
         ResourceError: Not even one trial can ever be placed.
@@ -85,12 +90,13 @@ def plan_placement(study: StudyConfig, nodes: Sequence[Node], growth: Growth | N
     workers = workers_in(nodes)
     trials = workers // study.workers_per_trial
     if trials < 1:
-        largest = max(possible, key=lambda node: (min(_gpus(node), gpus_per_worker), _cpus(node)), default={})
+        sizes = [(node.get("GPU", 0.0), node.get("CPU", 0.0)) for node in possible]
+        gpus, cpus = max(sizes, key=lambda size: (min(size[0], gpus_per_worker), size[1]), default=(0.0, 0.0))
         raise ResourceError(
             f"a trial can never be placed: {counted(study.workers_per_trial, 'worker')} x "
             f"{counted(study.cpus_per_worker, 'CPU')} and {gpus_per_worker:g} GPUs, each worker on one node, and there "
-            f"is room for {workers} on {counted(len(nodes), 'node')}, the largest with {_cpus(largest):g} CPUs and "
-            f"{_gpus(largest):g} GPUs; lower --workers-per-trial, study.cpus_per_worker or study.gpus_per_worker, or "
+            f"is room for {workers} on {counted(len(nodes), 'node')}, the largest with {cpus:g} CPUs and "
+            f"{gpus:g} GPUs; lower --workers-per-trial, study.cpus_per_worker or study.gpus_per_worker, or "
             "use more or larger nodes."
         )
     return Placement(
@@ -102,14 +108,8 @@ def plan_placement(study: StudyConfig, nodes: Sequence[Node], growth: Growth | N
 
 
 def workers_that_fit(cpus_per_worker: int, gpus_per_worker: float, node: Node) -> int:
-    """Returns how many workers fit on a node.
-
-    Args:
-        cpus_per_worker: CPU cores of one.
-        gpus_per_worker: GPUs of one.
-        node: The node.
-    """
-    cpus, gpus = _cpus(node), _gpus(node)
+    """Return how many workers with so many CPU cores and GPUs fit on a node."""
+    cpus, gpus = node.get("CPU", 0.0), node.get("GPU", 0.0)
     workers = math.floor(cpus / cpus_per_worker)
     if gpus_per_worker > 1:
         return min(workers, math.floor(gpus / gpus_per_worker))
@@ -119,13 +119,5 @@ def workers_that_fit(cpus_per_worker: int, gpus_per_worker: float, node: Node) -
 
 
 def local_resources() -> Node:
-    """Returns what Ray will find on this machine, without starting it."""
+    """Return what Ray will find on this machine, without starting it."""
     return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
-
-
-def _cpus(node: Node) -> float:
-    return node.get("CPU", 0.0)
-
-
-def _gpus(node: Node) -> float:
-    return node.get("GPU", 0.0)

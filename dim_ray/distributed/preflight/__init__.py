@@ -1,1 +1,1 @@
-"""Every node is asked before a run whether it is ready."""
+"""Checks of every node before a run."""

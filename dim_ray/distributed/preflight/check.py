@@ -1,11 +1,11 @@
-"""Asks every node, before a run, whether it can do its part: storage, versions, memory, disk, GPUs, process group.
+"""Ask every node, before a run, whether it is ready: storage, versions, memory, disk, GPUs and process group.
 
     with cluster(config, progress) as placement:
-        check_nodes(work, placement, progress, num_trials=1)         # refuses, where a cluster isn't ready
+        check_nodes(work, placement, progress, num_trials=1)         # raises if the cluster isn't ready
 
     run_preflight(work, placement, progress, num_trials=1, with_group=True).problems
 
-A node that doesn't answer in time is named, and nothing waits for it.
+A node that doesn't answer in time is named, and delays nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _STAGE = "preflight"
 _ANSWER_SECONDS = 120.0  # to start a process and import PyTorch, on a busy node and from a slow disk
 _STORAGE_SECONDS = 60.0
 _GROUP_SECONDS = 15.0
-_GRACE_SECONDS = 10.0  # of a group that should have given up
+_GRACE_SECONDS = 10.0  # for a group that should have given up
 _UNSEEN = "what it wrote there doesn't reach this process; give a storage that all nodes share"
 
 log = logging.getLogger(__name__)
@@ -45,15 +45,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Preflight:
-    """What the nodes told, and what is wrong."""
+    """What the nodes reported, and what is wrong."""
 
     reports: Sequence[NodeReport]
-    """One a node, the head first."""
+    """One per node, the head's first."""
     problems: Sequence[Problem]
 
     @property
     def sentences(self) -> list[str]:
-        """The problems' sentences, each one once."""
+        """The problems' sentences without repetitions."""
         return list(dict.fromkeys(problem.sentence for problem in self.problems))
 
 
@@ -65,17 +65,17 @@ def check_nodes(
     num_trials: int,
     variants: Sequence[Config] | None = None,
 ) -> None:
-    """Refuses a run that a node of the cluster can't take part in; costs nothing where there is one node.
+    """Refuse a run that a node of the cluster can't take part in; return at once if there is only one node.
 
     Args:
-        work: Data on the CPU.
+        work: Workspace with its data on the CPU.
         placement: Workers of a trial, and trials side by side.
-        progress: Is told about one stage.
-        num_trials: Distillations that are to run.
+        progress: Receives one stage.
+        num_trials: Number of distillations that are to run.
         variants: As for `estimate_needs`.
 
     Raises:
-        ResourceError: With a sentence for each problem.
+        ResourceError: A node has a problem; one sentence for each.
     """
     if len(_alive_nodes()) < 2:
         return
@@ -83,14 +83,10 @@ def check_nodes(
         work, placement, progress, num_trials=num_trials, with_group=placement.num_workers > 1, variants=variants
     )
     if found.problems:
+        lines = "\n".join(f"- {sentence}" for sentence in found.sentences)
         raise ResourceError(
-            "\n".join(
-                [
-                    "the cluster isn't ready, and nothing was started:",
-                    *(f"- {sentence}" for sentence in found.sentences),
-                    "`python -m dim_ray.doctor` checks it alone.",
-                ]
-            )
+            f"the cluster isn't ready, and nothing was started:\n{lines}\n"
+            "`python -m dim_ray.doctor` checks it without running anything."
         )
 
 
@@ -103,15 +99,9 @@ def run_preflight(
     with_group: bool,
     variants: Sequence[Config] | None = None,
 ) -> Preflight:
-    """Asks all nodes at once; takes seconds where they answer.
+    """Ask all nodes at once, which takes seconds if they answer.
 
-    Args:
-        work: Data on the CPU.
-        placement: Workers of a trial, and trials side by side.
-        progress: Is told about one stage.
-        num_trials: Distillations that are to run.
-        with_group: Whether to join the nodes that have room for a worker in a process group, if there are several.
-        variants: As for `estimate_needs`.
+    Arguments are as for `check_nodes`; `with_group` also tries a process group of the nodes with room for a worker.
     """
     nodes = _alive_nodes()
     progress.start(_STAGE, len(nodes), "nodes")
@@ -137,7 +127,7 @@ def run_preflight(
 
 
 def _alive_nodes() -> list[dict[str, Any]]:
-    """Returns Ray's nodes, the head first."""
+    """Return Ray's nodes, the head first."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     return sorted(nodes, key=lambda node: (HEAD not in node["Resources"], node["NodeManagerAddress"], node["NodeID"]))
 
@@ -155,7 +145,7 @@ def _blank_report(node: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]], p
 
 @contextmanager
 def _probing(keys: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Yields a probe on each node, and ends them all, hung ones too."""
+    """Yield a probe on each node, and kill them all at the end, hung ones too."""
     with sent_as_code():
         kind = ray.remote(num_cpus=0)(NodeProbe)
         probes = {
@@ -172,70 +162,63 @@ def _probing(keys: Iterable[str]) -> Iterator[dict[str, Any]]:
 
 
 def _ask_facts(probes: Mapping[str, Any], reports: dict[str, NodeReport], storage_folder: str | None) -> dict[str, Any]:
-    """Completes the reports, and returns the probes that answered."""
-    calls = {key: probe.facts.remote(storage_folder) for key, probe in probes.items()}
-    facts, failures = _gather(calls, _ANSWER_SECONDS)
+    """Complete the reports, and return the probes that answered."""
+    facts, failures = _collect(
+        {key: probe.facts.remote(storage_folder) for key, probe in probes.items()}, _ANSWER_SECONDS
+    )
     for key in probes:
         reports[key] = replace(reports[key], **facts[key] if key in facts else {"failure": failures[key]})
     return {key: probes[key] for key in facts}
 
 
 def _try_storage(probes: Mapping[str, Any], reports: dict[str, NodeReport], root: Root) -> dict[str, Any]:
-    """Lets every node read what this process writes, and the other way round; returns the probes that came back."""
+    """Let nodes and this process read each other's files in the storage; return the probes that answered."""
     base, content = f".preflight-{uuid.uuid4().hex}", uuid.uuid4().bytes
     keys = {key: f"{base}-{number}" for number, key in enumerate(probes)}
     root.write(base, content)
     try:
         calls = {key: probe.write_storage.remote(root.uri, base, keys[key], content) for key, probe in probes.items()}
-        answers, failures = _gather(calls, _STORAGE_SECONDS)
-        wrote = [key for key, problem in answers.items() if problem is None]
-        unseen = {key: _UNSEEN for key in wrote if root.read(keys[key]) != content}
-        calls = {key: probes[key].delete_storage.remote(root.uri, keys[key]) for key in wrote}
-        deleted, not_deleted = _gather(calls, _STORAGE_SECONDS)
+        problems, failures = _collect(calls, _STORAGE_SECONDS)
+        for key, problem in problems.items():
+            is_unseen = problem is None and root.read(keys[key]) != content
+            reports[key] = replace(reports[key], storage_problem=_UNSEEN if is_unseen else problem)
     finally:
-        root.delete(base)
-    stuck = {**failures, **not_deleted}
-    for key, problem in {**answers, **deleted, **unseen, **stuck}.items():
-        reports[key] = replace(reports[key], storage_problem=problem)
-    return {key: probe for key, probe in probes.items() if key not in stuck}
+        for key in (base, *keys.values()):
+            root.delete(key)
+    for key, failure in failures.items():
+        reports[key] = replace(reports[key], storage_problem=failure)
+    return {key: probe for key, probe in probes.items() if key not in failures}
 
 
 def _try_group(probes: Mapping[str, Any], reports: dict[str, NodeReport], addresses: Mapping[str, str]) -> None:
-    """Joins the nodes in a process group, which meets at the first one's address in Ray."""
+    """Join the nodes in a process group, which meets at the first one's address in Ray."""
     first, size = next(iter(probes)), len(probes)
     opening = probes[first].open_group.remote(addresses[first], size, _GROUP_SECONDS)
-    opened, failures = _gather({first: opening}, _GROUP_SECONDS)
+    opened, failures = _collect({first: opening}, _GROUP_SECONDS)
     calls = {
         key: probe.join_group.remote(addresses[first], opened[first], rank, size, _GROUP_SECONDS)
         for rank, (key, probe) in enumerate(probes.items() if opened else ())
     }
-    answers, silent = _gather(calls, _GROUP_SECONDS + _GRACE_SECONDS)
+    answers, silent = _collect(calls, _GROUP_SECONDS + _GRACE_SECONDS)
     for key in probes:
         reports[key] = replace(reports[key], is_member=True, group_error={**answers, **failures, **silent}.get(key))
 
 
-def _gather(calls: Mapping[str, Any], seconds: float) -> tuple[dict[str, Any], dict[str, str]]:
-    """Waits for calls, and no longer than this.
-
-    Returns:
-        What came, and why the others failed.
-    """
+def _collect(calls: Mapping[str, Any], seconds: float) -> tuple[dict[str, Any], dict[str, str]]:
+    """Wait for calls, at most so many seconds, and return what they answered and why the others failed."""
     if not calls:
         return {}, {}
     ready, _ = ray.wait(list(calls.values()), num_returns=len(calls), timeout=seconds)
     values, failures = {}, {}
     for key, call in calls.items():
         if call not in ready:
-            failures[key] = f"nothing came within {seconds:g} seconds"
+            failures[key] = f"no answer within {seconds:g} seconds"
             continue
         try:
             values[key] = ray.get(call)
         except ray.exceptions.RayError as error:
             log.warning("Preflight of node %s failed.", key, exc_info=True)
-            failures[key] = _brief(error)
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            # A traceback ends with its error.
+            failures[key] = lines[-1 if isinstance(error, ray.exceptions.RayTaskError) else 0]
     return values, failures
-
-
-def _brief(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[-1 if isinstance(error, ray.exceptions.RayTaskError) else 0]  # a traceback ends with its error

@@ -1,9 +1,9 @@
-"""What is wrong with the nodes of a cluster, out of their reports.
+"""Problems of a cluster's nodes, found in their reports.
 
-    for problem in find_problems(reports, reference=library_versions(), needs=needs):
+    for problem in find_problems(reports, storage=uri, reference=library_versions(), needs=needs, uses_gpus=False):
         print(problem.sentence)
 
-A problem has a short mark for a table, and a sentence that says what is so, what should be, and what to do.
+A problem has a short mark for a table, and a sentence that says what is wrong, what is needed and what to do.
 """
 
 from __future__ import annotations
@@ -24,148 +24,113 @@ CHECKS: tuple[Check, ...] = ("answer", "storage", "versions", "memory", "disk", 
 
 _CODE = "code"
 
+Finding = tuple[str, str]
+"""A problem's mark, and its sentence after the node's name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NodeReport:
-    """What a node told of itself; where it failed to, `failure` says why and the rest is empty."""
+    """What a node reported; if it didn't, `failure` says why and the rest is empty."""
 
-    name: str
-    """For a person: address and host name."""
-    num_workers: int
-    """Workers that fit on it."""
-    num_gpus: float
-    """That Ray counts."""
-    num_gpus_seen: int = 0
-    """That PyTorch sees."""
-    versions: Mapping[str, str] | None = None
-    """As `library_versions` gives them."""
-    memory_bytes: int | None = None
-    """Free; None where it isn't known."""
-    temp_bytes: int = 0
-    """Free for Ray's temporary folder."""
-    storage_bytes: int | None = None
-    """Free for the storage; None where it's an object store."""
-    storage_problem: str | None = None
-    """What kept it from using the storage."""
-    interface: str | None = None
-    """What gloo is told to use there."""
-    interfaces: Sequence[str] = ()
-    """All that it has."""
-    host_name: str = ""
-    host_address: str | None = None
-    """What its own host name stands for there."""
-    is_member: bool = False
-    """Of the process group that was tried."""
-    group_error: str | None = None
-    """What kept it from joining."""
-    failure: str | None = None
-    """Why it didn't answer."""
+    name: str  # address and host name
+    num_workers: int  # that fit on the node
+    num_gpus: float  # that Ray counts
+    num_gpus_seen: int = 0  # by PyTorch
+    versions: Mapping[str, str] | None = None  # as `library_versions` returns them
+    memory_bytes: int | None = None  # free; None if unknown
+    temp_bytes: int = 0  # free, for Ray's temporary folder
+    storage_bytes: int | None = None  # free, for the storage; None for an object store
+    storage_problem: str | None = None  # why it can't use the storage
+    interface: str | None = None  # that gloo is told to use
+    interfaces: Sequence[str] = ()  # all of the node's
+    is_member: bool = False  # whether it took part in the trial of a process group
+    group_error: str | None = None  # why it couldn't join the group
+    failure: str | None = None  # why it didn't answer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One thing that is wrong with one node."""
+    """One problem of one node."""
 
-    name: str
-    """Of the node."""
+    name: str  # of the node
     check: Check
-    mark: str
-    """A few words."""
-    sentence: str
-    """With what to do."""
+    mark: str  # a few words
+    sentence: str  # what is wrong and what to do
 
 
 def find_problems(
     reports: Sequence[NodeReport], *, storage: str, reference: Mapping[str, str], needs: Needs, uses_gpus: bool
 ) -> list[Problem]:
-    """Compares what every node says with what the run needs.
+    """Compare what every node reports with what the run needs.
 
     Args:
-        reports: One a node.
-        storage: Address of the storage.
+        reports: One per node.
+        storage: URI of the storage.
         reference: Versions of the process that starts the run.
-        needs: Of the run.
+        needs: What the run needs.
         uses_gpus: Whether its workers have GPUs.
     """
     found: list[Problem] = []
     for report in reports:
         if report.failure is not None:
-            found.append(_unanswered(report, report.failure))
-            continue
-        problems = [
-            _storage(report, storage),
-            _versions(report, reference),
-            _memory(report, needs),
-            _disk(report, needs, storage),
-            _gpus(report) if uses_gpus else None,
-        ]
-        found += [problem for problem in problems if problem is not None]
+            sentence = f"doesn't answer: {report.failure}. Repair it, or take it out of the cluster with `ray stop`."
+            findings: dict[Check, Finding | None] = {"answer": ("none", sentence)}
+        else:
+            findings = {
+                "storage": _storage(report, storage),
+                "versions": _versions(report, reference),
+                "memory": _memory(report, needs),
+                "disk": _disk(report, needs, storage),
+                "GPUs": _gpus(report) if uses_gpus else None,
+            }
+        for check, finding in findings.items():
+            if finding is not None:
+                mark, sentence = finding
+                found.append(Problem(name=report.name, check=check, mark=mark, sentence=f"{report.name} {sentence}"))
     return [*found, *_group([report for report in reports if report.is_member])]
 
 
-def _unanswered(report: NodeReport, failure: str) -> Problem:
-    return Problem(
-        name=report.name,
-        check="answer",
-        mark="none",
-        sentence=f"{report.name} doesn't answer: {failure}. Mend it, or take it out of the cluster with `ray stop`.",
-    )
-
-
-def _storage(report: NodeReport, storage: str) -> Problem | None:
+def _storage(report: NodeReport, storage: str) -> Finding | None:
     what = report.storage_problem
     if what is None:
         return None
-    if what == NOT_SHARED:
-        sentence = (
-            f"{report.name} doesn't share the storage {storage}: what this process wrote there isn't there. Give a "
-            "folder that all nodes mount at this path, such as one of NFS, or an s3:// or gs:// URI, with --storage."
-        )
-        return Problem(name=report.name, check="storage", mark=what, sentence=sentence)
-    sentence = f"{report.name} can't use the storage: {what.rstrip('.')}."
-    return Problem(name=report.name, check="storage", mark="failed", sentence=sentence)
-
-
-def _versions(report: NodeReport, reference: Mapping[str, str]) -> Problem | None:
-    theirs = report.versions or {}
-    differing = [name for name in reference if theirs.get(name) != reference[name]]
-    if "dim_ray" in differing and theirs.get("dim_ray") == "missing":
-        differing = [name for name in differing if name != _CODE]
-    elif differing == [_CODE]:
-        sentence = (
-            f"{report.name} has other code of dim_ray {reference['dim_ray']}: digest {theirs.get(_CODE)}, and "
-            f"{reference[_CODE]} here. Bring the same checkout to all nodes, and start Ray there again."
-        )
-        return Problem(name=report.name, check="versions", mark="code differs", sentence=sentence)
-    if not differing:
-        return None
-    pairs = ", ".join(f"{name} {theirs.get(name, 'missing')} and {reference[name]} here" for name in differing)
-    return Problem(
-        name=report.name,
-        check="versions",
-        mark=", ".join(f"{name} {theirs.get(name, 'missing')}" for name in differing if name != _CODE),
-        sentence=f"{report.name} has other versions: {pairs}. Install the same ones, and start Ray there again.",
+    if what != NOT_SHARED:
+        return "failed", f"can't use the storage: {what.rstrip('.')}."
+    return what, (
+        f"doesn't share the storage {storage}: a file that this process wrote isn't there. With --storage, give a "
+        "folder that all nodes mount at the same path, such as one of NFS, or an s3:// or gs:// URI."
     )
 
 
-def _memory(report: NodeReport, needs: Needs) -> Problem | None:
+def _versions(report: NodeReport, reference: Mapping[str, str]) -> Finding | None:
+    theirs = report.versions or {}
+    differing = [name for name in reference if theirs.get(name) != reference[name]]
+    if theirs.get("dim_ray") == "missing":
+        differing = [name for name in differing if name != _CODE]
+    if not differing:
+        return None
+    if differing == [_CODE]:
+        return "code differs", (
+            f"has other code of dim_ray {reference['dim_ray']}: digest {theirs.get(_CODE)}, and {reference[_CODE]} "
+            "here. Bring the same checkout to all nodes, and start Ray there again."
+        )
+    pairs = ", ".join(f"{name} {theirs.get(name, 'missing')} and {reference[name]} here" for name in differing)
+    mark = ", ".join(f"{name} {theirs.get(name, 'missing')}" for name in differing if name != _CODE)
+    return mark, f"has other versions: {pairs}. Install the same ones, and start Ray there again."
+
+
+def _memory(report: NodeReport, needs: Needs) -> Finding | None:
     needed = needs.memory_bytes(report.num_workers)
     if report.memory_bytes is None or report.memory_bytes >= needed:
         return None
     workers = min(report.num_workers, needs.num_workers)
-    return Problem(
-        name=report.name,
-        check="memory",
-        mark=_of(report.memory_bytes, needed),
-        sentence=(
-            f"{report.name} has {_bytes(report.memory_bytes)} of memory free, and {workers} workers need at least "
-            f"{_bytes(needed)}. Free some, or let fewer run side by side: --study.max_concurrent, "
-            "--study.cpus_per_worker."
-        ),
+    return _of(report.memory_bytes, needed), (
+        f"has {_bytes(report.memory_bytes)} of free memory, and {workers} workers need at least {_bytes(needed)}. "
+        "Free some, or let fewer run side by side: --study.max_concurrent, --study.cpus_per_worker."
     )
 
 
-def _disk(report: NodeReport, needs: Needs, storage: str) -> Problem | None:
+def _disk(report: NodeReport, needs: Needs, storage: str) -> Finding | None:
     places = [("Ray's temporary folder", report.temp_bytes, needs.temp_bytes)]
     if report.storage_bytes is not None and report.storage_problem is None:
         places.append((f"the storage {storage}", report.storage_bytes, needs.storage_bytes))
@@ -176,58 +141,37 @@ def _disk(report: NodeReport, needs: Needs, storage: str) -> Problem | None:
         f"{_bytes(free)} free for {what}, which needs at least {_bytes(needed)}" for what, free, needed in short
     )
     _, free, needed = short[0]
-    return Problem(
-        name=report.name,
-        check="disk",
-        mark=_of(free, needed),
-        sentence=f"{report.name} has too little disk: {parts}. Free some, or use another place: "
-        "`ray start --temp-dir`, --storage.",
+    return _of(free, needed), (
+        f"has too little disk: {parts}. Free some, or choose another place with `ray start --temp-dir` or --storage."
     )
 
 
-def _gpus(report: NodeReport) -> Problem | None:
+def _gpus(report: NodeReport) -> Finding | None:
     if report.num_gpus_seen >= report.num_gpus:
         return None
-    return Problem(
-        name=report.name,
-        check="GPUs",
-        mark=f"{report.num_gpus_seen} of {report.num_gpus:g}",
-        sentence=(
-            f"{report.name} has {report.num_gpus:g} GPUs by Ray's count, and PyTorch sees {report.num_gpus_seen}. "
-            "Install the driver and a PyTorch with CUDA there, or start Ray with the right --num-gpus."
-        ),
+    return f"{report.num_gpus_seen} of {report.num_gpus:g}", (
+        f"has {report.num_gpus:g} GPUs by Ray's count, and PyTorch sees {report.num_gpus_seen}. Install the driver and "
+        "a PyTorch with CUDA there, or start Ray with the right --num-gpus."
     )
 
 
 def _group(members: Sequence[NodeReport]) -> list[Problem]:
-    """Explains a process group that doesn't work; its members share one sentence."""
+    """Explain a process group that doesn't work, in one sentence for all its members."""
     failed = [report for report in members if report.group_error is not None]
     if not failed:
         return []
-    variables = " and ".join(INTERFACE_VARIABLES)
     sentence = (
         f"the process group of {len(members)} nodes doesn't work. {' '.join(map(_member, members))} Every node has to "
-        "listen on an interface that the others reach; by default it's the one with the node's address in Ray. Start "
-        f"Ray on each node with {variables} unset, or set to the right interface, let the nodes reach each other on "
-        "all TCP ports, or use one worker."
+        "listen on an interface that the others reach, by default the one with the node's address in Ray, and "
+        f"never lo. Start Ray on each node with {' and '.join(INTERFACE_VARIABLES)} unset or set to the right "
+        "interface, let the nodes reach each other on all TCP ports, or use one worker."
     )
     return [Problem(name=report.name, check="process group", mark="failed", sentence=sentence) for report in failed]
 
 
 def _member(report: NodeReport) -> str:
-    host = f"its host name {report.host_name} is {report.host_address or 'unknown to it'}"
-    unreachable = ", which no other node reaches"
-    if report.interface is None:
-        is_alone = (report.host_address or "").startswith("127.")
-        where = f"no interface is set, and {host}{unreachable if is_alone else ''}"
-    else:
-        missing = [name for name in report.interface.split(",") if name not in report.interfaces]
-        if missing:
-            remark = f", which it doesn't have (it has {', '.join(report.interfaces)})"
-        else:
-            remark = unreachable if report.interface == "lo" else ""
-        where = f"interface {report.interface}{remark}; {host}"
-    return f"{report.name}: {where}; {(report.group_error or 'no error').rstrip('.')}."
+    interface = f"interface {report.interface or 'not set'} of {', '.join(report.interfaces)}"
+    return f"{report.name}: {interface}; {(report.group_error or 'no error').rstrip('.')}."
 
 
 def _of(free: int, needed: int) -> str:

@@ -1,23 +1,15 @@
-"""What a run will need of every node, at the least.
+"""Lower bounds of what a run needs of every node.
 
     needs = estimate_needs(work, placement, num_trials=1)
     needs.memory_bytes(num_workers=2)
 
-The estimate refuses what can't work, and promises nothing: activations, augmentation and CUDA come on top. It is about
-the distillations, which hold the pool, and not about the teachers and students before and after them.
-
-| where | bytes |
-| --- | --- |
-| memory of a worker | 0.5 GB for Python, PyTorch and Ray, the data set, its share of the pool's snapshots, and 4 x the
-networks that it trains: weights, gradients and Adam's two moments |
-| memory of a node | its workers, and the data set once more in Ray's object store |
-| Ray's temporary folder | 1 GB for logs, and the data set, which may be spilled there |
-| a storage that is a folder | the teachers that it doesn't hold yet, and 3 x the networks for each trial's checkpoint |
+They cover the distillations, which hold the pool; activations, augmentation and CUDA come on top. docs/cluster.md has
+the table of what is counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -40,21 +32,16 @@ _SAVED = 3  # without the gradients
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What a run needs, at the least."""
+    """What a run needs, at least."""
 
-    num_workers: int
-    """Workers at a time, over all nodes."""
-    worker_bytes: int
-    """Memory of one worker."""
-    dataset_bytes: int
-    """Of all images and labels."""
-    temp_bytes: int
-    """Disk for Ray's temporary folder, on each node."""
-    storage_bytes: int
-    """Disk for the storage."""
+    num_workers: int  # at a time, over all nodes
+    worker_bytes: int  # memory of one worker
+    dataset_bytes: int  # all images and labels
+    temp_bytes: int  # disk for Ray's temporary folder, on each node
+    storage_bytes: int  # disk for the storage
 
     def memory_bytes(self, num_workers: int) -> int:
-        """Returns the memory of a node that has room for so many workers."""
+        """Return the memory of a node that has room for so many workers."""
         workers = min(num_workers, self.num_workers)
         return workers * self.worker_bytes + self.dataset_bytes if workers else 0
 
@@ -62,13 +49,13 @@ class Needs:
 def estimate_needs(
     work: Workspace, placement: Placement, *, num_trials: int, variants: Sequence[Config] | None = None
 ) -> Needs:
-    """Estimates what a run needs, from its data and networks.
+    """Estimate what a run needs, from its data and networks.
 
     Args:
-        work: Data on the CPU.
+        work: Workspace with its data on the CPU.
         placement: Workers of a trial, and trials side by side.
-        num_trials: Distillations that are to run.
-        variants: Configurations of them, with the largest pool of each kind. Default: the workspace's.
+        num_trials: Number of distillations that are to run.
+        variants: Their configurations, with the largest pool of each kind. Default: the workspace's.
     """
     dataset = work.dataset
     splits = (dataset.train, dataset.validation, dataset.test)
@@ -81,12 +68,16 @@ def estimate_needs(
     }
     largest, sizes = 0, dict[str, int]()
     for own in works:
-        teachers = _teacher_bytes(own, snapshots)
+        names, num_snapshots = own.config.networks.teachers, own.config.pool.num_snapshots
+        teachers = {
+            teacher_fingerprint(own, number): num_snapshots * snapshots[names[number % len(names)]]
+            for number in pool_teachers(own.config)
+        }
         held = sum(teachers.values()) // placement.num_workers + _TRAINED * pairs[own.config.generator]
         largest = max(largest, held)
         sizes |= teachers
     side_by_side = min(placement.max_concurrent, num_trials)
-    stored = sum(size for identity, size in sizes.items() if not work.artifacts.exists("teachers", identity))
+    stored = sum(size for key, size in sizes.items() if not work.artifacts.exists("teachers", key))
     return Needs(
         num_workers=side_by_side * placement.num_workers,
         worker_bytes=_PROCESS_BYTES + dataset_bytes + largest,
@@ -100,16 +91,6 @@ def _pair_bytes(work: Workspace) -> int:
     config = work.config
     pair = build_pair(config.generator, config.prior, work.dataset, learning_rate=config.prior.learning_rate, seed=0)
     return _size(pair.weights().values())
-
-
-def _teacher_bytes(work: Workspace, snapshots: Mapping[str, int]) -> dict[str, int]:
-    """Returns the bytes of all snapshots of each teacher of the pool, by its fingerprint."""
-    config = work.config
-    names = config.networks.teachers
-    return {
-        teacher_fingerprint(work, n): config.pool.num_snapshots * snapshots[names[n % len(names)]]
-        for n in pool_teachers(config)
-    }
 
 
 def _size(tensors: Iterable[Tensor]) -> int:

@@ -1,18 +1,17 @@
-"""What a node tells of itself, and what it tries: the storage, and a process group with the other nodes.
+"""A node's probe: an actor that reports facts, and tries the storage and a process group with the other nodes.
 
     with sent_as_code():
         probe = ray.remote(NodeProbe).options(num_cpus=0, scheduling_strategy=...).remote(make_address_hook())
     ray.get(probe.facts.remote("/shared/dim_storage"))
 
-A node may have another version of our code, or none. So this file is sent as code, imports nothing but the standard
-library at its top, and answers with plain values.
+A node may have another version of our code, or none. So this file is sent as code, imports only the standard library at
+its top, and answers with plain values.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import re
@@ -21,24 +20,27 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-__all__ = ["LIBRARIES", "NOT_SHARED", "NodeProbe", "code_digest", "free_memory", "library_versions", "sent_as_code"]
+__all__ = ["NOT_SHARED", "NodeProbe", "code_digest", "free_memory", "library_versions", "sent_as_code"]
 
-LIBRARIES = ("ray", "torch", "optuna", "pyarrow")
-"""Distributions whose versions have to agree over the cluster."""
 NOT_SHARED = "not shared"
-"""What `NodeProbe.write_storage` says where the driver's file isn't there."""
+"""Answer of `NodeProbe.write_storage` if the driver's file isn't there."""
 
-_PACKAGES = ("dim_ray", "tuning")
+_LIBRARIES = ("ray", "torch", "optuna", "pyarrow")
 _DIGEST_DIGITS = 8
+_CGROUPS = {  # files of the memory's limit and usage, by controller
+    "": ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    "memory": ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
 _SOURCE_LINE = re.compile(r"\[\S+:\d+\] ")  # of gloo, in the middle of its messages
 
 
 @contextmanager
 def sent_as_code() -> Iterator[None]:
-    """While the body runs, Ray sends what this file defines as code, and not as names to import."""
+    """Make Ray send this file's classes and functions as code, and not as names to import, while the body runs."""
     from ray import cloudpickle
 
     module = sys.modules[__name__]
@@ -50,10 +52,10 @@ def sent_as_code() -> Iterator[None]:
 
 
 class NodeProbe:
-    """An actor on one node, in a process of its own.
+    """An actor in a process of its own.
 
     Args:
-        set_up: What a worker's process begins with.
+        set_up: Function that prepares the process as it does a worker's.
     """
 
     def __init__(self, set_up: Callable[[], None]) -> None:
@@ -61,10 +63,10 @@ class NodeProbe:
         self._store: Any = None
 
     def facts(self, storage_folder: str | None) -> dict[str, Any]:
-        """Returns what the node is.
+        """Return fields of the node's `NodeReport`.
 
         Args:
-            storage_folder: The storage, where it's a folder and no object store.
+            storage_folder: The storage, if it is a folder.
         """
         import ray
 
@@ -76,15 +78,13 @@ class NodeProbe:
             "num_gpus_seen": _num_gpus(),
             "interface": os.environ.get("GLOO_SOCKET_IFNAME"),
             "interfaces": tuple(name for _, name in socket.if_nameindex()),
-            "host_name": socket.gethostname(),
-            "host_address": _resolve(socket.gethostname()),
         }
 
     def write_storage(self, root: str, theirs: str, ours: str, content: bytes) -> str | None:
-        """Reads what the driver wrote, and writes the same under another key.
+        """Read what the driver wrote under one key, and write the same under another.
 
         Returns:
-            What went wrong: `NOT_SHARED`, or a sentence.
+            What went wrong, `NOT_SHARED` or a sentence; None if all went well.
         """
         try:
             from dim_ray.errors import DimError
@@ -100,36 +100,23 @@ class NodeProbe:
             return str(error)
         return None
 
-    def delete_storage(self, root: str, ours: str) -> str | None:
-        """Deletes what `write_storage` wrote, and returns what went wrong."""
-        from dim_ray.errors import DimError
-        from dim_ray.store.files.filesystem import open_root
-
-        try:
-            open_root(root).delete(ours)
-        except DimError as error:
-            return str(error)
-        return None
-
     def open_group(self, address: str, num_workers: int, seconds: float) -> int:
-        """Opens the place where the workers of a process group meet, and returns its port."""
-        self._store = _meeting(address, 0, num_workers, seconds, is_master=True)
+        """Open the store at which the workers of a process group meet, and return its port."""
+        self._store = _open_store(address, 0, num_workers, seconds, is_master=True)
         port: int = self._store.port
         return port
 
     def join_group(self, address: str, port: int, rank: int, num_workers: int, seconds: float) -> str | None:
-        """Joins a gloo process group and sums 1, 2, ... over it.
+        """Join a gloo process group and sum 1, 2, ... over it.
 
         Returns:
-            What went wrong; None where the sum is right.
+            What went wrong; None if the sum is right.
         """
-        from datetime import timedelta
-
         import torch
         import torch.distributed as dist
 
         try:
-            store = self._store or _meeting(address, port, num_workers, seconds, is_master=False)
+            store = self._store or _open_store(address, port, num_workers, seconds, is_master=False)
             within = timedelta(seconds=seconds)
             dist.init_process_group("gloo", store=store, rank=rank, world_size=num_workers, timeout=within)
             total = torch.tensor([rank + 1.0])
@@ -138,15 +125,15 @@ class NodeProbe:
             text = _SOURCE_LINE.sub("", str(error))
             return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
         expected = sum(range(num_workers + 1))
-        return None if total.item() == expected else f"the sum over the group is {total.item():g}, and not {expected}"
+        return None if total.item() == expected else f"the sum over the group is {total.item():g}, not {expected}"
 
 
 def library_versions() -> dict[str, str]:
-    """Returns what this process would run with, by name: Python, libraries, and the digest of our code."""
+    """Return the versions of this process, by name: Python, libraries, dim_ray, and a digest of its code."""
     found = {"Python": ".".join(platform.python_version_tuple()[:2])}
-    for name in LIBRARIES:
+    for name in _LIBRARIES:
         try:
-            # Builds for another accelerator differ behind the plus.
+            # Builds for different accelerators differ behind the plus.
             found[name] = importlib.metadata.version(name).partition("+")[0]
         except importlib.metadata.PackageNotFoundError:
             found[name] = "missing"
@@ -154,13 +141,13 @@ def library_versions() -> dict[str, str]:
         import dim_ray
     except ImportError:
         return {**found, "dim_ray": "missing"}
-    specs = [importlib.util.find_spec(name) for name in _PACKAGES]
-    folders = [Path(spec.origin).parent for spec in specs if spec and spec.origin]
-    return {**found, "dim_ray": dim_ray.__version__, "code": code_digest(folders)}
+    package = Path(dim_ray.__file__).parent
+    digest = code_digest([package, package.with_name("tuning")])
+    return {**found, "dim_ray": dim_ray.__version__, "code": digest}
 
 
 def code_digest(folders: list[Path]) -> str:
-    """Returns 8 hexadecimal digits that identify the Python files of some packages, by path and content."""
+    """Return 8 hexadecimal digits of the paths and contents of the Python files in some folders."""
     digest = hashlib.sha256()
     for folder in folders:
         for file in sorted(folder.rglob("*.py")):
@@ -170,13 +157,10 @@ def code_digest(folders: list[Path]) -> str:
 
 
 def free_memory(system: Path = Path("/")) -> int | None:
-    """Returns the bytes that new processes can have: the machine's, or less where a cgroup limits this one.
+    """Return the bytes that new processes can use, within the limits of cgroups; None if there is no `proc`.
 
     Args:
-        system: Where `proc` and `sys` are.
-
-    Returns:
-        None where there is no `proc`.
+        system: Folder of `proc` and `sys`.
     """
     try:
         lines = (system / "proc/meminfo").read_text().splitlines()
@@ -187,22 +171,15 @@ def free_memory(system: Path = Path("/")) -> int | None:
 
 
 def _cgroup_free(system: Path) -> Iterator[int]:
-    """Yields what is left below the limit of each cgroup that this process is in."""
-    try:
-        lines = (system / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
+    """Yield what is left below the limit of each cgroup that this process is in."""
+    file = system / "proc/self/cgroup"
+    for line in file.read_text().splitlines() if file.exists() else ():
         _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            base, limit, usage, cache = "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
-        elif "memory" in controllers.split(","):
-            base, limit, usage = "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
-            cache = "total_inactive_file"
-        else:
+        if controllers not in _CGROUPS:
             continue
+        base, limit, usage, cache = _CGROUPS[controllers]
         group = Path(path.lstrip("/"))
-        for level in (group, *group.parents):  # inside of a container, the outer levels alone are there
+        for level in (group, *group.parents):  # a container shows only the outer levels
             folder = system / base / level
             try:
                 most, used = (folder / limit).read_text().strip(), int((folder / usage).read_text())
@@ -228,16 +205,7 @@ def _num_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _resolve(host_name: str) -> str | None:
-    try:
-        return socket.gethostbyname(host_name)
-    except OSError:
-        return None
-
-
-def _meeting(address: str, port: int, num_workers: int, seconds: float, *, is_master: bool) -> Any:
-    from datetime import timedelta
-
+def _open_store(address: str, port: int, num_workers: int, seconds: float, *, is_master: bool) -> Any:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     within = timedelta(seconds=seconds)

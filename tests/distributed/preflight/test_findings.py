@@ -23,8 +23,6 @@ WELL = NodeReport(
     storage_bytes=5 * GB,
     interface="eth0",
     interfaces=("lo", "eth0"),
-    host_name="two",
-    host_address="10.0.0.2",
 )
 
 
@@ -44,9 +42,9 @@ def test_node_that_has_just_enough_is_well() -> None:
 
 
 def test_node_that_did_not_answer_is_one_problem() -> None:
-    problem = only(NodeReport(name=WELL.name, num_workers=2, num_gpus=2.0, failure="nothing came within 120 seconds"))
+    problem = only(NodeReport(name=WELL.name, num_workers=2, num_gpus=2.0, failure="no answer within 120 seconds"))
     assert (problem.check, problem.mark) == ("answer", "none")
-    assert problem.sentence.startswith("10.0.0.2 (two) doesn't answer: nothing came within 120 seconds.")
+    assert problem.sentence.startswith("10.0.0.2 (two) doesn't answer: no answer within 120 seconds.")
 
 
 def test_folder_that_is_not_shared_names_what_to_use_instead() -> None:
@@ -119,20 +117,16 @@ def group_sentence(*members: NodeReport) -> str:
     return sentence
 
 
-def test_group_that_fails_names_every_node_and_what_is_odd_about_it() -> None:
-    one = replace(
-        WELL, name="10.0.0.1 (one)", interface=None, host_name="one", host_address="127.0.0.1", group_error="refused"
-    )
+def test_group_that_fails_names_every_node_with_its_interface() -> None:
     sentence = group_sentence(
-        one,
+        replace(WELL, name="10.0.0.1 (one)", interface=None, group_error="refused"),
         replace(WELL, interface="eth9", group_error="no such device."),
-        replace(WELL, name="10.0.0.3 (three)", interface="lo", host_address=None),
+        replace(WELL, name="10.0.0.3 (three)", interface="lo"),
     )
     assert "process group of 3 nodes" in sentence
-    assert "10.0.0.1 (one): no interface is set, and its host name one is 127.0.0.1, which no other node" in sentence
-    assert "10.0.0.2 (two): interface eth9, which it doesn't have (it has lo, eth0); its host name two is" in sentence
-    assert "no such device. 10.0.0.3 (three): interface lo, which no other node reaches; " in sentence
-    assert "its host name two is unknown to it; no error." in sentence
+    assert "10.0.0.1 (one): interface not set of lo, eth0; refused. " in sentence
+    assert "10.0.0.2 (two): interface eth9 of lo, eth0; no such device. " in sentence
+    assert "10.0.0.3 (three): interface lo of lo, eth0; no error. " in sentence
     assert "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME unset" in sentence
 
 

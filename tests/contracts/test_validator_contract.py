@@ -1,4 +1,4 @@
-"""What every Validator keeps to. An implementation is a function of a workspace; add it to IMPLEMENTATIONS."""
+"""The contract of every Validator. Add an implementation, as a function of a workspace, to IMPLEMENTATIONS."""
 
 from __future__ import annotations
 
@@ -48,9 +48,7 @@ def test_generator_is_measured_as_it_was_when_it_began(
         validate(work, changed)
 
 
-def test_measurements_are_handed_out_once_and_nothing_where_nothing_was_begun(
-    validator: Validator, generator: Generator
-) -> None:
+def test_measurements_are_returned_once_and_only_after_begin(validator: Validator, generator: Generator) -> None:
     assert validator.take(wait=True) is None
     validator.begin(generator)
     assert validator.take(wait=True)
@@ -69,7 +67,7 @@ def test_measurements_come_without_waiting(validator: Validator, work: Workspace
         assert measured == validate(work, generator)
 
 
-def test_students_that_diverge_are_an_error_of_that_generator_alone(
+def test_students_that_diverge_are_an_error_of_only_that_generator(
     validator: Validator, work: Workspace, generator: Generator
 ) -> None:
     broken = copy.deepcopy(generator)

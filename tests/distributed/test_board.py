@@ -1,4 +1,4 @@
-"""Where the board is."""
+"""The node of the board."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def work(tmp_path: Path) -> Workspace:
     return make_work(tmp_path)
 
 
-def test_every_job_runs_on_the_cores_that_it_was_given(placement: Placement, work: Workspace, tmp_path: Path) -> None:
+def test_every_job_uses_the_cores_that_it_was_given(placement: Placement, work: Workspace, tmp_path: Path) -> None:
     seen: list[float] = []
     tasks = {f"job {index}": Task(job=ray_jobs.note, argument=f"file-{index}") for index in range(5)}
     run_tasks(work, tasks, placement, on_progress=lambda share, note: seen.append(share))
@@ -59,7 +59,7 @@ def test_no_jobs_take_no_time(placement: Placement, work: Workspace) -> None:
     run_tasks(work, {}, placement, on_progress=lambda share, note: pytest.fail("there is none"))
 
 
-def test_error_for_a_person_comes_back_as_it_was_raised_and_the_others_are_stopped(
+def test_error_for_the_user_comes_back_as_it_was_raised_and_the_other_jobs_are_stopped(
     placement: Placement, work: Workspace, tmp_path: Path
 ) -> None:
     if placement.max_concurrent < 2:
@@ -91,12 +91,12 @@ def test_job_whose_process_dies_is_started_again(placement: Placement, work: Wor
     assert (tmp_path / "file").exists()
 
 
-def test_job_whose_process_dies_every_time_gives_a_sentence(placement: Placement, work: Workspace) -> None:
+def test_job_whose_process_dies_every_time_gives_a_readable_error(placement: Placement, work: Workspace) -> None:
     with pytest.raises(DimError, match=r"the process of teacher 3 died too often .*Finished work is kept"):
         run_tasks(work, {"teacher 3": Task(job=ray_jobs.die, argument=None)}, placement, on_progress=ignore)
 
 
-def test_progress_is_weighed_by_the_cost_of_the_tasks(placement: Placement, work: Workspace) -> None:
+def test_progress_is_weighted_by_the_cost_of_the_tasks(placement: Placement, work: Workspace) -> None:
     seen: list[float] = []
     tasks = {
         "dear": Task(job=ray_jobs.note, argument="dear", cost=9.0),

@@ -1,4 +1,4 @@
-"""What each worker of a run does, without Ray Train."""
+"""The jobs of a run's workers, without Ray Train."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def diverge(work: Workspace, reporter: object, collective: Collective, validator
     raise DivergedError("matching diverged by step 3")
 
 
-def test_end_of_a_trial_is_left_to_its_driver_to_report(
+def test_last_validation_of_a_trial_is_left_to_its_driver(
     work: Workspace, monkeypatch: pytest.MonkeyPatch, reports: list[dict[str, Any]]
 ) -> None:
     def distil(work: Workspace, reporter: Reporter, collective: Collective, validator: Validator) -> None:

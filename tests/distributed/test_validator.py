@@ -1,4 +1,4 @@
-"""Validations on slots of a real Ray that others want, too."""
+"""Validations on slots of a real Ray that others want too."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("slots"
 
 @pytest.fixture
 def busy() -> Iterator[None]:
-    """Somebody holds all cores."""
+    """An actor that holds all cores."""
     holder = ray.remote(num_cpus=os.cpu_count())(Holder).remote()
     ray.get(holder.is_there.remote())
     yield
@@ -39,7 +39,7 @@ class Holder:
 
 
 @pytest.mark.usefixtures("busy")
-def test_generator_is_measured_in_place_where_no_slot_is_free(
+def test_generator_is_measured_in_place_if_no_slot_is_free(
     work: Workspace, generator: Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray, "remote", lambda *args, **options: pytest.fail("a task was sent"))
@@ -49,7 +49,7 @@ def test_generator_is_measured_in_place_where_no_slot_is_free(
 
 
 @pytest.mark.usefixtures("busy")
-def test_slot_that_others_took_in_the_meantime_is_not_waited_for(
+def test_slot_that_others_have_taken_is_not_waited_for(
     work: Workspace, generator: Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 1.0})
@@ -57,11 +57,11 @@ def test_slot_that_others_took_in_the_meantime_is_not_waited_for(
     late.begin(generator)
     assert late.take(wait=False) is None
     assert late.take(wait=True) == validate(work, generator)
-    late.begin(generator)  # and it goes on
+    late.begin(generator)  # it can be used again
     assert late.take(wait=True) == validate(work, generator)
 
 
-def test_validation_whose_process_dies_is_done_again_in_place(
+def test_validation_whose_process_dies_is_repeated_in_place(
     work: Workspace, generator: Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost = SlotValidator(work, ONE_CORE)
@@ -75,6 +75,6 @@ def test_validation_whose_process_dies_is_done_again_in_place(
 
 
 def begin_and_die(work: Workspace, generator: Generator) -> Iterator[None]:
-    """Is killed as by a machine that has no memory left."""
+    """Begin, and be killed as on a machine without memory."""
     yield None
     os.kill(os.getpid(), signal.SIGKILL)

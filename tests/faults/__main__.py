@@ -1,9 +1,9 @@
-"""Harms studies on a cluster of this machine, and prints what each harm cost.
+"""Harm studies on a cluster of this machine, and print what each harm costs.
 
     python -m tests.faults                 every scenario, one after the other
     python -m tests.faults workers node    some of them
 
-Minutes; ends with 1 where a study didn't finish, or a row was lost or doubled.
+It takes minutes, and exits with 1 if a study didn't finish, or a row was lost or doubled.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.helpers.harmed_study import CHECKPOINT_SECONDS, Harm
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs ``python -m tests.faults``, and returns its exit code."""
+    """Run ``python -m tests.faults``, and return its exit code."""
     parser = argparse.ArgumentParser(
         "python -m tests.faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -79,7 +79,7 @@ def _cells(harm: Harm) -> list[str]:
         f"{harm.redone_seconds:.1f} s, {harm.redone}",
         f"{harm.num_lost} of {harm.num_rows}",
         str(harm.num_doubled),
-        "given again" if harm.by_command else "goes on",
+        "given again" if harm.by_command else "continues",
         "yes" if harm.is_finished else "NO",
     ]
 

@@ -1,4 +1,4 @@
-"""What a study survives: each function really does it, on a cluster of this machine, and returns what it cost."""
+"""Faults that a study survives: each function causes some on a cluster of this machine, and returns their cost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SHORT_BUILD = {**_SHORT_PRIOR, "--pool.epochs": "10"}
 
 
 def workers(folder: Path) -> list[Harm]:
-    """SIGKILL of the only worker, in each stage of one study."""
+    """Kill the only worker, in each stage of one study."""
     with RayCluster(num_nodes=2) as cluster, harmed(folder, 1) as study:
 
         def kill_one(name: str) -> Callable[[], None]:
@@ -43,7 +43,7 @@ def workers(folder: Path) -> list[Harm]:
 
 
 def node(folder: Path) -> list[Harm]:
-    """Loss of the node that trains, in a teacher's training and, once another one has joined, in a trial."""
+    """Lose the node that trains a teacher and, once another one has joined, the node that runs a trial."""
     what = "loss of the node"
     with RayCluster(num_nodes=2) as cluster, harmed(folder, 1, _SHORT_PRIOR) as study:
 
@@ -58,7 +58,7 @@ def node(folder: Path) -> list[Harm]:
 
 
 def driver(folder: Path) -> list[Harm]:
-    """Loss of the driver in one trial, and of head and nodes in the next; each time followed by the same command."""
+    """Kill the driver in one trial, and head and nodes in the next; give the same command again each time."""
     clusters: list[RayCluster] = []
     with harmed(folder, 2, _SHORT_BUILD) as study:
 
@@ -84,7 +84,7 @@ def driver(folder: Path) -> list[Harm]:
 
 
 def storage(folder: Path) -> list[Harm]:
-    """A storage that refuses in the midst of one trial, and a disk that is full in the midst of the next."""
+    """Make the storage read-only during one trial, and fill its disk during the next."""
     disk, flags = folder / "disk", {**_LONGEST_TRIALS, **_SHORT_BUILD}
     with small_disk(disk, 64 * 1024), RayCluster(num_nodes=1) as cluster, harmed(disk, 2, flags) as study:
         root = study.storage
@@ -100,7 +100,7 @@ def storage(folder: Path) -> list[Harm]:
 
 
 def two_workers(folder: Path) -> list[Harm]:
-    """SIGKILL of one of two workers under Ray Train, and then the loss of its node."""
+    """Kill one of two workers under Ray Train, and then lose its node."""
     flags = {
         **_LONG_TRIALS,
         **_SHORT_BUILD,
@@ -121,7 +121,7 @@ def two_workers(folder: Path) -> list[Harm]:
 
 
 def preemption(folder: Path) -> list[Harm]:
-    """The node of one of two workers is taken back with a notice, where no failure is allowed."""
+    """Preempt the node of one of two workers, with a notice, in a study that allows no failure."""
     flags = {**_LONG_TRIALS, **_SHORT_BUILD, "--workers-per-trial": "2", "--study.max_failures": "0"}
     flags["--study.pool_sizes"] = "2"
     with RayCluster(num_nodes=3) as cluster, harmed(folder, 1, flags) as study:
@@ -147,19 +147,19 @@ SCENARIOS: Mapping[str, Callable[[Path], list[Harm]]] = {
 
 
 def cover(folder: Path) -> None:
-    """Makes a folder read-only: files that are open already can still be written."""
+    """Make a folder read-only; files that are open already can still be written."""
     subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
     subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
 
 
 def uncover(folder: Path) -> None:
-    """Makes it writable again."""
+    """Make it writable again."""
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @contextmanager
 def harmed(folder: Path, num_trials: int, changes: Mapping[str, str] | None = None) -> Iterator[HarmedStudy]:
-    """Ends the study's processes with the body."""
+    """Yield a study, and end its processes with the body."""
     study = HarmedStudy(folder / "storage", num_trials, changes)
     try:
         yield study
@@ -168,6 +168,6 @@ def harmed(folder: Path, num_trials: int, changes: Mapping[str, str] | None = No
 
 
 def only(cluster: RayCluster, name: str) -> tuple[Node, int]:
-    """Returns node and process of the one worker that does something."""
+    """Return node and process of the one worker of this name."""
     [found] = cluster.find(name)
     return found

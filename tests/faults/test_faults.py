@@ -1,4 +1,4 @@
-"""The quickest of the scenarios that no other test covers; `python -m tests.faults` runs all of them."""
+"""The quickest scenarios that no other test covers; `python -m tests.faults` runs all of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECONDS = 600.0
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.timeout(900)  # a machine that is busy with other things
-def test_study_goes_on_without_a_word_where_the_node_that_trains_is_lost(tmp_path: Path) -> None:
+def test_study_continues_without_a_message_if_the_node_that_trains_is_lost(tmp_path: Path) -> None:
     harms = SCENARIOS["node"](tmp_path)
     assert [harm.stage for harm in harms] == ["teacher", "trial 0"]
     for harm in harms:
@@ -34,7 +34,7 @@ def test_study_goes_on_without_a_word_where_the_node_that_trains_is_lost(tmp_pat
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_pool_goes_on_with_the_workers_that_are_left_where_a_node_is_gone_for_good(tmp_path: Path) -> None:
+def test_pool_continues_with_the_remaining_workers_if_a_node_is_lost_for_good(tmp_path: Path) -> None:
     flags = {"--size": "4", "--workers": "2", "--pool.epochs": "60", "--storage.checkpoint_seconds": "3"}
     arguments = [word for flag, value in {**flags, "--storage": str(tmp_path)}.items() for word in (flag, value)]
     with RayCluster(num_nodes=2) as cluster:
@@ -61,5 +61,5 @@ def test_pool_goes_on_with_the_workers_that_are_left_where_a_node_is_gone_for_go
 
 
 def teachers(storage: Path) -> dict[Path, bytes]:
-    """Returns the cards of those that are stored."""
+    """Return the cards of the stored teachers, by path."""
     return {path: path.read_bytes() for path in storage.glob("teachers/*/card.json")}

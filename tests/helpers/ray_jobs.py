@@ -16,29 +16,29 @@ from dim_ray.pipeline.workspace import Workspace
 
 
 def note(work: Workspace, name: str, reporter: Reporter) -> None:
-    """Leaves a file, and reports two steps."""
+    """Write a file, and report two steps."""
     reporter.report(1, 2, {})
     Path(work.config.storage.root, name).write_text(str(torch.get_num_threads()))
     reporter.report(2, 2, {})
 
 
 def note_name(work: Workspace, file: str, reporter: Reporter) -> None:
-    """Leaves a file with what Ray calls this."""
+    """Write a file with the name that Ray has for this task."""
     Path(work.config.storage.root, file).write_text(ray.get_runtime_context().get_task_name() or "")
 
 
 def fail(work: Workspace, name: str, reporter: Reporter) -> None:
-    """Ends with an error that a person should read."""
+    """Fail with an error for the user."""
     raise DataError(f"row 7 of {name} is broken; mend it.")
 
 
 def break_down(work: Workspace, name: str, reporter: Reporter) -> None:
-    """Ends with a defect."""
+    """Fail with a defect."""
     raise ZeroDivisionError(name)
 
 
 def die_once(work: Workspace, name: str, reporter: Reporter) -> None:
-    """Kills its own process, the first time."""
+    """Kill this process, the first time."""
     mark = Path(work.config.storage.root, f"{name}-died")
     if not mark.exists():
         mark.touch()
@@ -47,12 +47,12 @@ def die_once(work: Workspace, name: str, reporter: Reporter) -> None:
 
 
 def die(work: Workspace, name: str, reporter: Reporter) -> None:
-    """Kills its own process."""
+    """Kill this process."""
     os._exit(1)
 
 
 def sleep(work: Workspace, seconds: float, reporter: Reporter) -> None:
-    """Leaves its process id, and takes its time."""
+    """Write the process id to a file, and sleep."""
     began = Path(work.config.storage.root, "began")
     began.with_suffix(".part").write_text(str(os.getpid()))
     began.with_suffix(".part").rename(began)
@@ -60,7 +60,7 @@ def sleep(work: Workspace, seconds: float, reporter: Reporter) -> None:
 
 
 def wait_then_fail(work: Workspace, name: str, reporter: Reporter) -> Any:
-    """Fails once another job runs."""
+    """Fail once another job runs."""
     while not Path(work.config.storage.root, "began").exists():
         time.sleep(0.05)
     fail(work, name, reporter)

@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.helpers.runs import NO_TOKEN
 
 SECONDS = 300.0
-"""Within which a command has to end; the machine may be busy with other things."""
+"""Time limit of a command; the machine may be busy."""
 _NODES = """
 import json, sys
 from ray.cluster_utils import Cluster
@@ -31,14 +31,14 @@ cluster.shutdown()
 
 @contextmanager
 def nodes(*environments: Mapping[str, str], num_cpus: int = 1) -> Iterator[str]:
-    """Runs a node of so many cores for each environment, the head first, and yields the cluster's address."""
+    """Run one node for each environment, the head first, and yield the cluster's address."""
     with ray_process(_NODES, json.dumps(environments), str(num_cpus)) as address:
         yield address
 
 
 @contextmanager
 def ray_process(code: str, *arguments: str) -> Iterator[str]:
-    """Runs Python code that starts Ray, prints ``at ADDRESS`` and ends with its input; yields the address."""
+    """Run Python code that starts Ray, prints ``at ADDRESS`` and ends with its input; yield the address."""
     with subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         stdin=subprocess.PIPE,
@@ -61,7 +61,7 @@ def ray_process(code: str, *arguments: str) -> Iterator[str]:
 
 @contextmanager
 def node_without(folder: Path, address: str) -> Iterator[None]:
-    """Runs one more node, which sees an empty folder where the others see this one; needs root."""
+    """Run one more node, which sees this folder empty; needs root."""
     ray = Path(sys.executable).with_name("ray")
     start = f"exec {ray} start --address {address} --num-cpus 1 --block"
     with subprocess.Popen(
@@ -85,13 +85,13 @@ def node_without(folder: Path, address: str) -> Iterator[None]:
 def run_command(
     address: str, code: Sequence[str], *, cwd: Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Runs Python with arguments, joined to a cluster.
+    """Run Python with these arguments, joined to a cluster.
 
     Args:
-        address: Of the cluster.
+        address: Address of the cluster.
         code: Arguments of Python.
-        cwd: Where to; Ray lets its workers import from there, wherever their own code is.
-        environment: Beside that of this process.
+        cwd: Working directory; Ray's workers import from it before their own code.
+        environment: Further environment variables.
     """
     return subprocess.run(
         [sys.executable, *code],
@@ -105,12 +105,12 @@ def run_command(
 
 
 def command_environment(address: str) -> dict[str, str]:
-    """Returns the environment of a process that joins a cluster."""
+    """Return the environment of a process that joins a cluster."""
     return {**_environment(), "RAY_ADDRESS": address, "COLUMNS": "200"}
 
 
 def wait_for_nodes(address: str, count: int) -> None:
-    """Waits until the cluster has so many nodes."""
+    """Wait until the cluster has so many nodes."""
     code = "import ray; ray.init(log_to_driver=False); print(sum(node['Alive'] for node in ray.nodes()))"
     until = time.monotonic() + SECONDS
     while run_command(address, ["-c", code], cwd=Path.cwd()).stdout.split()[-1:] != [str(count)]:
@@ -119,6 +119,6 @@ def wait_for_nodes(address: str, count: int) -> None:
 
 
 def _environment() -> dict[str, str]:
-    root = str(Path(__file__).parents[2])  # of the checkout, for those who run elsewhere
+    root = str(Path(__file__).parents[2])  # the checkout, for processes that run elsewhere
     inherited = {name: value for name, value in os.environ.items() if not name.endswith("_SOCKET_IFNAME")}
     return {**inherited, **NO_TOKEN, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}

@@ -1,4 +1,4 @@
-"""A Ray of this machine, and a generator that is measured on it."""
+"""A Ray on this machine, and a generator to measure on it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers.small import build_networks, distil, make_config, make_work
 
 @pytest.fixture(scope="module")
 def slots() -> Iterator[None]:
-    """Runs Ray."""
+    """Run Ray."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         with cluster(make_config("unused"), SilentProgress()):
@@ -25,7 +25,7 @@ def slots() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """Has teachers and a prior."""
+    """A workspace with teachers and a prior."""
     work = make_work(tmp_path_factory.mktemp("storage"))
     build_networks(work)
     return work
@@ -33,5 +33,5 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.fixture(scope="module")
 def generator(work: Workspace) -> Generator:
-    """Is stored."""
+    """A stored generator."""
     return load_module(work, distil(work))

@@ -13,7 +13,7 @@ from dim_ray.distributed.cluster.address import make_address_hook
 
 
 def environment_after_the_hook(node_address: str, **environment: str) -> dict[str, str]:
-    """Returns the variables of a process that has no code of ours, on a node of this address, after the hook."""
+    """Return the variables of a process without our code, on a node of this address, after the hook."""
     data = base64.b64encode(cloudpickle.dumps(make_address_hook())).decode()
     code = (
         "import ray.cloudpickle\n"  # its helpers are imported from ray, before it is replaced

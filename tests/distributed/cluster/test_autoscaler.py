@@ -18,7 +18,7 @@ HEAD_ALONE = {"CPU": 0.0, "GPU": 0.0, "memory": 1e9, "node:__internal_head__": 1
 
 
 def workers(**types: tuple[int, dict[str, float]]) -> dict[str, Any]:
-    """Returns an autoscaler's configuration with types of a name, so many nodes of each, and their resources."""
+    """Return an autoscaler's configuration with node types, by name: most nodes of each, and their resources."""
     described = {name: {"max_workers": count, "resources": resources} for name, (count, resources) in types.items()}
     return {"head_node_type": "head", "available_node_types": {"head": {"resources": {"CPU": 99}}, **described}}
 

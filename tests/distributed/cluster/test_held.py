@@ -18,7 +18,7 @@ from tests.helpers.small import make_work
 
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What torch is told; its threads stay as they are."""
+    """Numbers of threads that torch is told; it keeps its own."""
     threads: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
     return threads
@@ -26,7 +26,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture
 def devices(monkeypatch: pytest.MonkeyPatch, threads: list[int]) -> list[str]:
-    """Where data were moved to, on a machine with a GPU."""
+    """Devices that data were moved to, on a machine with a GPU."""
     devices: list[str] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(Dataset, "to", lambda dataset, device: devices.append(device) or dataset)
@@ -34,7 +34,7 @@ def devices(monkeypatch: pytest.MonkeyPatch, threads: list[int]) -> list[str]:
 
 
 def give(monkeypatch: pytest.MonkeyPatch, assigned: Mapping[str, float]) -> None:
-    """Makes this a process of Ray's that holds this."""
+    """Make this a process of Ray's that holds these resources."""
     context = SimpleNamespace(get_assigned_resources=lambda: dict(assigned))
     monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
 

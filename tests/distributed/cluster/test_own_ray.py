@@ -36,7 +36,7 @@ with cluster(Config(study=StudyConfig(workers_per_trial=2)), SilentProgress()):
 
 
 class Driver:
-    """A process that starts a Ray of its own, with all that it may need, and keeps it."""
+    """A process that starts a Ray of its own and keeps it."""
 
     def __init__(self, home: Path) -> None:
         self._mark = uuid.uuid4().hex
@@ -59,11 +59,11 @@ class Driver:
         return marked_processes(MARK, self._mark)
 
     def end(self) -> None:
-        """Ends it as a driver ends by itself."""
+        """Let it end by itself."""
         self.process.communicate("\n", timeout=120)
 
     def seconds_until_gone(self) -> float:
-        """Waits until no process of it is left; kills them and fails where that takes too long."""
+        """Wait until none of its processes is left; kill them and fail if that takes too long."""
         began = time.monotonic()
         while left := self.processes():
             if time.monotonic() - began > LEAVE_SECONDS:
@@ -75,7 +75,7 @@ class Driver:
 
 
 def listening_addresses(processes: Mapping[int, str]) -> set[str]:
-    """Returns the local addresses on which processes listen, in hexadecimal digits."""
+    """Return the local addresses on which processes listen, in hexadecimal digits."""
     inodes = set()
     for pid in processes:
         for link in Path(f"/proc/{pid}/fd").glob("*"):

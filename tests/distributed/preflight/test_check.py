@@ -1,4 +1,4 @@
-"""Preflight on clusters of several nodes of this machine, some of which something is wrong with."""
+"""Preflight on clusters of several nodes of this machine, sound ones and faulty ones."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ sys.exit(run_main(main))
 
 
 def rows(output: str) -> list[list[str]]:
-    """Returns the cells of the table's rows."""
+    """Return the cells of the table's rows."""
     return [
         re.split(r"\s{2,}", line.strip()) for line in output.splitlines() if re.match(r" \d+\.\d+\.\d+\.\d+ ", line)
     ]
 
 
 def other_checkout(folder: Path, file: str, text: str) -> str:
-    """Returns a copy of the checkout, for PYTHONPATH, in which a line was added to a file."""
+    """Return a copy of the checkout, for PYTHONPATH, with a line added to one file."""
     for package in ("dim_ray", "tuning"):
         shutil.copytree(CHECKOUT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     with (folder / file).open("a") as opened:
@@ -48,7 +48,7 @@ def may_unshare() -> bool:
     return os.geteuid() == 0 and subprocess.run(["unshare", "--mount", "true"], check=False).returncode == 0
 
 
-def test_nodes_that_nothing_is_wrong_with_are_well(tmp_path: Path) -> None:
+def test_sound_nodes_pass(tmp_path: Path) -> None:
     storage = tmp_path / "storage"
     with nodes({}, {}, {}) as address:
         doctor = run_command(address, [*DOCTOR, str(storage)], cwd=tmp_path)

@@ -37,7 +37,7 @@ def only(*reports: NodeReport, **changes: Any) -> Problem:
     return problem
 
 
-def test_node_that_has_just_enough_is_well() -> None:
+def test_node_with_just_enough_passes() -> None:
     assert find(WELL, replace(WELL, is_member=True)) == []
 
 

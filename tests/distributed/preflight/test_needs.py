@@ -66,8 +66,8 @@ def test_teachers_that_the_storage_holds_need_no_place(work: Workspace) -> None:
 
 def test_networks_are_held_with_gradients_and_moments_and_saved_without_gradients(work: Workspace) -> None:
     pair = sum(value.nbytes for value in tiny.make_pair(work.dataset).weights().values())
-    alone = with_pool(work, kind="online")
-    one, two = needs(alone), needs(alone, num_trials=2)
+    online = with_pool(work, kind="online")
+    one, two = needs(online), needs(online, num_trials=2)
     assert one.worker_bytes == 500_000_000 + one.dataset_bytes + 4 * pair
     assert (one.storage_bytes, two.storage_bytes) == (3 * pair, 6 * pair)
 
@@ -85,9 +85,9 @@ def test_variants_need_the_memory_of_the_largest_and_the_disk_of_all_teachers(wo
     placement = Placement(num_workers=1, cpus_per_worker=1, gpus_per_worker=0.0, max_concurrent=4)
     fields = [{"pool.num_snapshots": 1}, {"pool.num_snapshots": 3}, {"generator.capacity": 20, "pool.num_snapshots": 1}]
     variants = [work.config.with_fields(own) for own in fields]
-    alone = [needs(replace(work, config=config)) for config in variants]
+    each = [needs(replace(work, config=config)) for config in variants]
     together = estimate_needs(work, placement, num_trials=1, variants=variants)
-    assert together.worker_bytes == max(own.worker_bytes for own in alone)
+    assert together.worker_bytes == max(own.worker_bytes for own in each)
     pools = sum(needs(with_pool(work, num_snapshots=n)).storage_bytes for n in (1, 3))
     pair = needs(with_pool(work, kind="online")).storage_bytes
     largest = needs(with_pool(replace(work, config=variants[2]), kind="online")).storage_bytes

@@ -111,7 +111,7 @@ def test_storage_is_read_and_written(node: NodeProbe, tmp_path: Path) -> None:
     assert (tmp_path / ".node").read_bytes() == b"content"
 
 
-def test_storage_without_the_drivers_file_is_left_alone(node: NodeProbe, tmp_path: Path) -> None:
+def test_nothing_is_written_to_a_storage_without_the_drivers_file(node: NodeProbe, tmp_path: Path) -> None:
     root = tmp_path / "elsewhere"
     assert node.write_storage(str(root), ".driver", ".node", b"content") == NOT_SHARED
     assert not root.exists()

@@ -90,7 +90,7 @@ def test_storage_that_a_node_does_not_see_is_refused(tmp_path: Path) -> None:
     head, node = rows(doctor.stdout)
     assert head[2] == "ok"
     assert node[2] == "not shared"
-    assert f"- {node[0]} doesn't share the storage {storage}: what this process wrote there isn't there. Give" in (
+    assert f"- {node[0]} doesn't share the storage {storage}: a file that this process wrote isn't there." in (
         doctor.stdout
     )
 

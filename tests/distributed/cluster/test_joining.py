@@ -71,7 +71,7 @@ def test_defect_at_the_start_of_ray_keeps_its_name(monkeypatch: pytest.MonkeyPat
 
 
 JOIN = """
-from dim_ray.config import Config
+from dim_ray.config import Config, StudyConfig
 from dim_ray.distributed.cluster.joining import cluster
 from dim_ray.errors import ResourceError
 from dim_ray.progress import SilentProgress

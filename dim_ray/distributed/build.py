@@ -19,23 +19,10 @@ from dim_ray.core.training.ports import Reporter, SingleWorker
 from dim_ray.distributed.bridge import OnProgress, watching
 from dim_ray.distributed.cluster.placement import Placement
 from dim_ray.distributed.tasks import Task, run_tasks
-from dim_ray.distributed.trainer import (
-    DISTILLATION,
-    PRIOR,
-    distill_shards,
-    prior_shards,
-    run_workers,
-    teacher_shards,
-)
+from dim_ray.distributed.trainer import DISTILLATION, PRIOR, distill_shards, prior_shards, run_workers, teacher_shards
 from dim_ray.pipeline.generators import distill_generator
 from dim_ray.pipeline.priors import build_prior, prior_fingerprint, prior_is_settled
-from dim_ray.pipeline.teachers import (
-    build_teachers,
-    group_teachers,
-    pool_teachers,
-    teacher_fingerprint,
-    teachers_cost,
-)
+from dim_ray.pipeline.teachers import build_teachers, group_teachers, pool_teachers, teacher_fingerprint, teachers_cost
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
 

@@ -1,4 +1,4 @@
-"""Checks the nodes of a Ray cluster before a run: storage, versions, memory, disk, GPUs and process group.
+"""Check the nodes of a Ray cluster before a run: storage, versions, memory, disk, GPUs and process group.
 
     python -m dim_ray.doctor --address auto --storage /shared/dim_storage
     python -m dim_ray.doctor --address auto --storage s3://bucket/dim --dataset cifar10 --workers 4
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dim_ray.cli.flags import DEFAULT_STUDY, DOCTOR_FLAGS
+from dim_ray.cli.flags import DOCTOR_FLAGS
 from dim_ray.cli.main import parse, run_main, show_progress
 from dim_ray.errors import DimError
 
@@ -32,21 +32,8 @@ _WIDEST = 1000  # columns of a table whose width is asked for
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs ``python -m dim_ray.doctor``.
-
-    Args:
-        argv: Arguments without the program's name.
-
-    Raises:
-        DimError: There is a problem, or with a sentence for the person who typed the command.
-    """
-    config, _ = parse(
-        argv,
-        program="python -m dim_ray.doctor",
-        description=__doc__ or "",
-        flags=DOCTOR_FLAGS,
-        defaults=DEFAULT_STUDY,
-    )
+    """Run ``python -m dim_ray.doctor`` with the given arguments."""
+    config, _ = parse(argv, program="python -m dim_ray.doctor", description=__doc__, flags=DOCTOR_FLAGS)
     with show_progress() as progress:
         from dim_ray.cli.session import open_session
         from dim_ray.core.data.checks import check_training
@@ -65,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def print_nodes(console: Console, found: Preflight) -> None:
-    """Prints a row a node and a column a check: ok, a mark of what is wrong, or - where it wasn't checked.
+    """Print a row a node and a column a check: ok, a mark of what is wrong, or - where it wasn't checked.
 
     Where the console is too narrow for that, it's a line a node with what is wrong.
     """

@@ -69,7 +69,7 @@ class DivergedError(DimError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Says which names are known and which is nearest, for the end of an error message.
+    """Say which names are known and which is nearest, for the end of an error message.
 
     Returns:
         For example ``"did you mean 'digits'? Known: cifar10, digits."``.

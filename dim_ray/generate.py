@@ -1,4 +1,4 @@
-"""Writes a generator's images as files that other tools read.
+"""Write a generator's images as files that other tools read.
 
     python -m dim_ray.generate --out digits_10                            10 images a class, of the storage's best
     python -m dim_ray.generate GENERATOR --ipc 50 --format parquet --out digits_50
@@ -31,14 +31,7 @@ _FORMATS = ("folder", "npz", "parquet", "torch")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs ``python -m dim_ray.generate``.
-
-    Args:
-        argv: Arguments without the program's name.
-
-    Raises:
-        DimError: With a sentence for the person who typed the command.
-    """
+    """Run ``python -m dim_ray.generate`` with the given arguments."""
     parser = _parser()
     parser.refuse_unknown_flags(argv)
     arguments = parser.parse_args(argv)

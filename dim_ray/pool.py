@@ -1,4 +1,4 @@
-"""Trains a pool of teachers, which every later distillation on the same data and storage uses.
+"""Train a pool of teachers, which every later distillation on the same data and storage uses.
 
     python -m dim_ray.pool --size 16                        digits, over the machine's cores with Ray
     python -m dim_ray.pool --size 64 --workers 8            eight workers of Ray Train, over the nodes of a cluster
@@ -31,21 +31,9 @@ _STUDY = "pool"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs ``python -m dim_ray.pool``.
-
-    Args:
-        argv: Arguments without the program's name.
-
-    Raises:
-        DimError: With a sentence for the person who typed the command.
-    """
+    """Run ``python -m dim_ray.pool`` with the given arguments."""
     config, extras = parse(
-        argv,
-        program="python -m dim_ray.pool",
-        description=__doc__ or "",
-        flags=POOL_FLAGS,
-        defaults=DEFAULT_STUDY,
-        extra=add_local,
+        argv, program="python -m dim_ray.pool", description=__doc__, flags=POOL_FLAGS, extra=add_local
     )
     if config.pool.kind == "online":
         raise UsageError("pool.kind is 'online', whose teachers aren't kept; only 'stored' ones can be trained ahead.")
@@ -86,7 +74,7 @@ def _print(work: Workspace, num_trained: int) -> None:
 
 
 def _recipe_flags(config: Config) -> list[str]:
-    """Returns the flags that ask for these teachers, where they aren't what a command asks for by itself."""
+    """Return the flags that ask for these teachers, where they aren't what a command asks for by itself."""
     default = make_config(read_settings(DEFAULT_STUDY))
     changed = [f.name for f in fields(config.pool) if getattr(config.pool, f.name) != getattr(default.pool, f.name)]
     flags = [f"--pool.{name}={getattr(config.pool, name)}" for name in changed]

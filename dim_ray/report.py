@@ -1,4 +1,4 @@
-"""Writes one HTML page with everything that a storage shows, and its figures as PNG and SVG.
+"""Write one HTML page with everything that a storage shows, and its figures as PNG and SVG.
 
 python -m dim_ray.report                                        ./dim_storage into ./dim_report/report.html
 python -m dim_ray.report --storage s3://bucket/dim --output digits_report --dataset digits
@@ -23,15 +23,7 @@ _FILTERS = ("dataset", "ipc", "architecture", "protocol")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs ``python -m dim_ray.report``.
-
-    Args:
-        argv: Arguments without the program's name.
-
-    Raises:
-        UsageError: An argument can't be used.
-        StorageError: The storage can't be read, or doesn't hold what was asked for; or the page can't be written.
-    """
+    """Run ``python -m dim_ray.report`` with the given arguments."""
     arguments = parse_arguments(argv)
     from dim_ray.store.artifacts import ArtifactStore
     from dim_ray.store.files.filesystem import open_root
@@ -62,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """Returns the flags; raises a `UsageError` where one can't be used."""
+    """Return the flags; raises a `UsageError` where one can't be used."""
     parser = Parser("python -m dim_ray.report", __doc__ or "")
     parser.add_storage()
     parser.add_argument(

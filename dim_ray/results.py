@@ -1,4 +1,4 @@
-"""Shows what the storage holds, and looks after it.
+"""Show what the storage holds, and looks after it.
 
 python -m dim_ray.results list --dataset digits                 evaluations, a line for each cell of the grid
 python -m dim_ray.results best --dataset digits --ipc 10        the best generator, and the line that loads it
@@ -40,15 +40,7 @@ _FINGERPRINT_SHOWN = 8
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs ``python -m dim_ray.results``.
-
-    Args:
-        argv: Arguments without the program's name.
-
-    Raises:
-        UsageError: An argument can't be used.
-        StorageError: The storage can't be read, or doesn't hold what was asked for.
-    """
+    """Run ``python -m dim_ray.results`` with the given arguments."""
     arguments = parse_arguments(argv)
     if arguments.command in UPKEEP:
         command = UPKEEP[arguments.command]
@@ -62,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """Returns `command`, `operands` and the flags; raises a `UsageError` where something can't be used."""
+    """Return `command`, `operands` and the flags; raises a `UsageError` where something can't be used."""
     parser = _parser()
     parser.refuse_unknown_flags(argv)
     arguments = parser.parse_intermixed_args(argv)
@@ -229,7 +221,7 @@ def _scores_table(scores: pd.DataFrame) -> Table:
 
 
 def _missing_command(root: str, cell: Mapping[Any, Any], missing: Missing) -> str:
-    """Returns the command that makes rows: with a flag for each field of their recipe that isn't evaluate's default."""
+    """Return the command that makes rows: with a flag for each field of their recipe that isn't evaluate's default."""
     import shlex
 
     from dim_ray.cli.flags import DEFAULT_STUDY

@@ -1,4 +1,4 @@
-"""Searches for the best generator of a dataset: teachers, priors, trials and the final evaluation.
+"""Search for the best generator of a dataset: teachers, priors, trials and the final evaluation.
 
     python -m dim_ray.tune                                  digits, minutes on two CPU cores
     python -m dim_ray.tune --dataset folder:PATH --num-trials 16
@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from dim_ray.cli.flags import DEFAULT_STUDY
 from dim_ray.cli.main import TUNE_FLAGS, parse, run_main, show_progress, start_logging
 from dim_ray.config import Config
 from dim_ray.errors import UsageError
@@ -28,22 +27,10 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs ``python -m dim_ray.tune``.
-
-    Args:
-        argv: Arguments without the program's name.
-
-    Raises:
-        DimError: With a sentence for the person who typed the command.
-    """
+    """Run ``python -m dim_ray.tune`` with the given arguments."""
     started = time.monotonic()
     config, arguments = parse(
-        argv,
-        program="python -m dim_ray.tune",
-        description=__doc__ or "",
-        flags=TUNE_FLAGS,
-        defaults=DEFAULT_STUDY,
-        extra=_add_dry_run,
+        argv, program="python -m dim_ray.tune", description=__doc__, flags=TUNE_FLAGS, extra=_add_dry_run
     )
     configs = _one_each(config, arguments.datasets)
     with show_progress() as progress:
@@ -78,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _one_each(config: Config, datasets: Sequence[str]) -> list[Config]:
-    """Returns the configuration of each data set's study; with a name, they are NAME-mnist, NAME-svhn, ..."""
+    """Return the configuration of each data set's study; with a name, they are NAME-mnist, NAME-svhn, ..."""
     if len(datasets) < 2:
         return [config]
     if config.data.name is not None:

@@ -133,12 +133,12 @@ QUIRKS_FLAGS: tuple[Flag, ...] = tuple(flag for flag in EVALUATE_FLAGS if flag.n
 
 
 def add_local(parser: argparse.ArgumentParser) -> None:
-    """Adds the argument of the commands that can do without Ray."""
+    """Add the argument of the commands that can do without Ray."""
     parser.add_argument("--local", action="store_true", help="in this process alone: needs no Ray")
 
 
 def check_local(config: Config, *, is_local: bool) -> None:
-    """Raises a `UsageError` where one process is asked for, and several workers."""
+    """Raise a `UsageError` where one process is asked for, and several workers."""
     if is_local and config.study.workers_per_trial > 1:
         raise UsageError(
             f"--local is one process, and --workers is {config.study.workers_per_trial}; leave one of them out."
@@ -146,12 +146,12 @@ def check_local(config: Config, *, is_local: bool) -> None:
 
 
 def shipped_studies() -> dict[str, Path]:
-    """Returns the configurations that are installed beside this package, by name."""
+    """Return the configurations that are installed beside this package, by name."""
     return {path.stem: path for path in sorted(DEFAULT_STUDY.parent.glob("*.yaml"))}
 
 
 def study_titles() -> str:
-    """Returns a line for each shipped configuration: its name, and its file's first comment."""
+    """Return a line for each shipped configuration: its name, and its file's first comment."""
     studies = shipped_studies()
     width = max(map(len, studies))
     titles = {name: path.read_text(encoding="utf-8").partition("\n")[0] for name, path in studies.items()}
@@ -159,7 +159,7 @@ def study_titles() -> str:
 
 
 def add_generator(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of the commands that measure a stored generator."""
+    """Add the arguments of the commands that measure a stored generator."""
     parser.add_argument(
         "generator", nargs="?", help="folder or URI of a generator (default: the storage's best by validation accuracy)"
     )

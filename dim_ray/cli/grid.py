@@ -24,7 +24,7 @@ __all__ = ["find_generator", "run_missing"]
 
 
 def find_generator(work: Workspace, uri: str | None) -> str:
-    """Returns the generator's fingerprint; one from elsewhere is verified and copied into the storage.
+    """Return the generator's fingerprint; one from elsewhere is verified and copied into the storage.
 
     Args:
         work: Data and storage.
@@ -55,7 +55,7 @@ def find_generator(work: Workspace, uri: str | None) -> str:
 
 
 def run_missing(work: Workspace, planned: list[StudentPlan], progress: Progress, *, is_local: bool) -> int:
-    """Runs the evaluations that have no row yet, and returns their number.
+    """Run the evaluations that have no row yet, and returns their number.
 
     Args:
         work: Data and storage.

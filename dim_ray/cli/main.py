@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dim_ray.cli.clusters import go_to_cluster
-from dim_ray.cli.flags import COMMON_FLAGS, TUNE_FLAGS, Flag, shipped_studies, study_titles
+from dim_ray.cli.flags import COMMON_FLAGS, DEFAULT_STUDY, TUNE_FLAGS, Flag, shipped_studies, study_titles
 from dim_ray.cli.parser import FlagParser
 from dim_ray.cli.settings import Setting, make_config, read_settings, to_yaml
 from dim_ray.config import Config
@@ -44,12 +44,12 @@ def parse(
     argv: Sequence[str],
     *,
     program: str,
-    description: str,
+    description: str | None,
     flags: Sequence[Flag],
-    defaults: Path | None,
+    defaults: Path | None = DEFAULT_STUDY,
     extra: Callable[[argparse.ArgumentParser], None] | None = None,
 ) -> tuple[Config, argparse.Namespace]:
-    """Makes the configuration of a command: dataclass defaults < a YAML file < flags.
+    """Make the configuration of a command: dataclass defaults < a YAML file < flags.
 
     Args:
         argv: Arguments without the program's name.
@@ -68,7 +68,7 @@ def parse(
             code of the job that ran there.
     """
     shipped = read_settings(defaults) if defaults else []
-    parser = FlagParser(program, description, flags, extra, shipped, defaults)
+    parser = FlagParser(program, description or "", flags, extra, shipped, defaults)
     if "--help-all" in argv:
         _show(parser.format_help_all(shipped))
     if "--help" in argv or "-h" in argv:
@@ -91,7 +91,7 @@ def parse(
 
 
 def run_main(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Runs a command and turns what a person should read into one line on stderr.
+    """Run a command and turns what a person should read into one line on stderr.
 
     Returns:
         The exit code: 0, a `DimError`'s own (2 where the call can't work, else 1), 130 after Ctrl-C, or 143 after
@@ -126,13 +126,13 @@ def run_main(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None =
 
 @contextmanager
 def show_progress() -> Iterator[Progress]:
-    """Yields the display of a run, on which the storage's troubles are told, too."""
+    """Yield the display of a run, on which the storage's troubles are told, too."""
     with make_progress() as progress, told(progress.message):
         yield progress
 
 
 def start_logging(path: Path) -> None:
-    """Sends our log, and the warnings of every library, to a file and nothing to the terminal.
+    """Send our log, and the warnings of every library, to a file and nothing to the terminal.
 
     Called again, it goes on in the new file.
 
@@ -170,7 +170,7 @@ def _show(text: str) -> NoReturn:
 
 
 def _find(name: str) -> Path:
-    """Returns the configuration file of a path, or of the name of a study that is shipped."""
+    """Return the configuration file of a path, or of the name of a study that is shipped."""
     shipped = shipped_studies()
     if Path(name).exists() or Path(name).name != name or Path(name).suffix:
         return Path(name)
@@ -180,6 +180,6 @@ def _find(name: str) -> Path:
 
 
 def _with_seed(config: Config, seed: int, given: Sequence[Setting]) -> Config:
-    """Sets every seed, but those that were given by their own flag."""
+    """Set every seed, but those that were given by their own flag."""
     sections = {setting.field.removesuffix(".seed") for setting in given if setting.field.endswith(".seed")}
     return replace(config.with_seed(seed), **{section: getattr(config, section) for section in sections})

@@ -31,7 +31,7 @@ __all__ = ["print_outcomes"]
 def print_outcomes(
     works: Sequence[Workspace], outcomes: Sequence[StudyOutcome | DimError], wall_seconds: float
 ) -> None:
-    """Prints what studies have come to.
+    """Print what studies have come to.
 
     Args:
         works: The studies.

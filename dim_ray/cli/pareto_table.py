@@ -18,7 +18,7 @@ __all__ = ["pareto_table"]
 
 
 def pareto_table(trials: pd.DataFrame, objectives: Sequence[str]) -> Table:
-    """Returns number, capacity, pool size, all that may be an objective, and the generator's fingerprint.
+    """Return number, capacity, pool size, all that may be an objective, and the generator's fingerprint.
 
     Args:
         trials: Rows as `Reader.pareto` returns them.

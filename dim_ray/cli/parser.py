@@ -28,14 +28,14 @@ _HELP_COLUMN = 28
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises a `UsageError` where argparse would print the usage and exit."""
+    """Raise a `UsageError` where argparse would print the usage and exit."""
 
     def __init__(self, program: str, description: str, **options: Any) -> None:
         shown: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, **options}
         super().__init__(prog=program, description=description.strip(), allow_abbrev=False, **shown)
 
     def add_storage(self) -> None:
-        """Adds --storage, for programs that have no configuration."""
+        """Add --storage, for programs that have no configuration."""
         self.add_argument(
             "--storage",
             default=StorageConfig().root,
@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def refuse_unknown_flags(self, argv: Sequence[str]) -> None:
-        """Raises for the first unknown flag, before argparse takes its value for something else."""
+        """Raise for the first unknown flag, before argparse takes its value for something else."""
         known = [name for action in self._actions for name in action.option_strings]
         for token in argv:
             name = token.partition("=")[0]
@@ -54,12 +54,12 @@ class Parser(argparse.ArgumentParser):
                 raise UsageError(f"unknown flag {name}{guess} See --help.")
 
     def error(self, message: str) -> NoReturn:
-        """Raises what argparse would print together with the usage."""
+        """Raise what argparse would print together with the usage."""
         raise UsageError(f"{message.removeprefix('argument ').replace('unrecognized', 'unexpected')}. See --help.")
 
 
 class FlagParser(Parser):
-    """Understands the flags: everyday ones shown in --help, and one for every field."""
+    """Understand the flags: everyday ones shown in --help, and one for every field."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class FlagParser(Parser):
         self.add_argument("--help-all", action="help", help="show every field of the configuration and stop")
 
     def format_help_all(self, shipped: Sequence[Setting]) -> str:
-        """Returns the help with every field: docstring, type and default."""
+        """Return the help with every field: docstring, type and default."""
         self.epilog = None
         everything = field_parser(docstrings=True)
         everything.formatter_class = _fields_formatter()
@@ -111,7 +111,7 @@ class FlagParser(Parser):
 
 
 class _SetField(argparse.Action):
-    """Notes the value of a field, in the order of the command line: the last one counts."""
+    """Note the value of a field, in the order of the command line: the last one counts."""
 
     def __init__(self, *, field: str, all_values: str | None = None, **options: Any) -> None:
         super().__init__(**options)
@@ -176,7 +176,7 @@ def _sections_help() -> str:
 
 
 def _sentence(cls: type) -> str:
-    """Returns the first sentence of a section's docstring, without its full stop."""
+    """Return the first sentence of a section's docstring, without its full stop."""
     return (cls.__doc__ or "").strip().partition("\n")[0].partition(". ")[0].rstrip(".")
 
 
@@ -188,7 +188,7 @@ def _fields_formatter() -> type[argparse.HelpFormatter]:
     import jsonargparse
 
     class FieldsFormatter(jsonargparse.DefaultHelpFormatter):
-        """Leaves out the flag that would load a whole section."""
+        """Leave out the flag that would load a whole section."""
 
         def add_argument(self, action: argparse.Action) -> None:
             if "." in action.dest:

@@ -23,7 +23,7 @@ __all__ = ["log_path", "open_session", "open_shared_session"]
 
 
 def open_session(config: Config, name: Callable[[Config, Dataset], str], checks: Iterable[Check]) -> Workspace:
-    """Returns the workspace of a command; refuses what can't work, before anything runs.
+    """Return the workspace of a command; refuses what can't work, before anything runs.
 
     Args:
         config: As it was given; its storage may be a relative path.
@@ -46,7 +46,7 @@ def open_session(config: Config, name: Callable[[Config, Dataset], str], checks:
 
 
 def open_shared_session(config: Config, study: str, check: Check) -> Workspace:
-    """Opens a session in a study that many configurations share, and keeps this one beside the others.
+    """Open a session in a study that many configurations share, and keeps this one beside the others.
 
     Args:
         config: As it was given.
@@ -63,7 +63,7 @@ def open_shared_session(config: Config, study: str, check: Check) -> Workspace:
 
 
 def log_path(work: Workspace) -> Path:
-    """Returns the log file: beside the study on a local storage, else among the temporary files."""
+    """Return the log file: beside the study on a local storage, else among the temporary files."""
     root = open_root(work.config.storage.root)
     if root.is_local:
         return Path(root.path_of(f"studies/{work.study}/study.log"))

@@ -59,13 +59,13 @@ class Setting:
 
 @functools.cache
 def section_types() -> dict[str, type]:
-    """Returns the class of each section of the configuration, in order."""
+    """Return the class of each section of the configuration, in order."""
     return get_type_hints(Config)
 
 
 @functools.cache
 def known_fields() -> dict[str, Any]:
-    """Returns the type of every field, by section and name, in order."""
+    """Return the type of every field, by section and name, in order."""
     return {
         f"{section}.{field.name}": get_type_hints(cls)[field.name]
         for section, cls in section_types().items()
@@ -74,13 +74,13 @@ def known_fields() -> dict[str, Any]:
 
 
 def value_of(config: Config, field: str) -> Any:
-    """Returns the value of a field, given by section and name."""
+    """Return the value of a field, given by section and name."""
     section, _, name = field.partition(".")
     return getattr(getattr(config, section), name)
 
 
 def read_settings(path: Path) -> list[Setting]:
-    """Reads a configuration file: YAML, with the fields below their sections.
+    """Read a configuration file: YAML, with the fields below their sections.
 
     Raises:
         UsageError: The file is missing or unreadable.
@@ -106,7 +106,7 @@ def read_settings(path: Path) -> list[Setting]:
 
 
 def make_config(settings: Iterable[Setting]) -> Config:
-    """Makes the configuration: defaults, and over them the settings, the later one first.
+    """Make the configuration: defaults, and over them the settings, the later one first.
 
     The recipe of evaluation.preset lies under what the same file, or the same command line, says beside it.
 
@@ -126,11 +126,11 @@ def make_config(settings: Iterable[Setting]) -> Config:
 
 
 def to_yaml(config: Config) -> str:
-    """Returns a configuration as YAML that `read_settings` reads back: a line a field, lists in one line."""
+    """Return a configuration as YAML that `read_settings` reads back: a line a field, lists in one line."""
     import yaml
 
     class Dumper(yaml.SafeDumper):
-        """Writes lists as [1, 10, 50]."""
+        """Write lists as [1, 10, 50]."""
 
     Dumper.add_representer(
         list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
@@ -140,7 +140,7 @@ def to_yaml(config: Config) -> str:
 
 @functools.cache
 def field_parser(*, docstrings: bool = False) -> jsonargparse.ArgumentParser:
-    """Returns the parser that knows each field's type and default, and with `docstrings` its help (slower)."""
+    """Return the parser that knows each field's type and default, and with `docstrings` its help (slower)."""
     import jsonargparse
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=docstrings)
@@ -153,7 +153,7 @@ def field_parser(*, docstrings: bool = False) -> jsonargparse.ArgumentParser:
 
 
 def _with_recipe(settings: Sequence[Setting]) -> list[Setting]:
-    """Puts the recipe of the last preset where the file or the command line begins that names it."""
+    """Put the recipe of the last preset where the file or the command line begins that names it."""
     chosen = next((setting for setting in reversed(settings) if setting.field == _PRESET), None)
     if chosen is None:
         return list(settings)
@@ -186,7 +186,7 @@ def _convert(setting: Setting) -> Any:
 
 
 def _typed_space(setting: Setting, space: Mapping[str, Any]) -> dict[str, Any]:
-    """Gives what may be chosen for a field the field's type; what is no choice at all is left for `StudyConfig`."""
+    """Give what may be chosen for a field the field's type; what is no choice at all is left for `StudyConfig`."""
 
     def typed(field: str, values: Any) -> Any:
         if field not in known_fields():
@@ -207,14 +207,14 @@ def _typed_space(setting: Setting, space: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _place_of_fault(message: str, settings: Mapping[str, Setting]) -> str:
-    """Returns where the first field of a message was written, for its start; flags come before files."""
+    """Return where the first field of a message was written, for its start; flags come before files."""
     named = [settings[field] for field in _FIELD.findall(message) if field in settings]
     named.sort(key=lambda setting: not setting.source.startswith("--"))
     return f"{named[0].source.removesuffix(f': {named[0].field}')}: " if named else ""
 
 
 def _describe(hint: Any, *, several: bool = False) -> str:
-    """Says in words what a type allows."""
+    """Say in words what a type allows."""
     options = get_args(hint)
     if get_origin(hint) is Literal:
         return ("names out of " if several else "one of ") + ", ".join(options)
@@ -259,7 +259,7 @@ def _read_nodes(loader: yaml.SafeLoader, path: Path) -> list[Setting]:
 
 
 def _items(loader: yaml.SafeLoader, node: yaml.Node, what: str) -> list[tuple[str, int, yaml.Node]]:
-    """Returns key, line and node of each entry of a mapping; an empty section has none."""
+    """Return key, line and node of each entry of a mapping; an empty section has none."""
     import yaml
 
     if isinstance(node, yaml.MappingNode):
@@ -273,7 +273,7 @@ def _items(loader: yaml.SafeLoader, node: yaml.Node, what: str) -> list[tuple[st
 
 
 def _nearest_field(wrong: str) -> str:
-    """Says which field or section was probably meant, and which there are."""
+    """Say which field or section was probably meant, and which there are."""
     section, _, name = wrong.rpartition(".")
     siblings = [field for field in known_fields() if field.startswith(f"{section}.")]
     elsewhere = [field for field in known_fields() if field.endswith(f".{name}")]

@@ -49,13 +49,13 @@ _HEADINGS = {
 
 
 def make_console() -> Console:
-    """Returns a console on stdout that never wraps a path away."""
+    """Return a console on stdout that never wraps a path away."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=_FILE_WIDTH)
 
 
 def accuracy_table(rows: pd.DataFrame) -> Table:
-    """Returns test accuracy in %, mean ± standard deviation over seeds, a row a data set, IPC and architecture.
+    """Return test accuracy in %, mean ± standard deviation over seeds, a row a data set, IPC and architecture.
 
     Args:
         rows: Evaluations of one generator a data set, and of the baselines at the same budgets.
@@ -96,7 +96,7 @@ def accuracy_table(rows: pd.DataFrame) -> Table:
 
 
 def pool_table(cards: Sequence[Mapping[str, Any]]) -> Table:
-    """Returns a row for each teacher.
+    """Return a row for each teacher.
 
     Args:
         cards: Of the teachers, in order of number.
@@ -117,7 +117,7 @@ def pool_table(cards: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def print_places(console: Console, work: Workspace, generator: str) -> None:
-    """Prints where rows, generator and picture are."""
+    """Print where rows, generator and picture are."""
     root = open_root(work.config.storage.root)
     folder = work.artifacts.uri("generators", generator)
     places = {
@@ -130,7 +130,7 @@ def print_places(console: Console, work: Workspace, generator: str) -> None:
 
 
 def print_next(console: Console, work: Workspace, ipcs: Sequence[int]) -> None:
-    """Prints commands to copy."""
+    """Print commands to copy."""
     root = open_root(work.config.storage.root)
     storage, dataset, rows = root.uri, work.dataset.name, root.uri_of("evaluations")
     ipc = 10 if 10 in ipcs else ipcs[0]
@@ -149,23 +149,23 @@ def print_next(console: Console, work: Workspace, ipcs: Sequence[int]) -> None:
 
 
 def command(*arguments: str) -> str:
-    """Returns an indented line that runs Python, quoted so that a shell takes it as it stands."""
+    """Return an indented line that runs Python, quoted so that a shell takes it as it stands."""
     return f"  {shlex.join(('python', *arguments))}"
 
 
 def data_flags(data: DataConfig) -> list[str]:
-    """Returns the flags that name the same data and splits: what was made from them fits no others."""
+    """Return the flags that name the same data and splits: what was made from them fits no others."""
     others = [f.name for f in fields(data) if f.name != "dataset" and getattr(data, f.name) != f.default]
     return ["--dataset", data.dataset, *(f"--data.{name}={getattr(data, name)}" for name in others)]
 
 
 def literal(text: str) -> str:
-    """Returns a Python literal in double quotes, since `command` puts single ones around it."""
+    """Return a Python literal in double quotes, since `command` puts single ones around it."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def print_lines(console: Console, *lines: str) -> None:
-    """Prints lines as they are: nothing in them is markup, and none is wrapped."""
+    """Print lines as they are: nothing in them is markup, and none is wrapped."""
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
 

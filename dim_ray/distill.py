@@ -1,11 +1,11 @@
-"""Distil one generator with one configuration, and no search: teachers, prior, matching.
+"""Distil one generator with one configuration: teachers, prior, matching.
 
     python -m dim_ray.distill                               digits, over the machine's cores with Ray
-    python -m dim_ray.distill --local                       in this process alone: needs no Ray
+    python -m dim_ray.distill --local                       in this process, without Ray
     python -m dim_ray.distill --dataset folder:PATH --capacity 64 --pool-size 8
-    python -m dim_ray.distill --workers 2                   two workers of Ray Train share the work
+    python -m dim_ray.distill --workers 2                   shared by two workers of Ray Train
 
-The same command again goes on where it was interrupted, and does nothing where the generator is there.
+Run the same command again to continue after an interruption. It does nothing if the generator is stored already.
 """
 
 from __future__ import annotations
@@ -82,13 +82,12 @@ def _print(work: Workspace, fingerprint: str, is_new: bool) -> None:
 
     card = work.artifacts.read_card("generators", fingerprint)
     validation = card["validation"]
-    ipcs = validation["images_per_class"]
-    ipcs = ", ".join(map(str, ipcs)) if isinstance(ipcs, list) else ipcs  # a number in older cards
+    ipcs = ", ".join(map(str, validation["images_per_class"]))
     size_bytes = card["files"][weights_file(stored_weights(card, validation["weights"]))]["size_bytes"]
     uri = work.artifacts.uri("generators", fingerprint)
     print_lines(
         make_console(),
-        f"generator {fingerprint} {'' if is_new else 'was there already; nothing was done'}".rstrip(),
+        f"generator {fingerprint} {'' if is_new else 'is stored already; nothing was done'}".rstrip(),
         f"validation accuracy {100 * validation['validation_accuracy']:.1f} % "
         f"(on_the_fly, IPC {ipcs}), {size_bytes:,} bytes",
         f"in {uri}",

@@ -3,9 +3,9 @@
     python -m dim_ray.doctor --address auto --storage /shared/dim_storage
     python -m dim_ray.doctor --address auto --storage s3://bucket/dim --dataset cifar10 --workers 4
 
-A row a node and a column a check; then a sentence for each problem, with what to do. It ends with 0 where all is well,
-and otherwise with 1. Without --address or RAY_ADDRESS it's about this machine. `tune` and `distill` check by themselves
-where there is more than one node.
+It prints a table with one row per node and one column per check, then each problem and what to do. It exits with 0 if
+all is well, and otherwise with 1. Without --address or RAY_ADDRESS it checks this machine. `tune` and `distill` run the
+same checks if there are several nodes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["main", "print_nodes"]
 
 _STUDY = "doctor"
 _OK, _NOT_CHECKED = "ok", "-"
-_WIDEST = 1000  # columns of a table whose width is asked for
+_WIDEST = 1000  # columns, to measure a table's width
 
 
 def main(argv: Sequence[str]) -> None:
@@ -46,15 +46,13 @@ def main(argv: Sequence[str]) -> None:
     _print(found)
     if found.problems:
         names = {problem.name for problem in found.problems}
-        raise DimError(
-            f"{len(names)} of {len(found.reports)} nodes can't take part in a run; mend them as it says above."
-        )
+        raise DimError(f"{len(names)} of {len(found.reports)} nodes can't take part in a run; fix the problems above.")
 
 
 def print_nodes(console: Console, found: Preflight) -> None:
-    """Print a row a node and a column a check: ok, a mark of what is wrong, or - where it wasn't checked.
+    """Print one row per node and one column per check, or one line per node if the console is too narrow.
 
-    Where the console is too narrow for that, it's a line a node with what is wrong.
+    A cell says ok, what is wrong, or - if it wasn't checked.
     """
     from rich import box
     from rich.measure import Measurement

@@ -1,13 +1,12 @@
-"""Measure a stored generator: students over a grid of protocol x IPC x architecture x seed, a row for each.
+"""Measure a stored generator with students over a grid of protocol x IPC x architecture x seed, one row each.
 
     python -m dim_ray.evaluate                              the storage's best generator of digits
     python -m dim_ray.evaluate dim_storage/generators/0123456789abcdef --ipc 1 10 50
     python -m dim_ray.evaluate PATH --architecture convnet3 resnet18 --protocol on_the_fly --num-seeds 5
-    python -m dim_ray.evaluate PATH --local                 in this process alone: needs no Ray
+    python -m dim_ray.evaluate PATH --local                 in this process, without Ray
 
-Rows that are there already are not measured again. The baselines on real images, at the same budgets and with the
-same recipe, labels and quirks, come by themselves with the default protocols; --protocol leaves out what it doesn't
-name. docs/protocols.md says what protocols, presets and quirks are.
+Stored rows are not measured again. The default protocols include the baselines on real images, with the same budgets,
+recipe, labels and quirks. docs/protocols.md explains protocols, presets and quirks.
 """
 
 from __future__ import annotations
@@ -47,17 +46,13 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _print(work: Workspace, fingerprint: str, planned: Sequence[StudentPlan], num_new: int) -> None:
-    from dim_ray.cli.summary import accuracy_table, make_console, print_next, print_places
+    from dim_ray.cli.summary import accuracy_table, make_console, print_lines, print_next, print_places
     from dim_ray.pipeline.rows import read_planned
     from dim_ray.store.schema import EVALUATION_TABLE
 
-    console = make_console()
-    console.print(
-        f"generator {fingerprint} on {work.dataset.name}: {num_new} evaluations added, "
-        f"{len(planned) - num_new} were there\n",
-        markup=False,
-        soft_wrap=True,
-    )
+    console, num_stored = make_console(), len(planned) - num_new
+    text = f"generator {fingerprint} on {work.dataset.name}: {num_new} evaluations added, {num_stored} stored before"
+    print_lines(console, text, "")
     console.print(accuracy_table(read_planned(work, EVALUATION_TABLE, planned)))
     print_places(console, work, fingerprint)
     print_next(console, work, work.config.evaluation.images_per_class)

@@ -3,9 +3,9 @@
     python -m dim_ray.quirks dim_storage/generators/0123456789abcdef --ipc 1 10
     python -m dim_ray.quirks PATH --num-seeds 5 --write docs/protocols.md
 
-Students on the fly, the reference's only protocol, are trained and tested as ours (corrected), with each quirk alone on
-top of it, and by the preset reference, which brings its own recipe. Rows that are there already are not measured
-again. With --write, the table takes the place of what stands between the two markers in a file.
+Students on the fly, the reference's only protocol, are trained and tested in our way (corrected), with each single
+quirk on top of it, and with the preset reference, which has its own recipe. Stored rows are not measured again. --write
+replaces the text between two markers in a file by the table.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def variants(evaluation: EvaluationConfig, num_channels: int) -> dict[str, EvaluationConfig]:
-    """Return what is measured, by name: corrected, each quirk alone that concerns the data, and reference."""
+    """Return what is measured by name: corrected, each single quirk that concerns the data, and reference."""
     corrected = replace(evaluation, preset="corrected", quirks=())
     found = {_BASE: corrected}
     for quirk in quirks_in_force(QUIRKS, _PROTOCOL, num_channels):
@@ -76,18 +76,17 @@ def variants(evaluation: EvaluationConfig, num_channels: int) -> dict[str, Evalu
 
 
 def effects(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return what each variant comes to, and its difference to corrected.
+    """Return the accuracy of each variant, and its difference to corrected.
 
-    Differences are taken seed by seed, because students of the same seed begin with the same weights and noise: where
-    a quirk changes only the test, the spread of students is no part of its error.
+    Differences are between students of the same seed, which start with the same weights and noise. So if a quirk
+    changes only the test, the spread of students doesn't add to its error.
 
     Args:
         rows: Evaluations of one generator with a column `variant`, one of which is corrected.
 
     Returns:
-        A row for each IPC, architecture and variant, in the variants' order: `mean` and `std` of accuracy (std with
-        n - 1; NaN where n is 1), `n`, `difference`, its standard error `error` (NaN where there are fewer than two
-        pairs), `optimiser_steps` and `images_drawn`.
+        One row per IPC, architecture and variant: `mean` and `std` of accuracy (std with n - 1; NaN if n is 1), `n`,
+        `difference`, its standard error `error` (NaN with fewer than two pairs), `optimiser_steps`, `images_drawn`.
     """
     import pandas as pd
 
@@ -118,9 +117,7 @@ def effects(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_generator(parser)
-    parser.add_argument(
-        "--write", type=Path, metavar="FILE", help="puts the table between the markers in this file, too"
-    )
+    parser.add_argument("--write", type=Path, metavar="FILE", help="also write the table between this file's markers")
 
 
 def _print(
@@ -171,7 +168,7 @@ def _lines(table: pd.DataFrame) -> list[tuple[str, ...]]:
 
 
 def _conditions(work: Workspace, fingerprint: str, rows: pd.DataFrame) -> str:
-    """Return what a reader has to know of the numbers."""
+    """Return the conditions of the measurement."""
     evaluation = work.config.evaluation
     places = sorted(
         {
@@ -198,23 +195,21 @@ def _markdown(lines: Sequence[Sequence[str]], conditions: str) -> str:
 
 
 def _replace_block(file: Path, block: str | None) -> None:
-    """Put a block between the markers of a file; None only looks whether they are there."""
+    """Replace the text between the markers of a file; None only checks that they exist."""
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
-        raise UsageError(
-            f"--write is {file}, which can't be read: {error.strerror}; give a file that is there."
-        ) from None
+        raise UsageError(f"--write is {file}, which can't be read: {error.strerror}.") from None
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise UsageError(f"--write is {file}, which lacks the lines {BEGIN} and {END}, in this order; put them there.")
+        raise UsageError(f"--write is {file}, which needs the lines {BEGIN} and {END}, in this order.")
     if block is None:
         return
     try:
         file.write_text(f"{before}{BEGIN}\n\n{block}\n\n{END}{after}", encoding="utf-8")
     except OSError as error:
-        raise StorageError(f"{file} can't be written: {error.strerror}; the rows are kept.") from error
+        raise StorageError(f"{file} can't be written: {error.strerror}. The rows are stored.") from error
 
 
 if __name__ == "__main__":

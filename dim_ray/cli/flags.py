@@ -1,4 +1,4 @@
-"""The flags of the commands: everyday ones that stand for fields of the configuration, and arguments that several have.
+"""Short flags of the commands for fields of the configuration, and arguments that several commands share.
 
 [flag.name for flag in TUNE_FLAGS]  # ["--dataset", "--data-root", "--storage", ...]
 """
@@ -30,21 +30,21 @@ __all__ = [
 ]
 
 DEFAULT_STUDY = Path(__file__).parents[2] / "tuning" / "studies" / "digits.yaml"
-"""What a command runs that was given no --config; installed beside this package."""
+"""The configuration of a command without --config; installed beside this package."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flag:
-    """A short flag that stands for a field of the configuration and takes its type."""
+    """A short flag for a field of the configuration."""
 
     name: str
     """For example --dataset."""
     field: str
-    """For example data.dataset; a field of several values takes several: --ipc 1 10 50."""
+    """For example data.dataset."""
     help: str
-    """One line; the default is added to it."""
+    """One line, to which the default is added."""
     all_values: str | None = None
-    """Extra argument that receives all values where several are given; the field has the first. Default: one value."""
+    """Extra argument that receives all values; the field gets the first. Default: the flag takes one value."""
 
 
 COMMON_FLAGS: tuple[Flag, ...] = (
@@ -66,9 +66,9 @@ TUNE_FLAGS: tuple[Flag, ...] = (
     Flag(
         name="--study",
         field="study.name",
-        help="name of the study; the same goes on with it (default: by configuration)",
+        help="name of the study, to continue it later (default: by configuration)",
     ),
-    Flag(name="--num-trials", field="study.num_trials", help="trials in all; a larger number extends a study"),
+    Flag(name="--num-trials", field="study.num_trials", help="trials in total; a larger number extends a study"),
     Flag(name="--ipc", field="evaluation.images_per_class", help="images per class to evaluate, several"),
     Flag(
         name="--workers-per-trial",
@@ -83,12 +83,12 @@ TUNE_FLAGS: tuple[Flag, ...] = (
     Flag(
         name="--time-budget",
         field="study.time_budget",
-        help="90s, 30m, 2h: then no trial begins, and what runs ends at its next rung",
+        help="90s, 30m, 2h: then no trial starts, and running ones end at their next rung",
     ),
     Flag(
         name="--warm-start",
         field="study.warm_start",
-        help="begin with the best trials of these studies or data sets",
+        help="start with the best trials of these studies or datasets",
     ),
 )
 DISTILL_FLAGS: tuple[Flag, ...] = (
@@ -104,7 +104,7 @@ DISTILL_FLAGS: tuple[Flag, ...] = (
 )
 POOL_FLAGS: tuple[Flag, ...] = (
     *COMMON_FLAGS,
-    Flag(name="--size", field="pool.size", help="teachers; those that are there are not trained again"),
+    Flag(name="--size", field="pool.size", help="number of teachers; stored ones are not trained again"),
     Flag(
         name="--architecture",
         field="networks.teachers",
@@ -127,31 +127,31 @@ EVALUATE_FLAGS: tuple[Flag, ...] = (
         help="architectures of the students, several, such as convnet3 resnet18_w32 (all: --help-all)",
     ),
     Flag(name="--protocol", field="evaluation.protocols", help="protocols, several"),
-    Flag(name="--num-seeds", field="evaluation.num_seeds", help="students for each cell of the grid"),
+    Flag(name="--num-seeds", field="evaluation.num_seeds", help="students per cell of the grid"),
 )
 QUIRKS_FLAGS: tuple[Flag, ...] = tuple(flag for flag in EVALUATE_FLAGS if flag.name != "--protocol")
 
 
 def add_local(parser: argparse.ArgumentParser) -> None:
-    """Add the argument of the commands that can do without Ray."""
-    parser.add_argument("--local", action="store_true", help="in this process alone: needs no Ray")
+    """Add --local, for the commands that can run without Ray."""
+    parser.add_argument("--local", action="store_true", help="run in this process, without Ray")
 
 
 def check_local(config: Config, *, is_local: bool) -> None:
-    """Raise a `UsageError` where one process is asked for, and several workers."""
+    """Raise a `UsageError` if --local comes with several workers."""
     if is_local and config.study.workers_per_trial > 1:
         raise UsageError(
-            f"--local is one process, and --workers is {config.study.workers_per_trial}; leave one of them out."
+            f"--local is one process, but --workers is {config.study.workers_per_trial}; leave one of them out."
         )
 
 
 def shipped_studies() -> dict[str, Path]:
-    """Return the configurations that are installed beside this package, by name."""
+    """Return the paths of the shipped studies by name."""
     return {path.stem: path for path in sorted(DEFAULT_STUDY.parent.glob("*.yaml"))}
 
 
 def study_titles() -> str:
-    """Return a line for each shipped configuration: its name, and its file's first comment."""
+    """Return one line per shipped study: its name, and its file's first comment."""
     studies = shipped_studies()
     width = max(map(len, studies))
     titles = {name: path.read_text(encoding="utf-8").partition("\n")[0] for name, path in studies.items()}
@@ -159,7 +159,7 @@ def study_titles() -> str:
 
 
 def add_generator(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the commands that measure a stored generator."""
+    """Add the generator and --local, for the commands that measure a stored generator."""
     parser.add_argument(
         "generator", nargs="?", help="folder or URI of a generator (default: the storage's best by validation accuracy)"
     )

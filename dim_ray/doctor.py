@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["main", "print_nodes"]
 
 _STUDY = "doctor"
-_OK, _NOT_CHECKED = "ok", "-"
-_WIDEST = 1000  # columns, to measure a table's width
 
 
 def main(argv: Sequence[str]) -> None:
@@ -50,16 +48,11 @@ def main(argv: Sequence[str]) -> None:
 
 
 def print_nodes(console: Console, found: Preflight) -> None:
-    """Print one row per node and one column per check, or one line per node if the console is too narrow.
-
-    A cell says ok, what is wrong, or - if it wasn't checked.
-    """
+    """Print one row per node and one column per check: ok, what is wrong, or - if it wasn't checked."""
     from rich import box
-    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
-    from dim_ray.cli.summary import print_lines
     from dim_ray.distributed.preflight.findings import CHECKS
 
     marks: dict[tuple[str, Check], str] = {(problem.name, problem.check): problem.mark for problem in found.problems}
@@ -69,19 +62,12 @@ def print_nodes(console: Console, found: Preflight) -> None:
     for report in found.reports:
         cells = [marks.get((report.name, check)) or _fine(report, check) for check in CHECKS]
         table.add_row(*(Text(cell) for cell in (report.name, *cells)))
-    wanted = Measurement.get(console, console.options.update(max_width=_WIDEST), table).maximum
-    if wanted <= console.width:
-        console.print(table)
-        return
-    for report in found.reports:
-        wrong = [f"{check} {marks[report.name, check]}" for check in CHECKS if (report.name, check) in marks]
-        print_lines(console, f"{report.name}: {', '.join(wrong) or _OK}")
+    console.print(table)
 
 
 def _fine(report: NodeReport, check: Check) -> str:
-    if report.failure is not None or (check == "process group" and not report.is_member):
-        return _NOT_CHECKED
-    return _OK
+    is_checked = report.failure is None and (check != "process group" or report.is_member)
+    return "ok" if is_checked else "-"
 
 
 def _print(found: Preflight) -> None:
@@ -89,10 +75,7 @@ def _print(found: Preflight) -> None:
 
     console = make_console()
     print_nodes(console, found)
-    if found.problems:
-        print_lines(console, *(f"- {sentence}" for sentence in found.sentences))
-    else:
-        print_lines(console, "all is well")
+    print_lines(console, *([f"- {sentence}" for sentence in found.sentences] or ["all is well"]))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ DEFAULT_STUDY = Path(__file__).parents[2] / "tuning" / "studies" / "digits.yaml"
 """The configuration of a command without --config; installed beside this package."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Flag:
     """A short flag for a field of the configuration."""
 
@@ -47,87 +47,66 @@ class Flag:
     """Extra argument that receives all values; the field gets the first. Default: the flag takes one value."""
 
 
+_WORKERS = Flag("--workers", "study.workers_per_trial", "workers that share the work; above 1 they run under Ray Train")
 COMMON_FLAGS: tuple[Flag, ...] = (
     Flag(
-        name="--dataset",
-        field="data.dataset",
-        help="digits, mnist, fashion_mnist, svhn, cifar10, cifar100, parquet:PATH or folder:PATH",
+        "--dataset",
+        "data.dataset",
+        "digits, mnist, fashion_mnist, svhn, cifar10, cifar100, parquet:PATH or folder:PATH",
     ),
     Flag(
-        name="--data-root",
-        field="data.data_root",
-        help="folder that has, or receives, torchvision's files (default: ~/.cache/dim_ray)",
+        "--data-root", "data.data_root", "folder that has, or receives, torchvision's files (default: ~/.cache/dim_ray)"
     ),
-    Flag(name="--storage", field="storage.root", help="where everything is kept: a folder, or an s3:// or gs:// URI"),
+    Flag("--storage", "storage.root", "where everything is kept: a folder, or an s3:// or gs:// URI"),
 )
 TUNE_FLAGS: tuple[Flag, ...] = (
     replace(COMMON_FLAGS[0], help=f"{COMMON_FLAGS[0].help}; several: a study each", all_values="datasets"),
     *COMMON_FLAGS[1:],
+    Flag("--study", "study.name", "name of the study, to continue it later (default: by configuration)"),
+    Flag("--num-trials", "study.num_trials", "trials in total; a larger number extends a study"),
+    Flag("--ipc", "evaluation.images_per_class", "images per class to evaluate, several"),
     Flag(
-        name="--study",
-        field="study.name",
-        help="name of the study, to continue it later (default: by configuration)",
+        "--workers-per-trial",
+        "study.workers_per_trial",
+        "workers that share one distillation; above 1 they run under Ray Train",
     ),
-    Flag(name="--num-trials", field="study.num_trials", help="trials in total; a larger number extends a study"),
-    Flag(name="--ipc", field="evaluation.images_per_class", help="images per class to evaluate, several"),
+    Flag("--max-concurrent", "study.max_concurrent", "trials at a time (default: as many as the resources hold)"),
     Flag(
-        name="--workers-per-trial",
-        field="study.workers_per_trial",
-        help="workers that share one distillation; above 1 they run under Ray Train",
+        "--time-budget",
+        "study.time_budget",
+        "90s, 30m, 2h: then no trial starts, and running ones end at their next rung",
     ),
-    Flag(
-        name="--max-concurrent",
-        field="study.max_concurrent",
-        help="trials at a time (default: as many as the resources hold)",
-    ),
-    Flag(
-        name="--time-budget",
-        field="study.time_budget",
-        help="90s, 30m, 2h: then no trial starts, and running ones end at their next rung",
-    ),
-    Flag(
-        name="--warm-start",
-        field="study.warm_start",
-        help="start with the best trials of these studies or datasets",
-    ),
+    Flag("--warm-start", "study.warm_start", "start with the best trials of these studies or datasets"),
 )
 DISTILL_FLAGS: tuple[Flag, ...] = (
     *COMMON_FLAGS,
-    Flag(name="--capacity", field="generator.capacity", help="channels of the generator"),
-    Flag(name="--pool-size", field="pool.size", help="teachers to match against"),
-    Flag(name="--weight", field="matching.weight", help="weight of the matching loss"),
-    Flag(
-        name="--workers",
-        field="study.workers_per_trial",
-        help="workers that share the distillation; above 1 they run under Ray Train",
-    ),
+    Flag("--capacity", "generator.capacity", "channels of the generator"),
+    Flag("--pool-size", "pool.size", "teachers to match against"),
+    Flag("--weight", "matching.weight", "weight of the matching loss"),
+    _WORKERS,
 )
 POOL_FLAGS: tuple[Flag, ...] = (
     *COMMON_FLAGS,
-    Flag(name="--size", field="pool.size", help="number of teachers; stored ones are not trained again"),
+    Flag("--size", "pool.size", "number of teachers; stored ones are not trained again"),
     Flag(
-        name="--architecture",
-        field="networks.teachers",
-        help="architectures of the teachers in turn, such as convnet3 resnet18 (all: --help-all)",
+        "--architecture",
+        "networks.teachers",
+        "architectures of the teachers in turn, such as convnet3 resnet18 (all: --help-all)",
     ),
-    Flag(name="--epochs", field="pool.epochs", help="epochs on real images"),
-    Flag(
-        name="--workers",
-        field="study.workers_per_trial",
-        help="workers that share the teachers; above 1 they run under Ray Train",
-    ),
+    Flag("--epochs", "pool.epochs", "epochs on real images"),
+    _WORKERS,
 )
 DOCTOR_FLAGS: tuple[Flag, ...] = tuple(flag for flag in DISTILL_FLAGS if flag.name != "--weight")
 EVALUATE_FLAGS: tuple[Flag, ...] = (
     *COMMON_FLAGS,
-    Flag(name="--ipc", field="evaluation.images_per_class", help="images per class, several"),
+    Flag("--ipc", "evaluation.images_per_class", "images per class, several"),
     Flag(
-        name="--architecture",
-        field="networks.students",
-        help="architectures of the students, several, such as convnet3 resnet18_w32 (all: --help-all)",
+        "--architecture",
+        "networks.students",
+        "architectures of the students, several, such as convnet3 resnet18_w32 (all: --help-all)",
     ),
-    Flag(name="--protocol", field="evaluation.protocols", help="protocols, several"),
-    Flag(name="--num-seeds", field="evaluation.num_seeds", help="students per cell of the grid"),
+    Flag("--protocol", "evaluation.protocols", "protocols, several"),
+    Flag("--num-seeds", "evaluation.num_seeds", "students per cell of the grid"),
 )
 QUIRKS_FLAGS: tuple[Flag, ...] = tuple(flag for flag in EVALUATE_FLAGS if flag.name != "--protocol")
 

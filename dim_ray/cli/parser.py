@@ -117,13 +117,7 @@ class _SetField(argparse.Action):
         self.field = field
         self.all_values = all_values
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         if self.all_values is None and isinstance(values, list):
             text = " ".join(values)
             values = text if text.startswith("[") else [part for part in text.replace(",", " ").split() if part]

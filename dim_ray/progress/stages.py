@@ -48,11 +48,6 @@ class Stage:
     samples: deque[tuple[float, float]] = field(default_factory=deque)
     """Readings of the clock with the units done."""
 
-    @property
-    def fraction(self) -> float:
-        """Share of the work done, in [0, 1]."""
-        return self.done / self.total if self.total > 0 else 0.0
-
 
 class Stages:
     """The plan and state of a run. Not thread-safe."""
@@ -137,7 +132,7 @@ class Stages:
         left = self.stage_seconds_left()
         if left is not None and stage.weight > 0:
             elapsed = self.clock() - stage.started_at
-            rest = 1.0 - stage.fraction
+            rest = 1.0 - stage.done / stage.total if stage.total > 0 else 1.0
             seconds += max(elapsed + left, left / rest if rest > 0 else 0.0)  # the second if it was resumed half-way
             weight += stage.weight
         to_come = sum(s.weight for s in self.stages if s.state == "waiting")

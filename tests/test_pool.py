@@ -23,7 +23,7 @@ def test_pool_is_trained_extended_and_named_for_the_distillation(
     out = capsys.readouterr().out
     assert "pool of 3 teachers: 1 trained, 2 stored before" in out
     artifacts = ArtifactStore(str(tmp_path))
-    cards = [artifacts.read_card("teachers", identity) for identity in artifacts.list("teachers")]
+    cards = [artifacts.read_card("teachers", fingerprint) for fingerprint in artifacts.list("teachers")]
     assert sorted((card["number"], card["architecture"]) for card in cards) == [
         (0, "convnet3_w4"), (1, "mlp_w8"), (2, "convnet3_w4"),
     ]  # fmt: skip

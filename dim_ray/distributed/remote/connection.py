@@ -66,7 +66,7 @@ def connect(cluster_file: Path) -> Iterator[JobSubmissionClient]:
 
 def _wait_for_client(process: subprocess.Popen[bytes]) -> JobSubmissionClient | None:
     """Return the client once the head answers, or None if the forwarding process ends or no answer comes."""
-    from ray._raylet import AuthenticationTokenLoader
+    from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 

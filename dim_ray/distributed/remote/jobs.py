@@ -7,7 +7,6 @@ exit_code = call_head(request, Path("cluster.yaml"))
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import math
 import shlex
@@ -84,6 +83,8 @@ def call_head(request: Request, cluster_file: Path) -> int:
             else f"interrupted; find out whether the job runs: {command} --attach"
         )
         return EXIT_DETACHED
+    except BrokenPipeError:  # of stdout
+        raise
     except (OSError, RuntimeError, aiohttp.ClientError) as error:  # Ray's client lets all three through
         if job is None:
             raise DimError(f"The head can't do that: {error}") from error
@@ -94,22 +95,24 @@ def call_head(request: Request, cluster_file: Path) -> int:
 
 def _submit(client: JobSubmissionClient, request: Request) -> str:
     """Return the name of the job that runs the study, a new one unless it runs already."""
-    for number in itertools.count(1):
+    number = 0
+    while True:
         running = [job for job in _jobs(client, request) if not job.status.is_terminal()]
         if running:
-            job = str(running[-1].submission_id)
-            _tell(f"job {job} runs this study already, and nothing was submitted: {running[-1].entrypoint}")
+            job, entrypoint = str(running[-1].submission_id), running[-1].entrypoint
+            _tell(f"job {job} runs this study already, and nothing was submitted: {entrypoint}")
             return job
+        number += 1
+        job = f"{request.name}-{number}"
         try:
-            job = client.submit_job(submission_id=f"{request.name}-{number}", entrypoint=_entrypoint(request))
+            client.submit_job(submission_id=job, entrypoint=_entrypoint(request))
         except RuntimeError as error:
             # Ray takes each name once: of two people who submit at the same moment, one now follows the other's job.
-            if "already exists" not in str(error):
-                raise
-        else:
-            _tell(f"job {job} runs on the cluster's head; Ctrl-C leaves it running")
-            return job
-    raise AssertionError
+            if "already exists" in str(error):
+                continue
+            raise
+        _tell(f"job {job} runs on the cluster's head; Ctrl-C leaves it running")
+        return job
 
 
 def _entrypoint(request: Request) -> str:
@@ -164,7 +167,7 @@ def _wait(client: JobSubmissionClient, job: str) -> JobDetails:
 
 def _exit_code(details: JobDetails) -> int:
     """Return the exit code of a job that has ended, and say why if it didn't end by itself."""
-    code = details.driver_exit_code
+    code: int | None = details.driver_exit_code
     if details.status == "STOPPED":
         _tell(f"job {details.submission_id} was stopped; run the same command again to continue")
         return EXIT_STOPPED

@@ -1,11 +1,11 @@
-"""Distils one generator with one configuration, and no search: teachers, prior, matching.
+"""Distil one generator with one configuration: teachers, prior, matching.
 
     python -m dim_ray.distill                               digits, over the machine's cores with Ray
-    python -m dim_ray.distill --local                       in this process alone: needs no Ray
+    python -m dim_ray.distill --local                       in this process, without Ray
     python -m dim_ray.distill --dataset folder:PATH --capacity 64 --pool-size 8
-    python -m dim_ray.distill --workers 2                   two workers of Ray Train share the work
+    python -m dim_ray.distill --workers 2                   shared by two workers of Ray Train
 
-The same command again goes on where it was interrupted, and does nothing where the generator is there.
+Run the same command again to continue after an interruption. It does nothing if the generator is stored already.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dim_ray.cli.flags import DEFAULT_STUDY, DISTILL_FLAGS, add_local, check_local
+from dim_ray.cli.flags import DISTILL_FLAGS, add_local, check_local
 from dim_ray.cli.main import parse, run_main, show_progress
 from dim_ray.progress import Progress
 
@@ -27,21 +27,9 @@ _STUDY = "distill"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs ``python -m dim_ray.distill``.
-
-    Args:
-        argv: Arguments without the program's name.
-
-    Raises:
-        DimError: With a sentence for the person who typed the command.
-    """
+    """Run ``python -m dim_ray.distill`` with the given arguments."""
     config, extras = parse(
-        argv,
-        program="python -m dim_ray.distill",
-        description=__doc__ or "",
-        flags=DISTILL_FLAGS,
-        defaults=DEFAULT_STUDY,
-        extra=add_local,
+        argv, program="python -m dim_ray.distill", description=__doc__, flags=DISTILL_FLAGS, extra=add_local
     )
     check_local(config, is_local=extras.local)
     with show_progress() as progress:
@@ -50,13 +38,13 @@ def main(argv: Sequence[str]) -> None:
         from dim_ray.pipeline.generators import generator_fingerprint
 
         work = open_shared_session(config, _STUDY, check_training)
-        identity = generator_fingerprint(work)
-        is_new = not work.artifacts.exists("generators", identity)
+        fingerprint = generator_fingerprint(work)
+        is_new = not work.artifacts.exists("generators", fingerprint)
         if is_new and extras.local:
             _distill_here(work, progress)
         elif is_new:
             _distill_with_ray(work, progress)
-    _print(work, identity, is_new)
+    _print(work, fingerprint, is_new)
 
 
 def _distill_here(work: Workspace, progress: Progress) -> None:
@@ -87,19 +75,18 @@ def _distill_with_ray(work: Workspace, progress: Progress) -> None:
         distill_one(work, placement, progress)
 
 
-def _print(work: Workspace, identity: str, is_new: bool) -> None:
+def _print(work: Workspace, fingerprint: str, is_new: bool) -> None:
     from dim_ray.cli.summary import command, data_flags, literal, make_console, print_lines
     from dim_ray.pipeline.generators import stored_weights, weights_file
 
-    card = work.artifacts.read_card("generators", identity)
+    card = work.artifacts.read_card("generators", fingerprint)
     validation = card["validation"]
-    ipcs = validation["images_per_class"]
-    ipcs = ", ".join(map(str, ipcs)) if isinstance(ipcs, list) else ipcs  # a number in older cards
+    ipcs = ", ".join(map(str, validation["images_per_class"]))
     size_bytes = card["files"][weights_file(stored_weights(card, validation["weights"]))]["size_bytes"]
-    uri = work.artifacts.uri("generators", identity)
+    uri = work.artifacts.uri("generators", fingerprint)
     print_lines(
         make_console(),
-        f"generator {identity} {'' if is_new else 'was there already; nothing was done'}".rstrip(),
+        f"generator {fingerprint} {'' if is_new else 'is stored already; nothing was done'}".rstrip(),
         f"validation accuracy {100 * validation['validation_accuracy']:.1f} % "
         f"(on_the_fly, IPC {ipcs}), {size_bytes:,} bytes",
         f"in {uri}",

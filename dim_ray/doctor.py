@@ -1,11 +1,11 @@
-"""Checks the nodes of a Ray cluster before a run: storage, versions, memory, disk, GPUs and process group.
+"""Check the nodes of a Ray cluster before a run: storage, versions, memory, disk, GPUs and process group.
 
     python -m dim_ray.doctor --address auto --storage /shared/dim_storage
     python -m dim_ray.doctor --address auto --storage s3://bucket/dim --dataset cifar10 --workers 4
 
-A row a node and a column a check; then a sentence for each problem, with what to do. It ends with 0 where all is well,
-and otherwise with 1. Without --address or RAY_ADDRESS it's about this machine. `tune` and `distill` check by themselves
-where there is more than one node.
+It prints a table with one row per node and one column per check, then each problem and what to do. It exits with 0 if
+all is well, and otherwise with 1. Without --address or RAY_ADDRESS it checks this machine. `tune` and `distill` run the
+same checks if there are several nodes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dim_ray.cli.flags import DEFAULT_STUDY, DOCTOR_FLAGS
+from dim_ray.cli.flags import DOCTOR_FLAGS
 from dim_ray.cli.main import parse, run_main, show_progress
 from dim_ray.errors import DimError
 
@@ -27,26 +27,11 @@ if TYPE_CHECKING:
 __all__ = ["main", "print_nodes"]
 
 _STUDY = "doctor"
-_OK, _NOT_CHECKED = "ok", "-"
-_WIDEST = 1000  # columns of a table whose width is asked for
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs ``python -m dim_ray.doctor``.
-
-    Args:
-        argv: Arguments without the program's name.
-
-    Raises:
-        DimError: There is a problem, or with a sentence for the person who typed the command.
-    """
-    config, _ = parse(
-        argv,
-        program="python -m dim_ray.doctor",
-        description=__doc__ or "",
-        flags=DOCTOR_FLAGS,
-        defaults=DEFAULT_STUDY,
-    )
+    """Run ``python -m dim_ray.doctor`` with the given arguments."""
+    config, _ = parse(argv, program="python -m dim_ray.doctor", description=__doc__, flags=DOCTOR_FLAGS)
     with show_progress() as progress:
         from dim_ray.cli.session import open_session
         from dim_ray.core.data.checks import check_training
@@ -59,22 +44,15 @@ def main(argv: Sequence[str]) -> None:
     _print(found)
     if found.problems:
         names = {problem.name for problem in found.problems}
-        raise DimError(
-            f"{len(names)} of {len(found.reports)} nodes can't take part in a run; mend them as it says above."
-        )
+        raise DimError(f"{len(names)} of {len(found.reports)} nodes can't take part in a run; fix the problems above.")
 
 
 def print_nodes(console: Console, found: Preflight) -> None:
-    """Prints a row a node and a column a check: ok, a mark of what is wrong, or - where it wasn't checked.
-
-    Where the console is too narrow for that, it's a line a node with what is wrong.
-    """
+    """Print one row per node and one column per check: ok, what is wrong, or - if it wasn't checked."""
     from rich import box
-    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
-    from dim_ray.cli.summary import print_lines
     from dim_ray.distributed.preflight.findings import CHECKS
 
     marks: dict[tuple[str, Check], str] = {(problem.name, problem.check): problem.mark for problem in found.problems}
@@ -84,19 +62,12 @@ def print_nodes(console: Console, found: Preflight) -> None:
     for report in found.reports:
         cells = [marks.get((report.name, check)) or _fine(report, check) for check in CHECKS]
         table.add_row(*(Text(cell) for cell in (report.name, *cells)))
-    wanted = Measurement.get(console, console.options.update(max_width=_WIDEST), table).maximum
-    if wanted <= console.width:
-        console.print(table)
-        return
-    for report in found.reports:
-        wrong = [f"{check} {marks[report.name, check]}" for check in CHECKS if (report.name, check) in marks]
-        print_lines(console, f"{report.name}: {', '.join(wrong) or _OK}")
+    console.print(table)
 
 
 def _fine(report: NodeReport, check: Check) -> str:
-    if report.failure is not None or (check == "process group" and not report.is_member):
-        return _NOT_CHECKED
-    return _OK
+    is_checked = report.failure is None and (check != "process group" or report.is_member)
+    return "ok" if is_checked else "-"
 
 
 def _print(found: Preflight) -> None:
@@ -104,10 +75,7 @@ def _print(found: Preflight) -> None:
 
     console = make_console()
     print_nodes(console, found)
-    if found.problems:
-        print_lines(console, *(f"- {sentence}" for sentence in found.sentences))
-    else:
-        print_lines(console, "all is well")
+    print_lines(console, *([f"- {sentence}" for sentence in found.sentences] or ["all is well"]))
 
 
 if __name__ == "__main__":

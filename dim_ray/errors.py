@@ -1,7 +1,7 @@
-"""The errors that a person sees: one sentence of what, received, allowed and what to do.
+"""Errors for the user, whose messages say what is wrong, the value received, what is allowed, and what to do.
 
-The command line prints the message of a `DimError` without a traceback and exits with its `exit_code`.
-Anything else that escapes is a defect of ours and keeps its traceback.
+The command line prints the message of a `DimError` without a traceback and exits with its `exit_code`. Any other
+exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -25,55 +25,51 @@ __all__ = [
 
 
 class DimError(Exception):
-    """Base of every error that we raise for a person to read."""
+    """Base of all errors that are raised for the user."""
 
     exit_code = 1
 
 
 class UsageError(DimError):
-    """The command was called with something that can't work; nothing was run."""
+    """The command can't work as it was called; nothing was run."""
 
     exit_code = 2
 
 
 class ConfigError(UsageError):
-    """A configuration value is impossible, alone or together with another."""
+    """A configuration value is impossible by itself or together with another."""
 
 
 class DataError(UsageError):
-    """A data set is unknown, missing, corrupt or of a shape that we don't support."""
+    """A dataset is unknown, missing, corrupt or of an unsupported shape."""
 
 
 class ResourceError(UsageError):
-    """The machine or cluster can never provide what the plan needs."""
+    """The machine or cluster can never provide what the run needs."""
 
 
 class StorageError(DimError):
-    """The storage can't be read or written, or holds something other than expected."""
+    """The storage can't be read or written, or its contents are unexpected."""
 
 
 class StorageAddressError(StorageError, UsageError):
-    """The storage root is no address, or leads to nothing that could be one."""
+    """The storage root is no valid address."""
 
 
 class ArtifactError(StorageError):
-    """A stored file is truncated, altered, of the wrong kind, or of a newer format."""
+    """A stored file is truncated, altered, of the wrong kind, or in a newer format."""
 
 
 class NewerFormatError(ArtifactError):
-    """A stored file is of a newer format: it isn't damaged, and a newer version reads it."""
+    """A stored file is in a newer format, which only a newer version can read."""
 
 
 class DivergedError(DimError):
-    """Training left the range of finite numbers; the last good state is kept."""
+    """Training reached numbers that aren't finite; the last good state is kept."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Says which names are known and which is nearest, for the end of an error message.
-
-    Returns:
-        For example ``"did you mean 'digits'? Known: cifar10, digits."``.
-    """
+    """Return the end of a message about an unknown name: ``"did you mean 'digits'? Known: cifar10, digits."``."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     guess = f"did you mean {close[0]!r}? " if close else ""

@@ -1,13 +1,12 @@
-"""Measures a stored generator: students over a grid of protocol x IPC x architecture x seed, a row for each.
+"""Measure a stored generator with students over a grid of protocol x IPC x architecture x seed, one row each.
 
     python -m dim_ray.evaluate                              the storage's best generator of digits
     python -m dim_ray.evaluate dim_storage/generators/0123456789abcdef --ipc 1 10 50
     python -m dim_ray.evaluate PATH --architecture convnet3 resnet18 --protocol on_the_fly --num-seeds 5
-    python -m dim_ray.evaluate PATH --local                 in this process alone: needs no Ray
+    python -m dim_ray.evaluate PATH --local                 in this process, without Ray
 
-Rows that are there already are not measured again. The baselines on real images, at the same budgets and with the
-same recipe, labels and quirks, come by themselves with the default protocols; --protocol leaves out what it doesn't
-name. docs/protocols.md says what protocols, presets and quirks are.
+Stored rows are not measured again. The default protocols include the baselines on real images, with the same budgets,
+recipe, labels and quirks. docs/protocols.md explains protocols, presets and quirks.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dim_ray.cli.flags import DEFAULT_STUDY, EVALUATE_FLAGS, add_generator
+from dim_ray.cli.flags import EVALUATE_FLAGS, add_generator
 from dim_ray.cli.main import parse, run_main, show_progress
 
 if TYPE_CHECKING:
@@ -29,21 +28,9 @@ _STUDY = "evaluate"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs ``python -m dim_ray.evaluate``.
-
-    Args:
-        argv: Arguments without the program's name.
-
-    Raises:
-        DimError: With a sentence for the person who typed the command.
-    """
+    """Run ``python -m dim_ray.evaluate`` with the given arguments."""
     config, extras = parse(
-        argv,
-        program="python -m dim_ray.evaluate",
-        description=__doc__ or "",
-        flags=EVALUATE_FLAGS,
-        defaults=DEFAULT_STUDY,
-        extra=add_generator,
+        argv, program="python -m dim_ray.evaluate", description=__doc__, flags=EVALUATE_FLAGS, extra=add_generator
     )
     with show_progress() as progress:
         from dim_ray.cli.grid import find_generator, run_missing
@@ -52,26 +39,22 @@ def main(argv: Sequence[str]) -> None:
         from dim_ray.pipeline.evaluations import plan_evaluations
 
         work = open_shared_session(config, _STUDY, check_evaluation)
-        identity = find_generator(work, extras.generator)
-        planned = plan_evaluations(work, identity)
+        fingerprint = find_generator(work, extras.generator)
+        planned = plan_evaluations(work, fingerprint)
         num_new = run_missing(work, planned, progress, is_local=extras.local)
-    _print(work, identity, planned, num_new)
+    _print(work, fingerprint, planned, num_new)
 
 
-def _print(work: Workspace, identity: str, planned: Sequence[StudentPlan], num_new: int) -> None:
-    from dim_ray.cli.summary import accuracy_table, make_console, print_next, print_places
+def _print(work: Workspace, fingerprint: str, planned: Sequence[StudentPlan], num_new: int) -> None:
+    from dim_ray.cli.summary import accuracy_table, make_console, print_lines, print_next, print_places
     from dim_ray.pipeline.rows import read_planned
     from dim_ray.store.schema import EVALUATION_TABLE
 
-    console = make_console()
-    console.print(
-        f"generator {identity} on {work.dataset.name}: {num_new} evaluations added, "
-        f"{len(planned) - num_new} were there\n",
-        markup=False,
-        soft_wrap=True,
-    )
+    console, num_stored = make_console(), len(planned) - num_new
+    text = f"generator {fingerprint} on {work.dataset.name}: {num_new} evaluations added, {num_stored} stored before"
+    print_lines(console, text, "")
     console.print(accuracy_table(read_planned(work, EVALUATION_TABLE, planned)))
-    print_places(console, work, identity)
+    print_places(console, work, fingerprint)
     print_next(console, work, work.config.evaluation.images_per_class)
 
 

@@ -1,11 +1,11 @@
-"""Writes a generator's images as files that other tools read.
+"""Write a generator's images as files that other tools read.
 
-    python -m dim_ray.generate --out digits_10                            10 images a class, of the storage's best
+    python -m dim_ray.generate --out digits_10                            10 images per class, of the storage's best
     python -m dim_ray.generate GENERATOR --ipc 50 --format parquet --out digits_50
     python -m dim_ray.generate GENERATOR --format torch --seed 1 --out digits_10
 
-GENERATOR is a folder or URI, or a fingerprint below --storage. The same seed gives the same images, those of
-`dim_ray.load_generator(GENERATOR).fixed_dataset(ipc, seed)`; but for torch they are rounded to bytes. What --out holds:
+GENERATOR is a folder, a URI, or a fingerprint in --storage. The same seed gives the same images, namely those of
+`dim_ray.load_generator(GENERATOR).fixed_dataset(ipc, seed)`, rounded to bytes except for torch. Contents of --out:
 
     folder    <class>/<number>.png           for torchvision's ImageFolder, and --dataset folder:OUT
     npz       images.npz                     images (N, H, W, C) uint8, labels, class_names, mean, std
@@ -31,14 +31,7 @@ _FORMATS = ("folder", "npz", "parquet", "torch")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs ``python -m dim_ray.generate``.
-
-    Args:
-        argv: Arguments without the program's name.
-
-    Raises:
-        DimError: With a sentence for the person who typed the command.
-    """
+    """Run ``python -m dim_ray.generate`` with the given arguments."""
     parser = _parser()
     parser.refuse_unknown_flags(argv)
     arguments = parser.parse_args(argv)
@@ -73,7 +66,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "generator", nargs="?", metavar="GENERATOR", help="folder, URI or fingerprint (default: the storage's best)"
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder that receives the files; made new")
+    parser.add_argument("--out", required=True, metavar="DIR", help="new folder for the files")
     parser.add_argument(
         "--ipc",
         type=int,
@@ -81,12 +74,14 @@ def _parser() -> Parser:
         metavar="N",
         help="images per class (default: %(default)s)",
     )
-    parser.add_argument("--format", choices=_FORMATS, default="folder", help="of the files (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the images (default: %(default)s)")
+    parser.add_argument("--format", choices=_FORMATS, default="folder", help="file format (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the images (default: %(default)s)")
     parser.add_argument(
-        "--weights", choices=WEIGHTS, help="average: their moving average, or raw (default: those that chose it)"
+        "--weights",
+        choices=WEIGHTS,
+        help="average: their moving average, or raw (default: the ones that validation chose)",
     )
-    parser.add_argument("--dataset", metavar="NAME", help="of the storage's best (default: the only one)")
+    parser.add_argument("--dataset", metavar="NAME", help="dataset of the storage's best (default: the only one)")
     parser.add_storage()
     return parser
 

@@ -1,12 +1,12 @@
-"""Trains a pool of teachers, which every later distillation on the same data and storage uses.
+"""Train a pool of teachers for later distillations on the same data and storage.
 
     python -m dim_ray.pool --size 16                        digits, over the machine's cores with Ray
     python -m dim_ray.pool --size 64 --workers 8            eight workers of Ray Train, over the nodes of a cluster
     python -m dim_ray.pool --dataset cifar10 --architecture convnet3 resnet18 --epochs 50
-    python -m dim_ray.pool --local                          in this process alone: needs no Ray
+    python -m dim_ray.pool --local                          in this process, without Ray
 
-Pools are nested: the first 8 teachers of 64 are a pool of 8. Each is stored when it is finished, so the same command,
-with any number of workers, trains only what is missing.
+Pools are nested: the first 8 teachers of 64 are a pool of 8. Each teacher is stored when it is finished, so the same
+command, with any number of workers, trains only missing ones.
 """
 
 from __future__ import annotations
@@ -31,25 +31,15 @@ _STUDY = "pool"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs ``python -m dim_ray.pool``.
-
-    Args:
-        argv: Arguments without the program's name.
-
-    Raises:
-        DimError: With a sentence for the person who typed the command.
-    """
+    """Run ``python -m dim_ray.pool`` with the given arguments."""
     config, extras = parse(
-        argv,
-        program="python -m dim_ray.pool",
-        description=__doc__ or "",
-        flags=POOL_FLAGS,
-        defaults=DEFAULT_STUDY,
-        extra=add_local,
+        argv, program="python -m dim_ray.pool", description=__doc__, flags=POOL_FLAGS, extra=add_local
     )
     if config.pool.kind == "online":
-        raise UsageError("pool.kind is 'online', whose teachers aren't kept; only 'stored' ones can be trained ahead.")
-    config = replace(config, matching=MatchingConfig())  # a pool is the same, whatever is matched with it
+        raise UsageError(
+            "pool.kind is 'online', whose teachers aren't stored; only 'stored' ones can be trained ahead."
+        )
+    config = replace(config, matching=MatchingConfig())  # a pool doesn't depend on it
     check_local(config, is_local=extras.local)
     with show_progress() as progress:
         from dim_ray.cli.session import open_shared_session
@@ -79,14 +69,14 @@ def _print(work: Workspace, num_trained: int) -> None:
 
     console, size = make_console(), work.config.pool.size
     cards = [work.artifacts.read_card("teachers", teacher_fingerprint(work, number)) for number in range(size)]
-    print_lines(console, f"pool of {size} teachers: {num_trained} trained, {size - num_trained} were there", "")
+    print_lines(console, f"pool of {size} teachers: {num_trained} trained, {size - num_trained} stored before", "")
     console.print(pool_table(cards))
     flags = [*data_flags(work.config.data), *_recipe_flags(work.config), "--storage", work.config.storage.root]
     print_lines(console, "next:", command("-m", "dim_ray.distill", *flags))
 
 
 def _recipe_flags(config: Config) -> list[str]:
-    """Returns the flags that ask for these teachers, where they aren't what a command asks for by itself."""
+    """Return the flags that select these teachers, unless they are the default ones."""
     default = make_config(read_settings(DEFAULT_STUDY))
     changed = [f.name for f in fields(config.pool) if getattr(config.pool, f.name) != getattr(default.pool, f.name)]
     flags = [f"--pool.{name}={getattr(config.pool, name)}" for name in changed]

@@ -1,11 +1,11 @@
-"""Measures what each quirk of the reference implementation does to a generator's accuracy.
+"""Measure what each quirk of the reference implementation does to a generator's accuracy.
 
     python -m dim_ray.quirks dim_storage/generators/0123456789abcdef --ipc 1 10
     python -m dim_ray.quirks PATH --num-seeds 5 --write docs/protocols.md
 
-Students on the fly, the reference's only protocol, are trained and tested as ours (corrected), with each quirk alone on
-top of it, and by the preset reference, which brings its own recipe. Rows that are there already are not measured
-again. With --write, the table takes the place of what stands between the two markers in a file.
+Students on the fly, the reference's only protocol, are trained and tested in our way (corrected), with each single
+quirk on top of it, and with the preset reference, which has its own recipe. Stored rows are not measured again. --write
+replaces the text between two markers in a file by the table.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dim_ray.cli.flags import DEFAULT_STUDY, QUIRKS_FLAGS, add_generator
+from dim_ray.cli.flags import QUIRKS_FLAGS, add_generator
 from dim_ray.cli.main import parse, run_main, show_progress
 from dim_ray.config import PRESETS, QUIRKS, EvaluationConfig, Protocol
 from dim_ray.config.presets import quirks_in_force
@@ -42,21 +42,9 @@ _HEADINGS = ("IPC", "student", "evaluated", "test accuracy in %", "minus correct
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs ``python -m dim_ray.quirks``.
-
-    Args:
-        argv: Arguments without the program's name.
-
-    Raises:
-        DimError: With a sentence for the person who typed the command.
-    """
+    """Run ``python -m dim_ray.quirks`` with the given arguments."""
     config, extras = parse(
-        argv,
-        program="python -m dim_ray.quirks",
-        description=__doc__ or "",
-        flags=QUIRKS_FLAGS,
-        defaults=DEFAULT_STUDY,
-        extra=_add_arguments,
+        argv, program="python -m dim_ray.quirks", description=__doc__, flags=QUIRKS_FLAGS, extra=_add_arguments
     )
     if extras.write is not None:
         _replace_block(extras.write, None)  # before hours of measuring
@@ -68,18 +56,18 @@ def main(argv: Sequence[str]) -> None:
         from dim_ray.pipeline.evaluations import plan_evaluations
 
         work = open_shared_session(config, _STUDY, check_evaluation)
-        identity = find_generator(work, extras.generator)
+        fingerprint = find_generator(work, extras.generator)
         planned = {
-            name: plan_evaluations(replace(work, config=replace(work.config, evaluation=evaluation)), identity)
+            name: plan_evaluations(replace(work, config=replace(work.config, evaluation=evaluation)), fingerprint)
             for name, evaluation in variants(work.config.evaluation, work.dataset.num_channels).items()
         }
         every = [cell for cells in planned.values() for cell in cells]
         num_new = run_missing(work, every, progress, is_local=extras.local)
-    _print(work, identity, planned, num_new, extras.write)
+    _print(work, fingerprint, planned, num_new, extras.write)
 
 
 def variants(evaluation: EvaluationConfig, num_channels: int) -> dict[str, EvaluationConfig]:
-    """Returns what is measured, by name: corrected, each quirk alone that concerns the data, and reference."""
+    """Return what is measured by name: corrected, each single quirk that concerns the data, and reference."""
     corrected = replace(evaluation, preset="corrected", quirks=())
     found = {_BASE: corrected}
     for quirk in quirks_in_force(QUIRKS, _PROTOCOL, num_channels):
@@ -88,18 +76,17 @@ def variants(evaluation: EvaluationConfig, num_channels: int) -> dict[str, Evalu
 
 
 def effects(rows: pd.DataFrame) -> pd.DataFrame:
-    """Returns what each variant comes to, and its difference to corrected.
+    """Return the accuracy of each variant, and its difference to corrected.
 
-    Differences are taken seed by seed, because students of the same seed begin with the same weights and noise: where
-    a quirk changes only the test, the spread of students is no part of its error.
+    Differences are between students of the same seed, which start with the same weights and noise. So if a quirk
+    changes only the test, the spread of students doesn't add to its error.
 
     Args:
         rows: Evaluations of one generator with a column `variant`, one of which is corrected.
 
     Returns:
-        A row for each IPC, architecture and variant, in the variants' order: `mean` and `std` of accuracy (std with
-        n - 1; NaN where n is 1), `n`, `difference`, its standard error `error` (NaN where there are fewer than two
-        pairs), `optimiser_steps` and `images_drawn`.
+        One row per IPC, architecture and variant: `mean` and `std` of accuracy (std with n - 1; NaN if n is 1), `n`,
+        `difference`, its standard error `error` (NaN with fewer than two pairs), `optimiser_steps`, `images_drawn`.
     """
     import pandas as pd
 
@@ -130,13 +117,11 @@ def effects(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_generator(parser)
-    parser.add_argument(
-        "--write", type=Path, metavar="FILE", help="puts the table between the markers in this file, too"
-    )
+    parser.add_argument("--write", type=Path, metavar="FILE", help="also write the table between this file's markers")
 
 
 def _print(
-    work: Workspace, identity: str, planned: dict[str, list[StudentPlan]], num_new: int, file: Path | None
+    work: Workspace, fingerprint: str, planned: dict[str, list[StudentPlan]], num_new: int, file: Path | None
 ) -> None:
     import pandas as pd
     from rich import box
@@ -156,10 +141,10 @@ def _print(
     for line in lines:
         table.add_row(*line)
     console = make_console()
-    print_lines(console, f"generator {identity} on {work.dataset.name}: {num_new} evaluations added")
+    print_lines(console, f"generator {fingerprint} on {work.dataset.name}: {num_new} evaluations added")
     console.print(table)
     if file is not None:
-        _replace_block(file, _markdown(lines, _conditions(work, identity, rows)))
+        _replace_block(file, _markdown(lines, _conditions(work, fingerprint, rows)))
         print_lines(console, f"written into {file}")
 
 
@@ -182,8 +167,8 @@ def _lines(table: pd.DataFrame) -> list[tuple[str, ...]]:
     return lines
 
 
-def _conditions(work: Workspace, identity: str, rows: pd.DataFrame) -> str:
-    """Returns what a reader has to know of the numbers."""
+def _conditions(work: Workspace, fingerprint: str, rows: pd.DataFrame) -> str:
+    """Return the conditions of the measurement."""
     evaluation = work.config.evaluation
     places = sorted(
         {
@@ -193,7 +178,7 @@ def _conditions(work: Workspace, identity: str, rows: pd.DataFrame) -> str:
         }
     )
     return (
-        f"Generator {identity} on {work.dataset.name}, on the fly; mean ± standard deviation (n seeds), and mean ± "
+        f"Generator {fingerprint} on {work.dataset.name}, on the fly; mean ± standard deviation (n seeds), and mean ± "
         f"standard error of the difference to corrected, seed by seed. But for reference, the recipe is "
         f"{evaluation.epochs} epochs (at least {evaluation.min_steps} steps) of {evaluation.optimizer}, learning rate "
         f"{evaluation.learning_rate:g} ({evaluation.schedule}), batches of up to {evaluation.batch_size}, augmentation "
@@ -210,23 +195,21 @@ def _markdown(lines: Sequence[Sequence[str]], conditions: str) -> str:
 
 
 def _replace_block(file: Path, block: str | None) -> None:
-    """Puts a block between the markers of a file; None only looks whether they are there."""
+    """Replace the text between the markers of a file; None only checks that they exist."""
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
-        raise UsageError(
-            f"--write is {file}, which can't be read: {error.strerror}; give a file that is there."
-        ) from None
+        raise UsageError(f"--write is {file}, which can't be read: {error.strerror}.") from None
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise UsageError(f"--write is {file}, which lacks the lines {BEGIN} and {END}, in this order; put them there.")
+        raise UsageError(f"--write is {file}, which needs the lines {BEGIN} and {END}, in this order.")
     if block is None:
         return
     try:
         file.write_text(f"{before}{BEGIN}\n\n{block}\n\n{END}{after}", encoding="utf-8")
     except OSError as error:
-        raise StorageError(f"{file} can't be written: {error.strerror}; the rows are kept.") from error
+        raise StorageError(f"{file} can't be written: {error.strerror}. The rows are stored.") from error
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes one HTML page with everything that a storage shows, and its figures as PNG and SVG.
+"""Write an HTML page about everything in a storage, and its figures as PNG and SVG.
 
 python -m dim_ray.report                                        ./dim_storage into ./dim_report/report.html
 python -m dim_ray.report --storage s3://bucket/dim --output digits_report --dataset digits
@@ -23,15 +23,7 @@ _FILTERS = ("dataset", "ipc", "architecture", "protocol")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs ``python -m dim_ray.report``.
-
-    Args:
-        argv: Arguments without the program's name.
-
-    Raises:
-        UsageError: An argument can't be used.
-        StorageError: The storage can't be read, or doesn't hold what was asked for; or the page can't be written.
-    """
+    """Run ``python -m dim_ray.report`` with the given arguments."""
     arguments = parse_arguments(argv)
     from dim_ray.store.artifacts import ArtifactStore
     from dim_ray.store.files.filesystem import open_root
@@ -39,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
 
     folder = Path(arguments.output)
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--output is {arguments.output}, which is a file; give a folder, new or old.")
+        raise UsageError(f"--output is {arguments.output}, which is a file; give a folder.")
     try:
         root = open_root(arguments.output)
     except StorageError as error:
@@ -53,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
     try:
         for name, data in {**page.files, PAGE_FILE: page.html.encode()}.items():
             root.write(name, data)
-    except StorageError as error:  # which names the flag of what is usually written
+    except StorageError as error:  # whose message names --storage
         raise StorageError(str(error).replace("--storage", "--output")) from error
     print(
         f"{root.uri_of(PAGE_FILE)}, {len(page.html) / 1e6:.1f} MB; {len(page.files)} figures in "
@@ -62,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """Returns the flags; raises a `UsageError` where one can't be used."""
+    """Return the arguments, or raise a `UsageError`."""
     parser = Parser("python -m dim_ray.report", __doc__ or "")
     parser.add_storage()
     parser.add_argument(
@@ -71,10 +63,10 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         metavar="DIR",
         help="folder or URI of the page and its figures (default: %(default)s)",
     )
-    parser.add_argument("--dataset", metavar="NAME", help="this data set alone")
-    parser.add_argument("--ipc", type=int, metavar="N", help="this number of images per class alone")
-    parser.add_argument("--architecture", metavar="NAME", help="these students alone, for example convnet3")
-    parser.add_argument("--protocol", choices=PROTOCOLS, help="this protocol alone, with its real images beside it")
+    parser.add_argument("--dataset", metavar="NAME", help="only this dataset")
+    parser.add_argument("--ipc", type=int, metavar="N", help="only this number of images per class")
+    parser.add_argument("--architecture", metavar="NAME", help="only these students, for example convnet3")
+    parser.add_argument("--protocol", choices=PROTOCOLS, help="only this protocol, with its real images beside it")
     parser.refuse_unknown_flags(argv)
     return parser.parse_args(argv)
 

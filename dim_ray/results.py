@@ -1,16 +1,16 @@
-"""Shows what the storage holds, and looks after it.
+"""Show the contents of the storage, and look after it.
 
-python -m dim_ray.results list --dataset digits                 evaluations, a line for each cell of the grid
+python -m dim_ray.results list --dataset digits                 evaluations, one line per cell of the grid
 python -m dim_ray.results best --dataset digits --ipc 10        the best generator, and the line that loads it
 python -m dim_ray.results ranking --dataset digits --ipc 10     DD-Ranking's scores, or what they lack
-python -m dim_ray.results pareto --study NAME                    the trials that no other one of the study beats
+python -m dim_ray.results pareto --study NAME                    the trials of the study that no other beats
 python -m dim_ray.results sql "select ipc, avg(accuracy) from evaluations group by ipc"
-python -m dim_ray.results export GENERATOR DIR                  a generator as a folder that needs PyTorch alone
-python -m dim_ray.results verify                                everything that is wrong, by name
-python -m dim_ray.results verify DIR                            an exported generator, by new students
-python -m dim_ray.results compact                               many small files into few, at any time
-python -m dim_ray.results merge OURS THEIRS                     what theirs has and ours lacks, into ours
-python -m dim_ray.results prune --quota 1000000000              artefacts that nobody needs; --delete deletes them
+python -m dim_ray.results export GENERATOR DIR                  a generator as a folder that needs only PyTorch
+python -m dim_ray.results verify                                all damage and contradictions
+python -m dim_ray.results verify DIR                            an exported generator, with new students
+python -m dim_ray.results compact                               pack many small files into few
+python -m dim_ray.results merge OURS THEIRS                     copy what ours lacks from theirs
+python -m dim_ray.results prune --quota 1000000000              name artefacts to delete, or --delete them
 """
 
 from __future__ import annotations
@@ -40,15 +40,7 @@ _FINGERPRINT_SHOWN = 8
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs ``python -m dim_ray.results``.
-
-    Args:
-        argv: Arguments without the program's name.
-
-    Raises:
-        UsageError: An argument can't be used.
-        StorageError: The storage can't be read, or doesn't hold what was asked for.
-    """
+    """Run ``python -m dim_ray.results`` with the given arguments."""
     arguments = parse_arguments(argv)
     if arguments.command in UPKEEP:
         command = UPKEEP[arguments.command]
@@ -62,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """Returns `command`, `operands` and the flags; raises a `UsageError` where something can't be used."""
+    """Return `command`, `operands` and the flags, or raise a `UsageError`."""
     parser = _parser()
     parser.refuse_unknown_flags(argv)
     arguments = parser.parse_intermixed_args(argv)
@@ -70,26 +62,26 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     wanted, optional = (UPKEEP[command].operands, UPKEEP[command].optional) if command in UPKEEP else ((), ())
     if not len(wanted) <= len(given) <= len(wanted) + len(optional):
         shown = " ".join([*wanted, *(f"[{name}]" for name in optional)])
-        raise UsageError(f"{command} is followed by {shown or 'flags alone'}; given: {' '.join(given) or 'nothing'}.")
+        raise UsageError(f"{command} takes {shown or 'only flags'}; given: {' '.join(given) or 'nothing'}.")
     return arguments
 
 
 def _parser() -> Parser:
     parser = Parser("python -m dim_ray.results", __doc__ or "")
-    parser.add_argument("command", choices=(*_SHOWN, *UPKEEP), help="what to do, as above")
-    parser.add_argument("operands", nargs="*", metavar="...", help="what follows the command above")
+    parser.add_argument("command", choices=(*_SHOWN, *UPKEEP), help="one of those above")
+    parser.add_argument("operands", nargs="*", metavar="...", help="operands of the command")
     parser.add_storage()
     parser.add_argument(
-        "--dataset", metavar="NAME", help="data set (best, by default: the only one; verify DIR: where the data are)"
+        "--dataset", metavar="NAME", help="dataset (default for best: the only one; verify DIR: where the data are)"
     )
     parser.add_argument(
         "--ipc",
         type=int,
         metavar="N",
-        help=f"images per class (best, by default: {StudyConfig().selection_images_per_class[0]}, else the largest)",
+        help=f"images per class (default for best: {StudyConfig().selection_images_per_class[0]}, else the largest)",
     )
     parser.add_argument("--architecture", metavar="NAME", help="the students' architecture, for example convnet3")
-    parser.add_argument("--protocol", choices=PROTOCOLS, help="how students get images (best, by default: on_the_fly)")
+    parser.add_argument("--protocol", choices=PROTOCOLS, help="how students get images (default for best: on_the_fly)")
     parser.add_argument("--study", metavar="NAME", help="pareto: the study (default: the only one)")
     parser.add_argument(
         "--objectives",
@@ -99,8 +91,8 @@ def _parser() -> Parser:
         help=f"pareto: out of {', '.join(OBJECTIVES)} (default: the study's, else all)",
     )
     parser.add_argument("--seeds", type=int, metavar="N", help="verify DIR: new students for each cell of its card")
-    parser.add_argument("--quota", type=int, metavar="BYTES", help="prune: the most that the whole storage should have")
-    parser.add_argument("--delete", action="store_true", help="prune: delete what would otherwise only be named")
+    parser.add_argument("--quota", type=int, metavar="BYTES", help="prune: maximum size of the whole storage")
+    parser.add_argument("--delete", action="store_true", help="prune: delete instead of only listing")
     for name, what in (("label", "IOR against HLR"), ("augmentation", "students with augmentation against without")):
         parser.add_argument(
             f"--{name}-weight", type=float, metavar="X", help=f"ranking: weight of {what}, 0 to 1 (default: 0.5)"
@@ -126,7 +118,7 @@ def _list(reader: Reader, arguments: argparse.Namespace) -> None:
     if not chosen.empty:
         _print(_table(summarise(chosen)))
     counts = f"evaluations: {len(chosen)}; "
-    if not filters:  # trials know neither data set nor IPC
+    if not filters:  # trials have neither dataset nor IPC
         counts += _counts(trials)
     _print(f"{counts}under {reader.root}")
 
@@ -159,7 +151,7 @@ def _best(reader: Reader, arguments: argparse.Namespace) -> None:
         weights = ", weights='raw'" if cell["weights"] == "raw" and (rows["weights"] == "average").any() else ""
         _print(f"  import dim_ray; generator = dim_ray.load_generator({uri!r}{weights})")
     else:
-        _print("its files are no longer there: only its rows are left")
+        _print("its files are gone; only its rows are left")
 
 
 def _ranking(reader: Reader, arguments: argparse.Namespace) -> None:
@@ -167,9 +159,7 @@ def _ranking(reader: Reader, arguments: argparse.Namespace) -> None:
     from dim_ray.store.analysis.selection import only_dataset, usual_ipc
 
     if arguments.protocol not in (None, "fixed"):
-        raise UsageError(
-            f"--protocol is {arguments.protocol!r}; the scores are defined for sets of equal size, so for fixed alone."
-        )
+        raise UsageError(f"--protocol is {arguments.protocol!r}; the scores compare sets of equal size, so only fixed.")
     every = reader.evaluations()
     dataset = arguments.dataset or only_dataset(reader.root, every)
     ipc = usual_ipc(every, dataset=dataset, protocol="fixed") if arguments.ipc is None else arguments.ipc
@@ -178,7 +168,7 @@ def _ranking(reader: Reader, arguments: argparse.Namespace) -> None:
     scores = ranking(every, dataset=dataset, ipc=ipc, **given)
     if scores.empty:
         raise StorageError(
-            f"no generator was evaluated on {dataset!r} at IPC {ipc} with the protocol fixed under {reader.root}; run "
+            f"no generator was evaluated on {dataset!r} at IPC {ipc} with the protocol fixed in {reader.root}; run "
             f"python -m dim_ray.evaluate PATH --protocol fixed real_fixed --ipc {ipc}."
         )
     _print(_scores_table(scores))
@@ -188,7 +178,7 @@ def _ranking(reader: Reader, arguments: argparse.Namespace) -> None:
         for missing in cell["missing"]
     )
     if commands:
-        _print("missing rows; these make them, beside the flags that name your data:")
+        _print("commands for missing rows; add the flags that select your data:")
     for command in commands:
         _print(f"  {command}")
 
@@ -205,7 +195,7 @@ def _pareto(reader: Reader, arguments: argparse.Namespace) -> None:
     objectives = arguments.objectives or study_objectives(trials[trials["study"] == study])
     _print(f"study {study}")
     _print(pareto_table(reader.pareto(study=study, objectives=objectives), objectives))
-    _print(f"generators are folders of their fingerprints under {reader.root}/generators")
+    _print(f"generators are folders in {reader.root}/generators")
 
 
 def _scores_table(scores: pd.DataFrame) -> Table:
@@ -229,7 +219,7 @@ def _scores_table(scores: pd.DataFrame) -> Table:
 
 
 def _missing_command(root: str, cell: Mapping[Any, Any], missing: Missing) -> str:
-    """Returns the command that makes rows: with a flag for each field of their recipe that isn't evaluate's default."""
+    """Return the command that measures missing rows, with flags where their recipe isn't the default."""
     import shlex
 
     from dim_ray.cli.flags import DEFAULT_STUDY
@@ -293,7 +283,7 @@ def _print(what: str | Table) -> None:
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH, highlight=False)
-    # a path or a line to copy is never wrapped
+    # don't wrap paths or commands
     console.print(what, markup=False, soft_wrap=isinstance(what, str))
 
 

@@ -1,13 +1,13 @@
-"""Searches for the best generator of a dataset: teachers, priors, trials and the final evaluation.
+"""Search for the best generator of a dataset: teachers, priors, trials and the final evaluation.
 
     python -m dim_ray.tune                                  digits, minutes on two CPU cores
     python -m dim_ray.tune --dataset folder:PATH --num-trials 16
-    python -m dim_ray.tune --dataset mnist fashion_mnist    a study of each, and one table
+    python -m dim_ray.tune --dataset mnist fashion_mnist    a study for each, and one table
     python -m dim_ray.tune --config my_study.yaml --storage s3://bucket/dim
     python -m dim_ray.tune --cluster cluster.yaml --storage s3://bucket/dim     on the cluster that `ray up` made
 
-The same command again goes on where it was interrupted. Ray is started for the run; where --address or RAY_ADDRESS
-names a cluster, that one is joined.
+Run the same command again to continue after an interruption. It starts Ray for the run, or joins the cluster of
+--address or RAY_ADDRESS.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from dim_ray.cli.flags import DEFAULT_STUDY
 from dim_ray.cli.main import TUNE_FLAGS, parse, run_main, show_progress, start_logging
 from dim_ray.config import Config
 from dim_ray.errors import UsageError
@@ -28,26 +27,14 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs ``python -m dim_ray.tune``.
-
-    Args:
-        argv: Arguments without the program's name.
-
-    Raises:
-        DimError: With a sentence for the person who typed the command.
-    """
+    """Run ``python -m dim_ray.tune`` with the given arguments."""
     started = time.monotonic()
     config, arguments = parse(
-        argv,
-        program="python -m dim_ray.tune",
-        description=__doc__ or "",
-        flags=TUNE_FLAGS,
-        defaults=DEFAULT_STUDY,
-        extra=_add_dry_run,
+        argv, program="python -m dim_ray.tune", description=__doc__, flags=TUNE_FLAGS, extra=_add_dry_run
     )
     configs = _one_each(config, arguments.datasets)
     with show_progress() as progress:
-        # Imported with the display already there, because torch takes seconds.
+        # Imported after the display is shown, because torch takes seconds.
         from dim_ray.cli.session import log_path, open_session
         from dim_ray.core.data.checks import check_evaluation, check_training
         from tuning.loggers import check_loggers
@@ -66,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
                 plan = plan_study(work, progress)
                 lines += plan.lines(begins)
                 begins += timedelta(seconds=plan.wall_seconds)  # the next one's turn
-            lines.append("nothing was started; without --dry-run it begins")
+            lines.append("nothing was started; leave --dry-run out to start it")
         else:
             outcomes = run_studies(works, progress, on_begin=lambda work: start_logging(log_path(work)))
     if arguments.dry_run:
@@ -78,20 +65,20 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _one_each(config: Config, datasets: Sequence[str]) -> list[Config]:
-    """Returns the configuration of each data set's study; with a name, they are NAME-mnist, NAME-svhn, ..."""
+    """Return each dataset's configuration; a study's name becomes NAME-mnist, NAME-svhn, ..."""
     if len(datasets) < 2:
         return [config]
     if config.data.name is not None:
         raise UsageError(
-            f"data.name is {config.data.name!r}, which is the name of one data set, and --dataset has {len(datasets)}; "
-            "leave one of them out."
+            f"data.name is {config.data.name!r}, which names one dataset, but --dataset has {len(datasets)}; leave one "
+            "of them out."
         )
     configs = [replace(config, data=replace(config.data, dataset=dataset)) for dataset in datasets]
     labels = [own.data.label for own in configs]
     if len(set(labels)) < len(labels):
         raise UsageError(
-            f"--dataset is {' '.join(datasets)}, whose names are {' '.join(labels)}, and rows are stored under them; "
-            "give each name once, or run them one after the other with --data.name."
+            f"--dataset is {' '.join(datasets)}, whose names {' '.join(labels)} aren't different; run them one after "
+            "the other with --data.name."
         )
     if config.study.name is None:
         return configs
@@ -99,7 +86,7 @@ def _one_each(config: Config, datasets: Sequence[str]) -> list[Config]:
 
 
 def _add_dry_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dry-run", action="store_true", help="print what the study would take, and stop")
+    parser.add_argument("--dry-run", action="store_true", help="print what the study would cost, and stop")
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("generate")
     work = make_work(root)
     build_networks(work)
-    identity = distil(work)
-    Writer(str(root)).append_evaluations([evaluation(dataset="tiny", generator=identity, weights="raw")])
+    fingerprint = distil(work)
+    Writer(str(root)).append_evaluations([evaluation(dataset="tiny", generator=fingerprint, weights="raw")])
     return root
 
 

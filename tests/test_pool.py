@@ -18,12 +18,12 @@ def test_pool_is_trained_extended_and_named_for_the_distillation(
 ) -> None:
     storage = ["--storage", str(tmp_path)]
     main(["--size", "2", *FLAGS, *storage])
-    assert "pool of 2 teachers: 2 trained, 0 were there" in capsys.readouterr().out
+    assert "pool of 2 teachers: 2 trained, 0 stored before" in capsys.readouterr().out
     main(["--size", "3", *FLAGS, *storage])
     out = capsys.readouterr().out
-    assert "pool of 3 teachers: 1 trained, 2 were there" in out
+    assert "pool of 3 teachers: 1 trained, 2 stored before" in out
     artifacts = ArtifactStore(str(tmp_path))
-    cards = [artifacts.read_card("teachers", identity) for identity in artifacts.list("teachers")]
+    cards = [artifacts.read_card("teachers", fingerprint) for fingerprint in artifacts.list("teachers")]
     assert sorted((card["number"], card["architecture"]) for card in cards) == [
         (0, "convnet3_w4"), (1, "mlp_w8"), (2, "convnet3_w4"),
     ]  # fmt: skip
@@ -42,7 +42,7 @@ def test_teachers_are_trained_whatever_is_matched(tmp_path: Path, capsys: pytest
     ("flags", "message"),
     [
         (["--pool.kind", "online"], "pool.kind is 'online'"),
-        (["--workers", "2", "--local"], "--local is one process, and --workers is 2"),
+        (["--workers", "2", "--local"], "--local is one process, but --workers is 2"),
         (["--size", "0"], "pool.size is 0"),
     ],
 )

@@ -132,8 +132,8 @@ def test_command_measures_every_switch_writes_the_table_and_finds_the_rows_again
     ("text", "message"),
     [
         (None, "can't be read"),
-        ("no markers", "lacks the lines"),
-        (f"{END}\n{BEGIN}\n", "lacks the lines .*in this order"),
+        ("no markers", "needs the lines"),
+        (f"{END}\n{BEGIN}\n", "needs the lines .*in this order"),
     ],
 )
 def test_file_that_cannot_take_the_table_is_refused_before_anything_is_measured(

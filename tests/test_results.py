@@ -285,7 +285,7 @@ def test_ranking_with_every_row_has_scores_and_no_commands(tmp_path: Path, capsy
 
 
 def test_ranking_without_fixed_sets_says_what_to_run(storage: str) -> None:
-    with pytest.raises(StorageError, match=r"protocol fixed under .*--protocol fixed real_fixed --ipc 1\."):
+    with pytest.raises(StorageError, match=r"protocol fixed in .*--protocol fixed real_fixed --ipc 1\."):
         main(["ranking", "--storage", storage, "--ipc", "1"])
     with pytest.raises(UsageError, match="--protocol is 'on_the_fly'"):
         main(["ranking", "--storage", storage, "--protocol", "on_the_fly"])

@@ -1,1 +1,1 @@
-"""What all commands share: flags and files into a configuration, where it runs, and what is printed."""
+"""Code shared by the commands: flags, configuration, clusters, and what is printed."""

@@ -1,8 +1,8 @@
-"""What the entries that measure a stored generator share: finding it, and running students, here or over a cluster.
+"""Find a stored generator, and run the students that measure it, in this process or over a cluster.
 
 work = open_shared_session(config, "evaluate", check_evaluation)
-identity = find_generator(work, uri)
-num_new = run_missing(work, plan_evaluations(work, identity), progress, is_local=True)
+fingerprint = find_generator(work, uri)
+num_new = run_missing(work, plan_evaluations(work, fingerprint), progress, is_local=True)
 """
 
 from __future__ import annotations
@@ -24,47 +24,46 @@ __all__ = ["find_generator", "run_missing"]
 
 
 def find_generator(work: Workspace, uri: str | None) -> str:
-    """Returns the generator's fingerprint; one from elsewhere is verified and copied into the storage.
+    """Return the generator's fingerprint; verify one from elsewhere and copy it into the storage.
 
     Args:
-        work: Data and storage.
+        work: Workspace with the data that the generator was made from.
         uri: Folder or URI of the generator. Default: the storage's best by validation accuracy.
 
     Raises:
-        DataError: It was made from other data than the configuration names.
-        StorageError: There is none, or it can't be read.
+        DataError: The generator was made from other data.
+        StorageError: There is no generator, or it can't be read.
     """
     artifacts, dataset = work.artifacts, work.dataset.name
     if uri is None:
         reader = Reader(artifacts.root)
         ipc = usual_ipc(reader.measured(dataset=dataset), dataset=dataset)
-        identity = reader.best_generator(dataset=dataset, ipc=ipc)
-        uri = artifacts.uri("generators", identity)
+        uri = artifacts.uri("generators", reader.best_generator(dataset=dataset, ipc=ipc))
     artifact = read_artifact(uri, kind="generators")
     theirs = artifact.card["dataset"]
     if theirs["digest"] != work.dataset.digest:
         raise DataError(
-            f"the generator {uri} was made from the data set {theirs['name']!r} with digest {theirs['digest']}, and "
-            f"--dataset {work.config.data.dataset} is {work.dataset.name!r} with digest {work.dataset.digest}; give "
-            "the data and the splits that it was made from."
+            f"The generator {uri} was made from {theirs['name']!r} with digest {theirs['digest']}, but --dataset "
+            f"{work.config.data.dataset} is {work.dataset.name!r} with digest {work.dataset.digest}. Give the data "
+            "and splits that it was made from."
         )
-    identity = str(artifact.card["fingerprint"])
-    if not artifacts.exists("generators", identity):
-        artifacts.write("generators", identity, artifact.files, artifact.card)
-    return identity
+    fingerprint = str(artifact.card["fingerprint"])
+    if not artifacts.exists("generators", fingerprint):
+        artifacts.write("generators", fingerprint, artifact.files, artifact.card)
+    return fingerprint
 
 
 def run_missing(work: Workspace, planned: list[StudentPlan], progress: Progress, *, is_local: bool) -> int:
-    """Runs the evaluations that have no row yet, and returns their number.
+    """Run the planned students that have no row yet, and return their number.
 
     Args:
-        work: Data and storage.
-        planned: Evaluations, each with a recipe of its own.
-        progress: Is told about one stage.
-        is_local: In this process alone; otherwise over the cluster.
+        work: Workspace with the students' data.
+        planned: Students, each with its own recipe.
+        progress: Display of one stage.
+        is_local: Whether to run in this process instead of over the cluster.
 
     Raises:
-        DivergedError: Students diverged; all the others have their rows.
+        DivergedError: Students diverged; all others have their rows.
     """
     missing = missing_rows(work, EVALUATION_TABLE, planned)
     if missing and is_local:
@@ -88,7 +87,7 @@ def _run_here(work: Workspace, cells: Sequence[StudentPlan], progress: Progress)
     for group in group_cells(work, cells, num_seeds=num_seeds, device_type=device_type):
         try:
             outcome = f"{100 * evaluate_group(work, group)[-1]['accuracy']:.1f} %"
-        except DivergedError:  # told once the others are trained, too
+        except DivergedError:  # reported once the others are trained
             outcome = "diverged"
         done += len(group)
         last = group[-1]

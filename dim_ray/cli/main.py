@@ -1,8 +1,7 @@
-"""The command line: a YAML file and flags into a `Config`, exit codes and the log file.
+"""Parse the command line into a `Config`, run commands with their exit codes, and write the log file.
 
     def main(argv: Sequence[str]) -> None:
-        config, extras = parse(argv, program="python -m dim_ray.tune", description=__doc__ or "", flags=TUNE_FLAGS,
-                               defaults=None)
+        config, extras = parse(argv, program="python -m dim_ray.tune", description=__doc__, flags=TUNE_FLAGS)
 
     if __name__ == "__main__":
         sys.exit(run_main(main))
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dim_ray.cli.clusters import go_to_cluster
-from dim_ray.cli.flags import COMMON_FLAGS, TUNE_FLAGS, Flag, shipped_studies, study_titles
+from dim_ray.cli.flags import COMMON_FLAGS, DEFAULT_STUDY, TUNE_FLAGS, Flag, shipped_studies, study_titles
 from dim_ray.cli.parser import FlagParser
 from dim_ray.cli.settings import Setting, make_config, read_settings, to_yaml
 from dim_ray.config import Config
@@ -44,31 +43,30 @@ def parse(
     argv: Sequence[str],
     *,
     program: str,
-    description: str,
+    description: str | None,
     flags: Sequence[Flag],
-    defaults: Path | None,
+    defaults: Path | None = DEFAULT_STUDY,
     extra: Callable[[argparse.ArgumentParser], None] | None = None,
 ) -> tuple[Config, argparse.Namespace]:
-    """Makes the configuration of a command: dataclass defaults < a YAML file < flags.
+    """Return a command's configuration and the values of its extra arguments.
+
+    Flags override the YAML file, which overrides the dataclasses' defaults.
 
     Args:
         argv: Arguments without the program's name.
-        program: What a person types to run it, for example ``python -m dim_ray.tune``.
-        description: For --help: what the command does, and examples to copy.
-        flags: Short flags, beside one for every field.
-        defaults: The YAML file underneath, shipped with the project. A file given with --config takes its place.
-        extra: Adds the command's own arguments, to argparse's parser and with its types.
-
-    Returns:
-        The configuration and the values of the extra arguments.
+        program: The command as the user types it, for example ``python -m dim_ray.tune``.
+        description: Text for --help.
+        flags: Short flags; every field has a long one.
+        defaults: YAML file of a command without --config.
+        extra: Function that adds the command's own arguments.
 
     Raises:
         UsageError: An argument, the file or a value can't be used.
-        SystemExit: With 0, after --help, --help-all, --list-studies or --print-config; with --cluster, with the exit
-            code of the job that ran there.
+        SystemExit: With 0 after --help, --help-all, --list-studies or --print-config; with the job's exit code after
+            --cluster.
     """
     shipped = read_settings(defaults) if defaults else []
-    parser = FlagParser(program, description, flags, extra, shipped, defaults)
+    parser = FlagParser(program, description or "", flags, extra, shipped, defaults)
     if "--help-all" in argv:
         _show(parser.format_help_all(shipped))
     if "--help" in argv or "-h" in argv:
@@ -91,32 +89,31 @@ def parse(
 
 
 def run_main(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Runs a command and turns what a person should read into one line on stderr.
+    """Run a command, print a `DimError` as one line on stderr, and return the exit code.
 
-    Returns:
-        The exit code: 0, a `DimError`'s own (2 where the call can't work, else 1), 130 after Ctrl-C, or 143 after
-        SIGTERM. Any other exception is a defect and keeps its traceback.
+    That is 0, the `DimError`'s own (2 if the call can't work, else 1), 130 after Ctrl-C, or 143 after SIGTERM. Any
+    other exception is a bug and keeps its traceback.
     """
     terminated = False
 
     def terminate(number: int, frame: object) -> None:
         nonlocal terminated
         terminated = True
-        raise KeyboardInterrupt  # what `kill` and batch systems ask for ends a command as Ctrl-C does
+        raise KeyboardInterrupt  # end as after Ctrl-C
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         main(sys.argv[1:] if argv is None else argv)
-        sys.stdout.flush()  # a reader that has gone away shows here, and not after the handler
+        sys.stdout.flush()  # so that a broken pipe is handled below
     except DimError as error:
         logging.getLogger("dim_ray").info("The command ended with an error.", exc_info=True)
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
+        print("interrupted; run the same command again to continue", file=sys.stderr)
         return _EXIT_TERMINATED if terminated else _EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The interpreter flushes stdout once more when it exits, and would complain.
+        # The interpreter flushes stdout again at exit, and would print an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _EXIT_BROKEN_PIPE
     finally:
@@ -126,24 +123,18 @@ def run_main(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None =
 
 @contextmanager
 def show_progress() -> Iterator[Progress]:
-    """Yields the display of a run, on which the storage's troubles are told, too."""
+    """Yield the display of a run, which also shows warnings about the storage."""
     with make_progress() as progress, told(progress.message):
         yield progress
 
 
 def start_logging(path: Path) -> None:
-    """Sends our log, and the warnings of every library, to a file and nothing to the terminal.
-
-    Called again, it goes on in the new file.
-
-    Raises:
-        StorageError: The file can't be written.
-    """
+    """Send our log and all libraries' warnings to a file instead of the one before; raises a `StorageError`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = _LogFile(path, encoding="utf-8")
     except OSError as error:
-        raise StorageError(f"The log file {path} can't be written: {error.strerror}; choose another place.") from error
+        raise StorageError(f"The log file {path} can't be written: {error.strerror}.") from error
     handler.set_name("dim_ray.cli.main")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
@@ -157,7 +148,7 @@ def start_logging(path: Path) -> None:
 
 
 class _LogFile(logging.FileHandler):
-    """A log file that lets a run go on where the disk is full: `dim_ray.progress.notices` says so without it."""
+    """A log file that ignores a full disk, which `dim_ray.progress.notices` reports."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's own name
         if not isinstance(sys.exc_info()[1], OSError):
@@ -165,21 +156,21 @@ class _LogFile(logging.FileHandler):
 
 
 def _show(text: str) -> NoReturn:
-    print(text.rstrip("\n"), flush=True)  # flushed here, where run_main sees a reader that has gone away
+    print(text.rstrip("\n"), flush=True)  # so that run_main handles a broken pipe
     raise SystemExit(0)
 
 
 def _find(name: str) -> Path:
-    """Returns the configuration file of a path, or of the name of a study that is shipped."""
+    """Return the file of a path, or of a shipped study's name."""
     shipped = shipped_studies()
     if Path(name).exists() or Path(name).name != name or Path(name).suffix:
         return Path(name)
     if name not in shipped:
-        raise UsageError(f"There is no configuration file {name}, and no study of that name; {nearest(name, shipped)}")
+        raise UsageError(f"There is no configuration file and no study {name}; {nearest(name, shipped)}")
     return shipped[name]
 
 
 def _with_seed(config: Config, seed: int, given: Sequence[Setting]) -> Config:
-    """Sets every seed, but those that were given by their own flag."""
+    """Set every seed without a flag of its own."""
     sections = {setting.field.removesuffix(".seed") for setting in given if setting.field.endswith(".seed")}
     return replace(config.with_seed(seed), **{section: getattr(config, section) for section in sections})

@@ -1,4 +1,4 @@
-"""What `python -m dim_ray.tune` ends with: each study in a few lines, one table of accuracies, and what to do next.
+"""Print how studies ended: a few lines each, one table of accuracies, and what to do next.
 
 print_outcomes(works, outcomes, wall_seconds=95.0)
 """
@@ -31,15 +31,15 @@ __all__ = ["print_outcomes"]
 def print_outcomes(
     works: Sequence[Workspace], outcomes: Sequence[StudyOutcome | DimError], wall_seconds: float
 ) -> None:
-    """Prints what studies have come to.
+    """Print the outcomes of studies, or raise why they failed after printing the others.
 
     Args:
-        works: The studies.
-        outcomes: Of each, or why it failed.
-        wall_seconds: Of the whole run.
+        works: Workspaces of the studies.
+        outcomes: Outcome or error of each study.
+        wall_seconds: Duration of the whole run.
 
     Raises:
-        DimError: Some of them failed, or students of the evaluation diverged; all the rest is printed.
+        DimError: Studies failed, or students diverged.
     """
     console = make_console()
     pairs = list(zip(works, outcomes, strict=True))
@@ -70,7 +70,7 @@ def print_outcomes(
 def _lines(work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> Iterator[str]:
     config, trials, cost = work.config.study, outcome.trials, outcome.cost
     if outcome.evaluations is not None and outcome.num_trials_run == outcome.num_evaluations_run == 0:
-        yield f"study {work.study} is finished; nothing was added. --num-trials above {len(trials)} extends it."
+        yield f"study {work.study} is finished; nothing was added. Extend it with --num-trials above {len(trials)}."
     counts = ", ".join(f"{count} {state}" for state, count in trials["state"].value_counts().items()) or "no trial yet"
     yield f"study {work.study}: {counts}; this run took {format_duration(wall_seconds)}"
     if outcome.best is not None:
@@ -89,8 +89,8 @@ def _lines(work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> Itera
     if outcome.evaluations is None:
         left = config.num_trials - int((trials["state"] != "failed").sum())
         yield (
-            f"the time budget of {config.time_budget} is over, with {left} trials to come: run the same command again "
-            "to go on. The best generator is evaluated after the last one."
+            f"the time budget of {config.time_budget} is over with {left} trials to come. Run the same command again "
+            "to continue; the best generator is evaluated after the last trial."
         )
 
 

@@ -1,4 +1,4 @@
-"""The Pareto set of a study as a person reads it: a line a trial.
+"""The Pareto set of a study as a table with one line per trial.
 
 console.print(pareto_table(store.pareto(study="digits-small"), ("accuracy", "generator_bytes")))
 """
@@ -18,11 +18,11 @@ __all__ = ["pareto_table"]
 
 
 def pareto_table(trials: pd.DataFrame, objectives: Sequence[str]) -> Table:
-    """Returns number, capacity, pool size, all that may be an objective, and the generator's fingerprint.
+    """Return the table of a Pareto set.
 
     Args:
         trials: Rows as `Reader.pareto` returns them.
-        objectives: That no other trial beats them in.
+        objectives: Names of the objectives.
     """
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -40,12 +40,8 @@ def pareto_table(trials: pd.DataFrame, objectives: Sequence[str]) -> Table:
             str(row["capacity"]),
             str(row["pool_size"]),
             f"{100 * row['objective']:.1f}",
-            _number(row["generator_bytes"]),
-            _number(row["alone_device_seconds"]),
+            f"{row['generator_bytes']:,.0f}",
+            f"{row['alone_device_seconds']:,.0f}",
             row["generator"],
         )
     return table
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value == value else "-"  # rows of an older version have none

@@ -1,9 +1,9 @@
-"""Parsers: short flags, one for every field of the configuration, and their help.
+"""Argument parsers with short flags, a flag for every field of the configuration, and their help.
 
     parser = FlagParser("python -m dim_ray.tune", "Search ...", TUNE_FLAGS, extra=None, shipped=[], defaults=None)
     parser.parse_args(["--ipc", "1", "10", "--pool.size=8"]).settings
 
-Values stay text here; `dim_ray.cli.settings` gives them their types.
+Values stay text; `dim_ray.cli.settings` converts them.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _HELP_COLUMN = 28
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises a `UsageError` where argparse would print the usage and exit."""
+    """An argument parser that raises a `UsageError` instead of printing the usage and exiting."""
 
     def __init__(self, program: str, description: str, **options: Any) -> None:
         shown: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, **options}
         super().__init__(prog=program, description=description.strip(), allow_abbrev=False, **shown)
 
     def add_storage(self) -> None:
-        """Adds --storage, for programs that have no configuration."""
+        """Add --storage, for commands without a configuration."""
         self.add_argument(
             "--storage",
             default=StorageConfig().root,
@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def refuse_unknown_flags(self, argv: Sequence[str]) -> None:
-        """Raises for the first unknown flag, before argparse takes its value for something else."""
+        """Raise a `UsageError` for the first unknown flag, before argparse misinterprets its value."""
         known = [name for action in self._actions for name in action.option_strings]
         for token in argv:
             name = token.partition("=")[0]
@@ -54,12 +54,11 @@ class Parser(argparse.ArgumentParser):
                 raise UsageError(f"unknown flag {name}{guess} See --help.")
 
     def error(self, message: str) -> NoReturn:
-        """Raises what argparse would print together with the usage."""
         raise UsageError(f"{message.removeprefix('argument ').replace('unrecognized', 'unexpected')}. See --help.")
 
 
 class FlagParser(Parser):
-    """Understands the flags: everyday ones shown in --help, and one for every field."""
+    """A parser of short flags, shown in --help, and of one flag for every field."""
 
     def __init__(
         self,
@@ -89,17 +88,17 @@ class FlagParser(Parser):
             "--config",
             metavar="FILE",
             help="YAML file, or a name of --list-studies"
-            + (f", in the place of {defaults.name}; what it leaves out is the paper's, for GPUs" if defaults else ""),
+            + (f", instead of {defaults.name}; fields that it leaves out have the paper's values" if defaults else ""),
         )
         self.add_argument("--study-file", dest="config", help=argparse.SUPPRESS)
         self.add_argument("--list-studies", action="store_true", help="print what is shipped for --config")
         self.add_argument("--print-config", action="store_true", help="print the configuration, for --config")
-        # parse() looks for these two before anything else; here they only need to be in the help.
+        # parse() handles these two; here they only appear in the help.
         self.add_argument("-h", "--help", action="help", help="show this help and stop")
         self.add_argument("--help-all", action="help", help="show every field of the configuration and stop")
 
     def format_help_all(self, shipped: Sequence[Setting]) -> str:
-        """Returns the help with every field: docstring, type and default."""
+        """Return the help with every field's docstring, type and default."""
         self.epilog = None
         everything = field_parser(docstrings=True)
         everything.formatter_class = _fields_formatter()
@@ -111,20 +110,14 @@ class FlagParser(Parser):
 
 
 class _SetField(argparse.Action):
-    """Notes the value of a field, in the order of the command line: the last one counts."""
+    """Append the value of a field to the namespace's settings, of which the last one counts."""
 
     def __init__(self, *, field: str, all_values: str | None = None, **options: Any) -> None:
         super().__init__(**options)
         self.field = field
         self.all_values = all_values
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         if self.all_values is None and isinstance(values, list):
             text = " ".join(values)
             values = text if text.startswith("[") else [part for part in text.replace(",", " ").split() if part]
@@ -164,7 +157,7 @@ def _sections_help() -> str:
         )
         for section, cls in section_types().items()
     ]
-    order = "Flags win over the --config file, and that over the defaults. --help-all shows every field."
+    order = "Flags override the --config file, which overrides the defaults. --help-all shows every field."
     return "\n".join(
         [
             "every field of the configuration is a flag too, such as --pool.size 8:",
@@ -176,7 +169,7 @@ def _sections_help() -> str:
 
 
 def _sentence(cls: type) -> str:
-    """Returns the first sentence of a section's docstring, without its full stop."""
+    """Return the first sentence of a section's docstring, without its full stop."""
     return (cls.__doc__ or "").strip().partition("\n")[0].partition(". ")[0].rstrip(".")
 
 
@@ -188,7 +181,7 @@ def _fields_formatter() -> type[argparse.HelpFormatter]:
     import jsonargparse
 
     class FieldsFormatter(jsonargparse.DefaultHelpFormatter):
-        """Leaves out the flag that would load a whole section."""
+        """Omits the flags that load a whole section."""
 
         def add_argument(self, action: argparse.Action) -> None:
             if "." in action.dest:

@@ -1,4 +1,4 @@
-"""What every command does before its own work: storage probed, data loaded, budgets checked, log file opened.
+"""Prepare a command: probe the storage, load the data, check the budgets, and open the log file.
 
 work = open_session(config, study_name, [check_training, check_evaluation])     # a study of one configuration
 work = open_shared_session(config, "evaluate", check_evaluation)                # one that any configurations share
@@ -23,19 +23,19 @@ __all__ = ["log_path", "open_session", "open_shared_session"]
 
 
 def open_session(config: Config, name: Callable[[Config, Dataset], str], checks: Iterable[Check]) -> Workspace:
-    """Returns the workspace of a command; refuses what can't work, before anything runs.
+    """Return the workspace of a command, or refuse what can't work before anything runs.
 
     Args:
-        config: As it was given; its storage may be a relative path.
-        name: Names the study, once the data are known.
-        checks: Of what the command will use.
+        config: Configuration, whose storage may be a relative path.
+        name: Function that names the study.
+        checks: Checks of the configuration against the data.
 
     Raises:
         DimError: The storage can't be used, the data can't be read, or a budget doesn't fit them.
     """
     root = open_root(config.storage.root)
     probe(root.uri)
-    # Workers have other working directories, so the root is made absolute here.
+    # An absolute root, because workers have other working directories.
     config = replace(config, storage=replace(config.storage, root=root.uri))
     dataset = load_dataset(config.data)
     for check in checks:
@@ -46,15 +46,15 @@ def open_session(config: Config, name: Callable[[Config, Dataset], str], checks:
 
 
 def open_shared_session(config: Config, study: str, check: Check) -> Workspace:
-    """Opens a session in a study that many configurations share, and keeps this one beside the others.
+    """Return the workspace of a study that configurations share, and store this configuration beside the others.
 
     Args:
-        config: As it was given.
+        config: Configuration, whose storage may be a relative path.
         study: Name of the study, unless the configuration has one.
-        check: Of what the command will use.
+        check: Check of the configuration against the data.
 
     Raises:
-        DimError: As `open_session` does.
+        DimError: See `open_session`.
     """
     work = open_session(config, lambda config, dataset: config.study.name or study, [check])
     key = f"studies/{work.study}/config-{fingerprint(work.config)}.yaml"
@@ -63,7 +63,7 @@ def open_shared_session(config: Config, study: str, check: Check) -> Workspace:
 
 
 def log_path(work: Workspace) -> Path:
-    """Returns the log file: beside the study on a local storage, else among the temporary files."""
+    """Return the log file: in the study's folder of a local storage, else among the temporary files."""
     root = open_root(work.config.storage.root)
     if root.is_local:
         return Path(root.path_of(f"studies/{work.study}/study.log"))

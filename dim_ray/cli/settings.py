@@ -1,8 +1,8 @@
-"""Values that a person wrote, in a YAML file or as flags, made into a `Config`.
+"""Make a `Config` from values in a YAML file and flags.
 
     make_config([*read_settings(Path("tune.yaml")), Setting(field="pool.size", value="8", source="--pool.size")])
 
-Every value keeps its source, so that a mistake is reported where it was made: the file and line, or the flag.
+Every value keeps its source, so that an error names the file and line, or the flag.
 """
 
 from __future__ import annotations
@@ -47,25 +47,25 @@ _TYPE_WORDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One value of one field, as a person wrote it."""
+    """A value of a field, as written by the user."""
 
     field: str
     """Section and field, for example pool.size."""
     value: Any
-    """Text of a flag (a list of texts for a field of several values), or a YAML value."""
+    """Text of a flag (a list for a field of several values), or a YAML value."""
     source: str
-    """Where it was written and what it is called there, for the start of a message."""
+    """Start of an error message: where the value was written."""
 
 
 @functools.cache
 def section_types() -> dict[str, type]:
-    """Returns the class of each section of the configuration, in order."""
+    """Return the class of each section in order."""
     return get_type_hints(Config)
 
 
 @functools.cache
 def known_fields() -> dict[str, Any]:
-    """Returns the type of every field, by section and name, in order."""
+    """Return the type of each field, such as pool.size, in order."""
     return {
         f"{section}.{field.name}": get_type_hints(cls)[field.name]
         for section, cls in section_types().items()
@@ -74,17 +74,17 @@ def known_fields() -> dict[str, Any]:
 
 
 def value_of(config: Config, field: str) -> Any:
-    """Returns the value of a field, given by section and name."""
+    """Return the value of a field such as pool.size."""
     section, _, name = field.partition(".")
     return getattr(getattr(config, section), name)
 
 
 def read_settings(path: Path) -> list[Setting]:
-    """Reads a configuration file: YAML, with the fields below their sections.
+    """Return the settings of a YAML file, which has fields below their sections.
 
     Raises:
         UsageError: The file is missing or unreadable.
-        ConfigError: It isn't YAML, or names a section or field that doesn't exist, or one twice.
+        ConfigError: It isn't YAML, or a section or field is unknown or repeated.
     """
     import yaml
 
@@ -106,9 +106,9 @@ def read_settings(path: Path) -> list[Setting]:
 
 
 def make_config(settings: Iterable[Setting]) -> Config:
-    """Makes the configuration: defaults, and over them the settings, the later one first.
+    """Return the configuration: the defaults, overridden by the settings in order.
 
-    The recipe of evaluation.preset lies under what the same file, or the same command line, says beside it.
+    The recipe of evaluation.preset comes before the other settings of the same file or command line.
 
     Raises:
         ConfigError: A value is of the wrong type, or impossible.
@@ -126,7 +126,7 @@ def make_config(settings: Iterable[Setting]) -> Config:
 
 
 def to_yaml(config: Config) -> str:
-    """Returns a configuration as YAML that `read_settings` reads back: a line a field, lists in one line."""
+    """Return the configuration as YAML for `read_settings`, with one line per field."""
     import yaml
 
     class Dumper(yaml.SafeDumper):
@@ -140,7 +140,7 @@ def to_yaml(config: Config) -> str:
 
 @functools.cache
 def field_parser(*, docstrings: bool = False) -> jsonargparse.ArgumentParser:
-    """Returns the parser that knows each field's type and default, and with `docstrings` its help (slower)."""
+    """Return a parser of all fields with their types and defaults; parsing their docstrings makes it slower."""
     import jsonargparse
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=docstrings)
@@ -153,7 +153,7 @@ def field_parser(*, docstrings: bool = False) -> jsonargparse.ArgumentParser:
 
 
 def _with_recipe(settings: Sequence[Setting]) -> list[Setting]:
-    """Puts the recipe of the last preset where the file or the command line begins that names it."""
+    """Insert the last preset's recipe at the start of the file or command line that names it."""
     chosen = next((setting for setting in reversed(settings) if setting.field == _PRESET), None)
     if chosen is None:
         return list(settings)
@@ -186,7 +186,7 @@ def _convert(setting: Setting) -> Any:
 
 
 def _typed_space(setting: Setting, space: Mapping[str, Any]) -> dict[str, Any]:
-    """Gives what may be chosen for a field the field's type; what is no choice at all is left for `StudyConfig`."""
+    """Convert a field's choices to the field's type; `StudyConfig` refuses what is no choice."""
 
     def typed(field: str, values: Any) -> Any:
         if field not in known_fields():
@@ -207,14 +207,14 @@ def _typed_space(setting: Setting, space: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _place_of_fault(message: str, settings: Mapping[str, Setting]) -> str:
-    """Returns where the first field of a message was written, for its start; flags come before files."""
+    """Return the start of a message: where the first field that it names was written, flags before files."""
     named = [settings[field] for field in _FIELD.findall(message) if field in settings]
     named.sort(key=lambda setting: not setting.source.startswith("--"))
     return f"{named[0].source.removesuffix(f': {named[0].field}')}: " if named else ""
 
 
 def _describe(hint: Any, *, several: bool = False) -> str:
-    """Says in words what a type allows."""
+    """Describe in words what a type allows."""
     options = get_args(hint)
     if get_origin(hint) is Literal:
         return ("names out of " if several else "one of ") + ", ".join(options)
@@ -230,7 +230,7 @@ def _describe(hint: Any, *, several: bool = False) -> str:
 
 
 def _read_nodes(loader: yaml.SafeLoader, path: Path) -> list[Setting]:
-    # Nodes instead of plain values: they know their lines, and show keys that stand there twice.
+    # Nodes have line numbers, and keep repeated keys.
     root = loader.get_single_node()
     if root is None:
         return []
@@ -238,14 +238,14 @@ def _read_nodes(loader: yaml.SafeLoader, path: Path) -> list[Setting]:
     sections: set[str] = set()
     for key, line, node in _items(loader, root, f"{path}: the file"):
         where = f"{path}:{line}"
-        if key in known_fields():  # "pool.size: 8" at the top is as clear as size below pool
+        if key in known_fields():  # "pool.size: 8" at the top level
             entries: Sequence[tuple[str, int, yaml.Node]] = [(key, line, node)]
         elif key not in section_types():
             kind = "field" if "." in key else "section"
             raise ConfigError(f"{where}: {key} is not a known {kind}; {_nearest_field(key)}")
         else:
             if key in sections:
-                raise ConfigError(f"{where}: {key} stands there twice; write its fields below one of them.")
+                raise ConfigError(f"{where}: {key} is repeated; write its fields below one of them.")
             sections.add(key)
             entries = [(f"{key}.{name}", at, value) for name, at, value in _items(loader, node, f"{where}: {key}")]
         for field, at, value in entries:
@@ -253,13 +253,13 @@ def _read_nodes(loader: yaml.SafeLoader, path: Path) -> list[Setting]:
             if field not in known_fields():
                 raise ConfigError(f"{where} is not a known field; {_nearest_field(field)}")
             if field in settings:
-                raise ConfigError(f"{where} stands there twice; keep one of them.")
+                raise ConfigError(f"{where} is repeated; keep one of them.")
             settings[field] = Setting(field=field, value=loader.construct_object(value, deep=True), source=where)
     return list(settings.values())
 
 
 def _items(loader: yaml.SafeLoader, node: yaml.Node, what: str) -> list[tuple[str, int, yaml.Node]]:
-    """Returns key, line and node of each entry of a mapping; an empty section has none."""
+    """Return key, line and node of each entry of a mapping or an empty section."""
     import yaml
 
     if isinstance(node, yaml.MappingNode):
@@ -273,7 +273,7 @@ def _items(loader: yaml.SafeLoader, node: yaml.Node, what: str) -> list[tuple[st
 
 
 def _nearest_field(wrong: str) -> str:
-    """Says which field or section was probably meant, and which there are."""
+    """Return the end of a message: the field or section that was probably meant, and the known ones."""
     section, _, name = wrong.rpartition(".")
     siblings = [field for field in known_fields() if field.startswith(f"{section}.")]
     elsewhere = [field for field in known_fields() if field.endswith(f".{name}")]

@@ -1,4 +1,4 @@
-"""What a person reads at the end: accuracies beside their baselines, where everything is, and what to do next."""
+"""Print results: accuracies beside their baselines, where files are, and what to do next."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ _HEADINGS = {
 
 
 def make_console() -> Console:
-    """Returns a console on stdout that never wraps a path away."""
+    """Return a console on stdout, wide enough for tables in a file."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=_FILE_WIDTH)
 
 
 def accuracy_table(rows: pd.DataFrame) -> Table:
-    """Returns test accuracy in %, mean ± standard deviation over seeds, a row a data set, IPC and architecture.
+    """Return test accuracies, mean ± standard deviation over seeds, with one row per dataset, IPC and architecture.
 
     Args:
-        rows: Evaluations of one generator a data set, and of the baselines at the same budgets.
+        rows: Evaluations of one generator per dataset, and of the baselines at the same budgets.
     """
     cells = summarise(rows)
     protocols = [protocol for protocol in PROTOCOLS if (cells["protocol"] == protocol).any()]
@@ -73,8 +73,8 @@ def accuracy_table(rows: pd.DataFrame) -> Table:
         pad_edge=False,
     )
     is_of_several = rows["dataset"].nunique() > 1
-    for name in (*(["data set"] if is_of_several else []), "IPC", "student", "steps", "images"):
-        table.add_column(name, justify="left" if name in ("data set", "student") else "right")
+    for name in (*(["dataset"] if is_of_several else []), "IPC", "student", "steps", "images"):
+        table.add_column(name, justify="left" if name in ("dataset", "student") else "right")
     for protocol in protocols:
         table.add_column(_HEADINGS[protocol], justify="right")
     for (dataset, ipc, architecture), group in cells.groupby(["dataset", "ipc", "architecture"], sort=True):
@@ -96,11 +96,7 @@ def accuracy_table(rows: pd.DataFrame) -> Table:
 
 
 def pool_table(cards: Sequence[Mapping[str, Any]]) -> Table:
-    """Returns a row for each teacher.
-
-    Args:
-        cards: Of the teachers, in order of number.
-    """
+    """Return the table of a pool, given its teachers' cards in order."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("teacher", "architecture", "validation accuracy", "snapshots after steps", "seconds", "fingerprint"):
         table.add_column(name, justify="left" if name in ("architecture", "fingerprint") else "right")
@@ -117,7 +113,7 @@ def pool_table(cards: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def print_places(console: Console, work: Workspace, generator: str) -> None:
-    """Prints where rows, generator and picture are."""
+    """Print the addresses of rows, generator, picture and log."""
     root = open_root(work.config.storage.root)
     folder = work.artifacts.uri("generators", generator)
     places = {
@@ -130,7 +126,7 @@ def print_places(console: Console, work: Workspace, generator: str) -> None:
 
 
 def print_next(console: Console, work: Workspace, ipcs: Sequence[int]) -> None:
-    """Prints commands to copy."""
+    """Print commands for the next steps."""
     root = open_root(work.config.storage.root)
     storage, dataset, rows = root.uri, work.dataset.name, root.uri_of("evaluations")
     ipc = 10 if 10 in ipcs else ipcs[0]
@@ -149,23 +145,23 @@ def print_next(console: Console, work: Workspace, ipcs: Sequence[int]) -> None:
 
 
 def command(*arguments: str) -> str:
-    """Returns an indented line that runs Python, quoted so that a shell takes it as it stands."""
+    """Return an indented command that runs Python, quoted for a shell."""
     return f"  {shlex.join(('python', *arguments))}"
 
 
 def data_flags(data: DataConfig) -> list[str]:
-    """Returns the flags that name the same data and splits: what was made from them fits no others."""
+    """Return the flags that select these data and splits."""
     others = [f.name for f in fields(data) if f.name != "dataset" and getattr(data, f.name) != f.default]
     return ["--dataset", data.dataset, *(f"--data.{name}={getattr(data, name)}" for name in others)]
 
 
 def literal(text: str) -> str:
-    """Returns a Python literal in double quotes, since `command` puts single ones around it."""
+    """Return a Python literal in double quotes, because `command` adds single ones."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def print_lines(console: Console, *lines: str) -> None:
-    """Prints lines as they are: nothing in them is markup, and none is wrapped."""
+    """Print lines without markup or wrapping."""
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
 

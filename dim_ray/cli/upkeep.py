@@ -1,4 +1,4 @@
-"""The commands of `python -m dim_ray.results` beside its tables: verify, compact, merge, sql, export, prune.
+"""Commands of `python -m dim_ray.results` that look after the storage: verify, compact, merge, sql, export, prune.
 
 UPKEEP["compact"].run("./dim_storage")
 """
@@ -18,16 +18,16 @@ __all__ = ["UPKEEP", "Command"]
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """One command."""
+    """A command of `python -m dim_ray.results`."""
 
     run: Callable[..., None]
-    """Takes the storage's root and the operands."""
+    """Function of the storage's root, the operands, and the flags as keywords."""
     operands: tuple[str, ...] = ()
-    """What follows the command's name, by what it's called in messages."""
+    """Names of the required operands in messages."""
     optional: tuple[str, ...] = ()
-    """What may follow these."""
+    """Names of the optional operands."""
     flags: tuple[str, ...] = ()
-    """Which flags it takes beside --storage, as keywords."""
+    """Names of the flags besides --storage."""
 
 
 def _verify(storage: str, exported: str | None = None, **options: Any) -> None:
@@ -36,7 +36,7 @@ def _verify(storage: str, exported: str | None = None, **options: Any) -> None:
         return
     given = [f"--{name}" for name, value in options.items() if value is not None]
     if given:
-        raise UsageError(f"verify takes {', '.join(given)} for an exported folder alone: verify DIR {given[0]} ...")
+        raise UsageError(f"verify takes {', '.join(given)} only for an exported folder: verify DIR {given[0]} ...")
     from dim_ray.store.upkeep.verification import verify
 
     found = verify(storage)
@@ -63,8 +63,7 @@ def _reevaluate(exported: str, *, seeds: int | None, **options: Any) -> None:
     num_wrong = verdicts.count(False)
     if num_wrong:
         raise StorageError(
-            f"{num_wrong} of {counted(len(verdicts), 'cell')} of {exported} don't match its card, named above: the "
-            "students of these images aren't as good, or as bad, as it says."
+            f"{num_wrong} of {counted(len(verdicts), 'cell')} of {exported}, named above, don't match its card."
         )
     print(f"match: {counted(len(verdicts), 'cell')} of {exported}, every file as its card says")
 
@@ -92,8 +91,7 @@ def _merge(storage: str, ours: str, theirs: str) -> None:
     print(f"{counted(done.num_rows, 'row')} and {counted(len(done.artifacts), 'artefact')} copied into {ours}")
     if done.conflicts:
         raise StorageError(
-            f"{counted(len(done.conflicts), 'conflict')} between {ours} and {theirs}, named above; nothing was "
-            "overwritten."
+            f"{counted(len(done.conflicts), 'conflict')} between {ours} and {theirs}; nothing was overwritten."
         )
 
 
@@ -135,8 +133,8 @@ def _prune(storage: str, *, quota: int | None, delete: bool, **interest: Any) ->
     )
     if quota is not None and plan.left_bytes > quota:
         raise StorageError(
-            f"--quota is {quota:,} bytes, and {plan.left_bytes:,} are rows, studies, and artefacts that are the best "
-            "or younger than a day; allow more."
+            f"--quota is {quota:,} bytes, but {plan.left_bytes:,} are rows, studies, and artefacts that are the best "
+            "or younger than a day. Allow more."
         )
 
 
@@ -150,4 +148,3 @@ UPKEEP: Mapping[str, Command] = {
     "export": Command(run=_export, operands=("GENERATOR", "DIR")),
     "prune": Command(run=_prune, flags=("quota", "delete", *_ROWS)),
 }
-"""By name."""

@@ -1,4 +1,4 @@
-"""What a person sees while a run works: one live display, or a few plain lines where there is no terminal.
+"""The display of a run: live on a terminal, and a few plain lines elsewhere.
 
     with make_progress() as progress:
         progress.plan({"teachers": 20.0, "trials": 60.0})
@@ -6,14 +6,13 @@
         progress.advance(0)
         progress.advance(3)
 
-It goes to stderr, so that stdout holds results alone. Details belong in the log file.
+It goes to stderr, so that stdout holds only results. Details belong in the log file.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
@@ -23,41 +22,39 @@ __all__ = ["PrefixedProgress", "Progress", "SilentProgress", "make_progress"]
 
 
 class Progress(Protocol):
-    """Is told what a run does, from any thread. Calls before a stage starts and after the end are harmless."""
+    """Receives progress events; thread-safe. Calls before the first stage and after the end are harmless."""
 
     def __enter__(self) -> Self:
-        """Begins the display."""
+        """Begin the display."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Ends the display and gives the terminal back, whatever happened; an exception goes on."""
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """End the display and give the terminal back; an exception propagates."""
 
     def plan(self, stages: Mapping[str, float]) -> None:
-        """Takes the names of the stages, in order, with estimated relative costs in any one unit."""
+        """Set the stages to come, in order, with estimated relative costs in any one unit."""
 
     def start(self, stage: str, total: float, unit: str) -> None:
-        """Starts a stage of `total` units, for example 8 "teachers"; the stage before is finished."""
+        """Finish the stage before, and start one of `total` units, for example 8 "teachers"."""
 
     def advance(self, done: float, note: str = "") -> None:
-        """Takes the units of this stage that are done in all (fractions are fine), and what is being done.
+        """Report the units of this stage that are done in all, fractions included, and what is being done.
 
-        The first call of a stage says when its work began: the start of processes, before it, is not its speed.
+        The first call of a stage marks the beginning of its work; starting processes doesn't count towards its speed.
         """
 
     def trials(self, *, done: int, running: int, stopped: int, failed: int, best: float | None) -> None:
-        """Takes the numbers of trials, and the best validation accuracy so far, in [0, 1]."""
+        """Report the numbers of trials, and the best validation accuracy so far, in [0, 1]."""
 
     def message(self, text: str) -> None:
-        """Shows a line that stays: a result, or a warning that the reader can act on."""
+        """Show a line that stays: a result, or a warning that the reader can act on."""
 
 
 def make_progress(console: Console | None = None, *, clock: Callable[[], float] = time.monotonic) -> Progress:
-    """Returns a live display on a terminal, and plain lines everywhere else.
+    """Return a live display on a terminal, and plain lines everywhere else.
 
     Args:
-        console: Where to write. Default: stderr.
-        clock: Seconds that only grow.
+        console: Console to write to. Default: stderr.
+        clock: Monotonic clock in seconds.
     """
     from rich.console import Console
 
@@ -72,38 +69,33 @@ class SilentProgress:
     """A Progress that shows nothing."""
 
     def __enter__(self) -> Self:
-        """Does nothing."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Does nothing."""
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        pass
 
     def plan(self, stages: Mapping[str, float]) -> None:
-        """Does nothing."""
+        pass
 
     def start(self, stage: str, total: float, unit: str) -> None:
-        """Does nothing."""
+        pass
 
     def advance(self, done: float, note: str = "") -> None:
-        """Does nothing."""
+        pass
 
     def trials(self, *, done: int, running: int, stopped: int, failed: int, best: float | None) -> None:
-        """Does nothing."""
+        pass
 
     def message(self, text: str) -> None:
-        """Does nothing."""
+        pass
 
 
 class PrefixedProgress(SilentProgress):
-    """Hands on what it's told, with a prefix before the names of stages: one part of a run that has several.
-
-    Beginning and ending it does nothing, as the run's own display has begun.
+    """A Progress for one of several parts of a run: forwards to the run's display, which is already shown.
 
     Args:
-        progress: Is told.
-        prefix: For example "mnist: ", or nothing.
+        progress: The run's display.
+        prefix: Prefix of stages and messages, for example "mnist: ", or nothing.
     """
 
     def __init__(self, progress: Progress, prefix: str) -> None:
@@ -111,21 +103,16 @@ class PrefixedProgress(SilentProgress):
         self._prefix = prefix
 
     def plan(self, stages: Mapping[str, float]) -> None:
-        """Hands on the stages under their prefixed names."""
         self._progress.plan({f"{self._prefix}{name}": cost for name, cost in stages.items()})
 
     def start(self, stage: str, total: float, unit: str) -> None:
-        """Hands on the stage under its prefixed name."""
         self._progress.start(f"{self._prefix}{stage}", total, unit)
 
     def advance(self, done: float, note: str = "") -> None:
-        """Hands it on."""
         self._progress.advance(done, note)
 
     def trials(self, *, done: int, running: int, stopped: int, failed: int, best: float | None) -> None:
-        """Hands them on."""
         self._progress.trials(done=done, running=running, stopped=stopped, failed=failed, best=best)
 
     def message(self, text: str) -> None:
-        """Hands it on, prefixed."""
         self._progress.message(f"{self._prefix}{text}")

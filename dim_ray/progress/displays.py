@@ -1,7 +1,4 @@
-"""The two kinds of `dim_ray.progress.Progress` that a person sees: a live check-list, and plain lines.
-
-Which one it is, `dim_ray.progress.make_progress` decides.
-"""
+"""The two displays that `dim_ray.progress.make_progress` chooses from: a live checklist, and plain lines."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from dim_ray.progress.stages import Stage, Stages, format_duration, format_time_left
@@ -28,10 +24,9 @@ _WIDTH_BESIDE_BAR = 54
 
 
 class PlainProgress:
-    """A Progress of lines: one when a stage starts, one when it ends, and one every 20 seconds between."""
+    """A Progress that prints a line when a stage starts, when it ends, and every 20 seconds in between."""
 
     def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Writes to `console`."""
         self._console = console
         self._stages = Stages(clock)
         self._lock = threading.RLock()
@@ -39,23 +34,17 @@ class PlainProgress:
         self._printed_at = clock()
 
     def __enter__(self) -> Self:
-        """Needs nothing."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Ends the current stage."""
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         with self._lock:
             self._finish(is_complete=error is None)
 
     def plan(self, stages: Mapping[str, float]) -> None:
-        """Sets what the time left is computed from."""
         with self._lock:
             self._stages.plan(stages)
 
     def start(self, stage: str, total: float, unit: str) -> None:
-        """Prints that the stage before is finished and that this one starts."""
         with self._lock:
             self._finish(is_complete=True)
             self._trials = ""
@@ -63,30 +52,24 @@ class PlainProgress:
             self._print(f"{stage}: started, {_count(total)} {unit}")
 
     def advance(self, done: float, note: str = "") -> None:
-        """Prints how far the stage is, where nothing was printed for a while."""
         with self._lock:
             self._stages.advance(done, note)
             self._print_sometimes()
 
     def trials(self, *, done: int, running: int, stopped: int, failed: int, best: float | None) -> None:
-        """Prints the numbers with the stage, where nothing was printed for a while."""
         with self._lock:
             self._trials = _trials_text(done, running, stopped, failed, best)
             self._print_sometimes()
 
     def message(self, text: str) -> None:
-        """Prints the text."""
         _print_plain(self._console, text)
 
     def _finish(self, *, is_complete: bool) -> None:
         stage = self._stages.finish(is_complete=is_complete)
         if stage is not None:
-            end = (
-                "finished" if is_complete else f"stopped at {_count(stage.done)} of {_count(stage.total)} {stage.unit}"
-            )
-            self._print(
-                "; ".join(filter(None, [f"{stage.name}: {end} after {format_duration(stage.seconds)}", self._trials]))
-            )
+            done = f"stopped at {_count(stage.done)} of {_count(stage.total)} {stage.unit}"
+            line = f"{stage.name}: {'finished' if is_complete else done} after {format_duration(stage.seconds)}"
+            self._print("; ".join(filter(None, [line, self._trials])))
 
     def _print_sometimes(self) -> None:
         stage = self._stages.current
@@ -107,17 +90,22 @@ class PlainProgress:
 
 
 class LiveProgress:
-    """A Progress that keeps a check-list of the stages up to date in its place on the terminal."""
+    """A Progress that updates a checklist of the stages in place on the terminal.
+
+    Args:
+        console: The terminal.
+        clock: Monotonic clock in seconds.
+        is_refreshed: Whether to redraw all the time, or only when a stage starts and at the end.
+    """
 
     def __init__(
         self, console: Console, *, clock: Callable[[], float] = time.monotonic, is_refreshed: bool = True
     ) -> None:
-        """Draws on `console`; without `is_refreshed` only when a stage starts and at the end."""
         from rich.live import Live
 
         self._console = console
         self._stages = Stages(clock)
-        # Drawing takes rich's lock and then this one, so nothing may be drawn or printed while it is held.
+        # Drawing takes rich's lock and then this one, so draw and print nothing while holding it.
         self._lock = threading.Lock()
         self._trials = ""
         self._has_ended = False
@@ -126,49 +114,40 @@ class LiveProgress:
             get_renderable=self._draw,
             auto_refresh=is_refreshed,
             refresh_per_second=_REFRESHES_PER_SECOND,
-            # What others print is lifted above the display, but not taken out of a pipe or file.
+            # Show what others print above the display, but leave pipes and files as they are.
             redirect_stdout=sys.stdout.isatty(),
             redirect_stderr=sys.stderr.isatty(),
         )
 
     def __enter__(self) -> Self:
-        """Begins to draw."""
         self._live.start(refresh=True)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Leaves the check-list as it is and gives the terminal back."""
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         with self._lock:
             self._stages.finish(is_complete=error is None)
             self._has_ended = True
         self._live.stop()
 
     def plan(self, stages: Mapping[str, float]) -> None:
-        """Lists the stages."""
         with self._lock:
             self._stages.plan(stages)
 
     def start(self, stage: str, total: float, unit: str) -> None:
-        """Ticks off the stage before and gives this one a bar."""
         with self._lock:
             self._stages.start(stage, total, unit)
             self._trials = ""
         self._live.refresh()
 
     def advance(self, done: float, note: str = "") -> None:
-        """Moves the bar."""
         with self._lock:
             self._stages.advance(done, note)
 
     def trials(self, *, done: int, running: int, stopped: int, failed: int, best: float | None) -> None:
-        """Shows the numbers below the check-list."""
         with self._lock:
             self._trials = _trials_text(done, running, stopped, failed, best)
 
     def message(self, text: str) -> None:
-        """Prints the text above the check-list."""
         _print_plain(self._console, text)
 
     def _draw(self) -> Group:
@@ -194,7 +173,7 @@ class LiveProgress:
             return Group(*lines)
 
     def _row(self, stage: Stage) -> tuple[RenderableType, ...]:
-        """Symbol, name, bar, counts and time of one stage."""
+        """Return symbol, name, bar, counts and time of one stage."""
         from rich.progress_bar import ProgressBar
         from rich.text import Text
 
@@ -217,7 +196,7 @@ class LiveProgress:
 
 
 def _print_plain(console: Console, text: str) -> None:
-    """Prints text as it is: no markup, and no line broken that somebody may want to copy."""
+    """Print text without markup or line breaks, so that it can be copied."""
     console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
@@ -230,5 +209,5 @@ def _trials_text(done: int, running: int, stopped: int, failed: int, best: float
 
 
 def _count(number: float) -> str:
-    """Whole numbers as such, others with one digit that doesn't claim more than is done."""
+    """Return whole numbers as such, and others rounded down to one digit."""
     return f"{number:.0f}" if number == int(number) else f"{math.floor(10 * number) / 10:.1f}"

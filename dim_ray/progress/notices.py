@@ -1,10 +1,10 @@
-"""What a person should know about the storage while a run works: it refuses, and it works again.
+"""Warnings about the storage for the person who watches a run: it fails, and it works again.
 
     with told(progress.message):
         log.warning("The checkpoint isn't written: %s", error)
 
-Wherever a warning arises, it goes to the log file and to who is told. Under Ray, workers tell the driver's board, and
-the driver warns again.
+A warning goes to the log file and to the display. Under Ray, workers report to the driver's board, and the driver logs
+the warning again.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from contextlib import contextmanager
 __all__ = ["log", "told"]
 
 log = logging.getLogger("dim_ray.storage")
-"""Its warnings are for a person; what is below them is for the log file alone."""
+"""Warnings are shown to the user; lower levels go only to the log file."""
 
 
 @contextmanager
 def told(tell: Callable[[str], None]) -> Iterator[None]:
-    """Passes the warnings on while the body runs, from any thread."""
+    """Call `tell` with each warning of any thread while the body runs."""
     handler = _Teller(tell)
     log.addHandler(handler)
     try:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import pytest
 from dim_ray.cli import clusters
 from dim_ray.cli.flags import EVALUATE_FLAGS, TUNE_FLAGS, add_generator
 from dim_ray.cli.main import parse
-from dim_ray.distributed.remote.laptop import Request
+from dim_ray.distributed.remote.jobs import Request
 from dim_ray.errors import UsageError
 
 ON_AWS = "cluster_name: dim\nmax_workers: 4\nprovider:\n  type: aws\n"
@@ -107,16 +108,16 @@ def test_value_is_refused_before_the_head_is_asked(head: Head, aws: str) -> None
     assert not head.requests
 
 
-def test_same_study_has_the_same_identity_however_many_trials_are_asked_for(head: Head, aws: str) -> None:
+def test_same_study_has_the_same_fingerprint_however_many_trials_are_asked_for(head: Head, aws: str) -> None:
     tune("--cluster", aws, *S3)
     tune("--cluster", aws, *S3, "--num-trials", "40", "--max-concurrent", "2")
     tune("--cluster", aws, *S3, "--pool.epochs", "9")
     tune("--cluster", aws, "--storage", "s3://other/dim")
     tune("--cluster", aws, *S3, "--study", "mine")
     tune("--cluster", aws, *S3, "--study", "mine", "--pool.epochs", "9")
-    first, more, longer, elsewhere, named, named_again = (request.study for request in head.requests)
+    first, more, longer, elsewhere, named, named_again = (request.name for request in head.requests)
     assert first == more
-    assert named == named_again  # a study goes on with no other configuration, and says so itself
+    assert named == named_again  # a study continues with no other configuration, and says so itself
     assert len({first, longer, elsewhere, named}) == 4
 
 
@@ -134,8 +135,9 @@ def test_other_generators_are_other_evaluations(head: Head, aws: str) -> None:
     a, b, again = head.requests
     assert a.module == "dim_ray.evaluate"
     assert a.arguments == ("s3://bucket/a", *S3)
-    assert a.study != b.study
-    assert b.study == again.study
+    assert a.name.startswith("evaluate-")
+    assert a.name != b.name
+    assert b.name == again.name
 
 
 @pytest.mark.parametrize("action", ["attach", "stop"])
@@ -145,19 +147,20 @@ def test_job_is_followed_or_stopped(head: Head, aws: str, action: str) -> None:
     tune("--cluster", aws, *S3)
     tune("--cluster", aws, *S3, f"--{action}")
     any_job, named, run, of_the_study = head.requests
-    assert (any_job.action, any_job.job, any_job.study) == (action, None, None)
-    assert (named.action, named.job, named.study) == (action, "tune-3f2a91bc-1", None)
-    assert (of_the_study.action, of_the_study.study) == (action, run.study)
+    assert (any_job.action, any_job.job, any_job.name) == (action, None, "tune")
+    assert (named.action, named.job, named.name) == (action, "tune-3f2a91bc-1", "tune")
+    assert re.fullmatch("tune-[0-9a-f]{8}", run.name)
+    assert (of_the_study.action, of_the_study.name) == (action, run.name)
 
 
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--attach"], "--attach is about a job on a cluster; name its file with --cluster"),
-        (["--stop", "tune-1"], "--stop is about a job on a cluster"),
-        (["--cluster", "AWS", "--address", "auto"], "leave one out"),
-        (["--cluster", "AWS", "--attach", "--stop"], "leave one of them out"),
-        (["--cluster", "missing.yaml"], "'missing.yaml', which can't be read"),
+        (["--attach"], "--attach and --stop are about a job on a cluster; name its file with --cluster"),
+        (["--stop", "tune-1"], "--attach and --stop are about a job on a cluster"),
+        (["--cluster", "AWS", "--address", "auto"], "--address: not allowed with argument --cluster"),
+        (["--cluster", "AWS", "--attach", "--stop"], "--stop: not allowed with argument --attach"),
+        (["--cluster", "missing.yaml"], "'missing.yaml', which describes no Ray cluster ([Errno 2] No such file"),
     ],
 )
 def test_contradiction_is_refused(head: Head, aws: str, argv: list[str], words: str) -> None:
@@ -200,7 +203,7 @@ def test_data_relative_to_this_machine_are_refused(head: Head, on_premises: str,
 @pytest.mark.parametrize("storage", ["/data/dim", "~/dim", "file:///data/dim"])
 def test_folder_is_refused_where_the_nodes_of_a_cloud_share_none(head: Head, aws: str, storage: str) -> None:
     text = refusal(["--cluster", aws, f"--storage={storage}"])
-    assert f"--storage is {storage!r}, a folder, and the nodes" in text
+    assert f"--storage is {storage!r}, a folder, which the nodes" in text
     assert "provider aws, max_workers 4" in text
     assert not head.requests
 

@@ -117,7 +117,7 @@ def test_student_that_diverges_is_told_when_all_others_have_their_rows(
 
     monkeypatch.setattr(evaluations, "train_cells", train_cells)
     progress = Counting()
-    for num_trained in (6, 1):  # the same command once more tries that student alone
+    for num_trained in (6, 1):  # the same command once more tries only that student
         with pytest.raises(DivergedError, match=r"^1 of 6 students diverged.*\(real_fixed, IPC 2, .*, seed 0\)"):
             run()
         assert missing_rows(work, EVALUATION_TABLE, planned) == [planned[0]]

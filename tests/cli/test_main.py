@@ -226,7 +226,7 @@ def test_command_may_take_an_argument_without_a_flag(capsys: pytest.CaptureFixtu
         (["--config", "nowhere.yaml"], "There is no configuration file nowhere.yaml."),
         (
             ["--config", "mnst"],
-            "There is no configuration file mnst, and no study of that name; did you mean 'mnist'? "
+            "There is no configuration file and no study mnst; did you mean 'mnist'? "
             "Known: cifar10, cifar10_gpu, digits, fashion_mnist, mnist, mnist_cpu, pool_scaling, svhn.",
         ),
         (["--rows", "x"], "--rows: invalid int value: 'x'. See --help."),
@@ -306,11 +306,11 @@ SECTIONS = "data, networks, pool, generator, prior, matching, health, evaluation
             "convnet1, convnet2, convnet3, convnet4, convnet5, convnet6, densenet121, lenet, mlp, resnet10, resnet18, "
             "resnet34, resnet50, vgg11, vit_tiny.",
         ),
-        ("pool:\n  size: 4\n  size: 5\n", ":3: pool.size stands there twice; keep one of them."),
-        ("pool:\n  size: 4\npool.size: 5\n", ":3: pool.size stands there twice; keep one of them."),
+        ("pool:\n  size: 4\n  size: 5\n", ":3: pool.size is repeated; keep one of them."),
+        ("pool:\n  size: 4\npool.size: 5\n", ":3: pool.size is repeated; keep one of them."),
         (
             "pool:\n  size: 4\npool:\n  epochs: 5\n",
-            ":3: pool stands there twice; write its fields below one of them.",
+            ":3: pool is repeated; write its fields below one of them.",
         ),
         ("pool: 5", ":1: pool is 5; expected names with values, such as 'pool:' and below it '  size: 8'."),
         ("- pool", ": the file is ['pool']; expected names with values, such as 'pool:' and below it '  size: 8'."),
@@ -390,7 +390,7 @@ def test_help_shows_everyday_flags_with_their_defaults_and_fits_a_screen(
     words = " ".join(text.split())
     assert "folder:PATH; several: a study each (default: digits)" in words
     assert "several (default: 2 3)" in words
-    assert "in the place of study.yaml" in words
+    assert "instead of study.yaml" in words
     assert "100 % here" in text
     assert "--pool.*        The teachers that distillation matches against\n" in text
     assert "--pool.size N" not in text

@@ -55,7 +55,7 @@ def test_study_ends_with_its_best_trial_its_cost_and_its_table(
 
 def test_study_with_nothing_left_to_do_says_so(work: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     print_outcomes([work], [outcome(work, num_trials_run=0, num_evaluations_run=0)], 1.0)
-    assert "study tiny is finished; nothing was added. --num-trials above 1 extends it." in capsys.readouterr().out
+    assert "study tiny is finished; nothing was added. Extend it with --num-trials above 1." in capsys.readouterr().out
 
 
 def test_study_that_had_no_time_to_begin_is_not_called_finished(

@@ -47,7 +47,7 @@ def test_arguments_are_those_of_the_process_by_default(monkeypatch: pytest.Monke
     [
         (UsageError("that can't work"), 2, "error: that can't work\n"),
         (ArtifactError("truncated"), 1, "error: truncated\n"),
-        (KeyboardInterrupt(), 130, "interrupted; run the same command again to go on\n"),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command again to continue\n"),
     ],
 )
 def test_expected_end_gives_one_line_and_its_exit_code(
@@ -71,7 +71,7 @@ def test_termination_ends_a_command_as_an_interrupt_does(capsys: pytest.CaptureF
             raise KeyboardInterrupt from None  # as Ray Tune does, which loses what it was
 
     assert run_main(main, []) == 143
-    assert capsys.readouterr().err == "interrupted; run the same command again to go on\n"
+    assert capsys.readouterr().err == "interrupted; run the same command again to continue\n"
     assert signal.getsignal(signal.SIGTERM) is before
 
 

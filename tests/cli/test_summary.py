@@ -59,7 +59,7 @@ def test_table_has_steps_images_and_mean_and_std_of_n_seeds_beside_the_baselines
 def test_rows_of_several_data_sets_have_a_column_for_them(tmp_path: Path) -> None:
     rows = [evaluation(dataset="mnist", accuracy=0.9), evaluation(dataset="digits", generator="b" * 16, accuracy=0.8)]
     text = text_of(accuracy_table(rows_of(tmp_path, *rows)))
-    assert "data set" in text
+    assert "dataset" in text
     assert [(row[0], row[-1]) for row in table_rows(text)] == [("digits", "80.0"), ("mnist", "90.0")]
 
 

@@ -67,10 +67,10 @@ def test_merge_copies_and_then_names_conflicts_with_exit_code_1(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["merge", "one"], "merge is followed by OURS THEIRS; given: one."),
-        (["sql"], "sql is followed by QUERY; given: nothing."),
-        (["verify", "one", "two"], "verify is followed by [DIR]; given: one two."),
-        (["list", "more"], "list is followed by flags alone; given: more."),
+        (["merge", "one"], "merge takes OURS THEIRS; given: one."),
+        (["sql"], "sql takes QUERY; given: nothing."),
+        (["verify", "one", "two"], "verify takes [DIR]; given: one two."),
+        (["list", "more"], "list takes only flags; given: more."),
     ],
 )
 def test_wrong_number_of_operands_says_what_follows_the_command(
@@ -127,4 +127,4 @@ def test_prune_names_what_would_go_and_deletes_it_only_when_told_to(
 
 def test_quota_that_cannot_be_kept_exits_with_1(storage: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_main(main, ["prune", "--quota", "10", "--storage", storage]) == 1
-    assert capsys.readouterr().err.startswith("error: --quota is 10 bytes, and ")
+    assert capsys.readouterr().err.startswith("error: --quota is 10 bytes, but ")

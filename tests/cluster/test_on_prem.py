@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import dim_ray
-from tests.helpers.cluster_files import head_port
+from tests.helpers.cluster_files import ROOT, head_port
 from tests.helpers.hosts import missing
 from tests.helpers.on_prem import LaptopStudy, OnPrem
 
@@ -85,6 +85,16 @@ def test_dashboard_is_reached_on_the_head_alone_and_with_the_token_alone(cluster
     assert "401" in cluster.head.run(*nobody, submit, address.format("127.0.0.1")).stderr
     assert cluster.head.run(*nobody, "open('/root/.ray/auth_token')").returncode == 1
     cluster.on_head("ray job list")  # with the token it answers
+
+
+def test_job_needs_the_token_of_the_cluster(cluster: OnPrem) -> None:
+    command = ("python", "-m", "dim_ray.tune", "--cluster", str(cluster.configuration), "--attach")
+    refused = cluster.laptop.run(*command, cwd=str(ROOT), environment=(f"RAY_AUTH_TOKEN={'0' * 64}",))
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "error: The head refuses the token" in refused.stderr
+    none = cluster.laptop.run(*command, cwd=str(ROOT))
+    assert none.returncode == 2, none.stderr
+    assert "The cluster has: none." in none.stderr
 
 
 def test_study_finishes_with_its_rows_where_a_host_is_cut_off_the_network(cluster: OnPrem) -> None:

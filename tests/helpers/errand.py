@@ -1,4 +1,4 @@
-"""A command for jobs of tests: prints what it is told to, waits for a file, and ends with a code.
+"""A command for jobs of tests: prints a text, waits for a file, and ends with a code, or by a signal if it's negative.
 
 python -m tests.helpers.errand TEXT FILE CODE
 """
@@ -16,4 +16,6 @@ if __name__ == "__main__":
     while not Path(file).exists():
         time.sleep(0.1)
     print("the end", file=sys.stderr)
+    if int(code) < 0:
+        os.kill(os.getpid(), -int(code))
     sys.exit(int(code))

@@ -88,11 +88,12 @@ class RayCluster:
         self.nodes: list[Node] = []
         port = _free_port()
         self.address = f"{_own_address()}:{port}"
+        self.dashboard_port = _free_port()
         try:
             self.head = self._start(
                 "--head", f"--node-ip-address={_own_address()}", f"--port={port}", "--num-cpus=0",
                 f"--temp-dir={self._folder / 'ray'}", f"--ray-client-server-port={_free_port()}",
-                "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={_free_port()}",
+                "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard_port}",
             )  # fmt: skip
             for _ in range(num_nodes):
                 self.add()

@@ -99,7 +99,7 @@ def test_finished_study_says_so_and_adds_nothing(copied: Path) -> None:
     again = run(copied)
     assert again.returncode == 0, again.stderr
     assert "is finished; nothing was added" in again.stdout
-    assert "--num-trials above 2 extends it" in again.stdout
+    assert "Extend it with --num-trials above 2" in again.stdout
     assert files(copied) == before
     assert again.stderr == ""
     assert again.log().count("Started a local Ray instance") == 1  # by the first run

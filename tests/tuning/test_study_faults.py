@@ -186,7 +186,7 @@ def test_interrupt_ends_the_study_with_a_sentence(
     study.end()
     assert study.returncode == exit_code
     *progress, last = study.stderr.splitlines()
-    assert last == "interrupted; run the same command again to go on"
+    assert last == "interrupted; run the same command again to continue"
     assert all(line.startswith("[") for line in progress), study.stderr
     assert study.leftovers() == {}
 

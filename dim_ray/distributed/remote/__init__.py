@@ -1,1 +1,1 @@
-"""A command that runs on the head of a cluster elsewhere: both sides."""
+"""Run a command as a Ray job on the head of a cluster elsewhere."""

@@ -10,13 +10,20 @@ from torch import Tensor
 
 from benchmarks import plain
 from benchmarks.measure import Case
-from dim_ray.config import EvaluationConfig, GeneratorConfig, MatchingConfig, PoolConfig, Precision, PriorConfig
+from dim_ray.config import (
+    EvaluationConfig,
+    GeneratorConfig,
+    HealthConfig,
+    MatchingConfig,
+    PoolConfig,
+    Precision,
+    PriorConfig,
+)
 from dim_ray.core.data.dataset import Dataset, Normalisation, signed
 from dim_ray.core.data.splits import Split
-from dim_ray.core.generator.adversarial import discriminator_steps, generator_losses, generator_step
-from dim_ray.core.generator.matching import matching_loss
+from dim_ray.core.generator.adversarial import AdversarialTraining
+from dim_ray.core.generator.matching import Distillation
 from dim_ray.core.generator.pair import Pair, build_pair
-from dim_ray.core.networks.batch_norm import share_batch_norm
 from dim_ray.core.networks.classifiers import build_network
 from dim_ray.core.networks.ensemble import stack, train_members
 from dim_ray.core.students.student import student_optimizer
@@ -28,6 +35,9 @@ from dim_ray.core.training.precision import resolve_precision
 from dim_ray.core.training.random import stream
 
 __all__ = ["TRAINING", "Setting", "matching_case", "matching_step", "noise_images", "untrained_teacher"]
+
+Step = Callable[[int, Tensor], object]
+"""Takes step number and image indices (B,)."""
 
 _IMAGES = 4096
 _STEPS_PER_EPOCH = 1000  # of a distillation: how often an online pool begins anew
@@ -103,10 +113,10 @@ def _adversarial(setting: Setting) -> list[Case]:
     hinge, lazy = replace(paper, loss="hinge"), replace(paper, gradient_penalty_every=_LAZY)
     plain_pair = plain.make_plain(_pair(setting, paper, dataset))
 
-    def plain_step(number: int, images: Tensor, labels: Tensor) -> None:
-        plain.adversarial_step(
-            plain_pair, paper, signed(images), labels, labels, stream(0, step=number, device=setting.device)
-        )
+    def plain_step(number: int, indices: Tensor) -> None:
+        real, labels = signed(dataset.train.images[indices]), dataset.train.labels[indices]
+        rng = stream(0, step=number, device=setting.device)
+        plain.adversarial_step(plain_pair, paper, real, labels, labels, rng)
 
     cases = [_case("adversarial step", "plain, float32", setting, dataset, plain_step)]
     variants: list[tuple[str, PriorConfig, Precision]] = [
@@ -116,22 +126,12 @@ def _adversarial(setting: Setting) -> list[Case]:
         (f"hinge, {setting.precision}", hinge, setting.precision),
     ]
     for name, config, precision in dict.fromkeys(variants):
-        step = _adversarial_step(setting, replace(config, precision=precision), dataset)
+        pair = _pair(setting, config, dataset)
+        own = replace(config, precision=precision)
+        stage = AdversarialTraining(pair, own, dataset, HealthConfig(), SingleWorker())
         steps = config.gradient_penalty_every
-        cases.append(_case("adversarial step", name, setting, dataset, step, precision, steps=steps))
+        cases.append(_case("adversarial step", name, setting, dataset, stage.step, precision, steps=steps))
     return cases
-
-
-def _adversarial_step(setting: Setting, config: PriorConfig, dataset: Dataset) -> Callable[[int, Tensor, Tensor], None]:
-    pair, workers = _pair(setting, config, dataset), SingleWorker()
-
-    def step(number: int, images: Tensor, labels: Tensor) -> None:
-        rng = stream(0, step=number, device=setting.device)
-        discriminator_steps(pair, config, signed(images), labels, rng, workers, step=number)
-        loss, _ = generator_losses(pair, config, labels, rng)
-        generator_step(pair, loss, workers)
-
-    return step
 
 
 def _matching(setting: Setting) -> list[Case]:
@@ -141,7 +141,8 @@ def _matching(setting: Setting) -> list[Case]:
     plain_pair = plain.make_plain(_pair(setting, prior_config, dataset))
     online = OnlinePool(pool_config, ("convnet3",), dataset, steps_per_epoch=_STEPS_PER_EPOCH, rank=0)
 
-    def plain_step(number: int, images: Tensor, labels: Tensor) -> None:
+    def plain_step(number: int, indices: Tensor) -> None:
+        images, labels = dataset.train.images[indices], dataset.train.labels[indices]
         rng = stream(0, step=number, device=setting.device)
         [teacher] = online.draw(number, 1, stream(1, step=number))
         plain.matching_step(
@@ -160,26 +161,22 @@ def _matching(setting: Setting) -> list[Case]:
     return cases
 
 
-def matching_step(
-    setting: Setting, pool: TeacherPool, dataset: Dataset, collective: Collective
-) -> tuple[Pair, Callable[[int, Tensor, Tensor], None]]:
-    """Return a pair, and its step in a distillation: a function of number, real images and labels."""
+def matching_step(setting: Setting, pool: TeacherPool, dataset: Dataset, collective: Collective) -> tuple[Pair, Step]:
+    """Return a pair, and its step in a distillation."""
     prior_config = PriorConfig(precision=setting.precision)
     config = MatchingConfig(precision=setting.precision)
     pair = _pair(setting, prior_config, dataset)
-    share_batch_norm(pair.generator, collective)
-
-    def choices(number: int) -> torch.Generator:
-        return stream(2, step=number)
-
-    def step(number: int, images: Tensor, labels: Tensor) -> None:
-        rng = stream(0, step=number, device=setting.device)
-        discriminator_steps(pair, prior_config, signed(images), labels, rng, collective, step=number)
-        adversarial, fake = generator_losses(pair, prior_config, labels, rng)
-        distance = matching_loss(pool, config, dataset, images, fake, labels, step=number, choices=choices)
-        generator_step(pair, config.adversarial_weight * adversarial + config.weight * distance, collective)
-
-    return pair, step
+    stage = Distillation(
+        pair,
+        pool,
+        config,
+        prior_config,
+        dataset,
+        health=HealthConfig(),
+        collective=collective,
+        measure=lambda epoch: {},
+    )
+    return pair, stage.step
 
 
 def _teacher(setting: Setting) -> list[Case]:
@@ -207,24 +204,18 @@ def _ensemble(setting: Setting, name: str, architecture: str) -> list[Case]:
     return cases
 
 
-def _ensemble_step(
-    architecture: str, config: EvaluationConfig, setting: Setting, dataset: Dataset
-) -> Callable[[int, Tensor, Tensor], None]:
+def _ensemble_step(architecture: str, config: EvaluationConfig, setting: Setting, dataset: Dataset) -> Step:
     seeds = range(_MEMBERS)
     members = stack([build_network(architecture, dataset, stream(seed, device=setting.device)) for seed in seeds])
     members.set_mode(training=True)
     optimizer = student_optimizer(config, members.parameters)
 
-    def step(number: int, images: Tensor, labels: Tensor) -> None:
+    def step(number: int, indices: Tensor) -> None:
+        images = dataset.normalisation.from_bytes(dataset.train.images[indices])
+        labels = dataset.train.labels[indices]
         rngs = [stream(seed, step=number) for seed in seeds]
         train_members(
-            members,
-            optimizer,
-            dataset.normalisation.from_bytes(images),
-            labels,
-            rngs,
-            augmentation=config.augmentation,
-            precision=config.precision,
+            members, optimizer, images, labels, rngs, augmentation=config.augmentation, precision=config.precision
         )
 
     return step
@@ -238,9 +229,10 @@ def _classifier(setting: Setting, name: str, architecture: str, config: PoolConf
         network.parameters(), config.learning_rate, config.momentum, weight_decay=config.weight_decay, foreach=False
     )
 
-    def plain_step(number: int, images: Tensor, labels: Tensor) -> None:
-        normalised = dataset.normalisation.from_bytes(images)
-        plain.classifier_step(network, optimizer, config, normalised, labels, stream(0, step=number))
+    def plain_step(number: int, indices: Tensor) -> None:
+        images = dataset.normalisation.from_bytes(dataset.train.images[indices])
+        labels = dataset.train.labels[indices]
+        plain.classifier_step(network, optimizer, config, images, labels, stream(0, step=number))
 
     cases = [_case(name, "plain, float32", setting, dataset, plain_step)]
     for precision in dict.fromkeys(("float32", setting.precision)):
@@ -255,15 +247,14 @@ def _classifier(setting: Setting, name: str, architecture: str, config: PoolConf
 
 def _classifier_step(
     architecture: str, config: PoolConfig, setting: Setting, dataset: Dataset, *, is_compiled: bool = False
-) -> Callable[[int, Tensor, Tensor], None]:
+) -> Step:
     network = build_network(architecture, dataset, stream(0, device=setting.device)).train()
     members = stack([network])
     optimizer = make_optimizer(config, members.parameters)
     if is_compiled:
         network.compile()
 
-    def step(number: int, images: Tensor, labels: Tensor) -> None:
-        indices = _indices(number, setting.batch_size, dataset)
+    def step(number: int, indices: Tensor) -> None:
         train_step(config, members, optimizer, dataset, indices, [stream(0, step=number)])
 
     return step
@@ -305,19 +296,18 @@ def _case(
     variant: str,
     setting: Setting,
     dataset: Dataset,
-    step: Callable[[int, Tensor, Tensor], None],
+    step: Step,
     precision: Precision = "float32",
     *,
     steps: int = 1,
 ) -> Case:
-    """Wraps a step of (number, images, labels) so that every call is the next ones, each with images of its own."""
+    """Wrap a step so that every call takes the next ones, each with its own images."""
     count = 0
 
     def call() -> None:
         nonlocal count
         for _ in range(steps):
-            indices = _indices(count, setting.batch_size, dataset)
-            step(count, dataset.train.images[indices], dataset.train.labels[indices])
+            step(count, _indices(count, setting.batch_size, dataset))
             count += 1
 
     return Case(

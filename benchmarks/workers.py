@@ -85,8 +85,7 @@ def _work(setting: Setting, rank: int, num_workers: int, rendezvous: str, connec
         except EOFError:
             return
         first = (number * setting.batch_size + rank * share) % (len(dataset.train) - share)
-        own = slice(first, first + share)
-        step(number, dataset.train.images[own], dataset.train.labels[own])
+        step(number, torch.arange(first, first + share))
         number += 1
         connection.send(None)
 

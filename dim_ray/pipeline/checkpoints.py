@@ -1,7 +1,7 @@
 """Where unfinished stages keep their state.
 
 with checkpointer(work, fingerprint) as saved:
-train_prior(..., checkpointer=saved)
+    run_epochs(stage, dataset.train, Ports(checkpointer=saved))
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class StoredCheckpointer:
     As a context, it ends by writing what was saved where the stage was interrupted or failed:
 
         with checkpointer(work, identity) as saved:
-            train_prior(..., checkpointer=saved)
+            run_epochs(stage, work.dataset.train, Ports(checkpointer=saved))
 
     Args:
         artifacts: The storage.

@@ -10,14 +10,14 @@ import torch
 
 from dim_ray.config import Config, GeneratorConfig, Weights, fingerprint, to_dict
 from dim_ray.core.data.dataset import Dataset, to_bytes
-from dim_ray.core.generator.matching import distill
+from dim_ray.core.generator.matching import Distillation
 from dim_ray.core.generator.networks import Generator, build_generator
 from dim_ray.core.generator.pair import Pair, build_pair
 from dim_ray.core.generator.sample_grid import sample_grid
 from dim_ray.core.students.images import balanced_labels
-from dim_ray.core.teachers.pool import shard_weight
 from dim_ray.core.training.checkpoint import dumps, loads, module_tensors, restore_module
-from dim_ray.core.training.ports import Collective, Reporter
+from dim_ray.core.training.loop import run_epochs
+from dim_ray.core.training.ports import Collective, Ports, Reporter
 from dim_ray.core.training.random import stream
 from dim_ray.errors import ArtifactError, ConfigError
 from dim_ray.pipeline.checkpoints import shared_checkpointer
@@ -124,19 +124,17 @@ def distill_generator(
         reporter.report(1, 1, after_epoch(0))
         return identity
     with saved:
-        distill(
+        stage = Distillation(
             pair,
             open_pool(work, collective),
             config.matching,
             config.prior,
             work.dataset,
-            shard_weight=shard_weight(pool_teachers(config), collective),
             health=config.health,
-            after_epoch=after_epoch,
-            reporter=reporter,
-            checkpointer=saved,
             collective=collective,
+            measure=after_epoch,
         )
+        run_epochs(stage, work.dataset.train, Ports(reporter=reporter, checkpointer=saved, collective=collective))
     return identity
 
 

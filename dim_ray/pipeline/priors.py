@@ -7,10 +7,11 @@ import json
 from torch import Tensor
 
 from dim_ray.config import fingerprint, to_dict
-from dim_ray.core.generator.adversarial import train_prior
+from dim_ray.core.generator.adversarial import AdversarialTraining
 from dim_ray.core.generator.pair import build_pair
 from dim_ray.core.training.checkpoint import dumps, loads
-from dim_ray.core.training.ports import Collective, Reporter
+from dim_ray.core.training.loop import run_epochs
+from dim_ray.core.training.ports import Collective, Ports, Reporter
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.checkpoints import shared_checkpointer
 from dim_ray.pipeline.workspace import Workspace, dataset_card
@@ -47,15 +48,8 @@ def build_prior(work: Workspace, reporter: Reporter, collective: Collective) -> 
     saved = shared_checkpointer(work, identity, collective)
     try:
         with saved:
-            train_prior(
-                pair,
-                config.prior,
-                work.dataset,
-                health=config.health,
-                reporter=reporter,
-                checkpointer=saved,
-                collective=collective,
-            )
+            stage = AdversarialTraining(pair, config.prior, work.dataset, config.health, collective)
+            run_epochs(stage, work.dataset.train, Ports(reporter=reporter, checkpointer=saved, collective=collective))
     except DivergedError as error:
         if collective.rank == 0:
             outcome = {"error": str(error), "health": to_dict(config.health)}

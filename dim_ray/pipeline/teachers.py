@@ -12,11 +12,12 @@ from dim_ray.config import Config, fingerprint, to_dict
 from dim_ray.core.networks.classifiers import forward_macs
 from dim_ray.core.teachers.ensemble_speed import ensemble_may_pay, ensemble_pays
 from dim_ray.core.teachers.online import OnlinePool
-from dim_ray.core.teachers.pool import StoredPool, TeacherPool, shard
+from dim_ray.core.teachers.pool import StoredPool, TeacherPool, shard, shard_weight
 from dim_ray.core.teachers.snapshots import device_budget
-from dim_ray.core.teachers.teacher import Teacher, train_teachers
+from dim_ray.core.teachers.teacher import Teacher, TeacherTraining
 from dim_ray.core.training.checkpoint import dumps, loads, with_prefix, without_prefix
-from dim_ray.core.training.ports import Checkpointer, Collective, Reporter, State
+from dim_ray.core.training.loop import run_epochs
+from dim_ray.core.training.ports import Checkpointer, Collective, Ports, Reporter, State
 from dim_ray.core.training.precision import resolve_precision
 from dim_ray.pipeline.checkpoints import checkpointer
 from dim_ray.pipeline.workspace import Workspace, dataset_card
@@ -80,6 +81,7 @@ def open_pool(work: Workspace, collective: Collective) -> TeacherPool | None:
         (load_teacher(work, number) for number in mine),
         work.dataset,
         budget_bytes=device_budget(config.pool.device_memory_gib, work.dataset.train.images.device),
+        weight=shard_weight(pool_teachers(config), collective),
     )
 
 
@@ -162,15 +164,10 @@ def _build(work: Workspace, numbers: Sequence[int], reporter: Reporter) -> None:
     identities = [teacher_fingerprint(work, number) for number in numbers]
     with ExitStack() as stack:
         saved = [stack.enter_context(checkpointer(work, identity, num_sharing=len(numbers))) for identity in identities]
-        teachers = train_teachers(
-            work.config.pool,
-            numbers,
-            architecture,
-            work.dataset,
-            reporter=reporter,
-            checkpointer=saved[0] if len(saved) == 1 else _Stacked(saved),
-        )
-    for number, identity, own, teacher in zip(numbers, identities, saved, teachers, strict=True):
+        stage = TeacherTraining(work.config.pool, numbers, architecture, work.dataset)
+        together = saved[0] if len(saved) == 1 else _Stacked(saved)
+        run_epochs(stage, work.dataset.train, Ports(reporter=reporter, checkpointer=together))
+    for number, identity, own, teacher in zip(numbers, identities, saved, stage.teachers(), strict=True):
         tensors = {
             name: tensor
             for step, snapshot in zip(teacher.steps, teacher.snapshots, strict=True)

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from benchmarks import plain
+from dim_ray.config import HealthConfig
 from dim_ray.core.data.dataset import signed
-from dim_ray.core.generator.adversarial import discriminator_steps, generator_losses, generator_step
-from dim_ray.core.generator.matching import matching_loss
+from dim_ray.core.generator.adversarial import discriminator_steps, generator_loss, generator_step
+from dim_ray.core.generator.matching import Distillation
 from dim_ray.core.generator.networks import MapNorm
 from dim_ray.core.generator.pair import Pair
 from dim_ray.core.networks.classifiers import build_network
@@ -37,7 +38,7 @@ STEPS = 3
 
 
 def two_pairs() -> tuple[Pair, Pair]:
-    """The same networks twice, with plain gradient descent; see `make_plain_pair` for why."""
+    """Return the same networks twice, with plain gradient descent; `make_plain_pair` says why."""
     ours, theirs = (make_plain_pair(DATASET, learning_rate=0.5) for _ in range(2))
     for network in (theirs.generator, theirs.discriminator):
         network.to(memory_format=torch.contiguous_format)
@@ -45,7 +46,7 @@ def two_pairs() -> tuple[Pair, Pair]:
 
 
 def assert_same(ours: nn.Module, theirs: nn.Module, before: nn.Module) -> None:
-    """The weights are apart by no more than a small share of how far training moved them."""
+    """Check that the weights differ by no more than a small share of how far training moved them."""
     triples = list(zip(ours.parameters(), theirs.parameters(), before.parameters(), strict=True))
     moved = max((mine - first).abs().max().item() for mine, _, first in triples)
     apart = max((mine - other).abs().max().item() for mine, other, _ in triples)
@@ -62,7 +63,7 @@ def test_adversarial_step_is_the_plain_one() -> None:
         other = labels.roll(1)
         rng = stream(0, step=number)
         critic = discriminator_steps(ours, PRIOR, signed(images), labels, rng, SingleWorker(), step=number)
-        loss, _ = generator_losses(ours, PRIOR, other, rng)
+        loss, _ = generator_loss(ours, PRIOR, other, rng)
         generator_step(ours, loss, SingleWorker())
         found = plain.adversarial_step(theirs, PRIOR, signed(images), labels, other, stream(0, step=number))
         torch.testing.assert_close((critic, loss.detach()), found, atol=1e-5, rtol=1e-4)
@@ -87,20 +88,22 @@ def test_matching_step_is_the_plain_one() -> None:
     network = teacher.network
     network.load_state_dict(dict(teacher.tensors))
 
-    def choices(number: int) -> torch.Generator:
-        return stream(1, step=number)
-
+    stage = Distillation(
+        ours,
+        pool,
+        config,
+        PRIOR,
+        DATASET,
+        health=HealthConfig(),
+        collective=SingleWorker(),
+        measure=lambda epoch: {},
+    )
     for number in range(STEPS):
         images, labels = DATASET.train.images[:BATCH], DATASET.train.labels[:BATCH]
-        rng = stream(0, step=number)
-        discriminator_steps(ours, PRIOR, signed(images), labels, rng, SingleWorker(), step=number)
-        adversarial, fake = generator_losses(ours, PRIOR, labels, rng)
-        distance = matching_loss(pool, config, DATASET, images, fake, labels, step=number, choices=choices)
-        generator_step(ours, config.adversarial_weight * adversarial + config.weight * distance, SingleWorker())
-        found = plain.matching_step(
-            theirs, PRIOR, config, DATASET, network, images, labels, stream(0, step=number), stream(1, step=number)
-        )
-        torch.testing.assert_close(distance.detach(), found, atol=1e-6, rtol=1e-4)
+        losses = stage.step(number, torch.arange(BATCH))
+        rng, choices = (stream(config.seed, name, 0, step=number) for name in ("matching", "pool"))
+        found = plain.matching_step(theirs, PRIOR, config, DATASET, network, images, labels, rng, choices)
+        torch.testing.assert_close(losses["matching_loss"], found, atol=1e-6, rtol=1e-4)
     assert_same(ours.generator, theirs.generator, before.generator)
 
 

@@ -1,7 +1,7 @@
-"""What every Checkpointer keeps to.
+"""The contract of every Checkpointer.
 
-An implementation is a function that makes one for a folder: for the same folder another one of the same stage, as a
-process does that goes on with the work of a killed one. Add it to KEEPING, or to FORGETTING where it keeps nothing.
+An implementation is a function that makes one for a folder. A second one for the same folder stands for a process that
+continues the work of a killed one. Add it to KEEPING, or to FORGETTING if it keeps nothing.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def test_there_is_nothing_before_the_first_save(make: Make, tmp_path: Path) -> N
     assert make(tmp_path).load() is None
 
 
-def test_due_is_an_answer_and_asking_saves_nothing(make: Make, tmp_path: Path) -> None:
+def test_asking_whether_a_save_is_due_saves_nothing(make: Make, tmp_path: Path) -> None:
     checkpointer = make(tmp_path)
     assert all(isinstance(checkpointer.due(), bool) for _ in range(3))
     assert checkpointer.load() is None
@@ -106,7 +106,7 @@ def test_clearing_is_harmless_when_there_is_nothing(make: Make, tmp_path: Path) 
     assert checkpointer.load() is None
 
 
-def test_saved_state_is_gone_after_clear_and_may_be_saved_again(make: Make, tmp_path: Path) -> None:
+def test_cleared_state_is_gone_and_another_may_be_saved(make: Make, tmp_path: Path) -> None:
     checkpointer = make(tmp_path)
     checkpointer.save(State(tensors=tensors(), meta={"steps": 1}))
     checkpointer.clear()
@@ -117,7 +117,7 @@ def test_saved_state_is_gone_after_clear_and_may_be_saved_again(make: Make, tmp_
     assert (kept is None) == (make in FORGETTING.values())
 
 
-def test_whoever_keeps_nothing_is_never_due(make_forgetting: Make, tmp_path: Path) -> None:
+def test_checkpointer_that_keeps_nothing_is_never_due(make_forgetting: Make, tmp_path: Path) -> None:
     checkpointer = make_forgetting(tmp_path)
     checkpointer.save(State(tensors=tensors(), meta={"steps": 1}))
     assert checkpointer.load() is None
@@ -125,7 +125,7 @@ def test_whoever_keeps_nothing_is_never_due(make_forgetting: Make, tmp_path: Pat
 
 
 @pytest.mark.parametrize("is_reopened", [False, True])
-def test_state_comes_back_bit_by_bit_with_its_numbers(make_keeping: Make, tmp_path: Path, is_reopened: bool) -> None:
+def test_state_is_restored_bit_by_bit_with_its_meta(make_keeping: Make, tmp_path: Path, is_reopened: bool) -> None:
     checkpointer = make_keeping(tmp_path)
     checkpointer.save(State(tensors=tensors(), meta={"steps": 12, "seconds": 0.1, "names": ["a", None]}))
     loaded = checkpointer.load()
@@ -136,7 +136,7 @@ def test_state_comes_back_bit_by_bit_with_its_numbers(make_keeping: Make, tmp_pa
     assert loaded.meta == {"steps": 12, "seconds": 0.1, "names": ["a", None]}
 
 
-def test_last_save_is_the_one_that_counts(make_keeping: Make, tmp_path: Path) -> None:
+def test_last_save_counts(make_keeping: Make, tmp_path: Path) -> None:
     checkpointer = make_keeping(tmp_path)
     checkpointer.save(State(tensors={**tensors(1), "gone": torch.zeros(2)}, meta={"steps": 1, "gone": True}))
     checkpointer.save(State(tensors=tensors(2), meta={"steps": 2}))
@@ -146,7 +146,7 @@ def test_last_save_is_the_one_that_counts(make_keeping: Make, tmp_path: Path) ->
     assert loaded.meta == {"steps": 2}
 
 
-def test_kept_state_does_not_follow_the_stage_that_goes_on(make_keeping: Make, tmp_path: Path) -> None:
+def test_kept_state_is_a_copy(make_keeping: Make, tmp_path: Path) -> None:
     checkpointer = make_keeping(tmp_path)
     own = tensors()
     checkpointer.save(State(tensors=own, meta={"steps": 1}))

@@ -1,4 +1,4 @@
-"""What every Collective keeps to, whatever carries its messages.
+"""The contract of every Collective.
 
 An implementation is a function that calls `function(collective, *args)` on all of its workers and returns their
 results in the order of rank; add it to IMPLEMENTATIONS.
@@ -43,7 +43,7 @@ def place(collective: Collective) -> tuple[int, int]:
     return collective.rank, collective.num_workers
 
 
-def test_workers_are_numbered_from_zero_and_know_how_many_they_are(launch: Launch) -> None:
+def test_workers_know_their_number_and_how_many_they_are(launch: Launch) -> None:
     places = launch(place)
     assert places == [(rank, len(places)) for rank in range(len(places))]
 
@@ -98,7 +98,7 @@ def test_types_and_memory_layouts_may_differ_and_frozen_parameters_stay_without_
 
 
 def gather(collective: Collective) -> tuple[list[Tensor], list[Tensor]]:
-    own = torch.arange(6.0, requires_grad=True).view(2, 3).T + 10 * collective.rank  # that doesn't lie in one piece
+    own = torch.arange(6.0, requires_grad=True).view(2, 3).T + 10 * collective.rank  # not contiguous
     scalar = torch.tensor(collective.rank)
     return collective.gather(own), collective.gather(scalar)
 
@@ -117,7 +117,7 @@ def average_nothing(collective: Collective) -> bool:
     return collective.any(False)
 
 
-def test_no_parameters_are_fine(launch: Launch) -> None:
+def test_no_parameters_are_allowed(launch: Launch) -> None:
     assert not any(launch(average_nothing))
 
 

@@ -1,6 +1,6 @@
-"""What every TeacherPool keeps to, wherever its teachers come from.
+"""The contract of every TeacherPool.
 
-An implementation is a function that makes a pool from the number of a worker; add it to IMPLEMENTATIONS.
+An implementation is a function from the number of a worker to a pool; add it to IMPLEMENTATIONS.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Make = Callable[[int], TeacherPool]
 def stored(rank: int, budget_bytes: int | None = None) -> StoredPool:
     teachers = make_teachers(DATASET, [2, 1, 2], BATCH_NORM)
     for teacher in teachers:
-        for snapshot in teacher.snapshots:  # statistics of their own, so that it matters which are used
+        for snapshot in teacher.snapshots:  # different statistics, so that it matters which are used
             for name, tensor in snapshot.items():
                 if "running_mean" in name:
                     tensor.normal_(generator=stream(1, name))
@@ -71,7 +71,7 @@ def answers(pool: TeacherPool, steps: range) -> list[list[Tensor]]:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_step_draws_as_many_teachers_as_it_asks_for(make: Make, count: int) -> None:
+def test_a_draw_has_as_many_teachers_as_asked_for(make: Make, count: int) -> None:
     pool = make(0)
     for step in range(NUM_STEPS):
         drawn = draw(pool, step, count)
@@ -88,8 +88,8 @@ def test_an_image_has_the_same_logits_whatever_is_beside_it(make: Make) -> None:
     pool = make(0)
     for step in range(NUM_STEPS):
         for teacher in draw(pool, step):
-            alone = torch.cat([teacher(image[None]) for image in images()])
-            torch.testing.assert_close(teacher(images()), alone)
+            one_by_one = torch.cat([teacher(image[None]) for image in images()])
+            torch.testing.assert_close(teacher(images()), one_by_one)
 
 
 def test_gradients_flow_to_images_and_to_nothing_else(make: Make) -> None:
@@ -118,7 +118,7 @@ def test_being_asked_changes_no_teacher(make: Make) -> None:
             assert equal_states(teacher.tensors, other.tensors)
 
 
-def test_draws_are_the_same_again_and_leave_the_global_random_state_alone(make: Make) -> None:
+def test_draws_can_be_repeated_and_do_not_touch_the_global_random_state(make: Make) -> None:
     results = []
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -128,7 +128,7 @@ def test_draws_are_the_same_again_and_leave_the_global_random_state_alone(make: 
     torch.testing.assert_close(*results, atol=0, rtol=0)
 
 
-def test_teachers_are_the_same_whatever_the_pool_was_told_of_the_next_draw(make: Make) -> None:
+def test_teachers_do_not_depend_on_what_was_prefetched(make: Make) -> None:
     expected = answers(make(0), range(NUM_STEPS))
     for shift in (1, 2):  # what is drawn next, and something else
         told = make(0)
@@ -139,7 +139,7 @@ def test_teachers_are_the_same_whatever_the_pool_was_told_of_the_next_draw(make:
             torch.testing.assert_close(logits, expected[step], atol=0, rtol=0)
 
 
-def test_workers_draw_teachers_of_their_own(make: Make) -> None:
+def test_workers_draw_different_teachers(make: Make) -> None:
     ours, theirs = (answers(make(rank), range(NUM_STEPS)) for rank in (0, 1))
     assert not all(
         torch.equal(a, b) for own, other in zip(ours, theirs, strict=True) for a, b in zip(own, other, strict=True)
@@ -154,7 +154,7 @@ def restored(make: Make, state: Mapping[str, Tensor]) -> TeacherPool:
 
 
 @pytest.mark.parametrize("stop_after", range(1, NUM_STEPS))
-def test_a_restored_pool_goes_on_with_the_same_bits(make: Make, stop_after: int) -> None:
+def test_a_restored_pool_continues_with_the_same_bits(make: Make, stop_after: int) -> None:
     expected = answers(make(0), range(NUM_STEPS))
     stopped = make(0)
     answers(stopped, range(stop_after))
@@ -172,7 +172,7 @@ def test_asking_for_the_state_changes_nothing_and_a_restored_state_is_the_same(m
         assert equal_states(pool.state(), pool.state())
 
 
-def test_a_pool_that_goes_on_does_not_change_the_state_it_was_restored_from(make: Make) -> None:
+def test_a_restored_pool_does_not_change_the_state_it_was_restored_from(make: Make) -> None:
     stopped = make(0)
     answers(stopped, range(STEPS_PER_EPOCH + 1))
     state = {name: tensor.clone() for name, tensor in stopped.state().items()}

@@ -1,4 +1,4 @@
-"""What every Progress keeps to, whatever it shows."""
+"""The contract of every Progress."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dim_ray.progress.displays import LiveProgress, PlainProgress
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """A clock that a test moves."""
 
     def __init__(self) -> None:
         self.seconds = 100.0
@@ -126,14 +126,14 @@ def fail_in_a_stage(progress: Progress, error: BaseException) -> None:
         raise error
 
 
-def test_exception_passes_and_the_streams_are_those_of_before(progress: Progress) -> None:
+def test_exception_passes_and_the_streams_are_restored(progress: Progress) -> None:
     streams = (sys.stdout, sys.stderr)
     with pytest.raises(ZeroDivisionError):
         fail_in_a_stage(progress, ZeroDivisionError())
     assert (sys.stdout, sys.stderr) == streams
 
 
-def test_no_thread_goes_on_after_the_end(progress: Progress) -> None:
+def test_no_thread_outlives_it(progress: Progress) -> None:
     before = set(threading.enumerate())
     with pytest.raises(KeyboardInterrupt):
         fail_in_a_stage(progress, KeyboardInterrupt())

@@ -1,4 +1,4 @@
-"""What every Reporter keeps to. An implementation is a function that makes one; add it to IMPLEMENTATIONS."""
+"""The contract of every Reporter. An implementation is a function that makes one; add it to IMPLEMENTATIONS."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def reporter(request: pytest.FixtureRequest) -> Reporter:
     return IMPLEMENTATIONS[request.param]()
 
 
-def test_every_epoch_of_a_stage_is_taken(reporter: Reporter) -> None:
+def test_every_epoch_may_be_reported(reporter: Reporter) -> None:
     for epoch in range(1, 4):
         reporter.report(epoch, 3, {"loss": 1 / epoch, "validation_accuracy": 0.5})
 

@@ -1,4 +1,4 @@
-"""Processes that stay, to call functions together over gloo: starting torch is what takes the time."""
+"""Processes that call functions together over gloo, and are kept because starting torch takes long."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Workers:
             self._processes.append(process)
 
     def run(self, num_workers: int, function: Callable[..., Any], *args: Any) -> list[Any]:
-        """Returns what `function(collective, *args)` returned on each worker."""
+        """Return the result of `function(collective, *args)` on each worker."""
         try:
             for connection in self._connections[:num_workers]:
                 connection.send_bytes(pickle.dumps((num_workers, function, args)))
@@ -68,7 +68,7 @@ class Workers:
 
 @functools.cache
 def workers() -> Workers:
-    """Returns the processes that all tests share; the first call starts them."""
+    """Return the processes that all tests share; the first call starts them."""
     return Workers()
 
 

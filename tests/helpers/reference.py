@@ -1,7 +1,6 @@
-"""The method written down once more, slowly and plainly: an image at a time where images don't meet.
+"""The method once more, slowly and plainly: one image at a time where images don't interact.
 
-Random numbers are drawn from the same streams in the same order as the stages draw them; everything that is computed
-from them is computed in another way.
+Random numbers come from the same streams, in the same order, as in the stages; everything else is computed differently.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ Scores = tuple[Tensor, Tensor]
 
 
 def order(stage: str, seed: int, epoch: int, num_images: int) -> Tensor:
-    """Returns the images of an epoch in their order."""
+    """Return the images of an epoch in their order."""
     return torch.randperm(num_images, generator=stream(seed, stage, "order", step=epoch))
 
 
@@ -30,7 +29,7 @@ def to_signed(images: Tensor) -> Tensor:
 
 
 def normalise(images: Tensor, dataset: Dataset) -> Tensor:
-    """Normalises images in [0, 1] channel by channel."""
+    """Normalise images in [0, 1] channel by channel."""
     channels = [
         (images[:, channel] - mean) / std
         for channel, (mean, std) in enumerate(zip(dataset.normalisation.mean, dataset.normalisation.std, strict=True))
@@ -39,7 +38,7 @@ def normalise(images: Tensor, dataset: Dataset) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Returns the mean of -log of the share that softmax gives the label."""
+    """Return the mean of -log of the label's softmax."""
     losses = [row.exp().sum().log() - row[label] for row, label in zip(logits, labels.tolist(), strict=True)]
     return torch.stack(losses).mean()
 
@@ -50,11 +49,11 @@ def log_softmax(logits: Tensor) -> Tensor:
 
 def judge(discriminator: Discriminator, images: Tensor, labels: Tensor) -> Scores:
     judged = [discriminator(image[None], label[None]) for image, label in zip(images, labels, strict=True)]
-    return torch.stack([source[0] for source, _ in judged]), torch.stack([classes[0] for _, classes in judged])
+    return torch.stack([score[0] for score, _ in judged]), torch.stack([classes[0] for _, classes in judged])
 
 
 def generate(generator: Generator, labels: Sequence[Tensor], rngs: Sequence[torch.Generator]) -> list[Tensor]:
-    """The images of every worker, which share the statistics of batch norm."""
+    """Return the images of every worker, which share the statistics of batch norm."""
     noise = [torch.randn(len(own), generator.latent_dim, generator=rng) for own, rng in zip(labels, rngs, strict=True)]
     images: Tensor = generator(torch.cat(noise), torch.cat(list(labels)))
     return list(images.split([len(own) for own in labels]))
@@ -69,16 +68,16 @@ def discriminator_loss(
     rng: torch.Generator,
     number: int = 0,
 ) -> Tensor:
-    """L_D of the discriminator's step `number` since training began, for images (B, C, H, W) in [-1, 1]."""
+    """Return L_D of the discriminator's step `number` since training began, for images (B, C, H, W) in [-1, 1]."""
     changed = augment(torch.cat([real, fake]), config.augmentation, rng)
     real, fake = changed[: len(labels)], changed[len(labels) :]
-    real_source, real_classes = judge(discriminator, real, labels)
-    fake_source, _ = judge(discriminator, fake, labels)
+    real_scores, real_classes = judge(discriminator, real, labels)
+    fake_scores, _ = judge(discriminator, fake, labels)
     if config.loss == "hinge":
-        loss = sum(max(1 - score, torch.zeros(())) for score in real_source) / len(labels)
-        loss = loss + sum(max(1 + score, torch.zeros(())) for score in fake_source) / len(labels)
+        loss = sum(max(1 - score, torch.zeros(())) for score in real_scores) / len(labels)
+        loss = loss + sum(max(1 + score, torch.zeros(())) for score in fake_scores) / len(labels)
     else:
-        loss = fake_source.mean() - real_source.mean()
+        loss = fake_scores.mean() - real_scores.mean()
     loss = loss + config.class_weight * cross_entropy(real_classes, labels)
     if number % config.gradient_penalty_every or not config.penalty_weight:
         return loss
@@ -86,8 +85,8 @@ def discriminator_loss(
     penalties = []
     for index in range(len(real)):
         between = (shares[index] * real[index] + (1 - shares[index]) * fake[index]).requires_grad_(True)
-        (source,), _ = discriminator(between[None], labels[index][None])
-        (gradient,) = torch.autograd.grad(source, between, create_graph=True)
+        (score,), _ = discriminator(between[None], labels[index][None])
+        (gradient,) = torch.autograd.grad(score, between, create_graph=True)
         penalties.append((gradient.square().sum().sqrt() - 1) ** 2)
     weight = config.penalty_weight * config.gradient_penalty_every
     return loss + weight * torch.stack(penalties).mean()
@@ -96,9 +95,9 @@ def discriminator_loss(
 def generator_loss(
     discriminator: Discriminator, config: PriorConfig, fake: Tensor, labels: Tensor, rng: torch.Generator
 ) -> Tensor:
-    """L_G of generated images."""
-    source, classes = judge(discriminator, augment(fake, config.augmentation, rng), labels)
-    return config.class_weight * cross_entropy(classes, labels) - source.mean()
+    """Return L_G of generated images."""
+    scores, classes = judge(discriminator, augment(fake, config.augmentation, rng), labels)
+    return config.class_weight * cross_entropy(classes, labels) - scores.mean()
 
 
 def matching_loss(
@@ -109,7 +108,7 @@ def matching_loss(
     labels: Tensor,
     dataset: Dataset,
 ) -> Tensor:
-    """The mean over the drawn teachers of the distance, for real images as bytes and generated ones in [-1, 1]."""
+    """Return the mean distance over the drawn teachers, for real images as bytes and generated ones in [-1, 1]."""
     found = []
     for augmentation, teacher in drawn:
         halves = augmentation(normalise(real / 255, dataset)), augmentation(normalise((fake + 1) / 2, dataset))
@@ -118,7 +117,7 @@ def matching_loss(
 
 
 def distance(config: MatchingConfig, teacher: nn.Module, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
-    """The distance of the configuration's kind between normalised images (B, C, H, W)."""
+    """Return the distance of the configuration's kind between normalised images (B, C, H, W)."""
     if config.kind == "features":
         layers = zip(*(activations(teacher, image) for image in real), strict=True)
         fake_layers = zip(*(activations(teacher, image) for image in fake), strict=True)
@@ -139,7 +138,7 @@ def distance(config: MatchingConfig, teacher: nn.Module, real: Tensor, fake: Ten
 
 
 def by_class(ours: list[Tensor], theirs: list[Tensor], labels: Tensor) -> list[tuple[list[Tensor], list[Tensor]]]:
-    """Returns what belongs to each class that is there."""
+    """Return the rows of each class in the batch."""
     groups: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
     for a, b, label in zip(ours, theirs, labels.tolist(), strict=True):
         group = groups.setdefault(label, ([], []))
@@ -149,13 +148,13 @@ def by_class(ours: list[Tensor], theirs: list[Tensor], labels: Tensor) -> list[t
 
 
 def of_means(ours: list[Tensor], theirs: list[Tensor], labels: Tensor) -> Tensor:
-    """The mean over classes and features of the squared difference of means."""
+    """Return the mean over classes and features of the squared difference of means."""
     found = [((sum(a) / len(a) - sum(b) / len(b)) ** 2).mean() for a, b in by_class(ours, theirs, labels)]
     return torch.stack(found).mean()
 
 
 def unbiased_of_means(ours: list[Tensor], theirs: list[Tensor], labels: Tensor) -> Tensor:
-    """The same, each product of two images of one half being of two different images."""
+    """Return the same, without products of an image with itself."""
     ours, theirs = [row.double() for row in ours], [row.double() for row in theirs]  # most of it cancels
     found = [
         (mean_of_products(a, a) + mean_of_products(b, b) - 2 * sum(x * y for x in a for y in b) / len(a) ** 2).mean()
@@ -176,7 +175,7 @@ def variance(rows: list[Tensor]) -> Tensor:
 
 
 def log_shares(config: MatchingConfig, teacher: nn.Module, image: Tensor) -> Tensor:
-    """The log-softmax (K,) of one image, with temperature and standardisation."""
+    """Return the log-softmax (K,) of one image, with temperature and standardisation."""
     (logits,) = teacher(image[None])
     if config.standardised:
         logits = logits - logits.mean()
@@ -185,7 +184,7 @@ def log_shares(config: MatchingConfig, teacher: nn.Module, image: Tensor) -> Ten
 
 
 def activations(teacher: nn.Module, image: Tensor) -> list[Tensor]:
-    """What the ReLUs of a network give for one image, flattened, in their order."""
+    """Return the flattened outputs of a network's ReLUs for one image, in their order."""
     found: list[Tensor] = []
     hooks = [
         module.register_forward_hook(lambda module, given, result: found.append(result.flatten().clone()))
@@ -199,7 +198,7 @@ def activations(teacher: nn.Module, image: Tensor) -> list[Tensor]:
 
 
 def image_gradients(teacher: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
-    """The means over images of the gradients of every weight that isn't a vector."""
+    """Return the means over images of the gradients of every weight that isn't a vector."""
     weights = [parameter.requires_grad_(True) for parameter in teacher.parameters() if parameter.ndim > 1]
     found = [
         torch.autograd.grad(cross_entropy(teacher(image[None]), label[None]), weights, create_graph=True)
@@ -209,7 +208,7 @@ def image_gradients(teacher: nn.Module, images: Tensor, labels: Tensor) -> list[
 
 
 def of_gradients(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
-    """The mean over layers and rows of 1 - cos."""
+    """Return the mean over layers and rows of 1 - cos."""
     layers = []
     for a, b in zip(ours, theirs, strict=True):
         rows = [of_directions(x.detach().flatten(), y.flatten()) for x, y in zip(a, b, strict=True)]
@@ -229,20 +228,20 @@ def gradients(loss: Tensor, module: nn.Module) -> list[Tensor]:
 
 
 def average(found: list[list[Tensor]]) -> list[Tensor]:
-    """Returns the means over the workers."""
+    """Return the means over the workers."""
     return [sum(own, torch.zeros(())) / len(found) for own in zip(*found, strict=True)]
 
 
 @torch.no_grad()
 def descend(module: nn.Module, steps: Iterable[Tensor], learning_rate: float) -> None:
-    """Makes one step of plain gradient descent."""
+    """Take one step of plain gradient descent."""
     for parameter, step in zip(module.parameters(), steps, strict=True):
         parameter.sub_(learning_rate * step)
 
 
 @torch.no_grad()
 def follow(average: nn.Module, module: nn.Module, decay: float) -> None:
-    """Moves an exponential moving average of the weights and their statistics; counters are the latest."""
+    """Move an exponential moving average of the weights and their statistics; counters are the latest."""
     with torch.no_grad():
         for own, latest in zip(average.state_dict().values(), module.state_dict().values(), strict=True):
             own.copy_(decay * own + (1 - decay) * latest if own.is_floating_point() else latest)
@@ -300,7 +299,7 @@ Networks = tuple[Generator, Generator, Discriminator]
 def prior_losses(
     networks: Networks, config: PriorConfig, dataset: Dataset, *, learning_rate: float, decay: float
 ) -> list[Mapping[str, float]]:
-    """Trains generator, average and discriminator in place with plain descent; returns the losses of every step."""
+    """Train generator, average and discriminator in place with plain descent; return the losses of every step."""
     generator, average, discriminator = networks
     steps_per_epoch = len(dataset.train) // config.batch_size
     losses: list[Mapping[str, float]] = []
@@ -327,7 +326,7 @@ def prior_losses(
 
 
 Draw = Callable[[int, int], Sequence[tuple[Augmentation, nn.Module]]]
-"""From rank and step to the augmentations and teachers of that worker, if it has any."""
+"""From rank and step to that worker's augmentations and teachers, if it has any."""
 
 
 def matching_losses(
@@ -341,7 +340,7 @@ def matching_losses(
     learning_rate: float,
     decay: float,
 ) -> tuple[list[list[Mapping[str, float]]], dict[str, Tensor]]:
-    """Trains in place with plain descent, as many workers as there are shard weights one after another.
+    """Train in place with plain descent: one worker per shard weight, one after another.
 
     Returns:
         The losses of every worker, of every step; and the last step's gradients, means over the workers.

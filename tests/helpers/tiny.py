@@ -14,9 +14,10 @@ from dim_ray.core.data.dataset import Dataset, Normalisation
 from dim_ray.core.data.splits import Split
 from dim_ray.core.generator.pair import Pair, build_pair
 from dim_ray.core.networks.classifiers import build_network
-from dim_ray.core.teachers.teacher import Teacher
+from dim_ray.core.teachers.teacher import Teacher, TeacherTraining
 from dim_ray.core.training.checkpoint import dumps, loads, module_tensors
-from dim_ray.core.training.ports import SingleWorker, State
+from dim_ray.core.training.loop import run_epochs
+from dim_ray.core.training.ports import Ports, SingleWorker, State
 from dim_ray.core.training.random import stream
 
 ARCHITECTURE = "convnet3_w8"
@@ -29,7 +30,7 @@ NUM_STEPS = 6
 
 
 def make_dataset(*, num_classes: int = 3, per_class: int = 8, channels: int = 1, size: int = 8) -> Dataset:
-    """Returns noisy patterns, one a class; every image is another."""
+    """Return noisy patterns, one per class, without two equal images."""
     rng = stream(0, "tiny", num_classes, channels, size)
     patterns = torch.rand(num_classes, channels, size, size, generator=rng)
 
@@ -51,16 +52,16 @@ def make_dataset(*, num_classes: int = 3, per_class: int = 8, channels: int = 1,
 
 
 def make_pair(dataset: Dataset, *, ema_decay: float = 0.0, seed: int = 1) -> Pair:
-    """Returns networks with Adam, as the stages have it."""
+    """Return networks with Adam, as the stages use it."""
     config = replace(GENERATOR, ema_decay=ema_decay)
     return build_pair(config, PRIOR, dataset, learning_rate=PRIOR.learning_rate, seed=seed)
 
 
 def make_plain_pair(dataset: Dataset, *, ema_decay: float = 0.0, learning_rate: float = 0.02) -> Pair:
-    """Returns networks with plain gradient descent.
+    """Return networks with plain gradient descent, for comparisons of two ways to compute the same.
 
-    Adam divides by the size of a gradient, and makes large steps out of the rounding errors of gradients that are
-    zero by theory; a comparison between two ways to compute the same needs steps that are as exact as the gradients.
+    Adam divides by the size of a gradient, and makes large steps out of the rounding errors of gradients that are zero
+    in theory.
     """
     pair = make_pair(dataset, ema_decay=ema_decay)
     return replace(
@@ -71,7 +72,7 @@ def make_plain_pair(dataset: Dataset, *, ema_decay: float = 0.0, learning_rate: 
 
 
 def make_teachers(dataset: Dataset, snapshots: Sequence[int], architecture: str = ARCHITECTURE) -> list[Teacher]:
-    """Returns untrained teachers with so many snapshots each; every snapshot has weights of its own."""
+    """Return untrained teachers with so many snapshots each, all with different weights."""
     teachers = []
     for number, count in enumerate(snapshots):
         kept = [
@@ -83,22 +84,30 @@ def make_teachers(dataset: Dataset, snapshots: Sequence[int], architecture: str 
     return teachers
 
 
+def train_teachers(
+    config: PoolConfig, numbers: Sequence[int], architecture: str, dataset: Dataset, ports: Ports
+) -> list[Teacher]:
+    stage = TeacherTraining(config, numbers, architecture, dataset)
+    run_epochs(stage, dataset.train, ports)
+    return stage.teachers()
+
+
 def equal_states(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
-    """Whether names, types, shapes and every bit are the same."""
+    """Return whether names, types, shapes and every bit are the same."""
     return dumps(first) == dumps(second)
 
 
 class InterruptedStageError(Exception):
-    """Stands for a kill: no handler of ours knows it."""
+    """Stands for a kill: no handler of ours catches it."""
 
 
 class MemoryCheckpointer:
     """A Checkpointer that keeps the state as a file's bytes.
 
     Args:
-        data: What an earlier one left behind.
+        data: Bytes that an earlier one kept.
         every: Steps between saves.
-        stop_after: Saves after which it interrupts the stage.
+        stop_after: Number of saves after which it interrupts the stage.
     """
 
     def __init__(self, data: bytes | None = None, *, every: int = 1, stop_after: int | None = None) -> None:
@@ -129,7 +138,7 @@ class MemoryCheckpointer:
 
 
 class OneOfSeveral(SingleWorker):
-    """A worker whose companions are flagged when they are told to be; nothing is averaged."""
+    """A worker of several whose companions raise their flag at chosen calls; nothing is averaged."""
 
     def __init__(self, rank: int, num_workers: int, *, flagged: Callable[[int], bool] = lambda call: False) -> None:
         self.rank = rank
@@ -143,7 +152,7 @@ class OneOfSeveral(SingleWorker):
 
 
 class RecordingReporter:
-    """A Reporter that keeps what it is told, and may stop the stage."""
+    """A Reporter that records its reports, and may interrupt the stage."""
 
     def __init__(self, *, stop_at: int | None = None) -> None:
         self.reports: list[tuple[int, int, dict[str, Any]]] = []

@@ -15,8 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dim_ray.core.training.loop import Losses, run_epochs
-from dim_ray.core.training.ports import Checkpointer, NoCheckpointer, SilentReporter, SingleWorker, State
+from dim_ray.core.data.splits import Split
+from dim_ray.core.training.loop import Losses, Stage, run_epochs
+from dim_ray.core.training.ports import Checkpointer, NoCheckpointer, Ports, State
 from dim_ray.errors import DivergedError, StorageError
 from dim_ray.pipeline.checkpoints import StoredCheckpointer
 from dim_ray.pipeline.uploads import UploadTimes
@@ -58,23 +59,29 @@ def stored(root: Path) -> int | None:
 def train(
     checkpointer: Checkpointer, *, epochs: int = 3, step_seconds: float = 0.0, bad_at: int | None = None
 ) -> float:
-    """Counts steps, four an epoch, and returns how long it took."""
+    """Count steps, four per epoch, and return how long it took."""
     weight = torch.zeros(16)
 
-    def step(number: int, indices: Tensor) -> Losses:
-        time.sleep(step_seconds)
-        weight.add_(1)
-        return {"loss": torch.tensor(math.nan if number == bad_at else 1.0)}
+    class Counting(Stage):
+        name, batch_size, seeds = "counting", 2, (0,)
 
-    def restore(tensors: Mapping[str, Tensor]) -> None:
-        weight.copy_(tensors["weight"])
+        def __init__(self) -> None:
+            self.epochs = epochs
+
+        def step(self, number: int, indices: Tensor) -> Losses:
+            time.sleep(step_seconds)
+            weight.add_(1)
+            return {"loss": torch.tensor(math.nan if number == bad_at else 1.0)}
+
+        def state(self) -> Mapping[str, Tensor]:
+            return {"weight": weight}
+
+        def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+            weight.copy_(tensors["weight"])
 
     began = time.monotonic()
-    run_epochs(
-        stage="counting", epochs=epochs, num_images=8, batch_size=2, seeds=[0], device=torch.device("cpu"), step=step,
-        capture=lambda: {"weight": weight}, restore=restore, after_epoch=lambda epoch: {}, reporter=SilentReporter(),
-        checkpointer=checkpointer, collective=SingleWorker(),
-    )  # fmt: skip
+    split = Split(images=torch.zeros(8, 1, 1, 1, dtype=torch.uint8), labels=torch.zeros(8, dtype=torch.int64))
+    run_epochs(Counting(), split, Ports(checkpointer=checkpointer))
     return time.monotonic() - began
 
 

@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 
 from dim_ray.config import Config, HealthConfig, NetworksConfig, StorageConfig, Weights
-from dim_ray.core.generator.matching import distill
+from dim_ray.core.generator.matching import Distillation
 from dim_ray.core.generator.networks import Generator
 from dim_ray.core.generator.pair import Pair, build_pair
 from dim_ray.core.teachers.pool import StoredPool
 from dim_ray.core.training.checkpoint import without_prefix
-from dim_ray.core.training.ports import NoCheckpointer, SilentReporter, SingleWorker, State
+from dim_ray.core.training.loop import Stage, run_epochs
+from dim_ray.core.training.ports import Ports, SilentReporter, SingleWorker, State
 from dim_ray.pipeline import generators, teachers, validation
 from dim_ray.pipeline.checkpoints import StoredCheckpointer
 from dim_ray.pipeline.generators import (
@@ -150,19 +151,17 @@ def test_stored_generator_is_what_distillation_makes_of_the_stored_prior_and_tea
     )
     pair.load_weights(load_prior(work))
     assert not equal_states(stored.state_dict(), pair.average.state_dict())
-    distill(
+    stage = Distillation(
         pair,
         StoredPool([load_teacher(work, number) for number in range(3)], work.dataset),
         config.matching,
         config.prior,
         work.dataset,
-        shard_weight=1.0,
         health=HealthConfig(),
-        after_epoch=lambda epoch: {},
-        reporter=SilentReporter(),
-        checkpointer=NoCheckpointer(),
         collective=SingleWorker(),
+        measure=lambda epoch: {},
     )
+    run_epochs(stage, work.dataset.train, Ports())
     assert equal_states(stored.state_dict(), pair.average.state_dict())
     assert not equal_states(stored.state_dict(), pair.generator.state_dict())
 
@@ -173,7 +172,7 @@ def test_stored_generator_is_what_distillation_makes_of_the_stored_prior_and_tea
         (3, 0, 1, [0, 1, 2], 1.0),
         (3, 0, 2, [0, 2], 4 / 3),
         (3, 1, 2, [1], 2 / 3),
-        (1, 1, 2, None, 0.0),
+        (1, 1, 2, None, None),
     ],
 )
 def test_each_worker_distils_with_its_own_shard_and_the_weight_of_it(
@@ -183,7 +182,7 @@ def test_each_worker_distils_with_its_own_shard_and_the_weight_of_it(
     rank: int,
     num_workers: int,
     numbers: list[int] | None,
-    weight: float,
+    weight: float | None,
 ) -> None:
     work = averaging(built)
     config = work.config
@@ -194,8 +193,12 @@ def test_each_worker_distils_with_its_own_shard_and_the_weight_of_it(
     def record(pair: Pair, pool: SimpleNamespace | None, *sections: Any, **options: Any) -> None:
         calls.append({"pair": pair, "pool": pool, "sections": sections, **options})
 
-    monkeypatch.setattr(teachers, "StoredPool", lambda numbers, *_, **__: SimpleNamespace(teachers=list(numbers)))
-    monkeypatch.setattr(generators, "distill", record)
+    monkeypatch.setattr(
+        teachers, "StoredPool", lambda held, *_, weight, **__: SimpleNamespace(teachers=list(held), weight=weight)
+    )
+    monkeypatch.setattr(generators, "Distillation", record)
+    ports: list[Ports] = []
+    monkeypatch.setattr(generators, "run_epochs", lambda stage, split, given: ports.append(given))
     reporter = RecordingReporter()
     distil(work, reporter, collective)
     [call] = calls
@@ -207,9 +210,10 @@ def test_each_worker_distils_with_its_own_shard_and_the_weight_of_it(
         assert len(held) == len(expected)
         for teacher, own in zip(held, expected, strict=True):
             assert equal_states(teacher.snapshots[-1], own.snapshots[-1])
-    assert call["shard_weight"] == pytest.approx(weight)
+        assert call["pool"].weight == pytest.approx(weight)
     assert call["sections"] == (work.config.matching, work.config.prior, work.dataset)
-    assert (call["collective"], call["reporter"]) == (collective, reporter)
+    assert call["collective"] is collective
+    assert [(given.collective, given.reporter) for given in ports] == [(collective, reporter)]
     assert equal_states(call["pair"].weights(), load_prior(work))
     for optimizer in (call["pair"].generator_optimizer, call["pair"].discriminator_optimizer):
         assert [group["lr"] for group in optimizer.param_groups] == [work.config.matching.learning_rate]
@@ -222,15 +226,15 @@ def test_generator_that_is_measured_is_the_moving_average_that_is_stored(
     pairs: list[Pair] = []
     measured: list[Generator] = []
 
-    def watch_distill(pair: Pair, *args: Any, **options: Any) -> None:
+    def watch_distillation(pair: Pair, *args: Any, **options: Any) -> Stage:
         pairs.append(pair)
-        distill(pair, *args, **options)
+        return Distillation(pair, *args, **options)
 
     def watch_validate(work: Workspace, generator: Generator) -> Mapping[str, float]:
         measured.append(generator)
         return validate(work, generator)
 
-    monkeypatch.setattr(generators, "distill", watch_distill)
+    monkeypatch.setattr(generators, "Distillation", watch_distillation)
     monkeypatch.setattr(validation, "validate", watch_validate)
     distil(work)
     [pair] = pairs

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from dim_ray.config import HealthConfig, StorageConfig
-from dim_ray.core.generator.adversarial import train_prior
-from dim_ray.core.training.ports import SilentReporter, SingleWorker, State
+from dim_ray.core.generator.adversarial import AdversarialTraining
+from dim_ray.core.training.loop import run_epochs
+from dim_ray.core.training.ports import Ports, SilentReporter, SingleWorker, State
 from dim_ray.errors import ArtifactError, DivergedError
 from dim_ray.pipeline import priors
 from dim_ray.pipeline.checkpoints import StoredCheckpointer
@@ -15,7 +16,7 @@ from dim_ray.pipeline.generators import distill_generator
 from dim_ray.pipeline.priors import build_prior, load_prior, prior_fingerprint, prior_is_settled
 from dim_ray.pipeline.workspace import Workspace
 from tests.helpers.small import file_bytes, make_work
-from tests.helpers.tiny import InterruptedStageError, MemoryCheckpointer, RecordingReporter, equal_states, make_pair
+from tests.helpers.tiny import InterruptedStageError, RecordingReporter, equal_states, make_pair
 
 
 def with_capacity(work: Workspace, capacity: int) -> Workspace:
@@ -35,7 +36,7 @@ def test_prior_is_not_trained_again_for_another_pool_or_other_weights(
 ) -> None:
     work = make_work(tmp_path)
     build_prior(work, SilentReporter(), SingleWorker())
-    monkeypatch.setattr(priors, "train_prior", lambda *args, **options: pytest.fail("was trained again"))
+    monkeypatch.setattr(priors, "run_epochs", lambda *args: pytest.fail("was trained again"))
     config = work.config.with_trial(
         pool_size=1, capacity=work.config.generator.capacity, matching_weight=0.9, adversarial_weight=1.9
     )
@@ -60,15 +61,8 @@ def test_loaded_prior_is_what_training_left(tmp_path: Path) -> None:
     work = make_work(tmp_path)
     build_prior(work, SilentReporter(), SingleWorker())
     pair = make_pair(work.dataset, seed=work.config.prior.seed)
-    train_prior(
-        pair,
-        work.config.prior,
-        work.dataset,
-        health=work.config.health,
-        reporter=SilentReporter(),
-        checkpointer=MemoryCheckpointer(),
-        collective=SingleWorker(),
-    )
+    stage = AdversarialTraining(pair, work.config.prior, work.dataset, work.config.health, SingleWorker())
+    run_epochs(stage, work.dataset.train, Ports())
     assert equal_states(load_prior(work), pair.weights())
 
 
@@ -142,13 +136,13 @@ def test_prior_that_diverged_is_trained_again_under_other_limits_alone(
     work = diverging(tmp_path)
     build_prior(work, SilentReporter(), SingleWorker())
     calls = []
-    monkeypatch.setattr(priors, "train_prior", lambda *args, **options: calls.append(options["health"]))
+    monkeypatch.setattr(priors, "run_epochs", lambda stage, *args: calls.append(stage.patience))
     build_prior(work, SilentReporter(), SingleWorker())
     assert calls == []
     patient = replace(work, config=replace(work.config, health=HealthConfig(patience=50)))
     assert not prior_is_settled(patient)
     build_prior(patient, SilentReporter(), SingleWorker())
-    assert calls == [HealthConfig(patience=50)]
+    assert calls == [50]
 
 
 def test_prior_that_is_stored_counts_whatever_an_earlier_attempt_came_to(
@@ -158,7 +152,7 @@ def test_prior_that_is_stored_counts_whatever_an_earlier_attempt_came_to(
     build_prior(work, SilentReporter(), SingleWorker())
     patient = replace(work, config=replace(work.config, health=HealthConfig(patience=50)))
     with monkeypatch.context() as patch:
-        patch.setattr(priors, "train_prior", lambda *args, **options: None)
+        patch.setattr(priors, "run_epochs", lambda *args: None)
         build_prior(patient, SilentReporter(), SingleWorker())
     assert load_prior(patient)
     assert load_prior(work)

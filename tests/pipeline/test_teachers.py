@@ -12,8 +12,7 @@ import torch
 from dim_ray.config import NetworksConfig, Precision, fingerprint
 from dim_ray.core.teachers.online import OnlinePool
 from dim_ray.core.teachers.pool import StoredPool
-from dim_ray.core.teachers.teacher import train_teacher
-from dim_ray.core.training.ports import SilentReporter, SingleWorker
+from dim_ray.core.training.ports import Ports, SilentReporter, SingleWorker
 from dim_ray.core.training.random import stream
 from dim_ray.pipeline import checkpoints, teachers
 from dim_ray.pipeline.checkpoints import checkpointer
@@ -146,7 +145,7 @@ def test_teacher_that_is_there_is_not_trained_again(tmp_path: Path, monkeypatch:
     work = make_work(tmp_path)
     build_teachers(work, [0], SilentReporter())
     before = file_bytes(work, "teachers")
-    monkeypatch.setattr(teachers, "train_teachers", lambda *args, **options: pytest.fail("was trained again"))
+    monkeypatch.setattr(teachers, "run_epochs", lambda *args: pytest.fail("was trained again"))
     build_teachers(work, [0], SilentReporter())
     assert file_bytes(work, "teachers") == before
 
@@ -194,14 +193,7 @@ def test_architectures_are_dealt_to_teachers_in_turn(tmp_path: Path) -> None:
 def test_loaded_teacher_has_the_snapshots_that_were_trained(tmp_path: Path) -> None:
     work = make_work(tmp_path)
     build_teachers(work, [1], SilentReporter())
-    direct = train_teacher(
-        work.config.pool,
-        1,
-        tiny.ARCHITECTURE,
-        work.dataset,
-        reporter=SilentReporter(),
-        checkpointer=tiny.MemoryCheckpointer(),
-    )
+    [direct] = tiny.train_teachers(work.config.pool, [1], tiny.ARCHITECTURE, work.dataset, Ports())
     loaded = load_teacher(work, 1)
     assert list(loaded.steps) == list(direct.steps)
     assert len(loaded.snapshots) == work.config.pool.num_snapshots

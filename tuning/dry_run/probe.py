@@ -15,14 +15,15 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from dim_ray.config import Config, Protocol
-from dim_ray.core.generator.adversarial import train_prior
-from dim_ray.core.generator.matching import distill
+from dim_ray.core.generator.adversarial import AdversarialTraining
+from dim_ray.core.generator.matching import Distillation
 from dim_ray.core.generator.pair import Pair, build_pair
 from dim_ray.core.networks.classifiers import build_network
 from dim_ray.core.students.student import finished
 from dim_ray.core.teachers.pool import StoredPool, TeacherPool
-from dim_ray.core.teachers.teacher import Teacher, train_teachers
-from dim_ray.core.training.ports import Checkpointer, NoCheckpointer, SilentReporter, SingleWorker
+from dim_ray.core.teachers.teacher import Teacher, TeacherTraining
+from dim_ray.core.training.loop import Stage, run_epochs
+from dim_ray.core.training.ports import NoCheckpointer, Ports, SingleWorker
 from dim_ray.core.training.random import stream
 from dim_ray.pipeline.students import SizedGenerator, StudentPlan, group_cells, train_cells
 from dim_ray.pipeline.teachers import open_pool
@@ -55,46 +56,37 @@ class Probe:
         """Returns the seconds of an epoch of a teacher."""
         pool = replace(config.pool, kind="stored")
 
-        def train(steps: Checkpointer) -> None:
-            train_teachers(pool, [0], architecture, self._work.dataset, reporter=SilentReporter(), checkpointer=steps)
+        def stage() -> Stage:
+            return TeacherTraining(pool, [0], architecture, self._work.dataset)
 
-        return self._epoch((step_key(config, "teacher"), architecture), train, pool.batch_size)
+        return self._epoch((step_key(config, "teacher"), architecture), stage)
 
     def prior_epoch(self, config: Config) -> float:
         """Returns the seconds of an epoch of a prior."""
 
-        def train(steps: Checkpointer) -> None:
-            train_prior(
-                self._pair(config),
-                config.prior,
-                self._work.dataset,
-                health=config.health,
-                reporter=SilentReporter(),
-                checkpointer=steps,
-                collective=SingleWorker(),
+        def stage() -> Stage:
+            return AdversarialTraining(
+                self._pair(config), config.prior, self._work.dataset, config.health, SingleWorker()
             )
 
-        return self._epoch((step_key(config, "prior"), ""), train, config.prior.batch_size)
+        return self._epoch((step_key(config, "prior"), ""), stage)
 
     def matching_epoch(self, config: Config) -> float:
         """Returns the seconds of an epoch of matching, without what is measured at the rungs."""
 
-        def train(steps: Checkpointer) -> None:
-            distill(
+        def stage() -> Stage:
+            return Distillation(
                 self._pair(config),
                 self._pool(config),
                 config.matching,
                 config.prior,
                 self._work.dataset,
-                shard_weight=1.0,
                 health=config.health,
-                after_epoch=lambda epoch: {},
-                reporter=SilentReporter(),
-                checkpointer=steps,
                 collective=SingleWorker(),
+                measure=lambda epoch: {},
             )
 
-        return self._epoch((step_key(config, "trial"), ""), train, config.matching.batch_size)
+        return self._epoch((step_key(config, "trial"), ""), stage)
 
     def student(
         self, architecture: str, images_per_class: int, protocol: Protocol, capacity: int, num_steps: int
@@ -138,12 +130,12 @@ class Probe:
         step = max(0.0, more - less) / (more_steps - few_steps)
         return max(0.0, less - few_steps * step), step
 
-    def _epoch(self, key: tuple[str, str], train: Callable[[Checkpointer], None], batch_size: int) -> float:
+    def _epoch(self, key: tuple[str, str], make: Callable[[], Stage]) -> float:
         if key not in self._measured:
-            steps = _Steps()
+            stage, steps, train = make(), _Steps(), self._work.dataset.train
             with contextlib.suppress(_EnoughError):
-                train(steps)
-            self._measured[key] = steps.seconds() * (len(self._work.dataset.train) // batch_size)
+                run_epochs(stage, train, Ports(checkpointer=steps))
+            self._measured[key] = steps.seconds() * (len(train) // stage.batch_size)
         return self._measured[key]
 
     def _pair(self, config: Config) -> Pair:

@@ -1,6 +1,6 @@
-"""How a discriminator's source scores are judged: the Wasserstein or the hinge loss, and the gradient penalty.
+"""The adversarial losses: Wasserstein or hinge on the scores of the adversarial head, and the gradient penalty.
 
-loss = source_loss(config, real_scores, fake_scores)
+loss = adversarial_loss(config, real_scores, fake_scores)
 loss = loss + weight * gradient_penalty(discriminator, real, fake, labels, rng)
 """
 
@@ -14,11 +14,11 @@ from dim_ray.config import Precision, PriorConfig
 from dim_ray.core.generator.networks import Discriminator
 from dim_ray.core.training.precision import autocast
 
-__all__ = ["gradient_penalty", "source_loss"]
+__all__ = ["adversarial_loss", "gradient_penalty"]
 
 
-def source_loss(config: PriorConfig, real: Tensor, fake: Tensor) -> Tensor:
-    """Returns the part of L_D that the source scores (B,) of real and generated images have, without the penalty."""
+def adversarial_loss(config: PriorConfig, real: Tensor, fake: Tensor) -> Tensor:
+    """Return S, the part of L_D that judges the scores (B,) of real and generated images, without the penalty."""
     if config.loss == "hinge":
         return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
     return fake.mean() - real.mean()
@@ -32,14 +32,14 @@ def gradient_penalty(
     rng: torch.Generator,
     precision: Precision = "float32",
 ) -> Tensor:
-    """Returns E[(|grad D(x~)| - 1)^2] at random points between real and generated images (B, C, H, W).
+    """Return E[(|grad D(x~)| - 1)^2] at random points x~ between real and generated images (B, C, H, W).
 
-    Precision is that of the passes through the discriminator, there and back; slopes and their norm are float32.
+    `precision` is that of the passes through D, there and back; slopes and their norms are float32.
     """
     share = torch.rand(len(real), 1, 1, 1, generator=rng, device=real.device)
     between = torch.lerp(fake, real, share).requires_grad_(True)
     with autocast(precision, between.device):
-        source, _ = discriminator(between, labels)
-    (gradient,) = torch.autograd.grad(source.float().sum(), between, create_graph=True)
+        scores, _ = discriminator(between, labels)
+    (gradient,) = torch.autograd.grad(scores.float().sum(), between, create_graph=True)
     penalty: Tensor = ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
     return penalty

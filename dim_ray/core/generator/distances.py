@@ -3,18 +3,11 @@
     pairs = ImagePairs(real=real, generated=generated, labels=labels, num_classes=10)
     loss = DISTANCES[config.kind](teacher, pairs, config)
 
-The two halves have the same labels in the same order, and the gradient goes through the generated one alone. In what
-follows, p(x) = log_softmax(f(x) / temperature), where with `standardised` each image's logits f(x) are brought to mean
-0 and variance 1 before (Sun et al., arXiv 2403.01427). Classes that a batch has no image of don't count.
+Both halves have the same labels in the same order, and the gradient flows through the generated one only. Below,
+p(x) = log_softmax(f(x) / temperature); with `standardised`, each image's logits f(x) are first brought to mean 0 and
+variance 1 (Sun et al., arXiv 2403.01427). Classes without an image in the batch don't count.
 
-Matching image by image asks of two different images of a class to have the same logits; the other kinds compare classes
-or gradients, and leave the images of a class free to differ.
-
-Not quite free: a batch has few images of a class, and the square of the difference of their means expects the square
-that all images would give plus (variance of real + of generated) / n, which is smallest where all generated images of
-a class are alike. With `unbiased`, that excess is estimated and subtracted (the unbiased estimate of the maximum mean
-discrepancy with a linear kernel, Gretton et al., JMLR 13, 2012, lemma 6), and so the distance of a batch may be below
-0.
+With `unbiased`, distances of means subtract what they expect of a batch whose halves are drawn alike: docs/method.md.
 """
 
 from __future__ import annotations
@@ -45,7 +38,7 @@ __all__ = [
 ]
 
 _LEAST_VARIANCE = 1e-12  # of logits: added, so that equal ones stay finite
-_LEAST_NORM = 1e-6  # of gradients: one below it has hardly a direction, and none at 0 (a filter that never fires)
+_LEAST_NORM = 1e-6  # of gradients: a smaller one hardly has a direction, and one of 0 (a filter that never fires) none
 
 # What may stand between two layers, as a module or a function; the softmax of an attention is no activation.
 _NON_LINEARITIES = frozenset(
@@ -64,7 +57,7 @@ class ImagePairs:
     real: Tensor
     """(B, C, H, W) float32, normalised and augmented."""
     generated: Tensor
-    """The same of the generated images, augmented in the same way."""
+    """(B, C, H, W) float32, normalised and augmented in the same way."""
     labels: Tensor
     """(B,) int64 in [0, K), of both."""
     num_classes: int
@@ -76,15 +69,15 @@ Distance = Callable[[DrawnTeacher, ImagePairs, MatchingConfig], Tensor]
 
 
 def logit_distance(teacher: DrawnTeacher, pairs: ImagePairs, config: MatchingConfig) -> Tensor:
-    """Returns the mean over images and classes of (p(x) - p(G(z, y)))^2 (DiM, arXiv 2303.04707)."""
+    """Return the mean over images and classes of (p(x) - p(G(z, y)))^2 (DiM, arXiv 2303.04707)."""
     real, generated = _log_shares(teacher, pairs, config)
     return F.mse_loss(generated, real)
 
 
 def mean_distance(teacher: DrawnTeacher, pairs: ImagePairs, config: MatchingConfig) -> Tensor:
-    """Returns the mean over classes and logits of (mean p(x) - mean p(G(z, y)))^2, with a class's mean over the batch.
+    """Return the mean over classes and logits of (mean p(x) - mean p(G(z, y)))^2, with means over a class's images.
 
-    Means of classes are what distribution matching compares (Zhao and Bilen, arXiv 2110.04181), there of features.
+    Distribution matching compares such means of features (Zhao and Bilen, arXiv 2110.04181).
     """
     classes = _Classes(pairs)
     real, generated = (classes.moments(shares) for shares in _log_shares(teacher, pairs, config))
@@ -92,9 +85,9 @@ def mean_distance(teacher: DrawnTeacher, pairs: ImagePairs, config: MatchingConf
 
 
 def moment_distance(teacher: DrawnTeacher, pairs: ImagePairs, config: MatchingConfig) -> Tensor:
-    """Returns `mean_distance` plus the same of the variances, over the classes with two images or more.
+    """Return `mean_distance` plus the same of the variances, over the classes with two images or more.
 
-    `unbiased` corrects the means alone.
+    `unbiased` only corrects the means.
     """
     classes = _Classes(pairs)
     real, generated = (classes.moments(shares) for shares in _log_shares(teacher, pairs, config))
@@ -103,14 +96,13 @@ def moment_distance(teacher: DrawnTeacher, pairs: ImagePairs, config: MatchingCo
 
 
 def feature_distance(teacher: DrawnTeacher, pairs: ImagePairs, config: MatchingConfig) -> Tensor:
-    """Returns the mean over layers, classes and features of (mean h(x) - mean h(G(z, y)))^2.
+    """Return the mean over layers, classes and features of (mean h(x) - mean h(G(z, y)))^2.
 
-    h are the outputs of the teacher's non-linearities, whether modules or functions, in the order in which they are
-    called. Every layer counts the same, whatever its number of features (layer-wise class means: CAFE, Wang et al.,
-    arXiv 2203.01531, which adds the layers up).
+    h are the outputs of the teacher's non-linearities, in call order. Every layer counts the same, whatever its number
+    of features; CAFE (Wang et al., arXiv 2203.01531) adds the layers up.
 
     Raises:
-        ConfigError: The teacher's network has no non-linearity that is known.
+        ConfigError: The teacher's network has no known non-linearity.
     """
     classes = _Classes(pairs)
     with torch.no_grad():
@@ -121,11 +113,11 @@ def feature_distance(teacher: DrawnTeacher, pairs: ImagePairs, config: MatchingC
 
 
 def gradient_distance(teacher: DrawnTeacher, pairs: ImagePairs, config: MatchingConfig) -> Tensor:
-    """Returns the mean over layers and their outputs of 1 - cos between the gradients of the two halves' cross-entropy.
+    """Return the mean over layers and their outputs of 1 - cos between the gradients of the halves' cross-entropy.
 
-    A weight's gradient has a row for each output of its layer; biases and norms, with one number for each, are left
-    out. DC (Zhao et al., arXiv 2006.05929, appendix) adds up rows and layers; with the mean, one weight of the loss
-    fits every architecture. It's computed as |a / |a| - b / |b||^2 / 2, which is the same, and 0 where both are 0.
+    Biases and norms are left out. DC (Zhao et al., arXiv 2006.05929, appendix) adds up outputs and layers; with the
+    mean, one weight of the loss fits every architecture. 1 - cos is computed as |a / |a| - b / |b||^2 / 2, which is
+    0 where both are 0.
     """
     names = [name for name, parameter in teacher.network.named_parameters() if parameter.ndim > 1]
     weights = {name: teacher.tensors[name].detach().requires_grad_() for name in names}
@@ -164,7 +156,7 @@ class _Moments:
 
 
 class _Classes:
-    """Compares by class; no class is looked at on the host."""
+    """Compares by class, entirely on the device."""
 
     def __init__(self, pairs: ImagePairs) -> None:
         self._labels = pairs.labels
@@ -172,17 +164,17 @@ class _Classes:
         self._counts = self._one_hot.sum(dim=0)[:, None]
 
     def moments(self, features: Tensor) -> _Moments:
-        """Takes (B, F)."""
+        """Return the moments of features (B, F)."""
         means = self._one_hot.T @ features / self._counts.clamp(min=1)
         squares = (features - means[self._labels]).square()
         variances = self._one_hot.T @ squares / (self._counts - 1).clamp(min=1)
         return _Moments(means=means, variances=variances)
 
     def distance(self, real: _Moments, generated: _Moments, *, unbiased: bool) -> Tensor:
-        """Returns the mean over classes and features of the squared difference of the means.
+        """Return the mean over classes and features of the squared difference of the means.
 
-        `unbiased` subtracts what it expects of that square where both halves are drawn alike, over the classes that
-        have a variance.
+        `unbiased` subtracts the expectation of that square where both halves are drawn alike, over the classes with a
+        variance.
         """
         squares = (generated.means - real.means).square()
         if not unbiased:
@@ -191,20 +183,19 @@ class _Classes:
         return self.mean(squares - excess, least_images=2)
 
     def mean(self, values: Tensor, *, least_images: int = 1) -> Tensor:
-        """Returns the mean of values (K, F) over the classes of so many images; 0 where there is none."""
+        """Return the mean of values (K, F) over the classes with at least so many images; 0 if there are none."""
         counted = (self._counts >= least_images).to(values.dtype)
         return (counted * values).mean(dim=1).sum() / counted.sum().clamp(min=1)
 
 
 def _log_shares(teacher: DrawnTeacher, pairs: ImagePairs, config: MatchingConfig) -> tuple[Tensor, Tensor]:
-    """Returns p of the real and of the generated half, (B, K) each."""
+    """Return p of the real and of the generated half, (B, K) each."""
 
     def log_shares(images: Tensor) -> Tensor:
         logits = teacher(images)
         if config.standardised:
             logits = F.layer_norm(logits, logits.shape[1:], eps=_LEAST_VARIANCE)
-        shares: Tensor = F.log_softmax(logits / config.temperature, dim=1)
-        return shares
+        return F.log_softmax(logits / config.temperature, dim=1)
 
     with torch.no_grad():
         real = log_shares(pairs.real)
@@ -212,9 +203,8 @@ def _log_shares(teacher: DrawnTeacher, pairs: ImagePairs, config: MatchingConfig
 
 
 def _activation_moments(teacher: DrawnTeacher, images: Tensor, classes: _Classes) -> list[_Moments]:
-    """Returns the moments by class of every activation, in order."""
-    activations = _Activations(classes)
-    with activations:
+    """Return the moments by class of every activation, in order."""
+    with _Activations(classes) as activations:
         teacher(images)
     if not activations.moments:
         raise ConfigError(
@@ -225,7 +215,7 @@ def _activation_moments(teacher: DrawnTeacher, images: Tensor, classes: _Classes
 
 
 class _Activations(TorchFunctionMode):
-    """Takes the moments of every activation that is computed inside of it, at once: layers may work in place."""
+    """Takes the moments of every activation as soon as it is computed, because layers may work in place."""
 
     def __init__(self, classes: _Classes) -> None:
         super().__init__()

@@ -1,11 +1,10 @@
-"""Whether adversarial training still works, looked at after every epoch: collapse, and a discriminator that is done.
+"""Whether adversarial training still works, checked after every epoch.
 
     check = HealthCheck(config.health, config.prior, dataset)
     metrics, complaint = check(pair)          # {"diversity": 0.81, "source_gap": 0.12}, ""
 
-Two things end a GAN's training without a loss that is not finite. The generator may give one image a class, whatever
-the noise; and the discriminator may tell real from generated so well that it has nothing left to learn (hinge loss), or
-leave the slopes that its penalty allows (Wasserstein loss).
+A GAN's training can end while every loss is finite: the generator collapses to one image per class, whatever the noise,
+or the discriminator has nothing left to learn (hinge loss) or leaves the slopes that its penalty allows (Wasserstein).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from dim_ray.config import HealthConfig, PriorConfig
 from dim_ray.core.data.dataset import Dataset, signed
-from dim_ray.core.generator.adversarial_losses import source_loss
+from dim_ray.core.generator.adversarial_losses import adversarial_loss
 from dim_ray.core.generator.pair import Pair
 from dim_ray.core.training.random import stream
 
@@ -32,7 +31,7 @@ class HealthCheck:
 
     Args:
         config: The limits.
-        prior_config: Decides how the source scores are judged.
+        prior_config: Adversarial loss and seed.
         dataset: Real images.
     """
 
@@ -49,12 +48,12 @@ class HealthCheck:
 
     @torch.no_grad()
     def __call__(self, pair: Pair) -> tuple[dict[str, float], str]:
-        """Returns measurements, and what is wrong: an empty string where nothing is.
+        """Return measurements, and what is wrong: an empty string where nothing is.
 
-        `diversity` is the spread of a class's generated images as a share of real ones' (median over classes), where
-        a spread is the mean over pixels of the standard deviation over images. `source_loss` is the hinge loss of
-        the source scores; `source_gap`, with the Wasserstein loss, by how much real images are scored above generated
-        ones, in largest possible distances between two images.
+        `diversity` is the spread of a class's generated images over that of its real ones, median over classes; a
+        spread is the mean over pixels of the standard deviation over images. `source_loss` is the hinge loss of the
+        adversarial scores. `source_gap`, with the Wasserstein loss, is by how much real images are scored above
+        generated ones, in largest possible distances between two images.
         """
         networks: tuple[nn.Module, ...] = (pair.generator, pair.discriminator)
         were_training = [network.training for network in networks]
@@ -62,23 +61,23 @@ class HealthCheck:
             network.eval()
         rng = stream(self._prior_config.seed, "health", device=self._labels.device)
         fake = pair.generator.sample(self._labels, rng)
-        real_source, fake_source = (pair.discriminator(images, self._labels)[0] for images in (self._real, fake))
+        real_scores, fake_scores = (pair.discriminator(images, self._labels)[0] for images in (self._real, fake))
         for network, was_training in zip(networks, were_training, strict=True):
             network.train(was_training)
         shares = self._spread(fake) / self._real_spread
         diversity = float(shares[self._real_spread > 0].nan_to_num().median())
-        loss = float(source_loss(self._prior_config, real_source, fake_source))
+        loss = float(adversarial_loss(self._prior_config, real_scores, fake_scores))
         complaint = ""
         if diversity < self._config.min_diversity:
             complaint = (
-                f"the generator collapsed to one image a class: the spread of its images is {diversity:.3g} of that of "
-                f"real ones (health.min_diversity is {self._config.min_diversity:g})"
+                f"the generator collapsed to one image per class: the spread of its images is {diversity:.3g} of that "
+                f"of real ones (health.min_diversity is {self._config.min_diversity:g})"
             )
         if self._prior_config.loss == "hinge":
             if loss < self._config.min_source_loss:
                 complaint = complaint or (
-                    f"the discriminator is saturated: its hinge loss is {loss:.3g} (health.min_source_loss is "
-                    f"{self._config.min_source_loss:g}), so that it has nothing left to learn"
+                    f"the discriminator is saturated and has nothing left to learn: its hinge loss is {loss:.3g} "
+                    f"(health.min_source_loss is {self._config.min_source_loss:g})"
                 )
             return {"diversity": diversity, "source_loss": loss}, complaint
         gap = -loss / self._diameter
@@ -90,5 +89,6 @@ class HealthCheck:
         return {"diversity": diversity, "source_gap": gap}, complaint
 
     def _spread(self, images: Tensor) -> Tensor:
+        """Return the spread of each class's images, (K,)."""
         parts = images.flatten(1).split(self._counts)
         return torch.stack([part.std(dim=0, correction=0).mean() for part in parts])

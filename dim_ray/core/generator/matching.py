@@ -1,18 +1,18 @@
-"""Stage 2: distillation. The generator goes on from its prior and learns to look real to the teacher pool.
+"""Stage 2: distillation. The generator continues from its prior and learns to look real to the teacher pool.
 
 To the generator's adversarial loss it adds a distance d between real images x and images generated for their labels, as
-a teacher f sees them that is drawn from the pool (DiM, arXiv 2303.04707: d is that of paired logits, and its code has
+seen by a teacher f that is drawn from the pool (DiM, arXiv 2303.04707: d is that of paired logits, and its code has
 w_match = 0.01):
 
-    w_adv L_G + w_match d(f, A(x), A(G(z, y)))
+    w_adv L_G + w_match mean d(f, A(x), A(G(z, y)))
 
-A is differentiable siamese augmentation with the same parameters for both halves. Where a step draws several teachers,
-each has an augmentation of its own, and the loss is the mean. The kinds of d are in `dim_ray.core.generator.distances`.
+A is differentiable siamese augmentation, with the same parameters for both halves. The mean is over the teachers that a
+step draws, each with an augmentation of its own. The kinds of d are in `dim_ray.core.generator.distances`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -21,147 +21,143 @@ from torch import Tensor
 from dim_ray.config import HealthConfig, MatchingConfig, PriorConfig
 from dim_ray.core.data.augment import Augmentation, draw_augmentation
 from dim_ray.core.data.dataset import Dataset, signed
-from dim_ray.core.generator.adversarial import discriminator_steps, generator_losses, generator_step
+from dim_ray.core.generator.adversarial import discriminator_steps, generator_loss, generator_step
 from dim_ray.core.generator.distances import DISTANCES, ImagePairs
 from dim_ray.core.generator.health import HealthCheck
 from dim_ray.core.generator.pair import Pair
 from dim_ray.core.networks.batch_norm import share_batch_norm
-from dim_ray.core.teachers.pool import TeacherPool
+from dim_ray.core.teachers.pool import DrawnTeacher, TeacherPool
 from dim_ray.core.training.checkpoint import with_prefix, without_prefix
-from dim_ray.core.training.loop import Losses, run_epochs
-from dim_ray.core.training.ports import Checkpointer, Collective, Reporter
+from dim_ray.core.training.loop import Losses, Stage
+from dim_ray.core.training.ports import Collective
 from dim_ray.core.training.random import stream
 
-__all__ = ["distill", "matching_loss"]
+__all__ = ["Distillation", "matching_loss"]
 
 _POOL_STATE = "pool"
 
 
-def distill(
-    pair: Pair,
-    pool: TeacherPool | None,
-    config: MatchingConfig,
-    prior_config: PriorConfig,
-    dataset: Dataset,
-    *,
-    shard_weight: float,
-    health: HealthConfig,
-    after_epoch: Callable[[int], Mapping[str, float]],
-    reporter: Reporter,
-    checkpointer: Checkpointer,
-    collective: Collective,
-) -> None:
-    """Trains a pair in place for `config.epochs`.
+class Distillation(Stage):
+    """Stage 2, which trains a pair in place.
 
     Args:
         pair: The prior.
-        pool: Where this worker draws its teachers from; None where nothing is matched, or its shard is empty.
-        config: Weights and budget.
-        prior_config: Weights inside of the adversarial losses, and discriminator steps for each generator step.
+        pool: This worker's teachers; None where nothing is matched, or its shard is empty.
+        config: Weights of the loss, and the budget.
+        prior_config: Weights within the adversarial losses, and discriminator steps for each generator step.
         dataset: Real images.
-        shard_weight: Teachers of this shard / mean over the shards, so that every teacher counts the same.
-        health: When the networks count as broken.
-        after_epoch: Measures the generator; takes the number of epochs done.
-        reporter: Is told about every epoch.
-        checkpointer: Keeps the state.
+        health: Limits beyond which the networks count as broken.
         collective: The workers.
-
-    Raises:
-        DivergedError: A loss was not finite, or the networks are no longer healthy.
+        measure: Measures the generator; takes the number of epochs done.
     """
-    device = dataset.train.images.device
-    check = HealthCheck(health, prior_config, dataset)
-    share_batch_norm(pair.generator, collective)
 
-    def choices(number: int) -> torch.Generator:
-        return stream(config.seed, "pool", collective.rank, step=number)
+    name = "matching"
 
-    def step(number: int, indices: Tensor) -> Losses:
-        pair.generator.train()
-        rng = stream(config.seed, "matching", collective.rank, step=number, device=device)
-        images, labels = dataset.train.images[indices], dataset.train.labels[indices]
-        discriminator_loss = discriminator_steps(
-            pair, prior_config, signed(images), labels, rng, collective, step=number
+    def __init__(
+        self,
+        pair: Pair,
+        pool: TeacherPool | None,
+        config: MatchingConfig,
+        prior_config: PriorConfig,
+        dataset: Dataset,
+        *,
+        health: HealthConfig,
+        collective: Collective,
+        measure: Callable[[int], Mapping[str, float]],
+    ) -> None:
+        self.epochs, self.batch_size, self.seeds = config.epochs, config.batch_size, [config.seed]
+        self.patience = health.patience
+        self._pair = pair
+        self._pool = pool
+        self._config = config
+        self._prior_config = prior_config
+        self._dataset = dataset
+        self._collective = collective
+        self._measure = measure
+        self._check = HealthCheck(health, prior_config, dataset)
+        share_batch_norm(pair.generator, collective)
+
+    def step(self, number: int, indices: Tensor) -> Losses:
+        """Take the discriminator's steps down L_D, then one of the generator down w_adv L_G + w_match mean d."""
+        pair, config, prior_config = self._pair, self._config, self._prior_config
+        pair.generator.train()  # `measure` leaves it in eval mode
+        rng = stream(config.seed, "matching", self._collective.rank, step=number, device=indices.device)
+        images, labels = self._dataset.train.images[indices], self._dataset.train.labels[indices]
+        critic_loss = discriminator_steps(
+            pair, prior_config, signed(images), labels, rng, self._collective, step=number
         )
-        adversarial, fake = generator_losses(pair, prior_config, labels, rng)
+        adversarial, fake = generator_loss(pair, prior_config, labels, rng)
         loss = config.adversarial_weight * adversarial
-        losses = {"discriminator_loss": discriminator_loss, "generator_loss": adversarial.detach()}
-        if pool is not None:
-            distance = matching_loss(pool, config, dataset, images, fake, labels, step=number, choices=choices)
-            loss = loss + config.weight * shard_weight * distance
+        losses = {"discriminator_loss": critic_loss, "generator_loss": adversarial.detach()}
+        if self._pool is not None:
+            drawn = self._draw(self._pool, number, len(indices))
+            distance = matching_loss(drawn, config, self._dataset, images, fake, labels)
+            loss = loss + config.weight * self._pool.weight * distance
             losses["matching_loss"] = distance.detach()
-        generator_step(pair, loss, collective)
+        generator_step(pair, loss, self._collective)
         return losses
 
-    def capture() -> Mapping[str, Tensor]:
-        return {**pair.state(), **with_prefix(_POOL_STATE, pool.state() if pool is not None else {})}
+    def state(self) -> Mapping[str, Tensor]:
+        pool = {} if self._pool is None else self._pool.state()
+        return {**self._pair.state(), **with_prefix(_POOL_STATE, pool)}
 
-    def restore(tensors: Mapping[str, Tensor]) -> None:
-        pair.load_state(tensors)
-        if pool is not None:
-            pool.load_state(without_prefix(_POOL_STATE, tensors))
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        self._pair.load_state(tensors)
+        if self._pool is not None:
+            self._pool.load_state(without_prefix(_POOL_STATE, tensors))
 
-    run_epochs(
-        stage="matching",
-        epochs=config.epochs,
-        num_images=len(dataset.train),
-        batch_size=config.batch_size,
-        seeds=[config.seed],
-        device=device,
-        step=step,
-        capture=capture,
-        restore=restore,
-        after_epoch=after_epoch,
-        reporter=reporter,
-        checkpointer=checkpointer,
-        collective=collective,
-        is_shared=lambda: pool is None or not pool.state(),
-        check=lambda: check(pair),
-        patience=health.patience,
-    )
+    def is_shared(self) -> bool:
+        return self._pool is None or not self._pool.state()
+
+    def check(self) -> tuple[Mapping[str, float], str]:
+        return self._check(self._pair)
+
+    def after_epoch(self, epoch: int) -> Mapping[str, float]:
+        return self._measure(epoch)
+
+    def _draw(self, pool: TeacherPool, number: int, batch: int) -> list[tuple[DrawnTeacher, Augmentation]]:
+        """Return the teachers f of a step, each with its A, and let the pool prepare those of the next step."""
+        augmentations, rng = self._draw_augmentations(number, batch)
+        teachers = pool.draw(number, len(augmentations), rng)
+        pool.prefetch(len(augmentations), lambda: self._draw_augmentations(number + 1, batch)[1])
+        precision = self._config.precision
+        return [(replace(f, precision=precision), a) for f, a in zip(teachers, augmentations, strict=True)]
+
+    def _draw_augmentations(self, number: int, batch: int) -> tuple[list[Augmentation], torch.Generator]:
+        """Return the augmentations of a step, and the stream behind them, of which its teachers are drawn next."""
+        rng = stream(self._config.seed, "pool", self._collective.rank, step=number)
+        operations, size = self._config.augmentation, self._dataset.image_size
+        augmentations = [
+            draw_augmentation(operations, batch_size=batch, image_size=size, rng=rng, shared=True)
+            for _ in range(self._config.teachers_per_step)
+        ]
+        return augmentations, rng
 
 
 def matching_loss(
-    pool: TeacherPool,
+    drawn: Sequence[tuple[DrawnTeacher, Augmentation]],
     config: MatchingConfig,
     dataset: Dataset,
     images: Tensor,
     fake: Tensor,
     labels: Tensor,
-    *,
-    step: int,
-    choices: Callable[[int], torch.Generator],
 ) -> Tensor:
-    """Returns the mean of d over the teachers of a step, each with an augmentation of its own.
+    """Return the mean of d(f, A(x), A(G(z, y))) over the drawn teachers f, each with its augmentation A.
 
     Args:
-        pool: The teachers.
-        config: Kind of d, number of teachers, augmentation.
-        dataset: Normalisation, size and number of classes.
-        images: (B, C, H, W) uint8, real.
-        fake: (B, C, H, W) in [-1, 1], generated for the same labels; the gradient goes through these alone.
-        labels: (B,) int64.
-        step: Number of the step.
-        choices: Takes a step's number to a stream on the CPU, of which augmentations are drawn first and then teachers.
+        drawn: Teachers and augmentations.
+        config: Kind of d.
+        dataset: Normalisation and number of classes.
+        images: x, (B, C, H, W) uint8.
+        fake: G(z, y), (B, C, H, W) in [-1, 1]; the gradient flows through these only.
+        labels: y, (B,) int64.
     """
+    d = DISTANCES[config.kind]
     real, generated = dataset.normalisation.from_bytes(images), dataset.normalisation.from_signed(fake)
-
-    def draw_changes(number: int) -> tuple[list[Augmentation], torch.Generator]:
-        rng, size = choices(number), dataset.image_size
-        changes = [
-            draw_augmentation(config.augmentation, batch_size=len(images), image_size=size, rng=rng, shared=True)
-            for _ in range(config.teachers_per_step)
-        ]
-        return changes, rng
-
-    changes, rng = draw_changes(step)
-    teachers = pool.draw(step, len(changes), rng)
-    pool.prefetch(len(changes), lambda: draw_changes(step + 1)[1])
-    distance = DISTANCES[config.kind]
-    found = []
-    for teacher, change in zip(teachers, changes, strict=True):
+    distances = []
+    for teacher, augment in drawn:
         pairs = ImagePairs(
-            real=change(real), generated=change(generated), labels=labels, num_classes=dataset.num_classes
+            real=augment(real), generated=augment(generated), labels=labels, num_classes=dataset.num_classes
         )
-        found.append(distance(replace(teacher, precision=config.precision), pairs, config))
-    return torch.stack(found).mean()
+        distances.append(d(teacher, pairs, config))
+    return torch.stack(distances).mean()

@@ -27,42 +27,21 @@ _Module = TypeVar("_Module", bound=nn.Module)
 _SMALLEST_SCALE = 4
 _MAX_SEED = 2**62
 _DISCRIMINATOR_STRIDES = (1, 2, 1, 2, 1, 1, 1, 2)
-_SLOPE = {True: 0.01, False: 0.1}  # of LeakyReLU, by has_layer_norm; without, less of the signal may be lost
+_SLOPE = {True: 0.01, False: 0.1}  # of LeakyReLU, with and without layer norm; without, less signal may be lost
 
 
 class Generator(nn.Module):
-    """G(z, y): a linear layer to the smallest scale, then doublings with refining 3x3 convolutions.
+    """G(z, y): a linear layer to the smallest scale, then doublings with refining 3x3 convolutions."""
 
-    Args:
-        capacity: Channels C of every layer.
-        latent_dim: Length of z.
-        num_classes: K.
-        num_channels: Channels of the images.
-        image_size: Height and width of the images, in pixels.
-        refinements: 3x3 convolutions after the first, second, ... doubling.
-        label_embedding: Length of a learned vector of the label that replaces as many first entries of z; None
-            replaces K entries by the one-hot label.
-    """
-
-    def __init__(
-        self,
-        *,
-        capacity: int,
-        latent_dim: int,
-        num_classes: int,
-        num_channels: int,
-        image_size: int,
-        refinements: tuple[int, ...],
-        label_embedding: int | None = None,
-    ) -> None:
+    def __init__(self, config: GeneratorConfig, *, num_classes: int, num_channels: int, image_size: int) -> None:
         super().__init__()
-        self.latent_dim = latent_dim
+        self.latent_dim = config.resolve_latent_dim(num_classes)
         self.num_classes = num_classes
-        self.embedding = None if label_embedding is None else nn.Embedding(num_classes, label_embedding)
-        smallest, *larger = scales(image_size)
-        self.project = nn.Sequential(
-            nn.Linear(latent_dim, capacity * smallest**2), BatchNorm1d(capacity * smallest**2), nn.ReLU()
-        )
+        length = config.label_embedding
+        self.embedding = None if length is None else nn.Embedding(num_classes, length)
+        capacity, (smallest, *larger) = config.capacity, scales(image_size)
+        features = capacity * smallest**2
+        self.project = nn.Sequential(nn.Linear(self.latent_dim, features), BatchNorm1d(features), nn.ReLU())
         self.unflatten = nn.Unflatten(1, (capacity, smallest, smallest))
         layers: list[nn.Module] = []
         size = smallest
@@ -70,18 +49,18 @@ class Generator(nn.Module):
             # A kernel of 4 doubles the size exactly; one of 3 gives 2n - 1, for 4 -> 7 on the way to 28.
             kernel = 4 if next_size == 2 * size else 3
             layers += _block(nn.ConvTranspose2d(capacity, capacity, kernel, stride=2, padding=1), capacity)
-            for _ in range(refinements[index] if index < len(refinements) else 0):
+            for _ in range(config.refinements[index] if index < len(config.refinements) else 0):
                 layers += _block(nn.Conv2d(capacity, capacity, 3, padding=1), capacity)
             size = next_size
         self.blocks = nn.Sequential(*layers)
         self.to_image = nn.Conv2d(capacity, num_channels, 3, padding=1)
 
     def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
-        """Generates images.
+        """Generate images.
 
         Args:
-            noise: (B, latent_dim) float32 from N(0, I).
-            labels: (B,) int64 in [0, K).
+            noise: z, (B, latent_dim) float32 from N(0, I).
+            labels: y, (B,) int64 in [0, K). The label, one-hot or embedded, replaces the first entries of z.
 
         Returns:
             (B, C, H, W) float32 in [-1, 1].
@@ -95,39 +74,24 @@ class Generator(nn.Module):
         return images
 
     def sample(self, labels: Tensor, rng: torch.Generator) -> Tensor:
-        """Generates one image for each label (B,), with noise from `rng`: (B, C, H, W) in [-1, 1]."""
+        """Generate one image for each label (B,), with noise from `rng`: (B, C, H, W) in [-1, 1]."""
         noise = torch.randn(len(labels), self.latent_dim, generator=rng, device=rng.device)
         images: Tensor = self(noise.to(labels.device), labels)
         return images
 
 
 class Discriminator(nn.Module):
-    """Eight 3x3 convolutions, global maximum, then a source head and a class head.
+    """D(x): eight 3x3 convolutions, global maximum, then an adversarial head and a class head.
 
-    The convolutions have layer norm behind them, or spectral norm on their weights and those of the heads for the
-    source (Miyato et al., arXiv 1802.05957).
-
-    Args:
-        capacity: Channels of every layer.
-        num_classes: K.
-        num_channels: Channels of the images.
-        image_size: Height and width of the images, in pixels.
-        is_projecting: Whether the source score also has the inner product with a vector of the label (Miyato and
-            Koyama, arXiv 1802.05637), so that it sees which images of a class are missing.
-        has_layer_norm: Whether a layer norm follows each convolution.
+    With `discriminator_norm: layer`, a layer norm follows each convolution; `build_discriminator` adds spectral norm.
+    With `source_head: projection`, the adversarial head adds the inner product with a vector of the label (Miyato and
+    Koyama, arXiv 1802.05637), and so sees which images of a class are missing.
     """
 
-    def __init__(
-        self,
-        *,
-        capacity: int,
-        num_classes: int,
-        num_channels: int,
-        image_size: int,
-        is_projecting: bool = False,
-        has_layer_norm: bool = True,
-    ) -> None:
+    def __init__(self, config: GeneratorConfig, *, num_classes: int, num_channels: int, image_size: int) -> None:
         super().__init__()
+        capacity = config.discriminator_capacity or config.capacity
+        has_layer_norm, is_projecting = config.discriminator_norm == "layer", config.source_head == "projection"
         layers: list[nn.Module] = []
         channels, size = num_channels, image_size
         for stride in _DISCRIMINATOR_STRIDES:
@@ -138,37 +102,33 @@ class Discriminator(nn.Module):
             layers.append(nn.LeakyReLU(_SLOPE[has_layer_norm]))
             channels = capacity
         self.features = nn.Sequential(*layers)
-        self.source = nn.Linear(capacity, 1)
+        self.source = nn.Linear(capacity, 1)  # the adversarial head, by its name in stored weights
         self.classes = nn.Linear(capacity, num_classes)
         self.projection = nn.Linear(num_classes, capacity, bias=False) if is_projecting else None
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Judges images.
+        """Judge images.
 
         Args:
             images: (B, C, H, W) float32 in [-1, 1].
             labels: (B,) int64 in [0, K); what the images are meant to be.
 
         Returns:
-            Source scores (B,), higher for real; class logits (B, K).
+            Adversarial scores (B,), higher for real; class logits (B, K).
         """
         hidden = self.features(images).amax(dim=(2, 3))
-        source, classes = self.source(hidden).squeeze(1), self.classes(hidden)
+        scores, classes = self.source(hidden).squeeze(1), self.classes(hidden)
         if self.projection is not None:
             one_hot = F.one_hot(labels, classes.shape[1]).to(hidden.dtype)
-            source = source + (self.projection(one_hot) * hidden).sum(dim=1)
-        return source, classes
+            scores = scores + (self.projection(one_hot) * hidden).sum(dim=1)
+        return scores, classes
 
 
 class MapNorm(nn.Module):
-    """Layer norm of whole maps (B, C, H, W), every value with a scale and a shift of its own.
+    """Layer norm of whole maps (B, C, H, W), each value with its own scale and shift.
 
-    It goes through the maps as they lie in memory, channels last; in nn.LayerNorm's order they would be copied, there
-    and back, in each pass and its derivatives.
-
-    Args:
-        channels: C.
-        size: H and W.
+    Works in the maps' order in memory, channels last: nn.LayerNorm's order would copy them, there and back, in each
+    pass and its derivatives.
     """
 
     def __init__(self, channels: int, size: int) -> None:
@@ -176,7 +136,6 @@ class MapNorm(nn.Module):
         self.norm = nn.LayerNorm([size, size, channels])
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Normalises each image's maps together."""
         normal: Tensor = self.norm(maps.permute(0, 2, 3, 1))
         return normal.permute(0, 3, 1, 2)
 
@@ -184,41 +143,26 @@ class MapNorm(nn.Module):
 def build_generator(
     config: GeneratorConfig, *, num_classes: int, num_channels: int, image_size: int, rng: torch.Generator
 ) -> Generator:
-    """Returns a freshly initialised generator, on the device of `rng`."""
+    """Return a freshly initialised generator, on the device of `rng`."""
     with torch.device("meta"):
-        generator = Generator(
-            capacity=config.capacity,
-            latent_dim=config.resolve_latent_dim(num_classes),
-            num_classes=num_classes,
-            num_channels=num_channels,
-            image_size=image_size,
-            refinements=config.refinements,
-            label_embedding=config.label_embedding,
-        )
-    return _materialise(generator, rng)
+        network = Generator(config, num_classes=num_classes, num_channels=num_channels, image_size=image_size)
+    return _materialise(network, rng)
 
 
 def build_discriminator(
     config: GeneratorConfig, *, num_classes: int, num_channels: int, image_size: int, rng: torch.Generator
 ) -> Discriminator:
-    """Returns a freshly initialised discriminator, on the device of `rng`."""
+    """Return a freshly initialised discriminator, on the device of `rng`."""
     with torch.device("meta"):
-        discriminator = Discriminator(
-            capacity=config.discriminator_capacity or config.capacity,
-            num_classes=num_classes,
-            num_channels=num_channels,
-            image_size=image_size,
-            is_projecting=config.source_head == "projection",
-            has_layer_norm=config.discriminator_norm == "layer",
-        )
-    discriminator = _materialise(discriminator, rng)
+        network = Discriminator(config, num_classes=num_classes, num_channels=num_channels, image_size=image_size)
+    network = _materialise(network, rng)
     if config.discriminator_norm == "spectral":
-        _normalise_spectrum(discriminator, rng)
-    return discriminator
+        _normalise_spectrum(network, rng)
+    return network
 
 
 def scales(image_size: int) -> list[int]:
-    """Returns the sizes that a generator goes through, from the smallest: 28 gives [4, 7, 14, 28]."""
+    """Return the sizes that a generator passes through, from the smallest: 28 gives [4, 7, 14, 28]."""
     sizes = [image_size]
     while sizes[0] > _SMALLEST_SCALE:
         sizes.insert(0, (sizes[0] + 1) // 2)
@@ -229,14 +173,14 @@ def _block(convolution: nn.Module, capacity: int) -> list[nn.Module]:
     return [convolution, BatchNorm2d(capacity), nn.ReLU()]
 
 
-def _materialise(module: _Module, rng: torch.Generator) -> _Module:
-    module.to_empty(device=rng.device)
-    initialise(module, rng)
-    return module.to(memory_format=torch.channels_last)  # and with the weights all maps on the way
+def _materialise(network: _Module, rng: torch.Generator) -> _Module:
+    network.to_empty(device=rng.device)
+    initialise(network, rng)
+    return network.to(memory_format=torch.channels_last)  # the maps follow the weights
 
 
 def _normalise_spectrum(discriminator: Discriminator, rng: torch.Generator) -> None:
-    """Keeps the largest singular value of each weight that leads to the source score at 1, in place."""
+    """Keep the largest singular value of each weight that leads to the adversarial score at 1, in place."""
     convolutions = [part for part in discriminator.features if isinstance(part, nn.Conv2d)]
     heads = [head for head in (discriminator.source, discriminator.projection) if head is not None]
     # PyTorch draws the first vectors of the power iteration from the global random state, which is put back.

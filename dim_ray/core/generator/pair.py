@@ -1,4 +1,4 @@
-"""A generator and its discriminator with their optimisers: what both stages train, save and load.
+"""A generator and its discriminator with their optimisers, which both stages train, save and load.
 
 pair = build_pair(config.generator, config.prior, dataset, learning_rate=1e-4, seed=0)
 pair.load_weights(tensors)
@@ -16,14 +16,7 @@ from torch import Tensor
 from dim_ray.config import GeneratorConfig, PriorConfig
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.generator.networks import Discriminator, Generator, build_discriminator, build_generator
-from dim_ray.core.training.checkpoint import (
-    module_tensors,
-    optimizer_tensors,
-    restore_module,
-    restore_optimizer,
-    with_prefix,
-    without_prefix,
-)
+from dim_ray.core.training.checkpoint import optimizer_tensors, restore_optimizer, with_prefix, without_prefix
 from dim_ray.core.training.random import stream
 
 __all__ = ["Pair", "build_pair"]
@@ -35,27 +28,27 @@ class Pair:
 
     generator: Generator
     average: Generator
-    """Moving average of the generator's weights over its steps; with a decay of 0 the generator itself."""
+    """Moving average of the generator over its steps; the generator itself if the decay is 0."""
     ema_decay: float
     discriminator: Discriminator
     generator_optimizer: torch.optim.Optimizer
     discriminator_optimizer: torch.optim.Optimizer
 
     def weights(self) -> dict[str, Tensor]:
-        """Returns the weights of the networks; those of a moving average only where there is one."""
+        """Return the weights of the networks; those of a moving average only where there is one."""
         return {
             name: tensor
             for prefix, network in self._networks().items()
-            for name, tensor in with_prefix(prefix, module_tensors(network)).items()
+            for name, tensor in with_prefix(prefix, network.state_dict()).items()
         }
 
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
-        """Loads what `weights` returned."""
+        """Load what `weights` returned."""
         for prefix, network in self._networks().items():
-            restore_module(network, without_prefix(prefix, tensors))
+            network.load_state_dict(without_prefix(prefix, tensors))
 
     def state(self) -> dict[str, Tensor]:
-        """Returns weights and optimiser state."""
+        """Return weights and optimiser state."""
         return {
             **self.weights(),
             **with_prefix("generator_optimizer", optimizer_tensors(self.generator_optimizer)),
@@ -63,7 +56,7 @@ class Pair:
         }
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Loads what `state` returned."""
+        """Load what `state` returned."""
         self.load_weights(tensors)
         restore_optimizer(self.generator_optimizer, without_prefix("generator_optimizer", tensors))
         restore_optimizer(self.discriminator_optimizer, without_prefix("discriminator_optimizer", tensors))
@@ -74,28 +67,11 @@ class Pair:
 
 
 def build_pair(
-    generator_config: GeneratorConfig,
-    prior_config: PriorConfig,
-    dataset: Dataset,
-    *,
-    learning_rate: float,
-    seed: int,
+    generator_config: GeneratorConfig, prior_config: PriorConfig, dataset: Dataset, *, learning_rate: float, seed: int
 ) -> Pair:
-    """Returns freshly initialised networks for `dataset`, on its device, with Adam.
-
-    Args:
-        generator_config: Capacity and the like.
-        prior_config: Adam's betas.
-        dataset: Decides classes, channels, size and device.
-        learning_rate: Of Adam.
-        seed: Of the initial weights.
-    """
+    """Return freshly initialised networks for `dataset`, on its device, with Adam and the betas of `prior_config`."""
     device = dataset.train.images.device
-    shape = {
-        "num_classes": dataset.num_classes,
-        "num_channels": dataset.num_channels,
-        "image_size": dataset.image_size,
-    }
+    shape = {name: getattr(dataset, name) for name in ("num_classes", "num_channels", "image_size")}
     generator = build_generator(generator_config, rng=stream(seed, "generator", device=device), **shape)
     discriminator = build_discriminator(generator_config, rng=stream(seed, "discriminator", device=device), **shape)
     average = copy.deepcopy(generator).requires_grad_(False) if generator_config.ema_decay else generator

@@ -1,4 +1,4 @@
-"""A picture of a generator: a grid of its images, a row a class, as PNG bytes.
+"""A picture of a generator: a grid of its images, one row per class, as PNG bytes.
 
 png = sample_grid(images, class_names)
 """
@@ -23,14 +23,9 @@ _LONGEST_NAME = 24  # characters; more would make the picture mostly margin
 
 
 def sample_grid(images: Tensor, class_names: Sequence[str]) -> bytes:
-    """Draws images with their class names, each enlarged by a whole factor and without smoothing.
+    """Return a PNG of N images of each class, (K, N, C, H, W) uint8, beside their class names.
 
-    Args:
-        images: (K, N, C, H, W) uint8, N images of each class.
-        class_names: K names; the beginning of a long one is shown.
-
-    Returns:
-        The PNG file.
+    Images are enlarged by a whole factor, without smoothing; long names are cut.
     """
     num_classes, num_images = images.shape[:2]
     tile = images.shape[-1] * max(1, _TILE_PIXELS // images.shape[-1])
@@ -53,6 +48,6 @@ def sample_grid(images: Tensor, class_names: Sequence[str]) -> bytes:
 
 
 def _label(name: str) -> str:
-    """Returns a class name on one line, and its beginning alone where it is long."""
+    """Return a class name on one line, cut if it is long."""
     line = " ".join(name.split())
     return line if len(line) <= _LONGEST_NAME else f"{line[: _LONGEST_NAME - 3]}..."

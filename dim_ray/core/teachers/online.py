@@ -3,9 +3,9 @@
     pool = OnlinePool(config, ("convnet3", "resnet10"), dataset, steps_per_epoch=703, rank=0)
     [drawn] = pool.draw(step, 1, rng)
 
-Every epoch of the distillation begins with a fresh network of an architecture drawn at random. Before every step of
-the generator it is trained on some batches of real images. It is in train mode for those alone: matched, it is in eval
-mode, as stored teachers are, so that an image's logits don't depend on the images beside it.
+Every epoch of the distillation begins with a fresh network of a random architecture. Before every step of the generator
+it is trained on some batches of real images. It is in train mode only for those: matched, it is in eval mode, like
+stored teachers, so that an image's logits don't depend on the images beside it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,7 @@ from dim_ray.core.networks.classifiers import build_network
 from dim_ray.core.networks.ensemble import stack
 from dim_ray.core.teachers.pool import DrawnTeacher
 from dim_ray.core.teachers.teacher import make_optimizer, train_step
-from dim_ray.core.training.checkpoint import (
-    module_tensors,
-    optimizer_tensors,
-    restore_module,
-    restore_optimizer,
-    with_prefix,
-    without_prefix,
-)
+from dim_ray.core.training.checkpoint import optimizer_tensors, restore_optimizer, with_prefix, without_prefix
 from dim_ray.core.training.random import derive_seed, stream
 
 __all__ = ["OnlinePool"]
@@ -39,11 +32,13 @@ class OnlinePool:
 
     Args:
         config: Steps, optimiser, batch size, augmentation and seed.
-        architectures: What fresh networks are drawn from, uniformly.
+        architectures: Names that fresh networks are drawn from, uniformly.
         dataset: Real images; decides shapes and device.
-        steps_per_epoch: Of the distillation.
-        rank: Of the worker: each has networks of its own.
+        steps_per_epoch: Steps in an epoch of the distillation.
+        rank: Number of the worker: each has its own networks.
     """
+
+    weight = 1.0
 
     def __init__(
         self, config: PoolConfig, architectures: Sequence[str], dataset: Dataset, *, steps_per_epoch: int, rank: int
@@ -59,7 +54,7 @@ class OnlinePool:
         self._next_step = 0
 
     def draw(self, step: int, count: int, rng: torch.Generator) -> Sequence[DrawnTeacher]:
-        """Trains this epoch's networks further and returns them; `rng` is left alone."""
+        """Train this epoch's networks further and return them; `rng` is not used."""
         epoch, index = divmod(step, self._steps_per_epoch)
         if epoch != self._epoch:
             self._begin(epoch, count)
@@ -69,11 +64,10 @@ class OnlinePool:
         return [teacher.drawn() for teacher in self._teachers]
 
     def prefetch(self, count: int, choices: Callable[[], torch.Generator]) -> None:
-        """Does nothing: its networks are on the device."""
+        pass
 
     def state(self) -> Mapping[str, Tensor]:
-        """Returns weights and optimisers; nothing at the end of an epoch, because the next has networks of its own."""
-        if self._next_step % self._steps_per_epoch == 0:
+        if self._next_step % self._steps_per_epoch == 0:  # the next epoch has new networks
             return {}
         return {
             name: tensor
@@ -82,7 +76,7 @@ class OnlinePool:
         }
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Keeps the tensors until the next draw says which networks they belong to."""
+        """Keep the tensors until the next draw says which networks they belong to."""
         self._saved, self._epoch = tensors, None
 
     def _begin(self, epoch: int, count: int) -> None:
@@ -104,34 +98,34 @@ class _OnlineTeacher:
         self._device = dataset.train.images.device
         number = int(torch.randint(len(architectures), (), generator=stream(seed, "architecture")))
         self._network = build_network(architectures[number], dataset, stream(seed, "weights", device=self._device))
-        self._network.eval()
         self._members = stack([self._network])
+        self._members.set_mode(training=False)
         self._optimizer = make_optimizer(config, self._members.parameters)
         self._pass: tuple[int, Tensor] | None = None
 
     def train(self, done: int) -> None:
-        """Makes the steps before one of the generator's; `done` of them were made before."""
-        self._network.train()
+        """Take the steps that precede one of the generator's; `done` were taken before."""
+        self._members.set_mode(training=True)
         for number in range(done, done + self._config.online_steps):
             rng = stream(self._seed, "augment", step=number)
             train_step(self._config, self._members, self._optimizer, self._dataset, self._batch(number), [rng])
-        self._network.eval()
+        self._members.set_mode(training=False)
 
     def drawn(self) -> DrawnTeacher:
-        return DrawnTeacher(network=self._network, tensors=module_tensors(self._network))
+        return DrawnTeacher(network=self._network, tensors=self._members.state())
 
     def state(self) -> dict[str, Tensor]:
         return {
-            **with_prefix("network", module_tensors(self._network)),
+            **with_prefix("network", self._members.state()),
             **with_prefix("optimizer", optimizer_tensors(self._optimizer)),
         }
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        restore_module(self._network, without_prefix("network", tensors))
+        self._members.load_state(without_prefix("network", tensors))
         restore_optimizer(self._optimizer, without_prefix("optimizer", tensors))
 
     def _batch(self, number: int) -> Tensor:
-        """Returns the indices (B,) of a step's images: passes over the training split, each in an order of its own."""
+        """Return the indices (B,) of a step's images; every pass over the training split has its own order."""
         num_images, batch_size = len(self._dataset.train), self._config.batch_size
         which, index = divmod(number, num_images // batch_size)
         if self._pass is None or self._pass[0] != which:

@@ -1,10 +1,10 @@
-"""The pool of stored teachers, which a distillation draws from, and each worker's shard of it.
+"""The pool of stored teachers that a distillation draws from, and each worker's shard of it.
 
     pool = StoredPool([teacher], dataset)
     [drawn] = pool.draw(step, 1, rng)
     logits = drawn(images)
 
-The other kind of pool, whose teachers are trained beside the generator, is in `dim_ray.core.teachers.online`.
+The pool whose teachers are trained beside the generator is in `dim_ray.core.teachers.online`.
 """
 
 from __future__ import annotations
@@ -32,62 +32,69 @@ class DrawnTeacher:
     """A classifier in eval mode with the weights that were drawn for it."""
 
     network: nn.Module
-    """Gives the structure; its own values don't count."""
+    """The structure; its own values are not used."""
     tensors: Mapping[str, Tensor]
     """Every parameter and buffer by name; without gradients."""
     precision: Precision = "float32"
     """Of the pass through the network."""
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Takes normalised images (B, C, H, W) to logits (B, K), float32."""
+        """Return the logits (B, K), float32, of normalised images (B, C, H, W)."""
         with autocast(self.precision, images.device):
             logits: Tensor = torch.func.functional_call(self.network, dict(self.tensors), (images,), strict=True)
         return logits.float()
 
 
 class TeacherPool(Protocol):
-    """Where a distillation gets its teachers from."""
+    """Teachers for a distillation to draw from."""
+
+    weight: float
+    """Factor of this worker's distances, see `shard_weight`."""
 
     def draw(self, step: int, count: int, rng: torch.Generator) -> Sequence[DrawnTeacher]:
-        """Returns the teachers of one step of the distillation, which are valid until the next draw.
+        """Return the teachers of one step, valid until the next draw.
 
         Args:
-            step: Number of the step. Steps follow each other from the first, or from the one after `load_state`.
-            count: How many; the same in every step.
-            rng: On the CPU, so that no draw waits for a device.
+            step: Step of the distillation. Steps follow each other from the first, or from that after `load_state`.
+            count: Number of teachers; the same in every step.
+            rng: Random stream on the CPU, so that no draw waits for a device.
         """
 
     def prefetch(self, count: int, choices: Callable[[], torch.Generator]) -> None:
-        """Is told of the next step's draw while this step's teachers are in use. No draw depends on it.
+        """Prepare the next draw while this step's teachers are in use. No draw depends on it.
 
         Args:
-            count: Of the next draw.
-            choices: Makes an rng in the state that the next draw will get. Not called where nothing is gained by it.
+            count: Number of teachers of the next draw.
+            choices: Makes the rng of the next draw; only called where there is something to prepare.
         """
 
     def state(self) -> Mapping[str, Tensor]:
-        """Returns what the next step needs to know of those before it: flat tensors by name, all finite.
+        """Return what the next step needs from the steps before: flat tensors by name, all finite.
 
-        It's nothing at the end of an epoch, where one worker's state stands for all of them.
+        Empty at the end of an epoch, where one worker's state stands for all of them.
         """
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes back what `state` returned, before the next step is drawn."""
+        """Restore what `state` returned, before the next draw."""
 
 
 class StoredPool:
-    """A TeacherPool of finished teachers, drawn uniformly and each draw by itself.
+    """A TeacherPool of finished teachers. Each draw is uniform over teachers, then over the teacher's snapshots.
 
     Args:
-        teachers: At least one; taken one by one, so that those on the device needn't be on the host all at once.
+        teachers: At least one; consumed one at a time, so that the host needn't hold all of them at once.
         dataset: Decides shapes and device.
         budget_bytes: What snapshots may take on the device, the first teachers' first; the others stay on the host
-            and are brought over ahead of use. None: all are on the device.
+            and are copied ahead of use. None: all are on the device.
+        weight: See `TeacherPool.weight`.
     """
 
-    def __init__(self, teachers: Iterable[Teacher], dataset: Dataset, *, budget_bytes: int | None = None) -> None:
+    def __init__(
+        self, teachers: Iterable[Teacher], dataset: Dataset, *, budget_bytes: int | None = None, weight: float = 1.0
+    ) -> None:
         device = dataset.train.images.device
         templates: dict[str, nn.Module] = {}
+        self.weight = weight
         self._memory = SnapshotMemory(device, budget_bytes)
         self._teachers: list[tuple[nn.Module, list[int]]] = []
         for teacher in teachers:
@@ -101,7 +108,6 @@ class StoredPool:
         return len(self._teachers)
 
     def draw(self, step: int, count: int, rng: torch.Generator) -> Sequence[DrawnTeacher]:
-        """Returns `count` snapshots, each uniform over teachers and then over the teacher's snapshots."""
         networks, snapshots = self._choose(count, rng)
         return [
             DrawnTeacher(network=network, tensors=tensors)
@@ -109,20 +115,18 @@ class StoredPool:
         ]
 
     def prefetch(self, count: int, choices: Callable[[], torch.Generator]) -> None:
-        """Begins to bring over those snapshots of the next draw that aren't on the device."""
         if not self._memory.is_on_device:
             _, snapshots = self._choose(count, choices())
             self._memory.fetch(snapshots)
 
     def state(self) -> Mapping[str, Tensor]:
-        """Returns nothing: a draw depends on no other."""
         return {}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Has nothing to take back."""
+        pass
 
     def _choose(self, count: int, rng: torch.Generator) -> tuple[list[nn.Module], list[int]]:
-        """Returns networks, and numbers of snapshots."""
+        """Return networks, and numbers of snapshots."""
         networks, chosen = [], []
         for _ in range(count):
             network, snapshots = self._teachers[_below(len(self._teachers), rng)]
@@ -132,12 +136,12 @@ class StoredPool:
 
 
 def shard(numbers: range, collective: Collective) -> range:
-    """Returns the teachers that this worker holds: r, r + W, ... of W workers."""
+    """Return the teachers that this worker holds: r, r + W, ... of W workers."""
     return numbers[collective.rank :: collective.num_workers]
 
 
 def shard_weight(numbers: range, collective: Collective) -> float:
-    """Returns the size of this worker's shard over the mean size: then every teacher counts the same."""
+    """Return the size of this worker's shard over the mean size, with which every teacher counts the same."""
     return len(shard(numbers, collective)) * collective.num_workers / len(numbers) if numbers else 1.0
 
 

@@ -1,12 +1,12 @@
-"""Snapshots of teachers: on the device as far as a budget goes, the others on the host and brought over ahead of use.
+"""Snapshots of teachers: on the device up to a limit, the others on the host and copied over ahead of use.
 
     memory = SnapshotMemory(device, budget_bytes=2**30)
     number = memory.add(snapshot)
-    memory.fetch([number])               # begins to bring it over, if it isn't there
-    [tensors] = memory.take([number])    # has it there, whether it was fetched or not
+    memory.fetch([number])               # begins to copy it, if it isn't on the device
+    [tensors] = memory.take([number])    # works without `fetch`, too
 
-A snapshot on the host is one run of bytes, which one copy brings over. For a GPU it lies in pinned memory and is copied
-in a stream of its own, beside whatever the device computes.
+A snapshot on the host is one run of bytes, for one copy. For a GPU it lies in pinned memory, and is copied in a stream
+of its own beside whatever the device computes.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from torch import Tensor
 __all__ = ["SnapshotMemory", "device_budget"]
 
 _BYTES_PER_GIB = 2**30
-_FREE_SHARE = 0.5  # of a GPU's free memory: the rest is for what training needs beside its networks
+_FREE_SHARE = 0.5  # of a GPU's free memory; the rest is for training
 _ALIGNMENT_BYTES = 64  # of each tensor within a run of bytes: as PyTorch allocates on the CPU
 
 Arrival = Callable[[], Tensor]
-"""Returns the copied bytes; what the caller's stream does next waits for them."""
+"""Returns the copied bytes; the caller's stream waits for them."""
 
 
 class SnapshotMemory:
-    """Keeps snapshots, as many on the device as fit: in the order in which they come, each that fits in what is left.
+    """Keeps each snapshot on the device if it fits into what is left of the limit, otherwise on the host.
 
-    Beside those, at most what was taken last and what was fetched since are on the device. (A GPU's memory is free when
-    the work that was queued before is done: while the host is far ahead of it, there may be more.)
+    Of those on the host, only what was taken last and what was fetched since are on the device, too. (A GPU frees
+    memory when the work queued before is done: while the host is far ahead, there may be more.)
 
     Args:
         device: Where snapshots are used.
-        budget_bytes: What those that stay on the device may take together; None keeps all of them there.
+        budget_bytes: Limit for the snapshots that stay on the device; None keeps all of them there.
     """
 
     def __init__(self, device: torch.device, budget_bytes: int | None) -> None:
@@ -48,11 +48,11 @@ class SnapshotMemory:
 
     @property
     def is_on_device(self) -> bool:
-        """Whether there is nothing to fetch."""
+        """Whether every snapshot is on the device."""
         return not self._on_host
 
     def add(self, tensors: Mapping[str, Tensor]) -> int:
-        """Keeps a snapshot and returns its number, counted from 0."""
+        """Keep a snapshot and return its number, counted from 0."""
         number = len(self._resident) + len(self._on_host)
         size_bytes = sum(tensor.nbytes for tensor in tensors.values())
         if self._budget_bytes is not None and size_bytes > self._budget_bytes:
@@ -64,13 +64,13 @@ class SnapshotMemory:
         return number
 
     def fetch(self, numbers: Sequence[int]) -> None:
-        """Begins to bring over those of these snapshots that aren't on the device yet, nor on their way."""
+        """Begin to copy those snapshots that are neither on the device nor on their way."""
         for number in numbers:
             if number in self._on_host and number not in self._arrivals:
                 self._arrivals[number] = self._begin_copy(self._on_host[number].data)
 
     def take(self, numbers: Sequence[int]) -> list[Mapping[str, Tensor]]:
-        """Returns the tensors of these snapshots on the device, and forgets what else was fetched."""
+        """Return the tensors of these snapshots on the device, and forget what else was fetched."""
         self._arrivals = {number: arrival for number, arrival in self._arrivals.items() if number in numbers}
         self.fetch(numbers)
         return [
@@ -82,12 +82,7 @@ class SnapshotMemory:
 
 
 def device_budget(memory_gib: float | None, device: torch.device) -> int | None:
-    """Returns the bytes of a device that snapshots may take; None where that's no question: on the CPU.
-
-    Args:
-        memory_gib: In GiB; None is half of what is free on a GPU now.
-        device: Where they are used.
-    """
+    """Return `memory_gib` in bytes, or half of a GPU's free memory if that is None; None, no limit, on the CPU."""
     if device.type != "cuda":
         return None
     if memory_gib is None:
@@ -106,7 +101,7 @@ class _Packed:
     """First byte, type and shape of each tensor by name."""
 
     def unpack(self, data: Tensor) -> dict[str, Tensor]:
-        """Returns the tensors as views of a copy of the bytes."""
+        """Return the tensors as views of a copy of the bytes."""
         return {
             name: data[first : first + shape.numel() * dtype.itemsize].view(dtype).view(shape)
             for name, (first, dtype, shape) in self.layout.items()
@@ -125,7 +120,7 @@ def _pack(tensors: Mapping[str, Tensor], *, pinned: bool) -> _Packed:
 
 
 def _copier(device: torch.device) -> Callable[[Tensor], Arrival]:
-    """Returns what begins to copy bytes of the host to a device."""
+    """Return a function that begins to copy bytes from the host to a device."""
     if device.type != "cuda":
 
         def copy(data: Tensor) -> Arrival:
@@ -144,7 +139,7 @@ def _copier(device: torch.device) -> Callable[[Tensor], Arrival]:
         def arrive() -> Tensor:
             user = torch.cuda.current_stream(device)
             user.wait_event(copied_event)
-            copied.record_stream(user)  # its memory is the copying stream's, which mustn't reuse it before
+            copied.record_stream(user)  # so that the copying stream doesn't reuse the memory too early
             return copied
 
         return arrive

@@ -1,12 +1,11 @@
-"""Soft labels: what the teachers of a pool say of an image, in the place of its class.
+"""Soft labels: a pool's predictions for an image, in place of its class.
 
     labeller = Labeller(teachers, dataset, temperature=1.0)
     probabilities = labeller(images)      # (N, K) float32
     loss = label_loss(student(augmented), probabilities, temperature=1.0)
 
-The label of image x is the mean over the teachers f, each in its last snapshot and in eval mode, of
-softmax(f(x) / T). It is given to the image as the student's protocol delivers it, before augmentation: so a set's
-labels are computed once and can be stored with it, N x K float32.
+The label of image x is the mean of softmax(f(x) / T) over the teachers f, each in its last snapshot and in eval mode.
+It belongs to the image before augmentation: a set's labels are computed once and can be stored with it, N x K float32.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from dim_ray.core.training.checkpoint import restore_module
 
 __all__ = ["Labeller"]
 
-_LABELLING_BATCH = 500  # images at a time where only memory depends on it
+_LABELLING_BATCH = 500  # images at a time; only memory depends on it
 
 
 class Labeller:
@@ -31,7 +30,7 @@ class Labeller:
 
     Args:
         teachers: At least one.
-        dataset: Decides shapes and device; its images are not looked at.
+        dataset: Decides shapes and device; its images are not used.
         temperature: T.
     """
 
@@ -45,14 +44,7 @@ class Labeller:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Returns soft labels.
-
-        Args:
-            images: (N, C, H, W) float32, normalised.
-
-        Returns:
-            (N, K) float32 in [0, 1]; each row sums to 1.
-        """
+        """Return the labels (N, K), whose rows sum to 1, of normalised images (N, C, H, W)."""
         return torch.cat([self._label(part) for part in torch.split(images, _LABELLING_BATCH)])
 
     def _label(self, images: Tensor) -> Tensor:

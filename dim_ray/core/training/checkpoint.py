@@ -1,9 +1,9 @@
-"""Tensors and JSON as one file's bytes: safetensors, with a digest that finds every altered or missing byte.
+"""Tensors and JSON as the bytes of one safetensors file, with a digest that detects any altered or missing byte.
 
     data = dumps({"weight": weight}, {"step": 7})
     tensors, meta = loads(data, origin="state.safetensors")
 
-No pickle: a checkpoint that somebody sent you can't run code.
+No pickle: somebody else's checkpoint can't run code.
 """
 
 from __future__ import annotations
@@ -36,21 +36,22 @@ __all__ = [
 
 FORMAT_VERSION = 1
 _HEADER_KEY = "dim_ray"
-_LENGTH_BYTES = 8  # the header's length, with which every safetensors file begins
+_LENGTH_BYTES = 8  # at the start of every safetensors file: its header's length
+_REMEDY = "delete it and run the same command again."
 
 
 def dumps(tensors: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None) -> bytes:
-    """Returns one file's bytes.
+    """Return one file's bytes.
 
     Args:
-        tensors: Any devices and dtypes; shapes are kept.
+        tensors: Tensors of any device, shape and type, by name.
         meta: JSON values.
     """
     return dumps_host(host_copy(tensors), meta)
 
 
 def host_copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns copies on the CPU, contiguous and apart from each other: what `dumps_host` takes."""
+    """Return contiguous copies on the CPU that share no memory, for `dumps_host`."""
     return {
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
@@ -58,27 +59,19 @@ def host_copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def dumps_host(host: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None) -> bytes:
-    """Returns one file's bytes, without another copy of the tensors.
-
-    Args:
-        host: What `host_copy` made.
-        meta: JSON values.
-    """
-    plain = json.loads(json.dumps(dict(meta or {})))  # as a reader gets it, so that both digests see the same
+    """Return one file's bytes from tensors that `host_copy` made, without another copy."""
+    plain = json.loads(json.dumps(dict(meta or {})))  # as a reader sees it, so that both digests agree
     header = {"format_version": FORMAT_VERSION, "meta": plain, "sha256": _digest(host, FORMAT_VERSION, plain)}
-    # The library writes tensors in a fixed order, so the same state gives the same bytes.
+    # The library writes tensors in a fixed order: the same state gives the same bytes.
     return safetensors.torch.save(dict(host), metadata={_HEADER_KEY: json.dumps(header, sort_keys=True)})
 
 
 def loads(data: bytes, origin: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads what `dumps` made.
+    """Return the tensors, on the CPU, and the JSON values of a file that `dumps` made.
 
     Args:
         data: The file's bytes.
         origin: The file's name, for error messages.
-
-    Returns:
-        Tensors on the CPU, and the JSON values.
 
     Raises:
         ArtifactError: The file is truncated, altered, of a newer format or not ours.
@@ -86,31 +79,25 @@ def loads(data: bytes, origin: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     header = _read_header(data, origin)
     try:
         tensors = safetensors.torch.load(data)
-    except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a type of numbers that torch has not
-        raise ArtifactError(
-            f"{origin} is truncated or altered ({error}); delete it and run the same command again."
-        ) from error
+    except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a type that torch lacks
+        raise ArtifactError(f"{origin} is truncated or altered ({error}); {_REMEDY}") from error
     if header["sha256"] != _digest(tensors, header["format_version"], header["meta"]):
-        raise ArtifactError(
-            f"{origin} was altered: its SHA-256 is not the one it was written with; delete it and run the same "
-            "command again."
-        )
-    meta: dict[str, Any] = header["meta"]
-    return tensors, meta
+        raise ArtifactError(f"{origin} was altered: its SHA-256 is not the one it was written with; {_REMEDY}")
+    return tensors, dict(header["meta"])
 
 
 def module_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Returns a module's parameters and buffers by name."""
+    """Return a module's parameters and buffers by name."""
     return dict(module.state_dict())
 
 
 def restore_module(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Loads what `module_tensors` returned; every name and shape must fit."""
+    """Load what `module_tensors` returned; every name and shape must fit."""
     module.load_state_dict(dict(tensors), strict=True)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Returns an optimiser's state as flat tensors named <parameter number>.<quantity>."""
+    """Return an optimiser's state as flat tensors named <parameter number>.<quantity>."""
     return {
         f"{index}.{name}": value if isinstance(value, Tensor) else torch.tensor(value)
         for index, quantities in optimizer.state_dict()["state"].items()
@@ -120,14 +107,14 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Loads what `optimizer_tensors` returned; learning rate and the like stay the optimiser's own."""
+    """Load what `optimizer_tensors` returned; the optimiser keeps its own learning rate and the like."""
     state: dict[int, dict[str, Tensor]] = {}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for name, tensor in tensors.items():
         number, quantity = name.split(".", 1)
         index = int(number)
-        # A copy, because load_state_dict keeps the tensors that it is given, and steps change them in place. It lies in
-        # memory as the parameter does: fused steps go through both as they lie.
+        # A copy, because load_state_dict keeps the tensors that it is given, and steps change them in place. Its memory
+        # layout is the parameter's, because fused steps walk through both in order.
         fits = tensor.shape == parameters[index].shape
         own = torch.empty_like(parameters[index], dtype=tensor.dtype).copy_(tensor) if fits else tensor.clone()
         state.setdefault(index, {})[quantity] = own
@@ -135,24 +122,22 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the tensors with `prefix.` before each name."""
+    """Return the tensors with `prefix.` before each name."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
 def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the tensors named `prefix.`..., with it taken off."""
+    """Return the tensors named `prefix.`..., without that prefix."""
     return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")}
 
 
 def _read_header(data: bytes, origin: str) -> dict[str, Any]:
-    """Returns what `dumps` wrote beside the tensors, before any tensor is read: a newer format may have others."""
+    """Return what `dumps` wrote beside the tensors, which a newer format may store in ways that can't be read."""
     try:
         length = int.from_bytes(data[:_LENGTH_BYTES], "little")
         metadata = json.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + length]).get("__metadata__", {})
     except (ValueError, AttributeError) as error:
-        raise ArtifactError(
-            f"{origin} is truncated or not a safetensors file ({error}); delete it and run the same command again."
-        ) from error
+        raise ArtifactError(f"{origin} is truncated or not a safetensors file ({error}); {_REMEDY}") from error
     if not isinstance(metadata, dict) or _HEADER_KEY not in metadata:
         raise ArtifactError(
             f"{origin} is a safetensors file, but not one of dim_ray's; give the path of a file that dim_ray wrote."
@@ -161,9 +146,7 @@ def _read_header(data: bytes, origin: str) -> dict[str, Any]:
         header = json.loads(metadata[_HEADER_KEY])
         version, _, _ = int(header["format_version"]), header["meta"], header["sha256"]
     except (ValueError, TypeError, KeyError) as error:
-        raise ArtifactError(
-            f"{origin} was altered: its header can't be read ({error}); delete it and run the same command again."
-        ) from error
+        raise ArtifactError(f"{origin} was altered: its header can't be read ({error}); {_REMEDY}") from error
     if version > FORMAT_VERSION:
         raise ArtifactError(
             f"{origin} was made by a newer version of dim_ray (format {version}; this one reads up to "

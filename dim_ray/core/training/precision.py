@@ -1,4 +1,4 @@
-"""Which number format a training step's forward and backward passes use; weights and optimisers are always float32.
+"""The number format of a training step's passes; weights and optimisers are always float32.
 
 with autocast("auto", images.device):
     logits = network(images)
@@ -14,17 +14,15 @@ __all__ = ["autocast", "resolve_precision"]
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """Returns PyTorch's mixed-precision context, switched off for float32. One context for each step.
-
-    Casts of weights are not kept: one made under `no_grad` would be found again, without its gradient.
-    """
+    """Return PyTorch's mixed-precision context, switched off for float32."""
+    # Without the cache of cast weights: one that was cast under `no_grad` would be used again, without its gradient.
     return torch.autocast(
         device.type, torch.bfloat16, resolve_precision(precision, device) == "bfloat16", cache_enabled=False
     )
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Precision:
-    """Returns what `auto` means on a device: bfloat16 where it multiplies matrices in it, otherwise float32."""
+    """Return what `auto` means on a device: bfloat16 where it multiplies matrices in it, otherwise float32."""
     if precision != "auto":
         return precision
     if device.type == "cuda":

@@ -1,10 +1,10 @@
 """Random numbers as a function of (seed, purpose, step).
 
-No stage carries a random state along: step 1,000 draws the same numbers whether the steps before it were run in
-this process, in another, or on another number of workers. That is what makes a resumed run bit-identical.
-
     rng = stream(0, "adversarial", "noise", step=1000)
     torch.randn(64, 100, generator=rng)
+
+No stage carries a random state: step 1,000 draws the same numbers in whatever process and on however many workers the
+steps before it ran. That is what makes a resumed run bit-identical.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _SEED_BITS = 63
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
-    """Returns a seed in [0, 2^63) that differs for every seed and purpose."""
+    """Return a seed in [0, 2^63) of its own for every seed and purpose."""
     text = "/".join([str(seed), *map(str, purpose)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> (64 - _SEED_BITS)
 
 
 def stream(seed: int, *purpose: str | int, step: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
-    """Returns the random stream of one purpose at one step, on `device`."""
+    """Return the random stream of one purpose at one step, on `device`."""
     rng = torch.Generator(device=device)
     rng.manual_seed(derive_seed(seed, *purpose, step))
     return rng

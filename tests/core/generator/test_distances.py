@@ -72,7 +72,7 @@ def test_distance_is_that_of_the_slow_reference(kind: MatchingKind, architecture
 
 @pytest.mark.parametrize("architecture", ["convnet3_w4", "resnet10_w4"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_same_images_are_no_distance_apart_and_other_ones_are(kind: MatchingKind, architecture: str) -> None:
+def test_distance_is_zero_only_between_the_same_images(kind: MatchingKind, architecture: str) -> None:
     used = teacher(architecture)
     assert measure(kind, images(0), images(0).requires_grad_(), used=used).item() == pytest.approx(0, abs=1e-10)
     assert measure(kind, images(0), images(1), used=used).item() > 1e-6
@@ -115,7 +115,7 @@ def test_only_logits_of_pairs_see_which_image_of_a_class_is_which(kind: Matching
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradient_goes_through_the_generated_half_alone(kind: MatchingKind) -> None:
+def test_gradient_only_flows_through_the_generated_half(kind: MatchingKind) -> None:
     used = teacher()
     real, generated = images(0).requires_grad_(), images(1).requires_grad_()
     measure(kind, real, generated, used=used).backward()
@@ -127,7 +127,7 @@ def test_gradient_goes_through_the_generated_half_alone(kind: MatchingKind) -> N
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_image_alone_has_a_finite_distance(kind: MatchingKind) -> None:
+def test_batch_of_one_image_has_a_finite_distance(kind: MatchingKind) -> None:
     generated = images(1, 1).requires_grad_()
     measure(kind, images(0, 1), generated, labels=torch.tensor([2])).backward()
     assert generated.grad is not None

@@ -11,22 +11,23 @@ from torch import Tensor, nn
 
 from dim_ray.config import HealthConfig
 from dim_ray.core.data.dataset import Dataset, signed
-from dim_ray.core.generator.adversarial import train_prior
+from dim_ray.core.generator.adversarial import AdversarialTraining
 from dim_ray.core.generator.health import HealthCheck
 from dim_ray.core.generator.networks import Generator
-from dim_ray.core.training.ports import SilentReporter, SingleWorker
+from dim_ray.core.training.loop import run_epochs
+from dim_ray.core.training.ports import Ports, SingleWorker
 from dim_ray.errors import DivergedError
-from tests.helpers.tiny import PRIOR, MemoryCheckpointer, equal_states, make_dataset, make_pair
+from tests.helpers.tiny import GENERATOR, PRIOR, MemoryCheckpointer, equal_states, make_dataset, make_pair
 
 DATASET = make_dataset(per_class=4)
 HINGE = replace(PRIOR, loss="hinge")
 
 
 class Copying(Generator):
-    """Returns real images, as if they had been generated; a small `spread` draws them to their class's mean."""
+    """Generates real images; a small `spread` draws them to their class's mean."""
 
     def __init__(self, dataset: Dataset, spread: float = 1.0) -> None:
-        super().__init__(capacity=2, latent_dim=4, num_classes=3, num_channels=1, image_size=8, refinements=())
+        super().__init__(GENERATOR, num_classes=3, num_channels=1, image_size=8)
         self._dataset = dataset
         self._spread = spread
 
@@ -76,9 +77,9 @@ def test_diversity_is_the_share_of_the_spread_that_is_left(spread: float) -> Non
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.01])
-def test_one_image_a_class_is_a_collapse(spread: float) -> None:
+def test_one_image_per_class_is_a_collapse(spread: float) -> None:
     _, complaint = look(spread)
-    assert complaint.startswith("the generator collapsed to one image a class")
+    assert complaint.startswith("the generator collapsed to one image per class")
     assert "health.min_diversity is 0.02" in complaint
     assert look(spread, min_diversity=0.0)[1] == ""
 
@@ -86,7 +87,7 @@ def test_one_image_a_class_is_a_collapse(spread: float) -> None:
 def test_discriminator_that_has_nothing_left_to_learn_is_saturated() -> None:
     metrics, complaint = look(0.9, 2.0, HINGE)  # every score beyond the margin of 1
     assert metrics["source_loss"] == 0
-    assert complaint.startswith("the discriminator is saturated: its hinge loss is 0")
+    assert complaint.startswith("the discriminator is saturated and has nothing left to learn: its hinge loss is 0")
     metrics, complaint = look(0.9, 1.0, HINGE)
     assert (metrics["source_loss"], complaint) == (1.0, "")
     assert look(0.9, 2.0, HINGE, min_source_loss=0.0)[1] == ""
@@ -101,7 +102,7 @@ def test_scores_of_a_critic_that_lost_its_slope_are_an_explosion() -> None:
     assert complaint.startswith("the discriminator's scores exploded")
 
 
-def test_class_of_a_single_image_has_no_say() -> None:
+def test_class_of_a_single_image_is_ignored() -> None:
     chosen = torch.cat([(DATASET.train.labels == 0).nonzero()[:1], (DATASET.train.labels > 0).nonzero()]).squeeze(1)
     train = replace(DATASET.train, images=DATASET.train.images[chosen], labels=DATASET.train.labels[chosen])
     dataset = replace(DATASET, train=train)
@@ -120,18 +121,11 @@ def test_untrained_networks_are_no_reason_to_complain() -> None:
 def test_training_that_collapsed_ends_with_the_last_good_state() -> None:
     config = replace(PRIOR, epochs=6)
     healthy, pair = make_pair(DATASET), make_pair(DATASET)
-    train_prior(
-        healthy,
-        replace(config, epochs=2),
-        DATASET,
-        health=HealthConfig(),
-        reporter=SilentReporter(),
-        checkpointer=MemoryCheckpointer(),
-        collective=SingleWorker(),
-    )
+    first = AdversarialTraining(healthy, replace(config, epochs=2), DATASET, HealthConfig(), SingleWorker())
+    run_epochs(first, DATASET.train, Ports())
 
     class Breaking:
-        """Sets the generator's last layer to nothing once the second epoch was reported: from then on it's grey."""
+        """Sets the generator's last layer to zero after the second epoch: its images are grey from then on."""
 
         def report(self, step: int, total: int, metrics: Any) -> None:
             if step == 2:
@@ -139,19 +133,12 @@ def test_training_that_collapsed_ends_with_the_last_good_state() -> None:
                 pair.generator_optimizer.param_groups[0]["lr"] = 0.0
 
     checkpointer = MemoryCheckpointer(every=10**9)
+    stage = AdversarialTraining(pair, config, DATASET, HealthConfig(patience=3), SingleWorker())
     with pytest.raises(
         DivergedError,
         match=r"^prior diverged by step \d+ of \d+: the generator collapsed.*The last good state, of step",
     ):
-        train_prior(
-            pair,
-            config,
-            DATASET,
-            health=HealthConfig(patience=3),
-            reporter=Breaking(),
-            checkpointer=checkpointer,
-            collective=SingleWorker(),
-        )
+        run_epochs(stage, DATASET.train, Ports(reporter=Breaking(), checkpointer=checkpointer))
     state = checkpointer.load()
     assert state is not None
     assert equal_states(state.tensors, healthy.state())

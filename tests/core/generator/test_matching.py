@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from dim_ray.config import HealthConfig, MatchingConfig, MatchingKind, PoolConfi
 from dim_ray.core.data.augment import Augmentation, augment, draw_augmentation
 from dim_ray.core.data.dataset import Dataset, signed
 from dim_ray.core.generator.distances import DISTANCES
-from dim_ray.core.generator.matching import distill
+from dim_ray.core.generator.matching import Distillation
 from dim_ray.core.generator.networks import Generator
 from dim_ray.core.generator.pair import Pair
 from dim_ray.core.networks.classifiers import build_network
@@ -21,11 +20,13 @@ from dim_ray.core.teachers import snapshots
 from dim_ray.core.teachers.online import OnlinePool
 from dim_ray.core.teachers.pool import DrawnTeacher, StoredPool, TeacherPool, shard, shard_weight
 from dim_ray.core.teachers.teacher import Teacher
-from dim_ray.core.training.ports import Collective, NoCheckpointer, SingleWorker
+from dim_ray.core.training.loop import run_epochs
+from dim_ray.core.training.ports import Collective, Ports, SingleWorker
 from dim_ray.core.training.random import derive_seed, stream
 from tests.helpers import reference
 from tests.helpers.gloo_workers import workers
 from tests.helpers.tiny import (
+    GENERATOR,
     MATCHING,
     POOL,
     PRIOR,
@@ -52,18 +53,15 @@ def train(
     config: MatchingConfig = MATCHING,
     dataset: Dataset = DATASET,
     prior: PriorConfig = PRIOR,
-    **change: Any,
+    *,
+    collective: Collective | None = None,
+    measure: Callable[[int], Mapping[str, float]] = no_measurement,
 ) -> RecordingReporter:
-    reporter = RecordingReporter()
-    arguments: dict[str, Any] = {
-        "shard_weight": 1.0,
-        "health": HealthConfig(),
-        "after_epoch": no_measurement,
-        "checkpointer": NoCheckpointer(),
-        "collective": SingleWorker(),
-        **change,
-    }
-    distill(pair, pool, config, prior, dataset, reporter=reporter, **arguments)
+    ports = Ports(reporter=(reporter := RecordingReporter()), collective=collective or SingleWorker())
+    stage = Distillation(
+        pair, pool, config, prior, dataset, health=HealthConfig(), collective=ports.collective, measure=measure
+    )
+    run_epochs(stage, dataset.train, ports)
     return reporter
 
 
@@ -72,7 +70,7 @@ def build(architecture: str, rng: torch.Generator, dataset: Dataset = DATASET) -
 
 
 def load(teacher: Teacher, number: int, dataset: Dataset = DATASET) -> nn.Module:
-    """Returns a snapshot as a network of its own."""
+    """Return a snapshot as a separate network."""
     network = build(teacher.architecture, stream(99), dataset)
     network.load_state_dict(dict(teacher.snapshots[number]))
     return network.eval().requires_grad_(False)
@@ -87,7 +85,7 @@ def augmentations(config: MatchingConfig, num_workers: int, rng: torch.Generator
 
 
 def drawing(shards: list[list[Teacher]], config: MatchingConfig) -> reference.Draw:
-    """Returns what each worker draws: parameters of the augmentations first, then teachers, each with its snapshot."""
+    """Return the draws of each worker: parameters of the augmentations first, then teachers and their snapshots."""
 
     def draw(rank: int, number: int) -> list[tuple[Augmentation, nn.Module]]:
         if not shards[rank]:
@@ -105,7 +103,7 @@ def drawing(shards: list[list[Teacher]], config: MatchingConfig) -> reference.Dr
 def drawing_online(
     pool: PoolConfig, architectures: tuple[str, ...], config: MatchingConfig, num_workers: int, dataset: Dataset
 ) -> reference.Draw:
-    """Returns what each worker draws from networks that it trains itself, asked for step by step."""
+    """Return the draws of each worker from networks that it trains itself, to be called step by step."""
     num_images = len(dataset.train)
     training: dict[tuple[int, int, int], tuple[int, nn.Module, reference.Momentum]] = {}
 
@@ -167,7 +165,7 @@ def test_losses_and_weights_are_those_of_the_slow_reference(
         learning_rate=LEARNING_RATE,
         decay=DECAY,
     )
-    reporter = train(pair, StoredPool(teachers, dataset), config, dataset, prior, shard_weight=1.5)
+    reporter = train(pair, StoredPool(teachers, dataset, weight=1.5), config, dataset, prior)
     assert_same(pair, reporter, networks, expected)
 
 
@@ -178,7 +176,7 @@ def assert_same(
     expected: list[list[Mapping[str, float]]],
     steps_per_epoch: int = 1,
 ) -> None:
-    """Compares the losses that are reported, those of each epoch's last step, and the weights at the end."""
+    """Compare the losses that are reported, those of each epoch's last step, and the weights at the end."""
     expected = expected[steps_per_epoch - 1 :: steps_per_epoch]
     for name in ("discriminator_loss", "generator_loss", "matching_loss"):
         assert reporter.losses(name) == pytest.approx([losses[name] for (losses,) in expected], rel=1e-5, abs=1e-5)
@@ -207,26 +205,27 @@ def test_every_kind_is_that_of_the_slow_reference(kind: MatchingKind, pool_kind:
     pair = make_plain_pair(dataset, learning_rate=LEARNING_RATE)
     networks = plain_networks(pair)
     pool: TeacherPool
+    weight = 1.5 if pool_kind == "stored" else 1.0
     if pool_kind == "stored":
         teachers = make_teachers(dataset, [2, 1, 3])
-        pool, draw = StoredPool(teachers, dataset), drawing([teachers], config)
+        pool, draw = StoredPool(teachers, dataset, weight=weight), drawing([teachers], config)
     else:
         pool = OnlinePool(ONLINE, ARCHITECTURES, dataset, steps_per_epoch=2, rank=0)
         draw = drawing_online(ONLINE, ARCHITECTURES, config, 1, dataset)
     expected, _ = reference.matching_losses(
-        networks, config, PRIOR, dataset, draw, shard_weights=[1.5], learning_rate=LEARNING_RATE, decay=0.0
+        networks, config, PRIOR, dataset, draw, shard_weights=[weight], learning_rate=LEARNING_RATE, decay=0.0
     )
     assert len(expected) == 4
     assert all(own["matching_loss"] > 1e-5 for (own,) in expected)
-    reporter = train(pair, pool, config, dataset, shard_weight=1.5)
+    reporter = train(pair, pool, config, dataset)
     assert_same(pair, reporter, networks, expected, steps_per_epoch=2)
 
 
 class Echo(Generator):
-    """A generator that returns the real images of the labels that it is given."""
+    """Generates the real images of its labels."""
 
     def __init__(self, dataset: Dataset) -> None:
-        super().__init__(capacity=2, latent_dim=4, num_classes=3, num_channels=1, image_size=8, refinements=())
+        super().__init__(GENERATOR, num_classes=3, num_channels=1, image_size=8)
         self._dataset = dataset
 
     def sample(self, labels: Tensor, rng: torch.Generator) -> Tensor:
@@ -236,7 +235,7 @@ class Echo(Generator):
 
 @pytest.mark.parametrize("operation", ["color", "crop", "cutout", "flip", "rotate", "scale"])
 def test_both_halves_are_changed_in_the_same_way(operation: str) -> None:
-    # One image a class: the generator's images of the labels are then the real ones, in the same order.
+    # One image per class: the generator's images of the labels are then the real ones, in the same order.
     dataset = make_dataset(per_class=1)
     generator = Echo(dataset)
     pair = replace(make_plain_pair(dataset), generator=generator, average=generator)
@@ -257,7 +256,7 @@ def test_both_halves_are_changed_in_the_same_way(operation: str) -> None:
     assert max(changes) > 0.1, "nothing was augmented"
 
 
-def test_each_teacher_of_a_step_has_an_augmentation_of_its_own() -> None:
+def test_each_teacher_of_a_step_has_its_own_augmentation() -> None:
     dataset = make_dataset(per_class=1)
     pool = StoredPool(make_teachers(dataset, [1]), dataset)
     [teacher] = pool.draw(0, 1, stream(0))
@@ -280,7 +279,7 @@ def test_teachers_are_passed_in_the_precision_asked_for() -> None:
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.1)
 
 
-def test_teachers_are_not_changed_by_being_matched() -> None:
+def test_matching_does_not_change_teachers() -> None:
     teachers = make_teachers(DATASET, [1, 2], "resnet10_w4")
     before = copy.deepcopy([dict(snapshot) for teacher in teachers for snapshot in teacher.snapshots])
     train(make_pair(DATASET), StoredPool(teachers, DATASET))
@@ -303,7 +302,7 @@ def test_weights_and_losses_do_not_depend_on_where_snapshots_stay(share: float) 
 
 
 class Watched(StoredPool):
-    """A pool whose snapshots are all on the host, and which notes draws, copies and uses in their order."""
+    """A pool whose snapshots are all on the host, and which records draws, copies and uses in their order."""
 
     def __init__(self, teachers: Sequence[Teacher], monkeypatch: pytest.MonkeyPatch) -> None:
         self.events: list[str] = []
@@ -324,7 +323,7 @@ class Watched(StoredPool):
 
 
 @pytest.mark.parametrize("augmentation", ["none", "color_crop_cutout_flip_scale_rotate", "flip+crop"])
-def test_what_the_next_step_draws_is_on_its_way_before_this_steps_teachers_are_used(
+def test_teachers_of_the_next_step_are_being_copied_before_those_of_this_step_are_used(
     augmentation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = Watched(make_teachers(DATASET, [1] * 50), monkeypatch)  # with which no step draws the last one's again
@@ -368,7 +367,7 @@ def test_measuring_an_epoch_does_not_change_the_training() -> None:
             with torch.no_grad():
                 return {"mean": pair.average.sample(torch.tensor([0, 1]), stream(0, "measure")).mean().item()}
 
-        reporter = train(pair, pool, after_epoch=measure if number % 2 else no_measurement)
+        reporter = train(pair, pool, measure=measure if number % 2 else no_measurement)
         assert all(("mean" in metrics) == bool(number % 2) for _, _, metrics in reporter.reports)
     assert equal_states(pairs[0].state(), pairs[1].state())
     assert equal_states(pairs[2].state(), pairs[3].state())
@@ -383,21 +382,15 @@ DISTRIBUTED = replace(MATCHING, epochs=1, batch_size=12, weight=2.0)
 def distill_shard(
     collective: Collective, kind: MatchingKind, num_teachers: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], RecordingReporter]:
-    """Returns the weights, the last step's averaged gradients, and what was reported; 0 teachers are online ones."""
+    """Return the weights, the last step's averaged gradients, and the reports; 0 teachers are online ones."""
     numbers = range(num_teachers)
     teachers = make_teachers(DATASET, [1 + number % 2 for number in numbers])
     mine = [teachers[number] for number in shard(numbers, collective)]
     pair = make_plain_pair(DATASET, ema_decay=DECAY, learning_rate=LEARNING_RATE)
-    pool: TeacherPool | None = StoredPool(mine, DATASET) if mine else None
+    pool: TeacherPool | None = StoredPool(mine, DATASET, weight=shard_weight(numbers, collective)) if mine else None
     if num_teachers == 0:
         pool = OnlinePool(ONLINE, ARCHITECTURES, DATASET, steps_per_epoch=2, rank=collective.rank)
-    reporter = train(
-        pair,
-        pool,
-        replace(DISTRIBUTED, kind=kind),
-        shard_weight=shard_weight(numbers, collective),
-        collective=collective,
-    )
+    reporter = train(pair, pool, replace(DISTRIBUTED, kind=kind), collective=collective)
     gradients = {
         f"{prefix}.{name}": parameter.grad
         for prefix, network in (("generator", pair.generator), ("discriminator", pair.discriminator))
@@ -455,7 +448,7 @@ def test_workers_train_as_one_that_computes_every_share_itself(
         tolerance = 5e-4 if kind == "gradients" else 1e-4
         torch.testing.assert_close(found[name], gradient, atol=tolerance, rtol=1e-3)
     for rank, (own_weights, own_gradients, reporter) in enumerate(results):
-        # What is reported are a worker's own losses, so they are compared with its own share.
+        # A worker reports its own losses.
         reported = {name: value for name, value in reporter.reports[-1][2].items() if name.endswith("_loss")}
         assert reported == pytest.approx(losses[-1][rank], rel=1e-5, abs=1e-5)
         assert equal_states(own_weights, weights), f"worker {rank} has another generator than worker 0"

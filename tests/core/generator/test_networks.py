@@ -40,8 +40,8 @@ def test_images_have_the_size_asked_for_and_are_judged(size: int, channels: int)
     assert images.shape == (5, channels, size, size)
     assert images.dtype == torch.float32
     assert images.abs().max() <= 1
-    source, classes = make_discriminator(**shape)(images, torch.zeros(len(images), dtype=torch.int64))
-    assert (source.shape, classes.shape) == ((5,), (5, 5))
+    scores, classes = make_discriminator(**shape)(images, torch.zeros(len(images), dtype=torch.int64))
+    assert (scores.shape, classes.shape) == ((5,), (5, 5))
 
 
 @pytest.mark.parametrize("size", range(8, 65))
@@ -65,7 +65,7 @@ def test_numbers_of_parameters_are_the_reference_implementations() -> None:
     assert num_parameters(build_discriminator(config, rng=rng(), **shape)) == 2_969_803
 
 
-def test_discriminator_may_have_a_capacity_of_its_own() -> None:
+def test_discriminator_may_have_its_own_capacity() -> None:
     assert num_parameters(make_discriminator(replace(CONFIG, discriminator_capacity=4))) == num_parameters(
         make_discriminator()
     )
@@ -196,7 +196,7 @@ def test_embedded_labels_need_less_of_the_latent_vector() -> None:
 
 
 @pytest.mark.parametrize("head", ["plain", "projection"])
-def test_spectral_norm_keeps_the_weights_that_lead_to_the_source_score_at_norm_one(
+def test_spectral_norm_keeps_the_weights_that_lead_to_the_adversarial_score_at_norm_one(
     head: Literal["plain", "projection"],
 ) -> None:
     discriminator = make_discriminator(replace(CONFIG, discriminator_norm="spectral", source_head=head))
@@ -211,10 +211,10 @@ def test_spectral_norm_keeps_the_weights_that_lead_to_the_source_score_at_norm_o
     assert len(heads) == (2 if head == "projection" else 1)
     discriminator.eval()
     first, second = discriminator(images, labels), discriminator(images, labels)
-    assert torch.equal(first[0], second[0]), "the iteration goes on in eval mode"
+    assert torch.equal(first[0], second[0]), "the power iteration continues in eval mode"
 
 
-def test_spectral_norm_begins_with_vectors_of_its_own_random_stream() -> None:
+def test_spectral_norm_does_not_touch_the_global_random_state() -> None:
     config = replace(CONFIG, discriminator_norm="spectral")
     states = []
     for seed in (1, 2):
@@ -227,7 +227,7 @@ def test_spectral_norm_begins_with_vectors_of_its_own_random_stream() -> None:
 
 @pytest.mark.parametrize("num_workers", [1, 3])
 @pytest.mark.parametrize(("section", "make"), [("prior", PriorConfig), ("matching", MatchingConfig)])
-def test_batch_of_a_single_image_a_worker_is_refused_before_batch_norm_does(
+def test_batch_of_a_single_image_per_worker_is_refused_by_the_configuration(
     section: str, make: Any, num_workers: int
 ) -> None:
     study = StudyConfig(workers_per_trial=num_workers)

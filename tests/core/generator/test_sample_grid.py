@@ -44,7 +44,7 @@ def test_every_image_is_in_the_row_of_its_class_enlarged_by_a_whole_factor(chann
     assert (picture[4 + tile : 4 + cell, margin:] == 255).all(), "the gap between two rows is not empty"
 
 
-def test_each_name_is_written_beside_its_row_and_not_over_the_images() -> None:
+def test_each_name_is_beside_its_row_and_not_over_the_images() -> None:
     images = make_images(2, 3, 1, 8)
     named, nameless = draw(images, ["wide name", "x"]), draw(images, ["wide name", ""])
     assert named.shape == nameless.shape

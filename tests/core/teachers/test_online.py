@@ -32,7 +32,7 @@ def weights(teacher: DrawnTeacher) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in teacher.tensors.items()}
 
 
-def test_every_epoch_begins_with_a_network_of_its_own() -> None:
+def test_every_epoch_begins_with_a_new_network() -> None:
     pool, fresh = make_pool(online_steps=0), []
     for epoch in range(3):
         steps = [weights(draw(pool, epoch * STEPS_PER_EPOCH + index)) for index in range(STEPS_PER_EPOCH)]
@@ -85,7 +85,7 @@ def test_statistics_of_batch_norm_are_those_of_its_own_training() -> None:
     ],
     ids=str,
 )
-def test_network_is_another_one_for_another(changes: dict[str, Any]) -> None:
+def test_network_depends_on(changes: dict[str, Any]) -> None:
     [ours, theirs] = [make_pool(), make_pool(**changes)]
     for step in range(2):
         drawn = draw(ours, step), draw(theirs, step)
@@ -93,7 +93,7 @@ def test_network_is_another_one_for_another(changes: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"size": 5}, {"epochs": 9}, {"num_snapshots": 1}], ids=str)
-def test_what_stored_teachers_need_changes_nothing(changes: dict[str, Any]) -> None:
+def test_settings_of_stored_teachers_change_nothing(changes: dict[str, Any]) -> None:
     ours, theirs = make_pool(), make_pool(**changes)
     assert equal_states(draw(ours, 0).tensors, draw(theirs, 0).tensors)
     assert CONFIG.recipe() == replace(CONFIG, **changes).recipe()

@@ -15,8 +15,8 @@ from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.networks import classifiers
 from dim_ray.core.networks.classifiers import accuracy, build_network
 from dim_ray.core.teachers.pool import DrawnTeacher, StoredPool, shard, shard_weight
-from dim_ray.core.teachers.teacher import Teacher, snapshot_steps, train_teacher, train_teachers
-from dim_ray.core.training.ports import NoCheckpointer, SingleWorker
+from dim_ray.core.teachers.teacher import Teacher, snapshot_steps
+from dim_ray.core.training.ports import Ports, SingleWorker
 from dim_ray.core.training.random import derive_seed, stream
 from tests.helpers import reference
 from tests.helpers.tiny import (
@@ -28,6 +28,7 @@ from tests.helpers.tiny import (
     equal_states,
     make_dataset,
     make_teachers,
+    train_teachers,
 )
 
 DATASET = make_dataset()
@@ -38,7 +39,7 @@ def train(
     config: PoolConfig = POOL, number: int = 0, architecture: str = ARCHITECTURE, dataset: Dataset = DATASET
 ) -> tuple[Teacher, RecordingReporter]:
     reporter = RecordingReporter()
-    teacher = train_teacher(config, number, architecture, dataset, reporter=reporter, checkpointer=NoCheckpointer())
+    [teacher] = train_teachers(config, [number], architecture, dataset, Ports(reporter=reporter))
     return teacher, reporter
 
 
@@ -100,7 +101,7 @@ def test_snapshots_are_distinct_and_the_last_is_what_was_validated(architecture:
     assert teacher.validation_accuracy == pytest.approx(sum(correct) / len(correct))
 
 
-def test_snapshots_hold_what_a_file_needs_and_share_nothing() -> None:
+def test_snapshots_are_complete_and_share_no_memory() -> None:
     teacher, _ = train(architecture=RESNET)
     tensors = [tensor for snapshot in teacher.snapshots for tensor in snapshot.values()]
     assert not any(tensor.requires_grad for tensor in tensors)
@@ -109,7 +110,7 @@ def test_snapshots_hold_what_a_file_needs_and_share_nothing() -> None:
     assert set(teacher.snapshots[0]) == set(build_network(RESNET, DATASET, stream(0)).state_dict())
 
 
-def test_teachers_are_the_same_again_and_differ_by_number_and_seed() -> None:
+def test_teachers_are_reproducible_and_differ_by_number_and_seed() -> None:
     snapshots = [
         train(config, number)[0].snapshots[-1]
         for config, number in ((POOL, 0), (POOL, 0), (POOL, 1), (replace(POOL, seed=9), 0))
@@ -125,11 +126,11 @@ def test_teachers_at_once_are_those_of_one_by_one(architecture: str, augmentatio
     config = replace(POOL, augmentation=augmentation)
     reporter = RecordingReporter()
     numbers = (3, 0, 5)
-    together = train_teachers(config, numbers, architecture, DATASET, reporter=reporter, checkpointer=NoCheckpointer())
-    alone = [train(config, number, architecture) for number in numbers]
-    losses = [own.losses("loss") for _, own in alone]
+    together = train_teachers(config, numbers, architecture, DATASET, Ports(reporter=reporter))
+    one_by_one = [train(config, number, architecture) for number in numbers]
+    losses = [own.losses("loss") for _, own in one_by_one]
     assert reporter.losses("loss") == pytest.approx([sum(each) / 3 for each in zip(*losses, strict=True)], rel=1e-4)
-    for found, (expected, _) in zip(together, alone, strict=True):
+    for found, (expected, _) in zip(together, one_by_one, strict=True):
         assert found.steps == expected.steps
         assert found.validation_accuracy == pytest.approx(expected.validation_accuracy, abs=1 / len(DATASET.validation))
         for ours, theirs in zip(found.snapshots, expected.snapshots, strict=True):
@@ -190,7 +191,7 @@ def test_snapshot_steps_are_distinct_increasing_and_end_with_the_last() -> None:
 
 
 def marked(dataset: Dataset, snapshots: list[int], architecture: str = ARCHITECTURE) -> list[Teacher]:
-    """Returns teachers whose snapshots all answer with logits of their own, whatever the image."""
+    """Return teachers whose snapshots all have different logits, whatever the image."""
     teachers = make_teachers(dataset, snapshots, architecture)
     for number, teacher in enumerate(teachers):
         for index, snapshot in enumerate(teacher.snapshots):
@@ -266,17 +267,17 @@ def test_draw_keeps_its_snapshot_when_another_is_drawn() -> None:
     assert set(early) == {0.0, 1.0}
 
 
-def test_pool_on_the_device_asks_for_no_random_numbers_of_the_next_step() -> None:
+def test_pool_on_the_device_does_not_draw_the_next_step_ahead() -> None:
     pool = StoredPool(marked(DATASET, [1, 3]), DATASET)
-    pool.prefetch(1, lambda: pytest.fail("drew them for nothing"))
+    pool.prefetch(1, lambda: pytest.fail("drew ahead"))
 
 
-def test_pool_takes_teachers_as_they_come() -> None:
+def test_pool_takes_any_iterable_of_teachers() -> None:
     pool = StoredPool(iter(marked(DATASET, [1, 3])), DATASET, budget_bytes=0)
     assert len(pool) == 2
 
 
-def test_snapshot_that_lacks_a_tensor_is_not_filled_up_with_noise() -> None:
+def test_snapshot_that_lacks_a_tensor_is_an_error() -> None:
     teacher = make_teachers(DATASET, [1])[0]
     name = next(iter(teacher.snapshots[0]))
     spoilt = replace(teacher, snapshots=[{k: v for k, v in teacher.snapshots[0].items() if k != name}])

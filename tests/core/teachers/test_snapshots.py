@@ -19,7 +19,7 @@ CUDA = torch.device("cuda")
 
 
 class Copies:
-    """Stands for the way to a device: notes what is begun, what has arrived and what is still in use."""
+    """Stands for a device: records which copies were begun, which have arrived and which are still in use."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.num_begun = 0
@@ -28,7 +28,7 @@ class Copies:
         monkeypatch.setattr(snapshots, "_copier", lambda device: self._begin)
 
     def _begin(self, data: Tensor) -> Callable[[], Tensor]:
-        copied = torch.zeros_like(data)  # nothing of it has arrived
+        copied = torch.zeros_like(data)  # not arrived yet
         self.num_begun += 1
         self._copies.append(weakref.ref(copied))
 
@@ -71,7 +71,7 @@ def filled(budget_bytes: int | None, given: Sequence[Mapping[str, Tensor]]) -> S
 
 
 def fetched(memory: SnapshotMemory, count: int, copies: Copies) -> list[int]:
-    """Returns which snapshots aren't on the device."""
+    """Return the snapshots that aren't on the device."""
     found = []
     for number in range(count):
         before = copies.num_begun
@@ -91,7 +91,7 @@ def test_snapshots_have_the_same_bits_wherever_they_stay(share: float | None) ->
             assert equal_states(tensors, given[number])
 
 
-def test_snapshots_on_the_host_are_copies_that_a_change_of_the_given_ones_does_not_reach() -> None:
+def test_snapshots_on_the_host_are_copies() -> None:
     given = snapshot()
     memory = filled(0, [given])
     given["weight"].zero_()
@@ -118,7 +118,7 @@ def test_what_was_fetched_is_not_copied_again_when_it_is_taken(copies: Copies) -
     memory = filled(0, [snapshot(seed) for seed in range(3)])
     memory.fetch([2, 0, 2])
     memory.fetch([0])
-    assert (copies.num_begun, copies.num_waits) == (2, 0), "it's begun, and nobody waits for it"
+    assert (copies.num_begun, copies.num_waits) == (2, 0), "begun, and not waited for"
     for number, tensors in zip((0, 2), memory.take([0, 2]), strict=True):
         assert equal_states(tensors, snapshot(number))
     assert copies.num_begun == 2
@@ -132,7 +132,7 @@ def test_a_snapshot_that_is_taken_twice_in_a_row_is_copied_once(copies: Copies) 
     assert copies.num_begun == 1
 
 
-def test_what_was_not_fetched_or_not_as_it_was_taken_is_copied_then(copies: Copies) -> None:
+def test_what_was_not_fetched_is_copied_when_it_is_taken(copies: Copies) -> None:
     memory = filled(0, [snapshot(seed) for seed in range(3)])
     memory.fetch([1])
     assert equal_states(memory.take([2])[0], snapshot(2))
@@ -166,10 +166,10 @@ def test_on_a_gpu_the_budget_is_what_was_asked_for_or_half_of_what_is_free(monke
     assert device_budget(1.5, CUDA) == 3 * 2**29
 
 
-def test_for_a_gpu_bytes_are_copied_in_a_stream_of_their_own_and_waited_for_by_their_user(
+def test_on_a_gpu_bytes_are_copied_in_a_separate_stream_that_their_user_waits_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What is called, in its order; that it works is for a machine that has a GPU."""
+    """Check the calls and their order; whether it works is tested on a GPU."""
     calls: list[str] = []
     inside: list[str] = []
 

@@ -22,7 +22,7 @@ IMAGES = DATASET.normalisation.from_bytes(DATASET.train.images)
 
 
 def last_predictions(teachers: list[Teacher], images: Tensor, temperature: float) -> list[Tensor]:
-    """Returns (N, K) probabilities of each teacher's last snapshot, one image at a time."""
+    """Return (N, K) probabilities of each teacher's last snapshot, one image at a time."""
     found = []
     for teacher in teachers:
         network = build_classifier(
@@ -61,7 +61,7 @@ def test_images_are_labelled_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -
     torch.testing.assert_close(labeller(IMAGES), whole)
 
 
-def test_labelling_looks_at_neither_the_validation_nor_the_test_split() -> None:
+def test_labelling_needs_neither_the_validation_nor_the_test_split() -> None:
     nothing = cast(Split, None)
     blind = replace(DATASET, validation=nothing, test=nothing)
     assert Labeller(make_teachers(DATASET, [1]), blind, 1.0)(IMAGES).shape == (24, 3)

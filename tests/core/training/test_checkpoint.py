@@ -41,7 +41,7 @@ def header_length(data: bytes) -> int:
 
 
 def with_header(data: bytes, change: dict[str, Any]) -> bytes:
-    """Returns the file with entries of dim_ray's own header changed."""
+    """Return the file with changed entries in dim_ray's own header."""
     end = 8 + header_length(data)
     header = json.loads(data[8:end])
     own = {**json.loads(header["__metadata__"]["dim_ray"]), **change}
@@ -52,7 +52,7 @@ def with_header(data: bytes, change: dict[str, Any]) -> bytes:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(3, 5), (), (0,), (2, 0, 3), (1,)], ids=str)
-def test_every_type_and_shape_comes_back_bit_by_bit(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+def test_every_type_and_shape_is_restored_bit_by_bit(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     tensor = (10 * torch.randn(shape, generator=torch.Generator().manual_seed(0))).to(dtype)
     loaded, _ = loads(dumps({"tensor": tensor}), ORIGIN)
     assert loaded["tensor"].dtype == dtype
@@ -60,7 +60,7 @@ def test_every_type_and_shape_comes_back_bit_by_bit(dtype: torch.dtype, shape: t
     assert torch.equal(loaded["tensor"], tensor)
 
 
-def test_values_that_are_no_numbers_keep_their_bits() -> None:
+def test_values_that_are_not_numbers_keep_their_bits() -> None:
     tensor = torch.tensor([float("nan"), float("inf"), -0.0, 1e-45])
     loaded, _ = loads(dumps({"tensor": tensor}), ORIGIN)
     assert torch.equal(loaded["tensor"].view(torch.int32), tensor.view(torch.int32))
@@ -86,7 +86,7 @@ def test_views_shared_memory_and_parameters_are_kept_by_value() -> None:
     assert torch.equal(loaded["again"], base)
 
 
-def test_meta_comes_back_as_json_has_it() -> None:
+def test_meta_is_restored_as_json() -> None:
     meta = {"steps": 3, "nested": {"a": [1, 2.5, None, True, 'ü\n"']}, "pair": (1, 2), "by number": {10: "x", 9: "y"}}
     _, loaded = loads(dumps({}, meta), ORIGIN)
     assert loaded == {**meta, "pair": [1, 2], "by number": {"10": "x", "9": "y"}}
@@ -114,13 +114,13 @@ def test_file_cut_off_anywhere_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("extra", [b"\0", b"\0" * 100, b" "])
-def test_file_with_something_behind_it_is_refused(extra: bytes) -> None:
+def test_file_with_trailing_bytes_is_refused(extra: bytes) -> None:
     with pytest.raises(ArtifactError, match=NAME):
         loads(small_file() + extra, ORIGIN)
 
 
 def outcome(data: bytes) -> str | bytes:
-    """Returns what is read, or how it is refused."""
+    """Return the contents, or how the file is refused."""
     try:
         tensors, meta = loads(data, ORIGIN)
     except ArtifactError as error:
@@ -154,7 +154,7 @@ def test_changed_numbers_in_the_header_are_noticed(change: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize("version", ["new", None, [], {}], ids=str)
-def test_header_that_makes_no_sense_is_refused(version: object) -> None:
+def test_malformed_header_is_refused(version: object) -> None:
     with pytest.raises(ArtifactError, match=r"state\.safetensors was altered"):
         loads(with_header(small_file(), {"format_version": version}), ORIGIN)
 
@@ -230,7 +230,7 @@ OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 @pytest.mark.parametrize("num_steps", [0, 1, 3])
-def test_module_and_optimizer_go_on_as_if_they_had_never_been_written(kind: str, num_steps: int) -> None:
+def test_restored_module_and_optimizer_continue_with_the_same_bits(kind: str, num_steps: int) -> None:
     module, again = make_module(0), make_module(1)
     optimizer, other = OPTIMIZERS[kind](module), OPTIMIZERS[kind](again)
     train(module, optimizer, num_steps)
@@ -257,7 +257,7 @@ def test_restored_optimizer_keeps_its_own_learning_rate() -> None:
 
 
 @pytest.mark.parametrize("spoil", ["missing", "surplus", "shape"])
-def test_module_of_another_structure_is_not_filled_in_part(spoil: str) -> None:
+def test_module_of_another_structure_is_refused(spoil: str) -> None:
     tensors: dict[str, Tensor] = {name: tensor.clone() for name, tensor in module_tensors(make_module(0)).items()}
     if spoil == "missing":
         del tensors["0.bias"]

@@ -1,4 +1,4 @@
-"""What TorchCollective does beyond the contract of tests/contracts/test_collective_contract.py."""
+"""TorchCollective, beyond the contract in tests/contracts/test_collective_contract.py."""
 
 from __future__ import annotations
 
@@ -71,19 +71,19 @@ def train_a_little(collective: Collective, seed: int) -> dict[str, Tensor]:
 
 
 def test_workers_with_a_share_of_the_batch_train_like_one_with_all_of_it() -> None:
-    alone, *_ = workers().run(1, train_a_little, 0)
+    single, *_ = workers().run(1, train_a_little, 0)
     for num_workers in (2, 3):
         results = workers().run(num_workers, train_a_little, 0)
-        for name, tensor in alone.items():
+        for name, tensor in single.items():
             torch.testing.assert_close(results[0][name], tensor)
             assert all(torch.equal(result[name], results[0][name]) for result in results), name
 
 
-def test_workers_of_a_group_leave_the_others_alone() -> None:
+def test_workers_of_a_group_do_not_involve_the_others() -> None:
     for num_workers in range(1, MAX_WORKERS + 1):
         assert len(workers().run(num_workers, count_messages)) == num_workers
 
 
-def test_without_a_process_group_nothing_is_made() -> None:
+def test_without_a_process_group_it_is_an_error() -> None:
     with pytest.raises(ValueError, match="process group"):
         TorchCollective()

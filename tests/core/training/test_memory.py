@@ -30,7 +30,7 @@ for prepare in (lambda: None, keep_freed_memory):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it is glibc's allocator that is told")
-def test_steps_of_a_process_that_keeps_its_memory_clear_no_new_pages() -> None:
+def test_process_that_keeps_its_memory_clears_no_new_pages() -> None:
     done = subprocess.run([sys.executable, "-c", _FAULTS], capture_output=True, text=True, check=True)
     given_back, kept = map(int, done.stdout.split())
     assert given_back > 10_000

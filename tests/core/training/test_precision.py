@@ -10,10 +10,9 @@ from dim_ray.config import EvaluationConfig
 from dim_ray.core.students.budgets import plan_budget
 from dim_ray.core.students.images import make_image_stream
 from dim_ray.core.students.student import train_student
-from dim_ray.core.teachers.teacher import train_teacher
-from dim_ray.core.training.ports import NoCheckpointer
+from dim_ray.core.training.ports import Ports
 from dim_ray.core.training.precision import autocast, resolve_precision
-from tests.helpers.tiny import ARCHITECTURE, POOL, RecordingReporter, equal_states, make_dataset
+from tests.helpers.tiny import ARCHITECTURE, POOL, equal_states, make_dataset, train_teachers
 
 CPU = torch.device("cpu")
 DATASET = make_dataset()
@@ -74,14 +73,7 @@ def test_teachers_and_students_in_bfloat16_are_close_to_float32() -> None:
             seed=0,
         )
         final_losses.append(student.final_loss)
-        teacher = train_teacher(
-            replace(POOL, precision=precision),
-            0,
-            ARCHITECTURE,
-            DATASET,
-            reporter=RecordingReporter(),
-            checkpointer=NoCheckpointer(),
-        )
+        [teacher] = train_teachers(replace(POOL, precision=precision), [0], ARCHITECTURE, DATASET, Ports())
         snapshots.append(teacher.snapshots[-1])
     half, full = final_losses
     assert half != full

@@ -10,7 +10,7 @@ def test_seed_is_the_same_in_every_version_and_process() -> None:
     assert stream(0, "adversarial", 1, step=1000).initial_seed() == derive_seed(0, "adversarial", 1, 1000)
 
 
-def test_every_part_of_the_purpose_makes_another_seed() -> None:
+def test_every_part_of_the_purpose_changes_the_seed() -> None:
     seeds = [
         derive_seed(seed, *purpose)
         for seed in range(3)
@@ -28,7 +28,7 @@ def test_streams_of_steps_and_purposes_are_not_alike() -> None:
     assert correlation.abs().max() < 0.1
 
 
-def test_stream_begins_anew_and_leaves_the_global_state_alone() -> None:
+def test_stream_starts_anew_and_does_not_touch_the_global_state() -> None:
     before = torch.get_rng_state()
     first, again = (torch.rand(5, generator=stream(7, "noise", step=2)) for _ in range(2))
     assert torch.equal(first, again)

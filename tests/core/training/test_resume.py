@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from dim_ray.config import HealthConfig
-from dim_ray.core.generator.adversarial import train_prior
-from dim_ray.core.generator.matching import distill
+from dim_ray.core.generator.adversarial import AdversarialTraining
+from dim_ray.core.generator.matching import Distillation
 from dim_ray.core.generator.pair import Pair
 from dim_ray.core.teachers.online import OnlinePool
 from dim_ray.core.teachers.pool import StoredPool, TeacherPool
-from dim_ray.core.teachers.teacher import train_teachers
 from dim_ray.core.training.checkpoint import loads, with_prefix
-from dim_ray.core.training.ports import Checkpointer, Collective, NoCheckpointer, Reporter, SilentReporter, SingleWorker
+from dim_ray.core.training.loop import run_epochs
+from dim_ray.core.training.ports import Collective, Ports, SingleWorker
 from dim_ray.core.training.random import stream
 from dim_ray.errors import DivergedError
 from tests.helpers.gloo_workers import workers
@@ -37,6 +37,7 @@ from tests.helpers.tiny import (
     make_dataset,
     make_pair,
     make_teachers,
+    train_teachers,
 )
 
 DATASET = make_dataset()
@@ -46,15 +47,9 @@ Run = Callable[..., Mapping[str, Tensor]]
 
 
 def run_teacher(
-    checkpointer: Checkpointer,
-    reporter: Reporter,
-    *,
-    architecture: str = ARCHITECTURE,
-    learning_rate: float = 0.01,
-    numbers: Sequence[int] = (1,),
+    ports: Ports, *, architecture: str = ARCHITECTURE, learning_rate: float = 0.01, numbers: Sequence[int] = (1,)
 ) -> Mapping[str, Tensor]:
-    config = replace(POOL, learning_rate=learning_rate)
-    teachers = train_teachers(config, numbers, architecture, DATASET, reporter=reporter, checkpointer=checkpointer)
+    teachers = train_teachers(replace(POOL, learning_rate=learning_rate), numbers, architecture, DATASET, ports)
     named = {}
     for number, teacher in enumerate(teachers):
         named[f"{number}.accuracy"] = torch.tensor(teacher.validation_accuracy)
@@ -64,62 +59,41 @@ def run_teacher(
 
 
 def run_prior(
-    checkpointer: Checkpointer,
-    reporter: Reporter,
-    *,
-    ema_decay: float = 0.0,
-    learning_rate: float | None = None,
-    discriminator_steps: int = 1,
-    collective: Collective | None = None,
+    ports: Ports, *, ema_decay: float = 0.0, learning_rate: float | None = None, discriminator_steps: int = 1
 ) -> Mapping[str, Tensor]:
     pair = make_pair(DATASET, ema_decay=ema_decay)
     set_rate(pair, learning_rate)
-    train_prior(
-        pair,
-        replace(PRIOR, discriminator_steps=discriminator_steps),
-        DATASET,
-        health=HealthConfig(),
-        reporter=reporter,
-        checkpointer=checkpointer,
-        collective=collective or SingleWorker(),
-    )
+    config = replace(PRIOR, discriminator_steps=discriminator_steps)
+    stage = AdversarialTraining(pair, config, DATASET, HealthConfig(), ports.collective)
+    run_epochs(stage, DATASET.train, ports)
     return pair.state()
 
 
 def run_matching(
-    checkpointer: Checkpointer,
-    reporter: Reporter,
-    *,
-    ema_decay: float = 0.0,
-    learning_rate: float | None = None,
-    collective: Collective | None = None,
-    is_online: bool = False,
+    ports: Ports, *, ema_decay: float = 0.0, learning_rate: float | None = None, is_online: bool = False
 ) -> Mapping[str, Tensor]:
     pair = make_pair(DATASET, ema_decay=ema_decay)
     set_rate(pair, learning_rate)
-    collective = collective or SingleWorker()
     pool: TeacherPool = StoredPool(make_teachers(DATASET, [2, 1]), DATASET)
     if is_online:
-        pool = OnlinePool(ONLINE, ARCHITECTURES, DATASET, steps_per_epoch=STEPS_PER_EPOCH, rank=collective.rank)
+        pool = OnlinePool(ONLINE, ARCHITECTURES, DATASET, steps_per_epoch=STEPS_PER_EPOCH, rank=ports.collective.rank)
 
     def measure(epoch: int) -> Mapping[str, float]:
         pair.average.eval()  # as students leave it
         with torch.no_grad():
             return {"mean": pair.average.sample(torch.tensor([0, 1, 2]), stream(0, "measure")).mean().item()}
 
-    distill(
+    stage = Distillation(
         pair,
         pool,
         replace(MATCHING, teachers_per_step=2),
         PRIOR,
         DATASET,
-        shard_weight=1.0,
         health=HealthConfig(),
-        after_epoch=measure,
-        reporter=reporter,
-        checkpointer=checkpointer,
-        collective=collective,
+        collective=ports.collective,
+        measure=measure,
     )
+    run_epochs(stage, DATASET.train, ports)
     return pair.state()
 
 
@@ -144,7 +118,7 @@ PLAIN = ("teacher", "prior with average", "matching with average", "matching onl
 
 
 class Uninterrupted:
-    """What each stage ends with when nothing happens, and its state after each step; computed once."""
+    """Each stage's result without an interruption, and its state after each step; computed once."""
 
     def __init__(self) -> None:
         self._results: dict[str, tuple[Mapping[str, Tensor], list[bytes]]] = {}
@@ -152,9 +126,9 @@ class Uninterrupted:
     def __call__(self, stage: str) -> tuple[Mapping[str, Tensor], list[bytes]]:
         if stage not in self._results:
             run, arguments = STAGES[stage]
-            result = run(NoCheckpointer(), SilentReporter(), **arguments)
+            result = run(Ports(), **arguments)
             saving = MemoryCheckpointer()
-            assert equal_states(run(saving, SilentReporter(), **arguments), result), "saving changed the training"
+            assert equal_states(run(Ports(checkpointer=saving), **arguments), result), "saving changed the training"
             assert len(saving.history) == NUM_STEPS
             self._results[stage] = result, saving.history
         return self._results[stage]
@@ -165,17 +139,17 @@ def uninterrupted() -> Uninterrupted:
     return Uninterrupted()
 
 
-def interrupt_and_go_on(stage: str, stops: Sequence[int], *, every: int = 1) -> tuple[Mapping[str, Tensor], bytes]:
-    """Returns the end of a stage and its last saved state, after an interruption behind each of `stops` saves."""
+def interrupt_and_continue(stage: str, stops: Sequence[int], *, every: int = 1) -> tuple[Mapping[str, Tensor], bytes]:
+    """Return the result of a stage and its last saved state, after an interruption at each of `stops` saves."""
     run, arguments = STAGES[stage]
     data = None
     for stop_after in stops:
         checkpointer = MemoryCheckpointer(data, every=every, stop_after=stop_after)
         with pytest.raises(InterruptedStageError):
-            run(checkpointer, SilentReporter(), **arguments)
+            run(Ports(checkpointer=checkpointer), **arguments)
         data = checkpointer.data
     last = MemoryCheckpointer(data)
-    result = run(last, SilentReporter(), **arguments)
+    result = run(Ports(checkpointer=last), **arguments)
     assert last.data is not None
     return result, last.data
 
@@ -183,7 +157,7 @@ def interrupt_and_go_on(stage: str, stops: Sequence[int], *, every: int = 1) -> 
 @pytest.mark.parametrize("stop_after", range(1, NUM_STEPS + 1))
 @pytest.mark.parametrize("stage", STAGES)
 def test_interrupted_after_any_step(stage: str, stop_after: int, uninterrupted: Uninterrupted) -> None:
-    result, data = interrupt_and_go_on(stage, [stop_after])
+    result, data = interrupt_and_continue(stage, [stop_after])
     assert equal_states(result, uninterrupted(stage)[0])
     assert data == uninterrupted(stage)[1][-1], "the saved state of the end, optimisers included, is another"
 
@@ -191,7 +165,7 @@ def test_interrupted_after_any_step(stage: str, stop_after: int, uninterrupted: 
 @pytest.mark.parametrize("stops", [[1, 1], [2, 1, 1], [STEPS_PER_EPOCH, STEPS_PER_EPOCH], [1] * NUM_STEPS], ids=str)
 @pytest.mark.parametrize("stage", PLAIN)
 def test_interrupted_again_and_again(stage: str, stops: list[int], uninterrupted: Uninterrupted) -> None:
-    result, data = interrupt_and_go_on(stage, stops)
+    result, data = interrupt_and_continue(stage, stops)
     assert equal_states(result, uninterrupted(stage)[0])
     assert data == uninterrupted(stage)[1][-1]
 
@@ -202,23 +176,23 @@ def test_steps_after_the_last_save_are_done_again(stage: str, every: int, uninte
     run, arguments = STAGES[stage]
     checkpointer = MemoryCheckpointer(every=every)
     with pytest.raises(InterruptedStageError):
-        run(checkpointer, RecordingReporter(stop_at=2), **arguments)
+        run(Ports(checkpointer=checkpointer, reporter=RecordingReporter(stop_at=2)), **arguments)
     assert checkpointer.data is not None
     assert loads(checkpointer.data, "memory")[1]["steps"] == NUM_STEPS // every * every
-    result = run(MemoryCheckpointer(checkpointer.data, every=10**9), SilentReporter(), **arguments)
+    result = run(Ports(checkpointer=MemoryCheckpointer(checkpointer.data, every=10**9)), **arguments)
     assert equal_states(result, uninterrupted(stage)[0])
 
 
 @pytest.mark.parametrize("stop_at", [1, 2])
 @pytest.mark.parametrize("stage", PLAIN)
-def test_ended_by_whoever_is_told_about_an_epoch(stage: str, stop_at: int, uninterrupted: Uninterrupted) -> None:
+def test_ended_by_the_reporter(stage: str, stop_at: int, uninterrupted: Uninterrupted) -> None:
     run, arguments = STAGES[stage]
     checkpointer, expected = MemoryCheckpointer(), RecordingReporter()
-    run(NoCheckpointer(), expected, **arguments)
+    run(Ports(reporter=expected), **arguments)
     with pytest.raises(InterruptedStageError):
-        run(checkpointer, RecordingReporter(stop_at=stop_at), **arguments)
+        run(Ports(checkpointer=checkpointer, reporter=RecordingReporter(stop_at=stop_at)), **arguments)
     reporter = RecordingReporter()
-    result = run(MemoryCheckpointer(checkpointer.data), reporter, **arguments)
+    result = run(Ports(checkpointer=MemoryCheckpointer(checkpointer.data), reporter=reporter), **arguments)
     assert equal_states(result, uninterrupted(stage)[0])
     assert reporter.steps == list(range(stop_at, 3))
     # The epoch that is reported again has the same measurements; the losses of its last step are no longer known.
@@ -227,7 +201,7 @@ def test_ended_by_whoever_is_told_about_an_epoch(stage: str, stop_at: int, unint
     assert reporter.reports[1:] == expected.reports[stop_at:]
 
 
-def test_saved_numbers_are_counters_alone(uninterrupted: Uninterrupted) -> None:
+def test_only_the_step_counter_is_saved_beside_the_tensors(uninterrupted: Uninterrupted) -> None:
     for stage in PLAIN:
         _, meta = loads(uninterrupted(stage)[1][-1], "memory")
         assert json.dumps(meta) == json.dumps({"steps": NUM_STEPS})
@@ -255,7 +229,7 @@ def test_absurd_learning_rate_is_an_error_that_names_stage_and_step(stage: str) 
     run, arguments = STAGES[stage]
     checkpointer = MemoryCheckpointer()
     with pytest.raises(DivergedError, match=rf"^{stage} diverged by step [36] of 6: .*learning rate"):
-        run(checkpointer, SilentReporter(), **{**arguments, "learning_rate": 1e30})
+        run(Ports(checkpointer=checkpointer), **{**arguments, "learning_rate": 1e30})
     assert_sound(checkpointer.data)
 
 
@@ -268,7 +242,7 @@ def test_last_good_state_is_the_one_before_the_step_that_diverged(
     checkpointer = MemoryCheckpointer()
     run, arguments = STAGES[stage]
     with pytest.raises(DivergedError, match=stage):
-        run(checkpointer, SilentReporter(), collective=Poison(call), **arguments)
+        run(Ports(checkpointer=checkpointer, collective=Poison(call)), **arguments)
     assert checkpointer.history == uninterrupted(stage)[1][: call // 2]
     assert_sound(checkpointer.data)
 
@@ -283,7 +257,7 @@ def assert_sound(data: bytes | None) -> None:
 
 
 class Ending(Collective):
-    """Ends the worker when it asks for its gradients once too often: each worker behind the same step."""
+    """Ends the worker when it averages gradients once too often: every worker after the same step."""
 
     def __init__(self, collective: Collective, num_calls: int) -> None:
         self.rank, self.num_workers = collective.rank, collective.num_workers
@@ -306,22 +280,24 @@ class Ending(Collective):
 def run_worker(
     collective: Collective, stage: str, data: bytes | None, num_steps: int | None
 ) -> tuple[bytes | None, Mapping[str, Tensor]]:
-    """Returns the state that was saved last, and the end of the stage unless it was ended behind `num_steps`."""
+    """Return the state that was saved last, and the result of the stage unless it is ended after `num_steps`."""
     run, arguments = STAGES[stage]
-    # As the storage has it: all workers read one state, and worker 0 alone writes it.
+    # As with the storage: all workers read one state, and only worker 0 writes it.
     checkpointer = MemoryCheckpointer(data, every=1 if collective.rank == 0 else 10**9)
     if num_steps is None:
-        result = run(checkpointer, SilentReporter(), collective=collective, **{**arguments, "ema_decay": 0.6})
+        result = run(Ports(checkpointer=checkpointer, collective=collective), **{**arguments, "ema_decay": 0.6})
         return checkpointer.data, dict(result)
     ending = Ending(collective, 2 * num_steps)
     with pytest.raises(InterruptedStageError):
-        run(checkpointer, SilentReporter(), collective=ending, **{**arguments, "ema_decay": 0.6})
+        run(Ports(checkpointer=checkpointer, collective=ending), **{**arguments, "ema_decay": 0.6})
     return checkpointer.data, {}
 
 
 @pytest.mark.parametrize("stage", ["prior", "matching", "matching online"])
 @pytest.mark.parametrize("stop_after", [STEPS_PER_EPOCH, 5])
-def test_two_workers_go_on_to_the_same_bits_from_the_state_that_one_of_them_saved(stage: str, stop_after: int) -> None:
+def test_two_workers_continue_with_the_same_bits_from_the_state_that_one_of_them_saved(
+    stage: str, stop_after: int
+) -> None:
     expected = [result for _, result in workers().run(2, run_worker, stage, None, None)]
     saved = workers().run(2, run_worker, stage, None, stop_after)[0][0]
     # Within an epoch the workers' online teachers differ.

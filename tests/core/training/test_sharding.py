@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from dim_ray.core.data.augment import draw_augmentation
 from dim_ray.core.data.dataset import signed
-from dim_ray.core.generator.adversarial import discriminator_step, generator_losses, generator_step
+from dim_ray.core.generator.adversarial import discriminator_steps, generator_loss, generator_step
 from dim_ray.core.generator.matching import matching_loss
 from dim_ray.core.generator.pair import Pair
 from dim_ray.core.networks.batch_norm import share_batch_norm
@@ -29,7 +30,7 @@ LARGEST_ERROR = 1e-5  # of a gradient, relative to its length
 
 
 class SlicesOfGlobalDraws(ExitStack):
-    """Lets every worker draw what one would draw for the whole batch, and keep its own slice."""
+    """Lets every worker draw for the whole batch as one worker would, and keep its own slice."""
 
     def __init__(self, collective: Collective) -> None:
         super().__init__()
@@ -64,15 +65,15 @@ def adversarial_gradients(collective: Collective) -> Tensor:
     ))  # fmt: skip
     rng = stream(0, "draws")
     with SlicesOfGlobalDraws(collective):
-        discriminator_step(pair, PRIOR, signed(images), labels, rng, collective)
+        discriminator_steps(pair, PRIOR, signed(images), labels, rng, collective, step=0)
         critic = gradients(pair.discriminator)
-        loss, _ = generator_losses(pair, PRIOR, labels, rng)
+        loss, _ = generator_loss(pair, PRIOR, labels, rng)
         generator_step(pair, loss, collective)
     return torch.cat([critic, gradients(pair.generator)])
 
 
 def matching_gradients(collective: Collective, num_teachers: int) -> Tensor:
-    """Takes a step against every teacher of the worker's shard; the slices of all workers have the same images."""
+    """Take a step against every teacher of the worker's shard; the slices of all workers have the same images."""
     pair, numbers = start(collective), range(num_teachers)
     teachers = make_teachers(DATASET, [1] * num_teachers)
     copies = 6 // collective.num_workers  # of each image in a slice: the batch has one size
@@ -80,15 +81,17 @@ def matching_gradients(collective: Collective, num_teachers: int) -> Tensor:
     images = DATASET.train.images[:DISTINCT].repeat(copies, 1, 1, 1)
     noise = torch.randn(DISTINCT, pair.generator.latent_dim, generator=stream(1)).repeat(copies, 1)
     with mock.patch.object(torch, "randn", return_value=noise):
-        adversarial, fake = generator_losses(pair, PRIOR, labels, stream(0))
+        adversarial, fake = generator_loss(pair, PRIOR, labels, stream(0))
     own: Sequence[int] = shard(numbers, collective)
-    losses = [
-        matching_loss(
-            StoredPool([teachers[number]], DATASET), MATCHING, DATASET, images, fake, labels, step=0, choices=stream
-        )
+    augmentation = draw_augmentation(
+        MATCHING.augmentation, batch_size=len(images), image_size=8, rng=stream(0), shared=True
+    )
+    drawn = [
+        (teacher, augmentation)
         for number in own
+        for teacher in StoredPool([teachers[number]], DATASET).draw(0, 1, stream(0))
     ]
-    matched = torch.stack(losses).mean() if losses else torch.zeros(())
+    matched = matching_loss(drawn, MATCHING, DATASET, images, fake, labels) if drawn else torch.zeros(())
     weight = MATCHING.weight * shard_weight(numbers, collective)
     generator_step(pair, MATCHING.adversarial_weight * adversarial + weight * matched, collective)
     return gradients(pair.generator)
@@ -96,14 +99,14 @@ def matching_gradients(collective: Collective, num_teachers: int) -> Tensor:
 
 @pytest.mark.parametrize("num_workers", [2, 3])
 def test_adversarial_gradients_are_those_of_one_worker(num_workers: int) -> None:
-    [alone] = workers().run(1, adversarial_gradients)
+    [expected] = workers().run(1, adversarial_gradients)
     for found in workers().run(num_workers, adversarial_gradients):
-        assert (found - alone).norm() < LARGEST_ERROR * alone.norm()
+        assert (found - expected).norm() < LARGEST_ERROR * expected.norm()
 
 
 @pytest.mark.parametrize("num_teachers", [1, 3, 5, 6])
 @pytest.mark.parametrize("num_workers", [2, 3])
 def test_every_teacher_counts_the_same_however_many_workers_hold_them(num_teachers: int, num_workers: int) -> None:
-    [alone] = workers().run(1, matching_gradients, num_teachers)
+    [expected] = workers().run(1, matching_gradients, num_teachers)
     for found in workers().run(num_workers, matching_gradients, num_teachers):
-        assert (found - alone).norm() < LARGEST_ERROR * alone.norm()
+        assert (found - expected).norm() < LARGEST_ERROR * expected.norm()

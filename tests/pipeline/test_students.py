@@ -10,12 +10,13 @@ import pytest
 from dim_ray.core.generator.networks import Generator
 from dim_ray.core.students.student import StudentResult, finished
 from dim_ray.pipeline import students
-from dim_ray.pipeline.evaluations import evaluate, plan_evaluations
+from dim_ray.pipeline.evaluations import plan_evaluations
 from dim_ray.pipeline.generators import generator_fingerprint, load_module
 from dim_ray.pipeline.rows import missing_rows
 from dim_ray.pipeline.students import StudentPlan, group_cells, train_cells, validate
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.schema import EVALUATION_TABLE
+from tests.helpers.small import evaluate
 
 
 def with_seeds(work: Workspace, *, selection_seeds: int, **evaluation: Any) -> Workspace:
@@ -137,8 +138,7 @@ def test_seeds_of_a_cell_are_trained_at_once_where_that_pays(built: Workspace) -
     assert [cell for group in groups for cell in group] == cells, "dearest first, as they were planned"
     for group in groups:
         assert len({(cell.protocol, cell.images_per_class) for cell in group}) == 1
-    architecture = "vit_tiny_w12"
-    slow = [replace(cell, architecture=architecture) for cell in cells]
+    slow = [replace(cell, architecture="resnet10") for cell in cells]
     assert {len(group) for group in grouped(work, slow, device_type="cpu")} == {1}
 
 

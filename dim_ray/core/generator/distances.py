@@ -204,7 +204,8 @@ def _log_shares(teacher: DrawnTeacher, pairs: ImagePairs, config: MatchingConfig
 
 def _activation_moments(teacher: DrawnTeacher, images: Tensor, classes: _Classes) -> list[_Moments]:
     """Return the moments by class of every activation, in order."""
-    with _Activations(classes) as activations:
+    activations = _Activations(classes)
+    with activations:
         teacher(images)
     if not activations.moments:
         raise ConfigError(

@@ -38,7 +38,8 @@ def find_generator(work: Workspace, uri: str | None) -> str:
     if uri is None:
         reader = Reader(artifacts.root)
         ipc = usual_ipc(reader.measured(dataset=dataset), dataset=dataset)
-        uri = artifacts.uri("generators", reader.best_generator(dataset=dataset, ipc=ipc))
+        best = reader.best_cell(dataset=dataset, ipc=ipc)["generator"]
+        uri = artifacts.uri("generators", str(best))
     artifact = read_artifact(uri, kind="generators")
     theirs = artifact.card["dataset"]
     if theirs["digest"] != work.dataset.digest:

@@ -46,7 +46,7 @@ def read_planned(work: Workspace, table: Table, planned: Sequence[StudentPlan]) 
 
 def planned_id(work: Workspace, table: Table, plan: StudentPlan) -> str:
     """Return the id of a student's row: 16 hexadecimal digits."""
-    return row_id(table.name, *key_columns(work, table, plan).values())
+    return row_id(table, key_columns(work, table, plan))
 
 
 def key_columns(work: Workspace, table: Table, plan: StudentPlan) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def key_columns(work: Workspace, table: Table, plan: StudentPlan) -> dict[str, A
         "budget_fingerprint": fingerprint(plan.recipe),
         "code_version": __version__,
     }
-    return {name: columns[name] for name in table.identity}
+    return {name: columns[name] for name in table.id_columns}
 
 
 def circumstances(work: Workspace, plan: StudentPlan, wall_seconds: float) -> dict[str, Any]:

@@ -130,12 +130,8 @@ def group_cells(
     for own in alike.values():
         largest = work.config.evaluation.students_at_once
         if largest is None:
-            may_pay = ensemble_may_pay(
-                own[0].architecture,
-                device_type,
-                batch_size=_batch_size(own[0], dataset),
-                image_size=dataset.image_size,
-            )
+            batch_size = _batch_size(own[0], dataset)
+            may_pay = ensemble_may_pay(own[0].architecture, dataset, device_type, batch_size=batch_size)
             largest = max(1, min(num_seeds, len(cells) // num_slots)) if may_pay else 1
         groups += [own[start : start + largest] for start in range(0, len(own), largest)]
     return groups

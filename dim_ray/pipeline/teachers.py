@@ -103,9 +103,7 @@ def group_teachers(work: Workspace, numbers: Sequence[int], *, device_type: str,
         own = [number for number in numbers if _architecture(config, number) == architecture]
         largest = config.pool.teachers_at_once
         if largest is None:
-            may_pay = ensemble_may_pay(
-                architecture, device_type, batch_size=config.pool.batch_size, image_size=work.dataset.image_size
-            )
+            may_pay = ensemble_may_pay(architecture, work.dataset, device_type, batch_size=config.pool.batch_size)
             largest = max(1, min(_LARGEST_GROUP, len(numbers) // num_slots)) if may_pay else 1
         groups += [own[start : start + largest] for start in range(0, len(own), largest)]
     return sorted(groups, key=lambda group: -teachers_cost(work, group))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dim_ray.config import GeneratorConfig, MatchingConfig, PoolConfig, PriorConfig
 from dim_ray.core.data.dataset import Dataset, Normalisation
@@ -68,6 +68,11 @@ def make_plain_pair(dataset: Dataset, *, ema_decay: float = 0.0, learning_rate: 
         generator_optimizer=torch.optim.SGD(pair.generator.parameters(), learning_rate),
         discriminator_optimizer=torch.optim.SGD(pair.discriminator.parameters(), learning_rate),
     )
+
+
+def num_parameters(module: nn.Module) -> int:
+    """Return the number of values in a module's parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def make_teachers(dataset: Dataset, snapshots: Sequence[int], architecture: str = ARCHITECTURE) -> list[Teacher]:

@@ -20,7 +20,7 @@ from dim_ray.core.networks.initialise import initialise
 from dim_ray.core.students import student
 from dim_ray.core.students.budgets import Budget, plan_budget
 from dim_ray.core.students.images import ImageStream, make_image_stream
-from dim_ray.core.students.student import StudentResult, train_student
+from dim_ray.core.students.student import StudentResult, finished, train_students
 from dim_ray.core.training.random import stream
 from tests.helpers import reference
 from tests.helpers.tiny import ARCHITECTURE, make_dataset
@@ -90,7 +90,12 @@ def train(
 ) -> StudentResult:
     budget = budget or agree("real_on_the_fly", config)
     image_stream = image_stream or make_stream("real_on_the_fly", epochs=budget.epochs, dataset=dataset)
-    return train_student(config, image_stream, dataset, architecture=architecture, budget=budget, seed=seed, test=test)
+    [result] = finished(
+        train_students(
+            config, [image_stream], dataset, architecture=architecture, budgets=[budget], seeds=[seed], test=test
+        )
+    )
+    return result
 
 
 class Watching(nn.Module):

@@ -1,1 +1,1 @@
-"""From a source to uint8 tensors on the device, in splits."""
+"""Data sets as uint8 tensors on the device, in splits."""

@@ -1,18 +1,16 @@
-"""Differentiable siamese augmentation (DSA): random changes that gradients flow through, on whole batches.
+"""Differentiable siamese augmentation (DSA): random changes of whole batches that gradients flow through.
 
     rng = stream(0, "augment", step=7)
     augmentation = draw_augmentation("color_crop_flip", batch_size=64, image_size=32, rng=rng, shared=True)
     loss = distance(augmentation(real), augmentation(generated))      # the same change for both halves
-    images = augment(images, "color+crop", rng)                       # or drawn and applied in one go
-    images = augment_parts(images, "color+crop", rngs)                # each part of the batch with its own stream
+    images = augment(images, "color+crop", rng)                       # drawn and applied in one call
 
-A strategy is `none`; operations joined by `_`, of which ONE is drawn (DSA's own way); or operations joined by `+`,
-which are ALL applied, in the order written. Only `scale` and `rotate` interpolate: pixels that are merely moved, and
-images that drew another operation, keep their values exactly.
+A strategy is `none`; operations joined by `_`, of which one is drawn (DSA's own way); or operations joined by `+`,
+which are all applied, in the order written. Only `scale` and `rotate` interpolate.
 
-Source of operations and parameters: Zhao and Bilen, "Dataset Condensation with Differentiable Siamese Augmentation",
-arXiv 2102.08259, and its published code. There, `_` draws one operation for a whole batch even where every image has
-parameters of its own; here such an image draws its own operation, too.
+Operations and parameters are those of Zhao and Bilen, "Dataset Condensation with Differentiable Siamese Augmentation",
+arXiv 2102.08259, and its code, which draws one operation of `_` for a whole batch. Here each image draws its own,
+unless the batch shares its parameters.
 """
 
 from __future__ import annotations
@@ -46,44 +44,37 @@ class Operation:
     """One of DSA's operations."""
 
     num_draws: int
-    """Random numbers that it takes for each image."""
+    """Random numbers per image."""
     apply: Callable[[Tensor, Tensor], Tensor]
-    """Maps images (B, C, H, W) and random numbers (num_draws, B or 1), uniform in [0, 1), to new images."""
+    """From images (B, C, H, W) and random numbers (num_draws, B or 1), uniform in [0, 1), to new images."""
 
 
 class Augmentation:
-    """Operations with their random numbers drawn, to be applied to any number of batches.
+    """Operations with their random numbers, for any number of batches.
 
-    Shared parameters fit batches of any length, others only the length that they were drawn for.
+    Args:
+        operations: Operations to choose from, or to apply in turn.
+        uniforms: Random numbers of all operations, (D, B or 1) float32 in [0, 1). Those of one image fit every batch.
+        image_size: Height and width of the images, in pixels.
+        choices: Number of each image's operation, (B or 1,) int64; None applies all to every image.
     """
 
     def __init__(
         self, operations: Sequence[Operation], uniforms: Tensor, *, image_size: int, choices: Tensor | None = None
     ) -> None:
-        """Takes what `draw_augmentation` has drawn.
-
-        Args:
-            operations: What may be applied.
-            uniforms: (their draws together, B or 1) float32 in [0, 1).
-            image_size: Height and width of the images, in pixels.
-            choices: (B or 1,) int64, the number of each image's only operation. None applies all to every image.
-        """
         self._operations = operations
         self._uniforms = uniforms
         self._image_size = image_size
         self._choices = choices
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Returns the changed images; differentiable with respect to the given ones.
+        """Return changed images of the same shape, type and device.
 
         Args:
             images: (B, C, H, W) normalised, float.
 
-        Returns:
-            The same shape, type and device; the images themselves where there is nothing to do.
-
         Raises:
-            ConfigError: The images are of another size, or of another number, than those it was drawn for.
+            ConfigError: Size or number of the images differ from those that it was drawn for.
         """
         drawn_for = self._uniforms.shape[1]
         if images.shape[-1] != self._image_size or drawn_for not in (1, len(images)):
@@ -100,7 +91,7 @@ class Augmentation:
             for operation, own in zip(self._operations, draws, strict=True):
                 images = operation.apply(images, own)
             return images
-        # Nobody knows the choices without waiting for the device: every operation sees every image.
+        # Reading the choices would wait for the device, so every operation sees every image.
         choices = self._choices.to(images.device)[:, None, None, None]
         for number, (operation, own) in enumerate(zip(self._operations, draws, strict=True)):
             images = torch.where(choices == number, operation.apply(images, own), images)
@@ -108,7 +99,7 @@ class Augmentation:
 
 
 class _GroupedAugmentation(Augmentation):
-    """One operation an image, where the choices lie on the host: each operation sees its own images only."""
+    """One operation per image, with the choices on the host: each operation sees only its own images."""
 
     def __init__(self, operations: Sequence[Operation], uniforms: Tensor, *, image_size: int, choices: Tensor) -> None:
         order = choices.argsort(stable=True)
@@ -132,15 +123,14 @@ class _GroupedAugmentation(Augmentation):
 def draw_augmentation(
     strategy: str, *, batch_size: int, image_size: int, rng: torch.Generator, shared: bool
 ) -> Augmentation:
-    """Draws the parameters of an augmentation.
+    """Draw the parameters of an augmentation.
 
     Args:
         strategy: ``none``, or operations joined by ``_`` (one of them) or ``+`` (all of them).
         batch_size: Number of images.
-        image_size: Their height and width, in pixels.
-        rng: Source of all random numbers, drawn on its own device. On the CPU, operations that nobody drew cost
-            nothing; on another device, reading the choices would mean waiting for it, so that all are computed.
-        shared: Whether one set of parameters serves the whole batch. Otherwise each image has its own.
+        image_size: Height and width of the images, in pixels.
+        rng: Source of all random numbers. With one on the CPU, only operations that were drawn are computed.
+        shared: Whether all images get the same parameters.
 
     Raises:
         ConfigError: The strategy names an unknown operation.
@@ -149,46 +139,25 @@ def draw_augmentation(
 
 
 def augment(images: Tensor, strategy: str, rng: torch.Generator, *, shared: bool = False) -> Tensor:
-    """Draws an augmentation and applies it; arguments as for `draw_augmentation`.
-
-    Args:
-        images: (B, C, H, W) normalised, float.
-        strategy: ``none``, or operations joined by ``_`` (one of them) or ``+`` (all of them).
-        rng: Source of all random numbers.
-        shared: Whether one set of parameters serves the whole batch.
-
-    Returns:
-        The same shape, type and device.
-    """
-    return draw_augmentation(strategy, batch_size=len(images), image_size=images.shape[-1], rng=rng, shared=shared)(
-        images
-    )
+    """Draw an augmentation as `draw_augmentation` does, and apply it to normalised images (B, C, H, W)."""
+    size = images.shape[-1]
+    return draw_augmentation(strategy, batch_size=len(images), image_size=size, rng=rng, shared=shared)(images)
 
 
 def augment_parts(images: Tensor, strategy: str, rngs: Sequence[torch.Generator]) -> Tensor:
-    """Augments equal parts of a batch, each with a stream of its own, in one go.
-
-    Args:
-        images: (S x B, C, H, W) normalised, float; part after part.
-        strategy: ``none``, or operations joined by ``_`` (one of them) or ``+`` (all of them).
-        rngs: S sources of random numbers, all on one device.
-
-    Returns:
-        The same shape, type and device: what `augment` gives for each part.
-    """
+    """Augment S equal parts of normalised images (S x B, C, H, W) as `augment` would, each with its own stream."""
     uniforms = torch.cat([_draw(strategy, len(images) // len(rngs), rng) for rng in rngs], dim=1)
     return _make(strategy, uniforms, image_size=images.shape[-1], shared=False)(images)
 
 
 def _draw(strategy: str, count: int, rng: torch.Generator) -> Tensor:
-    """Returns uniforms (draws, count) of a strategy, in [0, 1); the first row chooses the operation, if one does."""
+    """Return random numbers (draws, count) in [0, 1); if one operation is drawn, the first row chooses it."""
     operations, one_of_them = _parse(strategy)
     num_draws = sum(operation.num_draws for operation in operations)
     return torch.rand(num_draws + one_of_them, count, generator=rng, device=rng.device)
 
 
 def _make(strategy: str, uniforms: Tensor, *, image_size: int, shared: bool) -> Augmentation:
-    """Returns the augmentation that `_draw` has drawn."""
     operations, one_of_them = _parse(strategy)
     if not one_of_them:
         return Augmentation(operations, uniforms, image_size=image_size)
@@ -203,7 +172,7 @@ def _make(strategy: str, uniforms: Tensor, *, image_size: int, shared: bool) -> 
 
 
 def _color(images: Tensor, draws: Tensor) -> Tensor:
-    """Brightness, then saturation, then contrast, multiplied out: one pass over the images instead of three."""
+    """Change brightness, saturation and contrast, multiplied out: one pass over the images instead of three."""
     brightness, saturation, contrast = draws.to(images.dtype)[:, :, None, None, None]
     brightness, saturation, contrast = (
         (brightness - 0.5) * BRIGHTNESS_RANGE,
@@ -219,7 +188,7 @@ def _color(images: Tensor, draws: Tensor) -> Tensor:
 
 
 def _crop(images: Tensor, draws: Tensor) -> Tensor:
-    """A window of the images' own size out of the images with zeros around them, by whole pixels."""
+    """Shift by whole pixels; zeros come in at the border."""
     batch, channels, height, width = images.shape
     most_y, most_x = _pixels(CROP_SHARE, height), _pixels(CROP_SHARE, width)
     padded = F.pad(images, (most_x, most_x, most_y, most_y))
@@ -231,7 +200,7 @@ def _crop(images: Tensor, draws: Tensor) -> Tensor:
 
 
 def _cutout(images: Tensor, draws: Tensor) -> Tensor:
-    """Zeros in a square whose centre is anywhere in the images; at a border less of it is inside."""
+    """Blank a square whose centre is anywhere in the image."""
     holes = []
     for own, size in zip(draws, images.shape[2:], strict=True):
         side = _pixels(CUTOUT_SHARE, size)
@@ -269,7 +238,7 @@ OPERATIONS: dict[str, Operation] = {
 
 @lru_cache(maxsize=64)
 def _parse(strategy: str) -> tuple[tuple[Operation, ...], bool]:
-    """Returns the operations of a strategy and whether only one of them is to be drawn."""
+    """Return the operations of a strategy, and whether only one of them is drawn."""
     if strategy == "none":
         return (), False
     names = strategy.split("+" if "+" in strategy else "_")
@@ -287,22 +256,19 @@ def _pixels(share: float, size: int) -> int:
 
 
 def _whole(uniforms: Tensor, count: int) -> Tensor:
-    """Turns float32 numbers in [0, 1) into whole numbers in [0, count)."""
+    """Map float32 numbers in [0, 1) to whole numbers in [0, count)."""
     return (uniforms * count).long()  # the largest float32 below 1 times a whole number rounds to below that number
 
 
 def _coordinates(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns y (H, 1) and x (W,) of the pixels' centres; the image is the square from -1 to 1."""
+    """Return y (H, 1) and x (W,) of the pixels' centres; the image is the square from -1 to 1."""
     y, x = ((2 * torch.arange(size, device=images.device) + 1) / size - 1 for size in images.shape[2:])
     return y[:, None], x
 
 
 def _sample(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Returns the images' values at (x, y), bilinear, zero outside.
-
-    Built by hand because affine_grid multiplies matrices, which autocast and TF32 would round to a fraction of a
-    pixel.
-    """
+    """Return the images' values at (x, y): bilinear, zero outside."""
     height, width = images.shape[2:]
+    # affine_grid multiplies matrices, which autocast and TF32 would round to a fraction of a pixel.
     grid = torch.stack((x.expand(-1, height, width), y.expand(-1, height, width)), dim=-1).to(images.dtype)
     return F.grid_sample(images, grid.expand(len(images), -1, -1, -1), align_corners=False)

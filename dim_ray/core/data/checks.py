@@ -1,9 +1,7 @@
-"""Whether a configuration fits its data set: refused before anything runs.
+"""Checks of a configuration that need its data set, made before anything runs.
 
-    check_training(config, dataset)
-    check_evaluation(config, dataset)
-
-The configuration's own checks are in `dim_ray.config`; these are the ones that need the data.
+check_training(config, dataset)
+check_evaluation(config, dataset)
 """
 
 from __future__ import annotations
@@ -24,11 +22,10 @@ _REAL_OF_AN_IPC = ("real_on_the_fly", "real_fixed")
 
 
 def check_training(config: Config, dataset: Dataset) -> None:
-    """Checks what teachers, priors and distillation need.
+    """Check what teachers, priors and distillation need.
 
     Raises:
-        ConfigError: A batch is larger than the training split, so that no step would ever be full; or the one-hot
-            label leaves no noise in the latent vector.
+        ConfigError: A batch is larger than the training split, or the labels leave no noise in the latent vector.
     """
     num_images = len(dataset.train)
     for section, batch_size in (
@@ -52,7 +49,7 @@ def check_training(config: Config, dataset: Dataset) -> None:
 
 
 def check_evaluation(config: Config, dataset: Dataset) -> None:
-    """Checks what students need.
+    """Check what students need.
 
     Raises:
         ConfigError: An IPC of a real baseline is larger than a class.

@@ -1,10 +1,10 @@
-"""Real images: every source as uint8 tensors on the device, split, named and measured.
+"""Real images of any source as uint8 tensors on the device, in splits.
 
     dataset = load_dataset(DataConfig(dataset="digits"), device="cuda")
     dataset.normalisation.from_bytes(dataset.train.images[:64])
 
-The splits depend on the images, the fractions and the split seed alone, so every process that loads a data set gets
-the same one; its `digest` says so.
+The splits depend only on the images, the fractions and the split seed, so every process that loads a data set gets the
+same one, with the same `digest`.
 """
 
 from __future__ import annotations
@@ -33,30 +33,16 @@ class Normalisation:
     """What classifiers see: (x - mean) / std, channel by channel."""
 
     mean: tuple[float, ...]
-    """Of each channel, of images in [0, 1]."""
+    """Mean of each channel of images in [0, 1]."""
     std: tuple[float, ...]
-    """Of each channel, of images in [0, 1]; above 0."""
+    """Standard deviation of each channel of images in [0, 1]; above 0."""
 
     def from_bytes(self, images: Tensor) -> Tensor:
-        """Normalises images at rest.
-
-        Args:
-            images: (B, C, H, W) uint8.
-
-        Returns:
-            (B, C, H, W) float32.
-        """
+        """Normalise stored images (B, C, H, W) uint8, to float32."""
         return self._affine(images.to(torch.float32), low=0, high=_BYTE_MAXIMUM)
 
     def from_signed(self, images: Tensor) -> Tensor:
-        """Normalises a generator's images; gradients flow through.
-
-        Args:
-            images: (B, C, H, W) floating point in [-1, 1].
-
-        Returns:
-            (B, C, H, W) float32.
-        """
+        """Normalise a generator's images (B, C, H, W) in [-1, 1], to float32; gradients flow through."""
         return self._affine(images, low=-1, high=1)
 
     def _affine(self, images: Tensor, *, low: float, high: float) -> Tensor:
@@ -67,26 +53,26 @@ class Normalisation:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A labelled image data set in memory, all of it on one device."""
+    """A labelled image data set in memory, on one device."""
 
     name: str
-    """What rows of the store call it."""
+    """Name in the store's rows."""
     train: Split
-    """What teachers, generators and the real baselines are trained on."""
+    """Images that train teachers, generators and the real baselines."""
     validation: Split
-    """What chooses hyperparameters."""
+    """Images that choose hyperparameters."""
     test: Split
-    """What is measured once, at the end."""
+    """Images for the reported accuracy, used once at the end."""
     class_names: tuple[str, ...]
     """Name of each class, by label."""
     normalisation: Normalisation
-    """Of the training split."""
+    """Normalisation by the training split."""
     digest: str
-    """16 hexadecimal digits that identify images, labels, splits and class names, wherever they came from."""
+    """16 hexadecimal digits that stand for images, labels, splits and class names, whatever their source."""
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are, K."""
+        """Number of classes, K."""
         return len(self.class_names)
 
     @property
@@ -100,7 +86,7 @@ class Dataset:
         return self.train.images.shape[2]
 
     def to(self, device: torch.device | str) -> Dataset:
-        """Returns the same data set on `device`."""
+        """Return the same data set on a device."""
         train, validation, test = (
             Split(images=split.images.to(device), labels=split.labels.to(device))
             for split in (self.train, self.validation, self.test)
@@ -109,25 +95,24 @@ class Dataset:
 
 
 def signed(images: Tensor) -> Tensor:
-    """Returns images at rest, (B, C, H, W) uint8, as float32 in [-1, 1], the range of the generator."""
+    """Return stored images, (B, C, H, W) uint8, as float32 in [-1, 1], the generator's range."""
     return images.to(torch.float32) * (2 / _BYTE_MAXIMUM) - 1
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Rounds images (B, C, H, W) in [-1, 1] to uint8 in [0, 255], as they are stored; the inverse of `signed`."""
+    """Round images (B, C, H, W) in [-1, 1] to uint8: the inverse of `signed`."""
     return ((images + 1) * (_BYTE_MAXIMUM / 2)).round().clamp(0, _BYTE_MAXIMUM).to(torch.uint8)
 
 
 def load_dataset(config: DataConfig, device: torch.device | str = "cpu") -> Dataset:
-    """Loads a data set, holds out what its source doesn't, and puts it on a device.
+    """Load a data set, and hold out the splits that its source doesn't have.
 
     Args:
         config: Source, name, fractions and seed of the splits.
-        device: Where the tensors are to be.
+        device: Device of the tensors.
 
     Raises:
-        DataError: The source is missing, can't be read or downloaded, or has images, labels or classes that can't
-            be used; names the file or the row.
+        DataError: The source is missing, can't be read or downloaded, or has unusable images, labels or classes.
     """
     source = _read(config)
     _check(source, config)
@@ -150,7 +135,7 @@ def load_dataset(config: DataConfig, device: torch.device | str = "cpu") -> Data
 
 
 def _read(config: DataConfig) -> Source:
-    # Imported when asked for: whoever is given a Dataset needs torch alone.
+    # Imported here: with a Dataset at hand, torch is enough.
     prefix, separator, path = config.dataset.partition(":")
     if separator and prefix == "parquet":
         from dim_ray.core.data.parquet import read_parquet
@@ -187,7 +172,7 @@ def _check(source: Source, config: DataConfig) -> None:
 
 
 def _measure(images: Tensor) -> Normalisation:
-    """Returns mean and standard deviation of (N, C, H, W) uint8, exactly: sums over the 256 values of a byte."""
+    """Return exact mean and standard deviation of (N, C, H, W) uint8, from a histogram."""
     values = torch.arange(_BYTE_MAXIMUM + 1, dtype=torch.float64) / _BYTE_MAXIMUM
     means, stds = [], []
     for channel in images.unbind(1):
@@ -211,7 +196,7 @@ def _digest(splits: tuple[Split, ...], class_names: tuple[str, ...]) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Returns (1, C, 1, 1) float32. Kept, so that a training step copies nothing from the host."""
-    # Made in inference mode, it would break the next gradient that uses it.
+    """Return (1, C, 1, 1) float32, cached so that a training step copies nothing from the host."""
+    # A cached tensor made in inference mode would break the next gradient that uses it.
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=torch.float32, device=device).reshape(1, -1, 1, 1)

@@ -1,10 +1,9 @@
-"""Encoded images (PNG, JPEG, ...) to uint8 arrays of one size, with errors that name the image.
+"""Decode images (PNG, JPEG, ...) to uint8 arrays of one size, with errors that name the image.
 
     decoder = Decoder()
     batch = decoder.decode([png_bytes, Path("cat/7.jpg")], lambda i: f"row {i} of train.parquet")
 
-Pillow in one thread takes about 60 microseconds for a 28-pixel PNG and 100 for a 32-pixel JPEG. At such sizes the
-interpreter's lock is the cost: two threads were slower than one, measured.
+Pillow takes about 60 microseconds for a 28-pixel PNG and 100 for a 32-pixel JPEG. Two threads were slower than one.
 """
 
 from __future__ import annotations
@@ -34,25 +33,22 @@ _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error
 
 
 class Decoder:
-    """Decodes the images of one data set, which must all have one size."""
+    """Decoder of one data set, whose images must all have one size."""
 
     def __init__(self) -> None:
         self._size: tuple[int, int] | None = None
         self._sized_by = ""
 
     def decode(self, encoded: Iterable[bytes | Path], where: Callable[[int], str]) -> NDArray[np.uint8]:
-        """Decodes a batch.
+        """Decode a batch to (B, C, H, W); C is 1 if all images are grey, otherwise 3. Transparency is dropped.
 
         Args:
-            encoded: Contents of image files, or their paths. At least one.
-            where: Describes the image at a position of `encoded` for a person.
-
-        Returns:
-            (B, C, H, W). C is 1 where all images are grey, otherwise 3; transparency is dropped.
+            encoded: Contents of image files, or their paths; at least one.
+            where: Name of the image at a position of `encoded`, for messages.
 
         Raises:
-            DataError: An image is damaged, not square, of an unsupported size or depth, or of another size than
-                the first image that this decoder saw.
+            DataError: An image is damaged, not square, of an unsupported size or depth, or of another size than the
+                decoder's first image.
         """
         images = [self._decode(item, index, where) for index, item in enumerate(encoded)]
         if all(image.ndim == 2 for image in images):
@@ -63,7 +59,7 @@ class Decoder:
     def _decode(self, item: bytes | Path, index: int, where: Callable[[int], str]) -> NDArray[np.uint8]:
         try:
             with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
-                self._check(image, index, where)  # the header is enough: a huge image is refused undecoded
+                self._check(image, index, where)  # of the header: a huge image is refused undecoded
                 image.load()
                 if image.mode != "L":
                     return np.asarray(image.convert("L" if image.mode in _GREY_MODES else "RGB"))
@@ -91,19 +87,15 @@ class Decoder:
 
 
 def join(batches: Mapping[str, Sequence[NDArray[np.uint8]]]) -> dict[str, Tensor]:
-    """Joins the batches of every split; where any image is colour, grey ones get three equal channels.
+    """Join the batches (B, 1 or 3, H, W) of each split to (N, C, H, W) uint8.
 
-    Args:
-        batches: For each split at least one batch (B, 1 or 3, H, W), all of one height and width.
-
-    Returns:
-        For each split (N, C, H, W) uint8, with the same C for all.
+    If any image is colour, C is 3 in all splits, and grey images get three equal channels.
     """
     num_channels = max(batch.shape[1] for parts in batches.values() for batch in parts)
     joined = {}
     for split, parts in batches.items():
         same = [np.broadcast_to(part, (len(part), num_channels, *part.shape[2:])) for part in parts]
-        # In C order always: concatenate keeps the odd strides of a broadcast.
+        # concatenate keeps the odd strides of a broadcast
         joined[split] = torch.from_numpy(np.ascontiguousarray(np.concatenate(same)))
     return joined
 

@@ -1,4 +1,4 @@
-"""Images in folders, one folder a class: `--dataset folder:PATH`.
+"""Images in folders, one folder per class: `--dataset folder:PATH`.
 
     PATH/train/cat/1.png PATH/train/dog/1.png PATH/test/cat/2.png ...     with a test split, or
     PATH/cat/1.png PATH/dog/1.png ...                                     without one
@@ -26,10 +26,10 @@ _EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff",
 
 
 def read_folder(path: str) -> Source:
-    """Reads a data set of one folder a class.
+    """Read a data set of one folder per class.
 
     Args:
-        path: A local folder; ~ is expanded.
+        path: Local folder; ~ is expanded.
 
     Raises:
         DataError: The folder is missing or empty, splits have different classes, or an image is unusable.
@@ -60,7 +60,7 @@ def read_folder(path: str) -> Source:
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    """Finds the splits. A folder `train` that holds images and no folders is a class: one of trains."""
+    # A folder `train` of images, without folders, is a class: pictures of trains.
     splits: dict[str, list[str]] = {
         split: [name for name in names if _subfolders(root / name)] for split, names in _SPLIT_FOLDERS.items()
     }

@@ -1,9 +1,7 @@
-"""Data sets known by name: scikit-learn's digits, which is offline, and torchvision's.
+"""Data sets known by name: scikit-learn's digits, and torchvision's, which are downloaded if they are missing.
 
-    digits = read_digits()
-    cifar10 = read_torchvision("cifar10", data_root=None)
-
-torchvision's files are looked for in the data root and downloaded where they are absent.
+digits = read_digits()
+cifar10 = read_torchvision("cifar10", data_root=None)
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ _DIGIT_NAMES = tuple(map(str, range(10)))
 
 
 def read_digits() -> Source:
-    """Reads scikit-learn's digits: 1,797 grey scans of 8x8 pixels, without a test split."""
+    """Read scikit-learn's digits: 1,797 grey scans of 8x8 pixels, without a test split."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -42,14 +40,14 @@ def read_digits() -> Source:
 
 
 def read_torchvision(name: str, data_root: str | None) -> Source:
-    """Reads MNIST, Fashion-MNIST, SVHN, CIFAR-10 or CIFAR-100 with torchvision.
+    """Read a data set with torchvision.
 
     Args:
         name: mnist, fashion_mnist, svhn, cifar10 or cifar100.
-        data_root: Folder that has the files, or receives them. Default: ~/.cache/dim_ray.
+        data_root: Folder of the files, which are downloaded to it if they are missing. Default: ~/.cache/dim_ray.
 
     Raises:
-        DataError: The files are absent and can't be downloaded, or they are damaged.
+        DataError: The files are missing and can't be downloaded, or they are damaged.
     """
     from torchvision import datasets
 
@@ -87,7 +85,7 @@ def _open(make: Callable[..., Any], name: str, root: Path, **split: Any) -> Any:
             ) from error
     try:
         root.mkdir(parents=True, exist_ok=True)
-        # Several trials on one node may want the files at once; whoever waits finds them there.
+        # Several trials on one node may need the files at once.
         with FileLock(root / f".{name}.lock"), _socket_timeout(_DOWNLOAD_TIMEOUT_SECONDS):
             return make(root, download=True, **split)
     except (RuntimeError, OSError, http.client.HTTPException) as error:
@@ -99,7 +97,7 @@ def _open(make: Callable[..., Any], name: str, root: Path, **split: Any) -> Any:
 
 @contextlib.contextmanager
 def _socket_timeout(seconds: float) -> Iterator[None]:
-    """Bounds torchvision's downloads, which set no timeout: behind a silent firewall they hang for minutes."""
+    """Bound torchvision's downloads, which would hang for minutes behind a silent firewall."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -109,7 +107,7 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
 
 
 def _split(images: ArrayLike, labels: ArrayLike) -> Split:
-    # Copies: what the libraries hand out may be read-only, or a view with strides.
+    # Copied, because the libraries' arrays may be read-only, or views with strides.
     return Split(
         images=torch.from_numpy(np.array(np.asarray(images), dtype=np.uint8, order="C")),
         labels=torch.from_numpy(np.array(np.asarray(labels), dtype=np.int64)),

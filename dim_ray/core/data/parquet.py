@@ -1,9 +1,9 @@
 """Images in Parquet as the Hugging Face hub stores them: `--dataset parquet:PATH`.
 
-PATH is a file or a folder, local or a URI (s3://, gs://, file://). In a folder, or in `data` below it, files are
-dealt to splits by their names: train*.parquet, test*.parquet, validation*.parquet (or valid, val), shards such as
-train-00000-of-00003.parquet included. One file alone is a training split. Images are a struct column with the
-encoded `bytes`; labels are integers, named by the schema's `huggingface` metadata, or strings. Rows count from 0.
+PATH is a file or a folder, local or a URI (s3://, gs://, file://). In a folder, or in `data` below it, a file's name
+says its split: train*.parquet, test*.parquet, validation*.parquet (or valid, val), also in shards such as
+train-00000-of-00003.parquet. A single file is a training split. Images are a struct column with the encoded `bytes`;
+labels are integers, named by the schema's `huggingface` metadata, or strings. Rows count from 0.
 """
 
 from __future__ import annotations
@@ -34,8 +34,6 @@ _ROWS_PER_BATCH = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class _Table:
-    """What one file holds."""
-
     where: str
     images: list[NDArray[np.uint8]]
     labels: NDArray[Any]  # (N,) int64, or strings
@@ -43,13 +41,13 @@ class _Table:
 
 
 def read_parquet(path: str) -> Source:
-    """Reads a data set in the Hugging Face image layout.
+    """Read a data set in the Hugging Face image layout.
 
     Args:
-        path: A file or a folder, local or a URI.
+        path: File or folder, local or a URI.
 
     Raises:
-        DataError: Files, columns, rows or classes are missing or unusable; names the file or the row.
+        DataError: Files, columns, rows or classes are missing or unusable.
     """
     files = find_parquet_files(path)
     decoder = Decoder()
@@ -176,7 +174,7 @@ def _first(mask: pa.BooleanArray) -> int:
 
 
 def _declared_names(schema: pa.Schema, label_column: str) -> list[str] | None:
-    """Reads the names of a ClassLabel; metadata that says something else is no reason to refuse a file."""
+    """Return the names of a ClassLabel; metadata of another form is ignored."""
     try:
         feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][label_column]
         return [str(name) for name in feature["names"]]
@@ -203,7 +201,7 @@ def _class_names(tables: Mapping[str, Sequence[_Table]]) -> list[str]:
             )
     if declaring and declaring[0].declared_names:
         return declaring[0].declared_names
-    values = values[values >= 0]  # the others are refused with their row
+    values = values[values >= 0]  # negative ones are refused with their row
     if len(values) and values[-1] != len(values) - 1:
         missing = next(number for number, value in enumerate(values) if number != value)
         raise DataError(

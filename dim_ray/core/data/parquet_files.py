@@ -1,9 +1,7 @@
-"""Which Parquet files make up which split of a data set, on a local disk or in object storage.
+"""The Parquet files of each split of a data set, by name, on a local disk or in object storage.
 
-    files = find_parquet_files("s3://bucket/cifar10")
-    files.splits["train"]
-
-Only names are looked at here; `dim_ray.core.data.parquet` opens the files.
+files = find_parquet_files("s3://bucket/cifar10")
+files.splits["train"]
 """
 
 from __future__ import annotations
@@ -32,21 +30,20 @@ class ParquetFiles:
     """The files of a data set."""
 
     filesystem: fs.FileSystem
-    """Where they lie."""
     scheme: str
-    """What stands before a file's name in messages: empty for local files, otherwise s3:// and the like."""
+    """Prefix of a file's name in messages: empty for local files, otherwise s3:// and the like."""
     splits: dict[str, list[str]]
-    """Names of files of `train` and, where there are any, of `validation` and `test`."""
+    """Names of the files of `train`, and of `validation` and `test` if there are any."""
 
 
 def find_parquet_files(path: str) -> ParquetFiles:
-    """Finds the files of a data set and deals them to splits.
+    """Find the files of a data set.
 
     Args:
-        path: A file or a folder, local (~ is expanded) or a URI that pyarrow.fs knows.
+        path: File or folder, local (~ is expanded) or a URI that pyarrow.fs knows.
 
     Raises:
-        DataError: There is nothing, nothing to train on, or a shard is missing.
+        DataError: There are no files, none to train on, or a shard is missing.
     """
     filesystem, root, scheme = _resolve(path)
     try:

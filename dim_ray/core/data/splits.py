@@ -1,8 +1,6 @@
-"""Labelled images at rest, and how a share of every class is held out.
+"""Labelled images, and how to hold out a share of every class.
 
-    rest, held_out = hold_out(split, 0.1, stream(0, "data", "validation"))
-
-Sources fill a `Source`; `dim_ray.core.data.dataset` holds out what it lacks.
+rest, held_out = hold_out(split, 0.1, stream(0, "data", "validation"))
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What a source of images has, before anything is held out."""
+    """The splits that a source has; `load_dataset` holds out the others."""
 
     train: Split
     validation: Split | None = None
@@ -42,21 +40,18 @@ class Source:
 
 
 def class_counts(split: Split, num_classes: int) -> list[int]:
-    """Returns how many images each of the `num_classes` classes has."""
+    """Return the number of images of each class."""
     counts: list[int] = torch.bincount(split.labels, minlength=num_classes).tolist()
     return counts
 
 
 def hold_out(split: Split, fraction: float, rng: torch.Generator) -> tuple[Split, Split]:
-    """Divides a split in two, class by class.
+    """Divide a split in two, class by class: the rest, and the images held out. Both keep their order.
 
     Args:
-        split: On the CPU, with at least two images of every class that it has.
-        fraction: Share of every class that is held out, rounded, but at least one image and never all of them.
-        rng: Chooses which. The same labels and state choose the same images.
-
-    Returns:
-        What is left, and what is held out; both keep the order of `split`.
+        split: Images on the CPU, at least two of every class that it has.
+        fraction: Share of every class to hold out, rounded, but at least one image and never all.
+        rng: Random stream that chooses the images.
     """
     is_held_out = torch.zeros(len(split), dtype=torch.bool)
     for label in range(int(split.labels.max()) + 1):
@@ -69,7 +64,7 @@ def hold_out(split: Split, fraction: float, rng: torch.Generator) -> tuple[Split
 
 
 def check_image_size(size: tuple[int, int], where: str) -> None:
-    """Checks that images of `size` (width, height), in pixels, can be generated.
+    """Check that images of this (width, height), in pixels, can be generated.
 
     Raises:
         DataError: They are not square, too small or too large.
@@ -84,7 +79,7 @@ def check_image_size(size: tuple[int, int], where: str) -> None:
 
 
 def size_in_pixels(size: tuple[int, int]) -> str:
-    """Returns (width, height) as a person reads it."""
+    """Format (width, height) for messages."""
     return f"{size[0]}x{size[1]} pixels"
 
 

@@ -1,11 +1,11 @@
-"""Classifiers by name, one family a file.
+"""Classifiers by name, one family per file.
 
     network = build_classifier("resnet18_w32", num_channels=3, num_classes=10, image_size=32, rng=rng)
     logits = network(images)      # (B, 3, 32, 32) normalised float32 -> (B, 10)
 
-A new family is a file with a builder, an entry in `REGISTRY`, and in dim_ray/config/architectures.py its name and what
-it takes. No network has dropout: it would draw from the global random state, and a resumed run would give other bits.
-The field's code has none for small images either.
+A new family needs a builder in a file of its own, an entry in `REGISTRY`, and its name and options in
+dim_ray/config/architectures.py. No network has dropout: it would draw from the global random state, and a resumed run
+would give other bits. The field's code has none for small images either.
 """
 
 from __future__ import annotations
@@ -27,26 +27,21 @@ from dim_ray.core.networks.vgg import vgg11
 from dim_ray.core.networks.vit import vit_tiny
 from dim_ray.errors import ConfigError
 
-__all__ = ["REGISTRY", "Builder", "build_classifier", "num_parameters"]
+__all__ = ["REGISTRY", "Builder", "build_classifier"]
 
 
 class Builder(Protocol):
-    """Lays out the modules of one family; their values don't matter, they are initialised afterwards."""
+    """Function that lays out one family's modules, which are initialised afterwards."""
 
     def __call__(
         self, architecture: Architecture, *, num_channels: int, num_classes: int, image_size: int
     ) -> nn.Module:
-        """Returns a module from (B, num_channels, image_size, image_size) to (B, num_classes)."""
+        """Return a module from (B, num_channels, image_size, image_size) to (B, num_classes)."""
 
 
 REGISTRY: dict[str, Builder] = {
     "alexnet": alexnet,
-    "convnet1": convnet,
-    "convnet2": convnet,
-    "convnet3": convnet,
-    "convnet4": convnet,
-    "convnet5": convnet,
-    "convnet6": convnet,
+    **{f"convnet{num_blocks}": convnet for num_blocks in range(1, 7)},
     "densenet121": densenet121,
     "lenet": lenet,
     "mlp": mlp,
@@ -62,20 +57,19 @@ REGISTRY: dict[str, Builder] = {
 def build_classifier(
     name: str, *, num_channels: int, num_classes: int, image_size: int, rng: torch.Generator
 ) -> nn.Module:
-    """Returns a freshly initialised classifier, on the device of `rng`.
+    """Return a freshly initialised classifier, on the device of `rng`.
 
-    Its forward takes (B, C, H, W) normalised float32 images and gives (B, K) logits. The weights depend on the
-    arguments and the state of `rng` only.
+    It takes (B, C, H, W) normalised float32 images to (B, K) logits.
 
     Args:
-        name: A family of `REGISTRY` and its options, such as ``convnet3`` or ``resnet18_ap_w32``.
+        name: Family of `REGISTRY` and options, such as ``convnet3`` or ``resnet18_ap_w32``.
         num_channels: C, 1 for grey and 3 for RGB images.
         num_classes: K.
         image_size: Height and width of the images, in pixels.
         rng: Source of the initial weights.
 
     Raises:
-        ConfigError: The family is unknown, it doesn't take an option, or a number is out of range.
+        ConfigError: Family or option is unknown, or a number is out of range.
     """
     architecture = check_architecture(name)
     if image_size not in IMAGE_SIZES:
@@ -93,8 +87,3 @@ def build_classifier(
     network.to_empty(device=rng.device)
     initialise(network, rng)
     return network
-
-
-def num_parameters(module: nn.Module) -> int:
-    """Returns the number of values in a module's parameters, whether or not they are being trained."""
-    return sum(parameter.numel() for parameter in module.parameters())

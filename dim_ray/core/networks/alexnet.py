@@ -1,9 +1,4 @@
-"""AlexNet for small images.
-
-    network = alexnet(check_architecture("alexnet"), num_channels=3, num_classes=10, image_size=32)
-
-That one has 1,872,202 parameters, as its published layers have.
-"""
+"""AlexNet for small images: 1,872,202 parameters for 32 RGB pixels and 10 classes, as published."""
 
 from __future__ import annotations
 
@@ -19,17 +14,12 @@ _POOL = 2
 
 
 def alexnet(architecture: Architecture, *, num_channels: int, num_classes: int, image_size: int) -> nn.Module:
-    """Lays out five convolutions with ReLU, three of them with max pooling, and a linear layer.
+    """Lay out five convolutions with ReLU, three of them with max pooling, and a linear layer.
 
-    As in the code of Zhao et al., "Dataset Condensation with Gradient Matching" (arXiv 2006.05929), for 32 pixels:
-    128, 192, 256, 192 and 192 channels, and no dropout. torchvision's AlexNet is for 224 pixels, with a stride of 4. An
-    odd row or column is dropped by the pooling, and 8 pixels end in one.
-
-    Args:
-        architecture: The width is that of the first convolution, an even number; the others are in proportion.
-        num_channels: Channels of the images.
-        num_classes: Number of logits.
-        image_size: Height and width of the images, in pixels, at least 8.
+    As in the code of Zhao et al., "Dataset Condensation with Gradient Matching" (arXiv 2006.05929), for 32 pixels: 128,
+    192, 256, 192 and 192 channels, and no dropout. torchvision's AlexNet is for 224 pixels. The width is the first
+    convolution's, an even number; the others are in proportion. Pooling drops an odd row or column, and 8 pixels end in
+    one.
     """
     layers: list[nn.Module] = []
     size, channels = image_size, num_channels

@@ -1,10 +1,9 @@
-"""Batch norm over the global batch: workers that share a batch normalise by the statistics of all of it.
+"""Batch norm over the global batch, whose slices several workers hold.
 
-    share_batch_norm(generator, collective)      # before training; alone it changes nothing
+    share_batch_norm(generator, collective)      # before training; with one worker it changes nothing
 
-Each worker sees a slice of the batch. With statistics of its own slice, gradients and images would depend on the number
-of workers; with those of all slices, W workers compute what one would. That costs a message of 2 C numbers a layer in
-each direction.
+With the statistics of all slices, W workers compute what one would. Each layer costs a message of 2 C numbers in each
+direction.
 """
 
 from __future__ import annotations
@@ -21,8 +20,6 @@ __all__ = ["BatchNorm1d", "BatchNorm2d", "share_batch_norm"]
 
 
 class _Shared(nn.modules.batchnorm._BatchNorm):
-    """Batch norm of any shape whose batch may be shared."""
-
     collective: Collective = SingleWorker()
 
     def forward(self, input: Tensor) -> Tensor:
@@ -31,7 +28,7 @@ class _Shared(nn.modules.batchnorm._BatchNorm):
         return _normalise_globally(self, input)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves out the workers: a copy, and what another process is sent, has its batches for itself."""
+        """Leave out the workers: a copy doesn't share its batches."""
         return {name: value for name, value in self.__dict__.items() if name != "collective"}
 
 
@@ -44,11 +41,9 @@ class BatchNorm2d(_Shared, nn.BatchNorm2d):
 
 
 def share_batch_norm(module: nn.Module, collective: Collective) -> None:
-    """Lets the batch norms of a module normalise over all workers when they train.
+    """Let the batch norms of a module normalise over all workers when they train.
 
-    Args:
-        module: Then every worker has to pass it forwards and backwards at the same times, with slices of one size.
-        collective: The workers.
+    From then on the workers have to run the module's passes in step, with slices of one size.
     """
     for part in module.modules():
         if isinstance(part, _Shared):
@@ -73,8 +68,8 @@ def _normalise_globally(module: _Shared, maps: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _statistics(module: _Shared, maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns mean and variance of each channel over all workers, (C,) float32."""
-    # PyTorch's own kernel, whose output isn't needed, is 20 times as fast as torch.var_mean on channels last.
+    """Return mean and variance of each channel over all workers, (C,) float32."""
+    # On channels last this kernel, whose output isn't needed, is 20 times as fast as torch.var_mean.
     _, mean, inverse_std = torch.native_batch_norm(maps, module.weight, module.bias, None, None, True, 0.0, module.eps)
     slices = torch.stack(module.collective.gather(torch.stack([mean, inverse_std.square().reciprocal() - module.eps])))
     mean = slices[:, 0].mean(dim=0)
@@ -83,7 +78,7 @@ def _statistics(module: _Shared, maps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Normalise(torch.autograd.Function):
-    """Normalises by given statistics, whose dependence on all workers' maps its derivative knows."""
+    """Normalise by given statistics; the derivative knows that they depend on all workers' maps."""
 
     @staticmethod
     def forward(
@@ -96,7 +91,7 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         maps, mean, inverse_std, weight = ctx.saved_tensors
-        # As if this worker's slice were all: what is missing is linear in the maps, channel by channel.
+        # First as if this worker's slice were all; the correction is linear in the maps, channel by channel.
         for_maps, for_weight, for_bias = torch.ops.aten.native_batch_norm_backward(
             gradients[0], maps, weight, None, None, mean, inverse_std, True, ctx.eps, [True, True, True]
         )

@@ -1,4 +1,4 @@
-"""Classifiers for a data set: made from an architecture's name, their loss, and their accuracy.
+"""Classifiers for a data set: construction, loss, accuracy and cost.
 
 network = build_network("convnet3", dataset, rng)
 share = accuracy(network.eval(), dataset.validation, dataset.normalisation)
@@ -19,13 +19,13 @@ from dim_ray.core.networks import build_classifier
 __all__ = ["Classifier", "accuracies", "accuracy", "build_network", "forward_macs", "label_loss"]
 
 Classifier = Callable[[Tensor], Tensor]
-"""Normalised images (B, C, H, W) to logits (B, K)."""
+"""From normalised images (B, C, H, W) to logits (B, K)."""
 
-_TEST_BATCH = 1000  # images at a time where only speed depends on it
+_TEST_BATCH = 1000  # images at a time; changes only speed
 
 
 def build_network(architecture: str, dataset: Dataset, rng: torch.Generator) -> nn.Module:
-    """Returns a freshly initialised classifier for a data set, on the device of `rng`."""
+    """Return a freshly initialised classifier for a data set, on the device of `rng`."""
     return build_classifier(
         architecture,
         num_channels=dataset.num_channels,
@@ -36,13 +36,12 @@ def build_network(architecture: str, dataset: Dataset, rng: torch.Generator) -> 
 
 
 def forward_macs(architecture: str, dataset: Dataset) -> int:
-    """Returns the multiply-accumulates of one image's pass through convolutions and linear layers, to compare costs."""
-    shape = (dataset.num_channels, dataset.image_size, dataset.num_classes)
-    return _forward_macs(architecture, *shape)
+    """Return the multiply-accumulates of one image's pass through convolutions and linear layers."""
+    return _forward_macs(architecture, dataset.num_channels, dataset.image_size, dataset.num_classes)
 
 
 def label_loss(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Returns the student's loss, a mean over the batch.
+    """Return the student's loss, a mean over the batch.
 
     Hard labels: cross-entropy. Soft labels p: T^2 KL(p || softmax(logits / T)), whose gradients have the same scale at
     every T (Hinton, Vinyals and Dean, arXiv 1503.02531, section 2).
@@ -50,29 +49,29 @@ def label_loss(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
     Args:
         logits: (B, K) float32.
         labels: (B,) int64, or (B, K) float32 probabilities.
-        temperature: T, of soft labels only.
+        temperature: T, for soft labels.
     """
     if not labels.is_floating_point():
         return F.cross_entropy(logits, labels)
-    # F.kl_div computes just this, and torch.vmap has no rule for it.
+    # F.kl_div computes the same, but torch.vmap has no rule for it.
     divergence = torch.xlogy(labels, labels) - labels * F.log_softmax(logits / temperature, dim=1)
     return divergence.sum() / len(labels) * temperature**2
 
 
 def accuracy(classifier: Classifier, split: Split, normalisation: Normalisation) -> float:
-    """Returns the share in [0, 1] of a split's images that a classifier in eval mode names correctly."""
+    """Return the accuracy in [0, 1] of a classifier in eval mode."""
     [share] = accuracies(lambda images: classifier(images)[None], split, normalisation)
     return share
 
 
 @torch.no_grad()
 def accuracies(classifiers: Classifier, split: Split, normalisation: Normalisation) -> list[float]:
-    """Returns what `accuracy` gives for each of several classifiers in eval mode.
+    """Return the accuracy in [0, 1] of each of S classifiers in eval mode.
 
     Args:
-        classifiers: Normalised images (B, C, H, W) to the logits of all, (S, B, K).
+        classifiers: From normalised images (B, C, H, W) to the logits of all, (S, B, K).
         split: Images and labels.
-        normalisation: Of the images.
+        normalisation: Normalisation of the images.
     """
     correct = torch.zeros((), dtype=torch.int64, device=split.labels.device)
     batches = zip(torch.split(split.images, _TEST_BATCH), torch.split(split.labels, _TEST_BATCH), strict=True)

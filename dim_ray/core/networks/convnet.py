@@ -1,8 +1,6 @@
 """ConvNets, the usual networks of dataset distillation.
 
-    network = convnet(check_architecture("convnet3"), num_channels=3, num_classes=10, image_size=32)
-
-That one has 320,010 parameters, as published.
+`convnet3` has 320,010 parameters for 32 RGB pixels and 10 classes, as published.
 """
 
 from __future__ import annotations
@@ -19,20 +17,12 @@ _KERNEL = 3
 
 
 def convnet(architecture: Architecture, *, num_channels: int, num_classes: int, image_size: int) -> nn.Module:
-    """Lays out blocks of convolution, norm, ReLU and average pooling, then a linear layer.
+    """Lay out blocks of convolution, norm, ReLU and average pooling, then a linear layer.
 
-    The number of blocks is in the family's name. An odd row or column is dropped by the pooling, so sizes 28, 14, 7 end
-    in 3. A block before the last one doesn't pool where one pixel would be left; the last one always does.
-
-    The published code (Zhao et al., "Dataset Condensation with Gradient Matching", arXiv 2006.05929) pads its first
-    convolution by 3 for 28-pixel grey images, which makes them 32; here every size is treated alike, with a padding of
-    1.
-
-    Args:
-        architecture: Blocks, norm (published: instance norm) and width, the channels of every block (published: 128).
-        num_channels: Channels of the images.
-        num_classes: Number of logits.
-        image_size: Height and width of the images, in pixels, at least 2.
+    The family's name has the number of blocks. The width is every block's (published: 128, with instance norm). Pooling
+    drops an odd row or column. A block before the last one doesn't pool if one pixel would be left; the last always
+    does. The published code (Zhao et al., "Dataset Condensation with Gradient Matching", arXiv 2006.05929) pads grey
+    images of 28 pixels to 32; here every size has a padding of 1.
     """
     num_blocks, width = int(architecture.family.removeprefix("convnet")), architecture.width
     layers: list[nn.Module] = []

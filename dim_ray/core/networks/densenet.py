@@ -1,8 +1,6 @@
-"""DenseNet-121 for small images, made of torchvision's DenseNet.
+"""DenseNet-121 for small images, from torchvision's DenseNet.
 
-    network = densenet121(check_architecture("densenet121"), num_channels=3, num_classes=10, image_size=32)
-
-That one has 6,956,298 parameters, as published.
+It has 6,956,298 parameters for 32 RGB pixels and 10 classes, as published.
 """
 
 from __future__ import annotations
@@ -19,20 +17,13 @@ _KERNEL = 3
 
 
 def densenet121(architecture: Architecture, *, num_channels: int, num_classes: int, image_size: int) -> nn.Module:
-    """Lays out four dense blocks with transitions between them, which halve the map, and a linear layer on its mean.
+    """Lay out four dense blocks with transitions between them, which halve the map, and a linear layer on its mean.
 
-    The stem is a 3x3 convolution of stride 1 and nothing else, as Huang et al., "Densely Connected Convolutional
-    Networks" (arXiv 1608.06993), have it for CIFAR: every layer of the first block begins with a norm of its own. With
-    torchvision's norm after the stem it would be 128 parameters more. A transition doesn't halve the map where one
-    pixel would be left. Names of parameters are torchvision's.
-
-    Args:
-        architecture: The width is the stem's, an even number (published: 64); the growth rate is half of it.
-        num_channels: Channels of the images.
-        num_classes: Number of logits.
-        image_size: Height and width of the images, in pixels.
+    The stem is only a 3x3 convolution of stride 1, as in Huang et al., "Densely Connected Convolutional Networks"
+    (arXiv 1608.06993), for CIFAR. The width is the stem's, an even number (published: 64); the growth rate is half of
+    it. A transition doesn't halve the map if one pixel would be left. Names of parameters are torchvision's.
     """
-    from torchvision.models.densenet import DenseNet  # takes two seconds, and ConvNets don't need it
+    from torchvision.models.densenet import DenseNet  # takes two seconds to import, and ConvNets don't need it
 
     width, size = architecture.width, image_size
     network = DenseNet(growth_rate=width // 2, block_config=_LAYERS, num_init_features=width, num_classes=num_classes)

@@ -1,11 +1,11 @@
-"""Networks of one architecture side by side, so that one step trains them all: alone, or stacked as one ensemble.
+"""Networks of one architecture that one step trains together, as a batched ensemble.
 
     members = stack([build_classifier("convnet3", ..., rng=stream(seed, "weights")) for seed in range(5)])
     optimizer = torch.optim.SGD(members.parameters, 0.01)
     losses = train_members(members, optimizer, images, labels, rngs, augmentation="none", precision="auto")      # (5,)
 
-An ensemble's parameters have one more dimension, the members'. Optimisers and gradients of the losses' sum treat every
-member as if it were alone, so each becomes what it would have become by itself, but for rounding.
+An ensemble's parameters have one more dimension, the members'. Optimisers work element by element, and gradients of the
+losses' sum don't mix members, so each becomes what it would have become by itself, but for rounding.
 """
 
 from __future__ import annotations
@@ -33,42 +33,34 @@ class Members(Protocol):
     """S networks of one architecture."""
 
     parameters: list[Tensor]
-    """What an optimiser steps."""
     buffers: list[Tensor]
     """Running statistics."""
 
     def set_mode(self, *, training: bool) -> None:
-        """Puts all members into training or eval mode."""
+        """Put all members into training or eval mode."""
 
     def losses(self, images: Tensor, labels: Tensor, *, precision: Precision, temperature: float) -> Tensor:
-        """Returns the loss of each member on images of its own, (S,) float32.
-
-        Args:
-            images: (S x B, C, H, W) normalised; member after member.
-            labels: (S x B,) int64, or (S x B, K) float32 probabilities.
-            precision: Of the passes through the networks.
-            temperature: Of soft labels.
-        """
+        """Return each member's loss on its own images, (S,) float32; arguments as for `train_members`."""
 
     def logits(self, images: Tensor) -> Tensor:
-        """Takes the same normalised images (B, C, H, W) through every member, to (S, B, K) float32."""
+        """Pass the same normalised images (B, C, H, W) through every member, to (S, B, K) float32."""
 
     def are_finite(self) -> list[bool]:
-        """Whether all parameters of each member are finite numbers."""
+        """Return for each member whether all of its parameters are finite."""
 
     def state(self) -> dict[str, Tensor]:
-        """Returns the parameters and buffers of all members together: flat, by name, and their own."""
+        """Return parameters and buffers of all members by name. They are no copies."""
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes back what `state` returned."""
+        """Restore what `state` returned."""
 
     def split(self, tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-        """Returns what `state` returned as each member's own, with a network's names."""
+        """Divide what `state` returned into each member's own, with a network's names."""
 
 
 def stack(networks: Sequence[nn.Module]) -> Members:
-    """Returns networks of one architecture as members; a single one is trained as it is."""
-    return _Alone(networks[0]) if len(networks) == 1 else _Ensemble(networks)
+    """Return networks of one architecture as members; a single one is trained as it is."""
+    return _Single(networks[0]) if len(networks) == 1 else _Ensemble(networks)
 
 
 def train_members(
@@ -82,20 +74,17 @@ def train_members(
     precision: Precision,
     temperature: float = 1.0,
 ) -> Tensor:
-    """Makes one step of S members in training mode, each on a batch of its own.
+    """Make one step of S members in training mode, each on its own batch; return their losses, (S,) and detached.
 
     Args:
-        members: The networks.
-        optimizer: Of their parameters.
+        members: Networks.
+        optimizer: Optimiser of their parameters.
         images: (S x B, C, H, W) normalised; member after member.
         labels: (S x B,) int64, or (S x B, K) float32 probabilities.
-        rngs: Of each member's augmentation, on the CPU.
+        rngs: Stream of each member's augmentation, on the CPU.
         augmentation: DSA operations.
-        precision: Of the passes through the networks.
-        temperature: Of soft labels.
-
-    Returns:
-        Their losses before the step, (S,) and detached.
+        precision: Precision of the passes through the networks.
+        temperature: Temperature of soft labels.
     """
     augmented = augment_parts(images, augmentation, rngs)
     losses = members.losses(augmented, labels, precision=precision, temperature=temperature)
@@ -105,7 +94,7 @@ def train_members(
     return losses.detach()
 
 
-class _Alone:
+class _Single:
     """One network: the slow reference of an ensemble."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -139,7 +128,7 @@ class _Alone:
 
 
 class _Ensemble:
-    """Several networks, whose tensors are stacked and whose passes are batched."""
+    """Networks with stacked tensors and batched passes."""
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         self._num_members = len(networks)
@@ -160,7 +149,7 @@ class _Ensemble:
         return losses
 
     def logits(self, images: Tensor) -> Tensor:
-        # One after the other: tests come in large batches, which took 1.2 to 2.1 times as long in one pass on a CPU.
+        # One by one: batched passes of large test batches took 1.2 to 2.1 times as long on a CPU.
         return torch.stack([self._call(own, images) for own in self.split(self._tensors)])
 
     def are_finite(self) -> list[bool]:
@@ -185,7 +174,7 @@ class _Ensemble:
 
 @contextmanager
 def _batched_attention(device: torch.device) -> Iterator[None]:
-    """Computes attention on a CPU by plain products: torch.vmap has no rule for the fused kernel there."""
+    """Compute attention on a CPU by plain products: torch.vmap has no rule for the fused kernel there."""
     if device.type != "cpu":
         yield
         return
@@ -195,7 +184,7 @@ def _batched_attention(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _batched_autocast(precision: Precision, device: torch.device) -> Iterator[None]:
-    """As `autocast`, with the casts that it leaves out under torch.vmap."""
+    """Enter `autocast`, with the casts that it leaves out under torch.vmap."""
     if resolve_precision(precision, device) == "float32":
         yield
         return
@@ -204,9 +193,9 @@ def _batched_autocast(precision: Precision, device: torch.device) -> Iterator[No
 
 
 class _Casts(TorchFunctionMode):
-    """Gives convolutions bfloat16, and batch norms float32.
+    """Casts to bfloat16 for convolutions, and to float32 for batch norms.
 
-    torch.vmap makes convolutions that aren't on autocast's list, and batch norms that take no two types.
+    Under torch.vmap convolutions aren't on autocast's list, and batch norms need tensors of one type.
     """
 
     def __torch_function__(

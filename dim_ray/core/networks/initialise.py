@@ -1,11 +1,11 @@
-"""Initial weights as a function of one random stream, whatever else has drawn random numbers.
+"""Initial weights as a function of one random stream.
 
     with torch.device("meta"):
         network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
     network.to_empty(device=rng.device)
     initialise(network, rng)
 
-The distributions are PyTorch's own defaults, and for the same seed so are the numbers.
+Distributions are PyTorch's defaults, and for the same seed so are the numbers.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ from dim_ray.errors import ConfigError, nearest
 
 __all__ = ["OwnWeights", "initialise"]
 
-# The slope that torch.nn's linear and convolutional layers pass to kaiming_uniform_: its bound is then
-# 1 / sqrt(fan_in), which is also the bound of the bias.
-_LEAKY_SLOPE = math.sqrt(5)
+_LEAKY_SLOPE = math.sqrt(5)  # torch.nn's own: kaiming_uniform_'s bound is then 1 / sqrt(fan_in), as the bias's
 
 _UNIFORM = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, BatchNorm1d, BatchNorm2d)
@@ -33,26 +31,26 @@ _KNOWN = (*_UNIFORM, *_NORMS, nn.Embedding, nn.MultiheadAttention)
 
 @runtime_checkable
 class OwnWeights(Protocol):
-    """A module that has parameters of its own, or other distributions than PyTorch's defaults."""
+    """A module with direct parameters, or with other distributions than PyTorch's defaults."""
 
     def initialise_weights(self, rng: torch.Generator) -> None:
-        """Sets every parameter and buffer of the module and its submodules, in place, from `rng` alone."""
+        """Set every parameter and buffer of the module and its submodules, in place."""
 
 
 @torch.no_grad()
 def initialise(module: nn.Module, rng: torch.Generator) -> None:
-    """Sets every parameter and buffer of a module and its submodules, in place.
+    """Set every parameter and buffer of a module and its submodules, in place.
 
     Linear, convolutional, embedding and attention layers get PyTorch's default distributions; norms get scale 1, shift
     0 and fresh statistics; `OwnWeights` draw their own. Torch's global random state is neither read nor changed.
 
     Args:
-        module: Its values may be anything, also uninitialised memory, on the device of `rng`.
-        rng: Moves on. Two modules of the same structure need two draws.
+        module: Module on the device of `rng`; its memory may be uninitialised.
+        rng: Source of the weights.
 
     Raises:
-        ConfigError: A submodule has parameters or buffers of its own and is of none of the known types. A subclass
-            of a known type may hold more than its base, so it doesn't count as known.
+        ConfigError: A submodule with direct parameters or buffers is of no known type. A subclass of a known type isn't
+            known, because it may hold more.
     """
     whole = [part for part in module.modules() if isinstance(part, (nn.MultiheadAttention, OwnWeights))]
     inside = {id(child) for part in whole for child in part.modules() if child is not part}

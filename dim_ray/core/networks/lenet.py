@@ -1,9 +1,4 @@
-"""LeNet-5 with ReLU and max pooling.
-
-    network = lenet(check_architecture("lenet"), num_channels=3, num_classes=10, image_size=32)
-
-That one has 62,006 parameters, as published.
-"""
+"""LeNet-5 with ReLU and max pooling: 62,006 parameters for 32 RGB pixels and 10 classes, as published."""
 
 from __future__ import annotations
 
@@ -22,11 +17,10 @@ _LEAST_SIZE = 32
 
 
 def lenet(architecture: Architecture, *, num_channels: int, num_classes: int, image_size: int) -> nn.Module:
-    """Lays out two convolutions with pooling and three linear layers, all of fixed sizes.
+    """Lay out two convolutions with pooling and three linear layers, all of fixed sizes.
 
-    As in the code of Zhao et al., "Dataset Condensation with Gradient Matching" (arXiv 2006.05929), whose padding of 2
-    makes 28 pixels 32. Here every image below 32 pixels is padded to 32 with zeros, so 28 and 32 give the same network;
-    above 32, the first linear layer grows.
+    As in the code of Zhao et al., "Dataset Condensation with Gradient Matching" (arXiv 2006.05929), which pads 28
+    pixels to 32. Here every smaller image is padded to 32 with zeros; above 32, the first linear layer grows.
     """
     size = max(image_size, _LEAST_SIZE)
     layers: list[nn.Module] = [pad(image_size, size)]

@@ -1,7 +1,4 @@
-"""The normalisation of hidden layers, by name.
-
-nn.Sequential(nn.Conv2d(3, 128, 3, padding=1), make_norm("in", 128), nn.ReLU())
-"""
+"""Norms of hidden layers, by name."""
 
 from __future__ import annotations
 
@@ -13,13 +10,13 @@ __all__ = ["make_norm"]
 
 
 def make_norm(norm: Norm, channels: int, size: int = 0) -> nn.Module:
-    """Returns a module that normalises maps (B, channels, size, size), with a scale and a shift.
+    """Return a module that normalises maps (B, channels, size, size), with a scale and a shift.
 
     Args:
-        norm: `in` is a group norm with as many groups as channels, and `gn` one with four, as in the code of Zhao et
-            al. (arXiv 2006.05929); `nonorm` leaves maps as they are.
-        channels: A multiple of four for `gn`.
-        size: Height and width, in pixels; `ln` alone has to know them, because it scales every pixel.
+        norm: Name. `in` is a group norm with as many groups as channels, and `gn` one with four, as in the code of Zhao
+            et al. (arXiv 2006.05929).
+        channels: Number of channels, a multiple of four for `gn`.
+        size: Height and width, in pixels, for `ln`, which scales every pixel.
     """
     if norm == "bn":
         return nn.BatchNorm2d(channels)

@@ -1,10 +1,10 @@
-"""What makes every network take every image size: pooling that stops in time, and padding.
+"""Pooling and padding that let every network take every image size.
 
-    pooled = halve(8)                        # 4; 2 and 3 pixels stay, as one would be left
+    pooled = halve(8)                        # 4; 2 and 3 pixels stay, because one would be left
     nn.Sequential(pad(28, 32), network)      # for a network that needs 32 pixels
 
-Published networks are laid out for 32 pixels. Of smaller images their deepest layers would see maps of one pixel, of
-which instance norm leaves nothing, so one pixel is left to the classifier alone.
+Published networks are for 32 pixels. Of smaller images their deepest layers would see maps of one pixel, which instance
+norm makes zero, so only the classifier may see one pixel.
 """
 
 from __future__ import annotations
@@ -19,32 +19,29 @@ _POOL = 2
 
 
 def halve(size: int, *, round_up: bool = False) -> int:
-    """Returns the size of a map after it was halved, or `size` itself where one pixel would be left.
+    """Return half the size of a map in pixels, or `size` itself if one pixel would be left.
 
-    Args:
-        size: Height and width of the map, in pixels.
-        round_up: Whether an odd row or column counts, as in strided convolutions, or is dropped, as in pooling.
+    Pooling rounds down, strided convolutions round up.
     """
     half = (size + round_up) // _POOL
     return half if half > 1 else size
 
 
 def pad(size: int, target: int) -> nn.Module:
-    """Returns a module that surrounds images of `size` pixels evenly with zeros, the mean colour, up to `target`."""
+    """Return a module that pads images of `size` pixels evenly with zeros, the mean colour, to `target` pixels."""
     missing = max(target - size, 0)
     before = missing // 2
     return nn.ZeroPad2d((before, missing - before) * 2) if missing else nn.Identity()
 
 
 class AveragePool(nn.Module):
-    """Means of squares of 2x2; an odd row or column is dropped.
+    """Average pooling of 2x2 pixels; an odd row or column is dropped.
 
-    On a CPU it's a product with a fixed matrix: two rows of an image lie behind each other, and each of the matrix's
-    columns averages one square. PyTorch's own kernel takes two to six times as long there, a quarter of a step.
+    On a CPU it's a product with a fixed matrix, each column of which averages one square of two consecutive rows:
+    PyTorch's kernel takes two to six times as long there, a quarter of a step.
     """
 
     def forward(self, images: Tensor) -> Tensor:
-        """Takes (B, C, H, W) to (B, C, H // 2, W // 2)."""
         height, width = images.shape[-2:]
         if images.device.type != "cpu" or height % _POOL or width % _POOL:
             return F.avg_pool2d(images, _POOL)

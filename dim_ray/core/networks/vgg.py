@@ -1,8 +1,6 @@
-"""VGG-11 for small images, made of torchvision's layers.
+"""VGG-11 for small images, from torchvision's layers.
 
-    network = vgg11(check_architecture("vgg11"), num_channels=3, num_classes=10, image_size=32)
-
-That one has 9,231,114 parameters, as published.
+It has 9,231,114 parameters for 32 RGB pixels and 10 classes, as published.
 """
 
 from __future__ import annotations
@@ -20,20 +18,14 @@ _KERNEL = 3
 
 
 def vgg11(architecture: Architecture, *, num_channels: int, num_classes: int, image_size: int) -> nn.Module:
-    """Lays out eight convolutions in five stages, each with max pooling, then the mean of the map and a linear layer.
+    """Lay out eight convolutions in five stages, each with max pooling, then the mean of the map and a linear layer.
 
-    torchvision's three large linear layers, with their dropout, are one without, as is usual for 32 pixels (Zhao et
-    al., arXiv 2006.05929). Those end in one pixel. A stage before the last one doesn't pool where one pixel would be
-    left, and a larger map is averaged, so the number of parameters is the same for every size. Names of parameters in
-    `features` are torchvision's.
-
-    Args:
-        architecture: Norm, and the width, which is that of the first convolution (published: 64).
-        num_channels: Channels of the images.
-        num_classes: Number of logits.
-        image_size: Height and width of the images, in pixels, at least 4.
+    The width is the first convolution's (published: 64). One linear layer without dropout replaces torchvision's three,
+    as is usual for 32 pixels (Zhao et al., arXiv 2006.05929). A stage before the last one doesn't pool if one pixel
+    would be left, and the last map is averaged, so every size has as many parameters. Names of parameters in `features`
+    are torchvision's.
     """
-    from torchvision.models.vgg import VGG, make_layers  # takes two seconds, and ConvNets don't need it
+    from torchvision.models.vgg import VGG, make_layers  # takes two seconds to import, and ConvNets don't need it
 
     width, size = architecture.width, image_size
     layout: list[int | str] = []

@@ -1,9 +1,7 @@
-"""A small vision transformer, made of torchvision's.
+"""A small vision transformer, from torchvision's.
 
-    network = vit_tiny(check_architecture("vit_tiny"), num_channels=3, num_classes=10, image_size=32)
-
-That one has 5,362,762 parameters: ViT-Ti (Touvron et al., "Training data-efficient image transformers", arXiv
-2012.12877) with patches of 4x4.
+ViT-Ti (Touvron et al., "Training data-efficient image transformers", arXiv 2012.12877) with patches of 4x4 pixels:
+5,362,762 parameters for 32 RGB pixels and 10 classes.
 """
 
 from __future__ import annotations
@@ -23,25 +21,19 @@ __all__ = ["vit_tiny"]
 _PATCH = 4
 _NUM_LAYERS = 12
 _NUM_HEADS = 3
-_EXPANSION = 4  # units of a hidden layer for each channel
-
-# torchvision's, of position embeddings and of biases in hidden layers
-_POSITION_STD = 0.02
-_BIAS_STD = 1e-6
+_EXPANSION = 4  # hidden units per channel
+_POSITION_STD = 0.02  # of position embeddings, as torchvision's
+_BIAS_STD = 1e-6  # of biases in hidden layers, as torchvision's
 
 
 def vit_tiny(architecture: Architecture, *, num_channels: int, num_classes: int, image_size: int) -> nn.Module:
-    """Lays out a transformer over patches of 4x4 pixels and a class token, without dropout.
+    """Lay out a transformer over patches and a class token, without dropout.
 
-    Images whose size is no multiple of 4 are padded evenly with zeros.
-
-    Args:
-        architecture: The width is that of a token, a multiple of the three heads (published: 192).
-        num_channels: Channels of the images.
-        num_classes: Number of logits.
-        image_size: Height and width of the images, in pixels.
+    The width is a token's, a multiple of the three heads (published: 192). Images are padded evenly with zeros to a
+    multiple of 4 pixels.
     """
-    from torchvision.models.vision_transformer import VisionTransformer  # takes two seconds; ConvNets don't need it
+    # Takes two seconds to import, and ConvNets don't need it.
+    from torchvision.models.vision_transformer import VisionTransformer
 
     padded, width = math.ceil(image_size / _PATCH) * _PATCH, architecture.width
     transformer = VisionTransformer(
@@ -58,26 +50,20 @@ def vit_tiny(architecture: Architecture, *, num_channels: int, num_classes: int,
 
 
 class _PaddedTransformer(nn.Module):
-    """torchvision's VisionTransformer for images of any size.
+    """torchvision's VisionTransformer for images of any size."""
 
-    Args:
-        padding: To a multiple of the patch size.
-        transformer: Of that size; torchvision is not typed.
-    """
-
-    def __init__(self, padding: nn.Module, transformer: Any) -> None:
+    def __init__(self, padding: nn.Module, transformer: Any) -> None:  # torchvision is not typed
         super().__init__()
         self.padding = padding
         self.transformer = transformer
 
     def forward(self, images: Tensor) -> Tensor:
-        """Takes (B, C, H, W) normalised images to (B, K) logits."""
         logits: Tensor = self.transformer(self.padding(images))
         return logits
 
     @torch.no_grad()
     def initialise_weights(self, rng: torch.Generator) -> None:
-        """Draws weights of the distributions that torchvision's constructor draws from; the last layer is zero."""
+        """Draw weights from the distributions of torchvision's constructor; the last layer is zero."""
         transformer = self.transformer
         patches, encoder, head = transformer.conv_proj, transformer.encoder, transformer.heads.head
         nn.init.trunc_normal_(patches.weight, std=1 / math.sqrt(patches.weight[0].numel()), generator=rng)

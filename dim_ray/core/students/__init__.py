@@ -1,1 +1,1 @@
-"""Networks trained only on generated images, or on real ones at the same budget."""
+"""Students: networks trained only on generated images, or on real ones at the same budget."""

@@ -1,9 +1,7 @@
-"""A student's budget: what it may use, in numbers, known before it is trained.
+"""A student's budget in numbers, known before it is trained; docs/protocols.md explains the arithmetic.
 
-    budget = plan_budget(config, "on_the_fly", num_classes=10, images_per_class=10, ...)
-    budget.images_drawn, budget.stored_bytes
-
-docs/protocols.md has the arithmetic in words.
+budget = plan_budget(config, "on_the_fly", num_classes=10, images_per_class=10, ...)
+budget.images_drawn, budget.stored_bytes
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from dim_ray.config import Protocol as ProtocolName
 
 __all__ = ["Budget", "plan_budget"]
 
-_FLOAT_BYTES = 4  # of one class's probability in a stored soft label
+_FLOAT_BYTES = 4  # one class's probability in a stored soft label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +26,11 @@ class Budget:
     distinct_images: int
     optimiser_steps: int
     batch_size: int
-    """Images of the largest step; 0 where there is none."""
+    """Images of the largest step; 0 if there is none."""
     epochs: int
     images_per_epoch: int
     stored_bytes: int
-    """Of the generator's file, or of the real or fixed images as uint8; with soft labels also of what gives them."""
+    """Size of the generator's file, or of the images as uint8; with soft labels also of the labels or teachers."""
 
 
 def plan_budget(
@@ -46,20 +44,19 @@ def plan_budget(
     real_class_counts: Sequence[int],
     teacher_bytes: int = 0,
 ) -> Budget:
-    """Returns the budget of one student.
+    """Return the budget of one student.
 
-    The images of an epoch are divided into as few batches as `config.batch_size` allows, whose sizes differ by at
-    most one: 500 images at 128 are 4 steps of 125. So no step is left with a single image, which BatchNorm can't
-    measure. The quirks `dropped_batches` and `extra_batch` have whole batches alone, one less or one more; the former
-    may leave none, and that is the only way to zero steps.
+    An epoch has as few batches as `config.batch_size` allows, whose sizes differ by at most one: 500 images at 128 are
+    4 steps of 125. So no step has a single image, which BatchNorm can't normalise. The quirks `dropped_batches` and
+    `extra_batch` have only whole batches, one less or one more; the former may leave zero steps.
 
     Args:
-        config: Epochs, steps, the most images a step, labels and quirks.
-        protocol: Where images come from.
+        config: Epochs, steps, largest batch, labels and quirks.
+        protocol: Name of the protocol.
         num_classes: K.
         images_per_class: IPC.
-        image_bytes: One image's size as uint8.
-        generator_bytes: The generator file's size.
+        image_bytes: Size of one image as uint8.
+        generator_bytes: Size of the generator's file.
         real_class_counts: Images of each class in the real training split.
         teacher_bytes: Size of the files of the teachers that give soft labels.
     """
@@ -70,7 +67,7 @@ def plan_budget(
     if steps_per_epoch:
         epochs = max(epochs, math.ceil(config.min_steps / steps_per_epoch))
     drawn = images_per_epoch * epochs
-    # Labels are dealt to the classes in turn, so that the first ones may be drawn once more.
+    # Classes take turns, so the first ones may be drawn once more.
     draws = [len(range(label, drawn, num_classes)) for label in range(num_classes)]
     num_subset = sum(min(images_per_class, count) for count in real_class_counts)
     distinct = {
@@ -102,7 +99,7 @@ def plan_budget(
 
 
 def _epoch(config: EvaluationConfig, protocol: ProtocolName, set_size: int) -> tuple[int, int]:
-    """Returns images and steps of one epoch over `set_size` images."""
+    """Return images and steps of one epoch over `set_size` images."""
     whole_batches = set_size // config.batch_size
     if protocol != "real_full" and "dropped_batches" in config.all_quirks:
         return whole_batches * config.batch_size, whole_batches

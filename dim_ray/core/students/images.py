@@ -1,10 +1,7 @@
-"""Where a student's images come from: a generator or real images, fresh in every epoch or a fixed set.
+"""Image streams of students: generated or real images, fresh in every epoch or a fixed set.
 
-    image_stream = make_image_stream("on_the_fly", generator=generator, dataset=dataset, budget=budget, seed=0)
-    images, labels = image_stream(0)
-
-The protocols with real images are those of the generated ones at the same budgets, the ceiling and the floor, and
-`real_full`: the whole training split in every epoch.
+image_stream = make_image_stream("on_the_fly", generator=generator, dataset=dataset, budget=budget, seed=0)
+images, labels = image_stream(0)
 """
 
 from __future__ import annotations
@@ -24,14 +21,13 @@ from dim_ray.core.training.random import stream
 __all__ = ["ImageStream", "Labelling", "balanced_labels", "make_image_stream"]
 
 ImageStream = Callable[[int], tuple[Tensor, Tensor]]
-"""Epoch number to normalised images (N, C, H, W) float32 and labels, on the dataset's device.
+"""From an epoch's number to N normalised images (N, C, H, W) float32 and their labels, on the dataset's device.
 
-N is the budget's `images_per_epoch`. Labels are (N,) int64, or (N, K) float32 probabilities where a labeller gives
-them.
+N is the budget's `images_per_epoch`. Labels are (N,) int64, or a labeller's (N, K) float32 probabilities.
 """
 
 Labelling = Callable[[Tensor], Tensor]
-"""Normalised images (N, C, H, W) float32 to probabilities (N, K) float32."""
+"""From normalised images (N, C, H, W) float32 to probabilities (N, K) float32."""
 
 _GENERATION_BATCH = 500  # images generated at a time: bounds memory
 
@@ -47,18 +43,17 @@ def make_image_stream(
     uniform_labels: bool = False,
     labeller: Labelling | None = None,
 ) -> ImageStream:
-    """Returns the images of one student.
+    """Return the image stream of one student.
 
     Args:
-        protocol: `on_the_fly` and `fixed` need a generator, the others real images.
-        generator: On the dataset's device; it is used in eval mode, and left in it.
+        protocol: Name of the protocol.
+        generator: Generator on the dataset's device, for `on_the_fly` and `fixed`; it is put in eval mode.
         dataset: Real images, and the normalisation of both.
         images_per_class: IPC.
-        budget: Epochs that the stream will be asked for, and their images.
-        seed: Of noise and of the choice of real images.
-        uniform_labels: Whether `on_the_fly` draws each image's label uniformly, instead of equally many of each.
-        labeller: Gives soft labels in the place of classes. It sees images before augmentation, and those of a fixed
-            set once.
+        budget: Epochs and images of an epoch.
+        seed: Seed of noise and of the choice of real images.
+        uniform_labels: Whether `on_the_fly` draws each label uniformly, instead of equally many of each class.
+        labeller: Source of soft labels. It sees images before augmentation, and those of a fixed set once.
 
     Raises:
         ValueError: The protocol needs a generator, and there is none.
@@ -83,7 +78,7 @@ def make_image_stream(
 
 
 def balanced_labels(num_classes: int, images_per_class: int, device: torch.device | str = "cpu") -> Tensor:
-    """Returns (K * IPC,) int64 labels, class after class."""
+    """Return (K * IPC,) int64 labels, class after class."""
     return torch.arange(num_classes, device=device).repeat_interleave(images_per_class)
 
 
@@ -117,12 +112,12 @@ def _real(dataset: Dataset, budget: Budget, seed: int) -> ImageStream:
 def _image_set(
     protocol: ProtocolName, generator: Generator | None, dataset: Dataset, images_per_class: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Returns the images and labels of a student that has the same ones in every epoch."""
+    """Return the images and labels of a student that has the same ones in every epoch."""
     split = dataset.train
     if protocol == "real_full":
         return dataset.normalisation.from_bytes(split.images), split.labels
     labels = balanced_labels(dataset.num_classes, images_per_class, split.labels.device)
-    if generator is not None and protocol == "fixed":  # stored, and so rounded, as real images are
+    if generator is not None and protocol == "fixed":  # stored and rounded, as real images are
         stored = to_bytes(_generate(generator, labels, seed, 0))
     else:
         stored = split.images[_real_draws(split, dataset.num_classes, images_per_class, seed).flatten()]
@@ -130,10 +125,10 @@ def _image_set(
 
 
 def _dealt(images: Tensor, labels: Tensor, budget: Budget, seed: int) -> ImageStream:
-    """Return the stream that deals from a set: all of it in every epoch, or as many as an epoch has.
+    """Return the stream that deals from a set.
 
-    A longer or shorter epoch goes on where the one before ended in a shuffled set, and shuffles it again once it is
-    used up, so that the number of distinct images is exactly what the budget says.
+    If an epoch is longer or shorter than the set, it continues where the last one ended in a shuffled set, which is
+    shuffled again once it is used up: the number of distinct images is exactly the budget's.
     """
     size, count = len(images), budget.images_per_epoch
     if count == size:
@@ -155,10 +150,10 @@ def _dealt(images: Tensor, labels: Tensor, budget: Budget, seed: int) -> ImageSt
 
 
 def _dealt_labels(num_classes: int, count: int, epoch: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Returns the labels of an epoch of `count` images, class after class, and each class's running number.
+    """Return the labels of an epoch, class after class, and the running number of each image in its class.
 
-    Labels are dealt to the classes in turn, from one epoch to the next, so that no class ever has more than one image
-    more than another. Both are (count,) int64; the running number counts a class's images from the first epoch on.
+    Classes take turns across epochs, so none ever has more than one image more than another. Both are (count,) int64;
+    running numbers count from the first epoch.
     """
     numbers = torch.arange(epoch * count, (epoch + 1) * count, device=device)
     labels, order = torch.sort(numbers % num_classes, stable=True)
@@ -170,14 +165,13 @@ def _generate(generator: Generator, labels: Tensor, seed: int, epoch: int) -> Te
     rng = stream(seed, "images", step=epoch, device=labels.device)
     generator.eval()
     images = torch.cat([generator.sample(part, rng) for part in torch.split(labels, _GENERATION_BATCH)])
-    return images.contiguous()  # whatever the generator's layout: students are faster with channels first
+    return images.contiguous()  # students are faster with channels first
 
 
 def _real_draws(split: Split, num_classes: int, draws_per_class: int, seed: int) -> Tensor:
-    """Returns indices (K, draws_per_class) into the split.
+    """Return indices (K, draws_per_class) into the split: each class's images in random order, again and again.
 
-    Every class goes through its images in a random order, and again in another once they are used up, so that the
-    number of distinct images is exactly what the budget says.
+    No image repeats before all of its class were drawn: the number of distinct images is exactly the budget's.
     """
     device = split.labels.device
     rng = stream(seed, "real", device=device)

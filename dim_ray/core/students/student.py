@@ -1,11 +1,9 @@
-"""Students: fresh networks trained on one image stream each within a budget, and tested on real images.
+"""Students: fresh networks, each trained on an image stream within a budget and tested on real images.
 
 budget = plan_budget(config, "on_the_fly", num_classes=10, images_per_class=10, ...)
 image_stream = make_image_stream("on_the_fly", generator=generator, dataset=dataset, budget=budget, ...)
-result = train_student(config, image_stream, dataset, architecture="convnet3", budget=budget, seed=0)
+[result] = train_students(config, [image_stream], dataset, architecture="convnet3", budgets=[budget], seeds=[0])
 result.accuracy, result.budget.images_drawn
-
-`train_students` trains several at once, as one batched ensemble.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dim_ray.config import EvaluationConfig
 from dim_ray.core.data.dataset import Dataset, Normalisation
@@ -27,10 +25,10 @@ from dim_ray.core.students.images import ImageStream
 from dim_ray.core.training.random import derive_seed, stream
 from dim_ray.errors import DivergedError
 
-__all__ = ["StudentResult", "finished", "student_optimizer", "train_student", "train_students"]
+__all__ = ["StudentResult", "finished", "student_optimizer", "train_students"]
 
-_HALF = Normalisation(mean=(0.5,), std=(0.5,))  # of test images, under the quirk half_normalised_test
-_TEST_BATCH = 1000  # largest number of test images whose statistics are taken together, under train_mode_test
+_HALF = Normalisation(mean=(0.5,), std=(0.5,))  # for the quirk half_normalised_test
+_TEST_BATCH = 1000  # most test images that share statistics under the quirk train_mode_test
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,49 +36,16 @@ class StudentResult:
     """One student's measurements; accuracies in [0, 1]."""
 
     accuracy: float
-    """On the test split, after the last epoch; under the quirk best_of_tests, best_test_accuracy."""
+    """Test accuracy after the last epoch; under the quirk best_of_tests, best_test_accuracy."""
     best_test_accuracy: float
-    """Highest of the periodic tests: what the literature often reports, chosen on the test split."""
+    """Highest of the periodic tests, as the literature often reports it: chosen on the test split."""
     validation_accuracy: float
-    """On the validation split, after the last epoch; no quirk touches how it is measured."""
+    """Validation accuracy after the last epoch; no quirk changes how it is measured."""
     final_loss: float
-    """NaN where there was no step."""
+    """Loss of the last step; NaN if there was no step."""
     wall_seconds: float
-    """Of its training and tests; of an ensemble, an equal share."""
+    """Time of training and tests; in an ensemble, an equal share."""
     budget: Budget
-
-
-def train_student(
-    config: EvaluationConfig,
-    image_stream: ImageStream,
-    dataset: Dataset,
-    *,
-    architecture: str,
-    budget: Budget,
-    seed: int,
-    test: bool = True,
-) -> StudentResult:
-    """Train a fresh student on an image stream and test it: in eval mode, unless a quirk says otherwise.
-
-    Args:
-        config: Optimiser, schedule, augmentation and quirks.
-        image_stream: Images of each epoch.
-        dataset: Validation and test split, with the normalisation that training images got.
-        architecture: Name in the registry.
-        budget: Epochs and steps; the stream's epochs have to be of its images.
-        seed: Of initial weights, order and augmentation.
-        test: Whether the test split is used at all; without it both test accuracies are NaN. The search never
-            uses it.
-
-    Raises:
-        DivergedError: The loss or a weight was not finite at the end.
-    """
-    [result] = finished(
-        train_students(
-            config, [image_stream], dataset, architecture=architecture, budgets=[budget], seeds=[seed], test=test
-        )
-    )
-    return result
 
 
 def train_students(
@@ -93,29 +58,32 @@ def train_students(
     seeds: Sequence[int],
     test: bool = True,
 ) -> list[StudentResult | DivergedError]:
-    """Trains several fresh students at once, each as `train_student` would: equal to it within rounding.
+    """Train fresh students at once, as one batched ensemble, and test them.
+
+    Each becomes what it would be by itself, within rounding.
 
     Args:
-        config: Optimiser, schedule, augmentation and quirks of all of them.
-        image_streams: Images of each epoch, one stream per student.
-        dataset: Validation and test split, with the normalisation that training images got.
-        architecture: Name in the registry, of all of them.
-        budgets: Budget of each student; epochs, steps and images of an epoch have to be the same.
-        seeds: Of each student's initial weights, order and augmentation.
-        test: Whether the test split is used at all.
+        config: Optimiser, schedule, augmentation and quirks.
+        image_streams: Image stream of each student.
+        dataset: Validation and test split, with the normalisation of the training images.
+        architecture: Name in the registry.
+        budgets: Budget of each student, all of the same epochs, steps and images per epoch.
+        seeds: Seed of each student's initial weights, order and augmentation.
+        test: Whether to use the test split; without it both test accuracies are NaN.
 
     Returns:
-        For each student its result, or the error of one whose loss or weights were not finite at the end, which
-        leaves the others as they are.
+        The result of each student, or its error if its loss or weights were not finite at the end.
 
     Raises:
-        ValueError: The budgets have different epochs or steps.
+        ValueError: The budgets differ in epochs or steps.
     """
     started = time.perf_counter()
     if len({(own.epochs, own.optimiser_steps, own.images_per_epoch) for own in budgets}) != 1:
-        raise ValueError("students that are trained at once need the same epochs, steps and images of an epoch")
+        raise ValueError("students that are trained at once need the same epochs, steps and images per epoch")
     student_seeds = [derive_seed(seed, "student") for seed in seeds]
-    members = stack([_build(architecture, dataset, seed) for seed in student_seeds])
+    device = dataset.train.images.device
+    weights = [stream(seed, "weights", device=device) for seed in student_seeds]
+    members = stack([build_network(architecture, dataset, rng) for rng in weights])
     losses, tests = _train(config, members, image_streams, dataset, budgets[0], student_seeds, test=test)
     members.set_mode(training=False)
     validation_accuracies = accuracies(members.logits, dataset.validation, dataset.normalisation)
@@ -123,7 +91,7 @@ def train_students(
     wall_seconds = (time.perf_counter() - started) / len(seeds)
     results: list[StudentResult | DivergedError] = []
     for index, (seed, budget) in enumerate(zip(seeds, budgets, strict=True)):
-        # The loss was measured before the last update, so the weights have to be looked at, too.
+        # The loss is from before the last update, so the weights are checked too.
         if budget.optimiser_steps and not (math.isfinite(losses[index]) and are_finite[index]):
             results.append(_diverged(config, architecture, seed, budget, losses[index]))
             continue
@@ -142,10 +110,10 @@ def train_students(
 
 
 def finished(results: Sequence[StudentResult | DivergedError]) -> list[StudentResult]:
-    """Returns what `train_students` gave where no student diverged.
+    """Return the results if no student diverged.
 
     Raises:
-        DivergedError: The first one.
+        DivergedError: A student diverged; the first one's error.
     """
     students = []
     for result in results:
@@ -165,13 +133,12 @@ def _train(
     *,
     test: bool,
 ) -> tuple[list[float], list[list[float]]]:
-    """Trains members and tests them on the way; returns their last losses, and their accuracies at each test."""
+    """Train members; return their last losses, and their accuracies at each test."""
     device = dataset.train.images.device
     optimizer = student_optimizer(config, members.parameters)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: _rate(config, step, max(1, budget.optimiser_steps))
     )
-    # Without a step there is nothing to wait for: one test says all.
     epochs = budget.epochs if budget.optimiser_steps else 0
     tested_after = {round(epochs * (index + 1) / config.num_test_points) for index in range(config.num_test_points)}
     tests = []
@@ -205,11 +172,6 @@ def _train(
     return final_losses, tests
 
 
-def _build(architecture: str, dataset: Dataset, seed: int) -> nn.Module:
-    rng = stream(seed, "weights", device=dataset.train.images.device)
-    return build_network(architecture, dataset, rng)
-
-
 def _order(count: int, seed: int, epoch: int, device: torch.device) -> Tensor:
     return torch.randperm(count, generator=stream(seed, "order", step=epoch, device=device), device=device)
 
@@ -222,7 +184,7 @@ def _diverged(config: EvaluationConfig, architecture: str, seed: int, budget: Bu
 
 
 def student_optimizer(config: EvaluationConfig, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
-    """Returns the optimiser of a recipe over parameters: of one student, or of several that are stacked."""
+    """Return the optimiser of a recipe."""
     rate, decay = config.learning_rate, config.weight_decay
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, rate, config.momentum, weight_decay=decay, fused=True)
@@ -231,7 +193,7 @@ def student_optimizer(config: EvaluationConfig, parameters: Sequence[Tensor]) ->
 
 
 def _rate(config: EvaluationConfig, step: int, num_steps: int) -> float:
-    """Returns the factor of the learning rate at a step."""
+    """Return the factor of the learning rate at a step."""
     if config.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * step / num_steps))
     if config.schedule == "step":
@@ -240,7 +202,6 @@ def _rate(config: EvaluationConfig, step: int, num_steps: int) -> float:
 
 
 def _test(members: Members, dataset: Dataset, quirks: Sequence[str]) -> list[float]:
-    """Returns the accuracy of each member on the test split."""
     is_half = "half_normalised_test" in quirks and dataset.num_channels == 1
     normalisation = _HALF if is_half else dataset.normalisation
     if "train_mode_test" in quirks:
@@ -251,10 +212,7 @@ def _test(members: Members, dataset: Dataset, quirks: Sequence[str]) -> list[flo
 
 @torch.no_grad()
 def _train_mode_accuracies(members: Members, dataset: Dataset, normalisation: Normalisation) -> list[float]:
-    """Returns the test accuracies where BatchNorm takes its statistics from each batch of test images.
-
-    The running statistics are left as they were: they are the student's, and the validation split's turn comes later.
-    """
+    """Return test accuracies with BatchNorm in training mode; its running statistics are restored afterwards."""
     statistics = [buffer.clone() for buffer in members.buffers]
     members.set_mode(training=True)
     num_batches = math.ceil(len(dataset.test) / _TEST_BATCH)

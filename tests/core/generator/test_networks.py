@@ -11,8 +11,8 @@ from torch import nn
 
 from dim_ray.config import Config, GeneratorConfig, MatchingConfig, PriorConfig, StudyConfig
 from dim_ray.core.generator.networks import Discriminator, Generator, build_discriminator, build_generator, scales
-from dim_ray.core.networks import num_parameters
 from dim_ray.errors import ConfigError
+from tests.helpers.tiny import num_parameters
 
 SIZES = [8, 9, 10, 15, 16, 21, 28, 31, 32, 33, 48, 63, 64]
 CONFIG = GeneratorConfig(capacity=4, latent_dim=12, refinements=(2, 1))

@@ -9,7 +9,7 @@ import torch
 from dim_ray.config import EvaluationConfig
 from dim_ray.core.students.budgets import plan_budget
 from dim_ray.core.students.images import make_image_stream
-from dim_ray.core.students.student import train_student
+from dim_ray.core.students.student import finished, train_students
 from dim_ray.core.teachers.teacher import train_teacher
 from dim_ray.core.training.ports import NoCheckpointer
 from dim_ray.core.training.precision import autocast, resolve_precision
@@ -65,13 +65,9 @@ def test_teachers_and_students_in_bfloat16_are_close_to_float32() -> None:
         image_stream = make_image_stream(
             "real_on_the_fly", generator=None, dataset=DATASET, images_per_class=2, budget=budget, seed=0
         )
-        student = train_student(
-            replace(config, precision=precision),
-            image_stream,
-            DATASET,
-            architecture=ARCHITECTURE,
-            budget=budget,
-            seed=0,
+        recipe = replace(config, precision=precision)
+        [student] = finished(
+            train_students(recipe, [image_stream], DATASET, architecture=ARCHITECTURE, budgets=[budget], seeds=[0])
         )
         final_losses.append(student.final_loss)
         teacher = train_teacher(

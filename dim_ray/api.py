@@ -1,4 +1,4 @@
-"""Generators of the store in somebody else's training loop. Needs torch, and neither Ray nor the code that made them.
+"""The public API: stored generators in any training loop, with torch and without Ray.
 
 generator = dim_ray.best_generator("dim_storage", dataset="digits", ipc=10)
 images = generator.sample(labels, seed=0)                     # (N, C, H, W) in [0, 1]
@@ -33,13 +33,13 @@ _BATCH = 500  # images generated at a time: bounds memory
 
 
 class StoredGenerator:
-    """A generator with all that is needed to train on its images.
+    """A generator with everything needed to train on its images.
 
     Args:
-        module: The network, in eval mode.
-        card: Its card.
-        uri: Where it came from.
-        weights: Which weights the network has.
+        module: Network in eval mode.
+        card: Card of the artefact.
+        uri: URI of the artefact.
+        weights: Weights that the network has.
     """
 
     def __init__(self, module: Generator, card: dict[str, Any], uri: str, weights: Weights = "raw") -> None:
@@ -50,9 +50,9 @@ class StoredGenerator:
         self.fingerprint: str = card["fingerprint"]
         self.class_names: tuple[str, ...] = tuple(card["dataset"]["class_names"])
         self.mean: tuple[float, ...] = tuple(card["dataset"]["mean"])
-        """Of each channel of the real training images in [0, 1]."""
+        """Mean of each channel of the real training images in [0, 1]."""
         self.std: tuple[float, ...] = tuple(card["dataset"]["std"])
-        """Of each channel of the real training images in [0, 1]."""
+        """Standard deviation of each channel of the real training images in [0, 1]."""
 
     def __repr__(self) -> str:
         dataset = self.card["dataset"]
@@ -64,21 +64,21 @@ class StoredGenerator:
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """Number of classes, K."""
         return len(self.class_names)
 
     def to(self, device: torch.device | str) -> StoredGenerator:
-        """Moves the network to a device, and returns self."""
+        """Move the network to a device, and return self."""
         self.module.to(device)
         return self
 
     @torch.no_grad()
     def sample(self, labels: Tensor, seed: int | None = None) -> Tensor:
-        """Generates one image for each label.
+        """Generate one image per label.
 
         Args:
             labels: (N,) integers in [0, K).
-            seed: For the same images again; None for new ones each time.
+            seed: Seed of the images; None for new ones each time.
 
         Returns:
             (N, C, H, W) float32 in [0, 1], on the network's device. For a classifier, normalise with `mean`, `std`.
@@ -101,21 +101,20 @@ class StoredGenerator:
         return (torch.cat(parts) + 1) / 2
 
     def fixed_dataset(self, ipc: int, seed: int = 0) -> TensorDataset:
-        """Returns a map-style dataset of IPC images of each class: (image (C, H, W) in [0, 1], label)."""
+        """Return a map-style dataset of IPC images per class: (image (C, H, W) in [0, 1], label)."""
         _require_positive("ipc", ipc)
         labels = balanced_labels(self.num_classes, ipc)
         return TensorDataset(self.sample(labels, seed).cpu(), labels)
 
     def stream(self, batch_size: int, images_per_epoch: int, seed: int = 0) -> GeneratedStream:
-        """Returns an iterable dataset of fresh images, other ones in every epoch.
+        """Return an iterable dataset of batches, with fresh images in every epoch.
+
+        It yields (images (B, C, H, W) in [0, 1], labels (B,)). In a DataLoader, use batch_size=None.
 
         Args:
-            batch_size: Images of a batch.
-            images_per_epoch: Images of one pass; the last batch is smaller where they don't divide.
-            seed: Of all epochs; a DataLoader's workers mix torch's own seed in.
-
-        Returns:
-            Yields (images (B, C, H, W) in [0, 1], labels (B,)). In a DataLoader, use batch_size=None.
+            batch_size: Images per batch.
+            images_per_epoch: Images per pass; the last batch may be smaller.
+            seed: Seed of all epochs; a DataLoader's workers mix torch's seed in.
         """
         _require_positive("batch_size", batch_size)
         _require_positive("images_per_epoch", images_per_epoch)
@@ -126,7 +125,7 @@ class StoredGenerator:
 
 
 class GeneratedStream(IterableDataset[tuple[Tensor, Tensor]]):
-    """Batches of freshly generated images, each class as often as any other up to one image."""
+    """Batches of fresh images; in an epoch, the numbers of images per class differ by at most one."""
 
     def __init__(self, generator: StoredGenerator, batch_size: int, images_per_epoch: int, seed: int) -> None:
         super().__init__()
@@ -137,7 +136,6 @@ class GeneratedStream(IterableDataset[tuple[Tensor, Tensor]]):
         self._epoch = 0
 
     def __len__(self) -> int:
-        """Batches of an epoch."""
         return -(-self._images_per_epoch // self._batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -145,7 +143,7 @@ class GeneratedStream(IterableDataset[tuple[Tensor, Tensor]]):
         self._epoch += 1
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        # A DataLoader's workers start anew for every epoch and know it by their seed alone.
+        # A DataLoader starts new workers for every epoch, which know it only by their seed.
         base = derive_seed(self._seed, "epoch", epoch, worker.seed - worker.id if worker else 0)
         order = torch.randperm(self._images_per_epoch, generator=stream(base, "labels")) % self._generator.num_classes
         for index, labels in enumerate(torch.split(order, self._batch_size)):
@@ -156,15 +154,15 @@ class GeneratedStream(IterableDataset[tuple[Tensor, Tensor]]):
 def load_generator(
     path_or_uri: str | PathLike[str], device: torch.device | str = "cpu", *, weights: Weights = "average"
 ) -> StoredGenerator:
-    """Loads a generator from its folder (or a file in it), a local path or a URI.
+    """Load a generator.
 
     Args:
-        path_or_uri: Where it is.
-        device: Where the network goes.
-        weights: The moving average of the weights, where there is one, or the `raw` ones.
+        path_or_uri: Its folder or a file in it, as a local path or a URI.
+        device: Device of the network.
+        weights: The moving average of the weights, if there is one, or the `raw` ones.
 
     Raises:
-        UsageError: There are no such weights.
+        UsageError: `weights` is unknown.
         ArtifactError: It is not a generator, or is truncated, altered or of a newer format.
     """
     if weights not in WEIGHTS:
@@ -185,21 +183,20 @@ def best_generator(
     max_device_seconds: float | None = None,
     device: torch.device | str = "cpu",
 ) -> StoredGenerator:
-    """Loads the generator whose students have the highest mean validation accuracy; the test split never chooses.
+    """Load the generator whose students have the highest mean validation accuracy; the test split never chooses.
 
     Generators are compared on the data, budget and architecture that most of them were evaluated with.
 
     Args:
-        storage: The storage's root.
+        storage: Root of the storage.
         dataset: Name in the rows.
         ipc: Images per class of the students.
-        architecture: Of the students; by default what most generators were evaluated with.
+        architecture: Architecture of the students. Default: the one that most generators were evaluated with.
         protocol: `on_the_fly` or `fixed`.
-        max_bytes: The most that has to be stored for the students' images: the generator's file, or of the protocol
-            `fixed` the images. Default: any.
-        max_device_seconds: The most that the generator's trial may have cost, as time x devices; generators that no
-            trial made are left out. Default: any.
-        device: Where the network goes.
+        max_bytes: Largest size of the generator's file, or for `fixed` of the images. Default: any.
+        max_device_seconds: Largest cost of the generator's trial, as time x devices; generators that no trial made are
+            left out. Default: any.
+        device: Device of the network.
 
     Raises:
         DimError: Nothing fits; the message says what is there.
@@ -219,13 +216,13 @@ def best_generator(
 def named_generator(
     storage: str | PathLike[str], name: str | None, *, dataset: str | None = None, weights: Weights | None = None
 ) -> StoredGenerator:
-    """Loads the generator that a command line names.
+    """Load the generator that a command line names.
 
     Args:
-        storage: The storage's root.
-        name: Folder, URI, or fingerprint of a generator of the storage. Default: the storage's best.
-        dataset: Of the best. Default: the only one that there are evaluations of.
-        weights: Default: those that the best was chosen by, or the average where there is one.
+        storage: Root of the storage.
+        name: Folder, URI, or fingerprint of a generator in the storage. Default: the storage's best.
+        dataset: Data set of the best. Default: the only one that has evaluations.
+        weights: As for `load_generator`. Default: those that the best was chosen by, or the average if there is one.
 
     Raises:
         DimError: As `load_generator` and `best_generator`, or there are several data sets.

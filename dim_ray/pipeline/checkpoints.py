@@ -1,4 +1,4 @@
-"""Where unfinished stages keep their state.
+"""Checkpoints of unfinished stages, below the storage's root.
 
 with checkpointer(work, fingerprint) as saved:
 train_prior(..., checkpointer=saved)
@@ -26,22 +26,18 @@ _TIMES = UploadTimes()
 
 
 class StoredCheckpointer:
-    """A Checkpointer that keeps the state as one file below the storage's root, and writes it while training goes on.
+    """A Checkpointer that keeps the state in one file, and writes it in the background.
 
-    `save` takes as long as a copy to the CPU's memory. A storage that refuses is tried again meanwhile; where nothing
-    could be written for `give_up_seconds`, and for five intervals, `save` raises a StorageError.
-
-    As a context, it ends by writing what was saved where the stage was interrupted or failed:
-
-        with checkpointer(work, identity) as saved:
-            train_prior(..., checkpointer=saved)
+    `save` takes as long as a copy to the CPU's memory. Writing is retried; if nothing could be written for
+    `give_up_seconds` and five intervals, `save` raises a StorageError. As a context manager, it finishes writing if the
+    stage was interrupted or failed.
 
     Args:
-        artifacts: The storage.
-        key: The file, relative to the root.
-        every_seconds: How often a save is due; the first one this long after the start.
-        times: Of tries and pauses.
-        num_sharing: Artefacts that are built at once, this one included: the time from now on is divided evenly.
+        artifacts: Storage.
+        key: File, relative to the root.
+        every_seconds: Time between saves.
+        times: Patience of the writing.
+        num_sharing: Number of artefacts built at once, which share the time evenly.
     """
 
     def __init__(
@@ -63,40 +59,28 @@ class StoredCheckpointer:
         self._uploads = Uploads(self._write, f"checkpoint {key}", patient)
 
     def __enter__(self) -> Self:
-        """Needs nothing."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Waits until what was saved is written, where an exception ends the stage; `clear` follows otherwise.
-
-        Raises:
-            StorageError: It's refused, and training diverged, which says that the last good state is kept.
-        """
-        if error is None:
+        if error is None:  # `clear` follows
             return
         try:
             self._uploads.finish()
         except StorageError as refusal:
-            if isinstance(error, DivergedError):
+            if isinstance(error, DivergedError):  # its message promises that the last good state is kept
                 raise
-            log.warning("The last checkpoint is lost, and an older one kept where there is one: %s", refusal)
+            log.warning("The last checkpoint is lost; an older one is kept if there was one: %s", refusal)
 
     def seconds(self) -> float:
-        """Returns the wall time that the stage has taken, in all the processes that worked on its state: its share."""
+        """Return the stage's share of the wall time, in all processes that worked on it."""
         return self._seconds_before + (time.monotonic() - self._started) / self._num_sharing
 
     def due(self) -> bool:
-        """Whether `every_seconds` have passed since the last save was begun."""
         return time.monotonic() - self._last >= self._every_seconds
 
     def save(self, state: State) -> None:
-        """Copies the state, and hands it to the thread that replaces the file.
-
-        Raises:
-            StorageError: The storage has refused for too long.
-        """
         self._last = time.monotonic()
         meta = {"stage": dict(state.meta), "seconds": self.seconds()}
 
@@ -107,11 +91,11 @@ class StoredCheckpointer:
         self._uploads.put(copy)
 
     def load(self) -> State | None:
-        """Reads the file, once what was saved is in it.
+        """Read the file, after the last saved state was written.
 
         Raises:
             ArtifactError: It is truncated, altered or of a newer format.
-            StorageError: What was saved can't be written.
+            StorageError: The last saved state can't be written.
         """
         self._uploads.finish()
         data = self._artifacts.read_bytes(self._key)
@@ -122,29 +106,28 @@ class StoredCheckpointer:
         return State(tensors=tensors, meta=meta["stage"])
 
     def clear(self) -> None:
-        """Removes the file; what was saved and isn't written yet never is."""
         self._uploads.cancel()
         self._artifacts.delete(self._key)
 
     def _write(self, data: bytes) -> None:
-        self._artifacts.write_bytes(self._key, data, is_patient=False)  # the uploads have a patience of their own
+        self._artifacts.write_bytes(self._key, data, is_patient=False)  # `Uploads` retries
 
 
-def checkpoint_key(study: str, identity: str) -> str:
-    """Returns where the state of an unfinished stage is kept, relative to the storage's root."""
-    return f"studies/{study}/checkpoints/{identity}.safetensors"
+def checkpoint_key(study: str, fingerprint: str) -> str:
+    """Return the file of an unfinished stage's state, relative to the storage's root."""
+    return f"studies/{study}/checkpoints/{fingerprint}.safetensors"
 
 
-def checkpointer(work: Workspace, identity: str, *, num_sharing: int = 1) -> StoredCheckpointer:
-    """Returns the checkpointer of one artefact that is being built by one worker, alone or with others at once."""
-    key, every_seconds = checkpoint_key(work.study, identity), work.config.storage.checkpoint_seconds
+def checkpointer(work: Workspace, fingerprint: str, *, num_sharing: int = 1) -> StoredCheckpointer:
+    """Return the checkpointer of an artefact that one worker builds, perhaps with others at once."""
+    key, every_seconds = checkpoint_key(work.study, fingerprint), work.config.storage.checkpoint_seconds
     return StoredCheckpointer(work.artifacts, key, every_seconds, num_sharing=num_sharing)
 
 
-def shared_checkpointer(work: Workspace, identity: str, collective: Collective) -> StoredCheckpointer:
-    """Returns each worker's checkpointer: all load the same state; worker 0 alone saves."""
+def shared_checkpointer(work: Workspace, fingerprint: str, collective: Collective) -> StoredCheckpointer:
+    """Return a worker's checkpointer: all load the same state, and only worker 0 saves."""
     kind = StoredCheckpointer if collective.rank == 0 else _LoadOnly
-    return kind(work.artifacts, checkpoint_key(work.study, identity), work.config.storage.checkpoint_seconds)
+    return kind(work.artifacts, checkpoint_key(work.study, fingerprint), work.config.storage.checkpoint_seconds)
 
 
 class _LoadOnly(StoredCheckpointer):

@@ -1,12 +1,12 @@
-"""Students that decide between stored generators, on the validation split, and one row for each.
+"""Students that decide between stored generators on the validation split; one row each.
 
     planned = plan_validations(work, [generator, another])
-    for cell in missing_rows(work, VALIDATION_TABLE, planned):
-        validate_group(work, [cell])
+    for plan in missing_rows(work, VALIDATION_TABLE, planned):
+        validate_group(work, [plan])
     read_planned(work, VALIDATION_TABLE, planned)
 
-All generators get the same seeds, so that they are compared pair by pair. The search has used none of these: a student
-that found a generator favours the one that was lucky with it.
+All generators get the same seeds, so that they are compared in pairs. The search doesn't use these seeds, because a
+student that found a generator favours it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from dim_ray.core.students.student import StudentResult
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.evaluations import load_generators, weights_in_use
-from dim_ray.pipeline.rows import circumstances, identity
+from dim_ray.pipeline.rows import circumstances, key_columns
 from dim_ray.pipeline.students import StudentPlan, selection_cells, train_cells
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.schema import VALIDATION_TABLE
@@ -27,45 +27,36 @@ __all__ = ["plan_validations", "validate_group"]
 
 
 def plan_validations(work: Workspace, generators: Sequence[str]) -> list[StudentPlan]:
-    """Returns `study.contender_seeds` students for each generator.
-
-    Args:
-        work: Recipe of the students.
-        generators: Fingerprints.
-    """
+    """Return `study.contender_seeds` students for each generator, given by fingerprint."""
     study = work.config.study
     indices = range(study.selection_seeds, study.selection_seeds + study.contender_seeds)
     return [
-        cell
+        plan
         for generator in generators
-        for cell in selection_cells(work, indices, generator, weights_in_use(work, generator))
+        for plan in selection_cells(work, indices, generator, weights_in_use(work, generator))
     ]
 
 
-def validate_group(work: Workspace, cells: Sequence[StudentPlan]) -> list[dict[str, Any]]:
-    """Trains students at once, measures them on the validation split, writes their rows and returns them.
+def validate_group(work: Workspace, plans: Sequence[StudentPlan]) -> list[dict[str, Any]]:
+    """Train a group of `group_cells` and measure it on the validation split; write its rows and return them.
 
-    One that diverged has an accuracy of 0, as a trial that diverged has: its generator can't be relied on.
-
-    Args:
-        work: Data and storage.
-        cells: What `group_cells` puts together.
+    A student that diverged has an accuracy of 0, as a trial that diverged has.
     """
-    results = train_cells(work, cells, load_generators(work, cells), test=False)
-    rows = [_row(work, cell, result) for cell, result in zip(cells, results, strict=True)]
+    results = train_cells(work, plans, load_generators(work, plans), test=False)
+    rows = [_row(work, plan, result) for plan, result in zip(plans, results, strict=True)]
     Writer(work.config.storage.root).append_validations(rows)
     return rows
 
 
-def _row(work: Workspace, cell: StudentPlan, result: StudentResult | DivergedError) -> dict[str, Any]:
+def _row(work: Workspace, plan: StudentPlan, result: StudentResult | DivergedError) -> dict[str, Any]:
     accuracy, error, wall_seconds = 0.0, None, 0.0
     if isinstance(result, DivergedError):
         error = str(result)
     else:
         accuracy, wall_seconds = result.validation_accuracy, result.wall_seconds
     return {
-        **identity(work, VALIDATION_TABLE, cell),
+        **key_columns(work, VALIDATION_TABLE, plan),
         "accuracy": accuracy,
         "error": error,
-        **circumstances(work, cell, wall_seconds),
+        **circumstances(work, plan, wall_seconds),
     }

@@ -1,4 +1,4 @@
-"""The grid of evaluations, and one row for each."""
+"""The grid of evaluations: one student and one row each."""
 
 from __future__ import annotations
 
@@ -10,30 +10,23 @@ from dim_ray.config import Protocol, Weights, join_quirks
 from dim_ray.core.students.student import StudentResult, finished
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.generators import load_module, stored_weights, weights_file
-from dim_ray.pipeline.rows import circumstances, identity, missing_rows
+from dim_ray.pipeline.rows import circumstances, key_columns, missing_rows
 from dim_ray.pipeline.soft_labels import labelling_teachers
 from dim_ray.pipeline.students import SizedGenerator, StudentPlan, train_cells
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.schema import EVALUATION_TABLE
 from dim_ray.store.writer import Writer
 
-__all__ = [
-    "check_all_measured",
-    "evaluate",
-    "evaluate_group",
-    "load_generators",
-    "plan_evaluations",
-    "weights_in_use",
-]
+__all__ = ["check_all_measured", "evaluate_group", "load_generators", "plan_evaluations", "weights_in_use"]
 
 
 def plan_evaluations(work: Workspace, generator: str) -> list[StudentPlan]:
-    """Returns the grid protocol x IPC x architecture x seed, dearest first, so that no core waits at the end.
+    """Return a generator's grid protocol x IPC x architecture x seed, dearest first, so that no core waits at the end.
 
-    `real_full` has no IPC of its own, and comes once for each architecture and seed, before the others.
+    `real_full` has no IPC of its own: it comes first, once for each architecture and seed.
 
     Raises:
-        ConfigError: Students are to have soft labels, and the generator has no teachers to give them.
+        ConfigError: Soft labels are asked for, and the generator has no teachers, or the storage lacks them.
     """
     evaluation, num_channels = work.config.evaluation, work.dataset.num_channels
     weights, teachers = weights_in_use(work, generator), labelling_teachers(work, generator)
@@ -60,26 +53,16 @@ def plan_evaluations(work: Workspace, generator: str) -> list[StudentPlan]:
     ]
 
 
-def evaluate(work: Workspace, cell: StudentPlan) -> dict[str, Any]:
-    """Trains and tests one student, writes its row and returns it."""
-    [row] = evaluate_group(work, [cell])
-    return row
-
-
-def evaluate_group(work: Workspace, cells: Sequence[StudentPlan]) -> list[dict[str, Any]]:
-    """Trains and tests students at once, writes their rows and returns them: what `evaluate` gives for each.
-
-    Args:
-        work: Data and storage.
-        cells: What `group_cells` puts together.
+def evaluate_group(work: Workspace, plans: Sequence[StudentPlan]) -> list[dict[str, Any]]:
+    """Train and test a group of `group_cells`; write its rows and return them.
 
     Raises:
-        DivergedError: A student diverged; those that didn't have their rows.
+        DivergedError: A student diverged; the others have their rows.
     """
-    results = train_cells(work, cells, load_generators(work, cells), test=True)
+    results = train_cells(work, plans, load_generators(work, plans), test=True)
     rows = [
-        _row(work, cell, result)
-        for cell, result in zip(cells, results, strict=True)
+        _row(work, plan, result)
+        for plan, result in zip(plans, results, strict=True)
         if not isinstance(result, DivergedError)
     ]
     if rows:
@@ -89,26 +72,22 @@ def evaluate_group(work: Workspace, cells: Sequence[StudentPlan]) -> list[dict[s
 
 
 def check_all_measured(work: Workspace, planned: Sequence[StudentPlan]) -> None:
-    """Checks that students have rows, once all of them were trained: those that diverged have none.
-
-    Args:
-        work: Data and storage.
-        planned: The whole grid.
+    """Check that every student of a trained grid has a row.
 
     Raises:
-        DivergedError: Some diverged; all of them are named.
+        DivergedError: Some diverged and have none; all of them are named.
     """
     diverged = missing_rows(work, EVALUATION_TABLE, planned)
     if not diverged:
         return
     seeds: dict[str, list[int]] = {}
-    for cell in diverged:
-        quirks = f", {join_quirks(cell.recipe.quirks)}" if cell.recipe.quirks else ""
-        name = f"{cell.protocol}, IPC {cell.images_per_class}, {cell.architecture}{quirks}"
-        seeds.setdefault(name, []).append(cell.seed)
+    for plan in diverged:
+        quirks = f", {join_quirks(plan.recipe.quirks)}" if plan.recipe.quirks else ""
+        name = f"{plan.protocol}, IPC {plan.images_per_class}, {plan.architecture}{quirks}"
+        seeds.setdefault(name, []).append(plan.seed)
     named = "; ".join(f"{name}, seed {' and '.join(map(str, own))}" for name, own in seeds.items())
-    rates = " or ".join(f"{rate:g}" for rate in sorted({cell.recipe.learning_rate for cell in diverged}))
-    generator = next((cell.generator for cell in planned if cell.generator), None)
+    rates = " or ".join(f"{rate:g}" for rate in sorted({plan.recipe.learning_rate for plan in diverged}))
+    generator = next((plan.generator for plan in planned if plan.generator), None)
     measured = f" in python -m dim_ray.evaluate {work.artifacts.uri('generators', generator)}" if generator else ""
     raise DivergedError(
         f"{len(diverged)} of {len(planned)} students diverged and wrote no row ({named}); all others have theirs. With "
@@ -117,35 +96,32 @@ def check_all_measured(work: Workspace, planned: Sequence[StudentPlan]) -> None:
     )
 
 
-def load_generators(work: Workspace, cells: Sequence[StudentPlan]) -> list[SizedGenerator | None]:
-    """Returns the generator of each cell, each read once; None for real images."""
-    named = {(cell.generator, cell.weights) for cell in cells}
-    loaded = {name: _load(work, *name) for name in named}
-    return [loaded[cell.generator, cell.weights] for cell in cells]
+def load_generators(work: Workspace, plans: Sequence[StudentPlan]) -> list[SizedGenerator | None]:
+    """Return the generator of each student, each read once; None for real images."""
+    loaded: dict[tuple[str | None, Weights | None], SizedGenerator | None] = {}
+    for plan in plans:
+        name, weights = plan.generator, plan.weights or "raw"
+        if name is None or (name, plan.weights) in loaded:
+            continue
+        file = work.artifacts.read_card("generators", name)["files"][weights_file(weights)]
+        network = load_module(work, name, weights)
+        loaded[name, plan.weights] = SizedGenerator(network=network, size_bytes=int(file["size_bytes"]))
+    return [loaded.get((plan.generator, plan.weights)) for plan in plans]
 
 
 def weights_in_use(work: Workspace, generator: str) -> Weights:
-    """Returns which weights of a generator are measured: those that are wanted, where it has them."""
+    """Return which weights of a generator are measured: the configured ones if it has them."""
     wanted = work.config.evaluation.weights
     if work.artifacts.exists("generators", generator):
         return stored_weights(work.artifacts.read_card("generators", generator), wanted)
     return wanted if work.config.generator.ema_decay else "raw"  # rows may outlive their generator
 
 
-def _load(work: Workspace, generator: str | None, weights: Weights | None) -> SizedGenerator | None:
-    if generator is None:
-        return None
-    weights = weights or "raw"
-    card = work.artifacts.read_card("generators", generator)
-    size_bytes = int(card["files"][weights_file(weights)]["size_bytes"])
-    return SizedGenerator(network=load_module(work, generator, weights), size_bytes=size_bytes)
-
-
-def _row(work: Workspace, cell: StudentPlan, result: StudentResult) -> dict[str, Any]:
+def _row(work: Workspace, plan: StudentPlan, result: StudentResult) -> dict[str, Any]:
     budget = result.budget
     return {
-        **identity(work, EVALUATION_TABLE, cell),
-        "selection": "test" if "best_of_tests" in cell.recipe.quirks else "validation",
+        **key_columns(work, EVALUATION_TABLE, plan),
+        "selection": "test" if "best_of_tests" in plan.recipe.quirks else "validation",
         "accuracy": result.accuracy,
         "best_test_accuracy": result.best_test_accuracy,
         "validation_accuracy": result.validation_accuracy,
@@ -155,10 +131,10 @@ def _row(work: Workspace, cell: StudentPlan, result: StudentResult) -> dict[str,
         "batch_size": budget.batch_size,
         "epochs": budget.epochs,
         "stored_bytes": budget.stored_bytes,
-        "optimizer": cell.recipe.optimizer,
-        "learning_rate": cell.recipe.learning_rate,
-        "schedule": cell.recipe.schedule,
-        "augmentation": cell.recipe.augmentation,
+        "optimizer": plan.recipe.optimizer,
+        "learning_rate": plan.recipe.learning_rate,
+        "schedule": plan.recipe.schedule,
+        "augmentation": plan.recipe.augmentation,
         "final_loss": None if math.isnan(result.final_loss) else result.final_loss,
-        **circumstances(work, cell, result.wall_seconds),
+        **circumstances(work, plan, result.wall_seconds),
     }

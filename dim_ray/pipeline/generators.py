@@ -22,13 +22,12 @@ from dim_ray.core.training.random import stream
 from dim_ray.errors import ArtifactError, ConfigError
 from dim_ray.pipeline.checkpoints import shared_checkpointer
 from dim_ray.pipeline.priors import load_prior, prior_fingerprint
-from dim_ray.pipeline.teachers import open_pool, pool_identity, pool_teachers, teacher_fingerprint
-from dim_ray.pipeline.validation import WALL_SECONDS, Rungs, Validator, validate_on_first, validation_in
+from dim_ray.pipeline.teachers import open_pool, pool_parts, pool_teachers, teacher_fingerprint
+from dim_ray.pipeline.validation import WALL_SECONDS, Rungs, Validator, validate_here, validation_in
 from dim_ray.pipeline.workspace import Workspace, dataset_card
 from dim_ray.store.artifacts import Artifact
 
 __all__ = [
-    "AVERAGE_FILE",
     "GENERATOR_FILE",
     "SAMPLES_FILE",
     "distill_generator",
@@ -42,19 +41,19 @@ __all__ = [
 ]
 
 GENERATOR_FILE = "generator.safetensors"
-AVERAGE_FILE = "average.safetensors"
+_AVERAGE_FILE = "average.safetensors"
 SAMPLES_FILE = "samples.png"
 _SAMPLES_PER_CLASS = 10
 _SPLITS = ("validation_fraction", "test_fraction", "split_seed")
 
 
 def generator_fingerprint(work: Workspace) -> str:
-    """Returns the identity of the distilled generator."""
-    return fingerprint("distilled", prior_fingerprint(work), pool_identity(work), work.config.matching)
+    """Return the fingerprint of the distilled generator."""
+    return fingerprint("distilled", prior_fingerprint(work), pool_parts(work), work.config.matching)
 
 
 def generator_bytes(config: GeneratorConfig, dataset: Dataset) -> int:
-    """Returns the size of a generator's file, which its weights' values don't change."""
+    """Return the size of a generator's file, whatever its weights."""
     generator = build_generator(
         config,
         num_classes=dataset.num_classes,
@@ -68,28 +67,25 @@ def generator_bytes(config: GeneratorConfig, dataset: Dataset) -> int:
 def distill_generator(
     work: Workspace, reporter: Reporter, collective: Collective, validator: Validator | None = None
 ) -> str:
-    """Distils from the stored prior and teachers, and stores the generator with its card and picture.
+    """Distil from the stored prior and teachers, store the generator with its card and picture, return its fingerprint.
 
-    The validation accuracy is measured at the rungs and at the end, and is reported with the epoch that it is of: that
-    of a rung may come in a later one. The generator is stored before the report of the last epoch, because a scheduler
-    may end the process on it. With several workers, each of them calls this, and holds its shard of the teachers.
+    The validation accuracy is measured at the rungs and at the end. A rung's may be reported in a later epoch, with the
+    epoch that it belongs to. The generator is stored before the last epoch's report, because a scheduler may end the
+    process then. Each of several workers calls this, and holds its shard of the teachers.
 
     Args:
         work: Data, recipe and storage.
-        reporter: Is told about every epoch.
-        collective: The workers.
-        validator: Measures at the rungs; without it the generator is measured at the end alone.
-
-    Returns:
-        The generator's fingerprint.
+        reporter: Receiver of every epoch's measurements.
+        collective: Workers.
+        validator: Validator for the rungs; None to measure only at the end.
     """
     config = work.config
-    identity, weights = generator_fingerprint(work), config.evaluation.weights
-    if collective.any(work.artifacts.exists("generators", identity)):  # the same answer on every worker
+    name, weights = generator_fingerprint(work), config.evaluation.weights
+    if collective.any(work.artifacts.exists("generators", name)):  # the same answer on every worker
         epoch = config.matching.epochs
-        measured = validate_on_first(work, lambda: load_module(work, identity, weights), collective, epoch)
+        measured = validate_here(work, epoch, load_module(work, name, weights), collective)
         reporter.report(epoch, epoch, measured)
-        return identity
+        return name
     pair = build_pair(
         config.generator,
         config.prior,
@@ -98,7 +94,7 @@ def distill_generator(
         seed=config.prior.seed,
     )
     pair.load_weights(load_prior(work))
-    saved = shared_checkpointer(work, identity, collective)
+    saved = shared_checkpointer(work, name, collective)
     rungs, epochs = Rungs(validator, collective), rung_epochs(config)
 
     def timed(measured: Mapping[str, float]) -> Mapping[str, float]:
@@ -108,21 +104,21 @@ def distill_generator(
         measured = timed(rungs.take(wait=epoch in epochs))
         if epoch not in epochs:
             return measured
-        if measured:  # of the rung before, which this one's follow
+        if measured:  # of the last rung
             reporter.report(epoch, config.matching.epochs, measured)
         chosen = pair.average if weights == "average" else pair.generator
         if epoch < config.matching.epochs:
             rungs.begin(epoch, chosen)
             return timed(rungs.take(wait=False))
-        measured = validate_on_first(work, lambda: chosen, collective, epoch)
+        measured = validate_here(work, epoch, chosen, collective)
         if collective.rank == 0:
-            _store_generator(work, identity, pair, measured, saved.seconds())
-            saved.clear()  # now: there may be no time after the report
+            _store_generator(work, name, pair, measured, saved.seconds())
+            saved.clear()  # there may be no time after the report
         return timed(measured)
 
     if config.matching.epochs == 0:
         reporter.report(1, 1, after_epoch(0))
-        return identity
+        return name
     with saved:
         distill(
             pair,
@@ -137,11 +133,11 @@ def distill_generator(
             checkpointer=saved,
             collective=collective,
         )
-    return identity
+    return name
 
 
 def rung_epochs(config: Config) -> list[int]:
-    """Returns the epochs after which the generator is validated: the scheduler's rungs, and the last epoch."""
+    """Return the epochs after which the generator is validated: the scheduler's rungs, and the last epoch."""
     epochs, rung = [], config.study.grace_epochs
     while config.study.scheduler != "none" and rung < config.matching.epochs:
         epochs.append(rung)
@@ -150,26 +146,26 @@ def rung_epochs(config: Config) -> list[int]:
 
 
 def stored_weights(card: Mapping[str, Any], wanted: Weights) -> Weights:
-    """Returns which weights are used where some are wanted: the raw ones of a generator that has no average."""
-    return wanted if wanted == "raw" or AVERAGE_FILE in card["files"] else "raw"
+    """Return the wanted weights if the generator has them: raw if it has no average."""
+    return wanted if wanted == "raw" or _AVERAGE_FILE in card["files"] else "raw"
 
 
 def weights_file(weights: Weights) -> str:
-    """Returns the file that has a generator's weights."""
-    return AVERAGE_FILE if weights == "average" else GENERATOR_FILE
+    """Return the name of the file of a generator's weights."""
+    return _AVERAGE_FILE if weights == "average" else GENERATOR_FILE
 
 
-def load_module(work: Workspace, identity: str, weights: Weights = "average") -> Generator:
-    """Returns a stored generator on the dataset's device, in eval mode; weights as for `stored_weights`."""
-    artifact = work.artifacts.read("generators", identity)
+def load_module(work: Workspace, name: str, weights: Weights = "average") -> Generator:
+    """Return the generator of a fingerprint on the dataset's device, in eval mode; weights as for `stored_weights`."""
+    artifact = work.artifacts.read("generators", name)
     return generator_from_artifact(artifact, weights, work.dataset.train.images.device)
 
 
 def generator_from_artifact(artifact: Artifact, weights: Weights, device: torch.device | str = "cpu") -> Generator:
-    """Builds a generator from its card and its file.
+    """Build a generator from its card and its file.
 
     Raises:
-        ArtifactError: The file is not what the card says, or the card says what this version doesn't know.
+        ArtifactError: The file doesn't fit the card, or this version doesn't know the card.
     """
     card, name = artifact.card, weights_file(stored_weights(artifact.card, weights))
     tensors, _ = loads(artifact.files[name], origin=f"{artifact.uri}/{name}")
@@ -192,7 +188,7 @@ def generator_from_artifact(artifact: Artifact, weights: Weights, device: torch.
     return generator.eval().requires_grad_(False)
 
 
-def _store_generator(work: Workspace, identity: str, pair: Pair, measured: Mapping[str, float], seconds: float) -> None:
+def _store_generator(work: Workspace, name: str, pair: Pair, measured: Mapping[str, float], seconds: float) -> None:
     config = work.config
     _, accuracy = validation_in(config.matching.epochs, measured) or (0, {})
     card = {
@@ -225,5 +221,5 @@ def _store_generator(work: Workspace, identity: str, pair: Pair, measured: Mappi
         SAMPLES_FILE: sample_grid(grid, work.dataset.class_names),
     }
     if pair.average is not pair.generator:
-        files[AVERAGE_FILE] = dumps(module_tensors(pair.average))
-    work.artifacts.write("generators", identity, files, card)
+        files[_AVERAGE_FILE] = dumps(module_tensors(pair.average))
+    work.artifacts.write("generators", name, files, card)

@@ -1,4 +1,4 @@
-"""Stages in this very process, with their progress."""
+"""Stages in this process, with their progress."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["ProgressReporter", "train_pool"]
 
 
 class ProgressReporter:
-    """A Reporter that moves the current stage of a progress display.
+    """A Reporter that advances the current stage of a progress display.
 
     Args:
-        progress: Entered, with a stage begun.
-        done: Units that were done before these.
-        size: Units that are done at once.
+        progress: Display with a stage that has started.
+        done: Units done before.
+        size: Units that run at once.
     """
 
     def __init__(self, progress: Progress, done: int = 0, size: int = 1) -> None:
@@ -26,18 +26,12 @@ class ProgressReporter:
         self._size = size
 
     def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
-        """Shows the fraction of the units, and their measurements."""
         note = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items())
         self._progress.advance(self._done + self._size * step / total, note)
 
 
 def train_pool(work: Workspace, progress: Progress) -> None:
-    """Trains the teachers that the storage doesn't hold.
-
-    Args:
-        work: Data on the device that they are trained on.
-        progress: Is told about one stage.
-    """
+    """Train the missing teachers on the dataset's device, and show one stage."""
     missing = missing_teachers(work)
     if not missing:
         return

@@ -1,4 +1,4 @@
-"""Priors of the store: one for each capacity and recipe."""
+"""Priors: one for each generator and recipe, built once and stored."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ _PAIR_FILE = "pair.safetensors"
 
 
 def prior_fingerprint(work: Workspace) -> str:
-    """Returns the identity of the prior. Workers have random streams of their own, so their number is part of it."""
+    """Return the prior's fingerprint, which includes the number of workers: each has its own random streams."""
     config = work.config
     return fingerprint("prior", work.dataset.digest, config.generator, config.prior, config.study.workers_per_trial)
 
 
 def prior_is_settled(work: Workspace) -> bool:
-    """Whether the storage holds the prior, or the study that its training diverged."""
+    """Return whether the storage has the prior, or the study has recorded that its training diverged."""
     return work.artifacts.exists("priors", prior_fingerprint(work)) or _divergence(work) is not None
 
 
 def build_prior(work: Workspace, reporter: Reporter, collective: Collective) -> None:
-    """Trains the prior and stores it, if that isn't settled yet; with several workers, each of them calls this.
+    """Train and store the prior if it isn't settled; each of several workers calls this.
 
-    Training that diverges is an outcome, too: it's kept with the study, and `load_prior` raises it for every
-    distillation that would go on from this prior. The others go on.
+    Training that diverges is an outcome: it is recorded with the study, and `load_prior` raises it for every
+    distillation from this prior.
     """
-    identity = prior_fingerprint(work)
+    name = prior_fingerprint(work)
     if collective.any(prior_is_settled(work)):  # the same answer on every worker
         return
     config = work.config
     pair = build_pair(
         config.generator, config.prior, work.dataset, learning_rate=config.prior.learning_rate, seed=config.prior.seed
     )
-    saved = shared_checkpointer(work, identity, collective)
+    saved = shared_checkpointer(work, name, collective)
     try:
         with saved:
             train_prior(
@@ -70,27 +70,27 @@ def build_prior(work: Workspace, reporter: Reporter, collective: Collective) -> 
         "num_workers": collective.num_workers,
         "wall_seconds": saved.seconds(),
     }
-    work.artifacts.write("priors", identity, {_PAIR_FILE: dumps(pair.weights())}, card)
+    work.artifacts.write("priors", name, {_PAIR_FILE: dumps(pair.weights())}, card)
     saved.clear()
 
 
 def load_prior(work: Workspace) -> dict[str, Tensor]:
-    """Reads the weights of the prior's networks, on the CPU.
+    """Read the weights of the prior's networks, on the CPU.
 
     Raises:
         DivergedError: Its training diverged.
     """
-    identity = prior_fingerprint(work)
-    divergence = None if work.artifacts.exists("priors", identity) else _divergence(work)
+    name = prior_fingerprint(work)
+    divergence = None if work.artifacts.exists("priors", name) else _divergence(work)
     if divergence is not None:
         raise DivergedError(divergence)
-    artifact = work.artifacts.read("priors", identity)
+    artifact = work.artifacts.read("priors", name)
     tensors, _ = loads(artifact.files[_PAIR_FILE], origin=f"{artifact.uri}/{_PAIR_FILE}")
     return tensors
 
 
 def _divergence(work: Workspace) -> str | None:
-    """Returns what the prior's training ended with, unless other limits of `health` apply now."""
+    """Return the recorded error of the prior's training, unless `health` has other limits now."""
     data = work.artifacts.read_bytes(_divergence_key(work))
     if data is None:
         return None

@@ -1,4 +1,4 @@
-"""Rows of students, in the evaluations or the validations: what identifies one, and which are there.
+"""Rows of planned students in the evaluations or the validations: their ids, and which ones exist.
 
 planned = plan_evaluations(work, generator)
 evaluate_group(work, missing_rows(work, EVALUATION_TABLE, planned))
@@ -25,75 +25,64 @@ from dim_ray.store.rows import row_id
 from dim_ray.store.schema import Table
 from dim_ray.version import __version__
 
-__all__ = ["circumstances", "identity", "missing_rows", "planned_id", "read_planned"]
+__all__ = ["circumstances", "key_columns", "missing_rows", "planned_id", "read_planned"]
 
 
 def missing_rows(work: Workspace, table: Table, planned: Sequence[StudentPlan]) -> list[StudentPlan]:
-    """Returns the students that have no row yet.
-
-    Args:
-        work: Data and storage.
-        table: Of evaluations or validations.
-        planned: Students, whatever generators they are of.
+    """Return the students that have no row yet.
 
     Raises:
         StorageError: The table can't be read.
     """
     present = set(read_planned(work, table, planned)["id"])
-    return [cell for cell in planned if planned_id(work, table, cell) not in present]
+    return [plan for plan in planned if planned_id(work, table, plan) not in present]
 
 
 def read_planned(work: Workspace, table: Table, planned: Sequence[StudentPlan]) -> pd.DataFrame:
-    """Returns the rows of planned students, those that are there, with every column of the table; as `missing_rows`."""
-    ids = [planned_id(work, table, cell) for cell in planned]
+    """Return the existing rows of planned students, with every column of the table."""
+    ids = [planned_id(work, table, plan) for plan in planned]
     return Reader(work.config.storage.root).rows(table, dataset=work.dataset.name, id=ids)
 
 
-def planned_id(work: Workspace, table: Table, cell: StudentPlan) -> str:
-    """Returns the id of a student's row: 16 hexadecimal digits."""
-    return row_id(table.name, *identity(work, table, cell).values())
+def planned_id(work: Workspace, table: Table, plan: StudentPlan) -> str:
+    """Return the id of a student's row: 16 hexadecimal digits."""
+    return row_id(table.name, *key_columns(work, table, plan).values())
 
 
-def identity(work: Workspace, table: Table, cell: StudentPlan) -> dict[str, Any]:
-    """Returns the columns that say which student it is, in the table's order."""
+def key_columns(work: Workspace, table: Table, plan: StudentPlan) -> dict[str, Any]:
+    """Return the columns that a row's id is made of, in the table's order."""
     columns = {
-        "generator": cell.generator,
-        "weights": cell.weights,
+        "generator": plan.generator,
+        "weights": plan.weights,
         "data_fingerprint": work.dataset.digest,
         "dataset": work.dataset.name,
-        "ipc": cell.images_per_class,
-        "protocol": cell.protocol,
-        "architecture": cell.architecture,
-        "seed": cell.seed,
+        "ipc": plan.images_per_class,
+        "protocol": plan.protocol,
+        "architecture": plan.architecture,
+        "seed": plan.seed,
         "split": "test",
-        "preset": cell.preset,
-        "quirks": join_quirks(cell.recipe.quirks),
-        "labels": cell.recipe.labels,
-        "labeller": labeller_name(cell.teachers),
-        "budget_fingerprint": fingerprint(cell.recipe),
+        "preset": plan.preset,
+        "quirks": join_quirks(plan.recipe.quirks),
+        "labels": plan.recipe.labels,
+        "labeller": labeller_name(plan.teachers),
+        "budget_fingerprint": fingerprint(plan.recipe),
         "code_version": __version__,
     }
     return {name: columns[name] for name in table.identity}
 
 
-def circumstances(work: Workspace, cell: StudentPlan, wall_seconds: float) -> dict[str, Any]:
-    """Returns the columns that say for which study, how, where and how long a student was trained.
-
-    Args:
-        work: Study, and data on the device.
-        cell: The student.
-        wall_seconds: That it took, or an equal share of those that were trained at once.
-    """
-    # What says which students there are is in columns of its own.
+def circumstances(work: Workspace, plan: StudentPlan, wall_seconds: float) -> dict[str, Any]:
+    """Return the columns that say for which study, how, where and how long a student was trained."""
+    # The grid's fields have columns of their own.
     grid = ("images_per_class", "protocols", "weights", "num_seeds", "seed", "preset", "students_at_once")
-    recipe = {name: value for name, value in to_dict(cell.recipe).items() if name not in grid}
+    recipe = {name: value for name, value in to_dict(plan.recipe).items() if name not in grid}
     device = work.dataset.train.images.device
     return {
         "study": work.study,
         "recipe_json": json.dumps(recipe),
         "wall_seconds": wall_seconds,
         "device": str(device),
-        "precision": resolve_precision(cell.recipe.precision, device),
+        "precision": resolve_precision(plan.recipe.precision, device),
         "num_threads": torch.get_num_threads(),
         "host": platform.node(),
         "torch_version": torch.__version__,

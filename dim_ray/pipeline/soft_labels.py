@@ -1,4 +1,4 @@
-"""The teachers that give soft labels: those that a generator was matched against, read by fingerprint."""
+"""Soft labels by the teachers that a generator was matched against."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from dim_ray.pipeline.workspace import Workspace
 __all__ = ["check_labels", "labeller_name", "labelling_teachers", "load_labeller", "size_of_teachers"]
 
 _REMEDY = (
-    "Soft labels are what the stored teachers say that a generator was matched against. Set --evaluation.labels hard, "
-    "or distil against a stored pool (--matching.kind logits)."
+    "Soft labels come from the stored teachers that a generator was matched against. Set --evaluation.labels hard, or "
+    "distil against a stored pool (--matching.kind logits)."
 )
 
 
 def check_labels(config: Config, dataset: Dataset) -> None:
-    """Checks that the generators of a search will have teachers, where their students are to have soft labels.
+    """Check that the generators of a search will have teachers, if students get soft labels.
 
     Raises:
         ConfigError: They won't.
@@ -33,12 +33,10 @@ def check_labels(config: Config, dataset: Dataset) -> None:
 
 
 def labelling_teachers(work: Workspace, generator: str) -> tuple[str, ...]:
-    """Returns the fingerprints of the teachers that give a generator's students soft labels; none with hard labels.
-
-    The baselines on real images get their labels from the same teachers.
+    """Return the fingerprints of the teachers that label a generator's students and baselines; none with hard labels.
 
     Raises:
-        ConfigError: The generator was made without teachers, or the storage doesn't hold them.
+        ConfigError: The generator was made without teachers, or the storage lacks them.
     """
     if work.config.evaluation.labels == "hard":
         return ()
@@ -58,18 +56,18 @@ def labelling_teachers(work: Workspace, generator: str) -> tuple[str, ...]:
 
 
 def labeller_name(teachers: Sequence[str]) -> str | None:
-    """Returns what rows call these teachers together: the same in any order, None for hard labels."""
+    """Return the rows' name for these teachers together, in any order; None for hard labels."""
     return fingerprint("labeller", sorted(teachers)) if teachers else None
 
 
 def load_labeller(work: Workspace, teachers: Sequence[str], temperature: float) -> Labeller | None:
-    """Returns the labeller of these teachers on the dataset's device, None for hard labels."""
+    """Return the labeller of these teachers on the dataset's device; None for hard labels."""
     if not teachers:
         return None
     return Labeller([read_teacher(work, name) for name in teachers], work.dataset, temperature)
 
 
 def size_of_teachers(work: Workspace, teachers: Sequence[str]) -> int:
-    """Returns the size of the teachers' files in bytes, all of their snapshots."""
+    """Return the size of the teachers' files, with all snapshots, in bytes."""
     cards = (work.artifacts.read_card("teachers", name) for name in teachers)
     return sum(int(file["size_bytes"]) for card in cards for file in card["files"].values())

@@ -1,4 +1,4 @@
-"""Students of a workspace: cells of the evaluation grid, and the validation that chooses hyperparameters."""
+"""Students of a workspace: their plans, groups that are trained at once, and the validation that chooses a trial."""
 
 from __future__ import annotations
 
@@ -24,52 +24,49 @@ __all__ = ["SizedGenerator", "StudentPlan", "group_cells", "selection_cells", "t
 
 @dataclass(frozen=True, kw_only=True)
 class StudentPlan:
-    """One student to be trained and tested: one row."""
+    """One planned evaluation: a student to train and test, one row."""
 
     protocol: Protocol
     images_per_class: int
     architecture: str
     seed: int
     generator: str | None
-    """Fingerprint; None for real images, and where it isn't stored yet."""
+    """Fingerprint; None for real images, or if it isn't stored yet."""
     recipe: EvaluationConfig
-    """How the student is trained and tested, as `EvaluationConfig.recipe` writes it."""
+    """Recipe of training and test, from `EvaluationConfig.recipe`."""
     preset: str
-    """What the recipe may call itself."""
+    """Name of the recipe, from `EvaluationConfig.preset_name`."""
     weights: Weights | None = None
-    """Which of its weights; None for real images, and where it isn't stored yet."""
+    """Which of the generator's weights; None where `generator` is."""
     teachers: tuple[str, ...] = ()
     """Fingerprints of the teachers that give soft labels; none with hard labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SizedGenerator:
-    """A generator that makes the images of students."""
+    """A generator on the dataset's device, and the size of its file."""
 
     network: Generator
-    """On the dataset's device."""
     size_bytes: int
-    """Of its file; 0 where nobody asks for it."""
+    """0 if budgets don't matter."""
 
 
 def validate(work: Workspace, generator: Generator) -> dict[str, float]:
-    """Returns the mean validation accuracy of `selection_cells`, and of several seeds the standard deviation.
-
-    The test split is not used.
+    """Return the mean validation accuracy of `selection_cells`, and the standard deviation over several seeds.
 
     Raises:
         DivergedError: A student diverged.
     """
     num_seeds = work.config.study.selection_seeds
-    cells = selection_cells(work, range(num_seeds))
+    plans = selection_cells(work, range(num_seeds))
     device_type = work.dataset.train.images.device.type
     stored = SizedGenerator(network=generator, size_bytes=0)
     results: list[StudentResult | DivergedError] = []
-    for group in group_cells(work, cells, num_seeds=num_seeds, device_type=device_type):
+    for group in group_cells(work, plans, num_seeds=num_seeds, device_type=device_type):
         results += train_cells(work, group, [stored] * len(group), test=False)
     by_seed: dict[int, list[float]] = {}
-    for cell, result in zip(cells, finished(results), strict=True):
-        by_seed.setdefault(cell.seed, []).append(result.validation_accuracy)
+    for plan, result in zip(plans, finished(results), strict=True):
+        by_seed.setdefault(plan.seed, []).append(result.validation_accuracy)
     means = [statistics.fmean(accuracies) for accuracies in by_seed.values()]
     spread = {"validation_std": statistics.stdev(means)} if num_seeds > 1 else {}
     return {"validation_accuracy": statistics.fmean(means), **spread}
@@ -78,15 +75,14 @@ def validate(work: Workspace, generator: Generator) -> dict[str, float]:
 def selection_cells(
     work: Workspace, indices: Iterable[int], generator: str | None = None, weights: Weights | None = None
 ) -> list[StudentPlan]:
-    """Returns on-the-fly students that choose among generators, one an index and IPC.
+    """Return on-the-fly students that choose among generators, one per IPC and index.
 
-    Their seeds are their own: a student that chose a generator isn't among those that are reported. They have hard
-    labels and no quirks, whatever those that are reported have: a quirk chooses nothing.
+    They have hard labels, no quirks, and other seeds than the students that are reported.
 
     Args:
         work: Data and recipe of the students.
-        indices: Each stands for a seed.
-        generator: Fingerprint, where it's stored.
+        indices: Numbers that the seeds are derived from.
+        generator: Fingerprint, if it's stored.
         weights: Which of its weights.
     """
     evaluation = replace(work.config.evaluation, preset="corrected", quirks=(), labels="hard")
@@ -107,84 +103,87 @@ def selection_cells(
 
 
 def group_cells(
-    work: Workspace, cells: Sequence[StudentPlan], *, num_seeds: int, device_type: str, num_slots: int = 1
+    work: Workspace, plans: Sequence[StudentPlan], *, num_seeds: int, device_type: str, num_slots: int = 1
 ) -> list[list[StudentPlan]]:
-    """Divides cells into groups that `train_cells` trains at once, each in the place of its first cell.
+    """Divide students into groups that `train_cells` trains at once, in the order of each group's first.
 
-    A group differs in nothing but seed, generator and a protocol of the same steps. `evaluation.students_at_once` is
-    its largest size; by default `num_seeds` where an ensemble may pay, and less where slots would stay empty.
+    Students of a group differ only in seed, generator and protocols of the same steps. A group has at most
+    `evaluation.students_at_once` students; by default `num_seeds` if an ensemble may pay, and fewer if slots would stay
+    empty.
 
     Args:
         work: Data and configuration.
-        cells: To be grouped.
-        num_seeds: Students for each cell of the grid.
-        device_type: Where they will be trained, such as ``cpu`` or ``cuda``.
+        plans: Students.
+        num_seeds: Students per cell of the grid.
+        device_type: Kind of device that will train them, such as ``cpu`` or ``cuda``.
         num_slots: Groups that are trained side by side.
     """
     alike: dict[object, list[StudentPlan]] = {}
-    for cell in cells:
-        is_full = cell.protocol == "real_full"
-        key = (cell.architecture, cell.recipe, cell.images_per_class, is_full, cell.teachers)
-        alike.setdefault(key, []).append(cell)
+    for plan in plans:
+        is_full = plan.protocol == "real_full"
+        key = (plan.architecture, plan.recipe, plan.images_per_class, is_full, plan.teachers)
+        alike.setdefault(key, []).append(plan)
     dataset, groups = work.dataset, []
     for own in alike.values():
         largest = work.config.evaluation.students_at_once
         if largest is None:
             batch_size = _batch_size(own[0], dataset)
             may_pay = ensemble_may_pay(own[0].architecture, dataset, device_type, batch_size=batch_size)
-            largest = max(1, min(num_seeds, len(cells) // num_slots)) if may_pay else 1
+            largest = max(1, min(num_seeds, len(plans) // num_slots)) if may_pay else 1
         groups += [own[start : start + largest] for start in range(0, len(own), largest)]
     return groups
 
 
 def train_cells(
-    work: Workspace, cells: Sequence[StudentPlan], generators: Sequence[SizedGenerator | None], *, test: bool
+    work: Workspace, plans: Sequence[StudentPlan], generators: Sequence[SizedGenerator | None], *, test: bool
 ) -> list[StudentResult | DivergedError]:
-    """Trains the students of a group of cells at once, or one by one where that is faster on the dataset's device.
+    """Train a group of `group_cells` at once, or one by one if that is faster on the dataset's device.
 
     Args:
         work: Data, and storage of the teachers that give soft labels.
-        cells: What `group_cells` puts together.
-        generators: Of each cell; None where the protocol needs none.
-        test: Whether the test split is used.
+        plans: Students.
+        generators: Generator of each student; None if its protocol needs none.
+        test: Whether to use the test split.
 
     Returns:
-        For each cell its student, or the error of one that diverged.
+        The result of each student, or its error if it diverged.
     """
-    dataset, first = work.dataset, cells[0]
+    dataset, first = work.dataset, plans[0]
     recipe, teacher_bytes = first.recipe, size_of_teachers(work, first.teachers)
     labeller = load_labeller(work, first.teachers, recipe.soft_label_temperature)
     class_sizes = class_counts(dataset.train, dataset.num_classes)
     budgets: list[Budget] = []
     image_streams: list[ImageStream] = []
-    for cell, stored in zip(cells, generators, strict=True):
+    for plan, stored in zip(plans, generators, strict=True):
         budget = plan_budget(
             recipe,
-            cell.protocol,
+            plan.protocol,
             num_classes=dataset.num_classes,
-            images_per_class=cell.images_per_class,
+            images_per_class=plan.images_per_class,
             image_bytes=dataset.num_channels * dataset.image_size**2,
             generator_bytes=stored.size_bytes if stored else 0,
             real_class_counts=class_sizes,
             teacher_bytes=teacher_bytes,
         )
         image_stream = make_image_stream(
-            cell.protocol,
+            plan.protocol,
             generator=stored.network if stored else None,
             dataset=dataset,
-            images_per_class=cell.images_per_class,
+            images_per_class=plan.images_per_class,
             budget=budget,
-            seed=cell.seed,
+            seed=plan.seed,
             uniform_labels="uniform_labels" in recipe.quirks,
             labeller=labeller,
         )
         budgets.append(budget)
         image_streams.append(image_stream)
-    is_asked_for = work.config.evaluation.students_at_once is not None
-    at_once = is_asked_for or ensemble_pays(first.architecture, dataset, batch_size=_batch_size(first, dataset))
-    size = len(cells) if at_once else 1
+    at_once = len(plans) > 1 and (
+        work.config.evaluation.students_at_once is not None
+        or ensemble_pays(first.architecture, dataset, batch_size=_batch_size(first, dataset))
+    )
+    size = len(plans) if at_once else 1
     results: list[StudentResult | DivergedError] = []
-    for start in range(0, len(cells), size):
+    for start in range(0, len(plans), size):
         own = slice(start, start + size)
         results += train_students(
             recipe,
@@ -192,11 +191,11 @@ def train_cells(
             dataset,
             architecture=first.architecture,
             budgets=budgets[own],
-            seeds=[cell.seed for cell in cells[own]],
+            seeds=[plan.seed for plan in plans[own]],
             test=test,
         )
     return results
 
 
-def _batch_size(cell: StudentPlan, dataset: Dataset) -> int:
-    return min(cell.recipe.batch_size, cell.images_per_class * dataset.num_classes)
+def _batch_size(plan: StudentPlan, dataset: Dataset) -> int:
+    return min(plan.recipe.batch_size, plan.images_per_class * dataset.num_classes)

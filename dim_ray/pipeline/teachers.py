@@ -1,4 +1,4 @@
-"""The pool's teachers: of the store, built once, whoever asks first, and shared by pools of every size; or online."""
+"""The pool's teachers: built once and stored, for pools of every size; or online."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dim_ray.config import Config, fingerprint, to_dict
 from dim_ray.core.networks.classifiers import forward_macs
@@ -24,10 +25,9 @@ from dim_ray.pipeline.workspace import Workspace, dataset_card
 __all__ = [
     "build_teachers",
     "group_teachers",
-    "load_teacher",
     "missing_teachers",
     "open_pool",
-    "pool_identity",
+    "pool_parts",
     "pool_teachers",
     "read_teacher",
     "teacher_fingerprint",
@@ -35,23 +35,23 @@ __all__ = [
 ]
 
 _SNAPSHOTS_FILE = "snapshots.safetensors"
-_LARGEST_GROUP = 4  # teachers at once: they are large, and what isn't finished is lost together
+_LARGEST_GROUP = 4  # teachers at once: they are large, and unfinished ones are lost together
 
 
 def teacher_fingerprint(work: Workspace, number: int) -> str:
-    """Returns the identity of teacher `number`: the same for every pool size, so that pools are nested."""
+    """Return the fingerprint of teacher `number`: the same for every pool size, so that pools are nested."""
     recipe = work.config.pool.recipe()
     return fingerprint("teacher", work.dataset.digest, _architecture(work.config, number), number, recipe)
 
 
 def pool_teachers(config: Config) -> range:
-    """Returns the numbers of the stored teachers that a distillation needs: none online or without matching."""
+    """Return the numbers of the stored teachers that a distillation needs: none online or without matching."""
     needed = config.matching.kind != "none" and config.matching.epochs > 0 and config.pool.kind == "stored"
     return range(config.pool.size if needed else 0)
 
 
-def pool_identity(work: Workspace) -> list[Any]:
-    """Returns what a generator owes to its pool: fingerprints of teachers, or what online ones are made of."""
+def pool_parts(work: Workspace) -> list[Any]:
+    """Return the pool's part of a generator's fingerprint: those of its teachers, or the recipe of online ones."""
     config = work.config
     if config.matching.kind != "none" and config.pool.kind == "online":
         return [config.pool.recipe(), list(config.networks.teachers)]
@@ -59,11 +59,7 @@ def pool_identity(work: Workspace) -> list[Any]:
 
 
 def open_pool(work: Workspace, collective: Collective) -> TeacherPool | None:
-    """Returns the pool of one worker: its shard of the stored teachers, or online ones of its own.
-
-    Returns:
-        None where nothing is matched, or where there are fewer teachers than workers and none is left for this one.
-    """
+    """Return one worker's pool: its shard of the stored teachers, or its own online ones; None if it has none."""
     config = work.config
     if config.matching.kind != "none" and config.pool.kind == "online":
         return OnlinePool(
@@ -77,26 +73,26 @@ def open_pool(work: Workspace, collective: Collective) -> TeacherPool | None:
     if not mine:
         return None
     return StoredPool(
-        (load_teacher(work, number) for number in mine),
+        (read_teacher(work, teacher_fingerprint(work, number)) for number in mine),
         work.dataset,
         budget_bytes=device_budget(config.pool.device_memory_gib, work.dataset.train.images.device),
     )
 
 
 def missing_teachers(work: Workspace) -> list[int]:
-    """Returns the numbers of those teachers that the storage doesn't hold yet."""
+    """Return the numbers of the teachers that the storage lacks."""
     artifacts = work.artifacts
     return [n for n in pool_teachers(work.config) if not artifacts.exists("teachers", teacher_fingerprint(work, n))]
 
 
 def group_teachers(work: Workspace, numbers: Sequence[int], *, device_type: str, num_slots: int) -> list[list[int]]:
-    """Divides teachers into groups of one architecture that `build_teachers` may train at once, dearest first.
+    """Divide teachers into groups of one architecture that `build_teachers` may train at once, dearest first.
 
     Args:
         work: Data and configuration.
-        numbers: Of the teachers.
-        device_type: Where they will be trained, such as ``cpu`` or ``cuda``.
-        num_slots: Groups that are trained side by side: none stays empty for the sake of larger groups.
+        numbers: Teachers' numbers.
+        device_type: Kind of device that will train them, such as ``cpu`` or ``cuda``.
+        num_slots: Groups that are trained side by side; none stays empty for larger groups.
     """
     config, groups = work.config, []
     for architecture in dict.fromkeys(config.networks.teachers):
@@ -110,17 +106,17 @@ def group_teachers(work: Workspace, numbers: Sequence[int], *, device_type: str,
 
 
 def teachers_cost(work: Workspace, numbers: Sequence[int]) -> float:
-    """Returns an estimate of what it takes to train teachers, in epochs of the pool's first architecture."""
+    """Estimate the cost of training teachers, in epochs of the pool's first architecture."""
     first, *others = dict.fromkeys(work.config.networks.teachers)
     macs = {name: forward_macs(name, work.dataset) for name in (first, *others)} if others else {first: 1}
     return sum(work.config.pool.epochs * macs[_architecture(work.config, number)] / macs[first] for number in numbers)
 
 
 def build_teachers(work: Workspace, numbers: Sequence[int], reporter: Reporter) -> None:
-    """Trains teachers of one architecture and stores each with its snapshots, but those that the storage holds.
+    """Train the missing ones of some teachers of one architecture, and store each with its snapshots.
 
-    They are trained as one ensemble where `pool.teachers_at_once` asks for it or it is faster on the dataset's device,
-    otherwise one after the other. Each keeps a checkpoint of its own, so they go on in whatever groups they come again.
+    They are trained as one ensemble if `pool.teachers_at_once` is set or that is faster on the dataset's device,
+    otherwise one by one. Each has its own checkpoint, and so continues in any group.
     """
     config, dataset = work.config, work.dataset
     missing = [n for n in numbers if not work.artifacts.exists("teachers", teacher_fingerprint(work, n))]
@@ -128,7 +124,7 @@ def build_teachers(work: Workspace, numbers: Sequence[int], reporter: Reporter) 
         config.pool.teachers_at_once is not None
         or ensemble_pays(_architecture(config, missing[0]), dataset, batch_size=config.pool.batch_size)
     )
-    alike: dict[int, list[int]] = {}  # those that were interrupted at one step
+    alike: dict[int, list[int]] = {}  # by the step of their interruption
     for number in missing:
         saved = checkpointer(work, teacher_fingerprint(work, number)).load()
         alike.setdefault((saved.meta["steps"] if saved else 0) if at_once else number, []).append(number)
@@ -136,14 +132,9 @@ def build_teachers(work: Workspace, numbers: Sequence[int], reporter: Reporter) 
         _build(work, group, _Part(reporter, done, len(alike)))
 
 
-def load_teacher(work: Workspace, number: int) -> Teacher:
-    """Reads teacher `number` with its snapshots, on the CPU."""
-    return read_teacher(work, teacher_fingerprint(work, number))
-
-
-def read_teacher(work: Workspace, identity: str) -> Teacher:
-    """Reads the teacher of this fingerprint with its snapshots, on the CPU."""
-    artifact = work.artifacts.read("teachers", identity)
+def read_teacher(work: Workspace, name: str) -> Teacher:
+    """Read the teacher of a fingerprint with its snapshots, on the CPU."""
+    artifact = work.artifacts.read("teachers", name)
     tensors, _ = loads(artifact.files[_SNAPSHOTS_FILE], origin=f"{artifact.uri}/{_SNAPSHOTS_FILE}")
     steps = artifact.card["steps"]
     return Teacher(
@@ -155,11 +146,10 @@ def read_teacher(work: Workspace, identity: str) -> Teacher:
 
 
 def _build(work: Workspace, numbers: Sequence[int], reporter: Reporter) -> None:
-    """Trains teachers at once and stores them."""
     architecture = _architecture(work.config, numbers[0])
-    identities = [teacher_fingerprint(work, number) for number in numbers]
+    names = [teacher_fingerprint(work, number) for number in numbers]
     with ExitStack() as stack:
-        saved = [stack.enter_context(checkpointer(work, identity, num_sharing=len(numbers))) for identity in identities]
+        saved = [stack.enter_context(checkpointer(work, name, num_sharing=len(numbers))) for name in names]
         teachers = train_teachers(
             work.config.pool,
             numbers,
@@ -168,12 +158,10 @@ def _build(work: Workspace, numbers: Sequence[int], reporter: Reporter) -> None:
             reporter=reporter,
             checkpointer=saved[0] if len(saved) == 1 else _Stacked(saved),
         )
-    for number, identity, own, teacher in zip(numbers, identities, saved, teachers, strict=True):
-        tensors = {
-            name: tensor
-            for step, snapshot in zip(teacher.steps, teacher.snapshots, strict=True)
-            for name, tensor in with_prefix(str(step), snapshot).items()
-        }
+    for number, name, own, teacher in zip(numbers, names, saved, teachers, strict=True):
+        tensors: dict[str, Tensor] = {}
+        for step, snapshot in zip(teacher.steps, teacher.snapshots, strict=True):
+            tensors |= with_prefix(str(step), snapshot)
         card = {
             "architecture": architecture,
             "number": number,
@@ -184,15 +172,15 @@ def _build(work: Workspace, numbers: Sequence[int], reporter: Reporter) -> None:
             "precision": resolve_precision(work.config.pool.precision, work.dataset.train.images.device),
             "wall_seconds": own.seconds(),
         }
-        work.artifacts.write("teachers", identity, {_SNAPSHOTS_FILE: dumps(tensors)}, card)
+        work.artifacts.write("teachers", name, {_SNAPSHOTS_FILE: dumps(tensors)}, card)
         own.clear()
 
 
 class _Stacked:
-    """A Checkpointer of several teachers that are trained at once: the state of each is kept as if it were alone.
+    """A Checkpointer of teachers that are trained at once: each one's state is kept as if it were trained by itself.
 
     Args:
-        members: Their own, all with a state of one step or none.
+        members: Checkpointers of the teachers, all with a state of the same step or none.
     """
 
     def __init__(self, members: Sequence[Checkpointer]) -> None:
@@ -219,7 +207,7 @@ class _Stacked:
 
 
 class _Part:
-    """A Reporter of one of several parts of a job."""
+    """A Reporter for one of a job's parts."""
 
     def __init__(self, whole: Reporter, done: int, num_parts: int) -> None:
         self._whole = whole

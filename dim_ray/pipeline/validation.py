@@ -1,13 +1,13 @@
-"""Validation of a generator while it is distilled: by worker 0, in place or elsewhere, and told to all workers.
+"""Validation of a generator during its distillation: worker 0 measures, and all workers learn the epoch.
 
 rungs = Rungs(HereValidator(work), collective)
 rungs.begin(3, generator)
-rungs.take(wait=False)      # {"validated_epoch": 3, "validation_accuracy": 0.93}, or {} while it isn't there
+rungs.take(wait=False)      # {"validated_epoch": 3, "validation_accuracy": 0.93}, or {} until it is there
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 from dim_ray.core.generator.networks import Generator
@@ -16,56 +16,43 @@ from dim_ray.errors import DivergedError
 from dim_ray.pipeline.students import validate
 from dim_ray.pipeline.workspace import Workspace
 
-__all__ = ["WALL_SECONDS", "HereValidator", "Rungs", "Validator", "validate_on_first", "validation_in"]
+__all__ = ["WALL_SECONDS", "HereValidator", "Rungs", "Validator", "validate_here", "validation_in"]
 
 WALL_SECONDS = "wall_seconds"
-"""What the distillation has taken so far, in all the processes that worked on it."""
+"""Metric: time of the distillation so far, in all processes that worked on it."""
 
 _EPOCH = "validated_epoch"
 _OF_RUNG = {"validation_accuracy", "validation_std", WALL_SECONDS}
 
 
 class Validator(Protocol):
-    """Measures one generator after the other."""
+    """Measures generators, one after another."""
 
     def begin(self, generator: Generator) -> None:
-        """Begins to measure a generator as it is now. It may be trained on afterwards."""
+        """Start measuring a generator as it is now; it may be trained further meanwhile."""
 
     def take(self, *, wait: bool) -> Mapping[str, float] | None:
-        """Returns the measurements of the generator that was begun, once.
-
-        Args:
-            wait: Until they are there; otherwise None is returned where they aren't yet.
+        """Return the measurements, once; None if they aren't there yet and `wait` is false.
 
         Raises:
-            DivergedError: Every student diverged.
+            DivergedError: A student diverged.
         """
 
 
 class HereValidator:
-    """A Validator that holds up the training.
-
-    Args:
-        work: Data and recipe of the students.
-    """
+    """A Validator in this process: training waits for it."""
 
     def __init__(self, work: Workspace) -> None:
         self._work = work
         self._found: Mapping[str, float] | DivergedError | None = None
 
     def begin(self, generator: Generator) -> None:
-        """Measures the generator."""
         try:
             self._found = validate(self._work, generator)
         except DivergedError as error:
             self._found = error
 
     def take(self, *, wait: bool) -> Mapping[str, float] | None:
-        """Returns what was measured.
-
-        Raises:
-            DivergedError: Every student diverged.
-        """
         found, self._found = self._found, None
         if isinstance(found, DivergedError):
             raise found
@@ -73,20 +60,20 @@ class HereValidator:
 
 
 class Rungs:
-    """Validations of what several workers train together, one at a time; all workers make the same calls.
+    """Validations of a generator that several workers train together; all workers make the same calls.
 
     Args:
-        validator: Worker 0's; None where nobody wants to know.
-        collective: The workers.
+        validator: Worker 0's validator, or None on all workers for no validation.
+        collective: Workers.
     """
 
     def __init__(self, validator: Validator | None, collective: Collective) -> None:
         self._validator = validator
         self._collective = collective
-        self._epoch: int | None = None  # that is being validated
+        self._epoch: int | None = None  # being validated
 
     def begin(self, epoch: int, generator: Generator) -> None:
-        """Begins to validate the generator of an epoch; the one before it has been taken."""
+        """Start validating the generator of an epoch; the one before it has been taken."""
         if self._validator is None:
             return
         self._epoch = epoch
@@ -94,72 +81,42 @@ class Rungs:
             self._validator.begin(generator)
 
     def take(self, *, wait: bool) -> Mapping[str, float]:
-        """Returns the measurements that have come, with the epoch; the others than worker 0 get the epoch alone.
+        """Return the epoch and, on worker 0, its measurements; nothing if they aren't there yet.
 
         Raises:
-            DivergedError: Every student diverged.
+            DivergedError: A student diverged; on all workers.
         """
         if self._epoch is None or self._validator is None:
             return {}
-        validator = self._validator
-        measured: dict[str, float] = {}
-
-        def look() -> bool:
-            measured.update(validator.take(wait=wait) or {})
-            return bool(measured)
-
-        if not _on_first(self._collective, look):
+        measured: Mapping[str, float] = {}
+        error = None
+        if self._collective.rank == 0:
+            try:
+                measured = self._validator.take(wait=wait) or {}
+            except DivergedError as diverged:
+                error = diverged
+        if self._collective.any(error is not None):
+            raise error or DivergedError("the student that validates the generator diverged on worker 0.")
+        if not self._collective.any(bool(measured)):
             return {}
         epoch, self._epoch = self._epoch, None
         return {_EPOCH: epoch, **measured}
 
 
-def validate_on_first(
-    work: Workspace, generator: Callable[[], Generator], collective: Collective, epoch: int
-) -> Mapping[str, float]:
-    """Returns what worker 0 measures in place, with the epoch; the others get the epoch alone.
-
-    Args:
-        work: Data and recipe of the students.
-        generator: Gives the generator; called on worker 0.
-        collective: The workers.
-        epoch: That the generator is of.
-
-    Raises:
-        DivergedError: Every student diverged; on all workers.
-    """
-    measured: dict[str, float] = {}
-
-    def measure() -> bool:
-        measured.update(validate(work, generator()))
-        return True
-
-    _on_first(collective, measure)
-    return {_EPOCH: epoch, **measured}
+def validate_here(work: Workspace, epoch: int, generator: Generator, collective: Collective) -> Mapping[str, float]:
+    """Validate the generator of an epoch on worker 0 while all wait; return and raise as `Rungs.take`."""
+    rungs = Rungs(HereValidator(work), collective)
+    rungs.begin(epoch, generator)
+    return rungs.take(wait=True)
 
 
 def validation_in(step: int, metrics: Mapping[str, float]) -> tuple[int, dict[str, float]] | None:
-    """Returns the epoch that was validated, and the metrics of it; None where nothing was validated.
+    """Return the epoch that a report validates, and its metrics; None if it validates none.
 
-    Args:
-        step: The epoch that the metrics are reported with. Where it's a later one, losses are of that and left out.
-        metrics: As a Reporter is told them.
+    The report of a later epoch has losses of that one, which are left out.
     """
     if _EPOCH not in metrics:
         return None
     epoch = int(metrics[_EPOCH])
     names = metrics.keys() - {_EPOCH} if epoch == step else metrics.keys() & _OF_RUNG
     return epoch, {name: metrics[name] for name in metrics if name in names}
-
-
-def _on_first(collective: Collective, action: Callable[[], bool]) -> bool:
-    """Returns to every worker what an action returns to worker 0; all of them go on, or none does."""
-    done, error = False, None
-    if collective.rank == 0:
-        try:
-            done = action()
-        except DivergedError as diverged:
-            error = diverged
-    if collective.any(error is not None):
-        raise error or DivergedError("the student that validates the generator diverged on worker 0.")
-    return collective.any(done)

@@ -1,4 +1,4 @@
-"""A configuration at work on a data set in a storage."""
+"""A configuration with its data set and storage."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["Workspace", "dataset_card", "on_device"]
 
 @dataclass(frozen=True, kw_only=True)
 class Workspace:
-    """One configuration at work on one data set in one storage."""
+    """A configuration, its data set in memory, and the name of its study."""
 
     config: Config
     dataset: Dataset
     study: str
-    """Name under which rows and checkpoints are kept."""
+    """Name for rows and checkpoints."""
 
     @property
     def artifacts(self) -> ArtifactStore:
@@ -31,12 +31,12 @@ class Workspace:
 
 
 def on_device(work: Workspace, num_threads: int | None = None, *, may_use_gpu: bool = True) -> Workspace:
-    """Makes this process ready to train: its threads, its memory, and the data on its GPU where it has one.
+    """Prepare this process for training: threads, memory, and the data on its GPU if it has one.
 
     Args:
-        work: With data on the CPU.
-        num_threads: CPU threads that PyTorch may use; by default all cores.
-        may_use_gpu: False where the GPUs that it sees are held by others.
+        work: Workspace with data on the CPU.
+        num_threads: CPU threads for PyTorch; by default all cores.
+        may_use_gpu: Whether a visible GPU is free for this process.
     """
     if num_threads is not None:
         torch.set_num_threads(num_threads)
@@ -45,7 +45,7 @@ def on_device(work: Workspace, num_threads: int | None = None, *, may_use_gpu: b
 
 
 def dataset_card(dataset: Dataset) -> dict[str, Any]:
-    """Returns what an artefact's card says of its data set."""
+    """Return the data set's part of an artefact's card."""
     return {
         "name": dataset.name,
         "digest": dataset.digest,

@@ -16,13 +16,13 @@ from dim_ray.distributed.cluster.placement import Placement
 from dim_ray.distributed.tasks import Task
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline import evaluations, students
-from dim_ray.pipeline.evaluations import evaluate, plan_evaluations
+from dim_ray.pipeline.evaluations import plan_evaluations
 from dim_ray.pipeline.rows import missing_rows
 from dim_ray.pipeline.students import StudentPlan
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import SilentProgress
 from dim_ray.store.schema import EVALUATION_TABLE
-from tests.helpers.small import make_work
+from tests.helpers.small import evaluate, make_work
 
 
 class Counting(SilentProgress):

@@ -9,8 +9,10 @@ from typing import Any
 from dim_ray.config import Config, EvaluationConfig, NetworksConfig, StorageConfig, StudyConfig
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.training.ports import Collective, Reporter, SilentReporter, SingleWorker
+from dim_ray.pipeline.evaluations import evaluate_group
 from dim_ray.pipeline.generators import distill_generator
 from dim_ray.pipeline.priors import build_prior
+from dim_ray.pipeline.students import StudentPlan
 from dim_ray.pipeline.teachers import build_teachers, missing_teachers
 from dim_ray.pipeline.validation import HereValidator
 from dim_ray.pipeline.workspace import Workspace
@@ -65,6 +67,12 @@ def build_networks(work: Workspace) -> None:
 def distil(work: Workspace, reporter: Reporter | None = None, collective: Collective | None = None) -> str:
     """Distils a generator whose teachers and prior are there, and returns its fingerprint."""
     return distill_generator(work, reporter or SilentReporter(), collective or SingleWorker(), HereValidator(work))
+
+
+def evaluate(work: Workspace, plan: StudentPlan) -> dict[str, Any]:
+    """Train and test one student, and return its row."""
+    [row] = evaluate_group(work, [plan])
+    return row
 
 
 def file_bytes(work: Workspace, kind: str) -> dict[str, bytes]:

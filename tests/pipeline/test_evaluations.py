@@ -13,12 +13,7 @@ import torch
 from dim_ray.config import PRESET_QUIRKS, EvaluationConfig, NetworksConfig
 from dim_ray.errors import ArtifactError, ConfigError, DivergedError
 from dim_ray.pipeline import evaluations, students
-from dim_ray.pipeline.evaluations import (
-    check_all_measured,
-    evaluate,
-    evaluate_group,
-    plan_evaluations,
-)
+from dim_ray.pipeline.evaluations import check_all_measured, evaluate_group, plan_evaluations
 from dim_ray.pipeline.generators import GENERATOR_FILE, generator_fingerprint, load_module
 from dim_ray.pipeline.rows import missing_rows, planned_id, read_planned
 from dim_ray.pipeline.soft_labels import check_labels, labeller_name
@@ -27,7 +22,7 @@ from dim_ray.pipeline.teachers import teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.schema import EVALUATION_TABLE, EVALUATIONS
 from tests.helpers import tiny
-from tests.helpers.small import distil, make_work
+from tests.helpers.small import distil, evaluate, make_work
 
 
 def plan(work: Workspace) -> list[StudentPlan]:

@@ -30,7 +30,7 @@ from dim_ray.pipeline.generators import (
 )
 from dim_ray.pipeline.priors import build_prior, load_prior, prior_fingerprint
 from dim_ray.pipeline.students import validate
-from dim_ray.pipeline.teachers import load_teacher, missing_teachers, teacher_fingerprint
+from dim_ray.pipeline.teachers import missing_teachers, read_teacher, teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace
 from tests.helpers.small import build_networks, distil, file_bytes, make_work, undistilled, with_matching
 from tests.helpers.tiny import ARCHITECTURE, InterruptedStageError, OneOfSeveral, RecordingReporter, equal_states
@@ -152,7 +152,7 @@ def test_stored_generator_is_what_distillation_makes_of_the_stored_prior_and_tea
     assert not equal_states(stored.state_dict(), pair.average.state_dict())
     distill(
         pair,
-        StoredPool([load_teacher(work, number) for number in range(3)], work.dataset),
+        StoredPool([read_teacher(work, teacher_fingerprint(work, number)) for number in range(3)], work.dataset),
         config.matching,
         config.prior,
         work.dataset,
@@ -203,7 +203,7 @@ def test_each_worker_distils_with_its_own_shard_and_the_weight_of_it(
         assert call["pool"] is None
     else:
         held = call["pool"].teachers
-        expected = [load_teacher(work, number) for number in numbers]
+        expected = [read_teacher(work, teacher_fingerprint(work, number)) for number in numbers]
         assert len(held) == len(expected)
         for teacher, own in zip(held, expected, strict=True):
             assert equal_states(teacher.snapshots[-1], own.snapshots[-1])

@@ -10,12 +10,13 @@ import pytest
 from dim_ray.core.generator.networks import Generator
 from dim_ray.core.students.student import StudentResult, finished
 from dim_ray.pipeline import students
-from dim_ray.pipeline.evaluations import evaluate, plan_evaluations
+from dim_ray.pipeline.evaluations import plan_evaluations
 from dim_ray.pipeline.generators import generator_fingerprint, load_module
 from dim_ray.pipeline.rows import missing_rows
 from dim_ray.pipeline.students import StudentPlan, group_cells, train_cells, validate
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.schema import EVALUATION_TABLE
+from tests.helpers.small import evaluate
 
 
 def with_seeds(work: Workspace, *, selection_seeds: int, **evaluation: Any) -> Workspace:

@@ -20,11 +20,11 @@ from dim_ray.pipeline.checkpoints import checkpointer
 from dim_ray.pipeline.teachers import (
     build_teachers,
     group_teachers,
-    load_teacher,
     missing_teachers,
     open_pool,
-    pool_identity,
+    pool_parts,
     pool_teachers,
+    read_teacher,
     teacher_fingerprint,
     teachers_cost,
 )
@@ -105,7 +105,7 @@ def test_stored_pool_has_the_device_memory_that_is_configured(
 def test_networks_do_not_depend_on_the_device_memory(tmp_path: Path, kind: str) -> None:
     work = with_pool(make_work(tmp_path), kind=kind)
     other = with_pool(work, device_memory_gib=0.5)
-    assert fingerprint(pool_identity(other)) == fingerprint(pool_identity(work))
+    assert fingerprint(pool_parts(other)) == fingerprint(pool_parts(work))
     assert teacher_fingerprint(other, 0) == teacher_fingerprint(work, 0)
 
 
@@ -114,7 +114,7 @@ def test_identity_of_an_online_pool_is_that_from_before_there_were_fields_that_s
     recipe = work.config.pool.recipe()
     values = {field.name: getattr(recipe, field.name) for field in fields(recipe) if not field.metadata.get("place")}
     assert "device_memory_gib" not in values
-    assert fingerprint(pool_identity(work)) == fingerprint([values, work.config.networks.teachers])
+    assert fingerprint(pool_parts(work)) == fingerprint([values, work.config.networks.teachers])
 
 
 @pytest.mark.parametrize("kind", ["stored", "online"])
@@ -188,7 +188,10 @@ def test_architectures_are_dealt_to_teachers_in_turn(tmp_path: Path) -> None:
     work = make_work(tmp_path, networks=networks)
     for number in range(2):
         build_teachers(work, [number], SilentReporter())
-    assert [load_teacher(work, number).architecture for number in range(2)] == ["convnet3_w8", "convnet3_w4"]
+    assert [read_teacher(work, teacher_fingerprint(work, number)).architecture for number in range(2)] == [
+        "convnet3_w8",
+        "convnet3_w4",
+    ]
 
 
 def test_loaded_teacher_has_the_snapshots_that_were_trained(tmp_path: Path) -> None:
@@ -202,7 +205,7 @@ def test_loaded_teacher_has_the_snapshots_that_were_trained(tmp_path: Path) -> N
         reporter=SilentReporter(),
         checkpointer=tiny.MemoryCheckpointer(),
     )
-    loaded = load_teacher(work, 1)
+    loaded = read_teacher(work, teacher_fingerprint(work, 1))
     assert list(loaded.steps) == list(direct.steps)
     assert len(loaded.snapshots) == work.config.pool.num_snapshots
     assert all(map(tiny.equal_states, loaded.snapshots, direct.snapshots))
@@ -257,7 +260,10 @@ def test_by_default_groups_are_of_four_where_only_the_device_can_tell_and_leave_
 
 def assert_same_teachers(found: Workspace, expected: Workspace, numbers: list[int]) -> None:
     for number in numbers:
-        one, other = load_teacher(found, number), load_teacher(expected, number)
+        one, other = (
+            read_teacher(found, teacher_fingerprint(found, number)),
+            read_teacher(expected, teacher_fingerprint(expected, number)),
+        )
         assert one.steps == other.steps
         assert one.architecture == other.architecture
         for ours, theirs in zip(one.snapshots, other.snapshots, strict=True):

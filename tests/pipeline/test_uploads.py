@@ -105,7 +105,7 @@ def test_refused_state_is_tried_again_and_the_person_is_told_once_and_once_that_
     uploads.finish()
     assert storage.written == [b"2"]
     first, second = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
-    assert "goes on without its checkpoint" in first
+    assert "continues without its checkpoint" in first
     assert "the disk is full" in first
     assert "is written again" in second
 

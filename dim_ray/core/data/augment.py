@@ -138,10 +138,9 @@ def draw_augmentation(
     return _make(strategy, _draw(strategy, 1 if shared else batch_size, rng), image_size=image_size, shared=shared)
 
 
-def augment(images: Tensor, strategy: str, rng: torch.Generator, *, shared: bool = False) -> Tensor:
-    """Draw an augmentation as `draw_augmentation` does, and apply it to normalised images (B, C, H, W)."""
-    size = images.shape[-1]
-    return draw_augmentation(strategy, batch_size=len(images), image_size=size, rng=rng, shared=shared)(images)
+def augment(images: Tensor, strategy: str, rng: torch.Generator) -> Tensor:
+    """Augment normalised images (B, C, H, W), each with its own parameters."""
+    return augment_parts(images, strategy, [rng])
 
 
 def augment_parts(images: Tensor, strategy: str, rngs: Sequence[torch.Generator]) -> Tensor:

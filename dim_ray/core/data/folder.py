@@ -26,10 +26,7 @@ _EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff",
 
 
 def read_folder(path: str) -> Source:
-    """Read a data set of one folder per class.
-
-    Args:
-        path: Local folder; ~ is expanded.
+    """Read a data set of one folder per class from a local folder, whose ~ is expanded.
 
     Raises:
         DataError: The folder is missing or empty, splits have different classes, or an image is unusable.
@@ -51,12 +48,7 @@ def read_folder(path: str) -> Source:
             labels[split] += [label] * len(files)
     images = join(batches)
     splits = {split: Split(images=images[split], labels=torch.tensor(labels[split])) for split in folders}
-    return Source(
-        train=splits["train"],
-        validation=splits.get("validation"),
-        test=splits.get("test"),
-        class_names=tuple(class_names),
-    )
+    return Source(**splits, class_names=tuple(class_names))
 
 
 def _split_folders(root: Path) -> dict[str, Path]:

@@ -41,10 +41,7 @@ class _Table:
 
 
 def read_parquet(path: str) -> Source:
-    """Read a data set in the Hugging Face image layout.
-
-    Args:
-        path: File or folder, local or a URI.
+    """Read a data set in the Hugging Face image layout from a file or a folder, local or a URI.
 
     Raises:
         DataError: Files, columns, rows or classes are missing or unusable.
@@ -67,12 +64,7 @@ def read_parquet(path: str) -> Source:
         )
         for split, parts in tables.items()
     }
-    return Source(
-        train=splits["train"],
-        validation=splits.get("validation"),
-        test=splits.get("test"),
-        class_names=tuple(class_names),
-    )
+    return Source(**splits, class_names=tuple(class_names))
 
 
 def _read(filesystem: pa.fs.FileSystem, name: str, where: str, decoder: Decoder) -> _Table:

@@ -37,10 +37,7 @@ class ParquetFiles:
 
 
 def find_parquet_files(path: str) -> ParquetFiles:
-    """Find the files of a data set.
-
-    Args:
-        path: File or folder, local (~ is expanded) or a URI that pyarrow.fs knows.
+    """Find the files of a data set: a file or a folder, local (~ is expanded) or a URI that pyarrow.fs knows.
 
     Raises:
         DataError: There are no files, none to train on, or a shard is missing.

@@ -8,8 +8,7 @@ from __future__ import annotations
 from torch import nn
 
 from dim_ray.config import Architecture
-from dim_ray.core.networks.norms import make_norm
-from dim_ray.core.networks.sizes import AveragePool, halve
+from dim_ray.core.networks.layers import AveragePool, halve, make_norm
 
 __all__ = ["convnet"]
 

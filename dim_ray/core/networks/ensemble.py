@@ -11,7 +11,7 @@ losses' sum don't mix members, so each becomes what it would have become by itse
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -143,7 +143,7 @@ class _Ensemble:
 
     def losses(self, images: Tensor, labels: Tensor, *, precision: Precision, temperature: float) -> Tensor:
         own_images, own_labels = (whole.unflatten(0, (self._num_members, -1)) for whole in (images, labels))
-        with _batched_autocast(precision, images.device), _batched_attention(images.device):
+        with _batched(precision, images.device):
             logits: Tensor = torch.vmap(self._call)(self._tensors, own_images)
         losses: Tensor = torch.vmap(label_loss, in_dims=(0, 0, None))(logits.float(), own_labels, temperature)
         return losses
@@ -173,22 +173,14 @@ class _Ensemble:
 
 
 @contextmanager
-def _batched_attention(device: torch.device) -> Iterator[None]:
-    """Compute attention on a CPU by plain products: torch.vmap has no rule for the fused kernel there."""
-    if device.type != "cpu":
-        yield
-        return
-    with sdpa_kernel(SDPBackend.MATH):
-        yield
-
-
-@contextmanager
-def _batched_autocast(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Enter `autocast`, with the casts that it leaves out under torch.vmap."""
-    if resolve_precision(precision, device) == "float32":
-        yield
-        return
-    with autocast(precision, device), _Casts():
+def _batched(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Enter `autocast` and whatever passes under torch.vmap need beside it."""
+    with ExitStack() as contexts:
+        if device.type == "cpu":  # torch.vmap has no rule for the fused attention there
+            contexts.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if resolve_precision(precision, device) != "float32":
+            contexts.enter_context(autocast(precision, device))
+            contexts.enter_context(_Casts())
         yield
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from dim_ray.config import Architecture
-from dim_ray.core.networks.sizes import pad
+from dim_ray.core.networks.layers import pad
 
 __all__ = ["lenet"]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dim_ray.config import Architecture
 from dim_ray.core.networks.initialise import initialise
-from dim_ray.core.networks.sizes import pad
+from dim_ray.core.networks.layers import pad
 
 __all__ = ["vit_tiny"]
 

@@ -93,7 +93,13 @@ def train_students(
     for index, (seed, budget) in enumerate(zip(seeds, budgets, strict=True)):
         # The loss is from before the last update, so the weights are checked too.
         if budget.optimiser_steps and not (math.isfinite(losses[index]) and are_finite[index]):
-            results.append(_diverged(config, architecture, seed, budget, losses[index]))
+            results.append(
+                DivergedError(
+                    f"a {architecture} student diverged within {budget.optimiser_steps} steps (seed {seed}, loss "
+                    f"{losses[index]:g}, or weights that are not finite numbers); lower evaluation.learning_rate, now "
+                    f"{config.learning_rate:g}."
+                )
+            )
             continue
         own = [measured[index] for measured in tests] if test else [math.nan]
         results.append(
@@ -174,13 +180,6 @@ def _train(
 
 def _order(count: int, seed: int, epoch: int, device: torch.device) -> Tensor:
     return torch.randperm(count, generator=stream(seed, "order", step=epoch, device=device), device=device)
-
-
-def _diverged(config: EvaluationConfig, architecture: str, seed: int, budget: Budget, loss: float) -> DivergedError:
-    return DivergedError(
-        f"a {architecture} student diverged within {budget.optimiser_steps} steps (seed {seed}, loss {loss:g}, or "
-        f"weights that are not finite numbers); lower evaluation.learning_rate, now {config.learning_rate:g}."
-    )
 
 
 def student_optimizer(config: EvaluationConfig, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:

@@ -33,26 +33,15 @@ _WARM_UP_STEPS, _TIMED_STEPS = 3, 5
 
 
 def ensemble_may_pay(architecture: str, dataset: Dataset, device_type: str, *, batch_size: int) -> bool:
-    """Return whether to keep networks together for a device that isn't at hand.
+    """Return whether to keep networks together for a kind of device, such as ``cpu``, that isn't at hand.
 
-    Args:
-        architecture: Name in the registry.
-        dataset: Images and classes, on any device.
-        device_type: Kind of the device that will train, such as ``cpu``. Only a CPU is decided here; others are timed
-            by `ensemble_pays`, on the device itself.
-        batch_size: Images of one network's step.
+    For any other device than a CPU, `ensemble_pays` decides on the device itself.
     """
     return device_type != "cpu" or batch_size * forward_macs(architecture, dataset) <= _MOST_MACS_ON_CPU
 
 
 def ensemble_pays(architecture: str, dataset: Dataset, *, batch_size: int) -> bool:
-    """Return whether an ensemble is faster on the dataset's device than its members one by one.
-
-    Args:
-        architecture: Name in the registry.
-        dataset: Images and classes, on the device that will train.
-        batch_size: Images of one network's step.
-    """
+    """Return whether an ensemble is faster on the dataset's device than its members one by one."""
     device = dataset.train.images.device
     if device.type == "cpu":
         return ensemble_may_pay(architecture, dataset, "cpu", batch_size=batch_size)
@@ -64,11 +53,7 @@ def ensemble_pays(architecture: str, dataset: Dataset, *, batch_size: int) -> bo
 def measure_ensemble(architecture: str, device: torch.device, batch_size: int, shape: tuple[int, int, int]) -> float:
     """Return how many times as fast three networks train as an ensemble than one by one.
 
-    Args:
-        architecture: Name in the registry.
-        device: Device to measure.
-        batch_size: Images of one network's step.
-        shape: Channels, image size in pixels, and number of classes.
+    `shape` is channels, image size in pixels, and number of classes.
     """
     single = _seconds(architecture, device, batch_size, shape, num_members=1)
     together = _seconds(architecture, device, batch_size, shape, num_members=_NUM_MEMBERS)

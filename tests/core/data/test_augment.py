@@ -22,6 +22,11 @@ def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def augmented(images: Tensor, strategy: str, rng: torch.Generator, *, shared: bool) -> Tensor:
+    size = images.shape[-1]
+    return draw_augmentation(strategy, batch_size=len(images), image_size=size, rng=rng, shared=shared)(images)
+
+
 def pictures(batch: int, channels: int, size: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(batch, channels, size, size, generator=rng(99), dtype=torch.float64).to(dtype)
 
@@ -115,7 +120,7 @@ def test_every_operation_that_the_configuration_allows_exists() -> None:
 def test_whole_batches_get_what_the_plain_loop_gives(strategy: str, channels: int, size: int, shared: bool) -> None:
     images = pictures(13, channels, size)
     for seed in range(3):
-        fast = augment(images, strategy, rng(seed), shared=shared)
+        fast = augmented(images, strategy, rng(seed), shared=shared)
         slow = reference(images.double(), strategy, rng(seed), shared=shared).float()
         torch.testing.assert_close(fast, slow, rtol=1e-5, atol=2e-5)
         assert fast.dtype == images.dtype
@@ -127,7 +132,7 @@ def test_whole_batches_get_what_the_plain_loop_gives(strategy: str, channels: in
 def test_moved_and_blanked_pixels_keep_their_exact_values(strategy: str, shared: bool) -> None:
     images = pictures(32, 3, 15)
     assert torch.equal(
-        augment(images, strategy, rng(5), shared=shared), reference(images, strategy, rng(5), shared=shared)
+        augmented(images, strategy, rng(5), shared=shared), reference(images, strategy, rng(5), shared=shared)
     )
 
 
@@ -142,7 +147,9 @@ def test_choices_unknown_to_the_host_give_the_same_images(strategy: str, shared:
     )
     choices = (uniforms[0] * len(operations)).long()
     everything = Augmentation(operations, uniforms[1:], image_size=16, choices=choices)
-    torch.testing.assert_close(everything(images), augment(images, strategy, rng(3), shared=shared), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        everything(images), augmented(images, strategy, rng(3), shared=shared), rtol=0, atol=1e-6
+    )
 
 
 def test_none_returns_the_images_and_draws_nothing() -> None:
@@ -155,7 +162,7 @@ def test_none_returns_the_images_and_draws_nothing() -> None:
 @pytest.mark.parametrize("shared", [True, False])
 def test_the_same_seed_gives_the_same_images_and_another_seed_others(shared: bool) -> None:
     images = pictures(16, 3, 16)
-    first, again, other = (augment(images, ALL.replace("_", "+"), rng(seed), shared=shared) for seed in (1, 1, 2))
+    first, again, other = (augmented(images, ALL.replace("_", "+"), rng(seed), shared=shared) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -185,16 +192,16 @@ def test_siamese_halves_get_the_same_change(strategy: str, shared: bool) -> None
     real, generated = pictures(24, 3, 16).split(12)
     for seed in range(12):
         change = draw_augmentation(strategy, batch_size=12, image_size=16, rng=rng(seed), shared=shared)
-        assert torch.equal(change(real), augment(real, strategy, rng(seed), shared=shared))
-        assert torch.equal(change(generated), augment(generated, strategy, rng(seed), shared=shared))
+        assert torch.equal(change(real), augmented(real, strategy, rng(seed), shared=shared))
+        assert torch.equal(change(generated), augmented(generated, strategy, rng(seed), shared=shared))
 
 
 def test_shared_parameters_change_all_images_alike_and_own_ones_do_not() -> None:
     same = pictures(1, 3, 16).expand(64, -1, -1, -1).contiguous()
     for strategy in (*DSA_OPERATIONS, ALL):
-        alike = augment(same, strategy, rng(), shared=True)
+        alike = augmented(same, strategy, rng(), shared=True)
         assert torch.equal(alike, alike[:1].expand_as(alike))
-        own = augment(same, strategy, rng(), shared=False)
+        own = augmented(same, strategy, rng(), shared=False)
         assert len(torch.unique(own.flatten(1), dim=0)) >= {"flip": 2, "crop": 16}.get(strategy, 32)
 
 
@@ -216,7 +223,7 @@ def test_shared_draws_reach_every_operation() -> None:
         for seed in range(60)
     }
     assert seen == {OPERATIONS[name] for name in names}
-    assert all(torch.isfinite(augment(images, ALL, rng(seed), shared=True)).all() for seed in range(60))
+    assert all(torch.isfinite(augmented(images, ALL, rng(seed), shared=True)).all() for seed in range(60))
 
 
 def test_crops_reach_every_shift_and_no_further() -> None:
@@ -301,8 +308,8 @@ def test_scaling_and_rotating_keep_their_precision_under_autocast() -> None:
 @pytest.mark.parametrize("shared", [True, False])
 def test_images_on_a_device_get_what_the_cpu_gives_for_the_same_stream(strategy: str, shared: bool) -> None:
     images = pictures(16, 3, 32)
-    on_device = augment(images.cuda(), strategy, rng(4), shared=shared)
-    torch.testing.assert_close(on_device.cpu(), augment(images, strategy, rng(4), shared=shared), rtol=0, atol=1e-4)
+    on_device = augmented(images.cuda(), strategy, rng(4), shared=shared)
+    torch.testing.assert_close(on_device.cpu(), augmented(images, strategy, rng(4), shared=shared), rtol=0, atol=1e-4)
 
 
 @pytest.mark.gpu
@@ -311,10 +318,10 @@ def test_images_on_a_device_get_what_the_cpu_gives_for_the_same_stream(strategy:
 def test_a_stream_on_the_device_never_makes_the_host_wait(strategy: str, shared: bool) -> None:
     images = pictures(16, 3, 32).cuda().requires_grad_()
     stream = torch.Generator("cuda").manual_seed(0)
-    augment(images, strategy, stream, shared=shared).sum().backward()  # first use may set up libraries
+    augmented(images, strategy, stream, shared=shared).sum().backward()  # first use may set up libraries
     torch.cuda.set_sync_debug_mode("error")
     try:
-        out = augment(images, strategy, stream, shared=shared)
+        out = augmented(images, strategy, stream, shared=shared)
         out.sum().backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -18,8 +18,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 from dim_ray.config import ARCHITECTURES, IMAGE_SIZES, Norm, check_architecture
 from dim_ray.core.networks import REGISTRY, build_classifier
-from dim_ray.core.networks.norms import make_norm
-from dim_ray.core.networks.sizes import AveragePool
+from dim_ray.core.networks.layers import AveragePool, make_norm
 from dim_ray.core.training.precision import autocast
 from dim_ray.errors import ConfigError
 from tests.helpers.tiny import num_parameters

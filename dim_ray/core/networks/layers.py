@@ -1,4 +1,4 @@
-"""Pooling and padding that let every network take every image size.
+"""Norms, and the pooling and padding that let every network take every image size.
 
     pooled = halve(8)                        # 4; 2 and 3 pixels stay, because one would be left
     nn.Sequential(pad(28, 32), network)      # for a network that needs 32 pixels
@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["AveragePool", "halve", "pad"]
+from dim_ray.config import NUM_GROUPS, Norm
+
+__all__ = ["AveragePool", "halve", "make_norm", "pad"]
 
 _POOL = 2
 
@@ -48,3 +50,21 @@ class AveragePool(nn.Module):
         half = torch.eye(width // _POOL, dtype=images.dtype, device=images.device).repeat_interleave(_POOL, dim=0)
         means = images.reshape(-1, _POOL * width) @ (half.repeat(_POOL, 1) / _POOL**2)
         return means.view(*images.shape[:-2], height // _POOL, width // _POOL)
+
+
+def make_norm(norm: Norm, channels: int, size: int = 0) -> nn.Module:
+    """Return a module that normalises maps (B, channels, size, size), with a scale and a shift.
+
+    Args:
+        norm: Name. `in` is a group norm with as many groups as channels, and `gn` one with four, as in the code of Zhao
+            et al. (arXiv 2006.05929).
+        channels: Number of channels, a multiple of four for `gn`.
+        size: Height and width, in pixels, for `ln`, which scales every pixel.
+    """
+    if norm == "bn":
+        return nn.BatchNorm2d(channels)
+    if norm == "ln":
+        return nn.LayerNorm([channels, size, size])
+    if norm == "nonorm":
+        return nn.Identity()
+    return nn.GroupNorm(channels if norm == "in" else NUM_GROUPS, channels)

@@ -87,7 +87,8 @@ class StoredGenerator:
             UsageError: A label is not a class.
         """
         labels = torch.as_tensor(labels)
-        if labels.ndim != 1 or labels.is_floating_point() or (len(labels) and not self._are_classes(labels)):
+        is_vector = labels.ndim == 1 and not labels.is_floating_point()
+        if not is_vector or (len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes):
             raise UsageError(
                 f"labels are {labels.dtype} of shape {tuple(labels.shape)}; allowed: a vector of whole numbers "
                 f"from 0 to {self.num_classes - 1}, one for each image."
@@ -119,9 +120,6 @@ class StoredGenerator:
         _require_positive("batch_size", batch_size)
         _require_positive("images_per_epoch", images_per_epoch)
         return GeneratedStream(self, batch_size, images_per_epoch, seed)
-
-    def _are_classes(self, labels: Tensor) -> bool:
-        return int(labels.min()) >= 0 and int(labels.max()) < self.num_classes
 
 
 class GeneratedStream(IterableDataset[tuple[Tensor, Tensor]]):
@@ -216,13 +214,10 @@ def best_generator(
 def named_generator(
     storage: str | PathLike[str], name: str | None, *, dataset: str | None = None, weights: Weights | None = None
 ) -> StoredGenerator:
-    """Load the generator that a command line names.
+    """Load the generator that a command line names by folder, URI or fingerprint.
 
-    Args:
-        storage: Root of the storage.
-        name: Folder, URI, or fingerprint of a generator in the storage. Default: the storage's best.
-        dataset: Data set of the best. Default: the only one that has evaluations.
-        weights: As for `load_generator`. Default: those that the best was chosen by, or the average if there is one.
+    Without a name it's the storage's best for a data set, by default the only one that has evaluations, with the
+    weights that it was chosen by.
 
     Raises:
         DimError: As `load_generator` and `best_generator`, or there are several data sets.

@@ -98,15 +98,13 @@ def check_all_measured(work: Workspace, planned: Sequence[StudentPlan]) -> None:
 
 def load_generators(work: Workspace, plans: Sequence[StudentPlan]) -> list[SizedGenerator | None]:
     """Return the generator of each student, each read once; None for real images."""
-    loaded: dict[tuple[str | None, Weights | None], SizedGenerator | None] = {}
-    for plan in plans:
-        name, weights = plan.generator, plan.weights or "raw"
-        if name is None or (name, plan.weights) in loaded:
-            continue
-        file = work.artifacts.read_card("generators", name)["files"][weights_file(weights)]
-        network = load_module(work, name, weights)
-        loaded[name, plan.weights] = SizedGenerator(network=network, size_bytes=int(file["size_bytes"]))
-    return [loaded.get((plan.generator, plan.weights)) for plan in plans]
+    loaded: dict[tuple[str | None, Weights | None], SizedGenerator] = {}
+    for name, weights in {(plan.generator, plan.weights or "raw") for plan in plans}:
+        if name is not None:
+            file = work.artifacts.read_card("generators", name)["files"][weights_file(weights)]
+            network = load_module(work, name, weights)
+            loaded[name, weights] = SizedGenerator(network=network, size_bytes=int(file["size_bytes"]))
+    return [loaded.get((plan.generator, plan.weights or "raw")) for plan in plans]
 
 
 def weights_in_use(work: Workspace, generator: str) -> Weights:

@@ -12,13 +12,7 @@ __all__ = ["ProgressReporter", "train_pool"]
 
 
 class ProgressReporter:
-    """A Reporter that advances the current stage of a progress display.
-
-    Args:
-        progress: Display with a stage that has started.
-        done: Units done before.
-        size: Units that run at once.
-    """
+    """A Reporter that advances a display's current stage, of which `done` units are done, by `size` units."""
 
     def __init__(self, progress: Progress, done: int = 0, size: int = 1) -> None:
         self._progress = progress

@@ -77,13 +77,8 @@ def selection_cells(
 ) -> list[StudentPlan]:
     """Return on-the-fly students that choose among generators, one per IPC and index.
 
-    They have hard labels, no quirks, and other seeds than the students that are reported.
-
-    Args:
-        work: Data and recipe of the students.
-        indices: Numbers that the seeds are derived from.
-        generator: Fingerprint, if it's stored.
-        weights: Which of its weights.
+    They have hard labels, no quirks, and other seeds than the students that are reported. `generator` is a fingerprint,
+    if it's stored.
     """
     evaluation = replace(work.config.evaluation, preset="corrected", quirks=(), labels="hard")
     return [

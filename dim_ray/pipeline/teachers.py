@@ -88,11 +88,8 @@ def missing_teachers(work: Workspace) -> list[int]:
 def group_teachers(work: Workspace, numbers: Sequence[int], *, device_type: str, num_slots: int) -> list[list[int]]:
     """Divide teachers into groups of one architecture that `build_teachers` may train at once, dearest first.
 
-    Args:
-        work: Data and configuration.
-        numbers: Teachers' numbers.
-        device_type: Kind of device that will train them, such as ``cpu`` or ``cuda``.
-        num_slots: Groups that are trained side by side; none stays empty for larger groups.
+    `num_slots` groups are trained side by side on a kind of device, such as ``cpu``; no slot stays empty for larger
+    groups.
     """
     config, groups = work.config, []
     for architecture in dict.fromkeys(config.networks.teachers):

@@ -37,9 +37,7 @@ class UploadTimes:
 
 
 class Uploads:
-    """Writes states in a thread that lives while there is something to write.
-
-    The thread isn't a daemon, so the interpreter waits for it at exit.
+    """Writes states in a thread that lives while there is something to write; the interpreter waits for it at exit.
 
     Args:
         write: Function that writes a file's bytes; raises StorageError.

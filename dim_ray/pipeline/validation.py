@@ -60,11 +60,9 @@ class HereValidator:
 
 
 class Rungs:
-    """Validations of a generator that several workers train together; all workers make the same calls.
+    """Validations of a generator that several workers train together; all of them make the same calls.
 
-    Args:
-        validator: Worker 0's validator, or None on all workers for no validation.
-        collective: Workers.
+    Only worker 0's validator is used; None on all workers validates nothing.
     """
 
     def __init__(self, validator: Validator | None, collective: Collective) -> None:

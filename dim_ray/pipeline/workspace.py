@@ -31,12 +31,9 @@ class Workspace:
 
 
 def on_device(work: Workspace, num_threads: int | None = None, *, may_use_gpu: bool = True) -> Workspace:
-    """Prepare this process for training: threads, memory, and the data on its GPU if it has one.
+    """Prepare this process for training: CPU threads (by default all cores), memory, and the data on its GPU, if any.
 
-    Args:
-        work: Workspace with data on the CPU.
-        num_threads: CPU threads for PyTorch; by default all cores.
-        may_use_gpu: Whether a visible GPU is free for this process.
+    `may_use_gpu` is false if others hold the GPUs that this process sees.
     """
     if num_threads is not None:
         torch.set_num_threads(num_threads)

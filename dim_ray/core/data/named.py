@@ -40,11 +40,7 @@ def read_digits() -> Source:
 
 
 def read_torchvision(name: str, data_root: str | None) -> Source:
-    """Read a data set with torchvision.
-
-    Args:
-        name: mnist, fashion_mnist, svhn, cifar10 or cifar100.
-        data_root: Folder of the files, which are downloaded to it if they are missing. Default: ~/.cache/dim_ray.
+    """Read mnist, fashion_mnist, svhn, cifar10 or cifar100 with torchvision, and download missing files to `data_root`.
 
     Raises:
         DataError: The files are missing and can't be downloaded, or they are damaged.

@@ -66,13 +66,7 @@ def accuracy(classifier: Classifier, split: Split, normalisation: Normalisation)
 
 @torch.no_grad()
 def accuracies(classifiers: Classifier, split: Split, normalisation: Normalisation) -> list[float]:
-    """Return the accuracy in [0, 1] of each of S classifiers in eval mode.
-
-    Args:
-        classifiers: From normalised images (B, C, H, W) to the logits of all, (S, B, K).
-        split: Images and labels.
-        normalisation: Normalisation of the images.
-    """
+    """Return the accuracy in [0, 1] of each of S classifiers in eval mode, which give logits (S, B, K) together."""
     correct = torch.zeros((), dtype=torch.int64, device=split.labels.device)
     batches = zip(torch.split(split.images, _TEST_BATCH), torch.split(split.labels, _TEST_BATCH), strict=True)
     for images, labels in batches:

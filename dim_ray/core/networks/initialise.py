@@ -42,11 +42,8 @@ def initialise(module: nn.Module, rng: torch.Generator) -> None:
     """Set every parameter and buffer of a module and its submodules, in place.
 
     Linear, convolutional, embedding and attention layers get PyTorch's default distributions; norms get scale 1, shift
-    0 and fresh statistics; `OwnWeights` draw their own. Torch's global random state is neither read nor changed.
-
-    Args:
-        module: Module on the device of `rng`; its memory may be uninitialised.
-        rng: Source of the weights.
+    0 and fresh statistics; `OwnWeights` draw their own. The module is on the device of `rng`, and its memory may be
+    uninitialised. Torch's global random state is neither read nor changed.
 
     Raises:
         ConfigError: A submodule with direct parameters or buffers is of no known type. A subclass of a known type isn't

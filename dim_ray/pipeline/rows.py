@@ -51,7 +51,7 @@ def read_planned(work: Workspace, table: Table, planned: Sequence[StudentPlan]) 
 
 def planned_id(work: Workspace, table: Table, cell: StudentPlan) -> str:
     """Returns the id of a student's row: 16 hexadecimal digits."""
-    return row_id(table.name, *identity(work, table, cell).values())
+    return row_id(table, identity(work, table, cell))
 
 
 def identity(work: Workspace, table: Table, cell: StudentPlan) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def identity(work: Workspace, table: Table, cell: StudentPlan) -> dict[str, Any]
         "budget_fingerprint": fingerprint(cell.recipe),
         "code_version": __version__,
     }
-    return {name: columns[name] for name in table.identity}
+    return {name: columns[name] for name in table.id_columns}
 
 
 def circumstances(work: Workspace, cell: StudentPlan, wall_seconds: float) -> dict[str, Any]:

@@ -1,6 +1,5 @@
-"""What a row must look like, and its id.
+"""Check rows before they are written, and compute their ids.
 
-row_id(generator, "digits", 10, "on_the_fly", "convnet3", seed)
 check_row(EVALUATION_TABLE, {"dataset": "digits", "ipc": 10, ...})["id"]
 """
 
@@ -23,16 +22,20 @@ __all__ = ["check_row", "row_id"]
 _MAX_SHOWN = 80
 
 
-def row_id(*parts: Any) -> str:
-    """Returns the id of a row: the same, in every process, for the same configurations and plain values."""
-    return fingerprint(*parts)
+def row_id(table: Table, values: Mapping[str, Any]) -> str:
+    """Return the id of a row: 16 hexadecimal digits, the same in every process.
+
+    Args:
+        table: Table of the row.
+        values: At least the columns `table.id_columns`; others don't matter.
+    """
+    return fingerprint(table.name, *(values[name] for name in table.id_columns))
 
 
 def check_row(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a row with every column of the table, once all of its values are known to be right.
+    """Return a row with every column of the table, its values checked.
 
-    `id`, `schema_version` and `created_at` may be left out and are then filled in; every other column has to be
-    there, None where it has no value.
+    `id`, `schema_version` and `created_at` are filled in if absent. Every other column must be given, None for no value.
 
     Raises:
         StorageError: A column is missing or unknown, or a value has the wrong type or is out of range.
@@ -52,23 +55,22 @@ def check_row(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
         for field in table.schema
         if field.name != "id"
     }
-    given = complete["id"]
-    own = row_id(table.name, *(values[name] for name in table.identity)) if given is None else given
-    complete = values | {"id": check_name(f"{table.name}.id", own)}
-    if complete["schema_version"] != SCHEMA_VERSION:
+    own = row_id(table, values) if complete["id"] is None else complete["id"]
+    values["id"] = check_name(f"{table.name}.id", own)
+    if values["schema_version"] != SCHEMA_VERSION:
         raise StorageError(
-            f"{table.name}.schema_version is {complete['schema_version']!r}; this version writes {SCHEMA_VERSION}."
+            f"{table.name}.schema_version is {values['schema_version']!r}; this version writes {SCHEMA_VERSION}."
         )
     for name in table.partitions:
-        if isinstance(complete[name], str):
-            check_name(f"{table.name}.{name}", complete[name])
-        elif complete[name] < 1:
-            raise StorageError(f"{table.name}.{name} is {complete[name]!r}; allowed: 1 or more.")
-    return complete
+        if isinstance(values[name], str):
+            check_name(f"{table.name}.{name}", values[name])
+        elif values[name] < 1:
+            raise StorageError(f"{table.name}.{name} is {values[name]!r}; allowed: 1 or more.")
+    return values
 
 
 def _checked(where: str, field: pa.Field, value: Any) -> Any:
-    """Returns a value as the plain Python value that is stored."""
+    """Return a value as the plain Python value that is stored."""
     if value is None:
         if not field.nullable:
             raise StorageError(f"{where} is None; this column needs a value ({meaning(field, 'description')})")
@@ -88,16 +90,16 @@ def _checked(where: str, field: pa.Field, value: Any) -> Any:
     return plain
 
 
+def _is_time(value: Any) -> bool:
+    return isinstance(value, datetime) and value.tzinfo is not None
+
+
 # pyarrow itself would take 1.5 for the integer 1, True for 1.0 and a local time for UTC
 _KINDS: tuple[tuple[Callable[[pa.DataType], bool], Callable[[Any], bool], str], ...] = (
     (pa.types.is_string, lambda value: isinstance(value, str), "a string"),
     (pa.types.is_integer, lambda value: isinstance(value, Integral) and not isinstance(value, bool), "a whole number"),
     (pa.types.is_floating, lambda value: isinstance(value, Real) and not isinstance(value, bool), "a number"),
-    (
-        pa.types.is_timestamp,
-        lambda value: isinstance(value, datetime) and value.tzinfo is not None,
-        "a datetime with a time zone",
-    ),
+    (pa.types.is_timestamp, _is_time, "a datetime with a time zone"),
 )
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from dim_ray.store.reader import Reader
 from dim_ray.store.row_files import row_of
 from dim_ray.store.rows import row_id
+from dim_ray.store.schema import TRIAL_TABLE
 from dim_ray.store.upkeep.compaction import compact
 from dim_ray.store.upkeep.merging import merge
 from dim_ray.store.upkeep.verification import verify
@@ -24,7 +25,7 @@ from tests.helpers.made_rows import trial
 
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 _QUICK, _MANY = 200, 2_000
-_IDS = {row_id("trials", trial()["study"], number): number for number in range(5)}
+_IDS = {row_id(TRIAL_TABLE, trial(number=number)): number for number in range(5)}
 _MEMORY = Path("/dev/shm")  # where there is one, so that flushing to the disk costs nothing
 
 _numbers = st.integers(0, 4)

@@ -30,7 +30,7 @@ def test_every_column_says_what_it_means_and_its_unit(schema: pa.Schema) -> None
 
 
 def test_ids_of_known_rows_never_change() -> None:
-    """They are stored: with another identity a student is trained again, and its row is there twice."""
+    """Under another id a student would be trained again, and its row be stored twice."""
     rows = ((EVALUATION_TABLE, evaluation()), (VALIDATION_TABLE, validation()), (TRIAL_TABLE, trial()))
     assert [check_row(table, row)["id"] for table, row in rows] == [
         "939475955827e07d",
@@ -40,14 +40,17 @@ def test_ids_of_known_rows_never_change() -> None:
 
 
 def test_row_id_is_the_same_in_another_process_with_another_hash_seed() -> None:
-    command = "from dim_ray.store.rows import row_id; print(row_id('a', 10, None, {'y': 1, 'x': 0.5}))"
+    command = (
+        "from dim_ray.store.rows import row_id; from dim_ray.store.schema import TRIAL_TABLE; "
+        "print(row_id(TRIAL_TABLE, {'number': 10, 'study': {'y': 1, 'x': 0.5}}))"
+    )
     ids = {
         subprocess.run(
             [sys.executable, "-c", command], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
         ).stdout.strip()
         for seed in ("1", "2")
     }
-    assert ids == {row_id("a", 10, None, {"x": 0.5, "y": 1})}
+    assert ids == {row_id(TRIAL_TABLE, {"study": {"x": 0.5, "y": 1}, "number": 10})}
 
 
 def test_row_without_an_id_gets_one_of_what_it_measured_and_not_of_how_it_went() -> None:

@@ -229,33 +229,21 @@ class Table:
         return pa.schema(inside, metadata={"schema_version": str(SCHEMA_VERSION), "table": self.name})
 
 
+_STUDENT = (
+    "generator", "weights", "data_fingerprint", "dataset", "ipc", "protocol", "architecture", "seed", "split", "preset",
+    "quirks", "labels", "labeller", "budget_fingerprint", "code_version",
+)  # fmt: skip
 EVALUATION_TABLE = Table(
     name="evaluations",
     schema=EVALUATIONS,
     partitions=("dataset", "ipc"),
-    id_columns=(
-        "generator",
-        "weights",
-        "data_fingerprint",
-        "dataset",
-        "ipc",
-        "protocol",
-        "architecture",
-        "seed",
-        "split",
-        "preset",
-        "quirks",
-        "labels",
-        "labeller",
-        "budget_fingerprint",
-        "code_version",
-    ),  # fmt: skip
+    id_columns=_STUDENT,
 )
 VALIDATION_TABLE = Table(
     name="validations",
     schema=VALIDATIONS,
     partitions=EVALUATION_TABLE.partitions,
-    id_columns=tuple(name for name in EVALUATION_TABLE.id_columns if name in VALIDATIONS.names),
+    id_columns=tuple(name for name in _STUDENT if name in VALIDATIONS.names),
 )
 TRIAL_TABLE = Table(name="trials", schema=TRIALS, partitions=("study",), id_columns=("study", "number"))
 TABLES = (EVALUATION_TABLE, VALIDATION_TABLE, TRIAL_TABLE)

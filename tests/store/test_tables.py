@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import subprocess
@@ -22,8 +21,7 @@ from dim_ray.errors import StorageError, UsageError
 from dim_ray.store import tables
 from dim_ray.store.files.filesystem import open_root
 from dim_ray.store.reader import Reader
-from dim_ray.store.schema import EVALUATION_TABLE, EVALUATIONS, SCHEMA_VERSION, TRIALS, VALIDATIONS
-from dim_ray.store.upkeep.compaction import compact
+from dim_ray.store.schema import EVALUATIONS, SCHEMA_VERSION, TRIAL_TABLE, TRIALS, VALIDATIONS
 from dim_ray.store.writer import Writer
 from tests.helpers.made_rows import evaluation, real_evaluation, trial, validation
 
@@ -358,57 +356,16 @@ def test_trials_of_version_2_are_read_without_the_columns_of_version_3(tmp_path:
     assert pd.isna(row["objective_std"])
 
 
-def test_values_that_the_rows_of_a_file_share_are_read_as_those_that_they_do_not(tmp_path: Path) -> None:
-    """Packs of two rows whose values agree, differ, are missing, or are fractions that compare as equal."""
+def test_texts_above_what_one_array_holds_are_read_as_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = str(tmp_path)
-    pairs: dict[str, tuple[Any, Any]] = {
-        "study": (None, None),
-        "labeller": (None, "a"),
-        "architecture": ("a", "a"),
-        "protocol": ("fixed", "on_the_fly"),
-        "num_threads": (1, None),
-        "epochs": (3, 3),
-        "final_loss": (0.5, math.nan),
-        "learning_rate": (0.0, -0.0),
-    }
-    for ipc in (1, 2):
-        rows = [{name: values[number] for name, values in pairs.items()} for number in range(2)]
-        Writer(root).append_evaluations([evaluation(ipc=ipc, seed=seed, **row) for seed, row in enumerate(rows)])
-    Writer(root).append_evaluations([evaluation(ipc=2, seed=9, architecture="b", study=None, epochs=3)])
-    before = Reader(root).evaluations()
-    compact(root, rows_per_pack=2)
-    packs = list(tmp_path.rglob("rows-*.parquet"))
-    pd.testing.assert_frame_equal(Reader(root).evaluations(), before)
-    assert len(packs) >= 2
-    for _, row in Reader(root).evaluations(seed=[0, 1]).iterrows():
-        for name, values in pairs.items():
-            expected, value = values[row["seed"]], row[name]
-            assert (pd.isna(expected) and pd.isna(value)) or value == expected
-        assert math.copysign(1.0, row["learning_rate"]) == (-1.0 if row["seed"] else 1.0)
-    assert list(Reader(root).evaluations(architecture="b")["seed"]) == [9]
-    assert len(Reader(root).evaluations(architecture="c")) == 0
-    assert len(Reader(root).evaluations(study=None, ipc=1)) == 2
-    assert len(Reader(root).evaluations(epochs=[3, 4], study=[None])) == 5
-
-
-def test_texts_above_what_one_array_holds_are_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here that's 100 bytes."""
-    monkeypatch.setattr(tables, "_MOST_TEXT_BYTES", 100)
-    root = str(tmp_path)
-
-    def read() -> pa.ChunkedArray:
-        return tables.read_rows(open_root(root), EVALUATION_TABLE, {}, ["recipe_json"])["recipe_json"]
-
-    Writer(root).append_evaluations([evaluation(seed=seed, recipe_json="x" * 40) for seed in range(7)])
-    compact(root)
-    assert [len(chunk) for chunk in read().chunks] == [2, 2, 2, 1]
-    assert read().to_pylist() == ["x" * 40] * 7
-    Writer(root).append_evaluations([evaluation(ipc=1, seed=seed, recipe_json="y" * 200) for seed in range(2)])
-    compact(root)  # two packs, and each has one value
-    assert read().to_pylist() == ["x" * 40] * 7 + ["y" * 200] * 2
-    column = tables._repeated_each(pa.array(["x" * 40, None, "y" * 200]), [3, 2, 2])
-    assert [len(chunk) for chunk in column.chunks] == [2, 1, 2, 1, 1]
-    assert column.to_pylist() == ["x" * 40] * 3 + [None] * 2 + ["y" * 200] * 2
+    Writer(root).append_evaluations(
+        [evaluation(seed=seed, ipc=ipc, study=None) for seed in range(3) for ipc in (1, 10)]
+    )
+    Writer(root).append_trial(trial(error="x"))
+    before = Reader(root).evaluations(protocol="on_the_fly", dataset="digits", study=None)
+    monkeypatch.setattr(tables, "_MOST_TEXT_BYTES", 10)
+    pd.testing.assert_frame_equal(Reader(root).evaluations(protocol="on_the_fly", dataset="digits", study=None), before)
+    assert tables.read_rows(open_root(root), TRIAL_TABLE, {})["error"].to_pylist() == ["x"]
 
 
 @pytest.mark.parametrize("seed", ["zero", "one"])

@@ -38,7 +38,7 @@ def find_generator(work: Workspace, uri: str | None) -> str:
     if uri is None:
         reader = Reader(artifacts.root)
         ipc = usual_ipc(reader.measured(dataset=dataset), dataset=dataset)
-        identity = reader.best_generator(dataset=dataset, ipc=ipc)
+        identity = str(reader.best_cell(dataset=dataset, ipc=ipc)["generator"])
         uri = artifacts.uri("generators", identity)
     artifact = read_artifact(uri, kind="generators")
     theirs = artifact.card["dataset"]

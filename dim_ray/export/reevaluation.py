@@ -142,7 +142,7 @@ def reevaluate(
         architecture: Of the students.
 
     Raises:
-        UsageError: Too few seeds, or no such data set.
+        UsageError: Too few seeds, or no such dataset.
         ArtifactError: A file isn't the one that the card vouches for; it is named.
         DataError: The data or their splits aren't those that the generator was made from.
         StorageError: The card has no such evaluations.

@@ -1,4 +1,4 @@
-"""Evaluations as means over seeds, each generator beside real images on the same terms, and the best of a data set.
+"""Evaluations as means over seeds, each generator beside real images on the same terms, and the best of a dataset.
 
 cells = measured_cells(Reader(root).evaluations())
 best = best_generators(Reader(root).evaluations(), cells)
@@ -31,7 +31,7 @@ _EXTRA = {
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """The best generator of a data set, and what it was chosen by."""
+    """The best generator of a dataset, and what it was chosen by."""
 
     dataset: str
     protocol: str
@@ -68,7 +68,7 @@ def measured_cells(evaluations: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_generators(evaluations: pd.DataFrame) -> list[Best]:
-    """Returns the best generator of each data set that has one, by validation accuracy, the data sets by name.
+    """Returns the best generator of each dataset that has one, by validation accuracy, the datasets by name.
 
     It's chosen on the fly where that was measured, at the IPC where `Reader.best` would choose it.
     """
@@ -119,7 +119,7 @@ def whole_set(cells: pd.DataFrame, best: Best) -> Mapping[Any, Any] | None:
 
 
 def leaders(cells: pd.DataFrame, protocol: str, most: int) -> tuple[pd.DataFrame, int]:
-    """Returns the best generators of each data set, IPC, architecture and terms, and how many cells there are in all.
+    """Returns the best generators of each dataset, IPC, architecture and terms, and how many cells there are in all.
 
     Args:
         cells: As from `measured_cells`.
@@ -127,7 +127,7 @@ def leaders(cells: pd.DataFrame, protocol: str, most: int) -> tuple[pd.DataFrame
         most: The most rows to return, unless there are more groups: each has its best.
 
     Returns:
-        Rows by data set, IPC and architecture, the best validation accuracy first.
+        Rows by dataset, IPC and architecture, the best validation accuracy first.
     """
     there = cells[cells["protocol"] == protocol]
     groups = there.groupby(_PAIRED, dropna=False).ngroup()

@@ -90,7 +90,7 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The first thing that a person sees of a data set."""
+    """The first thing that a person sees of a dataset."""
 
     dataset: str
     headline: str

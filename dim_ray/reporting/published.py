@@ -21,7 +21,7 @@ _OTHER = "another paper's comparison"
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """What a paper prints about one method on one data set."""
+    """What a paper prints about one method on one dataset."""
 
     method: str
     dataset: str
@@ -35,7 +35,7 @@ class Published:
 
 
 def published(dataset: str, protocol: str) -> list[Published]:
-    """Returns what is known of a data set under a protocol, and of no other protocol; often nothing."""
+    """Returns what is known of a dataset under a protocol, and of no other protocol; often nothing."""
     return [line for line in _LINES if line.dataset == dataset and line.protocol == protocol]
 
 
@@ -81,4 +81,4 @@ _LINES = (
 )
 
 WHOLE_SETS: Mapping[str, tuple[float, str]] = {"cifar10": (0.848, _OTHER)}
-"""Accuracy of ConvNet-3 on the whole training set, and where it's printed, by data set."""
+"""Accuracy of ConvNet-3 on the whole training set, and where it's printed, by dataset."""

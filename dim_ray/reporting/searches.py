@@ -50,7 +50,7 @@ def studies(trials: pd.DataFrame, most: int) -> list[Study]:
 
 
 def datasets_of(trials: pd.DataFrame) -> pd.Series[Any]:
-    """Returns the data set of each trial, by what its study's first configuration says; "" where it says nothing."""
+    """Returns the dataset of each trial, by what its study's first configuration says; "" where it says nothing."""
     first = trials.drop_duplicates("study")
     names = {study: _dataset(text) for study, text in zip(first["study"], first["config_json"], strict=True)}
     return trials["study"].map(names)

@@ -55,7 +55,7 @@ def make_report(reader: Reader, artifacts: ArtifactStore, filters: Mapping[str, 
         reader: Of rows.
         artifacts: Of the same storage.
         filters: Values of dataset, ipc, architecture and protocol that are wanted. A protocol of generated images
-            brings that of the real ones beside it; trials are limited by the data set alone, so with another filter
+            brings that of the real ones beside it; trials are limited by the dataset alone, so with another filter
             there is no section of what it all cost.
 
     Raises:
@@ -156,7 +156,7 @@ def _leaderboard(cells: pd.DataFrame) -> Section | None:
         title="Leaderboard",
         paragraphs=(
             "Accuracy is that of the last epoch on the test split, which chose nothing, unless a row's terms say "
-            "otherwise. Validation chose the order within each data set, IPC and student. Best in training is the best "
+            "otherwise. Validation chose the order within each dataset, IPC and student. Best in training is the best "
             "of several tests on the test split, as much of the literature reports it: how much higher it is says how "
             "much that flatters. On the fly and fixed answer different questions and are never compared.",
         ),
@@ -168,11 +168,11 @@ def _against_ipc(cells: pd.DataFrame, bests: Sequence[Best], num_all: int) -> Se
     figures = [figure for best in bests for figure in ipc_figures(cells, best)]
     if not figures:
         return None
-    left_out = f" The {len(bests)} data sets of {num_all} with the most rows." if len(bests) < num_all else ""
+    left_out = f" The {len(bests)} datasets of {num_all} with the most rows." if len(bests) < num_all else ""
     return Section(
         key="ipc",
         title="Accuracy against images per class",
-        paragraphs=(f"The best generator of each data set, for every IPC that it was measured at.{left_out}",),
+        paragraphs=(f"The best generator of each dataset, for every IPC that it was measured at.{left_out}",),
         figures=figures,
     )
 
@@ -208,7 +208,7 @@ def _pareto(evaluations: pd.DataFrame, bests: Sequence[Best], searched: Sequence
 
 
 def _measured_fronts(evaluations: pd.DataFrame, bests: Sequence[Best]) -> Iterator[Figure]:
-    """Draws evaluated generators of each data set, on the terms that its best was chosen on, by stored bytes."""
+    """Draws evaluated generators of each dataset, on the terms that its best was chosen on, by stored bytes."""
     may = evaluations[may_choose(evaluations)]
     for best in bests:
         rows = may[(may[list(_CHOSEN_ON)] == [getattr(best, name) for name in _CHOSEN_ON]).all(axis="columns")]

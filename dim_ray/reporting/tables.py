@@ -93,7 +93,7 @@ def _protocol_table(rows: pd.DataFrame, num_all: int, title: str, generated: str
     shown = (
         ""
         if len(rows) == num_all
-        else f"; {len(rows):,} of {num_all:,} rows, the best of each data set, IPC, student and terms"
+        else f"; {len(rows):,} of {num_all:,} rows, the best of each dataset, IPC, student and terms"
     )
     table: list[list[Cell]] = []
     for cell, how in zip(records, unusual, strict=True):
@@ -121,7 +121,7 @@ def _protocol_table(rows: pd.DataFrame, num_all: int, title: str, generated: str
     return Table(
         caption=f"{title}. Test accuracy in %, mean ± standard deviation over seeds{shown}",
         columns=(
-            Column("data set"),
+            Column("dataset"),
             Column("IPC", is_number=True),
             Column("student"),
             *([Column("terms")] if has_terms else []),
@@ -144,7 +144,7 @@ def _whole_table(rows: pd.DataFrame) -> Table:
     return Table(
         caption="All real training images, the ordinary way. Test accuracy in %, mean ± standard deviation over seeds",
         columns=(
-            *map(Column, ("data set", "student", "terms")),
+            *map(Column, ("dataset", "student", "terms")),
             *(Column(name, is_number=True) for name in ("accuracy", "seeds", "steps", "images drawn")),
         ),
         rows=[

@@ -1,1 +1,1 @@
-"""Rows and artefacts on a file system, with pyarrow alone."""
+"""Rows and artefacts on a file system, with pyarrow only."""

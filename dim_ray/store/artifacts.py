@@ -1,11 +1,11 @@
-"""Teachers, priors and generators: folders of files with a card that vouches for every byte of them.
+"""Store teachers, priors and generators: folders of files, each with a card that has every file's checksum.
 
     store = ArtifactStore("./dim_storage")
     store.write("generators", fingerprint, {"generator.safetensors": data}, {"dataset": "digits"})
     store.read("generators", fingerprint).card["dataset"]
 
-card.json names each file with its size and SHA-256, and holds a digest of itself. It's written last, so that a folder
-with a card is finished.
+card.json names each file with its size and SHA-256 and holds a digest of itself. It's written last, so a folder with a
+card is complete.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pyarrow.fs as pafs
 
 from dim_ray.errors import ArtifactError, NewerFormatError, nearest
 from dim_ray.store.files.faults import PAUSES_SECONDS, storage_errors
-from dim_ray.store.files.filesystem import Root, check_name, is_name, open_root, probe
+from dim_ray.store.files.filesystem import Root, check_name, is_name, open_root
 from dim_ray.version import __version__
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "Artifact",
     "ArtifactStore",
     "card_digest",
-    "probe",
     "read_artifact",
     "seal_card",
 ]
@@ -48,22 +47,22 @@ _REPAIR = "Delete the folder and make it again, or bring back a copy."
 
 @dataclass(frozen=True)
 class Artifact:
-    """What one folder holds."""
+    """A verified artefact."""
 
     uri: str
     """Address of the folder."""
     card: dict[str, Any]
-    """JSON values: what it is and where it comes from."""
+    """JSON values: what it is and how it was made."""
     files: dict[str, bytes]
-    """Contents by name, verified against the card."""
+    """Contents by name."""
 
 
 class ArtifactStore:
-    """Artefacts by kind and fingerprint, and plain files by key, below one root.
+    """Artefacts by kind and fingerprint, and plain files by key.
 
     Args:
-        root: As for `dim_ray.store.files.filesystem.open_root`.
-        pauses_seconds: Between one try and the next, where the storage refuses what it may take later.
+        root: Root of the storage, as for `dim_ray.store.files.filesystem.open_root`.
+        pauses_seconds: Pauses between attempts while a refusal may pass.
     """
 
     def __init__(self, root: str, pauses_seconds: tuple[float, ...] = PAUSES_SECONDS) -> None:
@@ -75,82 +74,82 @@ class ArtifactStore:
         return self._root.uri
 
     def uri(self, kind: str, fingerprint: str) -> str:
-        """Returns the address of an artefact's folder, whether it exists or not."""
+        """Return the address of an artefact's folder, whether it exists or not."""
         return self._root.uri_of(_folder(kind, fingerprint))
 
     def exists(self, kind: str, fingerprint: str) -> bool:
-        """Whether there is a finished artefact; its bytes are not verified."""
+        """Return whether a complete artefact exists, without verifying its files."""
         return self._root.is_file(f"{_folder(kind, fingerprint)}/{CARD_FILE}")
 
     def write(self, kind: str, fingerprint: str, files: Mapping[str, bytes], card: Mapping[str, Any]) -> str:
-        """Writes an artefact whole or not at all; one that is there and good is kept, one that is damaged replaced.
+        """Write an artefact whole or not at all, and return its address.
+
+        An artefact that is there already is kept if it's undamaged, and replaced otherwise.
 
         Args:
             kind: One of `KINDS`.
-            fingerprint: Of the configuration that made it.
+            fingerprint: Fingerprint of the configuration that made it.
             files: Contents by name.
             card: JSON values. format_version, kind, fingerprint, code_version, created_at and files are added.
 
-        Returns:
-            The folder's address.
-
         Raises:
-            ArtifactError: The card isn't JSON, a name can't be used, or a newer version of dim_ray wrote it before.
+            ArtifactError: The card isn't JSON, a name can't be used, or a newer version of dim_ray wrote the artefact.
             StorageError: The storage can't be written.
         """
         key = _folder(kind, fingerprint)
         for name in files:
             if check_name("the file of an artefact", name) == CARD_FILE:
                 raise ArtifactError(f"{CARD_FILE} is the card's own name; give the file another one.")
-        content = _encode_card(kind, fingerprint, files, card)
+        complete = {
+            **card,
+            "format_version": FORMAT_VERSION,
+            "kind": kind,
+            "fingerprint": fingerprint,
+            "code_version": __version__,
+            "created_at": datetime.now(UTC).isoformat(),
+        }
+        content = seal_card(complete, files)
         if not self._is_whole(kind, fingerprint):
             self._root.publish_folder(key, {**files, CARD_FILE: content}, lambda: self._is_whole(kind, fingerprint))
         return self._root.uri_of(key)
 
     def copy(self, source: ArtifactStore, kind: str, fingerprint: str) -> str:
-        """Copies an artefact of another store as it is, card and all; raises as `read` and `write` do.
-
-        Returns:
-            The folder's address.
-        """
+        """Copy an artefact of another store unchanged, and return its address; raises as `read` and `write`."""
         key = _folder(kind, fingerprint)
         artifact, card = source.read(kind, fingerprint), source.read_bytes(f"{key}/{CARD_FILE}") or b""
         self._root.publish_folder(key, {**artifact.files, CARD_FILE: card}, lambda: self._is_whole(kind, fingerprint))
         return self._root.uri_of(key)
 
     def read(self, kind: str, fingerprint: str) -> Artifact:
-        """Reads an artefact and verifies all of it.
+        """Read an artefact and verify all of it.
 
         Raises:
-            ArtifactError: It's missing, truncated, altered, of another kind or of a newer format.
+            ArtifactError: The artefact is missing, truncated, altered, of another kind or of a newer format.
             StorageError: The storage can't be read.
         """
-        key = _folder(kind, fingerprint)
-        return _read_files(self._root, key, self.read_card(kind, fingerprint))
+        return _read_files(self._root.below(_folder(kind, fingerprint)), self.read_card(kind, fingerprint))
 
     def read_card(self, kind: str, fingerprint: str) -> dict[str, Any]:
-        """Reads an artefact's card alone, without verifying its files; raises as `read` does."""
-        key = _folder(kind, fingerprint)
+        """Read only an artefact's card, without verifying its files; raises as `read`."""
+        folder = self._root.below(_folder(kind, fingerprint))
         if not self.exists(kind, fingerprint):
             there = self.list(kind)
             known = nearest(fingerprint, there) if there else f"There are no {kind} yet: run python -m dim_ray.tune."
-            raise ArtifactError(f"there is no {self._root.uri_of(key)}. {known}")
-        card = _read_card(self._root, key, kind)
-        if card.get("fingerprint") != fingerprint:
-            raise ArtifactError(
-                f"{self._root.uri_of(key)} holds {card.get('fingerprint')!r}, not the artefact of its name. {_REPAIR}"
-            )
+            raise ArtifactError(f"there is no {folder.uri}. {known}")
+        card = _read_card(folder, kind)
+        if (own := card.get("fingerprint")) != fingerprint:
+            raise ArtifactError(f"{folder.uri} holds {own!r}, not the artefact of its name. {_REPAIR}")
         return card
 
     def list(self, kind: str) -> list[str]:
-        """Returns the fingerprints of the finished artefacts of one kind, sorted."""
+        """Return the fingerprints of the complete artefacts of a kind, sorted."""
         folders = [info for info in self._root.children(_check_kind(kind)) if info.type == pafs.FileType.Directory]
         with storage_errors("list", self._root.uri_of(kind)):
             cards = self._root.filesystem.get_file_info([f"{info.path}/{CARD_FILE}" for info in folders])
         return [folder.base_name for folder, card in zip(folders, cards, strict=True) if card.is_file]
 
     def remove(self, kind: str, fingerprint: str) -> None:
-        """Deletes an artefact, where there is one; killed on the way, it leaves one that isn't finished."""
+        """Delete an artefact if it exists, its card first, so that an interrupted deletion leaves an incomplete one."""
         key = _folder(kind, fingerprint)
         self._root.delete(f"{key}/{CARD_FILE}")
         for info in self._root.children(key):
@@ -160,25 +159,25 @@ class ArtifactStore:
                 self._root.filesystem.delete_dir(self._root.path_of(key))
 
     def write_bytes(self, key: str, data: bytes, *, is_patient: bool = True) -> str:
-        """Writes a plain file whole or not at all, in place of one that is there; returns its address.
+        """Write a plain file whole or not at all, replacing an existing one, and return its address.
 
         Args:
-            key: Below the root, for example ``studies/digits/config.yaml``.
-            data: Its contents.
-            is_patient: Whether it's tried again where the storage refuses.
+            key: Path below the root, for example ``studies/digits/config.yaml``.
+            data: Contents of the file.
+            is_patient: Whether to try again after a refusal.
 
         Raises:
-            StorageError: It can't be written.
+            StorageError: The file can't be written.
         """
         root = self._root if is_patient else replace(self._root, pauses_seconds=())
         return root.write(key, data)
 
     def read_bytes(self, key: str) -> bytes | None:
-        """Returns a plain file's contents, or None where there is none."""
+        """Return a plain file's contents, or None if there is none."""
         return self._root.read(key)
 
     def delete(self, key: str) -> None:
-        """Deletes a plain file, where there is one."""
+        """Delete a plain file if it exists."""
         self._root.delete(key)
 
     def _is_whole(self, kind: str, fingerprint: str) -> bool:
@@ -194,14 +193,14 @@ class ArtifactStore:
 
 
 def read_artifact(uri: str, kind: str | None = None) -> Artifact:
-    """Reads and verifies an artefact wherever it lies.
+    """Read and verify an artefact anywhere.
 
     Args:
-        uri: Its folder or a file in it: local path, or file://, s3:// or gs:// URI.
-        kind: The kind that is needed. Default: any.
+        uri: Its folder, or a file in it: local path, or file://, s3:// or gs:// URI.
+        kind: Required kind. Default: any.
 
     Raises:
-        ArtifactError: It's missing, truncated, altered, of another kind or of a newer format.
+        ArtifactError: The artefact is missing, truncated, altered, of another kind or of a newer format.
         StorageError: The storage can't be read.
     """
     if kind is not None:
@@ -216,19 +215,19 @@ def read_artifact(uri: str, kind: str | None = None) -> Artifact:
         raise ArtifactError(
             f"there is no {folder.uri}; give the folder of an artefact, as `python -m dim_ray.results best` shows it."
         )
-    return _read_files(folder, "", _read_card(folder, "", kind))
+    return _read_files(folder, _read_card(folder, kind))
 
 
 def card_digest(card: Mapping[str, Any]) -> str:
-    """Returns the SHA-256 of a card's values, however they are written; the card without its digest."""
+    """Return the SHA-256 of a card's values, its digest left out."""
     return hashlib.sha256(json.dumps(card, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def seal_card(card: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
-    """Returns the bytes of card.json, which vouches for files and for itself.
+    """Return the bytes of card.json, with the checksums of the files and of the card itself.
 
     Args:
-        card: JSON values; those of `files` are made anew.
+        card: JSON values; `files` is replaced.
         files: Contents by name.
 
     Raises:
@@ -254,22 +253,9 @@ def _check_kind(kind: str) -> str:
     return kind
 
 
-def _encode_card(kind: str, fingerprint: str, files: Mapping[str, bytes], card: Mapping[str, Any]) -> bytes:
-    complete = {
-        **card,
-        "format_version": FORMAT_VERSION,
-        "kind": kind,
-        "fingerprint": fingerprint,
-        "code_version": __version__,
-        "created_at": datetime.now(UTC).isoformat(),
-    }
-    return seal_card(complete, files)
-
-
-def _read_card(root: Root, key: str, kind: str | None) -> dict[str, Any]:
-    """Reads the card of the folder `key`, "" for the root itself, and checks what it says of itself."""
-    where = root.uri_of(key) if key else root.uri
-    data = root.read(_join(key, CARD_FILE))
+def _read_card(folder: Root, kind: str | None) -> dict[str, Any]:
+    """Return the card of an artefact's folder, checked against its own digest."""
+    where, data = folder.uri, folder.read(CARD_FILE)
     if data is None:
         raise ArtifactError(
             f"{where} has no {CARD_FILE}, so it's no finished artefact; give the folder of one, such as "
@@ -294,19 +280,19 @@ def _read_card(root: Root, key: str, kind: str | None) -> dict[str, Any]:
     return dict(card)
 
 
-def _read_files(root: Root, key: str, card: dict[str, Any]) -> Artifact:
-    where = root.uri_of(key) if key else root.uri
-    named = card.get("files")
+def _read_files(folder: Root, card: dict[str, Any]) -> Artifact:
+    """Return an artefact, its files checked against the card."""
+    where, named = folder.uri, card.get("files")
     if not isinstance(named, dict):
         raise ArtifactError(f"{CARD_FILE} of {where} doesn't list its files. {_REPAIR}")
     files = {}
     for name, stated in named.items():
-        if not is_name(name):  # a card may come from anywhere: it must not reach outside of its folder
+        if not is_name(name):  # a foreign card must not reach outside its folder
             raise ArtifactError(f"{CARD_FILE} of {where} names the file {name!r}, which isn't a plain name. {_REPAIR}")
         size = stated.get("size_bytes") if isinstance(stated, dict) else None
         if not isinstance(size, int) or "sha256" not in stated:
             raise ArtifactError(f"{CARD_FILE} of {where} doesn't give sha256 and size_bytes of {name}. {_REPAIR}")
-        data = root.read(_join(key, name))
+        data = folder.read(name)
         if data is None:
             raise ArtifactError(f"{name} is missing in {where}. {_REPAIR}")
         if len(data) != size:
@@ -316,7 +302,3 @@ def _read_files(root: Root, key: str, card: dict[str, Any]) -> Artifact:
             raise ArtifactError(f"{name} in {where} was altered: its SHA-256 isn't the one in {CARD_FILE}. {_REPAIR}")
         files[name] = data
     return Artifact(uri=where, card=card, files=files)
-
-
-def _join(key: str, name: str) -> str:
-    return f"{key}/{name}" if key else name

@@ -1,4 +1,4 @@
-"""Reads rows as pandas data frames, and ranks the generators among them.
+"""Read rows as pandas data frames, and rank generators.
 
     store = dim_ray.open_store("./dim_storage")
     store.evaluations(dataset="digits", ipc=[10, 50])
@@ -6,8 +6,8 @@
     store.pareto(study="digits-0123abcd", objectives=["accuracy", "generator_bytes"])
     store.sql("select dataset, avg(accuracy) from evaluations group by dataset")
 
-`pandas.read_parquet("./dim_storage/evaluations")` reads the same rows. This reader adds what pandas leaves out: each
-row once while others compact, rows of a newer schema refused, damaged files by name, the columns of an empty table.
+Unlike `pandas.read_parquet`, it returns each row once during compaction, refuses rows of a newer schema, names damaged
+files, and knows the columns of an empty table.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _CHOOSING = (*CELL, "seed", "accuracy", "validation_accuracy", "stored_bytes", "
 
 
 def open_store(storage: str | PathLike[str]) -> Reader:
-    """Opens a storage for reading: its root is a folder, or an s3:// or gs:// URI; nothing is read yet."""
+    """Open a storage for reading: a folder, or an s3:// or gs:// URI. Nothing is read yet."""
     return Reader(fspath(storage))
 
 
 class Reader:
-    """Reads the tables below one root."""
+    """Read the tables of a storage."""
 
     def __init__(self, root: str) -> None:
         self._root = open_root(root)
@@ -52,13 +52,13 @@ class Reader:
         return self._root.uri
 
     def evaluations(self, **filters: Any) -> pd.DataFrame:
-        """Returns evaluations, oldest first.
+        """Return evaluations, oldest first.
 
         Args:
-            **filters: column=value or column=[values]; None stands for a missing value.
+            **filters: A value or a list of values by column; None means null.
 
         Returns:
-            Every column of `dim_ray.store.schema.EVALUATIONS`; no rows where nothing was written or fits.
+            All columns of `dim_ray.store.schema.EVALUATIONS`; no rows if none fit.
 
         Raises:
             UsageError: There is no such column, or a value has another type than its column.
@@ -66,34 +66,32 @@ class Reader:
         """
         return self.rows(EVALUATION_TABLE, **filters)
 
-    def rows(self, table: Table, **filters: Any) -> pd.DataFrame:
-        """Returns the rows of one of the tables of `dim_ray.store.schema`, as `evaluations` does."""
-        frame: pd.DataFrame = read_rows(self._root, table, filters).to_pandas()
-        return frame
-
-    def measured(self, **filters: Any) -> pd.DataFrame:
-        """Returns evaluations as `evaluations` does, with the columns that `summarise` and `usual_ipc` take."""
-        frame: pd.DataFrame = read_rows(self._root, EVALUATION_TABLE, filters, _CHOOSING).to_pandas()
-        return frame
-
     def validations(self, **filters: Any) -> pd.DataFrame:
-        """Returns validations, oldest first: as `evaluations`, with columns of `dim_ray.store.schema.VALIDATIONS`."""
+        """Return validations, with the columns of `dim_ray.store.schema.VALIDATIONS`; see `evaluations`."""
         return self.rows(VALIDATION_TABLE, **filters)
 
     def trials(self, **filters: Any) -> pd.DataFrame:
-        """Returns trials, oldest first: as `evaluations`, with the columns of `dim_ray.store.schema.TRIALS`."""
+        """Return trials, with the columns of `dim_ray.store.schema.TRIALS`; see `evaluations`."""
         return self.rows(TRIAL_TABLE, **filters)
 
+    def rows(self, table: Table, **filters: Any) -> pd.DataFrame:
+        """Return the rows of a table of `dim_ray.store.schema`; see `evaluations`."""
+        return self._read(table, None, filters)
+
+    def measured(self, **filters: Any) -> pd.DataFrame:
+        """Return evaluations with only the columns that `summarise` and `usual_ipc` need; see `evaluations`."""
+        return self._read(EVALUATION_TABLE, _CHOOSING, filters)
+
     def pareto(self, *, study: str, objectives: Sequence[str] | None = None) -> pd.DataFrame:
-        """Returns the completed trials of a study that no other one of it beats, the most accurate first.
+        """Return the completed trials of a study that no other one dominates, most accurate first.
 
         Args:
-            study: Its name.
-            objectives: Out of accuracy, generator_bytes and device_seconds. Default: those of the study, where it had
-                several; otherwise all of them.
+            study: Name of the study.
+            objectives: Some of accuracy, generator_bytes and device_seconds. Default: the study's own if it has
+                several, otherwise all.
 
         Returns:
-            Rows of `trials`; a generator that several trials led to is there once.
+            Rows of `trials`, one per generator.
 
         Raises:
             StorageError: There is no such study, or none of its trials has values.
@@ -101,17 +99,17 @@ class Reader:
         """
         rows = self.trials(study=study)
         if rows.empty:
-            known = read_rows(self._root, TRIAL_TABLE, {}, ("study",)).to_pandas()["study"].unique()
+            known = self._read(TRIAL_TABLE, ("study",), {})["study"].unique()
             there = nearest(study, known) if len(known) else "run python -m dim_ray.tune."
             raise StorageError(f"there are no trials of a study {study!r} under {self.root}; {there}")
         return pareto_set(rows, study_objectives(rows) if objectives is None else tuple(objectives))
 
     def sql(self, text: str) -> pd.DataFrame:
-        """Answers a question in SQL over the tables `evaluations`, `validations` and `trials`, with duckdb.
+        """Run SQL over the tables `evaluations`, `validations` and `trials`, with duckdb.
 
         Raises:
-            UsageError: duckdb isn't installed, or doesn't understand the text.
-            StorageError: As `evaluations`.
+            UsageError: duckdb isn't installed, or rejects the text.
+            StorageError: See `evaluations`.
         """
         return query(text, {table.name: read_rows(self._root, table, {}) for table in TABLES})
 
@@ -125,24 +123,23 @@ class Reader:
         max_bytes: int | None = None,
         max_device_seconds: float | None = None,
     ) -> pd.DataFrame:
-        """Ranks generators by their students' mean validation accuracy over seeds; the test set has no say.
+        """Rank generators by their students' mean validation accuracy over seeds.
 
-        Generators are compared on equal terms: the same data, budget and architecture, those that most of them were
-        evaluated with, and of several such the latest. Rows with quirks or soft labels choose nothing: the former
-        measure a mistake, and the latter the teachers, too.
+        Generators are compared on equal terms: the data, budget and architecture that most of them share, and of
+        several such the latest. Rows with quirks or soft labels don't count: quirks measure a mistake, and soft labels
+        measure the teachers too.
 
         Args:
-            dataset: Name of the data set.
+            dataset: Name of the dataset.
             ipc: Images per class; see `dim_ray.store.analysis.selection.usual_ipc`.
-            architecture: The students' architecture. Default: what most generators were evaluated with.
+            architecture: Students' architecture. Default: the one that most generators were evaluated with.
             protocol: How the students got their images.
-            max_bytes: The most that `stored_bytes` of an evaluation may be. Default: any.
-            max_device_seconds: The most that `device_seconds` of a generator's trial may be; one that no trial made
-                has no known cost, and is left out. Default: any.
+            max_bytes: Highest `stored_bytes` of an evaluation. Default: any.
+            max_device_seconds: Highest `device_seconds` of a generator's trial; generators without a trial are left
+                out. Default: any.
 
         Returns:
-            Rows as `dim_ray.store.analysis.selection.summarise` makes them, the best first: `generator` is a
-            fingerprint, `validation_mean` what it was ranked by. At least one.
+            Rows of `dim_ray.store.analysis.selection.summarise`, best `validation_mean` first; at least one.
 
         Raises:
             StorageError: There is no such evaluation; the message says what there is.
@@ -154,7 +151,7 @@ class Reader:
         rows = self._choosing(filters | ({"architecture": architecture} if architecture is not None else {}))
         if rows.empty:
             there = self._choosing({})
-            if there.empty and read_rows(self._root, EVALUATION_TABLE, {}, ("id",)).num_rows == 0:
+            if there.empty and self._read(EVALUATION_TABLE, ("id",), {}).empty:
                 raise no_evaluations(self.root)
             raise StorageError(f"no generator was evaluated on {asked} under {self.root}; {what_is_there(there)}")
         if max_bytes is not None:
@@ -167,26 +164,23 @@ class Reader:
     def best_cell(
         self, *, dataset: str, ipc: int, architecture: str | None = None, protocol: str = "on_the_fly", **limits: Any
     ) -> dict[str, Any]:
-        """Returns the first row of `best`, with the same arguments and errors, as a dictionary."""
+        """Return the first row of `best` as a dictionary; same arguments and errors."""
         ranked = self.best(dataset=dataset, ipc=ipc, architecture=architecture, protocol=protocol, **limits)
         return {str(name): value for name, value in ranked.iloc[0].items()}
 
-    def best_generator(
-        self, *, dataset: str, ipc: int, architecture: str | None = None, protocol: str = "on_the_fly"
-    ) -> str:
-        """Returns the fingerprint of the generator of `best_cell`; raises as that does."""
-        cell = self.best_cell(dataset=dataset, ipc=ipc, architecture=architecture, protocol=protocol)
-        return str(cell["generator"])
+    def _read(self, table: Table, columns: Sequence[str] | None, filters: dict[str, Any]) -> pd.DataFrame:
+        frame: pd.DataFrame = read_rows(self._root, table, filters, columns).to_pandas()
+        return frame
 
     def _choosing(self, filters: dict[str, Any]) -> pd.DataFrame:
-        """Returns the rows that may choose a generator, with the columns that it takes."""
-        plain = {"quirks": NO_QUIRKS, "labels": "hard"}  # again in may_choose, but there after they were read
+        """Return the rows that may choose a generator."""
+        plain = {"quirks": NO_QUIRKS, "labels": "hard"}  # may_choose checks them again, but only after reading
         rows = self.measured(**{**filters, **plain})
         return rows[may_choose(rows)]
 
     def _device_seconds(self) -> dict[str, float]:
-        """Returns what each generator of a trial has cost: of several trials the dearest, the others found it there."""
-        trials: pd.DataFrame = read_rows(self._root, TRIAL_TABLE, {}, ("generator", "device_seconds")).to_pandas()
+        """Return the cost of each generator: of several trials the highest, since the others reused its result."""
+        trials = self._read(TRIAL_TABLE, ("generator", "device_seconds"), {})
         cost = trials.dropna().groupby("generator")["device_seconds"].max()
         return {str(name): float(seconds) for name, seconds in cost.items()}
 

@@ -1,9 +1,9 @@
-"""Appends rows: one immutable Parquet file a row, under a name that a retry writes again.
+"""Append rows, one immutable Parquet file each, named by the row's id.
 
     Writer("./dim_storage").append_evaluations([{"dataset": "digits", "ipc": 10, ...}])
 
-Any number of processes on any number of machines write at once, without a lock: their rows have different ids and
-so different files, and the same row has the same file.
+Any number of processes on any number of machines write at once, without a lock: different rows have different files,
+and a retry writes the same file again.
 """
 
 from __future__ import annotations
@@ -23,53 +23,48 @@ __all__ = ["Writer"]
 
 
 class Writer:
-    """Appends to the tables below one root.
+    """Append to the tables of a storage.
 
     Args:
-        root: As for `dim_ray.store.files.filesystem.open_root`.
-        pauses_seconds: Between one try and the next, where the storage refuses what it may take later.
+        root: Root of the storage, as for `dim_ray.store.files.filesystem.open_root`.
+        pauses_seconds: Pauses between attempts while a refusal may pass.
     """
 
     def __init__(self, root: str, pauses_seconds: tuple[float, ...] = PAUSES_SECONDS) -> None:
         self._root = open_root(root, pauses_seconds)
 
     def append_evaluations(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Writes evaluations; every row is checked before the first is written.
+        """Write evaluations, after checking all of them.
 
         Args:
-            rows: Columns of `dim_ray.store.schema.EVALUATIONS`.
+            rows: Values by column of `dim_ray.store.schema.EVALUATIONS`.
 
         Returns:
-            The addresses of their files.
+            Addresses of the files.
 
         Raises:
             StorageError: A row doesn't fit the table, or the storage can't be written.
         """
-        return self._append_all(EVALUATION_TABLE, rows)
+        return self._append(EVALUATION_TABLE, rows)
 
     def append_validations(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Writes validations: as `append_evaluations`, with the columns of `dim_ray.store.schema.VALIDATIONS`."""
-        return self._append_all(VALIDATION_TABLE, rows)
+        """Write validations, with the columns of `dim_ray.store.schema.VALIDATIONS`; see `append_evaluations`."""
+        return self._append(VALIDATION_TABLE, rows)
 
     def append_trial(self, row: Mapping[str, Any]) -> str:
-        """Writes one trial; a trial that is written again takes the place of its earlier row.
-
-        Args:
-            row: Columns of `dim_ray.store.schema.TRIALS`.
-
-        Returns:
-            The address of its file.
+        """Write a trial, with the columns of `dim_ray.store.schema.TRIALS`, replacing an earlier row of the same trial.
 
         Raises:
             StorageError: The row doesn't fit the table, or the storage can't be written.
         """
-        return self._append(TRIAL_TABLE, check_row(TRIAL_TABLE, row))
+        [address] = self._append(TRIAL_TABLE, [row])
+        return address
 
-    def _append_all(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-        checked = [check_row(table, row) for row in rows]
-        return [self._append(table, row) for row in checked]
-
-    def _append(self, table: Table, row: Mapping[str, Any]) -> str:
+    def _append(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         schema = table.file_schema
-        content = pa.Table.from_pylist([{name: row[name] for name in schema.names}], schema=schema)
-        return self._root.write(f"{folder_key(table, row)}/{row['id']}.parquet", encode(table, content))
+        addresses = []
+        for row in [check_row(table, row) for row in rows]:
+            content = pa.Table.from_pylist([{name: row[name] for name in schema.names}], schema=schema)
+            key = f"{folder_key(table, row)}/{row['id']}.parquet"
+            addresses.append(self._root.write(key, encode(table, content)))
+        return addresses

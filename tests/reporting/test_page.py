@@ -233,7 +233,7 @@ def test_of_many_data_sets_some_are_drawn_and_the_page_says_so(tmp_path: Path) -
     Writer(str(tmp_path)).append_evaluations([evaluation(dataset=f"set{number}") for number in range(8)])
     report = make_report(Reader(str(tmp_path)), ArtifactStore(str(tmp_path)), {})
     html = make_page(report, made_at=datetime(2026, 1, 2, tzinfo=UTC)).html
-    assert "These are the 6 data sets of 8 with the most rows" in html
+    assert "These are the 6 datasets of 8 with the most rows" in html
     assert len(table_of(parse(html), "On the fly")) == 9
 
 

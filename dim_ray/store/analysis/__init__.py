@@ -1,1 +1,1 @@
-"""Questions to the rows."""
+"""Questions about rows: the best generator, Pareto sets, DD-Ranking's scores, SQL."""

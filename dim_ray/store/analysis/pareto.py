@@ -1,4 +1,4 @@
-"""The Pareto set of trials: those that no other one beats in one objective without being worse in another.
+"""Find the trials that no other one dominates.
 
 pareto_set(Reader(root).trials(study="digits-small"), ("accuracy", "generator_bytes"))
 """
@@ -22,7 +22,7 @@ __all__ = ["AXES", "Axis", "is_pareto", "pareto_set", "study_objectives", "undom
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """Where an objective is in the table of trials."""
+    """Column and direction of an objective in the table of trials."""
 
     column: str
     direction: Literal["maximize", "minimize"]
@@ -33,21 +33,21 @@ AXES = {
     "generator_bytes": Axis(column="generator_bytes", direction="minimize"),
     "device_seconds": Axis(column="alone_device_seconds", direction="minimize"),
 }
-"""Of every objective of `study.objectives`."""
+"""By objective of `study.objectives`."""
 
 
 def pareto_set(trials: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
-    """Returns the completed trials that no other one beats, the most accurate first.
+    """Return the completed trials that no other one dominates, most accurate first.
 
-    A generator that several trials led to is there once, with the earliest of them.
+    Of trials with the same generator only the earliest counts.
 
     Args:
-        trials: Rows as `Reader.trials` returns them.
-        objectives: Out of `study.objectives`; at least one.
+        trials: Rows of `Reader.trials`.
+        objectives: At least one of `study.objectives`.
 
     Raises:
         UsageError: An objective is unknown, or none is given.
-        StorageError: No trial has values for all of them.
+        StorageError: No trial has values for all objectives.
     """
     if not objectives:
         raise UsageError(f"no objective is given; allowed: {', '.join(OBJECTIVES)}.")
@@ -60,36 +60,33 @@ def pareto_set(trials: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
     if measured.empty:
         raise StorageError(
             f"of {len(trials)} trials, {len(completed)} completed, and none has a value for {', '.join(objectives)}: "
-            "rows that were written before version 3 of the table know neither bytes nor device seconds of their "
-            "generator. Run the study under another name: what is stored is measured, and not made again."
+            "rows from before version 3 of the table lack the generator's bytes and device seconds. Run the study "
+            "under another name; stored networks are reused."
         )
     chosen = measured[is_pareto(measured, objectives)]
     return chosen.sort_values(["objective", "number"], ascending=[False, True], ignore_index=True)
 
 
 def is_pareto(trials: pd.DataFrame, objectives: Sequence[str]) -> pd.Series[bool]:
-    """Returns which trials no other one beats; those that are equal beat none of each other.
+    """Return which trials no other one dominates.
 
     Args:
-        trials: With a value for every objective.
-        objectives: Names out of `AXES`.
+        trials: Rows with a value for every objective.
+        objectives: Names in `AXES`.
     """
     axes = [AXES[name] for name in objectives]
     signs = [1.0 if axis.direction == "minimize" else -1.0 for axis in axes]
-    points = trials[[axis.column for axis in axes]].to_numpy(dtype=float) * signs  # smaller is better in all
+    points = trials[[axis.column for axis in axes]].to_numpy(dtype=float) * signs  # smaller is better
     return pd.Series(undominated(points), index=trials.index, dtype=bool)
 
 
 def undominated(points: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Returns which points no other one beats: is smaller in one coordinate than, and in none larger.
+    """Return which points no other one dominates: is smaller than in one coordinate and larger in none.
 
     Args:
-        points: Shape [n, coordinates], finite.
-
-    Returns:
-        Shape [n]. Points that are equal beat none of each other.
+        points: Array of shape (n, coordinates), finite.
     """
-    left = np.lexsort(points.T[::-1])  # so that what beats a point comes before it
+    left = np.lexsort(points.T[::-1])  # a point comes after those that dominate it
     place = 0
     while place < len(left):
         own, others = points[left[place]], points[left]
@@ -101,7 +98,7 @@ def undominated(points: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def study_objectives(trials: pd.DataFrame) -> tuple[str, ...]:
-    """Returns what the search of some trials was for, where that is several objectives; otherwise all there are."""
+    """Return the objectives of the trials' study if it has several, otherwise all."""
     if not trials.empty:
         asked = json.loads(trials.iloc[-1]["config_json"]).get("study", {}).get("objectives", ())
         if len(asked) > 1:

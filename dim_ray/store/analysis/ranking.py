@@ -1,4 +1,4 @@
-"""DD-Ranking's scores of generators, out of the rows: what is the distilled set worth beside labels and augmentation?
+"""DD-Ranking's scores: what a distilled set is worth apart from soft labels and augmentation.
 
     scores = ranking(Reader(root).evaluations(), dataset="digits", ipc=10)
     scores[["generator", "hlr", "ior", "lrs", "ars"]]
@@ -6,15 +6,15 @@
 Source: Li et al., "DD-Ranking: Rethinking the Evaluation of Dataset Distillation", arXiv 2505.13300. With accuracies in
 [0, 1], means over seeds:
 
-    HLR = real-hard - syn-hard                  hard label recovery: the less the better
+    HLR = real-hard - syn-hard                  hard label recovery: lower is better
     IOR = syn-any - rdm-any                     improvement over a random real subset of the same size
     LRS = s(w IOR - (1 - w) HLR)                label-robust score, w = 0.5
     ARS = s(g (syn-aug - rdm-aug) + (1 - g) (syn-naug - rdm-naug))      augmentation-robust score, g = 0.5
     s(x) = (e^x - e^-1) / (e - e^-1)
 
-syn is the protocol `fixed` of a generator and rdm is `real_fixed`; "any" is one recipe of students, the same for both;
-"hard" the same with hard labels, "naug" the same without augmentation. real-hard is `real_full` with hard labels.
-A score is NaN where a row that it needs isn't there; nothing stands in for it.
+syn is the protocol `fixed` of a generator, and rdm is `real_fixed`; "any" is one recipe of students for both, "hard"
+the same with hard labels, "naug" the same without augmentation. real-hard is `real_full` with hard labels. A score is
+NaN if a row that it needs is missing.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from dim_ray.store.analysis.selection import CELL, summarise
 __all__ = ["AUGMENTATION_WEIGHT", "LABEL_WEIGHT", "Missing", "ranking"]
 
 LABEL_WEIGHT = 0.5
-"""w of DD-Ranking's leaderboard."""
+"""w, as on DD-Ranking's leaderboard."""
 AUGMENTATION_WEIGHT = 0.5
-"""g: both differences count alike."""
+"""g; both differences count the same."""
 
 _MEASURES = (
     "syn_any", "rdm_any", "syn_hard", "real_hard", "syn_naug", "rdm_naug", "hlr", "ior", "lrs", "ars",
@@ -45,11 +45,11 @@ _MEASURES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Missing:
-    """Rows that a score needs, and that aren't there."""
+    """Rows that a score needs and that don't exist."""
 
     protocol: str
     recipe: Mapping[str, Any]
-    """As in `recipe_json`; of that of real_full only labels and quirks matter."""
+    """Values as in `recipe_json`; for real_full only labels and quirks matter."""
 
 
 def ranking(
@@ -61,21 +61,21 @@ def ranking(
     label_weight: float = LABEL_WEIGHT,
     augmentation_weight: float = AUGMENTATION_WEIGHT,
 ) -> pd.DataFrame:
-    """Returns the scores of every generator, the best LRS first.
+    """Return the scores of every generator, best LRS first.
 
     Args:
-        evaluations: Rows as `Reader.evaluations` returns them.
-        dataset: Name of the data set.
+        evaluations: Rows of `Reader.evaluations`.
+        dataset: Name of the dataset.
         ipc: Images per class.
-        architecture: Of the students. Default: each that there is, in rows of its own.
-        label_weight: w, in [0, 1]: weight of IOR against HLR.
-        augmentation_weight: g, in [0, 1]: weight of the difference with augmentation against that without.
+        architecture: Students' architecture. Default: all, in separate rows.
+        label_weight: w, the weight of IOR against HLR, in [0, 1].
+        augmentation_weight: g, the weight of the difference with augmentation against that without, in [0, 1].
 
     Returns:
-        A row for each generator, architecture and recipe of students with the protocol `fixed`. Columns: those of
+        One row per generator, architecture and recipe of students with the protocol `fixed`. Columns: those of
         `CELL`, `augmentation` and `n`; the accuracies `syn_any`, `rdm_any`, `syn_hard`, `real_hard`, `syn_naug` and
         `rdm_naug`, in [0, 1]; `hlr`, `ior`; `lrs` and `ars`, in [0, 1]; and `missing`, a tuple of `Missing`. A recipe
-        without augmentation has no ARS of its own, and misses nothing by it.
+        without augmentation has no ARS.
 
     Raises:
         UsageError: A weight isn't in [0, 1].
@@ -110,7 +110,7 @@ def _score_cell(
     whole: Mapping[tuple[Any, ...], float],
     weights: tuple[float, float],
 ) -> dict[str, Any]:
-    """Returns the measures of one generator's cell, and what they lack."""
+    """Return the scores of one generator's cell, and the rows that they lack."""
     label_weight, augmentation_weight = weights
     random = {**cell, "protocol": "real_fixed", "generator": None}
     hard = {**recipe, "labels": "hard", "soft_label_temperature": EvaluationConfig().soft_label_temperature}
@@ -145,12 +145,12 @@ def _key(cell: Mapping[Any, Any], recipe: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _longest(cells: list[dict[Any, Any]]) -> dict[tuple[Any, ...], float]:
-    """Returns the accuracy on all real images with hard labels, by data and architecture: of the longest training."""
+    """Return accuracies with all real images and hard labels by data and architecture, after the longest training."""
     whole = [c for c in cells if c["protocol"] == "real_full" and c["labels"] == "hard" and c["quirks"] == NO_QUIRKS]
     whole.sort(key=lambda cell: cell["optimiser_steps"])
     return {(cell["data_fingerprint"], cell["architecture"]): float(cell["mean"]) for cell in whole}
 
 
 def _score(value: float) -> float:
-    """Returns a weighted sum in [-1, 1] on the scale of DD-Ranking, [0, 1]."""
+    """Return a weighted sum in [-1, 1] on DD-Ranking's scale, [0, 1]."""
     return (math.exp(value) - math.exp(-1)) / (math.e - math.exp(-1))

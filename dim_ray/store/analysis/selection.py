@@ -1,10 +1,10 @@
-"""Which generator is best, out of evaluations as data frames: means over seeds, and what may be compared.
+"""Find the best generator among evaluations: means over seeds, and which of them may be compared.
 
     ranked = rank(Reader(root).evaluations(dataset="digits", ipc=10))
     ranked.iloc[0]["generator"]
 
-Generators are compared on equal terms: the same data, budget and architecture, those that most of them were evaluated
-with, and of several such the latest. The test split has no say.
+Generators are compared on equal terms: the data, budget and architecture that most of them share, and of several such
+the latest. The test split isn't used.
 """
 
 from __future__ import annotations
@@ -44,22 +44,22 @@ CELL = (
     "budget_fingerprint",
     "optimiser_steps",
 )
-"""Columns that evaluations share when they differ by nothing but their seed."""
+"""Columns that evaluations share if they differ only in their seed."""
 
 _TERMS = [name for name in CELL if name not in ("generator", "weights")]
 
 
 def summarise(evaluations: pd.DataFrame) -> pd.DataFrame:
-    """Returns mean and standard deviation over seeds.
+    """Return means and standard deviations over seeds.
 
-    Where the same seed was measured twice, by two versions of the code, the later row counts.
+    If two versions of the code measured the same seed, the later row counts.
 
     Args:
-        evaluations: Rows as `Reader.evaluations` returns them, oldest first.
+        evaluations: Rows of `Reader.evaluations`, oldest first.
 
     Returns:
-        A row for each cell, with the columns `CELL`, mean and std of accuracy (std with n - 1; NaN where n is 1),
-        validation_mean, and n.
+        One row per cell: the columns `CELL`, mean and std of accuracy (std with n - 1; NaN if n is 1), validation_mean,
+        and n.
     """
     latest = evaluations.drop_duplicates([*CELL, "seed"], keep="last")
     return (
@@ -75,13 +75,13 @@ def summarise(evaluations: pd.DataFrame) -> pd.DataFrame:
 
 
 def rank(rows: pd.DataFrame) -> pd.DataFrame:
-    """Returns the cells of comparable generators, the highest mean validation accuracy first.
+    """Return the cells of comparable generators, highest mean validation accuracy first.
 
     Args:
-        rows: Evaluations of one data set, IPC and protocol that `may_choose`; at least one.
+        rows: At least one evaluation, all of one dataset, IPC and protocol, that `may_choose`.
 
     Returns:
-        Rows as `summarise` makes them, all on the terms that most generators share.
+        Rows of `summarise`, on the terms that most generators share.
     """
     group = rows.groupby(_TERMS, dropna=False).ngroup()
     groups = rows.groupby(group).agg(num_generators=("generator", "nunique"), latest=("created_at", "max"))
@@ -91,46 +91,44 @@ def rank(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def terms(cell: Mapping[Any, Any]) -> str:
-    """Returns in words what is unusual about a row or a cell: its quirks and soft labels; "" for neither."""
+    """Return the quirks and soft labels of a row or cell in words, "" for neither."""
     quirks = "reference" if cell["preset"] == "reference" else cell["quirks"].replace("+", " + ")
     quirks = "" if cell["quirks"] == NO_QUIRKS else quirks
     return ", ".join(part for part in (quirks, "soft labels" if cell["labels"] == "soft" else "") if part)
 
 
 def no_evaluations(root: str) -> StorageError:
-    """Returns the error of a storage without evaluations, with what to do."""
+    """Return the error for a storage without evaluations."""
     return StorageError(
-        f"no evaluations under {root}: run python -m dim_ray.tune, or measure a generator that is there already with "
+        f"no evaluations under {root}: run python -m dim_ray.tune, or measure an existing generator with "
         "python -m dim_ray.evaluate PATH."
     )
 
 
 def only_dataset(root: str, evaluations: pd.DataFrame) -> str:
-    """Returns the name of the data set, where there is one alone.
+    """Return the name of the only dataset.
 
     Raises:
         StorageError: There are no evaluations.
-        UsageError: There are several data sets.
+        UsageError: There are several datasets.
     """
     names = sorted(evaluations["dataset"].unique())
     if not names:
         raise no_evaluations(root)
     if len(names) > 1:
-        raise UsageError(f"there are several data sets; choose one with --dataset: {', '.join(names)}.")
+        raise UsageError(f"there are several datasets; choose one with --dataset: {', '.join(names)}.")
     return str(names[0])
 
 
 def usual_ipc(evaluations: pd.DataFrame, *, dataset: str, protocol: str = "on_the_fly") -> int:
-    """Returns the IPC at which generators are compared where none is asked for.
+    """Return the IPC at which generators are compared by default.
+
+    That is the first default of `study.selection_images_per_class`, or the largest IPC if it wasn't measured.
 
     Args:
-        evaluations: Rows as `Reader.evaluations` returns them.
-        dataset: Name of the data set.
+        evaluations: Rows of `Reader.evaluations`.
+        dataset: Name of the dataset.
         protocol: How the students got their images.
-
-    Returns:
-        The first of the default of `study.selection_images_per_class`; the largest there is, where there is only
-        another one.
     """
     usual = StudyConfig().selection_images_per_class[0]
     is_wanted = (evaluations["dataset"] == dataset) & (evaluations["protocol"] == protocol)
@@ -139,17 +137,17 @@ def usual_ipc(evaluations: pd.DataFrame, *, dataset: str, protocol: str = "on_th
 
 
 def may_choose(rows: pd.DataFrame) -> pd.Series[bool]:
-    """Returns which rows say something about a generator that another may be compared with."""
+    """Return which rows may choose a generator: those with validation, without quirks and soft labels."""
     is_plain = (rows["quirks"] == NO_QUIRKS) & (rows["labels"] == "hard")
     return is_plain & rows["generator"].notna() & rows["validation_accuracy"].notna()
 
 
 def what_is_there(rows: pd.DataFrame) -> str:
-    """Says what generators were evaluated with, for the end of an error message."""
+    """Return what generators were evaluated with, for the end of an error message."""
     if rows.empty:
         return (
-            "there are rows of real images only, or with quirks or soft labels, which choose nothing: run python -m "
-            "dim_ray.tune, or python -m dim_ray.evaluate PATH."
+            "there are only rows of real images, or with quirks or soft labels, which don't choose a generator: run "
+            "python -m dim_ray.tune, or python -m dim_ray.evaluate PATH."
         )
     there = [
         f"{dataset} (IPC {_joined(group['ipc'])}; {_joined(group['protocol'])}; {_joined(group['architecture'])})"

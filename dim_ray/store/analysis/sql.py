@@ -1,4 +1,4 @@
-"""SQL over tables in memory, with duckdb, which is an extra: pip install 'dim-ray[sql]'.
+"""Run SQL over tables in memory with duckdb: pip install 'dim-ray[sql]'.
 
 query("select count(*) as n from evaluations", {"evaluations": table})
 """
@@ -16,21 +16,21 @@ __all__ = ["query"]
 
 
 def query(text: str, tables: Mapping[str, pa.Table]) -> pd.DataFrame:
-    """Returns the answer to one question.
+    """Return the result of a query.
 
     Args:
-        text: SQL of duckdb's dialect.
-        tables: By the names that `text` uses.
+        text: SQL in duckdb's dialect.
+        tables: Tables by the names that `text` uses.
 
     Raises:
-        UsageError: duckdb isn't installed, or can't answer.
+        UsageError: duckdb isn't installed, or can't run the query.
     """
     try:
         import duckdb
     except ImportError as error:
         raise UsageError(
-            "SQL needs duckdb, which isn't installed: pip install 'dim-ray[sql]'. Without it, pandas reads the same "
-            "rows: dim_ray.open_store(root).evaluations()."
+            "SQL needs duckdb, which isn't installed: pip install 'dim-ray[sql]'. pandas reads the same rows: "
+            "dim_ray.open_store(root).evaluations()."
         ) from error
     with duckdb.connect() as connection:
         for name, table in tables.items():

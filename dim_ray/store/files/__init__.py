@@ -1,1 +1,1 @@
-"""Files below the storage root, on a disk or an object store."""
+"""Files below a storage's root, on a disk or an object store."""

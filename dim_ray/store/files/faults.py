@@ -1,10 +1,10 @@
-"""What a storage refuses: which refusals can pass, how long they are waited out, and what a person is told.
+"""Try again what a storage refuses for now, and report errors with advice.
 
     with storage_errors("write", address):
         patiently(lambda: put(data), PAUSES_SECONDS, f"write {address}")
 
-A disk that is full is freed, a server comes back and throttling ends, so these are tried again. A permission or a
-wrong address stays what it is, and is told at once.
+A full disk, a silent server and throttling may pass, so they are tried again. A denied permission or a wrong address
+is an error at once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dim_ray.progress.notices import log
 __all__ = ["PAUSES_SECONDS", "can_pass", "is_gone", "patiently", "storage_errors"]
 
 PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0, 8.0, 8.0)
-"""Between one try and the next: 47.5 seconds in all, or three tries where these take longer."""
+"""Pauses between attempts: 47.5 seconds in all."""
 _MIN_PAUSES = 2
 
 _PASSING_CODES = frozenset(
@@ -35,10 +35,10 @@ _PASSING_CODES = frozenset(
         errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH,
     }
 )  # fmt: skip
-# pyarrow gives the errors of an object store as a text alone.
+# pyarrow reports errors of an object store only as text.
 _PASSING_TEXTS = re.compile(
     r"AWS Error (NETWORK_CONNECTION|SLOW_DOWN|THROTTLING|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT)"
-    r"|AWS Error NO_SUCH_UPLOAD"  # an upload in parts whose end was answered to nobody: it begins anew
+    r"|AWS Error NO_SUCH_UPLOAD"  # an upload in parts whose last answer was lost: it begins anew
     r"|HTTP status (408|429|5\d\d)"
     r"|google::cloud::Status\((UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|INTERNAL|ABORTED)"
 )
@@ -64,24 +64,24 @@ _Result = TypeVar("_Result")
 
 
 def can_pass(error: Exception) -> bool:
-    """Whether what the operating system, pyarrow or an object store raised may end while the command runs."""
+    """Return whether an error of the operating system, pyarrow or an object store may pass while the command runs."""
     code = getattr(error, "errno", None)
     return code in _PASSING_CODES if code is not None else _PASSING_TEXTS.search(str(error)) is not None
 
 
 def is_gone(error: Exception) -> bool:
-    """Whether it says that there is no such file: of S3 a text alone where it went after its size was asked for."""
+    """Return whether an error says that there is no such file; S3 may say so only in the text."""
     return isinstance(error, FileNotFoundError) or _GONE.search(str(error)) is not None
 
 
 def patiently(call: Callable[[], _Result], pauses_seconds: Sequence[float], what: str) -> _Result:
-    """Calls a function that reads or writes, again after each pause while what it raises can pass.
+    """Call a function that reads or writes, again after each pause while its errors can pass.
 
     Args:
-        call: May be called any number of times.
-        pauses_seconds: One between two tries; none: a single try. After their sum, with the time of
-            the tries themselves, it's tried no more, but three times at least.
-        what: It does, for the log.
+        call: Function to call, any number of times.
+        pauses_seconds: Pauses between attempts. Once their sum has passed, slow attempts included, there is no other
+            attempt, but there are at least three.
+        what: Action being attempted, for the log.
     """
     began = time.monotonic()
     for number, pause_seconds in enumerate(pauses_seconds):
@@ -92,7 +92,7 @@ def patiently(call: Callable[[], _Result], pauses_seconds: Sequence[float], what
             if not can_pass(error) or (number >= _MIN_PAUSES and time.monotonic() - began > sum(pauses_seconds)):
                 raise
             level = logging.INFO if number else logging.WARNING
-            log.log(level, "Can't %s: %s It's tried again, for up to %.0f s.", what, _reason(error), left_seconds)
+            log.log(level, "Can't %s: %s Trying again for up to %.0f s.", what, _reason(error), left_seconds)
             time.sleep(pause_seconds)
         else:
             if number:
@@ -103,7 +103,7 @@ def patiently(call: Callable[[], _Result], pauses_seconds: Sequence[float], what
 
 @contextmanager
 def storage_errors(action: str, address: str) -> Iterator[None]:
-    """Turns what the operating system, pyarrow or an object store raises into a StorageError that says what to do."""
+    """Turn errors of the operating system, pyarrow or an object store into a StorageError that says what to do."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:
@@ -128,5 +128,5 @@ def _reason(error: Exception) -> str:
 
 def _brief(error: Exception) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    text = text.partition(" error_info=")[0]  # Google's library goes on for a screen
+    text = text.partition(" error_info=")[0]  # Google's library adds a screen of details
     return text.strip().splitlines()[0].rstrip(".:") if text.strip() else type(error).__name__

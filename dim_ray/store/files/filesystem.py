@@ -1,11 +1,10 @@
-"""A root for files: a folder on this machine, or an s3:// or gs:// URI. Every file appears whole or not at all.
+"""Read and write files below a root: a local folder, or an s3:// or gs:// URI. A file appears whole or not at all.
 
     root = open_root("~/dim_storage")
     root.write("studies/digits/config.yaml", b"...")
 
-On a local disk a file is written under a hidden name in its own folder, flushed to the disk and renamed; names that
-begin with '.' are passed over by pyarrow and pandas, so a writer that is killed leaves nothing that a reader takes
-for a row. On an object store a file is one put, which the store itself makes atomic.
+On a disk a file is written under a hidden name, flushed and renamed. pyarrow and pandas ignore names that begin with
+'.', so nobody reads what a killed writer leaves. On an object store a file is one put, which is atomic.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -42,34 +41,38 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, kw_only=True)
 class Root:
-    """A place for files, addressed by keys such as ``studies/digits/config.yaml``."""
+    """A folder whose files have keys such as ``studies/digits/config.yaml``."""
 
     uri: str
     """Absolute local path, or URI."""
     filesystem: pafs.FileSystem
-    """pyarrow's file system."""
+    """File system of pyarrow."""
     path: str
-    """The root inside of `filesystem`, without a slash at its end."""
+    """Path in `filesystem`, without a slash at its end."""
     is_local: bool
-    """Whether it's a disk with rename, rather than an object store."""
+    """Whether it's a disk, which can rename, rather than an object store."""
     pauses_seconds: tuple[float, ...] = ()
-    """Between one try and the next, where a refusal can pass; none: a person waits for the answer."""
+    """Pauses between attempts while a refusal may pass; none if a person waits for the answer."""
+
+    def below(self, key: str) -> Root:
+        """Return a folder below this one as a root of its own."""
+        return replace(self, uri=self.uri_of(key), path=self.path_of(key))
 
     def path_of(self, key: str) -> str:
-        """Returns the path of a key inside of `filesystem`."""
+        """Return the path of a key in `filesystem`."""
         parts = key.split("/")
         if not all(parts) or ".." in parts or "." in parts:
             raise StorageError(f"the storage key is {key!r}; allowed: names joined by '/', none of them empty or '..'.")
         return "/".join([self.path.rstrip("/"), *parts])
 
     def uri_of(self, key: str) -> str:
-        """Returns the address of a key: an absolute local path, or a URI with the root's own query."""
+        """Return the address of a key: an absolute local path, or a URI with the root's query."""
         self.path_of(key)
         base, mark, query = (self.uri, "", "") if self.is_local else self.uri.partition("?")
         return f"{base.rstrip('/')}/{key}{mark}{query}"
 
     def read(self, key: str) -> bytes | None:
-        """Returns a file's bytes, or None where there is no such file."""
+        """Return a file's bytes, or None if there is no such file."""
         path = self.path_of(key)
 
         def read() -> bytes | None:
@@ -85,13 +88,13 @@ class Root:
         return self._do("read", key, read)
 
     def is_file(self, key: str) -> bool:
-        """Whether there is such a file."""
+        """Return whether there is such a file."""
         path = self.path_of(key)
         info = self._do("read", key, lambda: self.filesystem.get_file_info(path))
         return bool(info.type == pafs.FileType.File)
 
     def children(self, key: str, *, recursive: bool = False) -> list[pafs.FileInfo]:
-        """Lists what is in a folder, in order of path, without hidden entries; nothing where there is no folder."""
+        """Return the entries of a folder by path, without hidden ones; none if there is no folder."""
         base = self.path_of(key)
         folder = pafs.FileSelector(base, allow_not_found=True, recursive=recursive)
         found = self._do("list", key, lambda: self.filesystem.get_file_info(folder))
@@ -99,13 +102,10 @@ class Root:
         return sorted(visible, key=lambda info: str(info.path))
 
     def write(self, key: str, data: bytes) -> str:
-        """Writes a file whole or not at all, in place of one that is there.
-
-        Returns:
-            Its address.
+        """Write a file whole or not at all, replacing an existing one, and return its address.
 
         Raises:
-            StorageError: It can't be written; what was there before is still there.
+            StorageError: The file can't be written; an existing one is unchanged.
         """
         target = self.path_of(key)
 
@@ -117,7 +117,7 @@ class Root:
         return self.uri_of(key)
 
     def delete(self, key: str) -> None:
-        """Deletes a file, where there is one, and what killed writers of it left. Nobody may be writing it."""
+        """Delete a file if it exists, and what killed writers of it left. Nobody may be writing it."""
         target = self.path_of(key)
 
         def delete() -> None:
@@ -131,40 +131,40 @@ class Root:
         self._do("delete", key, delete)
 
     def publish_folder(self, key: str, files: Mapping[str, bytes], is_whole: Callable[[], bool]) -> None:
-        """Makes a folder appear with all of its files at once (local), or with its last file last (object store).
+        """Make a folder appear with all files at once (disk), or with the last file last (object store).
 
         Args:
-            key: The folder.
-            files: Its files, in the order in which they are written; the last one commits.
-            is_whole: Tells whether a folder that another writer put there in the meantime is good: then it stays.
+            key: Folder to write.
+            files: Contents by name, in order; the last file commits.
+            is_whole: Returns whether a folder that another writer has put there is undamaged; then it stays.
         """
         if self.is_local:
             target = self.path_of(key)
             self._do("write", key, lambda: _publish(target, files, is_whole))
             return
         *_, commit = files
-        self.delete(f"{key}/{commit}")  # a damaged folder counts as absent while its files are replaced
+        self.delete(f"{key}/{commit}")  # while its files are replaced, a damaged folder counts as absent
         for name, data in files.items():
             self.write(f"{key}/{name}", data)
 
     def _do(self, action: str, key: str, call: Callable[[], _Result]) -> _Result:
-        """Calls what reads or writes a key, with this root's patience."""
+        """Read or write a key, trying again as long as this root allows."""
         address = self.uri_of(key)
         with storage_errors(action, address):
             return patiently(call, self.pauses_seconds, f"{action} {address}")
 
 
 def open_root(root: str, pauses_seconds: tuple[float, ...] = ()) -> Root:
-    """Resolves a root; makes nothing and, but for the region of an S3 bucket, asks nothing.
+    """Resolve a root, creating nothing and contacting nobody except for an S3 bucket's region.
 
     Args:
-        root: Local path (``~`` and relative paths too), or a file://, s3:// or gs:// URI. Options of an object store
-            go in the URI's query: ``s3://bucket/folder?endpoint_override=minio:9000&scheme=http``
-            (`dim_ray.store.files.object_stores.connect` has all of them).
-        pauses_seconds: Of the root; work that was long in the making has those of `dim_ray.store.files.faults`.
+        root: Local path, or file://, s3:// or gs:// URI. Options of an object store are in the query:
+            ``s3://bucket/folder?endpoint_override=minio:9000&scheme=http``; see
+            `dim_ray.store.files.object_stores.connect`.
+        pauses_seconds: Pauses between attempts while a refusal may pass. Default: a single attempt.
 
     Raises:
-        StorageAddressError: It's empty, or a URI that can't be used.
+        StorageAddressError: The root is empty, or a URI that can't be used.
     """
     if not root.strip():
         raise StorageAddressError(f"the storage root is {root!r}; allowed: a folder, or a file://, s3:// or gs:// URI.")
@@ -200,12 +200,10 @@ def open_root(root: str, pauses_seconds: tuple[float, ...] = ()) -> Root:
 
 
 def probe(root: str) -> None:
-    """Makes sure that a root can be used: creates it, writes a small file, reads it back and deletes it.
-
-    A person waits for the answer, so nothing is tried twice.
+    """Check that a root can be used: create it, write a small file, read it back and delete it.
 
     Raises:
-        StorageError: With the reason: no permission, a file in its place, a full disk, a URI that can't be reached.
+        StorageError: The root can't be used; the message says why.
     """
     opened = open_root(root)
     if opened.is_local and os.path.isfile(opened.path):
@@ -224,7 +222,7 @@ def probe(root: str) -> None:
 
 
 def check_name(what: str, name: object) -> str:
-    """Returns a name that may stand in a path.
+    """Return a name that may stand in a path.
 
     Raises:
         StorageError: It isn't a string of letters, digits, '.', '_' and '-' that begins with a letter or digit.
@@ -235,7 +233,7 @@ def check_name(what: str, name: object) -> str:
 
 
 def is_name(name: str) -> bool:
-    """Whether a string may stand in a path: letters, digits, '.', '_' and '-', the first a letter or digit."""
+    """Return whether a string may stand in a path; see `check_name`."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -250,7 +248,7 @@ def _hidden(name: str) -> str:
 
 
 def _unfinished(target: str) -> list[str]:
-    """Lists the hidden files of all writers of a file."""
+    """Return the hidden files of all writers of a file."""
     folder, name = map(glob.escape, os.path.split(target))
     return glob.glob(os.path.join(folder, f".{name}.{'[0-9a-f]' * 32}.tmp"))
 
@@ -273,7 +271,7 @@ def _replace_file(target: str, data: bytes) -> None:
 
 
 def _publish(target: str, files: Mapping[str, bytes], is_whole: Callable[[], bool]) -> None:
-    """Writes a folder under a hidden name and renames it into place."""
+    """Write a folder under a hidden name and rename it into place."""
     parent, name = os.path.split(target)
     ours = os.path.join(parent, _hidden(name))
     os.makedirs(ours)
@@ -293,7 +291,7 @@ def _publish(target: str, files: Mapping[str, bytes], is_whole: Callable[[], boo
             if is_whole():
                 return
             damaged = os.path.join(parent, _hidden(name))
-            with suppress(FileNotFoundError):  # another writer may be repairing it too
+            with suppress(FileNotFoundError):  # another writer may repair it too
                 os.rename(target, damaged)
             shutil.rmtree(damaged, ignore_errors=True)
         raise FileExistsError(errno.EEXIST, "a damaged folder is there and comes back when it's moved away", target)
@@ -309,7 +307,7 @@ def _write_through(path: str, data: bytes) -> None:
 
 
 def _flush_folder(path: str) -> None:
-    """Makes a rename survive a power cut, where the file system knows how to."""
+    """Make a rename survive a power cut, if the file system can."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         with suppress(OSError):

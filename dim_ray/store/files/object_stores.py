@@ -1,10 +1,9 @@
-"""How object stores are reached: which options an address may have, and how long a request may take.
+"""Connect to object stores.
 
     filesystem, path = connect("s3://bucket/folder?endpoint_override=minio:9000&scheme=http")
 
-A request is tried four times, with pauses of some seconds in all. A store that refuses every one of them is an error
-within half a minute, and one that takes connections and never answers within a minute; whoever is patient begins anew
-after that (`dim_ray.store.files.faults`).
+The client tries a request four times: refusals become an error within half a minute, silence within a minute. Retries
+beyond that are in `dim_ray.store.files.faults`.
 """
 
 from __future__ import annotations
@@ -32,19 +31,15 @@ _GS_RETRIES = timedelta(seconds=20)
 
 
 def connect(uri: str) -> tuple[pafs.FileSystem, str]:
-    """Opens the file system of an s3:// or gs:// URI; asks nothing, but for the region of a bucket of AWS.
+    """Return the file system of an s3:// or gs:// URI and the path in it, contacting it only for an AWS region.
 
     Args:
-        uri: With options in its query: `endpoint_override` (host:port of a server that isn't Amazon's or Google's) and
-            `scheme` (http or https), and of s3 `region`, `force_virtual_addressing` (true or false) and
-            `tls_ca_file_path`.
-
-    Returns:
-        The file system, and the path inside of it, which begins with the bucket.
+        uri: URI with options in its query: `endpoint_override` (host:port) and `scheme` (http or https); for s3 also
+            `region`, `force_virtual_addressing` (true or false) and `tls_ca_file_path`.
 
     Raises:
-        StorageAddressError: There is no such option, or it can't have this value.
-        OSError: The region can't be found out.
+        StorageAddressError: An option is unknown, or has a wrong value.
+        OSError: The bucket's region can't be found out.
     """
     parts = urlsplit(uri)
     path = unquote(f"{parts.netloc}{parts.path}")
@@ -56,7 +51,7 @@ def connect(uri: str) -> tuple[pafs.FileSystem, str]:
     filesystem = pafs.S3FileSystem(
         connect_timeout=_CONNECT_SECONDS,
         retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
-        allow_delayed_open=True,  # a file of up to 10 MB is one put, not an upload in parts that can be left unfinished
+        allow_delayed_open=True,  # up to 10 MB are one put, not an upload in parts that may stay unfinished
         **options,
     )
     return filesystem, path

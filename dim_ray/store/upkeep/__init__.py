@@ -1,1 +1,1 @@
-"""Keeping a storage small and sound."""
+"""Keep a storage small and sound."""

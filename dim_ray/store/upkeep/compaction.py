@@ -1,14 +1,13 @@
-"""Merges small files into packs, partition by partition, while others read and write.
+"""Merge small files into packs, partition by partition, while others read and write.
 
     compact("./dim_storage")  # Compaction(num_files_before=2000, num_files_after=3, num_rows=2000)
 
-Only once a pack is whole and reads as it was written do the files go whose rows it has, so a crash at any point leaves
-rows twice, which readers see once, and the next compaction cleans up. Two processes may compact at once.
+A file is deleted only after the pack with its rows was read back. A crash therefore leaves rows twice, which readers
+see once and the next compaction cleans up. Two processes may compact at once.
 
-A file of one row may be written again at any moment. On a disk it's therefore given a name that no writer uses, in one
-step, before it's compared with what was read: where it has become another row it stays. An object store has no
-renaming. There the file is read again just before it's deleted, and only rows that were written an hour ago are
-packed, since what is written again is written again soon.
+The file of a single row may be written again at any moment. On a disk it's renamed to a name that no writer uses, then
+compared with what was packed, and kept if it differs. An object store can't rename, so there the file is read again
+just before it's deleted, and only rows older than an hour are packed, since retries come soon.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ _SETTLED_SECONDS = 3600.0  # on an object store
 
 @dataclass(frozen=True, kw_only=True)
 class Compaction:
-    """What was done."""
+    """What a compaction did."""
 
     num_files_before: int
     num_files_after: int
     num_rows: int
-    """In the packs that were written."""
+    """Rows in the new packs."""
 
 
 def compact(
@@ -50,13 +49,13 @@ def compact(
     settled_seconds: float | None = None,
     pauses_seconds: tuple[float, ...] = PAUSES_SECONDS,
 ) -> Compaction:
-    """Merges the small files of every partition.
+    """Merge the small files of every partition.
 
     Args:
-        root: As for `dim_ray.store.files.filesystem.open_root`.
-        rows_per_pack: About how many rows a file may have.
+        root: Root of the storage, as for `dim_ray.store.files.filesystem.open_root`.
+        rows_per_pack: Approximate number of rows per file.
         settled_seconds: Age from which a row is packed. Default: any on a disk, an hour on an object store.
-        pauses_seconds: Between one try and the next, where the storage refuses what it may take later.
+        pauses_seconds: Pauses between attempts while a refusal may pass.
 
     Raises:
         StorageError: A file is damaged, of a newer version, or can't be read or written. Nothing was lost.
@@ -76,7 +75,7 @@ def compact(
 
 
 def _batches(files: Iterable[RowFile], rows_per_pack: int) -> Iterator[list[RowFile]]:
-    """Yields files of one partition that together make about one pack, at least two of them."""
+    """Yield at least two files of one partition that together make about one pack."""
     places: dict[tuple[object, ...], list[RowFile]] = {}
     for file in files:
         if (num_packed(file.name) or 1) < rows_per_pack:
@@ -94,32 +93,31 @@ def _batches(files: Iterable[RowFile], rows_per_pack: int) -> Iterator[list[RowF
 
 
 def _pack(root: Root, table: Table, batch: Sequence[RowFile], latest: datetime | None) -> int:
-    """Writes one pack out of files and deletes them; returns the number of its rows."""
-    sources: list[tuple[RowFile, str]] = []
+    """Replace files by one pack, and return its number of rows."""
+    packed: list[tuple[RowFile, str]] = []
     parts: list[pa.Table] = []
     for file in batch:
         try:
             data = read_bytes(root, file.path)
-        except FileNotFoundError:  # somebody else compacts
+        except FileNotFoundError:  # another compaction was faster
             continue
         rows = checked(table, file, parse(table, file.path, data))
         if latest is None or file.is_pack or pc.max(rows["created_at"]).as_py() < latest:
-            sources.append((file, hashlib.sha256(data).hexdigest()))
+            packed.append((file, hashlib.sha256(data).hexdigest()))
             parts.append(rows)
-    if len(sources) < 2:
+    if len(packed) < 2:
         return 0
-    place = sources[0][0].place
-    rows = newest(table, pa.concat_tables(parts))
-    rows = rows.sort_by([("created_at", "ascending"), ("id", "ascending")])
-    pack = root.path_of(write_pack(root, table, dict(zip(table.partitions, place, strict=True)), rows))
-    for file, digest in sources:
+    place = dict(zip(table.partitions, packed[0][0].place, strict=True))
+    rows = newest(table, pa.concat_tables(parts)).sort_by([("created_at", "ascending"), ("id", "ascending")])
+    pack = root.path_of(write_pack(root, table, place, rows))
+    for file, digest in packed:
         if file.path != pack:
             _retire(root, file, digest)
     return len(rows)
 
 
 def _retire(root: Root, file: RowFile, digest: str) -> None:
-    """Deletes a file whose rows are in a pack, unless it has become another one."""
+    """Delete a file whose rows are in a pack, unless it was written again."""
     with storage_errors("delete", file.path):
         patiently(lambda: _delete(root, file, digest), root.pauses_seconds, f"delete {file.path}")
 
@@ -133,7 +131,7 @@ def _delete(root: Root, file: RowFile, digest: str) -> None:
                 root.filesystem.move(file.path, path)
             with root.filesystem.open_input_stream(path) as stream:
                 if hashlib.sha256(stream.read()).hexdigest() != digest:
-                    return  # written again in the meantime: its row is read from where it is now
+                    return  # it was written again; readers find its row under the new name
         root.filesystem.delete_file(path)
     except FileNotFoundError:
         return  # another compaction was faster

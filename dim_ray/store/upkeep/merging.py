@@ -1,9 +1,9 @@
-"""Brings one storage's rows and artefacts into another, and overwrites nothing.
+"""Copy one storage's rows and artefacts into another, overwriting nothing.
 
     merge("./ours", "s3://theirs/dim")  # Merge(num_rows=120, artifacts=("generators/0123456789abcdef",), conflicts=())
 
-What has the same name in both and differs is a conflict: it's named, and ours stays. That two labs have measured the
-same on other machines or days isn't one, as long as the measurements agree.
+A row or artefact that is in both and differs is a conflict: it's named, and ours stays. Rows that differ only in when,
+where and how fast they were measured agree.
 """
 
 from __future__ import annotations
@@ -32,41 +32,41 @@ CIRCUMSTANCES = frozenset(
         "ended_at",
     }
 )  # fmt: skip
-"""Columns that say when, where and how fast something was measured, and not what came out."""
+"""Columns about when, where and how fast a row was measured, not about its result."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Merge:
-    """What was done."""
+    """What a merge did."""
 
     num_rows: int
-    """Copied."""
+    """Copied rows."""
     artifacts: tuple[str, ...]
-    """Copied: kind/fingerprint."""
+    """Copied artefacts, as kind/fingerprint."""
     conflicts: tuple[str, ...]
-    """A sentence for each row or artefact that wasn't copied because it differs, or because it's damaged."""
+    """A sentence for each row or artefact that wasn't copied because it differs or is damaged."""
 
 
-def merge(into: str, source: str, *, pauses_seconds: tuple[float, ...] = PAUSES_SECONDS) -> Merge:
-    """Copies the rows and artefacts that the first storage lacks; done again, it copies nothing.
+def merge(into: str, other: str, *, pauses_seconds: tuple[float, ...] = PAUSES_SECONDS) -> Merge:
+    """Copy the rows and artefacts that the first storage lacks.
 
-    Artefacts come before rows, so that no row is without its generator where the copying ends early.
+    Artefacts come first, so that no row lacks its generator if copying stops early.
 
     Args:
         into: Root of the storage that receives.
-        source: Root of the other; it isn't changed.
-        pauses_seconds: Between one try and the next, where a storage refuses what it may take later.
+        other: Root of the other storage; it isn't changed.
+        pauses_seconds: Pauses between attempts while a refusal may pass.
 
     Raises:
-        UsageError: Both are the same, or there is nothing in the other.
+        UsageError: Both roots are the same, or the other storage is empty.
         StorageError: A table of either can't be read, or ours can't be written.
     """
-    ours, theirs = open_root(into, pauses_seconds), open_root(source, pauses_seconds)
+    ours, theirs = open_root(into, pauses_seconds), open_root(other, pauses_seconds)
     if ours.uri == theirs.uri:
         raise UsageError(f"both storages are {ours.uri}; give two different ones.")
     if not any(theirs.children(folder) for folder in (*KINDS, *(table.name for table in TABLES))):
         raise UsageError(f"there is nothing under {theirs.uri}; give the root of a storage.")
-    artifacts, conflicts = _merge_artifacts(ArtifactStore(into, pauses_seconds), ArtifactStore(source, pauses_seconds))
+    artifacts, conflicts = _merge_artifacts(ArtifactStore(into, pauses_seconds), ArtifactStore(other, pauses_seconds))
     num_rows = 0
     for table in TABLES:
         count, differing = _merge_rows(ours, theirs, table)
@@ -93,7 +93,7 @@ def _merge_artifacts(ours: ArtifactStore, theirs: ArtifactStore) -> tuple[list[s
 
 
 def _differing_files(ours: ArtifactStore, theirs: ArtifactStore, kind: str, fingerprint: str) -> list[str]:
-    """Returns the names of files that aren't the same in both, by their cards."""
+    """Return the names of files whose checksums in the two cards differ."""
     here, there = (store.read_card(kind, fingerprint)["files"] for store in (ours, theirs))
     return [name for name in sorted({*here, *there}) if here.get(name) != there.get(name)]
 

@@ -1,13 +1,12 @@
-"""Finds artefacts that nobody needs, and deletes them where that is wanted.
+"""Find artefacts that nobody needs, and delete them.
 
     plan = plan_pruning("./dim_storage", quota_bytes=10**9)
     prune("./dim_storage", plan)
 
-A generator is needed where a row of interest names it, and its prior and teachers with it; by default every row is of
-interest. What a killed writer left unfinished is needed by nobody. To keep to a quota the storage goes on,
-as long as it's too large, with what only a new distillation or soft labels would need, and then with generators that
-are nowhere the best, the oldest first. Rows stay, and so does whatever is younger than a day: somebody may be about to
-use it.
+A generator is needed if a row of interest names it, and so are its prior and teachers; by default every row is of
+interest. Folders that a killed writer left are needed by nobody. Under a quota, priors and teachers follow, which only
+new distillations or soft labels need, then generators that are best nowhere, oldest first. Rows stay, and so does
+anything younger than a day, since somebody may be about to use it.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ _UNDER_QUOTA = {
     "priors": "the quota: only a new distillation needs it",
     "teachers": "the quota: only a new distillation or soft labels need it",
     "generators": "the quota: nowhere the best",
-}  # in the order in which they go
+}  # in the order of removal
 
 
 @dataclass(frozen=True, kw_only=True)
 class Removal:
-    """One artefact that goes."""
+    """An artefact to delete."""
 
     kind: str
     fingerprint: str
@@ -47,15 +46,15 @@ class Removal:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What goes, and how large the storage is."""
+    """What to delete, and the size of the storage."""
 
     removals: tuple[Removal, ...]
     size_bytes: int
-    """Of the whole storage, before."""
+    """Size of the whole storage before."""
 
     @property
     def left_bytes(self) -> int:
-        """Of the whole storage, afterwards."""
+        """Size of the whole storage afterwards."""
         return self.size_bytes - sum(removal.size_bytes for removal in self.removals)
 
 
@@ -72,12 +71,12 @@ class _Stored:
 
 
 def plan_pruning(root: str, *, quota_bytes: int | None = None, **interest: Any) -> Plan:
-    """Works out what could go; nothing is deleted.
+    """Return what to delete; nothing is deleted yet.
 
     Args:
-        root: As for `dim_ray.store.files.filesystem.open_root`.
-        quota_bytes: The most that the whole storage should have. Default: what nobody needs goes, and no more.
-        **interest: Which evaluations are of interest, column=value; trials and validations are then of none.
+        root: Root of the storage, as for `dim_ray.store.files.filesystem.open_root`.
+        quota_bytes: Largest size of the whole storage. Default: delete only what nobody needs.
+        **interest: Values by column of the evaluations of interest; trials and validations then don't count.
             Default: every row.
 
     Raises:
@@ -109,10 +108,10 @@ def plan_pruning(root: str, *, quota_bytes: int | None = None, **interest: Any) 
 
 
 def prune(root: str, plan: Plan) -> None:
-    """Deletes what a plan names; what is gone already is passed over.
+    """Delete what a plan names, skipping what is gone already.
 
     Raises:
-        StorageError: Something can't be deleted.
+        StorageError: An artefact can't be deleted.
     """
     artifacts = ArtifactStore(root)
     for removal in plan.removals:
@@ -135,7 +134,7 @@ def _artifacts(root: str) -> Iterator[_Stored]:
 
 
 def _unfinished(root: Root, stored: Container[tuple[str, str]], oldest: datetime) -> Iterator[Removal]:
-    """Finds folders without a card into which nobody has written since `oldest`."""
+    """Find folders without a card that nobody has written to since `oldest`."""
     for kind in KINDS:
         for folder in root.children(kind):
             name = folder.base_name
@@ -148,7 +147,7 @@ def _unfinished(root: Root, stored: Container[tuple[str, str]], oldest: datetime
 
 
 def _named_and_best(root: str, interest: Mapping[str, Any]) -> tuple[set[str], set[str]]:
-    """Returns the generators that rows name, and those with the best mean validation accuracy of some cell."""
+    """Return the generators that rows name, and those that are best on some terms."""
     reader = Reader(root)
     rows = reader.evaluations(**interest)
     if interest and rows.empty:

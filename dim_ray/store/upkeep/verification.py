@@ -1,9 +1,7 @@
-"""Finds everything that is wrong with a storage: files that can't be read, bytes that changed, what isn't there.
+"""Find damaged, foreign, misplaced and missing files in a storage, changing nothing.
 
-    for problem in verify("./dim_storage").problems:
-        print(problem)
-
-It reads every byte of rows and artefacts, and changes nothing.
+for problem in verify("./dim_storage").problems:
+    print(problem)
 """
 
 from __future__ import annotations
@@ -30,28 +28,28 @@ __all__ = ["Verification", "verify"]
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What was found."""
+    """What a verification found."""
 
     num_files: int
     """Files with rows."""
     num_rows: int
-    """In them; a row that is in two files counts twice."""
+    """Rows in these files; a row in two files counts twice."""
     num_artifacts: int
     problems: tuple[str, ...]
-    """A sentence each, with the name of the file or artefact."""
+    """A sentence per problem, which names the file or artefact."""
 
 
 def verify(root: str) -> Verification:
-    """Reads a whole storage.
+    """Read a whole storage and check that it's sound.
 
-    Rows are to be readable, with their pages' checksums, where their place and name say; a pack's bytes those of its
-    name; an artefact's files those of its card; and every generator that a row names is to be there.
+    Files of rows must be readable, have good checksums and hold the rows that their place and name say; an artefact's
+    files must match its card; and every generator that a row names must exist.
 
     Args:
-        root: As for `dim_ray.store.files.filesystem.open_root`.
+        root: Root of the storage, as for `dim_ray.store.files.filesystem.open_root`.
 
     Raises:
-        StorageAddressError: The root is no address.
+        StorageAddressError: The root isn't a valid address.
     """
     opened, artifacts = open_root(root), ArtifactStore(root)
     problems: list[str] = []

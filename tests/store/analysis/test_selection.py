@@ -28,7 +28,7 @@ def test_best_generator_has_the_highest_mean_validation_accuracy_and_not_the_hig
         ]
         + [real_evaluation(validation_accuracy=1.0)]
     )
-    assert Reader(root).best_generator(dataset="digits", ipc=10) == "steady"
+    assert Reader(root).best_cell(dataset="digits", ipc=10)["generator"] == "steady"
 
 
 def test_best_generator_is_sought_within_ipc_protocol_and_architecture(root: str) -> None:
@@ -41,9 +41,9 @@ def test_best_generator_is_sought_within_ipc_protocol_and_architecture(root: str
         ]
     )
     reader = Reader(root)
-    assert reader.best_generator(dataset="digits", ipc=1) == "at-one"
-    assert reader.best_generator(dataset="digits", ipc=10, protocol="fixed") == "fixed"
-    assert reader.best_generator(dataset="digits", ipc=10, architecture="resnet10") == "resnet"
+    assert reader.best_cell(dataset="digits", ipc=1)["generator"] == "at-one"
+    assert reader.best_cell(dataset="digits", ipc=10, protocol="fixed")["generator"] == "fixed"
+    assert reader.best_cell(dataset="digits", ipc=10, architecture="resnet10")["generator"] == "resnet"
 
 
 def test_best_generator_compares_on_the_architecture_that_most_generators_have(root: str) -> None:
@@ -54,7 +54,7 @@ def test_best_generator_compares_on_the_architecture_that_most_generators_have(r
             evaluation(generator="old", architecture="resnet18", validation_accuracy=0.99),
         ]
     )
-    assert Reader(root).best_generator(dataset="digits", ipc=10) == "new"
+    assert Reader(root).best_cell(dataset="digits", ipc=10)["generator"] == "new"
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_one_more_evaluation_on_other_terms_does_not_change_the_best_generator(
             evaluation(generator="worse", validation_accuracy=0.95, **longer),
         ]
     )
-    assert Reader(root).best_generator(dataset="digits", ipc=10) == "better"
+    assert Reader(root).best_cell(dataset="digits", ipc=10)["generator"] == "better"
 
 
 @pytest.mark.parametrize(("day", "best"), [(1, "short"), (3, "long")])
@@ -87,7 +87,7 @@ def test_best_generator_is_sought_at_the_latest_of_terms_that_as_many_generators
             evaluation(generator="long", validation_accuracy=0.99, **at_long),
         ]
     )
-    assert Reader(root).best_generator(dataset="digits", ipc=10) == best
+    assert Reader(root).best_cell(dataset="digits", ipc=10)["generator"] == best
 
 
 @pytest.mark.parametrize(
@@ -110,13 +110,13 @@ def test_usual_ipc_is_that_of_the_default_selection_else_the_largest(
 
 def test_best_generator_of_an_empty_storage_says_what_to_run(root: str) -> None:
     with pytest.raises(StorageError, match=r"no evaluations under .*: run python -m dim_ray.tune, or"):
-        Reader(root).best_generator(dataset="digits", ipc=10)
+        Reader(root).best_cell(dataset="digits", ipc=10)
 
 
 def test_best_generator_says_what_is_there_instead(root: str) -> None:
     Writer(root).append_evaluations([evaluation(), evaluation(ipc=50), real_evaluation(dataset="mnist")])
     with pytest.raises(StorageError) as caught:
-        Reader(root).best_generator(dataset="cifar10", ipc=10)
+        Reader(root).best_cell(dataset="cifar10", ipc=10)
     assert "'cifar10' at IPC 10" in str(caught.value)
     assert "there is digits (IPC 10, 50; on_the_fly; convnet3)." in str(caught.value)
 
@@ -136,16 +136,16 @@ def test_rows_with_quirks_or_soft_labels_choose_no_generator(root: str, unusual:
             evaluation(generator="worse", ipc=50, **late),
         ]
     )
-    assert Reader(root).best_generator(dataset="digits", ipc=10) == "better"
+    assert Reader(root).best_cell(dataset="digits", ipc=10)["generator"] == "better"
     assert usual_ipc(Reader(root).evaluations(), dataset="digits") == 10
     with pytest.raises(StorageError, match=r"no generator was evaluated on 'digits' at IPC 50"):
-        Reader(root).best_generator(dataset="digits", ipc=50)
+        Reader(root).best_cell(dataset="digits", ipc=50)
 
 
 def test_rows_alone_that_choose_nothing_say_what_to_run(root: str) -> None:
     Writer(root).append_evaluations([evaluation(quirks="best_of_tests", preset="custom")])
-    with pytest.raises(StorageError, match=r"quirks or soft labels, which choose nothing: run"):
-        Reader(root).best_generator(dataset="digits", ipc=10)
+    with pytest.raises(StorageError, match=r"quirks or soft labels, which don't choose a generator: run"):
+        Reader(root).best_cell(dataset="digits", ipc=10)
 
 
 def test_quirks_labels_and_their_teachers_are_cells_of_their_own(root: str) -> None:

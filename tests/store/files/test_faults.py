@@ -16,9 +16,9 @@ import pyarrow.fs as pafs
 import pytest
 
 from dim_ray.errors import StorageError
-from dim_ray.store.artifacts import ArtifactStore, probe
+from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.files.faults import PAUSES_SECONDS, can_pass
-from dim_ray.store.files.filesystem import open_root
+from dim_ray.store.files.filesystem import open_root, probe
 from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
 from tests.helpers.disks import after, fill, remount, small_disk

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from dim_ray.errors import StorageError
-from dim_ray.store.artifacts import ArtifactStore, probe
-from dim_ray.store.files.filesystem import open_root
+from dim_ray.store.artifacts import ArtifactStore
+from dim_ray.store.files.filesystem import open_root, probe
 
 # Writes a file, and is killed by itself when the first bytes are in it.
 KILLED_WRITER = """
 import os, signal, sys
-from dim_ray.store.files.filesystem import open_root
+from dim_ray.store.files.filesystem import open_root, probe
 
 os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
 open_root(sys.argv[1]).write("state.bin", b"half of it")

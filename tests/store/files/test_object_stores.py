@@ -13,10 +13,10 @@ import pytest
 from dim_ray.cli.main import run_main
 from dim_ray.errors import ArtifactError, StorageError
 from dim_ray.results import main
-from dim_ray.store.artifacts import ArtifactStore, probe, read_artifact
+from dim_ray.store.artifacts import ArtifactStore, read_artifact
 from dim_ray.store.files import faults, object_stores
 from dim_ray.store.files.faults import PAUSES_SECONDS, patiently
-from dim_ray.store.files.filesystem import open_root
+from dim_ray.store.files.filesystem import open_root, probe
 from dim_ray.store.reader import Reader
 from dim_ray.store.upkeep.compaction import compact
 from dim_ray.store.upkeep.merging import merge

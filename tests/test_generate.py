@@ -86,7 +86,7 @@ def test_what_is_there_is_never_overwritten(folder: Path, tmp_path: Path, capsys
     (tmp_path / "mine.txt").write_text("mine")
     assert run_main(main, [str(folder), "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err == (
-        f"error: {tmp_path} is there already; give a folder that isn't, or an empty one.\n"
+        f"error: {tmp_path} is there already; give a new or empty folder.\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 

@@ -1,1 +1,1 @@
-"""A generator as a folder of its own, and its images as files."""
+"""Generators and their images as files for others."""

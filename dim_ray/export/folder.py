@@ -1,17 +1,17 @@
-"""A generator as a folder of its own: for people who have PyTorch, and neither this project nor its storage.
+"""Export a generator as a folder that needs only PyTorch.
 
 export_generator(generator, rows, Path("digits_generator"))
 
-| file | what it is |
+| file | contents |
 | --- | --- |
-| generator.safetensors, average.safetensors | the weights, as the storage has them |
-| program.pt2 | the network as a torch.export program: noise and labels to images in [0, 1] |
-| sample.py | samples it with PyTorch alone |
-| README.md | model card: what it is, and how good its students are, protocol by protocol |
-| samples.png | a grid of images |
-| card.json | everything about it, its students' recipes, seeds and accuracies, and the SHA-256 of every file |
+| generator.safetensors, average.safetensors | weights, as in the storage |
+| program.pt2 | torch.export program: noise and labels to images in [0, 1] |
+| sample.py | script that samples images |
+| README.md | model card with its students' accuracy by protocol |
+| samples.png | grid of images |
+| card.json | the generator's card, its students' recipes, seeds and accuracies, and the SHA-256 of every file |
 
-`dim_ray.load_generator` takes the folder as it takes one of a storage, and refuses it where a byte was changed.
+`dim_ray.load_generator` loads the folder, and refuses altered files.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ __all__ = ["SCRIPT_FILE", "export_generator"]
 
 SCRIPT_FILE = "sample.py"
 _MODEL_CARD_FILE = "README.md"
-_EXAMPLE_IMAGES = 3  # any number that torch.export doesn't take for a constant
+_EXAMPLE_IMAGES = 3  # not 0 or 1, which torch.export would take for a constant
 
 
 def export_generator(generator: StoredGenerator, rows: pd.DataFrame, folder: Path) -> None:
-    """Writes a generator's folder.
+    """Write a generator's folder.
 
     Args:
-        generator: On the CPU.
-        rows: Evaluations of it, and of real images at the same budgets; may be empty.
-        folder: One that is not there, or empty.
+        generator: Generator on the CPU.
+        rows: Evaluations of the generator and of real images at the same budgets; may be empty.
+        folder: New or empty folder.
 
     Raises:
-        UsageError: There is something in the folder already.
+        UsageError: The folder exists and isn't empty.
         ArtifactError: The stored generator is damaged.
         StorageError: The folder can't be written.
     """
@@ -66,7 +66,7 @@ def export_generator(generator: StoredGenerator, rows: pd.DataFrame, folder: Pat
 
 
 class _UnitImages(nn.Module):
-    """The generator with images in [0, 1]."""
+    """Generator with images in [0, 1]."""
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ def _program(generator: Generator) -> bytes:
     program = torch.export.export(_UnitImages(generator).eval(), (noise, labels), dynamic_shapes=shapes)
     program.example_inputs = None  # they would be stored as a pickle
     buffer = io.BytesIO()
-    with warnings.catch_warnings():  # that weights lie channels last
+    with warnings.catch_warnings():  # about weights in channels last
         warnings.filterwarnings("ignore", "No complete tensor found", UserWarning)
         torch.export.save(program, buffer)
     return buffer.getvalue()

@@ -1,17 +1,17 @@
-"""Labelled images as the files that other tools read.
+"""Encode labelled images as the files that other tools read.
 
     files = FORMATS["npz"](ImageSet(images=images, labels=labels, class_names=names, mean=mean, std=std))
     files["images.npz"]  # bytes
 
-| format | file | what is in it |
+| format | file | contents |
 | --- | --- | --- |
-| folder | <class>/<number>.png | one folder a class, whose names sort in the order of the labels |
+| folder | <class>/<number>.png | one folder per class; their names sort in the order of the labels |
 | npz | images.npz | images (N, H, W, C) uint8, labels (N,) int64, class_names, mean, std |
-| parquet | train.parquet | the Hugging Face hub's layout: columns image (encoded) and label |
-| torch | images.pt | what dataset condensation's tools read: `torch.load(path)["data"][-1]` is (images, labels) |
+| parquet | train.parquet | Hugging Face's layout: columns image (encoded) and label |
+| torch | images.pt | dataset condensation's layout: `torch.load(path)["data"][-1]` is (images, labels) |
 
-The torch file has images (N, C, H, W) float32 normalised by mean and std, as those tools train on them; it loads with
-weights_only=True. In the others images are bytes in [0, 255].
+The torch file has images (N, C, H, W) float32 normalised by mean and std, and loads with weights_only=True. In the
+others images are bytes in [0, 255].
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """Images with their labels, and what is needed to use them."""
+    """Images with their labels, class names and normalisation."""
 
     images: Tensor  # (N, C, H, W) float32 in [0, 1]
     labels: Tensor  # (N,) int64
     class_names: tuple[str, ...]
-    """By label."""
+    """Names by label."""
     mean: tuple[float, ...]
-    """Of each channel of the real training images in [0, 1]."""
+    """Means of the real training images' channels, in [0, 1]."""
     std: tuple[float, ...]
-    """Of each channel of the real training images in [0, 1]."""
+    """Standard deviations of the real training images' channels."""
 
     def as_bytes(self) -> NDArray[np.uint8]:
-        """Returns the images as (N, H, W, C) in [0, 255]."""
+        """Return the images as (N, H, W, C) in [0, 255]."""
         pixels: NDArray[np.uint8] = to_bytes(2 * self.images - 1).permute(0, 2, 3, 1).contiguous().cpu().numpy()
         return pixels
 
 
 def class_folders(names: Sequence[str]) -> list[str]:
-    """Returns a folder for each class, different ones in the order of the labels: with the label where names aren't."""
+    """Return a folder per class, distinct and in the order of the labels, beginning with the label if necessary."""
     safe = [_UNSAFE.sub("_", name).strip(".") or "_" for name in names]
     if safe == sorted(set(safe)):
         return safe
@@ -116,11 +116,11 @@ FORMATS: Mapping[str, Callable[[ImageSet], dict[str, bytes]]] = {
     "parquet": _parquet,
     "torch": _torch,
 }
-"""By name: each returns the bytes of files by their paths."""
+"""Encoders by name; each returns contents by path."""
 
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:
-    """Encodes one image (H, W, C)."""
+    """Encode one image (H, W, C)."""
     buffer = io.BytesIO()
     Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(buffer, "PNG")
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""A generator's model card in Markdown: what it is, how it's used, and how good its students are under which protocol.
+"""Write a generator's model card in Markdown: what it is, how to use it, and its students' accuracy by protocol.
 
 text = model_card(generator.card, open_store(root).evaluations(dataset="digits"))
 """
@@ -17,20 +17,20 @@ __all__ = ["model_card"]
 
 _PROTOCOLS = {
     "on_the_fly": "new generated images in every epoch, DiM's own protocol",
-    "fixed": "IPC generated images a class, drawn once, the field's usual protocol",
+    "fixed": "IPC generated images per class, drawn once, the field's usual protocol",
     "real_on_the_fly": "real images, as many draws as on the fly: the ceiling",
-    "real_fixed": "a random real subset of IPC images a class: the floor",
+    "real_fixed": "a random real subset of IPC images per class: the floor",
     "real_full": "the whole real training split in every epoch",
 }
 _MAX_CLASSES = 20
 
 
 def model_card(card: Mapping[str, Any], rows: pd.DataFrame) -> str:
-    """Returns the page.
+    """Return the model card.
 
     Args:
-        card: The generator's.
-        rows: Evaluations; those of this generator and of real images of the same data are shown.
+        card: Card of the generator.
+        rows: Evaluations; those of this generator and of real images at the same budgets are shown.
     """
     data, fingerprint = card["dataset"], card["fingerprint"]
     size, channels, names = data["image_size"], data["num_channels"], data["class_names"]
@@ -43,10 +43,10 @@ def model_card(card: Mapping[str, Any], rows: pd.DataFrame) -> str:
         [
             f"# Distilled generator of {data['name']}, {fingerprint}",
             "",
-            f"A conditional generator that stands for the training images of {data['name']}: networks that are trained "
-            "on its images alone classify real ones. Made with DiM on Ray, after DiM (Wang et al., arXiv 2303.04707).",
+            f"A conditional generator that replaces the training images of {data['name']}: networks trained only on "
+            "its images classify real ones. Made with DiM on Ray, after DiM (Wang et al., arXiv 2303.04707).",
             "",
-            "![images, a row a class](samples.png)",
+            "![images, one row per class](samples.png)",
             "",
             "| | |",
             "| --- | --- |",
@@ -61,7 +61,7 @@ def model_card(card: Mapping[str, Any], rows: pd.DataFrame) -> str:
             "",
             "## Use",
             "",
-            "With PyTorch alone (`sample.py` is in this folder):",
+            "With only PyTorch (`sample.py` is in this folder):",
             "",
             "```python",
             "import torch",
@@ -71,8 +71,8 @@ def model_card(card: Mapping[str, Any], rows: pd.DataFrame) -> str:
             "images = generator.sample(torch.arange(generator.num_classes), seed=0)",
             "```",
             "",
-            'With dim_ray: `dim_ray.load_generator("path/of/this/folder")`. Both compare every file with card.json '
-            "first. Classifiers were trained on images normalised by the mean and std above.",
+            'With dim_ray: `dim_ray.load_generator("path/of/this/folder")`. Both first compare every file with '
+            "card.json. Classifiers were trained on images normalised by the mean and std above.",
             "",
             "## Accuracy",
             "",
@@ -82,7 +82,7 @@ def model_card(card: Mapping[str, Any], rows: pd.DataFrame) -> str:
 
 
 def _is_baseline(rows: pd.DataFrame, fingerprint: str) -> pd.Series[bool]:
-    """Returns which rows are of real images, of data and at budgets that the generator was measured with."""
+    """Return which rows are of real images, with the data and budgets of the generator's own rows."""
     own = rows[rows["generator"] == fingerprint]
     is_real = rows["generator"].isna() & rows["data_fingerprint"].isin(own["data_fingerprint"])
     is_sized = rows["budget_fingerprint"].isin(own["budget_fingerprint"]) & rows["ipc"].isin(own["ipc"])
@@ -91,10 +91,10 @@ def _is_baseline(rows: pd.DataFrame, fingerprint: str) -> pd.Series[bool]:
 
 def _accuracy(rows: pd.DataFrame) -> Iterator[str]:
     if rows.empty:
-        yield "It hasn't been measured.\n"
+        yield "Not measured yet.\n"
         return
     yield (
-        "Of students on the real test split after their last epoch, in %, mean ± standard deviation over n seeds. "
+        "Students' accuracy on the real test split after the last epoch, in %, mean ± standard deviation over n seeds. "
         "Unless the terms say so, nothing was chosen on the test split. IPC is images per class; compare within a "
         "protocol, at equal IPC."
     )

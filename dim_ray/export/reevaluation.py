@@ -1,14 +1,12 @@
-"""Whether an exported generator is as good as its card says: new students are trained on its images, and compared.
+"""Check that an exported generator is as good as its card says, by training new students on its images.
 
     for cell in reevaluate("digits_generator"):
         print(cell.protocol, cell.difference, cell.interval, cell.is_match)
 
-A cell of the card is one protocol, IPC, architecture and recipe, with its students' seeds and accuracies. The new
-students are trained by the same recipe with other seeds: with the same ones they would be the same students, and say
-nothing about how far chance goes. The difference of the means has a t interval with the variance of both groups
-pooled, and is never narrower than chance among the test images makes it. All intervals together hold with 99 % where
-the generator is the one that was measured, and wasn't chosen by its students' validation among many; a cell whose
-interval leaves out 0 is a mismatch.
+A cell of the card is one protocol, IPC, architecture and recipe, with its students' seeds and accuracies. New students
+have the same recipe and other seeds, since the same seeds would give the same students. A cell whose interval of the
+difference leaves out 0 is a mismatch. All intervals together hold with 99 % confidence, unless the generator was chosen
+among many by the same students' validation accuracy.
 """
 
 from __future__ import annotations
@@ -16,8 +14,9 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,42 +35,41 @@ from dim_ray.store.artifacts import Artifact, read_artifact
 __all__ = ["CELLS", "Reevaluation", "measured_cells", "reevaluate"]
 
 CELLS = "evaluations"
-"""Where a card has them."""
+"""Key of the cells in a card."""
 
 _CONFIDENCE = 0.99
-_USUAL_SEEDS = 3  # at least
+_USUAL_SEEDS = 3
 _LEAST_SEEDS = 2
 _SHOWN = ("protocol", "ipc", "architecture", "weights", "preset", "quirks")
-_NEEDED = ("protocol", "ipc", "architecture", "weights", "preset", "recipe", "seeds", "accuracies")  # of a cell
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reevaluation:
-    """One cell of the card, and what new students say about it."""
+    """One cell of the card and its new students."""
 
     protocol: str
     ipc: int
     architecture: str
     stated: tuple[float, ...]
-    """Accuracies of the card's students, fractions."""
+    """Accuracies of the card's students, in [0, 1]."""
     found: tuple[float, ...]
-    """Accuracies of the new ones."""
+    """Accuracies of the new students."""
     num_test: int
-    """Test images, of which accuracies are shares."""
+    """Number of test images."""
     confidence: float
-    """Of the interval."""
+    """Confidence of the interval."""
 
     @property
     def difference(self) -> float:
-        """Mean accuracy of the new students less that of the card's."""
+        """Mean accuracy of the new students minus that of the card's."""
         return float(np.mean(self.found) - np.mean(self.stated))
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where the difference of the true means is: Student's t with pooled variance.
+        """Interval of the difference of the true means: Student's t with pooled variance.
 
-        Accuracies are counts of test images, so students may agree by chance, and their variance be nearly 0. Hence
-        the interval is never narrower than the normal one of the binomial variance.
+        Accuracies are counts of test images, so a few students may agree by chance. The interval is therefore never
+        narrower than the normal one of the binomial variance.
         """
         from scipy.stats import norm, t
 
@@ -90,21 +88,19 @@ class Reevaluation:
 
     @property
     def is_match(self) -> bool:
-        """Whether the interval has 0 in it."""
+        """Whether the interval contains 0."""
         low, high = self.interval
         return low <= 0 <= high
 
 
 def measured_cells(rows: pd.DataFrame, generator: str) -> list[dict[str, Any]]:
-    """Returns what a card says of a generator's evaluations, as JSON values.
+    """Return the cells of a generator for its card, as JSON values with recipe, seeds and accuracies.
+
+    Cells with soft labels are left out, since their teachers aren't exported.
 
     Args:
         rows: Evaluations, oldest first.
-        generator: Its fingerprint.
-
-    Returns:
-        For each cell its columns, recipe, seeds and accuracies. Cells with soft labels are left out: their teachers
-        aren't exported.
+        generator: Fingerprint of the generator.
     """
     own = rows[(rows["generator"] == generator) & (rows["labels"] == "hard")]
     latest = own.drop_duplicates([*CELL, "seed"], keep="last").sort_values("seed", kind="stable")
@@ -131,36 +127,36 @@ def reevaluate(
     ipc: int | None = None,
     architecture: str | None = None,
 ) -> Iterator[Reevaluation]:
-    """Trains new students for every cell of an exported generator's card, and yields each cell when it's done.
+    """Train new students for every cell of an exported generator's card, and yield each cell when it's done.
 
     Args:
-        uri: The exported folder.
-        dataset: Where the data are on this machine, as the flag --dataset takes it. Default: the card's name for them.
-        num_seeds: New students for each cell. Default: as many as the card has, at least three.
-        protocol: The cells of one protocol alone. Default: all; of `ipc` and `architecture` likewise.
-        ipc: Images per class.
-        architecture: Of the students.
+        uri: Exported folder.
+        dataset: The data on this machine, as for the flag --dataset. Default: the name in the card.
+        num_seeds: New students per cell. Default: as many as the card has, at least three.
+        protocol: Only cells of this protocol.
+        ipc: Only cells with this number of images per class.
+        architecture: Only cells with these students.
 
     Raises:
-        UsageError: Too few seeds, or no such dataset.
-        ArtifactError: A file isn't the one that the card vouches for; it is named.
-        DataError: The data or their splits aren't those that the generator was made from.
+        UsageError: There are too few seeds, or no such dataset.
+        ArtifactError: A file was altered, or the card isn't readable; the message names it.
+        DataError: The generator was made from other data or splits.
         StorageError: The card has no such evaluations.
         DivergedError: A student diverged.
     """
     if num_seeds is not None and num_seeds < _LEAST_SEEDS:
         raise UsageError(f"--seeds is {num_seeds}; allowed: {_LEAST_SEEDS} or more, since one student has no spread.")
     artifact = read_artifact(uri, kind="generators")
-    _check(artifact, "dataset", artifact.card.get("dataset"), ("name", "digest"))
+    with _readable(artifact, "dataset"):
+        name, digest = (artifact.card["dataset"][key] for key in ("name", "digest"))
     asked = {"protocol": protocol, "ipc": ipc, "architecture": architecture}
     cells = _asked_for(artifact, {name: value for name, value in asked.items() if value is not None})
-    with tempfile.TemporaryDirectory() as folder:  # a workspace has a storage; nothing is written
-        config = Config(data=_data(artifact, dataset), storage=StorageConfig(root=folder))
+    with tempfile.TemporaryDirectory() as folder:  # a workspace needs a storage; nothing is written to it
+        config = Config(data=_data(artifact, name, dataset), storage=StorageConfig(root=folder))
         work = Workspace(config=config, dataset=load_dataset(config.data), study="verify")
-        stated = artifact.card["dataset"]
-        if work.dataset.digest != stated["digest"]:
+        if work.dataset.digest != digest:
             raise DataError(
-                f"{artifact.uri} was made from {stated['name']!r} with digest {stated['digest']}, and these data are "
+                f"{artifact.uri} was made from {name!r} with digest {digest}, and these data are "
                 f"{work.dataset.name!r} with digest {work.dataset.digest}; name the data that it was made from with "
                 "--dataset."
             )
@@ -178,68 +174,71 @@ def reevaluate(
             )
 
 
-def _data(artifact: Artifact, dataset: str | None) -> DataConfig:
-    """Returns the data that a card names, with the splits that it was made from."""
-    name, splits = artifact.card["dataset"]["name"], artifact.card.get("splits", {})
+def _data(artifact: Artifact, name: str, dataset: str | None) -> DataConfig:
+    """Return the data that a card names, with the card's splits."""
     if dataset is None and name not in DATASETS:
         raise UsageError(
             f"{artifact.uri} was made from {name!r}, which is no known name; say with --dataset where it is."
         )
-    try:
-        return DataConfig(dataset=dataset or name, name=name, **splits)
-    except TypeError as error:
-        raise ArtifactError(
-            f"the splits of {artifact.uri} aren't what this version of dim_ray reads: {error}."
-        ) from error
+    with _readable(artifact, "splits"):
+        splits = DataConfig(**artifact.card.get("splits", {}))
+    return replace(splits, dataset=dataset or name, name=name)
 
 
 def _asked_for(artifact: Artifact, asked: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the cells of a card with the values that are asked for."""
     stated = artifact.card.get(CELLS, [])
     if not stated:
         raise StorageError(
             f"the card of {artifact.uri} has no evaluations to compare with; measure the generator with python -m "
             "dim_ray.evaluate, and export it again."
         )
-    if not isinstance(stated, list):
-        raise ArtifactError(_unreadable(artifact, CELLS, f"they are {type(stated).__name__}, not a list"))
-    for cell in stated:
-        _check(artifact, CELLS, cell, _NEEDED)
-    try:
+    with _readable(artifact, CELLS):
+        for cell in stated:
+            _check(cell)
         cells = [cell for cell in stated if all(cell[name] == value for name, value in asked.items())]
-        if not cells:
-            there = sorted({f"{cell['protocol']}, IPC {cell['ipc']}, {cell['architecture']}" for cell in stated})
-            raise StorageError(f"{artifact.uri} was never measured with {asked}; there is {'; '.join(there)}.")
-        for cell in cells:
-            _recipe(cell["recipe"])
-            if cell["weights"] not in WEIGHTS:
-                raise ValueError(f"weights are {cell['weights']!r}")
-            if not all(isinstance(seed, int) for seed in cell["seeds"]):
-                raise ValueError(f"seeds are {cell['seeds']!r}")
-            if not all(0 <= accuracy <= 1 for accuracy in cell["accuracies"]):
-                raise ValueError(f"accuracies are {cell['accuracies']!r}")
-            if not cell["seeds"] or len(cell["seeds"]) != len(cell["accuracies"]):
-                raise ValueError("seeds and accuracies are not as many")
-    except (TypeError, ValueError, ConfigError) as error:
-        raise ArtifactError(_unreadable(artifact, CELLS, str(error))) from error
+    if not cells:
+        there = sorted({f"{cell['protocol']}, IPC {cell['ipc']}, {cell['architecture']}" for cell in stated})
+        raise StorageError(f"{artifact.uri} was never measured with {asked}; there is {'; '.join(there)}.")
     return cells
 
 
-def _check(artifact: Artifact, what: str, values: Any, needed: Sequence[str]) -> None:
-    """Makes sure that a part of the card has its keys; a foreign program may have written it."""
-    lacking = [name for name in needed if not isinstance(values, Mapping) or name not in values]
-    if lacking:
-        raise ArtifactError(_unreadable(artifact, what, f"there is no {', '.join(lacking)}"))
+def _check(cell: Mapping[str, Any]) -> None:
+    """Raise an error if a cell, which another program may have written, isn't what `_train` needs."""
+    for name in ("protocol", "ipc", "architecture", "preset"):
+        cell[name]
+    _recipe(cell)
+    if cell["weights"] not in WEIGHTS:
+        raise ValueError(f"weights are {cell['weights']!r}")
+    if not all(isinstance(seed, int) for seed in cell["seeds"]):
+        raise ValueError(f"seeds are {cell['seeds']!r}")
+    if not all(0 <= accuracy <= 1 for accuracy in cell["accuracies"]):
+        raise ValueError(f"accuracies are {cell['accuracies']!r}")
+    if not cell["seeds"] or len(cell["seeds"]) != len(cell["accuracies"]):
+        raise ValueError("seeds and accuracies are not as many")
 
 
-def _unreadable(artifact: Artifact, what: str, why: str) -> str:
-    return (
-        f"the {what} of {artifact.uri} aren't what this version of dim_ray reads ({why}): upgrade dim_ray, "
-        "or export the generator again."
+def _recipe(cell: Mapping[str, Any]) -> EvaluationConfig:
+    return EvaluationConfig(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in cell["recipe"].items()}
     )
 
 
+@contextmanager
+def _readable(artifact: Artifact, what: str) -> Iterator[None]:
+    """Turn errors about a part of the card into an ArtifactError."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError, ConfigError) as error:
+        why = f"there is no {error.args[0]}" if isinstance(error, KeyError) else str(error)
+        raise ArtifactError(
+            f"the {what} of {artifact.uri} aren't what this version of dim_ray reads ({why}): upgrade dim_ray, or "
+            "export the generator again."
+        ) from error
+
+
 def _train(work: Workspace, artifact: Artifact, cell: Mapping[str, Any], num_seeds: int) -> tuple[float, ...]:
-    """Returns the accuracies of students with seeds that the card doesn't have."""
+    """Return the accuracies of students with seeds that the card doesn't have."""
     stored = SizedGenerator(
         network=generator_from_artifact(artifact, cell["weights"], work.dataset.train.images.device),
         size_bytes=len(artifact.files[weights_file(cell["weights"])]),
@@ -253,22 +252,12 @@ def _train(work: Workspace, artifact: Artifact, cell: Mapping[str, Any], num_see
             seed=seed,
             generator=str(artifact.card["fingerprint"]),
             weights=cell["weights"],
-            recipe=_recipe(cell["recipe"]),
+            recipe=_recipe(cell),
             preset=cell["preset"],
         )
         for seed in range(first, first + num_seeds)
     ]
-    accuracies: list[float] = []
     device_type = work.dataset.train.images.device.type
-    for group in group_cells(work, students, num_seeds=num_seeds, device_type=device_type):
-        accuracies += [
-            result.accuracy for result in finished(train_cells(work, group, [stored] * len(group), test=True))
-        ]
-    return tuple(accuracies)
-
-
-def _recipe(stated: Mapping[str, Any]) -> EvaluationConfig:
-    if not isinstance(stated, Mapping):
-        raise TypeError(f"the recipe is {type(stated).__name__}, not an object")
-    values: dict[str, Any] = {name: tuple(own) if isinstance(own, list) else own for name, own in stated.items()}
-    return EvaluationConfig(**values)
+    groups = group_cells(work, students, num_seeds=num_seeds, device_type=device_type)
+    results = [finished(train_cells(work, group, [stored] * len(group), test=True)) for group in groups]
+    return tuple(result.accuracy for group in results for result in group)

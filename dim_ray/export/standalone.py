@@ -1,8 +1,8 @@
-"""Images of this generator, with PyTorch alone.
+"""Sample images of this generator with only PyTorch.
 
     python sample.py --ipc 10 --seed 0 --out images.pt      # a dictionary: images, labels, class_names
 
-or, in Python, with this file beside you:
+or, in Python, from this folder:
 
     from sample import load
     generator = load("path/of/this/folder")
@@ -25,14 +25,14 @@ from torch import Tensor
 
 PROGRAM_FILE = "program.pt2"
 
-_BATCH = 500  # as dim_ray's: another size of batch may round otherwise
+_BATCH = 500  # as in dim_ray: another batch size may round differently
 
 
 class Program:
-    """A generator without its code.
+    """An exported generator.
 
     Args:
-        folder: What was exported.
+        folder: Exported folder.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -44,12 +44,12 @@ class Program:
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """Number of classes, K."""
         return len(self.class_names)
 
     @torch.no_grad()
     def sample(self, labels: Tensor, seed: int) -> Tensor:
-        """Returns an image (C, H, W) in [0, 1] for each label (N,) in [0, K), the same ones for the same seed."""
+        """Return an image (C, H, W) in [0, 1] per label (N,) in [0, K); the seed decides the images."""
         rng = torch.Generator()
         digest = hashlib.sha256(f"{seed}/sample/0".encode()).digest()
         rng.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
@@ -62,12 +62,12 @@ class Program:
 
 
 def load(folder: str | Path) -> Program:
-    """Loads an exported generator; raises a `ValueError` where a file isn't what its card says."""
+    """Load an exported generator; raise a `ValueError` if a file was altered."""
     return Program(folder)
 
 
 def main() -> None:
-    """Writes images of every class to a file."""
+    """Write images of every class to a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ipc", type=int, default=10, help="images per class (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")

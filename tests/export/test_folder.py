@@ -172,7 +172,7 @@ def test_model_card_has_a_table_for_each_protocol_with_mean_spread_and_n(exporte
 def test_card_of_a_generator_that_was_not_measured_says_so(storage: Path, tmp_path: Path) -> None:
     [folder] = (storage / "generators").iterdir()
     main(["export", str(folder), str(tmp_path / "out"), "--storage", str(tmp_path / "nothing")])
-    assert "It hasn't been measured." in (tmp_path / "out/README.md").read_text()
+    assert "Not measured yet." in (tmp_path / "out/README.md").read_text()
 
 
 def test_export_never_overwrites(exported: Path, storage: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,9 +85,7 @@ def test_without_a_name_it_is_the_best_with_the_weights_that_were_chosen(
 def test_what_is_there_is_never_overwritten(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     assert run_main(main, [str(folder), "--out", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == (
-        f"error: {tmp_path} is there already; give a new or empty folder.\n"
-    )
+    assert capsys.readouterr().err == (f"error: {tmp_path} is there already; give a new or empty folder.\n")
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 

@@ -1,1 +1,1 @@
-"""The report: rows to tables and figures, and these to one HTML page. `python -m dim_ray.report` is its entry."""
+"""The report: rows as figures, tables and one HTML page."""

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import NullLocator
 
 from dim_ray.reporting.cells import REAL, Best, curve, whole_set
-from dim_ray.reporting.content import Cell, Column, Figure, Number, Table, number, percent
+from dim_ray.reporting.content import DASH, Figure, Table, number, percent
 from dim_ray.reporting.drawing import (
     GENERATED,
     INK,
@@ -32,40 +32,40 @@ from dim_ray.reporting.drawing import (
 from dim_ray.reporting.drawing import REAL as ORANGE
 from dim_ray.reporting.published import WHOLE_SETS, published
 
-__all__ = ["PROTOCOL_WORDS", "answer_figure", "ipc_figures"]
+__all__ = ["answer_figure", "ipc_figures"]
 
-PROTOCOL_WORDS: Mapping[str, str] = {
+_PROTOCOLS: Mapping[str, str] = {
     "on_the_fly": "on the fly: new images in every epoch",
     "fixed": "fixed: the same images in every epoch",
 }
-"""What the protocols of generated images mean."""
-
 _ROW_POINTS = 46
 _HEAD_POINTS = 40
 _CURVE_POINTS = 340
-_LETTER_POINTS = 7  # wide, about
+_LETTER_POINTS = 7  # approximate width
 _WHOLE = "all real images"
+_SERIES = (("real_", "real", ORANGE, "D", PAPER), ("", "generated", GENERATED, "o", GENERATED))
+"""Prefix of the columns, word, colour, marker and fill of real and generated images."""
 
 
 def answer_figure(cells: pd.DataFrame, best: Best) -> Figure:
-    """Returns generated and real images side by side, for each IPC and protocol, as dots with standard deviations."""
+    """Return a dot plot of generated and real images, by protocol and IPC, with standard deviations."""
     curves = {protocol: curve(cells, best, protocol) for protocol in REAL}
     curves = {protocol: points for protocol, points in curves.items() if len(points)}
-    num_rows = sum(map(len, curves.values()))
+    counts = [len(points) for points in curves.values()]
 
     def paint(canvas: Canvas) -> None:
-        axes = canvas.subplots(
-            len(curves), 1, sharex=True, squeeze=False, height_ratios=[len(points) for points in curves.values()]
-        )[:, 0]
+        axes = canvas.subplots(len(curves), 1, sharex=True, squeeze=False, height_ratios=counts)[:, 0]
         for place, (protocol, points) in zip(axes, curves.items(), strict=True):
-            _dots(place, points, PROTOCOL_WORDS[protocol])
-        for place in axes[:-1]:  # the last one's scale is that of all
+            _dots(place, points, _PROTOCOLS[protocol])
+        for place in axes[:-1]:  # all have the scale of the last one
             place.tick_params(axis="x", bottom=False)
             place.spines["bottom"].set_visible(False)
         axes[-1].set_xlabel("accuracy on real test images, %")
-        _room(axes[0])
+        low, high = axes[0].get_xlim()
+        space = 0.08 * max(high - low, 4.0)  # for the labels of the outermost dots
+        axes[0].set_xlim(max(0.0, low - space), min(102.0, high + space))
 
-    rows: list[list[Cell]] = [
+    rows = [
         [
             protocol.replace("_", " "),
             number(point["ipc"]),
@@ -78,84 +78,60 @@ def answer_figure(cells: pd.DataFrame, best: Best) -> Figure:
         for protocol, points in curves.items()
         for point in points.to_dict("records")
     ]
+    accuracies = [
+        f"{protocol}, {ipc} images per class: generated {_in_words(mean)}, real {_in_words(real_mean)}"
+        for protocol, ipc, mean, real_mean, *_ in rows
+    ]
     return Figure(
         name=f"best-{best.dataset}",
-        drawing=draw(paint, height=_HEAD_POINTS + len(curves) * _HEAD_POINTS + num_rows * _ROW_POINTS),
+        drawing=draw(paint, height=_HEAD_POINTS * (1 + len(curves)) + _ROW_POINTS * sum(counts)),
         alt=f"Test accuracy of students on {best.dataset}, generated beside real images at the same budget: "
-        + "; ".join(
-            f"{row[0]}, {row[1][0]} images per class: generated {_said(row[2])}, real {_said(row[3])}" for row in rows
-        )
-        + ".",
+        f"{'; '.join(accuracies)}.",
         caption=f"{best.architecture} students, mean ± standard deviation over seeds. Real images have the same "
-        "budget: as many draws where images are new in every epoch, a random subset of as many where they are fixed.",
+        "budget: as many draws if images are new in every epoch, a random subset of the same size if they are fixed.",
         table=Table(
             caption=f"Test accuracy in % on {best.dataset}, {best.architecture}",
-            columns=(
-                Column("protocol"),
-                *(
-                    Column(name, is_number=True)
-                    for name in ("images per class", "generated", "real", "seeds", "steps", "images drawn")
-                ),
-            ),
+            columns=("protocol", "images per class", "generated", "real", "seeds", "steps", "images drawn"),
             rows=rows,
         ),
     )
 
 
 def ipc_figures(cells: pd.DataFrame, best: Best) -> list[Figure]:
-    """Returns accuracy against IPC, a figure for each protocol: what was measured, and what others have published."""
-    figures = []
+    """Return a figure of accuracy against IPC per protocol, with published accuracies."""
     whole = whole_set(cells, best)
-    for protocol in REAL:
-        points = curve(cells, best, protocol)
-        if not points.empty:
-            figures.append(_ipc_figure(points, best, protocol, whole))
-    return figures
+    curves = {protocol: curve(cells, best, protocol) for protocol in REAL}
+    return [_ipc_figure(points, best, protocol, whole) for protocol, points in curves.items() if len(points)]
 
 
 def _dots(axes: Axes, points: pd.DataFrame, title: str) -> None:
-    """Draws a row for each IPC: the generator's value above its dot, that of real images below."""
+    """Draw a row per IPC: the generator's value above its dot, that of real images below."""
     axes.set_title(title)
     axes.grid(False)
     places = range(len(points))
     axes.hlines(places, 0, 1, transform=axes.get_yaxis_transform(), color=RULE, linewidth=0.8, zorder=0)
     for place, point in zip(places, points.to_dict("records"), strict=True):
-        for name, colour, marker, shift, align in (
-            ("real_", ORANGE, "D", -8, "top"),
-            ("", GENERATED, "o", 8, "bottom"),
-        ):
-            mean, std = 100 * point[f"{name}mean"], 100 * point[f"{name}std"]
+        for prefix, word, colour, marker, face in _SERIES:
+            mean, std = 100 * point[f"{prefix}mean"], 100 * point[f"{prefix}std"]
             if math.isnan(mean):
                 continue
             if not math.isnan(std):
                 axes.plot([mean - std, mean + std], [place, place], color=colour, linewidth=2)
-            face = colour if marker == "o" else PAPER
             axes.plot([mean], [place], marker, color=colour, markerfacecolor=face, markersize=7, markeredgewidth=1.8)
-            word = ("generated " if marker == "o" else "real ") if place == 0 else ""
-            axes.annotate(
-                f"{word}{mean:.1f}",
-                (mean, place),
-                (0, shift),
-                textcoords="offset points",
-                ha="center",
-                va=align,
-                color=colour,
-            )
-    axes.set_yticks(list(places), [_images(int(ipc), is_first=place == 0) for place, ipc in enumerate(points["ipc"])])
+            shift, align = (-8, "top") if prefix else (8, "bottom")
+            text, style = f"{mean:.1f}", {"ha": "center", "va": align, "color": colour}
+            text = text if place else f"{word} {text}"
+            axes.annotate(text, (mean, place), (0, shift), textcoords="offset points", **style)
+    first, *others = (int(ipc) for ipc in points["ipc"])
+    texts = [f"{first:,} {'image' if first == 1 else 'images'} per class", *(f"{ipc:,} per class" for ipc in others)]
+    axes.set_yticks(list(places), texts)
     axes.tick_params(axis="y", colors=INK)
     axes.set_ylim(len(points) - 0.35, -0.65)
 
 
-def _room(axes: Axes) -> None:
-    """Widens the limits so that labels beside the outermost dots stay inside."""
-    low, high = axes.get_xlim()
-    span = max(high - low, 4.0)
-    axes.set_xlim(max(0.0, low - 0.08 * span), min(102.0, high + 0.08 * span))
-
-
 def _ipc_figure(points: pd.DataFrame, best: Best, protocol: str, whole: Mapping[Any, Any] | None) -> Figure:
     others = published(best.dataset, protocol)
-    whole_printed = WHOLE_SETS.get(best.dataset)
+    printed = WHOLE_SETS.get(best.dataset)
 
     def paint(canvas: Canvas) -> None:
         axes = canvas.subplots()
@@ -166,19 +142,17 @@ def _ipc_figure(points: pd.DataFrame, best: Best, protocol: str, whole: Mapping[
             ipcs, values = list(line.accuracies), [100 * value for value in line.accuracies.values()]
             axes.plot(ipcs, values, color=PUBLISHED, linewidth=0.9, marker="s", markersize=3, alpha=0.75)
             labels.append((float(ipcs[-1]), values[-1], line.method, PUBLISHED))
-        measured = (("real_", ORANGE, "D", "real"), ("", GENERATED, "o", "generated"))
-        for name, colour, marker, label in measured:
-            there = points[points[f"{name}mean"].notna()]
+        for prefix, word, colour, marker, face in _SERIES:
+            there = points[points[f"{prefix}mean"].notna()]
             if there.empty:
                 continue
-            means, stds = 100 * there[f"{name}mean"], 100 * there[f"{name}std"].fillna(0.0)
-            face = colour if marker == "o" else PAPER
+            means, stds = 100 * there[f"{prefix}mean"], 100 * there[f"{prefix}std"].fillna(0.0)
             axes.errorbar(there["ipc"], means, stds, color=colour, marker=marker, markerfacecolor=face, markersize=6)
-            labels.append((float(there["ipc"].iloc[-1]), float(means.iloc[-1]), label, colour))
+            labels.append((float(there["ipc"].iloc[-1]), float(means.iloc[-1]), word, colour))
         if whole is not None:
             _mark_whole(axes, float(whole["mean"]), _WHOLE, ORANGE)
-        elif whole_printed:
-            _mark_whole(axes, whole_printed[0], f"all real images, {whole_printed[1]}", PUBLISHED)
+        elif printed:
+            _mark_whole(axes, printed[0], f"{_WHOLE}, {printed[1]}", PUBLISHED)
         ticks = sorted({*(int(ipc) for ipc in points["ipc"]), *(ipc for line in others for ipc in line.accuracies)})
         axes.set_xscale("log")
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
@@ -204,7 +178,7 @@ def _mark_whole(axes: Axes, accuracy: float, text: str, colour: str) -> None:
 
 
 def _label_ends(canvas: Canvas, axes: Axes, labels: Sequence[tuple[float, float, str, str]], last: int) -> None:
-    """Labels lines where they end: those that reach the last IPC at the right edge, others at their last point."""
+    """Label lines where they end: those that reach the last IPC at the right edge, others at their last point."""
     longest = max(len(text) for _, _, text, _ in labels)
     share = min(0.4, (_LETTER_POINTS * longest + 14) / (canvas.get_figwidth() * 72))
     canvas.set_layout_engine("constrained", rect=(0, 0, 1 - share, 1))
@@ -221,37 +195,37 @@ def _ipc_alt(points: pd.DataFrame, best: Best, protocol: str, num_others: int) -
         f"from {100 * first['mean']:.1f} % at {first['ipc']}"
     )
     text += f" to {100 * last['mean']:.1f} % at {last['ipc']}" if len(points) > 1 else ""
-    if pd.notna(last["real_mean"]):
-        text += f"; real ones {100 * last['real_mean']:.1f} % at {last['ipc']}"
+    text += f"; real ones {100 * last['real_mean']:.1f} % at {last['ipc']}" if pd.notna(last["real_mean"]) else ""
     return f"{text}; beside {num_others} published lines." if num_others else f"{text}."
 
 
 def _ipc_caption(best: Best, protocol: str, num_others: int) -> str:
-    own = f"{best.dataset}, {PROTOCOL_WORDS[protocol]}. {best.architecture}; bars are standard deviations over seeds."
+    own = f"{best.dataset}, {_PROTOCOLS[protocol]}. {best.architecture}; bars are standard deviations over seeds."
     if not num_others:
-        return f"{own} No published figures of {best.dataset} under this protocol are known to this report."
+        return f"{own} This report knows no published accuracies on {best.dataset} under this protocol."
     if protocol == "fixed":
         return (
-            f"{own} Grey lines are what papers print, with ConvNet-3 and budgets of their own, most of them the best "
-            "of several tests on the test split; the table names the source of each."
+            f"{own} Grey lines are from papers, with ConvNet-3 and other budgets, most of them the best of several tests "
+            "on the test split; the table names their sources."
         )
-    return f"{own} Grey squares are what DiM's paper prints, with a budget of its own."
+    return f"{own} Grey squares are from DiM's paper, with another budget."
 
 
 def _ipc_table(points: pd.DataFrame, best: Best, protocol: str, whole: Mapping[Any, Any] | None) -> Table:
-    rows: list[list[Cell]] = []
+    rows = []
     here, none = "measured here", number(None)
-    for name, label in (("", "generated"), ("real_", "real")):
+    for prefix, word, *_ in reversed(_SERIES):
         for point in points.to_dict("records"):
-            if pd.notna(point[f"{name}mean"]):
-                value = percent(point[f"{name}mean"], point[f"{name}std"])
-                n = number(point[f"{name}n"], f"{point[f'{name}n']:.0f}")
+            if pd.notna(point[f"{prefix}mean"]):
+                value = percent(point[f"{prefix}mean"], point[f"{prefix}std"])
+                n = number(point[f"{prefix}n"], f"{point[f'{prefix}n']:.0f}")
                 steps = number(point["optimiser_steps"])
-                rows.append([label, best.architecture, number(point["ipc"]), value, n, steps, here])
+                rows.append([word, best.architecture, number(point["ipc"]), value, n, steps, here])
     if whole is not None:
         value = percent(whole["mean"], whole["std"])
-        n, steps = number(whole["n"]), number(whole["optimiser_steps"])
-        rows.append([_WHOLE, best.architecture, number(None), value, n, steps, here])
+        rows.append(
+            [_WHOLE, best.architecture, none, value, number(whole["n"]), number(whole["optimiser_steps"]), here]
+        )
     elif best.dataset in WHOLE_SETS:
         printed, source = WHOLE_SETS[best.dataset]
         rows.append([_WHOLE, "ConvNet-3", none, percent(printed), none, none, f"published, {source}"])
@@ -261,24 +235,10 @@ def _ipc_table(points: pd.DataFrame, best: Best, protocol: str, whole: Mapping[A
             rows.append([line.method, line.architecture, number(ipc), percent(accuracy), none, none, source])
     return Table(
         caption=f"Test accuracy in % on {best.dataset}, {protocol.replace('_', ' ')}",
-        columns=(
-            Column("images"),
-            Column("student"),
-            Column("images per class", is_number=True),
-            Column("accuracy", is_number=True),
-            Column("seeds", is_number=True),
-            Column("steps", is_number=True),
-            Column("source"),
-        ),
+        columns=("images", "student", "images per class", "accuracy", "seeds", "steps", "source"),
         rows=rows,
     )
 
 
-def _said(cell: Cell) -> str:
-    """Returns an accuracy in words."""
-    assert isinstance(cell, Number)
-    return f"{cell.text} %" if cell.value >= 0 else "not measured"
-
-
-def _images(ipc: int, *, is_first: bool) -> str:
-    return f"{ipc:,} {('image ' if ipc == 1 else 'images ') if is_first else ''}per class"
+def _in_words(accuracy: str) -> str:
+    return "not measured" if accuracy == DASH else f"{accuracy} %"

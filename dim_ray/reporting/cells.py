@@ -1,4 +1,4 @@
-"""Evaluations as means over seeds, each generator beside real images on the same terms, and the best of a dataset.
+"""Means over seeds, each generator beside real images on the same terms, and the best generator of each dataset.
 
 cells = measured_cells(Reader(root).evaluations())
 best = best_generators(Reader(root).evaluations(), cells)
@@ -15,10 +15,10 @@ import pandas as pd
 from dim_ray.config import NO_QUIRKS
 from dim_ray.store.analysis.selection import CELL, may_choose, rank, summarise, usual_ipc
 
-__all__ = ["REAL", "Best", "baselines_alone", "best_generators", "curve", "leaders", "measured_cells", "whole_set"]
+__all__ = ["REAL", "Best", "best_generators", "curve", "leaders", "lone_baselines", "measured_cells", "whole_set"]
 
 REAL: Mapping[str, str] = {"on_the_fly": "real_on_the_fly", "fixed": "real_fixed"}
-"""The protocol of real images that a generator's is compared with."""
+"""Protocols of generated images, and those of the real images that they are compared with."""
 
 _KEY = list(CELL)
 _PAIRED = [name for name in CELL if name not in ("generator", "weights", "protocol")]
@@ -31,7 +31,7 @@ _EXTRA = {
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """The best generator of a dataset, and what it was chosen by."""
+    """The best generator of a dataset, and the terms that chose it."""
 
     dataset: str
     protocol: str
@@ -41,21 +41,19 @@ class Best:
     weights: str | None
     data_fingerprint: str
     budget_fingerprint: str
-    """Of the students that it was chosen by."""
     num_compared: int
-    """Generators on the same terms, itself included."""
+    """Number of generators on these terms, itself included."""
 
 
 def measured_cells(evaluations: pd.DataFrame) -> pd.DataFrame:
-    """Returns a row for each cell of `summarise`, with budget and best test accuracy, and real images' beside it.
+    """Return the rows of `summarise` with budget, best test accuracy and the accuracy of real images.
 
     Args:
-        evaluations: Rows as `Reader.evaluations` returns them.
+        evaluations: Rows of `Reader.evaluations`.
 
     Returns:
         The columns of `summarise`; images_drawn, stored_bytes and best_test_mean; and real_mean, real_std and real_n
-        of real images with the same data, budget and terms: NaN where they weren't measured, and of real images
-        themselves.
+        of real images with the same data, budget and terms, NaN if there are none.
     """
     latest = evaluations.drop_duplicates([*_KEY, "seed"], keep="last")
     extra = latest.groupby(_KEY, dropna=False).agg(**_EXTRA).reset_index()
@@ -68,9 +66,9 @@ def measured_cells(evaluations: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_generators(evaluations: pd.DataFrame) -> list[Best]:
-    """Returns the best generator of each dataset that has one, by validation accuracy, the datasets by name.
+    """Return the best generator of each dataset by validation accuracy, ordered by dataset.
 
-    It's chosen on the fly where that was measured, at the IPC where `Reader.best` would choose it.
+    The protocol is on the fly if that was measured, otherwise fixed; the IPC is that of `usual_ipc`.
     """
     found = []
     may = evaluations[may_choose(evaluations)]
@@ -85,19 +83,11 @@ def best_generators(evaluations: pd.DataFrame) -> list[Best]:
 
 
 def curve(cells: pd.DataFrame, best: Best, protocol: str) -> pd.DataFrame:
-    """Returns what the students of the best generator reach under a protocol: a cell for each IPC, ascending.
+    """Return the cells of the best generator under a protocol, one per IPC, ascending.
 
-    Of several budgets at one IPC it's the one that it was chosen by, else one that real images were measured at, too,
-    and of these the largest.
+    Of several budgets at one IPC the one that chose the generator counts, else one with real images, else the largest.
     """
-    chosen = cells[
-        (cells["dataset"] == best.dataset)
-        & (cells["generator"] == best.generator)
-        & (cells["protocol"] == protocol)
-        & (cells["architecture"] == best.architecture)
-        & (cells["data_fingerprint"] == best.data_fingerprint)
-        & _is_plain(cells)
-    ]
+    chosen = cells[(cells["generator"] == best.generator) & _is_comparable(cells, best, protocol)]
     if best.weights is not None:
         chosen = chosen[chosen["weights"] == best.weights]
     order = chosen.assign(
@@ -107,27 +97,21 @@ def curve(cells: pd.DataFrame, best: Best, protocol: str) -> pd.DataFrame:
 
 
 def whole_set(cells: pd.DataFrame, best: Best) -> Mapping[Any, Any] | None:
-    """Returns the cell of students that were trained on all real images the longest, or None."""
-    whole = cells[
-        (cells["dataset"] == best.dataset)
-        & (cells["protocol"] == "real_full")
-        & (cells["architecture"] == best.architecture)
-        & (cells["data_fingerprint"] == best.data_fingerprint)
-        & _is_plain(cells)
-    ]
+    """Return the cell of the longest training on all real images, or None."""
+    whole = cells[_is_comparable(cells, best, "real_full")]
     return None if whole.empty else dict(whole.sort_values("optimiser_steps").iloc[-1])
 
 
 def leaders(cells: pd.DataFrame, protocol: str, most: int) -> tuple[pd.DataFrame, int]:
-    """Returns the best generators of each dataset, IPC, architecture and terms, and how many cells there are in all.
+    """Return the best generators of each dataset, IPC, architecture and terms, and the number of all cells.
 
     Args:
-        cells: As from `measured_cells`.
-        protocol: Of generated images.
-        most: The most rows to return, unless there are more groups: each has its best.
+        cells: Rows of `measured_cells`.
+        protocol: Protocol of generated images.
+        most: Maximum number of rows; if there are more groups, each has one.
 
     Returns:
-        Rows by dataset, IPC and architecture, the best validation accuracy first.
+        Rows by dataset, IPC and architecture, best validation accuracy first.
     """
     there = cells[cells["protocol"] == protocol]
     groups = there.groupby(_PAIRED, dropna=False).ngroup()
@@ -138,12 +122,14 @@ def leaders(cells: pd.DataFrame, protocol: str, most: int) -> tuple[pd.DataFrame
     return ranked.groupby("group", sort=False).head(each), len(there)
 
 
-def baselines_alone(cells: pd.DataFrame, protocol: str) -> pd.DataFrame:
-    """Returns cells of the real images of a protocol of generated ones, beside which no generator was measured."""
+def lone_baselines(cells: pd.DataFrame, protocol: str) -> pd.DataFrame:
+    """Return the cells of real images without a generator on the same terms, with their values as real_mean etc."""
     real = cells[cells["protocol"] == REAL[protocol]]
     generated = cells.loc[cells["protocol"] == protocol, _PAIRED].drop_duplicates()
     sides = real.merge(generated, on=_PAIRED, how="left", indicator="side")
-    return sides[sides["side"] == "left_only"].drop(columns="side")
+    there = sides[sides["side"] == "left_only"].drop(columns="side")
+    own = {f"real_{name}": there[name] for name in ("mean", "std", "n")}
+    return there.assign(**own, mean=float("nan"), std=float("nan"))
 
 
 def _best(ranked: pd.DataFrame) -> Best:
@@ -161,5 +147,9 @@ def _best(ranked: pd.DataFrame) -> Best:
     )
 
 
-def _is_plain(cells: pd.DataFrame) -> pd.Series[bool]:
-    return (cells["quirks"] == NO_QUIRKS) & (cells["labels"] == "hard")
+def _is_comparable(cells: pd.DataFrame, best: Best, protocol: str) -> pd.Series[bool]:
+    """Return which cells of a protocol have the best generator's data and students, without quirks and soft labels."""
+    is_own = cells["protocol"] == protocol
+    for name in ("dataset", "architecture", "data_fingerprint"):
+        is_own &= cells[name] == getattr(best, name)
+    return is_own & (cells["quirks"] == NO_QUIRKS) & (cells["labels"] == "hard")

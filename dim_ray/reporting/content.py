@@ -1,6 +1,6 @@
-"""What a report consists of: sections of figures, pictures and tables, before anything is HTML.
+"""What a report consists of, before anything is HTML: sections of figures, pictures and tables.
 
-Table(caption="Cost", columns=(Column("study"), Column("seconds", is_number=True)), rows=(("digits", number(12)),))
+Table(caption="Cost", columns=("study", "seconds"), rows=[("digits", number(12))])
 """
 
 from __future__ import annotations
@@ -10,50 +10,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-__all__ = [
-    "Answer",
-    "Cell",
-    "Column",
-    "Drawing",
-    "Figure",
-    "Number",
-    "Picture",
-    "Section",
-    "Table",
-    "number",
-    "percent",
-]
+__all__ = ["DASH", "Answer", "Drawing", "Figure", "Number", "Picture", "Section", "Table", "number", "percent"]
 
-_DASH = "\N{EN DASH}"
+DASH = "\N{EN DASH}"
+"""Stands for a missing number."""
 
 
-class Number(NamedTuple):
-    """A number as it's shown, and as it's sorted."""
+class Number(str):
+    """A number as text; its column is aligned to the right."""
 
-    text: str
-    value: float
-
-
-Cell = str | Number
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a table."""
-
-    name: str
-    is_number: bool = False
+    is_number = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows of text and numbers, with what they are in the caption."""
+    """A table with a caption."""
 
     caption: str
-    columns: Sequence[Column]
-    rows: Sequence[Sequence[Cell]]
-    is_searched: bool = False
-    """Whether a person may want to sort and filter it."""
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    """At least one; numbers are `Number`."""
 
 
 class Drawing(NamedTuple):
@@ -65,10 +41,10 @@ class Drawing(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A drawing, the text that stands for it, and the numbers behind it."""
+    """A drawing, the text that describes it, and its numbers."""
 
     name: str
-    """Of its files; several may have the same."""
+    """Name of its files; figures may share one."""
     drawing: Drawing
     alt: str
     caption: str
@@ -90,26 +66,26 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The first thing that a person sees of a dataset."""
+    """The best generator of a dataset, at the top of the page."""
 
     dataset: str
     headline: str
-    """The best generator's accuracy."""
+    """Accuracy of the generator."""
     sentence: str
-    """What that number is."""
+    """Meaning of that number."""
     comparison: str
-    """What real images reach at the same budget."""
+    """Accuracy of real images at the same budget."""
     generator: str
-    """Its fingerprint."""
+    """Fingerprint of the generator."""
     load: str
-    """A line of Python that loads it; "" where its files are gone."""
+    """Line of Python that loads the generator; "" if its files are gone."""
     figure: Figure
     picture: Picture | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """One heading and what is below."""
+    """A heading and what is below it."""
 
     key: str
     title: str
@@ -119,13 +95,13 @@ class Section:
 
 
 def number(value: Any, text: str | None = None) -> Number:
-    """Returns a number, or a dash where there is none (None or NaN); shown with thousands apart."""
+    """Return a number, by default with thousands separators; a dash for None and NaN."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        return Number(_DASH, -math.inf)
-    return Number(f"{value:,}" if text is None else text, float(value))
+        return Number(DASH)
+    return Number(f"{value:,}" if text is None else text)
 
 
 def percent(mean: float, std: float = math.nan) -> Number:
-    """Returns a fraction as a percentage, with its standard deviation where there is one."""
+    """Return a fraction as a percentage, with its standard deviation if there is one."""
     spread = "" if math.isnan(std) else f" ± {100 * std:.1f}"
-    return number(mean, None if math.isnan(mean) else f"{100 * mean:.1f}{spread}")
+    return number(mean, f"{100 * mean:.1f}{spread}")

@@ -1,4 +1,4 @@
-"""What studies cost: a bar each, of networks, trials, contenders and evaluations, and beside it what reuse saved.
+"""Costs of studies, and what reuse saved.
 
 figure = cost_figure(costs(artifacts, trials, evaluations, validations))
 """
@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
 from dim_ray.errors import StorageError
-from dim_ray.reporting.content import Cell, Column, Figure, Table, number
+from dim_ray.reporting.content import Figure, Table, number
 from dim_ray.reporting.drawing import GENERATED, INK, MUTED, PAPER, PUBLISHED, REAL, THIRD, draw, plain
 from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.files.filesystem import is_name
@@ -36,22 +36,22 @@ _UNITS = ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes"), (1.0, "second
 def costs(
     artifacts: ArtifactStore, trials: pd.DataFrame, evaluations: pd.DataFrame, validations: pd.DataFrame
 ) -> pd.DataFrame:
-    """Returns device seconds by study, the dearest first.
+    """Return device seconds by study, highest first.
 
     Args:
-        artifacts: Has the lists of networks that studies built, and their cards.
-        trials: Rows.
-        evaluations: Rows; of a student its share of the wall time, on one device.
-        validations: Rows, of the students that decided between a study's best trials; likewise.
+        artifacts: Storage with the networks that the studies built.
+        trials: Rows of trials.
+        evaluations: Rows of evaluations.
+        validations: Rows of validations.
 
     Returns:
-        Columns `study`, `networks`, `trials`, `contenders`, `evaluations`, `saved`, `total` and `num_trials`; those
-        that took over another's result aren't counted.
+        Columns `study`, `networks`, `trials`, `contenders`, `evaluations`, `saved`, `total` and `num_trials`, which
+        leaves out trials that reused another's result.
     """
     ran = (
         trials.assign(ran=trials["reused_trial"].isna())
         .groupby("study")
-        .agg(trials=("device_seconds", "sum"), alone=("saved_device_seconds", "sum"), num_trials=("ran", "sum"))
+        .agg(trials=("device_seconds", "sum"), reused=("saved_device_seconds", "sum"), num_trials=("ran", "sum"))
     )
     tested, decided = (
         rows.assign(study=rows["study"].fillna(_NO_STUDY)).groupby("study")["wall_seconds"].sum()
@@ -59,17 +59,17 @@ def costs(
     )
     table = ran.join([tested.rename("evaluations"), decided.rename("contenders")], how="outer").fillna(0.0)
     table["networks"] = [_networks_seconds(artifacts, str(name)) for name in table.index]
-    table["saved"] = (table["alone"] - table["networks"]).clip(lower=0.0)
+    table["saved"] = (table["reused"] - table["networks"]).clip(lower=0.0)
     table["total"] = sum(table[name] for name, _, _ in _PARTS)
     table = table.rename_axis("study").reset_index().sort_values("total", ascending=False, ignore_index=True)
-    return table.astype({"study": str, "num_trials": int}).drop(columns="alone")
+    return table.astype({"study": str, "num_trials": int}).drop(columns="reused")
 
 
 def cost_figure(table: pd.DataFrame) -> Figure:
-    """Returns the dearest studies as bars.
+    """Return a bar chart of the most expensive studies.
 
     Args:
-        table: As from `costs`; at least one row.
+        table: At least one row of `costs`.
     """
     shown = table.head(_MOST_BARS)
     seconds, unit = next((u for u in _UNITS if (shown["total"] + shown["saved"]).max() >= 2 * u[0]), _UNITS[-1])
@@ -92,51 +92,37 @@ def cost_figure(table: pd.DataFrame) -> Figure:
         axes.set_xlabel(f"device {unit}")
         canvas.legend(loc="outside lower left", ncols=2, fontsize=11)
 
-    rows: list[list[Cell]] = [
-        [
-            row["study"],
-            number(row["num_trials"]),
-            *(number(row[name], f"{row[name]:,.0f}") for name in _SHOWN),
-        ]
-        for row in table.to_dict("records")
-    ]
     first = shown.iloc[0]
-    more = f" The {len(shown)} dearest of {len(table):,} are drawn." if len(shown) < len(table) else ""
+    more = f" Drawn: the first {len(shown)} of {len(table):,}." if len(shown) < len(table) else ""
     return Figure(
         name="cost",
         drawing=draw(paint, height=140 + 32 * len(shown)),
-        alt=f"Device time by study. The dearest, {first['study']}: {first['networks']:,.0f} s for teachers and priors, "
-        f"{first['trials']:,.0f} s for trials, {first['contenders']:,.0f} s for deciding between the best, "
+        alt=f"Device time by study. The most expensive, {first['study']}: {first['networks']:,.0f} s for teachers and "
+        f"priors, {first['trials']:,.0f} s for trials, {first['contenders']:,.0f} s for deciding between the best, "
         f"{first['evaluations']:,.0f} s for final evaluations; reuse saved {first['saved']:,.0f} s.",
-        caption="Time x devices. Teachers and priors count for the study that built them; dashed is what its trials "
-        f"would have taken besides, had each built its own.{more}",
+        caption="Time x devices. Teachers and priors count for the study that built them; dashed is the extra cost if "
+        f"each trial had built its own.{more}",
         table=Table(
             caption="Device seconds by study",
-            columns=(
-                Column("study"),
-                *(
-                    Column(name, is_number=True)
-                    for name in ("trials run", "teachers and priors", "trials", "contenders", "evaluations", "saved")
-                ),
-            ),
-            rows=rows[:_MOST_ROWS],
+            columns=("study", "trials run", "teachers and priors", "trials", "contenders", "evaluations", "saved"),
+            rows=[
+                [row["study"], number(row["num_trials"]), *(number(row[name], f"{row[name]:,.0f}") for name in _SHOWN)]
+                for row in table.head(_MOST_ROWS).to_dict("records")
+            ],
         ),
     )
 
 
 def _networks_seconds(artifacts: ArtifactStore, study: str) -> float:
-    """Returns what the teachers and priors that a study noted as its own took; those that are gone count nothing.
-
-    Where its list or a card is damaged, none of them counts: `verify` is what names damage.
-    """
+    """Return the cost of the teachers and priors that a study built and that still exist; 0 if anything is damaged."""
     if not is_name(study):
         return 0.0
     total = 0.0
     try:
         for key in json.loads(artifacts.read_bytes(f"studies/{study}/networks.json") or b"[]"):
-            kind, _, identity = key.partition("/")
+            kind, _, fingerprint = key.partition("/")
             with suppress(StorageError):
-                card = artifacts.read_card(kind, identity)
+                card = artifacts.read_card(kind, fingerprint)
                 total += float(card["wall_seconds"]) * card.get("num_workers", 1)
     except (ValueError, KeyError, TypeError, AttributeError):
         return 0.0

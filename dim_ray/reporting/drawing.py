@@ -1,4 +1,4 @@
-"""Figures as SVG and PNG, and the SVG once more as a part of a page that may be light or dark.
+"""Draw figures as SVG and PNG, and adapt an SVG to a page that may be light or dark.
 
 drawing = draw(lambda figure: figure.add_subplot().plot([1, 2], [3, 4], color=GENERATED), height=300)
 html = themed(drawing.svg, prefix="f1-")
@@ -46,16 +46,16 @@ VARIABLES: Mapping[str, str] = {
     INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper", GENERATED: "generated", REAL: "real", THIRD: "third",
     PUBLISHED: "published",
 }  # fmt: skip
-"""Names of the colours in the page's style sheet, which has others for a dark page."""
+"""Names of the colours in the page's style sheet, which has others in dark mode."""
 
 WIDTH = 400
-_POINTS_PER_INCH = 72  # matplotlib's; an SVG of its has one unit a point
+_POINTS_PER_INCH = 72  # in matplotlib, whose SVGs have one unit per point
 _PNG_DPI = 150
 _LABEL_POINTS = 14  # between the baselines of two labels
 _LABEL_SHIFT = 12  # points to the right
 _STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: the page's font, found by a search, read aloud
-    "svg.hashsalt": "dim_ray",  # the same figure is the same file
+    "svg.fonttype": "none",  # text stays text, which can be searched and read aloud
+    "svg.hashsalt": "dim_ray",  # the same figure gives the same file
     "text.parse_math": False,  # a $ in a study's name is a dollar
     "font.family": "sans-serif",
     "font.size": 12,
@@ -86,15 +86,15 @@ _STYLE: dict[Any, Any] = {
 
 
 def draw(paint: Callable[[Figure], None], *, height: float, width: float = WIDTH) -> Drawing:
-    """Returns what `paint` puts on an empty figure.
+    """Return what `paint` draws on an empty figure.
 
     Args:
-        paint: Adds axes to the figure, and draws.
-        height: In points; one is a pixel of the page, where there is room for all of them.
-        width: In points.
+        paint: Adds axes to the figure and draws.
+        height: Height in points, which are pixels of a wide page.
+        width: Width in points.
     """
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # of a name; the page's font may have it
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the page's font may have it
         figure = Figure(figsize=(width / _POINTS_PER_INCH, height / _POINTS_PER_INCH), layout="constrained")
         paint(figure)
         settle(figure)
@@ -107,7 +107,7 @@ def draw(paint: Callable[[Figure], None], *, height: float, width: float = WIDTH
 
 
 def settle(figure: Figure) -> None:
-    """Lays a figure out once, for both files and for what has to know where things are."""
+    """Lay a figure out once, for both files."""
     engine = figure.get_layout_engine()
     if engine is not None:
         engine.execute(figure)
@@ -115,11 +115,11 @@ def settle(figure: Figure) -> None:
 
 
 def themed(svg: str, prefix: str) -> str:
-    """Returns an SVG for a page: no background, colours that follow the page's, and names that no other figure has.
+    """Return an SVG for a page: without background, with the page's colours and unique ids.
 
     Args:
         svg: A figure's file.
-        prefix: Put before every id.
+        prefix: Prefix of every id.
     """
     start = svg.index("<svg")
     svg = re.sub(r"<metadata>.*?</metadata>\s*|<g id=\"patch_1\">.*?</g>\s*", "", svg[start:], flags=re.S, count=2)
@@ -132,11 +132,11 @@ def themed(svg: str, prefix: str) -> str:
 
 
 def label_lines(axes: Axes, labels: Sequence[tuple[float, float, str, str]]) -> None:
-    """Writes labels to the right of points, moved apart where they would lie on each other.
+    """Label points on their right, moving labels apart that would overlap.
 
     Args:
-        axes: With limits that stay.
-        labels: x, y, text and colour of each.
+        axes: Axes with final limits.
+        labels: x, y, text and colour of each label.
     """
     low, high = axes.get_ylim()
     points = axes.get_window_extent().height / axes.get_figure().dpi * _POINTS_PER_INCH  # type: ignore[union-attr]
@@ -151,7 +151,7 @@ def label_lines(axes: Axes, labels: Sequence[tuple[float, float, str, str]]) -> 
 
 
 def apart(values: Sequence[float], gap: float) -> list[float]:
-    """Returns the values, moved as little as need be until no two are closer than a gap; their order stays."""
+    """Return the values in their order, moved as little as possible so that no two are closer than a gap."""
     groups: list[list[int]] = []
     for index in sorted(range(len(values)), key=lambda index: values[index]):
         groups.append([index])
@@ -166,17 +166,17 @@ def apart(values: Sequence[float], gap: float) -> list[float]:
 
 
 def few_ticks(axes: Axes) -> None:
-    """Has an axis of accuracies marked at a handful of round numbers."""
+    """Mark an axis of accuracies at a few round numbers."""
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
 
 
 def plain(text: str) -> str:
-    """Returns a text without characters that no picture can show."""
+    """Return a text without unprintable characters."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _start(values: Sequence[float], group: list[int], gap: float) -> float:
-    """Returns where the lowest label of a group is, whose labels lie around their mean."""
+    """Return the place of a group's lowest label; the group is centred on its mean."""
     return sum(values[index] for index in group) / len(group) - (len(group) - 1) * gap / 2
 
 

@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing else, and its figures as files.
+"""Render a report as one HTML page that needs nothing else, with its figures as files.
 
 page = make_page(report, made_at=datetime.now(UTC))
 page.html, page.files["figures/cost.svg"]
@@ -7,12 +7,10 @@ page.html, page.files["figures/cost.svg"]
 from __future__ import annotations
 
 import base64
-import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from importlib import resources
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -31,15 +29,15 @@ _LONGEST_NAME = 80
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """What is written."""
+    """A page and its files."""
 
     html: str
     files: dict[str, bytes]
-    """Figures, by path beside the page."""
+    """Contents of the figures by path beside the page."""
 
 
 def make_page(report: Report, *, made_at: datetime) -> Page:
-    """Returns the page and its files. Text out of rows is escaped; the only script that runs is the page's own."""
+    """Return the page and its files. Text from rows is escaped."""
     files: dict[str, bytes] = {}
     prefixes: dict[int, str] = {}
     for number, item in enumerate(_items(report)):
@@ -56,16 +54,13 @@ def make_page(report: Report, *, made_at: datetime) -> Page:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    script = _own("page.js")
     html = environment.get_template("page.html").render(
         report=report,
         made_at=made_at,
         version=__version__,
-        style=Markup(_own("page.css")),
-        script=Markup(script),
-        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        svg=partial(_svg, prefixes),
-        data_uri=_data_uri,
+        style=Markup(resources.files("dim_ray.reporting").joinpath("page.css").read_text()),
+        svg=lambda figure: Markup(themed(figure.drawing.svg, prefixes[id(figure)])),  # matplotlib has escaped its text
+        data_uri=lambda picture: f"data:image/png;base64,{base64.b64encode(picture.png).decode()}",
     )
     return Page(html=html, files=files)
 
@@ -80,22 +75,10 @@ def _items(report: Report) -> Iterator[Figure | Picture]:
 
 
 def _free_name(name: str, files: dict[str, bytes]) -> str:
-    """Returns a path without extension that no file has yet, of letters, digits and hyphens."""
+    """Return an unused path without extension, of letters, digits and hyphens."""
     plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:_LONGEST_NAME]
     path, count = f"{FIGURES_FOLDER}/{plain}", 1
     while f"{path}.png" in files:
         count += 1
         path = f"{FIGURES_FOLDER}/{plain}-{count}"
     return path
-
-
-def _svg(prefixes: dict[int, str], figure: Figure) -> Markup:
-    return Markup(themed(figure.drawing.svg, prefixes[id(figure)]))  # matplotlib has escaped its text
-
-
-def _data_uri(picture: Picture) -> str:
-    return f"data:image/png;base64,{base64.b64encode(picture.png).decode()}"
-
-
-def _own(name: str) -> str:
-    return resources.files("dim_ray.reporting").joinpath(name).read_text()

@@ -1,10 +1,10 @@
-"""Accuracies that others have published, with where they are printed.
+"""Published accuracies, with their sources.
 
 lines = published("cifar10", "fixed")
 lines[0].method, lines[0].accuracies, lines[0].source
 
-They were not measured here, and are never mixed with rows: another code, other budgets, and with most of the methods of
-`fixed` the best of several tests on the test split. DiM's own are `on_the_fly`.
+They were not measured here and are never mixed with rows: code and budgets differ, and most of the methods of `fixed`
+report the best of several tests on the test split. DiM's own are `on_the_fly`.
 """
 
 from __future__ import annotations
@@ -21,21 +21,20 @@ _OTHER = "another paper's comparison"
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """What a paper prints about one method on one dataset."""
+    """A method's accuracies on one dataset, as a paper prints them."""
 
     method: str
     dataset: str
     protocol: str
-    """As rows have it: fixed or on_the_fly."""
     accuracies: Mapping[int, float]
-    """Test accuracy, a fraction in [0, 1], by images per class."""
+    """Test accuracy in [0, 1] by images per class."""
     source: str
-    """Where it's printed."""
+    """Where the figures are printed."""
     architecture: str = "ConvNet-3"
 
 
 def published(dataset: str, protocol: str) -> list[Published]:
-    """Returns what is known of a dataset under a protocol, and of no other protocol; often nothing."""
+    """Return the published accuracies on a dataset under a protocol."""
     return [line for line in _LINES if line.dataset == dataset and line.protocol == protocol]
 
 
@@ -81,4 +80,4 @@ _LINES = (
 )
 
 WHOLE_SETS: Mapping[str, tuple[float, str]] = {"cifar10": (0.848, _OTHER)}
-"""Accuracy of ConvNet-3 on the whole training set, and where it's printed, by dataset."""
+"""Accuracy of ConvNet-3 trained on the whole training set and its source, by dataset."""

@@ -1,11 +1,10 @@
-"""Figures of a search: pool scaling, importances, parallel coordinates, and what accuracy costs.
+"""Figures of a search: pool scaling, importances, parallel coordinates, and accuracy against cost.
 
-figures = study_figures(study, sizes)
+figure = pool_figure(study)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import NullLocator
 
-from dim_ray.reporting.content import Cell, Column, Figure, Table, number, percent
+from dim_ray.reporting.content import Figure, Table, number, percent
 from dim_ray.reporting.drawing import GENERATED, INK, MUTED, PAPER, PUBLISHED, THIRD, draw, few_ticks, plain
 from dim_ray.reporting.searches import Study, pool_scaling, thinned
 from dim_ray.store.analysis.pareto import undominated
@@ -30,11 +29,11 @@ _MOST_POINTS = 1000
 _MOST_TICKS = 6
 _MOST_LISTED = 20
 _LOGARITHMIC_FROM = 10.0
-_ASIDE = 1.06  # trials beside their mean
+_ASIDE = 1.06  # factor that moves trials beside their mean
 
 
 def pool_figure(study: Study) -> Figure | None:
-    """Returns the objective against pool size, or None where there's one size alone."""
+    """Return the objective against pool size, or None if there is only one size."""
     scaling = pool_scaling(study.trials)
     if len(scaling) < 2:
         return None
@@ -47,8 +46,9 @@ def pool_figure(study: Study) -> Figure | None:
         beside = ended["pool_size"] / _ASIDE
         axes.plot(beside, 100 * ended["objective"], "o", color=PUBLISHED, markersize=3.5, alpha=0.6)
         if fit is not None:
-            axes.fill_between(fit.sizes, _percents(fit.lower), _percents(fit.upper), color=GENERATED, alpha=0.15, lw=0)
-            axes.plot(fit.sizes, _percents(fit.curve), color=GENERATED, linewidth=1.2, alpha=0.7)
+            lower, curve, upper = (100 * np.asarray(line) for line in (fit.lower, fit.curve, fit.upper))
+            axes.fill_between(fit.sizes, lower, upper, color=GENERATED, alpha=0.15, lw=0)
+            axes.plot(fit.sizes, curve, color=GENERATED, linewidth=1.2, alpha=0.7)
         line = "none" if fit is not None else "-"
         axes.errorbar(sizes, means, stds, color=GENERATED, marker="o", markersize=7, linestyle=line)
         for size, mean in zip(sizes, means, strict=True):
@@ -62,7 +62,7 @@ def pool_figure(study: Study) -> Figure | None:
         axes.set_xlabel("teachers in the pool (logarithmic)")
         axes.set_ylabel("validation accuracy, %")
 
-    rows: list[Sequence[Cell]] = [
+    rows = [
         (number(row["pool_size"]), percent(row["mean"], row["std"]), number(int(row["count"])))
         for row in scaling.to_dict("records")
     ]
@@ -70,20 +70,20 @@ def pool_figure(study: Study) -> Figure | None:
         name=f"pool-{study.name}",
         drawing=draw(paint, height=300),
         alt=f"Validation accuracy against pool size in study {study.name}: "
-        + ", ".join(f"{row[1][0]} % with {row[0][0]}" for row in rows)
+        + ", ".join(f"{accuracy} % with {size}" for size, accuracy, _ in rows)
         + " teachers.",
         caption=f"{study.name}: mean ± standard deviation of completed trials, in blue; each grey dot is a trial; "
-        + ("those of one size differ in their other parameters, too." if fit is None else _fit_text(fit)),
+        + ("trials of one size also differ in their other parameters." if fit is None else _fit_text(fit)),
         table=Table(
             caption=f"{study.objective}, in %, by pool size, in {study.name}",
-            columns=tuple(Column(name, is_number=True) for name in ("teachers", "accuracy", "trials")),
+            columns=("teachers", "accuracy", "trials"),
             rows=rows,
         ),
     )
 
 
 def importance_figure(study: Study) -> Figure | None:
-    """Returns how much each parameter decides, or None where too few trials can tell."""
+    """Return the importance of each parameter, or None if there are too few trials."""
     table = importances(study.parameters, study.trials["objective"])
     if table.empty:
         return None
@@ -97,28 +97,28 @@ def importance_figure(study: Study) -> Figure | None:
         axes.plot([], [], "D", color=INK, markersize=6, label="what tells the best tenth apart (PED-ANOVA)")
         axes.barh([0], [0], color=GENERATED, label="share of all variance (fANOVA)")
         canvas.legend(*(side[::-1] for side in axes.get_legend_handles_labels()), loc="outside lower left", fontsize=11)
-        axes.set_yticks(places, [plain(_words(name)) for name in table["parameter"]])
+        axes.set_yticks(places, [plain(name) for name in table["parameter"]])
         axes.tick_params(axis="y", colors=INK)
         axes.invert_yaxis()
         axes.set_xlim(0, 100)
         axes.set_title("Which parameters decide")
         axes.set_xlabel("importance, %")
 
-    few = " With so few trials it's a hint, no more." if len(study.trials) < _FEW_TRIALS else ""
+    few = " With so few trials it's only a hint." if len(study.trials) < _FEW_TRIALS else ""
     many = f" A random sample of {MOST_TRIALS:,} trials." if len(study.trials) > MOST_TRIALS else ""
     return Figure(
         name=f"importances-{study.name}",
         drawing=draw(paint, height=150 + 34 * len(table)),
         alt=f"Importance of each parameter in study {study.name}, by fANOVA: "
-        + ", ".join(f"{_words(row['parameter'])} {100 * row['fanova']:.0f} %" for row in table.to_dict("records"))
+        + ", ".join(f"{row['parameter']} {100 * row['fanova']:.0f} %" for row in table.to_dict("records"))
         + ".",
         caption=f"{study.name}: Optuna's estimates from {len(study.trials):,} completed trials; each sums to 100 %."
         f"{few}{many}",
         table=Table(
             caption=f"Importance in %, in {study.name}",
-            columns=(Column("parameter"), Column("fANOVA", is_number=True), Column("PED-ANOVA", is_number=True)),
+            columns=("parameter", "fANOVA", "PED-ANOVA"),
             rows=[
-                (_words(row["parameter"]), percent(row["fanova"]), percent(row["ped_anova"]))
+                (row["parameter"], percent(row["fanova"]), percent(row["ped_anova"]))
                 for row in table.to_dict("records")
             ],
         ),
@@ -126,7 +126,7 @@ def importance_figure(study: Study) -> Figure | None:
 
 
 def parallel_figure(study: Study) -> Figure | None:
-    """Returns completed trials as lines across their parameters to the objective; None where nothing was searched."""
+    """Return completed trials as parallel coordinates, or None if no parameter was searched."""
     if study.parameters.empty or not len(study.parameters.columns) or len(study.trials) < 2:
         return None
     trials = thinned(study.trials, _MOST_LINES, "objective")
@@ -149,8 +149,8 @@ def parallel_figure(study: Study) -> Figure | None:
                     ha="left" if is_last else "right", va="center", color=MUTED, fontsize=10,
                     bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5},
                 )  # fmt: skip
-            label = "validation\naccuracy, %" if name == "objective" else _words(str(name)).replace(" ", "\n", 1)
-            axes.annotate(_plain_lines(label), (place, 1.06), ha="center", va="bottom", color=INK)
+            label = "validation\naccuracy, %" if name == "objective" else str(name).replace(".", ".\n", 1)
+            axes.annotate("\n".join(map(plain, label.split("\n"))), (place, 1.06), ha="center", va="bottom", color=INK)
         heights = np.array(scaled).T  # (trials, axes)
         for is_best, colour, width, alpha in ((False, PUBLISHED, 0.9, 0.45), (True, GENERATED, 2.0, 0.9)):
             for line in heights[best.to_numpy() == is_best]:
@@ -161,32 +161,22 @@ def parallel_figure(study: Study) -> Figure | None:
 
     caption = f"{study.name}: each line is a completed trial"
     if len(trials) < len(study.trials):
-        caption += (
-            f", {len(trials):,} of {len(study.trials):,}: half of them the best there are, the others an even sample"
-        )
+        caption += f", {len(trials):,} of {len(study.trials):,}: the best half of these, and a sample of the others"
     order = trials.sort_values("objective", ascending=False).head(_MOST_LISTED)
     names = list(study.parameters.columns)
     return Figure(
         name=f"parallel-{study.name}",
         drawing=draw(paint, height=320, width=640),
         alt=f"Parallel coordinates of study {study.name}: completed trials as lines across "
-        f"{', '.join(map(_words, names))} to validation accuracy; the table has the best of them.",
+        f"{', '.join(map(str, names))} to validation accuracy; the table has the best of them.",
         caption=f"{caption}. Blue: the best {int(best.sum())}.",
         table=Table(
             caption=f"The best {len(order)} of {len(study.trials):,} completed trials in {study.name}",
-            columns=(
-                Column("trial", is_number=True),
-                *(Column(_words(str(name)), is_number=True) for name in names),
-                Column("accuracy, %", is_number=True),
-            ),
+            columns=("trial", *map(str, names), "accuracy, %"),
             rows=[
-                (
-                    number(row["number"]),
-                    *(_cell(value) for value in chosen.values()),
-                    percent(row["objective"]),
-                )
-                for row, chosen in zip(
-                    order.to_dict("records"), study.parameters.loc[order.index].to_dict("records"), strict=True
+                (number(trial), *map(_cell, chosen), percent(objective))
+                for trial, objective, chosen in zip(
+                    order["number"], order["objective"], study.parameters.loc[order.index].to_numpy(), strict=True
                 )
             ],
         ),
@@ -195,15 +185,15 @@ def parallel_figure(study: Study) -> Figure | None:
 
 
 def pareto_figure(points: pd.DataFrame, *, name: str, title: str, axis: str, unit: str, accuracy: str) -> Figure | None:
-    """Returns accuracy against a cost, and which points are undominated; None where fewer than two can be compared.
+    """Return accuracy against a cost with the Pareto front, or None for fewer than two points.
 
     Args:
-        points: Columns `label`, `cost` (above 0) and `accuracy`, a fraction in [0, 1].
-        name: Of the files.
-        title: Above the figure.
-        axis: What the cost is, for the axis.
-        unit: Of the cost, for the table.
-        accuracy: Which accuracy it is.
+        points: Columns `label`, `cost` (above 0) and `accuracy`, in [0, 1].
+        name: Name of the files.
+        title: Title of the figure.
+        axis: Label of the cost axis.
+        unit: Unit of the cost.
+        accuracy: Name of the accuracy.
     """
     points = points.dropna(subset=["cost", "accuracy"])
     if len(points) < 2:
@@ -231,11 +221,8 @@ def pareto_figure(points: pd.DataFrame, *, name: str, title: str, axis: str, uni
         axes.set_xlabel(axis)
         axes.set_ylabel(f"{accuracy}, %")
 
-    few = (
-        f" {len(shown):,} of {len(points) - len(front):,} others are drawn."
-        if len(shown) + len(front) < len(points)
-        else ""
-    )
+    others = len(points) - len(front)
+    few = f" {len(shown):,} of {others:,} others are drawn." if len(shown) < others else ""
     listed = front.tail(_MOST_LISTED)
     return Figure(
         name=name,
@@ -246,7 +233,7 @@ def pareto_figure(points: pd.DataFrame, *, name: str, title: str, axis: str, uni
         caption=f"Green: nothing that costs as little is more accurate ({len(front)} of {len(points):,}).{few}",
         table=Table(
             caption=f"{title}: undominated{'' if len(listed) == len(front) else f', the last {len(listed)}'}",
-            columns=(Column("which"), Column(unit, is_number=True), Column(f"{accuracy}, %", is_number=True)),
+            columns=("which", unit, f"{accuracy}, %"),
             rows=[
                 (row["label"], number(row["cost"], f"{row['cost']:,.0f}"), percent(row["accuracy"]))
                 for row in listed.to_dict("records")
@@ -261,17 +248,8 @@ def _fit_text(fit: PoolScaling) -> str:
     )
 
 
-def _percents(fractions: Sequence[float]) -> list[float]:
-    return [100 * fraction for fraction in fractions]
-
-
-def _plain_lines(text: str) -> str:
-    """Returns a text of several lines, each as `plain` has it."""
-    return "\n".join(map(plain, text.split("\n")))
-
-
 def _scaled(column: pd.Series[Any]) -> tuple[npt.NDArray[np.float64], list[tuple[float, str]]]:
-    """Returns heights in [0, 1], and the ticks of an axis: few values each have one, of many the ends."""
+    """Return heights in [0, 1] and the ticks of an axis: few values have one each, many only at the ends."""
     if not pd.api.types.is_numeric_dtype(column):
         names = sorted({str(value) for value in column})
         step = 1 / max(1, len(names) - 1)
@@ -288,11 +266,7 @@ def _scaled(column: pd.Series[Any]) -> tuple[npt.NDArray[np.float64], list[tuple
     return (bent - low) / span, [(float(((np.log(e) if is_log else e) - low) / span), f"{e:.4g}") for e in ends]
 
 
-def _cell(value: Any) -> Cell:
+def _cell(value: Any) -> str:
     if isinstance(value, str) or value is None:
         return str(value)
     return number(float(value), f"{value:.4g}")
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ").replace(".", " ")

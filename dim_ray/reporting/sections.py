@@ -1,4 +1,4 @@
-"""The report's sections, out of a storage: what is best, how it compares, how it was found, and what it cost.
+"""Make the report's sections from a storage: what is best, how it compares, how it was found, and what it cost.
 
 report = make_report(Reader(root), ArtifactStore(root), {"dataset": "digits"})
 """
@@ -26,7 +26,7 @@ from dim_ray.store.reader import Reader
 
 __all__ = ["Report", "make_report"]
 
-_OF_TRIALS = {"dataset"}  # filters that limit trials, too
+_OF_TRIALS = {"dataset"}  # filters that also limit trials
 _MOST_DATASETS = 6  # with figures
 _MOST_STUDIES = 3
 _CHOSEN_ON = ("dataset", "protocol", "ipc", "architecture", "data_fingerprint", "budget_fingerprint")
@@ -34,32 +34,31 @@ _CHOSEN_ON = ("dataset", "protocol", "ipc", "architecture", "data_fingerprint", 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Everything that a page shows."""
+    """The contents of a page."""
 
     root: str
     chosen: str
-    """What it's limited to, in words; "" for everything."""
+    """Filters in words."""
     num_evaluations: int
     num_trials: int
     num_studies: int
     answers: Sequence[Answer]
     num_datasets: int
-    """With a best generator; more than `answers` where there are many."""
+    """Datasets with a best generator; only some of them have an answer if there are many."""
     sections: Sequence[Section]
 
 
 def make_report(reader: Reader, artifacts: ArtifactStore, filters: Mapping[str, Any]) -> Report:
-    """Reads a storage and draws all of it.
+    """Read a storage and draw it.
 
     Args:
-        reader: Of rows.
-        artifacts: Of the same storage.
-        filters: Values of dataset, ipc, architecture and protocol that are wanted. A protocol of generated images
-            brings that of the real ones beside it; trials are limited by the dataset alone, so with another filter
-            there is no section of what it all cost.
+        reader: Rows of the storage.
+        artifacts: Artefacts of the same storage.
+        filters: Values of dataset, ipc, architecture and protocol. A protocol of generated images includes that of the
+            real images beside it. Only the dataset limits trials, so with other filters there is no section of costs.
 
     Raises:
-        StorageError: There are no rows, or none that are wanted; the message says what there is.
+        StorageError: There are no such rows; the message says what there is.
     """
     evaluations, trials = _read(reader, filters)
     cells = measured_cells(evaluations)
@@ -115,7 +114,7 @@ def _answer(cells: pd.DataFrame, best: Best, artifacts: ArtifactStore) -> Answer
     spread = f", ± {100 * point['std']:.1f}" if point["n"] > 1 else ""
     how = "new ones in every epoch" if best.protocol == "on_the_fly" else "the same in every epoch"
     seeds = f"mean of {point['n']} seeds" if point["n"] > 1 else "one seed"
-    comparison = "Real images weren't measured at this budget, so there's nothing to compare it with."
+    comparison = "Real images weren't measured at this budget."
     if pd.notna(real):
         apart = mean - real
         than = "the same" if abs(apart) < 0.05 else f"{abs(apart):.1f} points {'less' if apart > 0 else 'more'}"
@@ -124,7 +123,7 @@ def _answer(cells: pd.DataFrame, best: Best, artifacts: ArtifactStore) -> Answer
     return Answer(
         dataset=best.dataset,
         headline=f"{mean:.1f} %",
-        sentence=f"of real test images are classified rightly by networks that were trained on generated images alone, "
+        sentence="of real test images are classified correctly by networks trained only on generated images, "
         f"{best.ipc} per class, {how} ({best.architecture}, {seeds}{spread}).",
         comparison=f"{comparison} {_chosen_from(best.num_compared)}",
         generator=best.generator,
@@ -143,8 +142,8 @@ def _load_line(artifacts: ArtifactStore, best: Best) -> str:
 
 def _chosen_from(num_compared: int) -> str:
     if num_compared == 1:
-        return "It's the only generator that was measured on these terms."
-    return f"It's the best by validation accuracy of {num_compared:,} generators that were measured on these terms."
+        return "It's the only generator measured on these terms."
+    return f"It's the best by validation accuracy of {num_compared:,} generators measured on these terms."
 
 
 def _leaderboard(cells: pd.DataFrame) -> Section | None:
@@ -156,9 +155,9 @@ def _leaderboard(cells: pd.DataFrame) -> Section | None:
         title="Leaderboard",
         paragraphs=(
             "Accuracy is that of the last epoch on the test split, which chose nothing, unless a row's terms say "
-            "otherwise. Validation chose the order within each dataset, IPC and student. Best in training is the best "
-            "of several tests on the test split, as much of the literature reports it: how much higher it is says how "
-            "much that flatters. On the fly and fixed answer different questions and are never compared.",
+            "otherwise. Rows of a dataset, IPC and student are ordered by validation accuracy. Best in training is the "
+            "best of several tests on the test split, which much of the literature reports and which is inflated. On "
+            "the fly and fixed answer different questions; don't compare them.",
         ),
         tables=tables,
     )
@@ -172,7 +171,7 @@ def _against_ipc(cells: pd.DataFrame, bests: Sequence[Best], num_all: int) -> Se
     return Section(
         key="ipc",
         title="Accuracy against images per class",
-        paragraphs=(f"The best generator of each dataset, for every IPC that it was measured at.{left_out}",),
+        paragraphs=(f"The best generator of each dataset at every IPC where it was measured.{left_out}",),
         figures=figures,
     )
 
@@ -202,13 +201,13 @@ def _pareto(evaluations: pd.DataFrame, bests: Sequence[Best], searched: Sequence
     return Section(
         key="pareto",
         title="Accuracy for size and time",
-        paragraphs=("A generator is undominated when none that is as small, or as cheap, is more accurate.",),
+        paragraphs=("A generator is undominated if none that is as small or as cheap is more accurate.",),
         figures=figures,
     )
 
 
 def _measured_fronts(evaluations: pd.DataFrame, bests: Sequence[Best]) -> Iterator[Figure]:
-    """Draws evaluated generators of each dataset, on the terms that its best was chosen on, by stored bytes."""
+    """Draw the evaluated generators of each dataset by stored bytes, on the terms that chose the best one."""
     may = evaluations[may_choose(evaluations)]
     for best in bests:
         rows = may[(may[list(_CHOSEN_ON)] == [getattr(best, name) for name in _CHOSEN_ON]).all(axis="columns")]
@@ -232,13 +231,13 @@ def _measured_fronts(evaluations: pd.DataFrame, bests: Sequence[Best]) -> Iterat
 
 
 def _trial_fronts(searched: Sequence[Study]) -> Iterator[Figure]:
-    """Draws the completed trials of each study by the size of their generators, and by time."""
+    """Draw the completed trials of each study by generator size and by time."""
     for study in searched:
         ended = study.trials
         points = ended.assign(label="trial " + ended["number"].astype(str), accuracy=ended["objective"])
         for key, word, cost, axis, unit in (
             ("bytes", "size", ended["generator_bytes"] / 1000, "kilobytes of the generator", "kB"),
-            ("seconds", "time", ended["alone_device_seconds"], "device seconds, from nothing", "device seconds"),
+            ("seconds", "time", ended["alone_device_seconds"], "device seconds without reuse", "device seconds"),
         ):
             figure = pareto_figure(
                 points.assign(cost=cost),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import io
 import itertools
 import json
@@ -171,20 +169,19 @@ def test_leaderboard_leaves_rows_with_terms_out_of_what_it_says_of_accuracy(page
 
 
 def test_text_out_of_rows_is_never_markup(page: Page, elements: list[Element]) -> None:
-    assert len(of(elements, "script")) == 1
+    assert not of(elements, "script")
     assert not of(elements, "i")
     assert "&lt;script&gt;alert(1)&lt;/script&gt;&amp;$x$" in page.html
     assert all(b"<script" not in data for name, data in page.files.items() if name.endswith(".svg"))
 
 
-def test_the_page_needs_nothing_else_and_runs_its_own_script_alone(page: Page, elements: list[Element]) -> None:
+def test_the_page_needs_nothing_else_and_its_policy_forbids_scripts(page: Page, elements: list[Element]) -> None:
     assert re.findall(r'(?:src|href)="(?!#|data:image/png)', page.html) == []
     assert "url(http" not in page.html
     assert "@import" not in page.html
     policy = next(e.attributes["content"] for e in of(elements, "meta") if "http-equiv" in e.attributes)
-    digest = base64.b64encode(hashlib.sha256(of(elements, "script")[0].text.encode()).digest()).decode()
     assert "default-src 'none'" in policy
-    assert f"script-src 'sha256-{digest}'" in policy
+    assert "script-src" not in policy
 
 
 def test_a_screen_reader_finds_its_way(elements: list[Element]) -> None:
@@ -244,7 +241,7 @@ def test_one_row_makes_a_page(tmp_path: Path) -> None:
     answer = of(elements, "article")[0]
     assert "90.0 %" in answer.text
     assert "Real images weren't measured at this budget" in answer.text
-    assert "aaaa000011112222, are no longer there" in answer.text
+    assert "aaaa000011112222, are gone" in answer.text
     assert [e.attributes["aria-labelledby"] for e in of(elements, "section")] == ["best", "leaderboard", "ipc", "cost"]
 
 

@@ -205,8 +205,8 @@ def _ipc_caption(best: Best, protocol: str, num_others: int) -> str:
         return f"{own} This report knows no published accuracies on {best.dataset} under this protocol."
     if protocol == "fixed":
         return (
-            f"{own} Grey lines are from papers, with ConvNet-3 and other budgets, most of them the best of several tests "
-            "on the test split; the table names their sources."
+            f"{own} Grey lines are from papers, with ConvNet-3 and other budgets, most of them the best of "
+            "several tests on the test split; the table names their sources."
         )
     return f"{own} Grey squares are from DiM's paper, with another budget."
 

@@ -89,7 +89,7 @@ class Section:
 
     key: str
     title: str
-    paragraphs: Sequence[str] = ()
+    text: str = ""
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
 

@@ -13,9 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from scipy.optimize import isotonic_regression
 
 from dim_ray.reporting.content import Drawing
 
@@ -152,17 +154,13 @@ def label_lines(axes: Axes, labels: Sequence[tuple[float, float, str, str]]) -> 
 
 def apart(values: Sequence[float], gap: float) -> list[float]:
     """Return the values in their order, moved as little as possible so that no two are closer than a gap."""
-    groups: list[list[int]] = []
-    for index in sorted(range(len(values)), key=lambda index: values[index]):
-        groups.append([index])
-        while len(groups) > 1 and _start(values, groups[-1], gap) - _end(values, groups[-2], gap) < gap:
-            last = groups.pop()
-            groups[-1] += last
-    places = [0.0] * len(values)
-    for group in groups:
-        for rank, index in enumerate(group):
-            places[index] = _start(values, group, gap) + rank * gap
-    return places
+    if not values:
+        return []
+    order = np.argsort(values, kind="stable")
+    spread = gap * np.arange(len(values))
+    places = np.empty(len(values))
+    places[order] = isotonic_regression(np.asarray(values)[order] - spread).x + spread
+    return [float(place) for place in places]
 
 
 def few_ticks(axes: Axes) -> None:
@@ -173,12 +171,3 @@ def few_ticks(axes: Axes) -> None:
 def plain(text: str) -> str:
     """Return a text without unprintable characters."""
     return "".join(character if character.isprintable() else " " for character in text)
-
-
-def _start(values: Sequence[float], group: list[int], gap: float) -> float:
-    """Return the place of a group's lowest label; the group is centred on its mean."""
-    return sum(values[index] for index in group) / len(group) - (len(group) - 1) * gap / 2
-
-
-def _end(values: Sequence[float], group: list[int], gap: float) -> float:
-    return _start(values, group, gap) + (len(group) - 1) * gap

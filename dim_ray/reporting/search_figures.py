@@ -184,16 +184,14 @@ def parallel_figure(study: Study) -> Figure | None:
     )
 
 
-def pareto_figure(points: pd.DataFrame, *, name: str, title: str, axis: str, unit: str, accuracy: str) -> Figure | None:
-    """Return accuracy against a cost with the Pareto front, or None for fewer than two points.
+def pareto_figure(points: pd.DataFrame, *, name: str, title: str, axis: str) -> Figure | None:
+    """Return validation accuracy against a cost with the Pareto front, or None for fewer than two points.
 
     Args:
         points: Columns `label`, `cost` (above 0) and `accuracy`, in [0, 1].
         name: Name of the files.
         title: Title of the figure.
         axis: Label of the cost axis.
-        unit: Unit of the cost.
-        accuracy: Name of the accuracy.
     """
     points = points.dropna(subset=["cost", "accuracy"])
     if len(points) < 2:
@@ -219,7 +217,7 @@ def pareto_figure(points: pd.DataFrame, *, name: str, title: str, axis: str, uni
         few_ticks(axes)
         axes.set_title(title)
         axes.set_xlabel(axis)
-        axes.set_ylabel(f"{accuracy}, %")
+        axes.set_ylabel("validation accuracy, %")
 
     others = len(points) - len(front)
     few = f" {len(shown):,} of {others:,} others are drawn." if len(shown) < others else ""
@@ -228,12 +226,12 @@ def pareto_figure(points: pd.DataFrame, *, name: str, title: str, axis: str, uni
         name=name,
         drawing=draw(paint, height=300),
         alt=f"{title}: {len(front)} of {len(points):,} are undominated, from "
-        f"{100 * front['accuracy'].iloc[0]:.1f} % at {front['cost'].iloc[0]:,.0f} {unit} to "
-        f"{100 * front['accuracy'].iloc[-1]:.1f} % at {front['cost'].iloc[-1]:,.0f} {unit}.",
+        f"{100 * front['accuracy'].iloc[0]:.1f} % at {front['cost'].iloc[0]:,.0f} {axis} to "
+        f"{100 * front['accuracy'].iloc[-1]:.1f} % at {front['cost'].iloc[-1]:,.0f} {axis}.",
         caption=f"Green: nothing that costs as little is more accurate ({len(front)} of {len(points):,}).{few}",
         table=Table(
             caption=f"{title}: undominated{'' if len(listed) == len(front) else f', the last {len(listed)}'}",
-            columns=("which", unit, f"{accuracy}, %"),
+            columns=("which", axis, "validation accuracy, %"),
             rows=[
                 (row["label"], number(row["cost"], f"{row['cost']:,.0f}"), percent(row["accuracy"]))
                 for row in listed.to_dict("records")

@@ -29,6 +29,12 @@ __all__ = ["Report", "make_report"]
 _OF_TRIALS = {"dataset"}  # filters that also limit trials
 _MOST_DATASETS = 6  # with figures
 _MOST_STUDIES = 3
+_LEADERBOARD = (
+    "Accuracy is that of the last epoch on the test split, which chose nothing, unless a row's terms say otherwise. "
+    "Rows of a dataset, IPC and student are ordered by validation accuracy. Best in training is the best of several "
+    "tests on the test split, which much of the literature reports and which is inflated. On the fly and fixed answer "
+    "different questions; don't compare them."
+)
 _CHOSEN_ON = ("dataset", "protocol", "ipc", "architecture", "data_fingerprint", "budget_fingerprint")
 
 
@@ -65,13 +71,11 @@ def make_report(reader: Reader, artifacts: ArtifactStore, filters: Mapping[str, 
     bests = best_generators(evaluations)
     most = evaluations["dataset"].value_counts().reindex([best.dataset for best in bests]).nlargest(_MOST_DATASETS)
     drawn = [best for best in bests if best.dataset in most.index]
-    searched = studies(trials, _MOST_STUDIES)
     sections = (
-        _leaderboard(cells),
+        Section(key="leaderboard", title="Leaderboard", text=_LEADERBOARD, tables=leaderboard(cells)),
         _against_ipc(cells, drawn, len(bests)),
-        _search(searched, trials),
-        _pareto(evaluations, drawn, searched),
-        None if filters.keys() - _OF_TRIALS else _cost(reader, artifacts, trials, evaluations, filters),
+        *_of_studies(evaluations, trials, drawn),
+        *([] if filters.keys() - _OF_TRIALS else [_cost(reader, artifacts, trials, evaluations, filters)]),
         _failures(trials),
     )
     return Report(
@@ -82,7 +86,7 @@ def make_report(reader: Reader, artifacts: ArtifactStore, filters: Mapping[str, 
         num_studies=int(trials["study"].nunique()),
         answers=[_answer(cells, best, artifacts) for best in drawn],
         num_datasets=len(bests),
-        sections=[section for section in sections if section is not None],
+        sections=[section for section in sections if section.figures or section.tables],
     )
 
 
@@ -146,63 +150,32 @@ def _chosen_from(num_compared: int) -> str:
     return f"It's the best by validation accuracy of {num_compared:,} generators measured on these terms."
 
 
-def _leaderboard(cells: pd.DataFrame) -> Section | None:
-    tables = leaderboard(cells)
-    if not tables:
-        return None
-    return Section(
-        key="leaderboard",
-        title="Leaderboard",
-        paragraphs=(
-            "Accuracy is that of the last epoch on the test split, which chose nothing, unless a row's terms say "
-            "otherwise. Rows of a dataset, IPC and student are ordered by validation accuracy. Best in training is the "
-            "best of several tests on the test split, which much of the literature reports and which is inflated. On "
-            "the fly and fixed answer different questions; don't compare them.",
-        ),
-        tables=tables,
-    )
-
-
-def _against_ipc(cells: pd.DataFrame, bests: Sequence[Best], num_all: int) -> Section | None:
-    figures = [figure for best in bests for figure in ipc_figures(cells, best)]
-    if not figures:
-        return None
+def _against_ipc(cells: pd.DataFrame, bests: Sequence[Best], num_all: int) -> Section:
     left_out = f" The {len(bests)} datasets of {num_all} with the most rows." if len(bests) < num_all else ""
     return Section(
         key="ipc",
         title="Accuracy against images per class",
-        paragraphs=(f"The best generator of each dataset at every IPC where it was measured.{left_out}",),
-        figures=figures,
+        text=f"The best generator of each dataset at every IPC where it was measured.{left_out}",
+        figures=[figure for best in bests for figure in ipc_figures(cells, best)],
     )
 
 
-def _search(searched: Sequence[Study], trials: pd.DataFrame) -> Section | None:
-    figures: list[Figure] = []
-    for study in searched:
-        found = (pool_figure(study), importance_figure(study), parallel_figure(study))
-        figures += [figure for figure in found if figure is not None]
-    if not figures:
-        return None
+def _of_studies(evaluations: pd.DataFrame, trials: pd.DataFrame, bests: Sequence[Best]) -> Iterator[Section]:
+    searched, num_all = studies(trials, _MOST_STUDIES), trials["study"].nunique()
     names = ", ".join(study.name for study in searched)
-    num_all = trials["study"].nunique()
     left_out = f" The {len(searched)} of {num_all:,} studies with the most trials." if len(searched) < num_all else ""
-    return Section(
+    figures = [draw(study) for study in searched for draw in (pool_figure, importance_figure, parallel_figure)]
+    yield Section(
         key="search",
         title="Search",
-        paragraphs=(f"Studies: {names}. Accuracies are of the validation split.{left_out}",),
-        figures=figures,
+        text=f"Studies: {names}. Accuracies are of the validation split.{left_out}",
+        figures=[figure for figure in figures if figure is not None],
     )
-
-
-def _pareto(evaluations: pd.DataFrame, bests: Sequence[Best], searched: Sequence[Study]) -> Section | None:
-    figures = [*_measured_fronts(evaluations, bests), *_trial_fronts(searched)]
-    if not figures:
-        return None
-    return Section(
+    yield Section(
         key="pareto",
         title="Accuracy for size and time",
-        paragraphs=("A generator is undominated if none that is as small or as cheap is more accurate.",),
-        figures=figures,
+        text="A generator is undominated if none that is as small or as cheap is more accurate.",
+        figures=[*_measured_fronts(evaluations, bests), *_trial_fronts(searched)],
     )
 
 
@@ -218,15 +191,8 @@ def _measured_fronts(evaluations: pd.DataFrame, bests: Sequence[Best]) -> Iterat
             cost=ranked["stored_bytes"] / 1000,
             accuracy=ranked["validation_mean"],
         )
-        figure = pareto_figure(
-            points,
-            name=f"size-{best.dataset}",
-            title=f"Evaluated generators of {best.dataset}",
-            axis="stored kilobytes",
-            unit="kB",
-            accuracy="validation accuracy",
-        )
-        if figure is not None:
+        title = f"Evaluated generators of {best.dataset}"
+        if figure := pareto_figure(points, name=f"size-{best.dataset}", title=title, axis="stored kilobytes"):
             yield figure
 
 
@@ -235,18 +201,12 @@ def _trial_fronts(searched: Sequence[Study]) -> Iterator[Figure]:
     for study in searched:
         ended = study.trials
         points = ended.assign(label="trial " + ended["number"].astype(str), accuracy=ended["objective"])
-        for key, word, cost, axis, unit in (
-            ("bytes", "size", ended["generator_bytes"] / 1000, "kilobytes of the generator", "kB"),
-            ("seconds", "time", ended["alone_device_seconds"], "device seconds without reuse", "device seconds"),
+        for key, word, cost, axis in (
+            ("bytes", "size", ended["generator_bytes"] / 1000, "kilobytes of the generator"),
+            ("seconds", "time", ended["alone_device_seconds"], "device seconds without reuse"),
         ):
-            figure = pareto_figure(
-                points.assign(cost=cost),
-                name=f"{key}-{study.name}",
-                title=f"Trials of {study.name}, by {word}",
-                axis=axis,
-                unit=unit,
-                accuracy="validation accuracy",
-            )
+            title = f"Trials of {study.name}, by {word}"
+            figure = pareto_figure(points.assign(cost=cost), name=f"{key}-{study.name}", title=title, axis=axis)
             if figure is not None:
                 yield figure
 
@@ -257,18 +217,16 @@ def _cost(
     trials: pd.DataFrame,
     evaluations: pd.DataFrame,
     filters: Mapping[str, Any],
-) -> Section | None:
+) -> Section:
     table = costs(artifacts, trials, evaluations, reader.validations(**filters))
-    if table.empty:
-        return None
-    return Section(key="cost", title="Cost", figures=(cost_figure(table),))
+    return Section(key="cost", title="Cost", figures=[] if table.empty else [cost_figure(table)])
 
 
-def _failures(trials: pd.DataFrame) -> Section | None:
-    if trials.empty:
-        return None
-    bad = int(trials["state"].isin(["failed", "diverged"]).sum())
-    said = (
-        f"{bad:,} of {len(trials):,} trials failed or diverged." if bad else f"None of {len(trials):,} trials failed."
+def _failures(trials: pd.DataFrame) -> Section:
+    num_bad = int(trials["state"].isin(["failed", "diverged"]).sum())
+    return Section(
+        key="failures",
+        title="Failures",
+        text=f"{num_bad or 'None'} of {len(trials):,} trials failed or diverged.",
+        tables=[] if trials.empty else failure_tables(trials),
     )
-    return Section(key="failures", title="Failures", paragraphs=(said,), tables=failure_tables(trials))

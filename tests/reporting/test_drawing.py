@@ -52,7 +52,7 @@ def test_labels_that_would_lie_on_each_other_are_moved_apart_in_order() -> None:
     assert sorted(places) == [places[1], places[2], places[3], places[0], places[4]]
     gaps = [b - a for a, b in zip(sorted(places), sorted(places)[1:], strict=False)]
     assert min(gaps) >= 1.0 - 1e-9
-    assert sum(places[1:4]) / 3 == sum([1.0, 1.1, 1.2]) / 3
+    assert sum(places[1:4]) == pytest.approx(sum([1.0, 1.1, 1.2]))
 
 
 def test_labels_that_are_far_enough_stay() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from dim_ray.config import NO_QUIRKS
-from dim_ray.store.analysis.selection import CELL, may_choose, rank, summarise, usual_ipc
+from dim_ray.store.analysis.selection import CELL, TERMS, may_choose, rank, summarise, usual_ipc
 
 __all__ = ["REAL", "Best", "best_generators", "curve", "leaders", "lone_baselines", "measured_cells", "whole_set"]
 
@@ -21,7 +21,7 @@ REAL: Mapping[str, str] = {"on_the_fly": "real_on_the_fly", "fixed": "real_fixed
 """Protocols of generated images, and those of the real images that they are compared with."""
 
 _KEY = list(CELL)
-_PAIRED = [name for name in CELL if name not in ("generator", "weights", "protocol")]
+_PAIRED = [name for name in TERMS if name != "protocol"]
 _EXTRA = {
     "images_drawn": ("images_drawn", "max"),
     "stored_bytes": ("stored_bytes", "max"),

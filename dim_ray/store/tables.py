@@ -21,13 +21,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dim_ray.errors import StorageError, UsageError, nearest
-from dim_ray.store.files.faults import is_gone, storage_errors
 from dim_ray.store.files.filesystem import Root
 from dim_ray.store.parsing import first_line, parse
 from dim_ray.store.row_files import num_packed
 from dim_ray.store.schema import Table
 
-__all__ = ["RowFile", "allowed_values", "checked", "list_files", "newest", "read_bytes", "read_rows"]
+__all__ = ["RowFile", "allowed_values", "checked", "list_files", "newest", "read_rows"]
 
 _REMOTE_THREADS = 16
 _MAX_LISTINGS = 100
@@ -107,24 +106,6 @@ def newest(table: Table, rows: pa.Table) -> pa.Table:
     return rows.take(by_age.take(last))
 
 
-def read_bytes(root: Root, path: str) -> bytes:
-    """Return a file's bytes.
-
-    Raises:
-        FileNotFoundError: The file is no longer there.
-        StorageError: The file can't be read.
-    """
-    try:
-        with root.filesystem.open_input_stream(path) as stream:
-            data: bytes = stream.read()
-    except (OSError, pa.ArrowException) as error:
-        if is_gone(error):
-            raise FileNotFoundError(path) from error
-        with storage_errors("read", path):
-            raise
-    return data
-
-
 def checked(table: Table, file: RowFile, rows: pa.Table) -> pa.Table:
     """Return a file's rows with the partition columns added.
 
@@ -176,11 +157,8 @@ def _read_files(root: Root, table: Table, files: Sequence[RowFile], columns: Seq
     """Return the rows of the files that still exist."""
 
     def read(file: RowFile) -> pa.Table | None:
-        try:
-            data = read_bytes(root, file.path)
-        except FileNotFoundError:
-            return None
-        return parse(table, file.path, data, columns)
+        data = root.read(root.key_of(file.path))
+        return None if data is None else parse(table, file.path, data, columns)
 
     if root.is_local:  # parsing holds the interpreter and takes as long as reading, so threads wouldn't help
         parts = [read(file) for file in files]

@@ -19,6 +19,7 @@ from dim_ray.errors import StorageError, UsageError
 
 __all__ = [
     "CELL",
+    "TERMS",
     "may_choose",
     "no_evaluations",
     "only_dataset",
@@ -46,7 +47,8 @@ CELL = (
 )
 """Columns that evaluations share if they differ only in their seed."""
 
-_TERMS = [name for name in CELL if name not in ("generator", "weights")]
+TERMS = [name for name in CELL if name not in ("generator", "weights")]
+"""Columns that comparable generators share."""
 
 
 def summarise(evaluations: pd.DataFrame) -> pd.DataFrame:
@@ -83,7 +85,7 @@ def rank(rows: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Rows of `summarise`, on the terms that most generators share.
     """
-    group = rows.groupby(_TERMS, dropna=False).ngroup()
+    group = rows.groupby(TERMS, dropna=False).ngroup()
     groups = rows.groupby(group).agg(num_generators=("generator", "nunique"), latest=("created_at", "max"))
     comparable = rows[group == groups.sort_values(["num_generators", "latest"]).index[-1]]
     order = ["validation_mean", "generator"]

@@ -65,6 +65,10 @@ class Root:
             raise StorageError(f"the storage key is {key!r}; allowed: names joined by '/', none of them empty or '..'.")
         return "/".join([self.path.rstrip("/"), *parts])
 
+    def key_of(self, path: str) -> str:
+        """Return the key of a path in `filesystem`."""
+        return path[len(self.path.rstrip("/")) + 1 :]
+
     def uri_of(self, key: str) -> str:
         """Return the address of a key: an absolute local path, or a URI with the root's query."""
         self.path_of(key)

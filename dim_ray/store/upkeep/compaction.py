@@ -25,7 +25,7 @@ from dim_ray.store.files.filesystem import Root, open_root
 from dim_ray.store.parsing import parse
 from dim_ray.store.row_files import ROWS_PER_PACK, aside_name, is_aside, num_packed, write_pack
 from dim_ray.store.schema import TABLES, Table
-from dim_ray.store.tables import RowFile, checked, list_files, newest, read_bytes
+from dim_ray.store.tables import RowFile, checked, list_files, newest
 
 __all__ = ["Compaction", "compact"]
 
@@ -97,9 +97,8 @@ def _pack(root: Root, table: Table, batch: Sequence[RowFile], latest: datetime |
     packed: list[tuple[RowFile, str]] = []
     parts: list[pa.Table] = []
     for file in batch:
-        try:
-            data = read_bytes(root, file.path)
-        except FileNotFoundError:  # another compaction was faster
+        data = root.read(root.key_of(file.path))
+        if data is None:  # another compaction was faster
             continue
         rows = checked(table, file, parse(table, file.path, data))
         if latest is None or file.is_pack or pc.max(rows["created_at"]).as_py() < latest:

@@ -11,13 +11,13 @@ anything younger than a day, since somebody may be about to use it.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from dim_ray.errors import StorageError
-from dim_ray.store.analysis.selection import CELL, may_choose, summarise
+from dim_ray.store.analysis.selection import TERMS, may_choose, summarise
 from dim_ray.store.artifacts import KINDS, ArtifactStore
 from dim_ray.store.files.filesystem import Root, is_name, open_root
 from dim_ray.store.reader import Reader
@@ -32,6 +32,10 @@ _UNDER_QUOTA = {
     "teachers": "the quota: only a new distillation or soft labels need it",
     "generators": "the quota: nowhere the best",
 }  # in the order of removal
+
+_Key = tuple[str, str]
+"""Kind and fingerprint."""
+_Cards = Mapping[_Key, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,18 +62,6 @@ class Plan:
         return self.size_bytes - sum(removal.size_bytes for removal in self.removals)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Stored:
-    kind: str
-    fingerprint: str
-    size_bytes: int
-    created_at: datetime
-    needs: frozenset[tuple[str, str]]
-
-    def removal(self, reason: str) -> Removal:
-        return Removal(kind=self.kind, fingerprint=self.fingerprint, size_bytes=self.size_bytes, reason=reason)
-
-
 def plan_pruning(root: str, *, quota_bytes: int | None = None, **interest: Any) -> Plan:
     """Return what to delete; nothing is deleted yet.
 
@@ -84,26 +76,25 @@ def plan_pruning(root: str, *, quota_bytes: int | None = None, **interest: Any) 
         ArtifactError: A card is damaged; see `dim_ray.store.upkeep.verification`.
         StorageError: The storage can't be read, or no row is of interest.
     """
-    opened = open_root(root)
-    size_bytes = sum(info.size or 0 for folder in _FOLDERS for info in opened.children(folder, recursive=True))
+    opened, artifacts = open_root(root), ArtifactStore(root)
     oldest = datetime.now(UTC) - _MIN_AGE
-    stored = {(own.kind, own.fingerprint): own for own in _artifacts(root)}
+    cards = {(kind, name): artifacts.read_card(kind, name) for kind in KINDS for name in artifacts.list(kind)}
+    times = {key: datetime.fromisoformat(card["created_at"]) for key, card in cards.items()}
     named, best = _named_and_best(root, interest)
-    young = {key for key, own in stored.items() if own.created_at > oldest}
-    young |= {need for key in young for need in stored[key].needs}
-    kept = young | {key for key in stored if key[0] == "generators" and key[1] in named}
-    kept |= {need for key in kept if key in stored for need in stored[key].needs}
-    removals = [own.removal("nothing that is kept names it") for key, own in stored.items() if key not in kept]
-    plan = Plan(removals=(*_unfinished(opened, set(stored), oldest), *removals), size_bytes=size_bytes)
+    young = _with_needs(cards, {key for key in cards if times[key] > oldest})
+    kept = _with_needs(cards, young | {key for key in cards if key[0] == "generators" and key[1] in named})
+    removals = [*_unfinished(opened, cards, oldest)]
+    removals += [_removal(opened, *key, "nothing that is kept names it") for key in cards if key not in kept]
+    size_bytes = sum(_size_bytes(opened, folder) for folder in _FOLDERS)
+    plan = Plan(removals=tuple(removals), size_bytes=size_bytes)
     if quota_bytes is None:
         return plan
-    old = [own for key, own in stored.items() if key in kept - young]
     kinds = list(_UNDER_QUOTA)
-    for own in sorted(old, key=lambda own: (kinds.index(own.kind), own.created_at)):
+    old = [key for key in cards if key in kept - young and key[1] not in best]
+    for kind, name in sorted(old, key=lambda key: (kinds.index(key[0]), times[key])):
         if plan.left_bytes <= quota_bytes:
             break
-        if own.fingerprint not in best:
-            plan = Plan(removals=(*plan.removals, own.removal(_UNDER_QUOTA[own.kind])), size_bytes=size_bytes)
+        plan = replace(plan, removals=(*plan.removals, _removal(opened, kind, name, _UNDER_QUOTA[kind])))
     return plan
 
 
@@ -118,32 +109,31 @@ def prune(root: str, plan: Plan) -> None:
         artifacts.remove(removal.kind, removal.fingerprint)
 
 
-def _artifacts(root: str) -> Iterator[_Stored]:
-    artifacts, opened = ArtifactStore(root), open_root(root)
-    for kind in KINDS:
-        for fingerprint in artifacts.list(kind):
-            card = artifacts.read_card(kind, fingerprint)
-            needs = {("teachers", name) for name in card.get("teachers", ())}
-            yield _Stored(
-                kind=kind,
-                fingerprint=fingerprint,
-                size_bytes=sum(info.size or 0 for info in opened.children(f"{kind}/{fingerprint}")),
-                created_at=datetime.fromisoformat(card["created_at"]),
-                needs=frozenset(needs | ({("priors", card["prior"])} if "prior" in card else set())),
-            )
+def _with_needs(cards: _Cards, keys: set[_Key]) -> set[_Key]:
+    """Return artefacts together with the priors and teachers that their cards name."""
+    needs = {("teachers", name) for key in keys & cards.keys() for name in cards[key].get("teachers", ())}
+    return keys | needs | {("priors", cards[key]["prior"]) for key in keys & cards.keys() if "prior" in cards[key]}
 
 
-def _unfinished(root: Root, stored: Container[tuple[str, str]], oldest: datetime) -> Iterator[Removal]:
+def _removal(root: Root, kind: str, fingerprint: str, reason: str) -> Removal:
+    size_bytes = _size_bytes(root, f"{kind}/{fingerprint}")
+    return Removal(kind=kind, fingerprint=fingerprint, size_bytes=size_bytes, reason=reason)
+
+
+def _size_bytes(root: Root, folder: str) -> int:
+    return sum(info.size or 0 for info in root.children(folder, recursive=True))
+
+
+def _unfinished(root: Root, cards: _Cards, oldest: datetime) -> Iterator[Removal]:
     """Find folders without a card that nobody has written to since `oldest`."""
     for kind in KINDS:
         for folder in root.children(kind):
             name = folder.base_name
-            if folder.is_file or not is_name(name) or (kind, name) in stored:
+            if folder.is_file or not is_name(name) or (kind, name) in cards:
                 continue
             files = [info for info in root.children(f"{kind}/{name}") if info.is_file]
             if files and all(info.mtime < oldest for info in files):
-                size_bytes = sum(info.size for info in files)
-                yield Removal(kind=kind, fingerprint=name, size_bytes=size_bytes, reason="it was never finished")
+                yield _removal(root, kind, name, "it was never finished")
 
 
 def _named_and_best(root: str, interest: Mapping[str, Any]) -> tuple[set[str], set[str]]:
@@ -155,8 +145,7 @@ def _named_and_best(root: str, interest: Mapping[str, Any]) -> tuple[set[str], s
             f"no evaluation under {root} has {dict(interest)}, so nothing would be kept; ask for others."
         )
     cells = summarise(rows[may_choose(rows)])
-    shared = [name for name in CELL if name not in ("generator", "weights")]
-    best = cells.loc[cells.groupby(shared, dropna=False)["validation_mean"].idxmax()]["generator"]
+    best = cells.loc[cells.groupby(TERMS, dropna=False)["validation_mean"].idxmax()]["generator"]
     named = set(rows["generator"].dropna())
     if not interest:
         named |= set(reader.trials()["generator"].dropna()) | set(reader.validations()["generator"])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -17,11 +16,11 @@ import pyarrow.fs as pafs
 from dim_ray.errors import StorageError
 from dim_ray.progress.stages import counted
 from dim_ray.store.artifacts import KINDS, ArtifactStore
-from dim_ray.store.files.filesystem import Root, open_root
+from dim_ray.store.files.filesystem import open_root
 from dim_ray.store.parsing import parse
 from dim_ray.store.row_files import num_packed, pack_digest, row_of
 from dim_ray.store.schema import TABLES, Table
-from dim_ray.store.tables import RowFile, checked, list_files, read_bytes
+from dim_ray.store.tables import RowFile, checked, list_files
 
 __all__ = ["Verification", "verify"]
 
@@ -54,7 +53,7 @@ def verify(root: str) -> Verification:
     opened, artifacts = open_root(root), ArtifactStore(root)
     problems: list[str] = []
     wanted: Counter[str] = Counter()
-    num_files = num_rows = num_artifacts = 0
+    num_files = num_rows = 0
     for table in TABLES:
         try:
             files = list_files(opened, table)
@@ -64,34 +63,40 @@ def verify(root: str) -> Verification:
         for file in files:
             num_files += 1
             try:
-                rows = _rows(opened, table, file)
-            except FileNotFoundError:  # compacted meanwhile
-                continue
+                data = opened.read(opened.key_of(file.path))
+                if data is None:  # compacted meanwhile
+                    continue
+                rows = _rows(table, file, data)
             except StorageError as error:
                 problems.append(str(error))
                 continue
             num_rows += len(rows)
             wanted.update(name for name in rows["generator"].to_pylist() if name is not None)
-    there = set()
-    for kind, fingerprint in _artifact_folders(opened):
-        num_artifacts += 1
-        try:
-            artifacts.read(kind, fingerprint)
-        except StorageError as error:
-            problems.append(str(error))
-        if kind == "generators":
-            there.add(fingerprint)
+    folders = {
+        kind: [info.base_name for info in opened.children(kind) if info.type == pafs.FileType.Directory]
+        for kind in KINDS
+    }
+    for kind, names in folders.items():
+        for name in names:
+            try:
+                artifacts.read(kind, name)
+            except StorageError as error:
+                problems.append(str(error))
     problems += [
         f"generators/{name} is missing in {opened.uri}, and {counted(count, 'row')} name it. Bring back a copy; "
         "the rows stay what they are."
         for name, count in sorted(wanted.items())
-        if name not in there
+        if name not in folders["generators"]
     ]
-    return Verification(num_files=num_files, num_rows=num_rows, num_artifacts=num_artifacts, problems=tuple(problems))
+    return Verification(
+        num_files=num_files,
+        num_rows=num_rows,
+        num_artifacts=sum(map(len, folders.values())),
+        problems=tuple(problems),
+    )
 
 
-def _rows(root: Root, table: Table, file: RowFile) -> pa.Table:
-    data = read_bytes(root, file.path)
+def _rows(table: Table, file: RowFile, data: bytes) -> pa.Table:
     digest = pack_digest(file.name)
     if digest is not None and hashlib.sha256(data).hexdigest()[: len(digest)] != digest:
         raise StorageError(f"{file.path} was altered: its SHA-256 isn't the one in its name. Bring back a copy.")
@@ -104,10 +109,3 @@ def _rows(root: Root, table: Table, file: RowFile) -> pa.Table:
     if count is not None and (len(ids) != count or len(set(ids)) != count):
         raise StorageError(f"{file.path} has {len(ids)} rows, {len(set(ids))} of them different, and not {count}.")
     return rows
-
-
-def _artifact_folders(root: Root) -> Iterator[tuple[str, str]]:
-    for kind in KINDS:
-        for info in root.children(kind):
-            if info.type == pafs.FileType.Directory:
-                yield kind, info.base_name

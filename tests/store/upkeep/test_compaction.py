@@ -284,7 +284,8 @@ def test_pack_that_does_not_read_as_it_was_written_costs_no_row(
     root = str(tmp_path)
     fill(root)
     before = files(root)
-    monkeypatch.setattr(Root, "read", lambda self, key: b"rotten")
+    read = Root.read
+    monkeypatch.setattr(Root, "read", lambda self, key: b"rotten" if "/rows-" in key else read(self, key))
     with pytest.raises(StorageError, match="doesn't read as it was written; nothing was deleted"):
         compact(root)
     assert set(before) <= set(files(root))

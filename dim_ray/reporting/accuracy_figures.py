@@ -30,7 +30,7 @@ from dim_ray.reporting.drawing import (
     settle,
 )
 from dim_ray.reporting.drawing import REAL as ORANGE
-from dim_ray.reporting.published import WHOLE_SETS, published
+from dim_ray.reporting.published import published
 
 __all__ = ["answer_figure", "ipc_figures"]
 
@@ -131,7 +131,6 @@ def _dots(axes: Axes, points: pd.DataFrame, title: str) -> None:
 
 def _ipc_figure(points: pd.DataFrame, best: Best, protocol: str, whole: Mapping[Any, Any] | None) -> Figure:
     others = published(best.dataset, protocol)
-    printed = WHOLE_SETS.get(best.dataset)
 
     def paint(canvas: Canvas) -> None:
         axes = canvas.subplots()
@@ -150,9 +149,10 @@ def _ipc_figure(points: pd.DataFrame, best: Best, protocol: str, whole: Mapping[
             axes.errorbar(there["ipc"], means, stds, color=colour, marker=marker, markerfacecolor=face, markersize=6)
             labels.append((float(there["ipc"].iloc[-1]), float(means.iloc[-1]), word, colour))
         if whole is not None:
-            _mark_whole(axes, float(whole["mean"]), _WHOLE, ORANGE)
-        elif printed:
-            _mark_whole(axes, printed[0], f"{_WHOLE}, {printed[1]}", PUBLISHED)
+            height = 100 * float(whole["mean"])
+            axes.axhline(height, color=ORANGE, linewidth=1, linestyle=(0, (1, 2)))
+            style = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "va": "bottom"}
+            axes.annotate(_WHOLE, (0.01, height), (0, 3), color=ORANGE, **style)
         ticks = sorted({*(int(ipc) for ipc in points["ipc"]), *(ipc for line in others for ipc in line.accuracies)})
         axes.set_xscale("log")
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
@@ -169,12 +169,6 @@ def _ipc_figure(points: pd.DataFrame, best: Best, protocol: str, whole: Mapping[
         caption=_ipc_caption(best, protocol, len(others)),
         table=_ipc_table(points, best, protocol, whole),
     )
-
-
-def _mark_whole(axes: Axes, accuracy: float, text: str, colour: str) -> None:
-    axes.axhline(100 * accuracy, color=colour, linewidth=1, linestyle=(0, (1, 2)))
-    place = (0.01, 100 * accuracy)
-    axes.annotate(text, place, (0, 3), axes.get_yaxis_transform(), "offset points", va="bottom", color=colour)
 
 
 def _label_ends(canvas: Canvas, axes: Axes, labels: Sequence[tuple[float, float, str, str]], last: int) -> None:
@@ -226,9 +220,6 @@ def _ipc_table(points: pd.DataFrame, best: Best, protocol: str, whole: Mapping[A
         rows.append(
             [_WHOLE, best.architecture, none, value, number(whole["n"]), number(whole["optimiser_steps"]), here]
         )
-    elif best.dataset in WHOLE_SETS:
-        printed, source = WHOLE_SETS[best.dataset]
-        rows.append([_WHOLE, "ConvNet-3", none, percent(printed), none, none, f"published, {source}"])
     for line in published(best.dataset, protocol):
         for ipc, accuracy in line.accuracies.items():
             source = f"published, {line.source}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import pyarrow as pa
 
@@ -37,7 +37,6 @@ STATES = ("completed", "diverged", "failed", "stopped")
 FRACTION = "fraction in [0, 1]"
 
 _TEXT, _INT, _REAL, _TIME = pa.string(), pa.int64(), pa.float64(), pa.timestamp("us", tz="UTC")
-_SINCE = "since"
 
 
 def _column(
@@ -51,9 +50,11 @@ def _column(
     since: int = 1,
 ) -> pa.Field:
     metadata = {"description": description, "unit": unit} | ({"allowed": ", ".join(allowed)} if allowed else {})
-    metadata |= {_SINCE: str(since)} if since > 1 else {}
+    metadata |= {"since": str(since)} if since > 1 else {}
     return pa.field(name, kind, nullable=nullable, metadata=metadata)
 
+
+_optional = partial(_column, nullable=True)
 
 _ROW = [
     _column("id", _TEXT, "Hash of what was measured; also the file's name.", "hex"),
@@ -61,7 +62,7 @@ _ROW = [
     _column("created_at", _TIME, "When the row was written.", "UTC"),
 ]
 _ORIGIN = [
-    _column("host", _TEXT, "Machine that computed it.", nullable=True),
+    _optional("host", _TEXT, "Machine that computed it."),
     _column("code_version", _TEXT, "Version of dim_ray."),
 ]
 
@@ -70,15 +71,9 @@ EVALUATIONS: pa.Schema = pa.schema(
         *_ROW,
         _column("dataset", _TEXT, "Dataset; in the path."),
         _column("ipc", pa.int32(), "Images per class (real_full: the mean); in the path.", "images"),
-        _column("study", _TEXT, "Study that requested it.", nullable=True),
-        _column("generator", _TEXT, "Generator's fingerprint; null for real images.", "hex", nullable=True),
-        _column(
-            "weights",
-            _TEXT,
-            "Generator's averaged or raw weights; null for real images.",
-            nullable=True,
-            allowed=WEIGHTS,
-        ),
+        _optional("study", _TEXT, "Study that requested it."),
+        _optional("generator", _TEXT, "Generator's fingerprint; null for real images.", "hex"),
+        _optional("weights", _TEXT, "Generator's averaged or raw weights; null for real images.", allowed=WEIGHTS),
         _column("data_fingerprint", _TEXT, "Fingerprint of the data and their splits.", "hex"),
         _column("protocol", _TEXT, "How the student got its images.", allowed=PROTOCOLS),
         _column("architecture", _TEXT, "Student's architecture."),
@@ -93,21 +88,13 @@ EVALUATIONS: pa.Schema = pa.schema(
         ),
         _column("quirks", _TEXT, "The reference's quirks in force, joined by +, or none."),
         _column("labels", _TEXT, "Labels used in training.", allowed=("hard", "soft")),
-        _column("labeller", _TEXT, "Fingerprint of the teachers that gave soft labels.", "hex", nullable=True),
+        _optional("labeller", _TEXT, "Fingerprint of the teachers that gave soft labels.", "hex"),
         _column("accuracy", _REAL, "On split after the last epoch; under best_of_tests, best_test_accuracy.", FRACTION),
-        _column(
-            "best_test_accuracy",
-            _REAL,
-            "Best of several tests on split: inflated, never the headline.",
-            FRACTION,
-            nullable=True,
+        _optional(
+            "best_test_accuracy", _REAL, "Best of several tests on split: inflated, never the headline.", FRACTION
         ),
-        _column(
-            "validation_accuracy",
-            _REAL,
-            "On the validation split after the last epoch, for selection.",
-            FRACTION,
-            nullable=True,
+        _optional(
+            "validation_accuracy", _REAL, "On the validation split after the last epoch, for selection.", FRACTION
         ),
         _column("images_drawn", _INT, "Images shown to the student, repeats included.", "images"),
         _column("distinct_images", _INT, "Different images among them, before augmentation.", "images"),
@@ -127,13 +114,13 @@ EVALUATIONS: pa.Schema = pa.schema(
         _column("augmentation", _TEXT, "Student's DSA operations."),
         _column("recipe_json", _TEXT, "Student's section evaluation, quirks included.", "JSON"),
         _column("budget_fingerprint", _TEXT, "Fingerprint of the student's budget and recipe.", "hex"),
-        _column("final_loss", _REAL, "Training loss of the last step.", "nats", nullable=True),
+        _optional("final_loss", _REAL, "Training loss of the last step.", "nats"),
         _column(
             "wall_seconds", _REAL, "Training and testing time; an equal share of students trained together.", "seconds"
         ),
         _column("device", _TEXT, "Training device."),
-        _column("precision", _TEXT, "Number format of training steps.", nullable=True),
-        _column("num_threads", _INT, "PyTorch's CPU threads.", "threads", nullable=True),
+        _optional("precision", _TEXT, "Number format of training steps."),
+        _optional("num_threads", _INT, "PyTorch's CPU threads.", "threads"),
         *_ORIGIN,
         _column("torch_version", _TEXT, "Version of PyTorch."),
     ]
@@ -148,7 +135,7 @@ VALIDATIONS: pa.Schema = pa.schema(
         _column("weights", _TEXT, "Generator's averaged or raw weights.", allowed=WEIGHTS),
         *map(EVALUATIONS.field, ("data_fingerprint", "architecture", "seed")),
         _column("accuracy", _REAL, "On the validation split after the last epoch; 0 if diverged.", FRACTION),
-        _column("error", _TEXT, "How the student diverged.", nullable=True),
+        _optional("error", _TEXT, "How the student diverged."),
         *map(
             EVALUATIONS.field,
             ("recipe_json", "budget_fingerprint", "wall_seconds", "device", "precision", "num_threads"),
@@ -170,39 +157,35 @@ TRIALS: pa.Schema = pa.schema(
         _column("matching_weight", _REAL, "Weight of the matching loss.", "weight"),
         _column("adversarial_weight", _REAL, "Weight of the adversarial and class losses.", "weight"),
         _column("params_json", _TEXT, "Parameters that the search chose, by field.", "JSON"),
-        _column("objective", _REAL, "Validation accuracy, to be maximised.", FRACTION, nullable=True),
-        _column("objective_name", _TEXT, "What the objective measures.", nullable=True),
-        _column("num_seeds", _INT, "Seeds averaged in the objective.", "seeds", nullable=True, since=3),
-        _column("objective_std", _REAL, "Standard deviation over these seeds.", FRACTION, nullable=True, since=3),
-        _column("epoch", _INT, "Last reported matching epoch.", "epochs", nullable=True),
-        _column("device_seconds", _REAL, "Time x devices held.", "seconds", nullable=True),
-        _column(
+        _optional("objective", _REAL, "Validation accuracy, to be maximised.", FRACTION),
+        _optional("objective_name", _TEXT, "What the objective measures."),
+        _optional("num_seeds", _INT, "Seeds averaged in the objective.", "seeds", since=3),
+        _optional("objective_std", _REAL, "Standard deviation over these seeds.", FRACTION, since=3),
+        _optional("epoch", _INT, "Last reported matching epoch.", "epochs"),
+        _optional("device_seconds", _REAL, "Time x devices held.", "seconds"),
+        _optional(
             "saved_device_seconds",
             _REAL,
             "Additional cost without reuse: teachers, prior, and all of reused_trial.",
             "seconds",
-            nullable=True,
             since=2,
         ),
-        _column(
-            "reused_trial", _INT, "Trial of this study whose result it took over.", "number", nullable=True, since=2
-        ),
-        _column("generator_bytes", _INT, "File size of the validated weights.", "bytes", nullable=True, since=3),
-        _column(
+        _optional("reused_trial", _INT, "Trial of this study whose result it took over.", "number", since=2),
+        _optional("generator_bytes", _INT, "File size of the validated weights.", "bytes", since=3),
+        _optional(
             "alone_device_seconds",
             _REAL,
             "Cost of the generator from nothing: teachers, prior and distillation.",
             "seconds",
-            nullable=True,
             since=3,
         ),
-        _column("wall_seconds", _REAL, "Time from start to end.", "seconds", nullable=True),
-        _column("generator", _TEXT, "Generator's fingerprint.", "hex", nullable=True),
+        _optional("wall_seconds", _REAL, "Time from start to end.", "seconds"),
+        _optional("generator", _TEXT, "Generator's fingerprint.", "hex"),
         _column("config_fingerprint", _TEXT, "Fingerprint of the trial's configuration.", "hex"),
         _column("config_json", _TEXT, "Trial's resolved configuration.", "JSON"),
-        _column("error", _TEXT, "What went wrong.", nullable=True),
-        _column("started_at", _TIME, "When the trial began.", "UTC", nullable=True),
-        _column("ended_at", _TIME, "When the trial ended.", "UTC", nullable=True),
+        _optional("error", _TEXT, "What went wrong."),
+        _optional("started_at", _TIME, "When the trial began.", "UTC"),
+        _optional("ended_at", _TIME, "When the trial ended.", "UTC"),
         *_ORIGIN,
     ]
 )
@@ -257,4 +240,4 @@ def meaning(field: pa.Field, key: str) -> str:
 
 def since(field: pa.Field) -> int:
     """Return the schema version that a column came with; in older rows it's null."""
-    return int(meaning(field, _SINCE) or 1)
+    return int(meaning(field, "since") or 1)

@@ -306,7 +306,7 @@ def _newer_columns(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from dim_ray.store import parsing, reader, rows, schema
 
-    column = schema._column("temperature", pa.float64(), "Of the room.", "degrees", nullable=True, since=NEWER)
+    column = schema._optional("temperature", pa.float64(), "Of the room.", "degrees", since=NEWER)
     table = replace(schema.EVALUATION_TABLE, schema=EVALUATIONS.append(column))
     for module in (schema, rows, parsing):
         monkeypatch.setattr(module, "SCHEMA_VERSION", NEWER)

@@ -83,7 +83,9 @@ def distill_generator(
     name, weights = generator_fingerprint(work), config.evaluation.weights
     if collective.any(work.artifacts.exists("generators", name)):  # the same answer on every worker
         epoch = config.matching.epochs
-        measured = validate_here(work, epoch, load_module(work, name, weights), collective)
+        # The others may not see it yet.
+        generator = load_module(work, name, weights) if collective.rank == 0 else None
+        measured = validate_here(work, epoch, generator, collective)
         reporter.report(epoch, epoch, measured)
         return name
     pair = build_pair(

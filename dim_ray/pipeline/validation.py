@@ -70,12 +70,12 @@ class Rungs:
         self._collective = collective
         self._epoch: int | None = None  # being validated
 
-    def begin(self, epoch: int, generator: Generator) -> None:
-        """Start validating the generator of an epoch; the one before it has been taken."""
+    def begin(self, epoch: int, generator: Generator | None) -> None:
+        """Start validating worker 0's generator of an epoch; the one before it has been taken."""
         if self._validator is None:
             return
         self._epoch = epoch
-        if self._collective.rank == 0:
+        if self._collective.rank == 0 and generator is not None:
             self._validator.begin(generator)
 
     def take(self, *, wait: bool) -> Mapping[str, float]:
@@ -101,8 +101,13 @@ class Rungs:
         return {_EPOCH: epoch, **measured}
 
 
-def validate_here(work: Workspace, epoch: int, generator: Generator, collective: Collective) -> Mapping[str, float]:
-    """Validate the generator of an epoch on worker 0 while all wait; return and raise as `Rungs.take`."""
+def validate_here(
+    work: Workspace, epoch: int, generator: Generator | None, collective: Collective
+) -> Mapping[str, float]:
+    """Validate the generator of an epoch on worker 0, the only one that needs it, while all wait.
+
+    Returns and raises as `Rungs.take`.
+    """
     rungs = Rungs(HereValidator(work), collective)
     rungs.begin(epoch, generator)
     return rungs.take(wait=True)

@@ -121,7 +121,7 @@ def test_card_that_says_too_much_is_a_mismatch_with_exit_code_1(
     assert on_the_fly.endswith(": MISMATCH")
     assert "now" in on_the_fly
     assert "(n 2); difference -" in on_the_fly
-    assert captured.err.startswith(f"error: 1 of 2 cells of {copied} don't match its card, named above")
+    assert captured.err.startswith(f"error: 1 of 2 cells of {copied}, named above, don't match its card")
 
 
 def test_students_have_other_seeds_than_those_of_the_card(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +163,7 @@ def test_cells_are_chosen_and_what_isnt_there_is_said(exported: Path, capsys: py
         next(reevaluate(str(exported), ipc=5))
     with pytest.raises(UsageError, match="--seeds is 1; allowed: 2 or more"):
         next(reevaluate(str(exported), num_seeds=1))
-    with pytest.raises(UsageError, match="for an exported folder alone"):
+    with pytest.raises(UsageError, match="only for an exported folder"):
         main(["verify", "--seeds", "3"])
 
 

@@ -357,7 +357,7 @@ def test_generator_that_is_there_is_measured_and_not_trained_again(
     built: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = file_bytes(built, "generators")
-    monkeypatch.setattr(generators, "distill", lambda *args, **options: pytest.fail("was trained again"))
+    monkeypatch.setattr(generators, "run_epochs", lambda *args, **options: pytest.fail("was trained again"))
     reporter = RecordingReporter()
     distil(built, reporter)
     card = built.artifacts.read_card("generators", generator_fingerprint(built))
@@ -370,18 +370,19 @@ def test_generator_that_is_there_is_measured_and_not_trained_again(
 def test_every_worker_reports_a_generator_that_is_there(built: Workspace) -> None:
     """Ray Train waits until all workers have reported: one that stays silent would stop the others for ever."""
     reporter = RecordingReporter()
-    distil(built, reporter, OneOfSeveral(1, 2))
+    # Worker 0 has measured it, as its third answer says.
+    distil(built, reporter, OneOfSeveral(1, 2, flagged=lambda call: call == 3))
     assert reporter.reports == [(2, 2, {"validated_epoch": 2})]
 
 
 def test_worker_that_does_not_see_the_generator_yet_follows_the_one_that_does(
     built: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generators, "distill", lambda *args, **options: pytest.fail("was trained"))
+    monkeypatch.setattr(generators, "run_epochs", lambda *args, **options: pytest.fail("was trained"))
     reporter = RecordingReporter()
 
-    # The other says: it is there; no student diverged.
-    distil(undistilled(built), reporter, OneOfSeveral(1, 2, flagged=lambda call: call == 1))
+    # Worker 0 says: it is there; no student diverged; it is measured.
+    distil(undistilled(built), reporter, OneOfSeveral(1, 2, flagged=lambda call: call in (1, 3)))
     assert reporter.steps == [2]
 
 

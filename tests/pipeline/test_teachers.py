@@ -243,9 +243,11 @@ def test_groups_are_of_one_architecture_dearest_first(tmp_path: Path) -> None:
     assert teachers_cost(work, [0, 2, 4]) == 3 * dear
 
 
-def test_by_default_groups_are_of_four_where_only_the_device_can_tell_and_leave_no_slot_empty(tmp_path: Path) -> None:
-    work = with_pool(make_work(tmp_path, networks=NetworksConfig(teachers=("vit_tiny_w12",))), size=9)
-    assert groups(work) == [[number] for number in range(9)]
+def test_by_default_groups_are_of_four_where_ensembles_may_pay_and_leave_no_slot_empty(tmp_path: Path) -> None:
+    large = with_pool(make_work(tmp_path, networks=NetworksConfig(teachers=("convnet3",))), size=9, batch_size=64)
+    assert groups(large) == [[number] for number in range(9)]
+    work = with_pool(make_work(tmp_path), size=9)
+    assert groups(work) == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
     assert groups(work, device_type="cuda") == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
     assert groups(work, device_type="cuda", num_slots=4) == [[0, 1], [2, 3], [4, 5], [6, 7], [8]]
 

@@ -9,8 +9,6 @@ implementation.
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,8 +19,6 @@ from dim_ray.core.networks.batch_norm import BatchNorm1d, BatchNorm2d
 from dim_ray.core.networks.initialise import initialise
 
 __all__ = ["Discriminator", "Generator", "MapNorm", "build_discriminator", "build_generator", "scales"]
-
-_Module = TypeVar("_Module", bound=nn.Module)
 
 _SMALLEST_SCALE = 4
 _MAX_SEED = 2**62
@@ -146,7 +142,8 @@ def build_generator(
     """Return a freshly initialised generator, on the device of `rng`."""
     with torch.device("meta"):
         network = Generator(config, num_classes=num_classes, num_channels=num_channels, image_size=image_size)
-    return _materialise(network, rng)
+    _materialise(network, rng)
+    return network
 
 
 def build_discriminator(
@@ -155,7 +152,7 @@ def build_discriminator(
     """Return a freshly initialised discriminator, on the device of `rng`."""
     with torch.device("meta"):
         network = Discriminator(config, num_classes=num_classes, num_channels=num_channels, image_size=image_size)
-    network = _materialise(network, rng)
+    _materialise(network, rng)
     if config.discriminator_norm == "spectral":
         _normalise_spectrum(network, rng)
     return network
@@ -173,10 +170,10 @@ def _block(convolution: nn.Module, capacity: int) -> list[nn.Module]:
     return [convolution, BatchNorm2d(capacity), nn.ReLU()]
 
 
-def _materialise(network: _Module, rng: torch.Generator) -> _Module:
+def _materialise(network: nn.Module, rng: torch.Generator) -> None:
     network.to_empty(device=rng.device)
     initialise(network, rng)
-    return network.to(memory_format=torch.channels_last)  # the maps follow the weights
+    network.to(memory_format=torch.channels_last)  # the maps follow the weights
 
 
 def _normalise_spectrum(discriminator: Discriminator, rng: torch.Generator) -> None:

@@ -41,12 +41,7 @@ _REMEDY = "delete it and run the same command again."
 
 
 def dumps(tensors: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None) -> bytes:
-    """Return one file's bytes.
-
-    Args:
-        tensors: Tensors of any device, shape and type, by name.
-        meta: JSON values.
-    """
+    """Return one file's bytes, from tensors of any device and type and JSON values."""
     return dumps_host(host_copy(tensors), meta)
 
 

@@ -15,13 +15,11 @@ import torch
 
 __all__ = ["derive_seed", "stream"]
 
-_SEED_BITS = 63
-
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
     """Return a seed in [0, 2^63) of its own for every seed and purpose."""
     text = "/".join([str(seed), *map(str, purpose)])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> (64 - _SEED_BITS)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def stream(seed: int, *purpose: str | int, step: int = 0, device: torch.device | str = "cpu") -> torch.Generator:

@@ -21,7 +21,7 @@ from tuning.cost import network_keys
 from tuning.record import StudyRecord, study_name
 from tuning.search.space import configure
 
-PARAMETERS = {"pool_size": 2, "capacity": 8, "matching_weight": 0.25, "adversarial_weight": 1.5}
+PARAMETERS = {"pool.size": 2, "generator.capacity": 8, "matching.weight": 0.25, "matching.adversarial_weight": 1.5}
 LAST_EPOCH = 2  # of the tiny configuration
 
 

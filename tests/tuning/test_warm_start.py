@@ -24,7 +24,7 @@ from tuning.search.variants import SizeLimit
 from tuning.warm_start import WarmStart, check_warm_start, warm_start
 
 JOURNAL = "studies/new/optuna.journal"
-PARAMETERS = {"pool_size": 2, "capacity": 8, "matching_weight": 0.25, "adversarial_weight": 1.5}
+PARAMETERS = {"pool.size": 2, "generator.capacity": 8, "matching.weight": 0.25, "matching.adversarial_weight": 1.5}
 
 
 def parameters(weight: float, **changes: Any) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from tuning.dry_run.probe import Probe
 from tuning.dry_run.timings import StoredTimings
 from tuning.record import StudyRecord
 
-PARAMETERS = {"pool_size": 2, "capacity": 8, "matching_weight": 0.25, "adversarial_weight": 1.5}
+PARAMETERS = {"pool.size": 2, "generator.capacity": 8, "matching.weight": 0.25, "matching.adversarial_weight": 1.5}
 
 
 @pytest.fixture(autouse=True)

@@ -290,7 +290,7 @@ def _state(config: Config, result: Mapping[str, Any]) -> str:
 
 
 def _failed_with(result: Mapping[str, Any]) -> str | None:
-    return f"the same as trial {result[FAILED_TRIAL]}, which failed" if FAILED_TRIAL in result else None
+    return f"it is the same as trial {result[FAILED_TRIAL]}, which failed" if FAILED_TRIAL in result else None
 
 
 def _differences(theirs: Mapping[str, Any], ours: Config) -> list[str]:

@@ -197,7 +197,9 @@ def _problem(rows: pd.DataFrame) -> str | None:
             f"trials also differ in {', '.join(differing)}. Choose those of one value, or run the study pool_scaling."
         )
     if len(rows) == len(sizes):
-        return "each size has one trial, so the noise is unknown. List matching.seed in study.space, as pool_scaling does."
+        return (
+            "each size has one trial, so the noise is unknown. List matching.seed in study.space, as pool_scaling does."
+        )
     return None
 
 

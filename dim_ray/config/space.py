@@ -219,9 +219,7 @@ def _check_field(field: str) -> None:
         close = difflib.get_close_matches(field, every, n=1, cutoff=0.5)
         guess = f"did you mean {close[0]!r}? " if close else ""
         known = _searchable(section) if own else [f"{one}.*" for one in _SECTIONS]
-        raise ConfigError(
-            f"study.space has {field!r}, which is not a known field; {guess}Known: {', '.join(known)}."
-        )
+        raise ConfigError(f"study.space has {field!r}, which is not a known field; {guess}Known: {', '.join(known)}.")
 
 
 def _searchable(section: str) -> list[str]:

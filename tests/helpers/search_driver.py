@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dim_ray.config import Config
 from dim_ray.store.artifacts import ArtifactStore
-from tests.helpers.small import make_config
+from tests.helpers.small import SEARCHED, make_config
 from tests.store.conftest import object_store  # noqa: F401  # a fixture
 from tuning.search.journal import open_journal
 from tuning.search.objectives import values, worst_costs
@@ -143,10 +143,14 @@ class Driver(FakeRecord):
         return [trial.state.name for trial in self.trials()]
 
 
-SMALL = {"space": {"pool.size": [1, 2]}}
+SMALL = {"space": {"pool.size": [1, 2], "generator.capacity": [6]}}
 """A space of two trials."""
 
+SAME = {"space": {"pool.size": [1], "generator.capacity": [6]}}
+"""A space of one trial."""
+
 SPACE = {
+    **SEARCHED,
     "matching.kind": ["logits", "features"],
     "matching.temperature": {"low": 1.0, "high": 4.0, "when": {"matching.kind": ["logits"]}},
 }

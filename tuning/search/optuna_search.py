@@ -158,7 +158,9 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
             return
         number, parameters = self.lookup(trial_id)
         if result and METRIC in result:
-            seconds = max(result.get(SECONDS, 0.0), result.get(WALL_SECONDS, 0.0))  # part of it may be of an earlier process
+            seconds = max(
+                result.get(SECONDS, 0.0), result.get(WALL_SECONDS, 0.0)
+            )  # part of it may be of an earlier process
             result = dict(self._record.measured(parameters, {**result, SECONDS: seconds}))
         self._taken.add(number)  # a failed trial has a row, too
         self._record.write_trial(number, parameters, result)

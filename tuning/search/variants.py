@@ -1,7 +1,7 @@
 """What trials may ask for: teachers, priors, and generators within a size limit.
 
-    limit = SizeLimit(config, dataset)
-    network_variants(config, limit)  # configurations with the teachers and priors of all trials
+limit = SizeLimit(config, dataset)
+network_variants(config, limit)  # configurations with the teachers and priors of all trials
 """
 
 from __future__ import annotations
@@ -79,28 +79,33 @@ class SizeLimit:
 
 def network_variants(config: Config, limit: SizeLimit) -> list[Config]:
     """Return configurations with the teachers and priors of all trials, without generators beyond the limit."""
-    choices = config.study.choices
-    decide = {name for choice in choices for name in choice.when}
-
-    def values(choice: Choice) -> Sequence[Any]:
-        # The largest pool has the teachers of the smaller ones.
-        is_nested = choice.field == "pool.size" and choice.field not in decide
-        return (max(choice.values),) if is_nested else choice.values
-
-    every = map(config.with_fields, combinations(choices, lambda choice: choice.makes_networks, values))
-    return [variant for variant in every if limit.holds(variant.generator)]
+    return [config.with_fields(fields) for fields in _network_fields(config, limit)]
 
 
 def example_trials(config: Config, limit: SizeLimit) -> list[Config]:
-    """Return configurations of trials for the average cost: every generator, and draws of the other fields."""
+    """Return configurations of trials whose average cost is about that of all trials."""
     rng = random.Random(0)
-    generators = limit.choices()
-    num_examples = max(len(generators), _NUM_EXAMPLES)
+    networks = _network_fields(config, limit)
+    rng.shuffle(networks)
     examples = []
-    for index in range(num_examples):
-        fields = dict(generators[index % len(generators)])
+    for index in range(_NUM_EXAMPLES):
+        fields = dict(networks[index % len(networks)])
         for choice in config.study.choices:
             if choice.field not in fields and choice.is_open(fields):
                 fields[choice.field] = rng.choice(choice.points(_NUM_POINTS))
         examples.append(config.with_fields(fields))
     return examples
+
+
+def _network_fields(config: Config, limit: SizeLimit) -> list[dict[str, Any]]:
+    """Return all combinations of the fields that decide about networks, within the limit."""
+    choices = config.study.choices
+    conditions = {name for choice in choices for name in choice.when}
+
+    def values(choice: Choice) -> Sequence[Any]:
+        # The largest pool has the teachers of the smaller ones.
+        is_nested = choice.field == "pool.size" and choice.field not in conditions
+        return (max(choice.values),) if is_nested else choice.values
+
+    every = combinations(choices, lambda choice: choice.makes_networks, values)
+    return [fields for fields in every if limit.holds(config.with_fields(fields).generator)]

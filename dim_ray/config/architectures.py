@@ -3,8 +3,8 @@
     architecture = check_architecture("convnet4_bn_w64")
     architecture.family, architecture.norm, architecture.width      # "convnet4", "bn", 64
 
-A name is `<family>[_ap][_<norm>][_w<width>]`. Rows are grouped by name, so a network has only one: options stand in
-this order, and a family's own norm and width are left out.
+A name is `<family>[_ap][_<norm>][_w<width>]`. Rows are grouped by name, so each network has exactly one: options have
+this order, and a family's default norm and width are left out.
 """
 
 from __future__ import annotations
@@ -29,30 +29,26 @@ _WIDTH = re.compile(r"w([0-9]+)\Z")
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """A name, taken apart."""
+    """The parts of a name."""
 
     family: str
     """One of `ARCHITECTURES`."""
     pooled: bool
-    """Whether maps are halved by average pooling where the family has strided convolutions."""
+    """Whether average pooling replaces strided convolutions."""
     norm: Norm
-    """The normalisation of hidden layers."""
+    """Normalisation of hidden layers."""
     width: int
-    """Channels of the first layer; 0 for a family whose layers have fixed sizes."""
+    """Channels of the first layer; 0 for a family with fixed sizes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Family:
-    """What a family takes."""
+    """The options of a family."""
 
-    norms: tuple[Norm, ...] = ("nonorm",)
-    """The family's own first."""
-    width: int = 0
-    """The family's own; 0 where there is no choice."""
-    multiple: int = 1
-    """What widths have to be divisible by."""
-    can_pool: bool = False
-    """Whether it takes _ap."""
+    norms: tuple[Norm, ...] = ("nonorm",)  # the default first
+    width: int = 0  # the default; 0 if it's fixed
+    multiple: int = 1  # widths have to be divisible by it
+    can_pool: bool = False  # whether it takes _ap
 
 
 _FAMILIES: dict[str, _Family] = {
@@ -70,14 +66,14 @@ ARCHITECTURES = tuple(_FAMILIES)
 
 
 def check_architecture(name: str, where: str = "architecture") -> Architecture:
-    """Takes an architecture's name apart.
+    """Parse an architecture's name.
 
     Args:
-        name: For example ``convnet3``, ``resnet18_ap_w32`` or ``convnet4_bn_w64``.
-        where: The field that it came from, for the error message.
+        name: Name, such as ``convnet3``, ``resnet18_ap_w32`` or ``convnet4_bn_w64``.
+        where: Field with the name, for the error message.
 
     Raises:
-        ConfigError: The family is unknown or doesn't take an option, or the same network has a plainer name.
+        ConfigError: The family or an option of it is unknown, or the same network has a plainer name.
     """
     family = next((known for known in ARCHITECTURES if name == known or name.startswith(f"{known}_")), None)
     if family is None:
@@ -88,7 +84,7 @@ def check_architecture(name: str, where: str = "architecture") -> Architecture:
     plain = _spell(architecture)
     if name != plain:
         raise ConfigError(
-            f"{where} has {name!r}, which is {plain!r}. Write it so: rows are grouped by name, and a network has one."
+            f"{where} has {name!r}. Write it as {plain!r}: rows are grouped by name, so each network has only one."
         )
     return architecture
 
@@ -135,5 +131,5 @@ def _describe(takes: _Family) -> str:
     if len(takes.norms) > 1:
         options.append(" or ".join(f"_{norm}" for norm in takes.norms[1:]))
     if takes.width:
-        options.append(f"_w and a width (its own is {takes.width})")
+        options.append(f"_w and a width (default: {takes.width})")
     return ", then ".join(options) or "no options"

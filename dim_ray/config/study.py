@@ -10,26 +10,16 @@ from typing import Any, Literal, get_args
 from dim_ray.config.checks import (
     require,
     require_distinct,
+    require_known,
     require_name,
     require_not_negative,
     require_positive,
     require_seed,
 )
 from dim_ray.config.space import SEED, Choice, assignments, read_space
-from dim_ray.errors import ConfigError, nearest
+from dim_ray.errors import ConfigError
 
-__all__ = [
-    "LOGGERS",
-    "OBJECTIVES",
-    "SAMPLERS",
-    "SCHEDULERS",
-    "Logger",
-    "Objective",
-    "Sampler",
-    "Scheduler",
-    "StorageConfig",
-    "StudyConfig",
-]
+__all__ = ["OBJECTIVES", "SAMPLERS", "SCHEDULERS", "Sampler", "Scheduler", "StorageConfig", "StudyConfig"]
 
 Sampler = Literal["tpe", "gp", "nsga2", "qmc", "random", "grid"]
 SAMPLERS: tuple[str, ...] = get_args(Sampler)
@@ -38,7 +28,6 @@ SCHEDULERS: tuple[str, ...] = get_args(Scheduler)
 Objective = Literal["accuracy", "generator_bytes", "device_seconds"]
 OBJECTIVES: tuple[str, ...] = get_args(Objective)
 Logger = Literal["tensorboard", "mlflow", "wandb"]
-LOGGERS: tuple[str, ...] = get_args(Logger)
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smh])")
@@ -115,14 +104,11 @@ class StudyConfig:
             require_name("study.name", self.name)
         require_positive(
             "study", self, "num_trials", "selection_seeds", "grace_epochs", "workers_per_trial", "cpus_per_worker",
-            "grid_points", "warm_start_trials", "contenders",
+            "grid_points", "warm_start_trials", "contenders", "max_concurrent", "max_generator_bytes",
         )  # fmt: skip
         require(self.contender_seeds >= 2, "study.contender_seeds", self.contender_seeds, "2 or more")
-        require(self.max_failures >= 0, "study.max_failures", self.max_failures, "0 or more")
+        require_not_negative("study", self, "max_failures")
         require(self.reduction_factor >= 2, "study.reduction_factor", self.reduction_factor, "2 or more")
-        for name in ("max_concurrent", "max_generator_bytes"):
-            if getattr(self, name) is not None:
-                require_positive("study", self, name)
         gpus = self.gpus_per_worker
         require(
             gpus is None or (math.isfinite(gpus) and gpus >= 0 and (gpus <= 1 or float(gpus).is_integer())),
@@ -139,16 +125,7 @@ class StudyConfig:
         )
         require_distinct("study.selection_images_per_class", ipcs)
         require_seed("study.seed", self.seed)
-        for name, known in (("sampler", SAMPLERS), ("scheduler", SCHEDULERS)):
-            value = getattr(self, name)
-            if value not in known:
-                raise ConfigError(f"study.{name} is {value!r}, which is unknown; {nearest(value, known)}")
-        for field_name, those in (("objectives", OBJECTIVES), ("loggers", LOGGERS)):
-            values = getattr(self, field_name)
-            for name in values:
-                if name not in those:
-                    raise ConfigError(f"study.{field_name} has {name!r}, which is unknown; {nearest(name, those)}")
-            require_distinct(f"study.{field_name}", values)
+        require_known("study", self)
         for name in self.warm_start:
             require_name("study.warm_start", name)
         self._check_objectives()
@@ -218,7 +195,7 @@ class StudyConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StorageConfig:
-    """Where everything is kept."""
+    """Where everything is stored."""
 
     root: str = field(default="./dim_storage", metadata={"place": True})
     """Folder, s3:// or gs:// URI."""

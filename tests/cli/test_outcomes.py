@@ -28,6 +28,7 @@ def work(tmp_path: Path) -> Workspace:
 
 def outcome(work: Workspace, **changes: Any) -> StudyOutcome:
     best = trial(config_json=json.dumps(to_dict(work.config)), objective_name="validation accuracy, IPC 2")
+    best["params_json"] = json.dumps({"matching.weight": 0.01234, "pool.size": 4})
     rows = [evaluation(seed=0), evaluation(seed=1), evaluation(protocol="fixed", seed=0)]
     values: dict[str, Any] = {
         "best": best,

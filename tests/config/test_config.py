@@ -218,8 +218,8 @@ IMPOSSIBLE: list[tuple[type, dict[str, Any], str]] = [
     ],
     (EvaluationConfig, {"momentum": 2.0}, "evaluation.momentum is 2.0"),
     (EvaluationConfig, {"weight_decay": float("inf")}, "evaluation.weight_decay is inf"),
-    (EvaluationConfig, {"schedule": "linear"}, "evaluation.schedule is 'linear'; allowed: constant, cosine or step"),
-    (EvaluationConfig, {"optimizer": "lion"}, "evaluation.optimizer is 'lion'; allowed: sgd, adam or adamw"),
+    (EvaluationConfig, {"schedule": "linear"}, "evaluation.schedule is 'linear'; allowed: constant or cosine or step"),
+    (EvaluationConfig, {"optimizer": "lion"}, "evaluation.optimizer is 'lion'; allowed: sgd or adam or adamw"),
     (EvaluationConfig, {"labels": "firm"}, "evaluation.labels is 'firm'; allowed: hard or soft"),
     (EvaluationConfig, {"preset": "paper"}, "evaluation.preset is 'paper'; allowed: corrected or reference"),
     (EvaluationConfig, {"beta1": 1.0}, "evaluation.beta1 is 1.0"),
@@ -230,7 +230,11 @@ IMPOSSIBLE: list[tuple[type, dict[str, Any], str]] = [
         (EvaluationConfig, {"decay_points": points}, "evaluation.decay_points is .*share of training")
         for points in ((), (0.0,), (1.0,), (0.5, 0.5), (0.6, 0.3), (float("nan"),))
     ],
-    (EvaluationConfig, {"quirks": ("extra",)}, "evaluation.quirks.*'extra'; did you mean 'extra_batch'"),
+    (
+        EvaluationConfig,
+        {"quirks": ("extra",)},
+        "evaluation.quirks.*'extra', which is unknown; did you mean 'extra_batch'",
+    ),
     (EvaluationConfig, {"quirks": ("extra_batch", "extra_batch")}, "evaluation.quirks.*each value once"),
     (
         EvaluationConfig,
@@ -284,8 +288,8 @@ IMPOSSIBLE: list[tuple[type, dict[str, Any], str]] = [
         {"space": {"matching.seed": [0, 1]}},
         "study.space has matching.seed, but study.sampler is 'tpe': .*lucky seeds. Set --study.sampler grid, or leave",
     ),
-    (StudyConfig, {"sampler": "tp"}, "study.sampler is 'tp', which is unknown; did you mean 'tpe'?"),
-    (StudyConfig, {"scheduler": "ash"}, "study.scheduler is 'ash', which is unknown; did you mean 'asha'?"),
+    (StudyConfig, {"sampler": "tp"}, "study.sampler is 'tp'; allowed: tpe or gp"),
+    (StudyConfig, {"scheduler": "ash"}, "study.scheduler is 'ash'; allowed: asha or"),
     (StudyConfig, {"sampler": "grid", "grid_points": 1}, "study.grid_points is 1, but study.space has a range"),
     (StudyConfig, {"sampler": "grid", "num_trials": 136}, "study.num_trials is 136, but the grid has 135 trials"),
     (StudyConfig, {"sampler": "grid", "warm_start": ("digits",)}, "study.warm_start is digits"),

@@ -16,18 +16,17 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import pandas as pd
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import create_trial
 
-from dim_ray.config import Config, DataConfig, StudyConfig, as_parameter, to_dict
+from dim_ray.config import Config, DataConfig, as_parameter, to_dict
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.errors import ConfigError, nearest
 from dim_ray.store.analysis.pareto import AXES, is_pareto
 from dim_ray.store.reader import Reader
 from tuning.record import study_name
 from tuning.search.objectives import open_study, row_values
-from tuning.search.space import configure, open_names, search_space
+from tuning.search.space import configure, search_space
 from tuning.search.variants import SizeLimit
 
 __all__ = ["WarmStart", "check_warm_start", "warm_start"]
@@ -95,7 +94,7 @@ def warm_start(
     rows = rows.assign(is_pareto=_are_pareto(rows, config.study.objectives))
     space = search_space(config.study)
     translated = [row | {"parameters": _translate(row, config)} for row in rows.to_dict("records")]
-    known = [row for row in translated if _fits(row["parameters"], config.study)]
+    known = [row for row in translated if row["parameters"] is not None]
     same = [(row, row_values(config.study, row)) for row in known if _is_comparable(row, config)]
     same = [(row, values) for row, values in same if values is not None]
     for row, values in same:
@@ -135,26 +134,17 @@ def _are_pareto(rows: pd.DataFrame, objectives: Sequence[str]) -> pd.Series[bool
     return found
 
 
-def _translate(row: Mapping[Any, Any], config: Config) -> dict[str, Any]:
-    """Return an earlier trial's values of the fields of this study's space."""
+def _translate(row: Mapping[Any, Any], config: Config) -> dict[str, Any] | None:
+    """Return an earlier trial's values of the fields of this study's space; None if one isn't in it."""
     chosen: dict[str, Any] = {}
     for choice in config.study.choices:
         if choice.is_open(chosen):
             section, _, name = choice.field.partition(".")
-            chosen[choice.field] = as_parameter(row["config"].get(section, {}).get(name))
+            value = as_parameter(row["config"].get(section, {}).get(name))
+            if not choice.holds(value):
+                return None
+            chosen[choice.field] = value
     return chosen
-
-
-def _fits(parameters: Mapping[str, Any], study: StudyConfig) -> bool:
-    space = search_space(study)
-    return all(name in parameters and _holds(space[name], parameters[name]) for name in open_names(study, parameters))
-
-
-def _holds(distribution: BaseDistribution, value: Any) -> bool:
-    if isinstance(distribution, CategoricalDistribution):
-        return value in distribution.choices
-    assert isinstance(distribution, FloatDistribution)
-    return value is not None and bool(distribution.low <= value <= distribution.high)
 
 
 def _is_comparable(row: Mapping[Any, Any], config: Config) -> bool:

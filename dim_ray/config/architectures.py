@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from dim_ray.errors import ConfigError, nearest
 
@@ -23,8 +23,6 @@ Norm = Literal["bn", "in", "ln", "gn", "nonorm"]
 NUM_GROUPS = 4  # of group norm, as in the field's code
 _CONVNET_DEPTHS = range(1, 7)
 _RESNET_DEPTHS = (10, 18, 34, 50)
-_POOLED = "ap"
-_WIDTH = re.compile(r"w([0-9]+)\Z")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,61 +71,33 @@ def check_architecture(name: str, where: str = "architecture") -> Architecture:
         where: Field with the name, for the error message.
 
     Raises:
-        ConfigError: The family or an option of it is unknown, or the same network has a plainer name.
+        ConfigError: The family or an option of it is unknown, or the name isn't written as described above.
     """
     family = next((known for known in ARCHITECTURES if name == known or name.startswith(f"{known}_")), None)
     if family is None:
         head = name.split("_")[0]
         raise ConfigError(f"{where} has the unknown architecture {name!r}; {nearest(head, ARCHITECTURES)}")
-    options = name[len(family) + 1 :].split("_") if name != family else []
-    architecture = _read(family, options, f"{where} has {name!r}")
-    plain = _spell(architecture)
-    if name != plain:
-        raise ConfigError(
-            f"{where} has {name!r}. Write it as {plain!r}: rows are grouped by name, so each network has only one."
-        )
-    return architecture
-
-
-def _read(family: str, options: list[str], received: str) -> Architecture:
     takes = _FAMILIES[family]
-    refusal = f"{received}; {family} takes {_describe(takes)}."
-    pooled: list[bool] = []
-    norms: list[Norm] = []
-    widths: list[int] = []
-    for option in options:
-        match, norm = _WIDTH.match(option), next((norm for norm in takes.norms if norm == option), None)
-        if option == _POOLED and takes.can_pool:
-            pooled.append(True)
-        elif norm is not None:
-            norms.append(norm)
-        elif match and takes.width:
-            widths.append(int(match.group(1)))
-        else:
-            raise ConfigError(refusal)
-    if max(len(pooled), len(norms), len(widths)) > 1:
-        raise ConfigError(refusal)
-    norm, width = norms[0] if norms else takes.norms[0], widths[0] if widths else takes.width
-    multiple = NUM_GROUPS if norm == "gn" else takes.multiple
-    if takes.width and (width < 1 or width % multiple):
-        raise ConfigError(f"{received}; allowed widths: {multiple}, {2 * multiple}, {3 * multiple}, ...")
-    return Architecture(family=family, pooled=bool(pooled), norm=norm, width=width)
-
-
-def _spell(architecture: Architecture) -> str:
-    takes = _FAMILIES[architecture.family]
-    name = architecture.family
-    if architecture.pooled:
-        name += f"_{_POOLED}"
-    if architecture.norm != takes.norms[0]:
-        name += f"_{architecture.norm}"
-    if architecture.width != takes.width:
-        name += f"_w{architecture.width}"
-    return name
+    default, *norms = takes.norms
+    match = re.fullmatch(r"(_ap)?(?:_([a-z]+))?(?:_w(0|[1-9][0-9]*))?", name[len(family) :])
+    pooled, norm, width = match.groups() if match else (None, None, None)
+    if (
+        match is None
+        or (pooled and not takes.can_pool)
+        or (norm and norm not in norms)
+        or (width and (not takes.width or int(width) == takes.width))
+    ):
+        raise ConfigError(f"{where} has {name!r}; {family} takes {_describe(takes)}. Leave defaults out.")
+    chosen: Any = norm or default
+    channels = int(width or takes.width)
+    multiple = NUM_GROUPS if chosen == "gn" else takes.multiple
+    if takes.width and (channels < 1 or channels % multiple):
+        raise ConfigError(f"{where} has {name!r}; allowed widths: {multiple}, {2 * multiple}, {3 * multiple}, ...")
+    return Architecture(family=family, pooled=pooled is not None, norm=chosen, width=channels)
 
 
 def _describe(takes: _Family) -> str:
-    options = [f"_{_POOLED}"] if takes.can_pool else []
+    options = ["_ap"] if takes.can_pool else []
     if len(takes.norms) > 1:
         options.append(" or ".join(f"_{norm}" for norm in takes.norms[1:]))
     if takes.width:

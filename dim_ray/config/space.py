@@ -80,6 +80,10 @@ class Choice:
         """Return whether the condition holds for the values chosen so far."""
         return all(field in chosen and chosen[field] in values for field, values in self.when.items())
 
+    def holds(self, value: Any) -> bool:
+        """Return whether a value may be chosen."""
+        return value in self.values if self.values else value is not None and self.low <= value <= self.high
+
     def points(self, num_points: int) -> list[Any]:
         """Return the values of a list, or this many of a range: both ends, and evenly spaced on its scale."""
         if self.values:

@@ -31,13 +31,17 @@ def search_space(study: StudyConfig) -> dict[str, BaseDistribution]:
 
 def asked_space(study: StudyConfig) -> Callable[[Trial], None]:
     """Return the function that asks a trial for its parameters, in the order of the space."""
-    choices, space = study.choices, search_space(study)
+    choices = study.choices
 
     def ask(trial: Trial) -> None:
         chosen: dict[str, Any] = {}
         for choice in choices:
-            if choice.is_open(chosen):
-                chosen[choice.field] = _ask(trial, choice.field, space[choice.field])
+            if not choice.is_open(chosen):
+                continue
+            if choice.values:
+                chosen[choice.field] = trial.suggest_categorical(choice.field, choice.values)
+            else:
+                chosen[choice.field] = trial.suggest_float(choice.field, choice.low, choice.high, log=choice.log)
 
     return ask
 
@@ -109,10 +113,3 @@ def _distribution(choice: Choice) -> BaseDistribution:
     if choice.values:
         return CategoricalDistribution(choice.values)
     return FloatDistribution(choice.low, choice.high, log=choice.log)
-
-
-def _ask(trial: Trial, name: str, kind: BaseDistribution) -> Any:
-    if isinstance(kind, CategoricalDistribution):
-        return trial.suggest_categorical(name, kind.choices)
-    assert isinstance(kind, FloatDistribution)
-    return trial.suggest_float(name, kind.low, kind.high, log=kind.log)

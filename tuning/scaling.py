@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -183,14 +181,11 @@ def _problem(rows: pd.DataFrame) -> str | None:
             f"there are {len(rows)} completed trials with {len(sizes)} pool sizes ({', '.join(map(str, sizes))}), but "
             f"it takes {_MIN_SIZES}. Add some to pool.size in study.space."
         )
-    configs = [dict(_flat(json.loads(text))) for text in rows["config_json"]]
+    configs = pd.json_normalize([json.loads(text) for text in rows["config_json"]]).astype(str)
     differing = sorted(
-        {
-            name
-            for config in configs
-            for name in {*config, *configs[0]} - _OF_A_TRIAL
-            if config.get(name) != configs[0].get(name) and not name.startswith(_ELSEWHERE)
-        }
+        name
+        for name in configs
+        if configs[name].nunique() > 1 and name not in _OF_A_TRIAL and not name.startswith(_ELSEWHERE)
     )
     if differing:
         return (
@@ -201,14 +196,6 @@ def _problem(rows: pd.DataFrame) -> str | None:
             "each size has one trial, so the noise is unknown. List matching.seed in study.space, as pool_scaling does."
         )
     return None
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _percent(mean: float, std: float) -> str:

@@ -128,21 +128,12 @@ class EvaluationConfig:
         Two students with the same recipe are trained alike: the grid, weights, seeds and unused fields have their
         defaults, and `quirks` has every quirk in force, including the preset's.
         """
-        plain = EvaluationConfig()
-        return replace(
-            self,
-            images_per_class=plain.images_per_class,
-            protocols=plain.protocols,
-            weights=plain.weights,
-            num_seeds=plain.num_seeds,
-            seed=plain.seed,
-            students_at_once=plain.students_at_once,
-            preset="corrected",
-            quirks=quirks_in_force(self.all_quirks, protocol, num_channels),
-            soft_label_temperature=(
-                self.soft_label_temperature if self.labels == "soft" else plain.soft_label_temperature
-            ),
-        )
+        unused = ["images_per_class", "protocols", "weights", "num_seeds", "seed", "students_at_once"]
+        if self.labels == "hard":
+            unused.append("soft_label_temperature")
+        default = EvaluationConfig()
+        quirks = quirks_in_force(self.all_quirks, protocol, num_channels)
+        return replace(self, preset="corrected", quirks=quirks, **{name: getattr(default, name) for name in unused})
 
     def preset_name(self, protocol: Protocol, num_channels: int) -> str:
         """Return the preset of a row.

@@ -46,7 +46,7 @@ class _Grid(optuna.samplers.GridSampler):
         self._all_grids = [tuple(point.get(name, own[0]) for name, own in values.items()) for point in points]
         self._n_min_trials = len(self._all_grids)
         self._rng.rng.seed(seed)
-        self._rng.rng.shuffle(self._all_grids)
+        self._rng.rng.shuffle(self._all_grids)  # type: ignore[arg-type]  # as in Optuna
 
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None

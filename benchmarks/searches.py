@@ -42,18 +42,34 @@ _FEW_STUDENTS = {
     "--evaluation.num_seeds": "1",
 }
 """As little evaluation as there can be: none of it is measured here."""
+
+
+def _space(pool_sizes: Sequence[int], capacities: Sequence[int]) -> str:
+    """Return the space of the study digits with other lists, without blanks."""
+    space = {
+        "pool.size": pool_sizes,
+        "generator.capacity": capacities,
+        "matching.weight": {"low": 0.01, "high": 1.0, "log": True},
+        "matching.adversarial_weight": {"low": 0.5, "high": 3.0, "log": True},
+    }
+    return json.dumps(space, separators=(",", ":"))
+
+
 _SHARING = {
     **_FEW_STUDENTS,
     "--num-trials": str(_NUM_TRIALS),
     "--study.scheduler": "none",
-    "--study.pool_sizes": "1 2 4 8 16",
-    "--study.capacities": "16 24",
+    "--study.space": _space([1, 2, 4, 8, 16], [16, 24]),
 }
 _SEARCHES = {**_FEW_STUDENTS, "--study.selection_seeds": "3"}
 _ESTIMATED: Mapping[str, Mapping[str, str]] = {
     "digits": {},
-    "no scheduler, 4 trials": {"--num-trials": "4", "--study.scheduler": "none", "--study.capacities": "32"},
-    "large pools, few students": {**_FEW_STUDENTS, "--num-trials": "6", "--study.pool_sizes": "8 16"},
+    "no scheduler, 4 trials": {
+        "--num-trials": "4",
+        "--study.scheduler": "none",
+        "--study.space": _space([1, 2, 4], [32]),
+    },
+    "large pools, few students": {**_FEW_STUDENTS, "--num-trials": "6", "--study.space": _space([8, 16], [16, 24])},
 }
 _NUM_SIMULATED = 200_000
 

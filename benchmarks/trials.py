@@ -25,8 +25,8 @@ _TINY = {
     "evaluation.epochs": 1,
     "evaluation.num_seeds": 1,
     "evaluation.protocols": "fixed",
-    "study.capacities": 4,
-    "study.pool_sizes": 1,
+    "study.space": """{pool.size: [1], generator.capacity: [4], matching.weight: {low: 0.01, high: 1.0, log: true},
+        matching.adversarial_weight: {low: 0.5, high: 3.0, log: true}}""",
     "study.max_concurrent": 1,
 }
 

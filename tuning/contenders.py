@@ -1,11 +1,11 @@
-"""The best trials of a study, and which of them wins once more students have measured them.
+"""Contenders: the best trials of a study, between which more students decide.
 
     planned = contender_students(work, trials)         # run_validations(work, planned, ...)
     verdict = decide(work, trials)
     verdict.winner, verdict.text()
 
-The search sees each trial through few students, so its best one may only be the luckiest. Contenders are measured
-again by students that the search hasn't used, with seeds that all of them share, and their means decide.
+The search measures each trial by few students, so its best one may only be the luckiest. Contenders are measured again
+by other students, with seeds that all contenders share, and the highest mean wins.
 """
 
 from __future__ import annotations
@@ -27,23 +27,22 @@ __all__ = ["Verdict", "by_objective", "contender_students", "decide"]
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Which contender wins. Accuracies are on the validation split, in [0, 1]."""
+    """The winner among contenders. Accuracies are on the validation split, in [0, 1]."""
 
     winner: int
     """Number of the trial with the highest mean."""
     runner_up: int
-    """Number of the next one."""
+    """Number of the second best trial."""
     accuracy: float
     """Mean of the winner's students."""
     std: float
-    """Their standard deviation."""
     num_seeds: int
     """Students of each contender."""
     lead: Interval
-    """Of the winner before the runner-up, paired by seed."""
+    """Lead of the winner over the runner-up, paired by seed."""
 
     def text(self) -> str:
-        """Returns it for a person: 92.3 ± 0.4 % (n = 5), ahead of trial 2 by 0.8 [0.2, 1.4] points."""
+        """Return it as text: 92.3 ± 0.4 % (n = 5), ahead of trial 2 by 0.8 [0.2, 1.4] points."""
         lead, other = self.lead.points(), f"trial {self.runner_up}"
         relation = f"ahead of {other} by {lead}" if self.lead.is_above_zero else f"not told apart from {other}: {lead}"
         own = f"{100 * self.accuracy:.1f} ± {100 * self.std:.1f} % (n = {self.num_seeds})"
@@ -51,29 +50,19 @@ class Verdict:
 
 
 def by_objective(trials: pd.DataFrame) -> pd.DataFrame:
-    """Returns the completed trials, the highest objective first, and of equals the earliest."""
+    """Return the completed trials, the highest objective first, and the earliest of equal ones."""
     completed = trials[trials["state"] == "completed"]
     return completed.sort_values(["objective", "number"], ascending=[False, True])
 
 
 def contender_students(work: Workspace, trials: pd.DataFrame) -> list[StudentPlan]:
-    """Returns the students that decide between the contenders; none where there is nothing to decide.
-
-    Args:
-        work: The study's workspace.
-        trials: Rows of the study's trials.
-    """
+    """Return the students that decide between the contenders, given the rows of a study's trials."""
     generators = list(_contenders(work, trials)["generator"])
     return plan_validations(work, generators) if len(generators) > 1 else []
 
 
 def decide(work: Workspace, trials: pd.DataFrame) -> Verdict | None:
-    """Returns the verdict; None where there is nothing to decide, or some of the students have no row yet.
-
-    Args:
-        work: The study's workspace.
-        trials: Rows of the study's trials.
-    """
+    """Return the verdict; None if there is nothing to decide, or a student has no row yet."""
     contenders = _contenders(work, trials)
     if len(contenders) < 2:
         return None
@@ -81,7 +70,7 @@ def decide(work: Workspace, trials: pd.DataFrame) -> Verdict | None:
     rows = read_planned(work, VALIDATION_TABLE, planned)
     if len(rows) < len(planned):
         return None
-    # A column a contender, in their order; a row a seed.
+    # One column per contender, in their order; one row per seed.
     table = rows.pivot_table(index="seed", columns="generator", values="accuracy")[list(contenders["generator"])]
     means = table.mean()
     first, second, *_ = means.sort_values(ascending=False, kind="stable").index
@@ -98,7 +87,7 @@ def decide(work: Workspace, trials: pd.DataFrame) -> Verdict | None:
 
 
 def _contenders(work: Workspace, trials: pd.DataFrame) -> pd.DataFrame:
-    """Returns the rows of the best trials whose generators differ and can be measured, the highest objective first."""
+    """Return the rows of the best trials with different generators that can be measured, the best first."""
     wanted = work.config.study.contenders
     chosen: list[int] = []
     if wanted > 1:
@@ -112,7 +101,7 @@ def _contenders(work: Workspace, trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def _can_be_measured(work: Workspace, generator: str) -> bool:
-    """Whether its files are there, or all of its rows: somebody may have deleted what didn't win."""
+    """Return whether its files or all of its rows are there: somebody may have deleted it."""
     return work.artifacts.exists("generators", generator) or not missing_rows(
         work, VALIDATION_TABLE, plan_validations(work, [generator])
     )

@@ -1,4 +1,4 @@
-"""What a study costs, and what it would have cost without what was reused.
+"""Costs of a study, and what reuse saved.
 
 cost = study_cost(work, rows, built=["teachers/0123456789abcdef", ...])
 cost.saved_seconds / cost.alone_seconds
@@ -24,64 +24,56 @@ class StudyCost:
     """Device seconds of a study: time x devices."""
 
     trials_seconds: float
-    """Of its trials."""
     networks_seconds: float
-    """Of the teachers and priors that were built for it."""
+    """Teachers and priors that were built for it."""
     contenders_seconds: float
-    """Of the students that decided between its best trials."""
+    """Students that decided between its best trials."""
     alone_seconds: float
-    """Of the same, if each trial had built its own teachers and prior and no result had been taken over."""
+    """All of it, if each trial had built its own teachers and prior, and no result had been reused."""
 
     @property
     def spent_seconds(self) -> float:
-        """What it took."""
         return self.trials_seconds + self.networks_seconds + self.contenders_seconds
 
     @property
     def saved_seconds(self) -> float:
-        """What reuse saved; none where it's the first of a single trial."""
         return max(0.0, self.alone_seconds - self.spent_seconds)
 
 
 class NetworkCosts:
-    """Device seconds of stored teachers and priors, each card read once.
-
-    Args:
-        work: Names the storage.
-    """
+    """Device seconds of stored teachers and priors; reads each card once."""
 
     def __init__(self, work: Workspace) -> None:
         self._artifacts = work.artifacts
         self._seconds: dict[str, float] = {}
 
     def total(self, keys: Iterable[str]) -> float:
-        """Returns the sum of those that are stored; a prior that diverged isn't."""
+        """Return the sum for those of `keys` that are stored; a prior that diverged isn't."""
         return sum(map(self._one, keys))
 
     def _one(self, key: str) -> float:
         if key not in self._seconds:
-            kind, _, identity = key.partition("/")
-            if not self._artifacts.exists(kind, identity):
+            kind, _, fingerprint = key.partition("/")
+            if not self._artifacts.exists(kind, fingerprint):
                 return 0.0
-            card = self._artifacts.read_card(kind, identity)
+            card = self._artifacts.read_card(kind, fingerprint)
             self._seconds[key] = card["wall_seconds"] * card.get("num_workers", 1)
         return self._seconds[key]
 
 
 def network_keys(work: Workspace) -> list[str]:
-    """Returns the teachers and the prior of a workspace, as they lie below the storage's root."""
+    """Return the keys of a workspace's teachers and prior, relative to the storage's root."""
     teachers = [f"teachers/{teacher_fingerprint(work, number)}" for number in pool_teachers(work.config)]
     return [*teachers, f"priors/{prior_fingerprint(work)}"]
 
 
 def study_cost(work: Workspace, trials: pd.DataFrame, built: Iterable[str]) -> StudyCost:
-    """Adds up a study.
+    """Add up the costs of a study.
 
     Args:
-        work: Names the storage.
-        trials: Rows.
-        built: Teachers and priors that the study had to build, as from `network_keys`; those that aren't there count
-            nothing.
+        work: The study's workspace.
+        trials: Rows of its trials.
+        built: Keys of the teachers and priors that it had to build, as from `network_keys`.
     """
     ran = float(trials["device_seconds"].fillna(0.0).sum())
     contended = float(Reader(work.config.storage.root).validations(study=work.study)["wall_seconds"].sum())

@@ -1,4 +1,4 @@
-"""Ray Tune's events on our progress display, and the reason of a failed trial in its row."""
+"""Ray Tune's events on the progress display, and the reason of a failed trial in its row."""
 
 from __future__ import annotations
 
@@ -22,20 +22,12 @@ log = logging.getLogger(__name__)
 
 
 class TrialDisplay(tune.Callback):  # type: ignore[misc]  # ray has no types
-    """Counts trials and shows the best validation accuracy so far.
-
-    Args:
-        config: The study's configuration.
-        record: Its rows; those that are there already count.
-        search: Knows the numbers of Tune's trials.
-        budget: Knows which trials it cut.
-        progress: The display.
-    """
+    """Callback that counts trials and shows the best validation accuracy so far."""
 
     def __init__(
-        self, config: Config, record: StudyRecord, search: StudySearch, budget: TimeBudget, progress: Progress
+        self, config: Config, record: StudyRecord, search: StudySearch, time_budget: TimeBudget, progress: Progress
     ) -> None:
-        self._budget = budget
+        self._time_budget = time_budget
         self._epochs = config.matching.epochs
         self._record = record
         self._search = search
@@ -51,30 +43,26 @@ class TrialDisplay(tune.Callback):  # type: ignore[misc]  # ray has no types
         self._show_counts()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves nothing for Tune to save: a study goes on from its rows and Optuna's journal."""
-        return {}
+        return {}  # for Tune to save: a study resumes from its rows and Optuna's journal
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial began."""
         self._running[trial.trial_id] = 0.0
-        number, parameters = self._search.identify(trial.trial_id)
+        number, parameters = self._search.lookup(trial.trial_id)
         log.info("Trial %d began: %s", number, parameters)
         self._show()
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """A trial reached a rung."""
         self._running[trial.trial_id] = result[TIME_ATTRIBUTE] / self._epochs
-        number, _ = self._search.identify(trial.trial_id)
+        number, _ = self._search.lookup(trial.trial_id)
         log.info("Trial %d, epoch %d: %s %.4f", number, result[TIME_ATTRIBUTE], METRIC, result[METRIC])
         if result[TIME_ATTRIBUTE] >= self._epochs and "diverged" not in result:
             self._best = max(self._best or 0.0, result[METRIC])
         self._show()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial ended by itself, or was stopped."""
-        if self._budget.has_cut(trial.trial_id):
+        if self._time_budget.has_cut(trial.trial_id):
             self._running.pop(trial.trial_id, None)
             self._show()
             return
@@ -85,22 +73,21 @@ class TrialDisplay(tune.Callback):  # type: ignore[misc]  # ray has no types
         self._end(trial)
 
     def on_trial_reused(self, number: int, result: Mapping[str, Any]) -> None:
-        """A trial took over the result of the same one, or its failure; Tune doesn't know of it."""
+        """Show that a trial took over the outcome of an equal one, of which Tune doesn't know."""
         if FAILED_TRIAL in result:
-            text = f"trial {number} is the same as trial {result[FAILED_TRIAL]}, and failed with it"
+            text = f"trial {number} is the same as trial {result[FAILED_TRIAL]} and failed with it"
         else:
-            text = f"trial {number} is the same as trial {result[REUSED_TRIAL]}, and has its result"
+            text = f"trial {number} is the same as trial {result[REUSED_TRIAL]} and has its result"
         self._progress.message(text)
         self._count(result)
         self._done += 1
         self._show()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial failed for good."""
         self._failed += 1
-        # Not trial.get_error(), which reads the storage's copy: that comes later.
+        # Not trial.get_error(), which reads a copy that is written later.
         error = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
-        number, parameters = self._search.identify(trial.trial_id)
+        number, parameters = self._search.lookup(trial.trial_id)
         log.error("Trial %d failed: %s", number, error)
         text = _last_line(error)
         self._record.write_trial(number, parameters, None, error=text)
@@ -129,6 +116,6 @@ class TrialDisplay(tune.Callback):  # type: ignore[misc]  # ray has no types
 
 
 def _last_line(error: str) -> str:
-    """Returns the sentence that a person can act on: the error's own, without the places that it came through."""
+    """Return the error's own sentence, without the traceback."""
     lines = [line.strip() for line in error.splitlines() if line.strip()]
-    return lines[-1].removeprefix(f"{DimError.__module__}.") if lines else "no reason is known"
+    return lines[-1].removeprefix(f"{DimError.__module__}.") if lines else "unknown reason"

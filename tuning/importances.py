@@ -1,4 +1,4 @@
-"""How much of the objective each parameter of a search decides, by Optuna's evaluators.
+"""Importance of each parameter of a search, by Optuna's evaluators.
 
 table = importances(parameters, objective)
 table[["parameter", "fanova", "ped_anova"]]
@@ -22,27 +22,27 @@ from optuna.trial import create_trial
 __all__ = ["FEWEST_TRIALS", "MOST_TRIALS", "importances"]
 
 FEWEST_TRIALS = 4
-"""With fewer there is nothing to tell apart."""
+"""With fewer there is nothing to compare."""
 MOST_TRIALS = 200
-"""Of more, a random sample is taken: fANOVA's time grows with the square."""
+"""More are sampled at random: fANOVA's time grows with the square."""
 
-_LOGARITHMIC_FROM = 10.0  # times the smallest value that the largest is
-_TREES = 16  # Optuna's 64 take four times as long, and move a share by some points
+_LOGARITHMIC_FROM = 10.0  # largest value over smallest
+_TREES = 16  # Optuna's 64 take four times as long and change a share by a few points
 _SEED = 0
 
 
 def importances(parameters: pd.DataFrame, objective: pd.Series[Any]) -> pd.DataFrame:
-    """Returns the share of each parameter, the largest first.
+    """Return the share of each parameter, the largest first.
 
     Args:
-        parameters: A row a trial and a column a parameter, of two values or more. One that some trials are without,
-            because its condition didn't hold, has no share: the evaluators compare what all trials have.
-        objective: By the same index: what is to be explained.
+        parameters: One row per trial, one column per parameter. A parameter that some trials lack, because its
+            condition didn't hold, has no share: the evaluators compare what all trials have.
+        objective: Values to explain, by the same index.
 
     Returns:
-        A row for each parameter: `parameter`, `fanova` (share of the variance of a random forest's predictions over
-        the whole space; Hutter et al., ICML 2014) and `ped_anova` (what tells the best tenth from the others; Watanabe
-        et al., IJCAI 2023), each in [0, 1] with sum 1. No rows where trials are fewer than `FEWEST_TRIALS`, or alike.
+        One row per parameter: `parameter`, `fanova` (share of the variance of a random forest's predictions over the
+        whole space; Hutter et al., ICML 2014) and `ped_anova` (what separates the best tenth from the others; Watanabe
+        et al., IJCAI 2023), each in [0, 1] with sum 1. No rows for fewer than `FEWEST_TRIALS`, or equal, trials.
     """
     parameters = parameters.dropna(axis=1)
     rows = parameters.assign(_objective=objective).dropna()
@@ -65,7 +65,7 @@ def importances(parameters: pd.DataFrame, objective: pd.Series[Any]) -> pd.DataF
         "ped_anova": PedAnovaImportanceEvaluator(),
     }
     verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # not a line for each study, those of evaluators included
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # otherwise a line for each study
     try:
         study = optuna.create_study(direction="maximize")
         study.add_trials(trials)
@@ -77,7 +77,7 @@ def importances(parameters: pd.DataFrame, objective: pd.Series[Any]) -> pd.DataF
 
 
 def _distribution(values: pd.Series[Any]) -> BaseDistribution:
-    """Returns the range of values that are real numbers, and the choices that others are."""
+    """Return a range for real numbers, and a list of choices for other values."""
     if not pd.api.types.is_float_dtype(values):
         return CategoricalDistribution(sorted({_choice(value) for value in values}, key=str))
     low, high = float(values.min()), float(values.max())
@@ -89,5 +89,5 @@ def _value(value: Any, kind: BaseDistribution) -> Any:
 
 
 def _choice(value: Any) -> bool | int | str:
-    """Returns a value as Optuna takes it."""
+    """Return a value as Optuna takes it."""
     return value.item() if hasattr(value, "item") else value if isinstance(value, bool | int | str) else str(value)

@@ -1,10 +1,10 @@
-"""Loggers by name: the curves and parameters of a study's trials, through Ray's own callbacks.
+"""Loggers by name: curves and parameters of a study's trials, through Ray's own callbacks.
 
     loggers = begin_loggers(work)
-    tune.RunConfig(callbacks=make_callbacks(work, loggers, identify, progress))
+    tune.RunConfig(callbacks=make_callbacks(work, loggers, search.lookup, progress))
 
-A trial is called by its number, and its curves count matching epochs. What a logger's own environment variables set,
-such as MLFLOW_TRACKING_URI or WANDB_MODE, is left to them.
+Trials are shown by number, and curves by matching epoch. Each logger still reads its own environment variables, such as
+MLFLOW_TRACKING_URI or WANDB_MODE.
 """
 
 from __future__ import annotations
@@ -38,20 +38,16 @@ _PACKAGES = {
     "mlflow": ("mlflow", "'dim-ray[mlflow]'"),
     "wandb": ("wandb", "'dim-ray[wandb]'"),
 }
-"""The module that each needs, and what pip calls it."""
+"""Module that each needs, and its name for pip."""
 _WANDB_PROJECT = "dim-ray"
 _NAME_DIGITS = 4
 
-Identify = Callable[[str], tuple[int, Mapping[str, Any]]]
-"""Returns number and parameters of one of Tune's trials."""
+Lookup = Callable[[str], tuple[int, Mapping[str, Any]]]
+"""Function that returns number and parameters of one of Tune's trials, as `StudySearch.lookup`."""
 
 
 def check_loggers(config: Config, dataset: Dataset) -> None:
-    """Checks that what the loggers need is installed.
-
-    Raises:
-        UsageError: It isn't.
-    """
+    """Raise a `UsageError` if a package that the study's loggers need isn't installed."""
     for name in config.study.loggers:
         module, package = _PACKAGES[name]
         if importlib.util.find_spec(module) is None:
@@ -62,10 +58,10 @@ def check_loggers(config: Config, dataset: Dataset) -> None:
 
 
 def begin_loggers(work: Workspace) -> dict[str, LoggerCallback]:
-    """Returns Ray's loggers that the study names, by name, each ready: called before anything is paid for.
+    """Return the study's loggers by name, set up.
 
     Raises:
-        UsageError: One can't begin, as without an account.
+        UsageError: One can't be set up, for example without an account.
     """
     loggers: dict[str, LoggerCallback] = {name: _MAKERS[name](work) for name in work.config.study.loggers}
     for name, logger in loggers.items():
@@ -79,23 +75,21 @@ def begin_loggers(work: Workspace) -> dict[str, LoggerCallback]:
 
 
 def make_callbacks(
-    work: Workspace, loggers: Mapping[str, LoggerCallback], identify: Identify, progress: Progress
+    work: Workspace, loggers: Mapping[str, LoggerCallback], lookup: Lookup, progress: Progress
 ) -> list[tune.Callback]:
-    """Returns what Tune calls.
+    """Return callbacks for Ray Tune.
 
     Args:
         work: The study's workspace.
-        loggers: As `begin_loggers` returns them.
-        identify: As `StudySearch.identify`.
-        progress: Is told when one doesn't work.
+        loggers: Loggers, as from `begin_loggers`.
+        lookup: Function that finds trials.
+        progress: Display for messages about loggers that fail.
     """
-    return [
-        TrialLogger(name, logger, logger_folder(work, name), identify, progress) for name, logger in loggers.items()
-    ]
+    return [TrialLogger(name, logger, logger_folder(work, name), lookup, progress) for name, logger in loggers.items()]
 
 
 def logger_folder(work: Workspace, name: str) -> Path:
-    """Returns where a logger's files lie: beside the study on a local storage, else among the temporary files."""
+    """Return the folder of a logger's files: in the study on a local storage, otherwise a temporary one."""
     root = open_root(work.config.storage.root)
     if root.is_local:
         return Path(root.path_of(f"studies/{work.study}/{name}"))
@@ -103,50 +97,37 @@ def logger_folder(work: Workspace, name: str) -> Path:
 
 
 class TrialLogger(tune.Callback):  # type: ignore[misc]  # ray has no types
-    """Shows one of Ray's loggers each trial under its number, and what it measured by matching epoch.
+    """Callback that shows one of Ray's loggers each trial by its number, and its results by matching epoch.
 
-    A logger that fails, as where its server is away, is left out from then on: it is no reason to end a study.
-
-    Args:
-        name: As the study has it.
-        logger: Ray's, which has begun.
-        folder: For files, a folder a trial.
-        identify: As `StudySearch.identify`.
-        progress: Is told when it fails.
+    A logger that fails, for example because its server is away, is dropped, and the study continues.
     """
 
-    def __init__(self, name: str, logger: LoggerCallback, folder: Path, identify: Identify, progress: Progress) -> None:
+    def __init__(self, name: str, logger: LoggerCallback, folder: Path, lookup: Lookup, progress: Progress) -> None:
         self._name = name
         self._logger: LoggerCallback | None = logger
         self._folder = folder
-        self._identify = identify
+        self._lookup = lookup
         self._progress = progress
         self._trials: dict[str, _Trial] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves nothing for Tune to save."""
-        return {}
+        return {}  # for Tune to save
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial began."""
         self._tell(lambda logger: logger.log_trial_start(self._seen(trial)))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """A trial reached a rung."""
         self._tell(lambda logger: logger.log_trial_result(iteration, self._seen(trial), _curves(result)))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial ended by itself, or was stopped or cut."""
         self._tell(lambda logger: logger.log_trial_end(self._seen(trial), failed=False))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial failed for good."""
         self._tell(lambda logger: logger.log_trial_end(self._seen(trial), failed=True))
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        """All trials came to an end."""
         self._tell(lambda logger: logger.on_experiment_end(list(self._trials.values())))
 
     def _tell(self, action: Callable[[LoggerCallback], None]) -> None:
@@ -157,16 +138,16 @@ class TrialLogger(tune.Callback):  # type: ignore[misc]  # ray has no types
         except Exception as error:  # whatever each of them raises
             self._logger = None
             log.warning("The logger %s failed.", self._name, exc_info=True)
-            self._progress.message(f"the logger {self._name} failed, and the study goes on without it: {error}")
+            self._progress.message(f"the logger {self._name} failed, and the study continues without it: {error}")
 
     def _seen(self, trial: Any) -> _Trial:
         if trial.trial_id not in self._trials:
-            self._trials[trial.trial_id] = _Trial(trial.trial_id, *self._identify(trial.trial_id), self._folder)
+            self._trials[trial.trial_id] = _Trial(trial.trial_id, *self._lookup(trial.trial_id), self._folder)
         return self._trials[trial.trial_id]
 
 
 class _Trial:
-    """What Ray's loggers see of Tune's trial."""
+    """A trial as Ray's loggers see it."""
 
     def __init__(self, trial_id: str, number: int, parameters: Mapping[str, Any], folder: Path) -> None:
         self.trial_id = trial_id
@@ -179,7 +160,7 @@ class _Trial:
 
     @property
     def local_path(self) -> str:
-        # Made when it's asked for: MLflow has no files, and W&B's process goes there without a look.
+        # Made on first use: MLflow writes no files, and W&B's process expects the folder.
         self.init_local_path()
         return str(self._path)
 
@@ -188,15 +169,11 @@ class _Trial:
 
 
 def _curves(result: Mapping[str, Any]) -> dict[str, float]:
-    """Returns what was measured, counted by our epoch and not by Tune's iteration."""
+    """Return the measurements, counted by matching epoch and not by Tune's iteration."""
     measured = {
         name: value for name, value in result.items() if isinstance(value, float) and name not in AUTO_RESULT_KEYS
     }
     return {**measured, TRAINING_ITERATION: result[TIME_ATTRIBUTE]}
-
-
-def _tensorboard(work: Workspace) -> LoggerCallback:
-    return TBXLoggerCallback()
 
 
 def _mlflow(work: Workspace) -> LoggerCallback:
@@ -218,7 +195,7 @@ def _wandb(work: Workspace) -> LoggerCallback:
 
 
 _MAKERS: Mapping[str, Callable[[Workspace], LoggerCallback]] = {
-    "tensorboard": _tensorboard,
+    "tensorboard": lambda work: TBXLoggerCallback(),
     "mlflow": _mlflow,
     "wandb": _wandb,
 }

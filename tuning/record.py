@@ -1,4 +1,4 @@
-"""What a study has on storage: its configuration, its trials' rows, and which of them is best.
+"""A study on the storage: its configuration, its trials' rows, and the best of them.
 
 record = StudyRecord(work)
 with record.held():
@@ -47,16 +47,12 @@ _NAME_DIGITS = 8
 
 
 def study_name(config: Config, dataset: Dataset) -> str:
-    """Returns the study's name: the configured one, or one that differs for everything that changes the result."""
+    """Return the configured name, or one that differs with everything that changes the result."""
     return config.study.name or f"{dataset.name}-{fingerprint(config, dataset.digest)[:_NAME_DIGITS]}"
 
 
 class StudyRecord:
-    """The rows and files of one study.
-
-    Args:
-        work: The study's workspace.
-    """
+    """Rows and files of one study."""
 
     def __init__(self, work: Workspace) -> None:
         self._work = work
@@ -64,12 +60,12 @@ class StudyRecord:
         self._network_costs = NetworkCosts(work)
 
     def key(self, name: str) -> str:
-        """Returns a file of the study, relative to the storage's root."""
+        """Return the key of a file of the study, relative to the storage's root."""
         return f"studies/{self._work.study}/{name}"
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keeps other drivers off the study; on an object store, which has no locks, they aren't noticed.
+        """Hold the study's lock; an object store has none.
 
         Raises:
             ResourceError: Another process holds it.
@@ -83,8 +79,8 @@ class StudyRecord:
             lock.acquire(blocking=False)
         except Timeout as error:
             raise ResourceError(
-                f"study {self._work.study!r} is being run by another process; wait for its end, or choose another name "
-                "with --study."
+                f"study {self._work.study!r} is being run by another process. Wait until it ends, or choose another "
+                "name with --study."
             ) from error
         try:
             yield
@@ -92,7 +88,7 @@ class StudyRecord:
             lock.release()
 
     def open(self) -> None:
-        """Writes the resolved configuration, or compares it with the one that the study began with.
+        """Write the configuration, or compare it with the one that the study began with.
 
         Raises:
             ConfigError: The study began with another configuration or other data.
@@ -105,7 +101,7 @@ class StudyRecord:
         artifacts.write_bytes(self.key("study.json"), json.dumps(ours, indent=1).encode())
 
     def check(self) -> bool:
-        """Returns whether the study has begun; writes nothing.
+        """Return whether the study has begun, without writing anything.
 
         Raises:
             ConfigError: It began with another configuration or other data.
@@ -117,30 +113,27 @@ class StudyRecord:
         if theirs["fingerprint"] != self._fingerprint():
             differences = ", ".join(_differences(theirs["config"], self._work.config)) or "the images"
             raise ConfigError(
-                f"study {self._work.study!r} began with another configuration ({differences}); "
-                "choose another name with --study, or leave it out."
+                f"study {self._work.study!r} began with another configuration ({differences}). "
+                "Choose another name with --study, or leave it out."
             )
         return True
 
     def trials(self) -> pd.DataFrame:
-        """Returns the rows of the study's finished trials, by number."""
+        """Return the rows of the study's trials, by number."""
         rows = Reader(self._work.config.storage.root).trials(study=self._work.study)
         return rows.sort_values("number", ignore_index=True)
 
     def finished(self) -> dict[int, tuple[dict[str, Any], tuple[float, ...] | None]]:
-        """Returns parameters and objectives of the finished trials, by number. A failed one is not finished."""
         rows, study = self.trials(), self._work.config.study
         return {
             int(row["number"]): (json.loads(row["params_json"]), row_values(study, row))
             for row in rows[rows["state"] != "failed"].to_dict("records")
         }
 
-    def identify(self, parameters: Mapping[str, Any]) -> str:
-        """Returns the fingerprint of the generator that parameters lead to."""
+    def generator_of(self, parameters: Mapping[str, Any]) -> str:
         return generator_fingerprint(self._configured(parameters))
 
     def results(self) -> dict[str, tuple[int, dict[str, Any]]]:
-        """Returns number and last result of the finished trials that ran themselves, by `identify`."""
         found: dict[str, tuple[int, dict[str, Any]]] = {}
         for row in self.trials().to_dict("records"):
             if row["state"] == "failed" or pd.notna(row["reused_trial"]) or pd.isna(row["objective"]):
@@ -154,23 +147,22 @@ class StudyRecord:
         return found
 
     def measured(self, parameters: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns a trial's last result with what its generator costs."""
         trial = self._configured(parameters)
         is_there = _state(trial.config, result) == "completed"
         return {**result, **(generator_costs(trial, self._network_costs) if is_there else worst_costs())}
 
     def note_missing(self, keys: Iterable[str]) -> None:
-        """Notes teachers and priors that the study is about to build: they are its cost, also if it's interrupted."""
+        """Note teachers and priors that the study is about to build: they count among its costs."""
         known = self._built()
         if new := sorted({*known, *keys}):
             self._work.artifacts.write_bytes(self.key("networks.json"), json.dumps(new, indent=1).encode())
 
     def cost(self) -> StudyCost:
-        """Returns what the study has cost so far, and what reuse saved."""
+        """Return what the study has cost so far, and what reuse saved."""
         return study_cost(self._work, self.trials(), self._built())
 
     def failed(self) -> dict[int, dict[str, Any]]:
-        """Returns the parameters of the failed trials, by number: they are tried again."""
+        """Return the parameters of the failed trials, by number; they are tried again."""
         rows = self.trials()
         rows = rows[rows["state"] == "failed"]
         return {
@@ -178,10 +170,9 @@ class StudyRecord:
         }
 
     def best(self) -> dict[str, Any]:
-        """Returns the row of the contender that won, once all of their students are there.
+        """Return the row of the winning contender, or if there is no verdict, of the best completed trial.
 
-        Until then, and where there are no contenders: of the completed trial with the highest objective whose generator
-        can be measured or was, the earliest of equals. Somebody may have deleted what didn't win.
+        That one's generator is stored, or was measured: somebody may have deleted others.
 
         Raises:
             DimError: No trial completed.
@@ -205,9 +196,7 @@ class StudyRecord:
         return {str(name): value for name, value in best.items()}
 
     def missing_students(self) -> tuple[list[StudentPlan], list[StudentPlan]]:
-        """Returns the students that have no row yet: those that decide between contenders, and those of the evaluation.
-
-        While there are any of the former, the latter aren't known, and none.
+        """Return the contenders' students without a row or, once all of them have one, those of the evaluation.
 
         Raises:
             DimError: No trial completed.
@@ -221,16 +210,16 @@ class StudyRecord:
     def write_trial(
         self, number: int, parameters: Mapping[str, Any], result: Mapping[str, Any] | None, error: str | None = None
     ) -> None:
-        """Writes a trial's row; writing it again replaces it.
+        """Write a trial's row, or replace it.
 
         Args:
-            number: In the study, from 0.
-            parameters: What Optuna chose.
-            result: As `measured` returns it; None where the trial failed.
-            error: What went wrong.
+            number: Number in the study, from 0.
+            parameters: Parameters that Optuna chose.
+            result: Last result, as from `measured`; None if the trial failed.
+            error: Reason of a failure.
         """
         trial = self._configured(parameters)
-        config, identity = trial.config, generator_fingerprint(trial)
+        config, generator = trial.config, generator_fingerprint(trial)
         result = result or {}
         epoch = result.get(TIME_ATTRIBUTE)
         seconds = result.get(SECONDS)
@@ -258,8 +247,8 @@ class StudyRecord:
                 "generator_bytes": result.get("generator_bytes") if state == "completed" else None,
                 "alone_device_seconds": result.get("alone_device_seconds") if state == "completed" else None,
                 "wall_seconds": seconds,
-                "generator": identity if state == "completed" else None,
-                "config_fingerprint": identity,
+                "generator": generator if state == "completed" else None,
+                "config_fingerprint": generator,
                 "config_json": json.dumps(to_dict(config), sort_keys=True),
                 "error": error or result.get("diverged") or _failed_with(result),
                 "started_at": None if seconds is None else ended - timedelta(seconds=seconds),
@@ -270,13 +259,10 @@ class StudyRecord:
         )
 
     def forget_checkpoints(self) -> None:
-        """Deletes the states of trials that completed or were stopped.
-
-        One that failed is tried again, and of one that diverged the last good state is all there is.
-        """
+        """Delete the checkpoints of completed and stopped trials; the others' may still be needed."""
         rows = self.trials()
-        for identity in rows[rows["state"].isin(["completed", "stopped"])]["config_fingerprint"]:
-            self._work.artifacts.delete(checkpoint_key(self._work.study, identity))
+        for generator in rows[rows["state"].isin(["completed", "stopped"])]["config_fingerprint"]:
+            self._work.artifacts.delete(checkpoint_key(self._work.study, generator))
 
     def _is_or_was_measured(self, generator: str) -> bool:
         if self._work.artifacts.exists("generators", generator):
@@ -308,7 +294,7 @@ def _failed_with(result: Mapping[str, Any]) -> str | None:
 
 
 def _differences(theirs: Mapping[str, Any], ours: Config) -> list[str]:
-    """Names the fields that make another study of it, and not those of place."""
+    """Return the fields that make it another study, with both values."""
     values = to_dict(ours)
     return [
         f"{section.name}.{field.name} was {before!r} and is {values[section.name][field.name]!r}"

@@ -1,22 +1,20 @@
-"""Accuracy against pool size out of a study's trials: a curve with its interval, and where more teachers stop paying.
+"""Pool scaling: a curve of accuracy against pool size, and the size from which more teachers don't pay.
 
     scaling = fit_pool_scaling(dim_ray.open_store("dim_storage").trials(study="digits-0123abcd"))
     scaling.pays_until, scaling.curve
     for line in scaling.lines():
         print(line)
 
-The curve is accuracy = asymptote - amplitude x size^-exponent by least squares; its interval is from a bootstrap of the
-trials' residuals, which takes the noise to be the same at all sizes. Whether more teachers pay is told from the trials'
-means alone: a curve of this kind rises everywhere or nowhere.
+The curve is accuracy = asymptote - amplitude x size^-exponent by least squares. Its interval is from a bootstrap of the
+trials' residuals, which assumes equal noise at all sizes. The verdict uses only the trials' means: such a curve rises
+everywhere or nowhere.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +28,7 @@ __all__ = ["PoolScaling", "fit_pool_scaling", "is_pool_scaling"]
 _MIN_SIZES = 3
 _EXPONENTS = np.geomspace(0.1, 4.0, 60)  # from nearly logarithmic to flat from 2 teachers on
 _NUM_RESAMPLES = 1000
-_OF_A_TRIAL = {"pool.size", "pool.seed", "prior.seed", "matching.seed"}  # what its group's trials may differ in
+_OF_A_TRIAL = {"pool.size", "pool.seed", "prior.seed", "matching.seed"}  # trials of a group may differ in them
 _ELSEWHERE = ("study.", "storage.")
 
 _Array = NDArray[np.float64]
@@ -38,40 +36,36 @@ _Array = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class PoolScaling:
-    """Validation accuracy in [0, 1] against pool size; a tuple has a value for each size."""
+    """Validation accuracy in [0, 1] against pool size; tuples have one value per size."""
 
     sizes: tuple[int, ...]
-    """Teachers, ascending."""
+    """Numbers of teachers, ascending."""
     means: tuple[float, ...]
-    """Of the trials."""
     stds: tuple[float, ...]
-    """Standard deviation over the trials; NaN where there is one."""
+    """Mean and standard deviation over trials; NaN for one trial."""
     num_trials: tuple[int, ...]
-    """Of each size."""
     num_seeds: int
-    """Seeds of the students whose mean a trial's accuracy is."""
+    """Seeds of students that a trial's accuracy is the mean of."""
     asymptote: float
     amplitude: float
     exponent: float
     """accuracy = asymptote - amplitude x size^-exponent."""
     curve: tuple[float, ...]
-    """The fit."""
     lower: tuple[float, ...]
-    """Lower end of its interval."""
     upper: tuple[float, ...]
-    """Upper end."""
+    """The fitted curve and the ends of its interval."""
     gains: tuple[Interval, ...]
-    """From each size but the largest to the largest."""
+    """Gain from each smaller size to the largest."""
 
     @property
     def pays_until(self) -> int:
-        """The smallest size whose gain to the largest isn't above zero; the largest where every one is."""
+        """The smallest size whose gain to the largest isn't above zero; the largest if there is none."""
         unpaid = (size for size, gain in zip(self.sizes, self.gains, strict=False) if not gain.is_above_zero)
         return next(unpaid, self.sizes[-1])
 
     @property
     def text(self) -> str:
-        """Where it stops: more than 8 teachers don't pay: from 8 to 64 gains 0.1 [-0.3, 0.5] points."""
+        """The verdict, such as: more than 8 teachers don't pay: from 8 to 64 gains 0.1 [-0.3, 0.5] points."""
         largest, until = self.sizes[-1], self.pays_until
         if until == largest:
             what, place = f"{largest} teachers still pay", -1
@@ -81,7 +75,7 @@ class PoolScaling:
         return f"{what}: from {self.sizes[:-1][place]} to {largest} gains {self.gains[place].points()} points"
 
     def lines(self) -> list[str]:
-        """Returns it for a person."""
+        """Return the table, the curve and the verdict as text."""
         counts = " or ".join(map(str, sorted(set(self.num_trials))))
         share = f"{CONFIDENCE:.0%}".replace("%", " %")
         header = f"{'teachers':>8}  {'accuracy':<12} {'curve':<19} gain to {self.sizes[-1]}"
@@ -107,15 +101,15 @@ class PoolScaling:
 
 
 def is_pool_scaling(trials: pd.DataFrame) -> bool:
-    """Whether `fit_pool_scaling` takes these rows."""
+    """Return whether `fit_pool_scaling` takes these rows."""
     return _problem(_usable(trials)) is None
 
 
 def fit_pool_scaling(trials: pd.DataFrame) -> PoolScaling:
-    """Fits accuracy against pool size.
+    """Fit accuracy against pool size.
 
     Args:
-        trials: Rows of one study, as `Reader.trials` returns them. Those that completed and ran themselves count.
+        trials: Rows of one study, as from `Reader.trials`. Only completed trials that ran themselves count.
 
     Raises:
         UsageError: There are fewer than three sizes, no size has two trials, or trials differ in more than pool size
@@ -151,9 +145,9 @@ def fit_pool_scaling(trials: pd.DataFrame) -> PoolScaling:
 
 
 def _fitted(sizes: _Array, accuracies: _Array) -> tuple[_Array, _Array]:
-    """Returns the exponents (R,), and asymptotes and amplitudes (R, 2), of accuracies (R, N) at sizes (N,).
+    """Return exponents (R,), and asymptotes and amplitudes (R, 2), of accuracies (R, N) at sizes (N,).
 
-    Given the exponent the rest is linear, so each exponent is tried and the best one taken.
+    The rest is linear once the exponent is fixed, so try each exponent and take the best.
     """
     designs = np.stack([np.stack([np.ones_like(sizes), -(sizes**-exponent)], axis=1) for exponent in _EXPONENTS])
     weights = accuracies @ np.linalg.pinv(designs).transpose(0, 2, 1)  # (E, R, 2)
@@ -163,11 +157,11 @@ def _fitted(sizes: _Array, accuracies: _Array) -> tuple[_Array, _Array]:
 
 
 def _gains(groups: pd.DataFrame, deviations: _Array) -> tuple[Interval, ...]:
-    """Returns what each size but the largest has left to gain, with one noise for all of them.
+    """Return the gain from each smaller size to the largest, with pooled noise.
 
     Args:
-        groups: mean and size of each pool size.
-        deviations: Of all trials from the mean of their size.
+        groups: Mean and size (count) of each pool size.
+        deviations: Deviations of all trials from the mean of their size.
     """
     freedom = len(deviations) - len(groups)
     std = math.sqrt(float((deviations**2).sum()) / freedom)
@@ -180,37 +174,28 @@ def _usable(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def _problem(rows: pd.DataFrame) -> str | None:
-    """Says what is in the way, and what to do."""
+    """Return why the rows can't be fitted, and what to do; None if they can."""
     sizes = sorted(rows["pool_size"].unique())
     if len(sizes) < _MIN_SIZES:
         return (
-            f"there are {len(rows)} completed trials with {len(sizes)} pool sizes ({', '.join(map(str, sizes))}), and "
-            f"it takes {_MIN_SIZES}; add some to study.pool_sizes."
+            f"there are {len(rows)} completed trials with {len(sizes)} pool sizes ({', '.join(map(str, sizes))}), but "
+            f"it takes {_MIN_SIZES}. Add some to pool.size in study.space."
         )
-    configs = [dict(_flat(json.loads(text))) for text in rows["config_json"]]
+    configs = pd.json_normalize([json.loads(text) for text in rows["config_json"]]).astype(str)
     differing = sorted(
-        {
-            name
-            for config in configs
-            for name in {*config, *configs[0]} - _OF_A_TRIAL
-            if config.get(name) != configs[0].get(name) and not name.startswith(_ELSEWHERE)
-        }
+        name
+        for name in configs
+        if configs[name].nunique() > 1 and name not in _OF_A_TRIAL and not name.startswith(_ELSEWHERE)
     )
     if differing:
         return (
-            f"trials differ in {', '.join(differing)}, too; choose those of one value, or run the study pool_scaling."
+            f"trials also differ in {', '.join(differing)}. Choose those of one value, or run the study pool_scaling."
         )
     if len(rows) == len(sizes):
-        return "each size has one trial, so the noise isn't known; give study.seeds several, as pool_scaling does."
+        return (
+            "each size has one trial, so the noise is unknown. List matching.seed in study.space, as pool_scaling does."
+        )
     return None
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _percent(mean: float, std: float) -> str:

@@ -173,7 +173,7 @@ def _search(
     from tuning.display import TrialDisplay
     from tuning.loggers import make_callbacks
     from tuning.search.journal import open_journal
-    from tuning.search.optuna_search import FAILED_TRIAL, REUSED_TRIAL, StudySearch, settle
+    from tuning.search.optuna_search import StudySearch, settle
     from tuning.warm_start import warm_start
 
     finished = record.finished()
@@ -186,27 +186,19 @@ def _search(
             f"{start.num_known} of their results are known to the sampler"
         )
 
-    def end(number: int, parameters: Mapping[str, Any], result: Mapping[str, Any] | None) -> None:
-        record.write_trial(number, parameters, result)
-        if result and result.keys() & {FAILED_TRIAL, REUSED_TRIAL}:
-            display.on_trial_reused(number, result)
-
     search = StudySearch(
         work.config,
         journal,
         work.study,
-        taken=finished,
+        record=record,
         num_trials=num_trials,
+        time_budget=budget,
         limit=limit,
-        identify=record.identify,
-        results=record.results(),
-        measure=record.measured,
-        budget=budget,
-        on_end=end,
+        on_reused=lambda number, result: display.on_trial_reused(number, result),
     )
     progress.start(_STAGE_TRIALS, work.config.study.num_trials, "trials")
     display = TrialDisplay(work.config, record, search, budget, progress)
-    callbacks = [display, *make_callbacks(work, loggers, search.identify, progress)]
+    callbacks = [display, *make_callbacks(work, loggers, search.lookup, progress)]
     with watching() as board:  # Tune tells the display how far the trials are
         tuner = _make_tuner(work, placement, search, num_trials, budget, board, callbacks)
         try:

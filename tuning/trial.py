@@ -1,6 +1,6 @@
-"""One trial: distil a generator with the parameters that were chosen, and report its validation accuracy at rungs.
+"""One trial: distil a generator with the chosen parameters, and report its validation accuracy at rungs.
 
-In its own process where it needs one worker; through Ray Train where it needs several.
+It runs in its own process with one worker, and through Ray Train with several.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def run_trial(parameters: dict[str, Any], *, work: Workspace, placement: Placement, board: Any) -> None:
-    """Is Ray Tune's trainable.
+    """Run a trial as Ray Tune's trainable.
 
     Args:
-        parameters: What Optuna chose.
+        parameters: Parameters that Optuna chose.
         work: The study's workspace.
-        placement: Workers, and what each of them holds.
-        board: Where is posted what a person should know.
+        placement: Workers and their resources.
+        board: Board for messages to the user.
     """
     trial_work = replace(work, config=configure(work.config, parameters))
-    identity = generator_fingerprint(trial_work)
+    fingerprint = generator_fingerprint(trial_work)
     held = {"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker}
     if placement.num_workers == 1:
         with told_to(board):
             _run_here(on_device(trial_work, placement.cpus_per_worker, may_use_gpu=held["GPU"] > 0), held)
         return
-    if trial_work.artifacts.exists("generators", identity):
+    if trial_work.artifacts.exists("generators", fingerprint):
         with told_to(board):
-            _measure(on_device(trial_work, placement.cpus_per_worker, may_use_gpu=False), identity, held)
+            _measure(on_device(trial_work, placement.cpus_per_worker, may_use_gpu=False), fingerprint, held)
         return
     try:
         run_workers(
@@ -62,7 +62,7 @@ def run_trial(parameters: dict[str, Any], *, work: Workspace, placement: Placeme
     except DivergedError as error:
         _report_divergence(trial_work, error)
         return
-    card = trial_work.artifacts.read_card("generators", identity)
+    card = trial_work.artifacts.read_card("generators", fingerprint)
     measured = {**card["validation"], WALL_SECONDS: card["wall_seconds"]}
     known = {name: measured[name] for name in (METRIC, METRIC_STD, WALL_SECONDS) if name in measured}
     tune.report({TIME_ATTRIBUTE: trial_work.config.matching.epochs, **known})
@@ -75,11 +75,11 @@ def _run_here(work: Workspace, held: Mapping[str, float]) -> None:
         _report_divergence(work, error)
 
 
-def _measure(work: Workspace, identity: str, held: Mapping[str, float]) -> None:
-    """Measures a generator that is there, with what one worker would hold: the trial itself holds nothing."""
+def _measure(work: Workspace, fingerprint: str, held: Mapping[str, float]) -> None:
+    """Measure a stored generator with the resources of one worker: the trial itself holds none."""
     validator = SlotValidator(work, held)
     try:
-        validator.begin(load_module(work, identity, work.config.evaluation.weights))
+        validator.begin(load_module(work, fingerprint, work.config.evaluation.weights))
         while (measured := validator.take(wait=False)) is None:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
     except DivergedError as error:
@@ -89,12 +89,12 @@ def _measure(work: Workspace, identity: str, held: Mapping[str, float]) -> None:
 
 
 def _report_divergence(work: Workspace, error: DivergedError) -> None:
-    # Tune and Optuna take finite numbers alone, so the outcome is a field of its own.
+    # Tune and Optuna take only finite numbers, so the outcome is a field of its own.
     tune.report({TIME_ATTRIBUTE: work.config.matching.epochs, METRIC: 0.0, "diverged": str(error)})
 
 
 class _TuneReporter:
-    """A Reporter that hands the rungs to Ray Tune."""
+    """Reporter that passes rungs to Ray Tune."""
 
     def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
         if found := validation_in(step, metrics):

@@ -1,10 +1,10 @@
-"""A search that begins from earlier trials of the store, of the same data set or another.
+"""A search that begins from earlier trials of the store.
 
     python -m dim_ray.tune --warm-start digits
 
-The best configurations of every source are queued, and run first. Where earlier trials had the same data and the same
-recipe, and differ in nothing but what is searched, their results are added to Optuna's study, too: the sampler begins
-with what they showed. Those of other data say which configurations are good, but not how good they are here.
+The best configurations of each source are queued and run first. Trials with the same data and recipe, differing only in
+searched fields, are also added to Optuna's study with their results, so that the sampler knows them. On other data a
+configuration's result says nothing about its accuracy here.
 """
 
 from __future__ import annotations
@@ -16,18 +16,17 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import pandas as pd
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import create_trial
 
-from dim_ray.config import Config, DataConfig, StudyConfig, as_parameter, to_dict
+from dim_ray.config import Config, DataConfig, as_parameter, to_dict
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.errors import ConfigError, nearest
 from dim_ray.store.analysis.pareto import AXES, is_pareto
 from dim_ray.store.reader import Reader
 from tuning.record import study_name
 from tuning.search.objectives import open_study, row_values
-from tuning.search.space import PARAMETERS, configure, open_names, search_space
+from tuning.search.space import configure, search_space
 from tuning.search.variants import SizeLimit
 
 __all__ = ["WarmStart", "check_warm_start", "warm_start"]
@@ -39,26 +38,24 @@ _FINAL = {
     "images_per_class", "protocols", "num_seeds", "seed", "preset", "quirks", "labels", "soft_label_temperature",
     "num_test_points",
 }  # fmt: skip
-"""Of the section evaluation: what the students that a search validates with don't depend on, or on chance alone."""
+"""Fields of the section evaluation that don't affect the students of a search, apart from chance."""
 _SAME_SELECTION = ("selection_images_per_class", "selection_seeds")
 _ENDED = ("completed", "stopped", "diverged")
 
 
 @dataclass(frozen=True, kw_only=True)
 class WarmStart:
-    """What a search began from."""
+    """What a search began from: configurations to try first, and earlier results that the sampler knows."""
 
     num_queued: int
-    """Configurations that are tried first."""
     num_known: int
-    """Earlier trials whose results the sampler knows."""
 
 
 def check_warm_start(config: Config, dataset: Dataset) -> None:
-    """Checks that there are trials to begin from.
+    """Check that there are trials to begin from.
 
     Raises:
-        ConfigError: A name is neither that of another study of the storage, nor that of a data set of one.
+        ConfigError: A name is neither another study of the storage, nor a dataset of one.
     """
     if not config.study.warm_start:
         return
@@ -68,25 +65,25 @@ def check_warm_start(config: Config, dataset: Dataset) -> None:
         if name not in known:
             there = nearest(name, known) if known else "there are no trials of other studies."
             raise ConfigError(
-                f"study.warm_start has {name!r}, which is no other study of {config.storage.root}, nor the data set of "
-                f"one; {there}"
+                f"study.warm_start has {name!r}, which is neither another study of {config.storage.root} nor a dataset "
+                f"of one; {there}"
             )
 
 
 def warm_start(
     storage: BaseStorage, name: str, config: Config, *, is_new: bool, limit: SizeLimit | None = None
 ) -> WarmStart | None:
-    """Puts earlier trials into Optuna's study, unless they are there.
+    """Add earlier trials to Optuna's study, once.
 
     Args:
         storage: Optuna's storage.
-        name: The study's.
-        config: Names the sources, and has the space.
-        is_new: Whether no trial is finished; a study whose journal was lost isn't, and has tried them.
-        limit: Of the generators' size; what is beyond it isn't tried.
+        name: Name of the study.
+        config: Configuration with the sources and the space.
+        is_new: Whether no trial is finished. A study that lost its journal has tried them, so nothing is queued.
+        limit: Limit on the generators' size; larger ones aren't queued.
 
     Returns:
-        What was put there, or None.
+        What was added, or None.
     """
     study = open_study(storage, name, config)
     if not config.study.warm_start or _DONE in study.user_attrs:
@@ -97,7 +94,7 @@ def warm_start(
     rows = rows.assign(is_pareto=_are_pareto(rows, config.study.objectives))
     space = search_space(config.study)
     translated = [row | {"parameters": _translate(row, config)} for row in rows.to_dict("records")]
-    known = [row for row in translated if _fits(row["parameters"], config.study)]
+    known = [row for row in translated if row["parameters"] is not None]
     same = [(row, row_values(config.study, row)) for row in known if _is_comparable(row, config)]
     same = [(row, values) for row, values in same if values is not None]
     for row, values in same:
@@ -118,19 +115,18 @@ def warm_start(
 
 
 def _other_trials(config: Config, own: str) -> pd.DataFrame:
-    """Returns rows of other studies' trials that came to an end, with their data set and their parameters."""
+    """Return rows of other studies' ended trials, with their configuration and dataset."""
     rows = Reader(config.storage.root).trials()
     rows = rows[(rows["study"] != own) & rows["state"].isin(_ENDED) & rows["objective"].notna()]
     configs = [json.loads(text) for text in rows["config_json"]]
     return rows.assign(
         config=pd.Series(configs, index=rows.index, dtype=object),
         dataset=pd.Series([DataConfig(**c["data"]).label for c in configs], index=rows.index, dtype=object),
-        parameters=pd.Series([json.loads(text) for text in rows["params_json"]], index=rows.index, dtype=object),
     )
 
 
 def _are_pareto(rows: pd.DataFrame, objectives: Sequence[str]) -> pd.Series[bool]:
-    """Returns which trials completed and no other one of their study beats."""
+    """Return which trials completed and aren't beaten by another of their study."""
     completed = rows[rows["state"] == "completed"].dropna(subset=[AXES[name].column for name in objectives])
     found = pd.Series(False, index=rows.index)
     for _, own in completed.groupby("study"):
@@ -138,47 +134,34 @@ def _are_pareto(rows: pd.DataFrame, objectives: Sequence[str]) -> pd.Series[bool
     return found
 
 
-def _translate(row: Mapping[Any, Any], config: Config) -> dict[str, Any]:
-    """Returns an earlier trial's parameters in this study's space; a field that it didn't search has its one value."""
-    study, theirs = config.study, row["parameters"]
-    chosen = {name: theirs[name] for name in (*PARAMETERS, "seed") if name in theirs and name in search_space(study)}
-    for choice in study.choices:
+def _translate(row: Mapping[Any, Any], config: Config) -> dict[str, Any] | None:
+    """Return an earlier trial's values of the fields of this study's space; None if one isn't in it."""
+    chosen: dict[str, Any] = {}
+    for choice in config.study.choices:
         if choice.is_open(chosen):
             section, _, name = choice.field.partition(".")
-            chosen[choice.field] = as_parameter(row["config"].get(section, {}).get(name))
+            value = as_parameter(row["config"].get(section, {}).get(name))
+            if not choice.holds(value):
+                return None
+            chosen[choice.field] = value
     return chosen
 
 
-def _fits(parameters: Mapping[str, Any], study: StudyConfig) -> bool:
-    space = search_space(study)
-    return all(name in parameters and _holds(space[name], parameters[name]) for name in open_names(study, parameters))
-
-
-def _holds(distribution: BaseDistribution, value: Any) -> bool:
-    if isinstance(distribution, CategoricalDistribution):
-        return value in distribution.choices
-    assert isinstance(distribution, FloatDistribution)
-    return value is not None and bool(distribution.low <= value <= distribution.high)
-
-
 def _is_comparable(row: Mapping[Any, Any], config: Config) -> bool:
-    """Whether a trial was measured as one of this study is."""
+    """Return whether a trial was measured like those of this study."""
     ours, theirs = to_dict(configure(config, row["parameters"])), row["config"]
     for section in _SAME:
         free = {field.name for field in fields(getattr(config, section)) if field.metadata.get("place")}
         free |= _FINAL if section == "evaluation" else set()
         if any(theirs[section].get(name) != value for name, value in ours[section].items() if name not in free):
             return False
-    chosen = {name: theirs["study"].get(name) for name in _SAME_SELECTION}
-    if isinstance(ipc := chosen["selection_images_per_class"], int):  # as rows had it that are older
-        chosen["selection_images_per_class"] = [ipc]
-    return all(chosen[name] == ours["study"][name] for name in _SAME_SELECTION)
+    return all(theirs["study"].get(name) == ours["study"][name] for name in _SAME_SELECTION)
 
 
 def _best(rows: list[dict[Any, Any]], num_trials: int) -> list[dict[str, Any]]:
-    """Returns the best configurations, each once, in turn of each source: accuracies of two can't be compared.
+    """Return the best configurations, each once, taking turns between studies: their accuracies can't be compared.
 
-    Those that no other one beats in all objectives come first; with one objective that is its best.
+    The Pareto set comes first; with one objective that is the best trial.
     """
     studies: dict[str, list[dict[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: (row["state"] != "completed", not row["is_pareto"], -row["objective"])):

@@ -60,7 +60,7 @@ COMMON_FLAGS: tuple[Flag, ...] = (
     Flag("--storage", "storage.root", "where everything is kept: a folder, or an s3:// or gs:// URI"),
 )
 TUNE_FLAGS: tuple[Flag, ...] = (
-    replace(COMMON_FLAGS[0], help=f"{COMMON_FLAGS[0].help}; several: a study each", all_values="datasets"),
+    replace(COMMON_FLAGS[0], help=f"{COMMON_FLAGS[0].help}; several: one study each", all_values="datasets"),
     *COMMON_FLAGS[1:],
     Flag("--study", "study.name", "name of the study, to continue it later (default: by configuration)"),
     Flag("--num-trials", "study.num_trials", "trials in total; a larger number extends a study"),

@@ -22,7 +22,7 @@ from dim_ray.store.analysis.pareto import pareto_set
 from tuning.contenders import Verdict
 from tuning.loggers import logger_folder
 from tuning.scaling import fit_pool_scaling, is_pool_scaling
-from tuning.search.space import further
+from tuning.search.space import describe
 from tuning.study import StudyOutcome
 
 __all__ = ["print_outcomes"]
@@ -95,15 +95,9 @@ def _lines(work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> Itera
 
 
 def _best(best: Mapping[str, Any], verdict: Verdict | None) -> str:
-    kind = json.loads(best["config_json"])["pool"]["kind"]
-    teachers = "online teachers" if kind == "online" else f"{best['pool_size']} teachers"
     measured = verdict.text() if verdict else f"{100 * best['objective']:.1f} %"
-    return (
-        f"best: trial {best['number']}, capacity {best['capacity']}, {teachers}, "
-        f"matching weight {best['matching_weight']:.3g}, adversarial weight {best['adversarial_weight']:.3g}"
-        f"{further(json.loads(best['params_json']))}; "
-        f"validation accuracy {measured} ({best['objective_name'].split(', ', 1)[1]})"
-    )
+    chosen = ", ".join(filter(None, [f"trial {best['number']}", describe(json.loads(best["params_json"]))]))
+    return f"best: {chosen}; validation accuracy {measured} ({best['objective_name'].split(', ', 1)[1]})"
 
 
 def _print_pareto(console: Console, work: Workspace, outcome: StudyOutcome) -> None:

@@ -122,7 +122,7 @@ def make_config(settings: Iterable[Setting]) -> Config:
     try:
         return Config(**{section: cls(**values[section]) for section, cls in section_types().items()})
     except ConfigError as error:
-        raise ConfigError(f"{_place_of_fault(str(error), last)}{error}") from error
+        raise ConfigError(_with_place(str(error), last)) from error
 
 
 def to_yaml(config: Config) -> str:
@@ -186,7 +186,7 @@ def _convert(setting: Setting) -> Any:
 
 
 def _typed_space(setting: Setting, space: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert a field's choices to the field's type; `StudyConfig` refuses what is no choice."""
+    """Convert values of a space to their fields' types; `StudyConfig` refuses entries of another shape."""
 
     def typed(field: str, values: Any) -> Any:
         if field not in known_fields():
@@ -206,11 +206,15 @@ def _typed_space(setting: Setting, space: Mapping[str, Any]) -> dict[str, Any]:
     return {field: typed(field, values) for field, values in space.items()}
 
 
-def _place_of_fault(message: str, settings: Mapping[str, Setting]) -> str:
-    """Return the start of a message: where the first field that it names was written, flags before files."""
+def _with_place(message: str, settings: Mapping[str, Setting]) -> str:
+    """Return a message that starts with where its first field was written; flags come before files."""
     named = [settings[field] for field in _FIELD.findall(message) if field in settings]
-    named.sort(key=lambda setting: not setting.source.startswith("--"))
-    return f"{named[0].source.removesuffix(f': {named[0].field}')}: " if named else ""
+    if not named:
+        return message
+    first = min(named, key=lambda setting: not setting.source.startswith("--"))
+    if first.source == f"--{first.field}" and message.startswith(first.field):
+        return f"--{message}"
+    return f"{first.source.removesuffix(f': {first.field}')}: {message}"
 
 
 def _describe(hint: Any, *, several: bool = False) -> str:
@@ -221,10 +225,9 @@ def _describe(hint: Any, *, several: bool = False) -> str:
     if get_origin(hint) in (Union, types.UnionType):
         return f"{_describe(next(option for option in options if option is not type(None)))}, or null"
     if get_origin(hint) is dict:
-        return "fields with what may be chosen, such as {matching.kind: [logit_means, features]}"
+        return "fields with their values, such as {pool.size: [1, 2, 4]}"
     if get_origin(hint) is tuple:
-        count = "a list of" if options[-1] is Ellipsis else f"a list of {len(options)}"
-        return f"{count} {_describe(options[0], several=True)}"
+        return f"a list of {_describe(options[0], several=True)}"
     one, many = _TYPE_WORDS[hint]
     return many if several else one
 

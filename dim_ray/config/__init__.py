@@ -1,17 +1,18 @@
-"""What a run is made of: frozen configuration, checked when it is made, and its fingerprint.
+"""The configuration of a run: frozen, checked when it is made, with a fingerprint.
 
     config = Config(data=DataConfig(dataset="mnist"), generator=GeneratorConfig(capacity=64))
     fingerprint(config.pool)
 
 The defaults are the paper's (arXiv 2303.04707) where it names a value. Small studies are files that override
-them: tuning/studies/digits.yaml is what `python -m dim_ray.tune` runs. Fields marked `place` say where or how fast
-a run happens and not what comes out: they don't enter a fingerprint.
+them: `python -m dim_ray.tune` runs tuning/studies/digits.yaml. Fields marked `place` say where or how fast a run
+happens, don't change its results, and aren't part of a fingerprint.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from dim_ray.config.evaluation import PROTOCOLS, WEIGHTS, EvaluationConfig, Prot
 from dim_ray.config.fingerprints import fingerprint, to_dict
 from dim_ray.config.networks import GeneratorConfig, NetworksConfig
 from dim_ray.config.presets import NO_QUIRKS, PRESET_QUIRKS, PRESETS, QUIRKS, Quirk, join_quirks
-from dim_ray.config.space import Choice, as_parameter, assignments
+from dim_ray.config.space import Choice, as_parameter, assignments, combinations
 from dim_ray.config.study import OBJECTIVES, StorageConfig, StudyConfig
 from dim_ray.config.training import (
     HealthConfig,
@@ -70,15 +71,18 @@ __all__ = [
     "as_parameter",
     "assignments",
     "check_architecture",
+    "combinations",
     "fingerprint",
     "join_quirks",
     "to_dict",
 ]
 
+_CHECKED_TOGETHER = {"matching.kind", "matching.weight", "matching.adversarial_weight"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One resolved run."""
+    """Configuration of one run."""
 
     data: DataConfig = field(default_factory=DataConfig)
     networks: NetworksConfig = field(default_factory=NetworksConfig)
@@ -109,29 +113,11 @@ class Config:
             )
         self._check_space()
 
-    def with_trial(
-        self,
-        *,
-        pool_size: int,
-        capacity: int,
-        matching_weight: float,
-        adversarial_weight: float,
-        seed: int | None = None,
-    ) -> Config:
-        """Returns the configuration of one trial of the search; without a seed it has matching.seed."""
-        matching = replace(self.matching, weight=matching_weight, adversarial_weight=adversarial_weight)
-        return replace(
-            self,
-            pool=replace(self.pool, size=pool_size),
-            generator=replace(self.generator, capacity=capacity),
-            matching=matching if seed is None else replace(matching, seed=seed),
-        )
-
     def with_fields(self, values: Mapping[str, Any]) -> Config:
-        """Returns the configuration with other values of some fields, given by section and name.
+        """Return the configuration with other values of some fields.
 
         Args:
-            values: Where a field has a list, that or its JSON text, as `as_parameter` returns it.
+            values: Values by section and name, such as pool.size; a list may also be JSON text, as from `as_parameter`.
         """
         sections: dict[str, dict[str, Any]] = {}
         for where, value in values.items():
@@ -142,7 +128,7 @@ class Config:
         return replace(self, **{section: replace(getattr(self, section), **own) for section, own in sections.items()})
 
     def with_seed(self, seed: int) -> Config:
-        """Returns the configuration with every seed, but that of the data split, set to `seed`."""
+        """Return the configuration with every seed but that of the data split set to `seed`."""
         return replace(
             self,
             **{
@@ -152,20 +138,20 @@ class Config:
         )
 
     def _check_space(self) -> None:
-        """Refuses a value in `study.space` that the field itself refuses."""
+        """Refuse a value in `study.space` that its field refuses."""
         if not self.study.space:
             return
-        study = self.study
-        plain = replace(
-            self,
-            study=StudyConfig(workers_per_trial=study.workers_per_trial),
-            matching=replace(
-                self.matching, weight=study.matching_weights[0], adversarial_weight=study.adversarial_weights[0]
-            ),
-        )
-        for choice in study.choices:
-            for value in choice.values or (choice.low, choice.high):
-                try:
-                    plain.with_fields({choice.field: value})
-                except ConfigError as error:
-                    raise ConfigError(f"study.space: {error}") from error
+        plain = replace(self, study=StudyConfig(space={}, workers_per_trial=self.study.workers_per_trial))
+        choices = self.study.choices
+        joint = combinations(choices, lambda choice: choice.field in _CHECKED_TOGETHER, _bounds)
+        others = [choice for choice in choices if choice.field not in _CHECKED_TOGETHER]
+        single = ({choice.field: value} for choice in others for value in _bounds(choice))
+        for values in itertools.chain(joint, single):
+            try:
+                plain.with_fields(values)
+            except ConfigError as error:
+                raise ConfigError(f"study.space: {error}") from error
+
+
+def _bounds(choice: Choice) -> Sequence[Any]:
+    return choice.values or (choice.low, choice.high)

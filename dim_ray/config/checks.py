@@ -1,10 +1,11 @@
-"""What the sections check of their values: each says the field, the value and what is allowed."""
+"""Checks of the sections' values: each message has the field, the value and what is allowed."""
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from typing import Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dim_ray.errors import ConfigError, nearest
 
@@ -16,88 +17,84 @@ __all__ = [
     "require_batch",
     "require_below_one",
     "require_distinct",
+    "require_known",
     "require_name",
     "require_not_negative",
     "require_positive",
-    "require_precision",
-    "require_range",
     "require_seed",
 ]
 
 DSA_OPERATIONS = ("color", "crop", "cutout", "flip", "rotate", "scale")
 
 Precision = Literal["float32", "bfloat16", "auto"]
-PRECISIONS: tuple[str, ...] = get_args(Precision)
-_BATCH_SIZE = "batch_size"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def require(condition: bool, where: str, value: object, allowed: str) -> None:
-    """Refuses the value of a field if the condition is not met."""
+    """Refuse the value of a field unless the condition is met."""
     if not condition:
         raise ConfigError(f"{where} is {value!r}; allowed: {allowed}.")
 
 
 def require_positive(section: str, config: object, *names: str) -> None:
-    """Refuses what isn't a finite number above 0 in the fields of these names."""
+    """Refuse anything but finite numbers above 0, or None, in these fields."""
     for name in names:
         value = getattr(config, name)
-        require(math.isfinite(value) and value > 0, f"{section}.{name}", value, "a number above 0")
+        require(value is None or (math.isfinite(value) and value > 0), f"{section}.{name}", value, "a number above 0")
 
 
 def require_not_negative(section: str, config: object, *names: str) -> None:
-    """Refuses what isn't a finite number of 0 or more in the fields of these names."""
+    """Refuse anything but finite numbers of 0 or more, or None, in these fields."""
     for name in names:
         value = getattr(config, name)
-        require(math.isfinite(value) and value >= 0, f"{section}.{name}", value, "0 or more")
+        require(value is None or (math.isfinite(value) and value >= 0), f"{section}.{name}", value, "0 or more")
 
 
 def require_below_one(section: str, config: object, *names: str) -> None:
-    """Refuses what isn't in [0, 1) in the fields of these names."""
+    """Refuse anything outside of [0, 1) in these fields."""
     for name in names:
         value = getattr(config, name)
         require(0 <= value < 1, f"{section}.{name}", value, "[0, 1)")
 
 
-def require_batch(section: str, config: object) -> None:
-    """Refuses a batch size that BatchNorm can't measure."""
-    batch_size = getattr(config, _BATCH_SIZE)
-    require(batch_size >= 2, f"{section}.{_BATCH_SIZE}", batch_size, "2 or more: BatchNorm needs two images")
+def require_batch(where: str, batch_size: int) -> None:
+    """Refuse a batch size that is too small for BatchNorm."""
+    require(batch_size >= 2, where, batch_size, "2 or more: BatchNorm needs two images")
 
 
-def require_range(where: str, bounds: tuple[float, float]) -> None:
-    """Refuses bounds that no logarithmic scale has."""
-    low, high = bounds
-    require(
-        math.isfinite(low) and math.isfinite(high) and 0 < low <= high,
-        where,
-        bounds,
-        "two numbers, 0 < lowest <= highest",
-    )
+def require_known(section: str, config: object) -> None:
+    """Refuse unknown names, and repeated ones in a list, in all fields whose type is a `Literal` or a tuple of one."""
+    for field, hint in _hints(type(config)).items():
+        where, value, options = f"{section}.{field}", getattr(config, field), get_args(hint)
+        if get_origin(hint) is Literal:
+            require(value in options, where, value, " or ".join(options))
+        elif get_origin(hint) is tuple and get_origin(options[0]) is Literal:
+            for name in value:
+                if name not in get_args(options[0]):
+                    raise ConfigError(f"{where} has {name!r}, which is unknown; {nearest(name, get_args(options[0]))}")
+            require_distinct(where, value)
 
 
-def require_precision(where: str, value: str) -> None:
-    """Refuses an unknown precision."""
-    require(value in PRECISIONS, where, value, " or ".join(PRECISIONS))
+_hints: Any = functools.cache(get_type_hints)
 
 
 def require_seed(where: str, seed: int) -> None:
-    """Refuses a negative seed."""
+    """Refuse a negative seed."""
     require(seed >= 0, where, seed, "a whole number of 0 or more")
 
 
 def require_distinct(where: str, values: tuple[object, ...]) -> None:
-    """Refuses a value that is there twice."""
+    """Refuse a repeated value."""
     require(len(set(values)) == len(values), where, values, "each value once")
 
 
 def require_name(where: str, name: str) -> None:
-    """Refuses what can't be a part of a path on every storage."""
+    """Refuse a name that can't be part of a path on every storage."""
     require(_NAME.fullmatch(name) is not None, where, name, "letters, digits, '.', '_' and '-', the first not a sign")
 
 
 def require_augmentation(where: str, strategy: str) -> None:
-    """Refuses a strategy with an unknown DSA operation."""
+    """Refuse a strategy with an unknown DSA operation."""
     if strategy == "none":
         return
     for operation in strategy.split("+" if "+" in strategy else "_"):

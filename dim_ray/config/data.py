@@ -1,4 +1,4 @@
-"""The section `data`: real images, where they come from and how they are split."""
+"""The section `data`: real images, their source and their splits."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ IMAGE_SIZES = range(8, 65)
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Real images: where they come from and how they are split."""
+    """Real images: their source and their splits."""
 
     dataset: str = "digits"
     """A known name (digits, mnist, fashion_mnist, svhn, cifar10, cifar100), parquet:PATH or folder:PATH."""
     name: str | None = None
-    """What the rows call it. By default the known name, or the last part of PATH."""
+    """Name of the dataset in rows. Default: the known name, or the last part of PATH."""
     data_root: str | None = field(default=None, metadata={"place": True})
-    """Folder that has (or receives) the files of torchvision's data sets. Default: ~/.cache/dim_ray."""
+    """Folder that has, or receives, the files of torchvision's datasets. Default: ~/.cache/dim_ray."""
     validation_fraction: float = 0.1
-    """Share of every class of the training split that is held out to choose hyperparameters, in (0, 0.5]."""
+    """Share of each class of the training split that is held out for validation, in (0, 0.5]."""
     test_fraction: float = 0.2
-    """Share of every class that becomes the test split where a source has no test split of its own."""
+    """Share of each class that becomes the test split if the source has none, in (0, 0.5]."""
     split_seed: int = 0
-    """Seed of those splits."""
+    """Seed of the splits."""
 
     def __post_init__(self) -> None:
         prefix, separator, path = self.dataset.partition(":")
         if separator:
             if f"{prefix}:" not in DATASET_PREFIXES:
                 raise ConfigError(
-                    f"data.dataset has the unknown prefix {prefix!r}: {nearest(f'{prefix}:', DATASET_PREFIXES)}"
+                    f"data.dataset has the unknown prefix {prefix!r}; {nearest(f'{prefix}:', DATASET_PREFIXES)}"
                 )
             require(bool(path), "data.dataset", self.dataset, f"a path behind {prefix!r}:")
         elif self.dataset not in DATASETS:

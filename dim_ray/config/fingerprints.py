@@ -1,4 +1,4 @@
-"""Identity of a configuration: a hash of everything in it that changes the result."""
+"""Fingerprint of a configuration: a hash of everything in it that changes results."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 
 __all__ = ["fingerprint", "to_dict"]
 
-_VERSION = 1  # raise it when the same configuration begins to give another result
+_VERSION = 1  # raise it when the same configuration gives another result
 _DIGITS = 16
 
 
 def fingerprint(*parts: Any) -> str:
-    """Returns 16 hexadecimal digits that identify configurations and plain values by what they lead to.
+    """Return 16 hexadecimal digits for configurations and plain values.
 
-    The same in every process, version of Python and order of keys. 1 and 1.0 are the same; fields marked
-    `place` are left out.
+    They don't depend on the process, the version of Python or the order of keys. 1 and 1.0 give the same digits; fields
+    marked `place` are left out.
     """
     text = json.dumps([_VERSION, *map(_canonical, parts)], sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Returns a configuration as JSON values."""
+    """Return a configuration as JSON values."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(config)))
     return plain
 
@@ -38,7 +38,7 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, (set, frozenset)):
-        raise TypeError("A set has no order that is the same in every process; give fingerprint() a sorted list.")
+        raise TypeError("The order of a set differs between processes; give fingerprint() a sorted list.")
     if isinstance(value, Iterable) and not isinstance(value, str):
         return [_canonical(item) for item in value]
     return value

@@ -3,8 +3,8 @@
     EvaluationConfig(preset="reference")            the published protocol, with all of its quirks
     EvaluationConfig(quirks=("train_mode_test",))   ours, with one of them
 
-docs/protocols.md is their ledger: what each does, and what it was measured to do. A quirk is in force only where it
-concerns a protocol and the data, so a row names no quirk that changed nothing about it by definition.
+docs/protocols.md describes them, with their measured effects. A quirk is in force only if it concerns the protocol and
+the data, so a row doesn't name quirks that couldn't affect it.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ Quirk = Literal[
 QUIRKS: tuple[Quirk, ...] = get_args(Quirk)
 
 NO_QUIRKS = "none"
-"""What the column `quirks` says where there are none."""
+"""Text of the column `quirks` for no quirks."""
 
 PRESET_QUIRKS: Mapping[Preset, tuple[Quirk, ...]] = {
     "corrected": (),
-    # Those of the scripts that the published numbers come from. dropped_batches is the validation script's.
+    # Quirks of the scripts behind the published numbers; dropped_batches is only in the validation script.
     "reference": ("best_of_tests", "extra_batch", "half_normalised_test", "train_mode_test", "uniform_labels"),
 }
 PRESETS: Mapping[Preset, Mapping[str, Any]] = {
-    "corrected": {},  # is about correctness, and takes any recipe
+    "corrected": {},
     "reference": {
         "epochs": 1000,
         "min_steps": 1,
@@ -45,22 +45,22 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = {
         "precision": "float32",
     },
 }
-"""Recipe of each preset: fields of the section `evaluation` with their values."""
+"""Recipe of each preset: values of fields of the section `evaluation`."""
 
 
 def quirks_in_force(quirks: Iterable[Quirk], protocol: str, num_channels: int) -> tuple[Quirk, ...]:
-    """Returns those of `quirks` that concern a protocol and images of so many channels, sorted."""
+    """Return those of `quirks` that concern a protocol and images with this many channels, sorted."""
     return tuple(sorted(quirk for quirk in quirks if _concerns(quirk, protocol, num_channels)))
 
 
 def join_quirks(quirks: Iterable[Quirk]) -> str:
-    """Returns the text of the column `quirks`."""
+    """Return the text of the column `quirks`."""
     return "+".join(sorted(quirks)) or NO_QUIRKS
 
 
 def _concerns(quirk: Quirk, protocol: str, num_channels: int) -> bool:
     if quirk == "uniform_labels":
-        return protocol == "on_the_fly"  # the others have a number of images for each class
+        return protocol == "on_the_fly"  # others have the same number of images per class
     if quirk in ("dropped_batches", "extra_batch"):
         return protocol != "real_full"  # whose epoch isn't IPC x classes images
     if quirk == "half_normalised_test":

@@ -1,4 +1,4 @@
-"""The field `study.space`: which fields of the configuration a search may choose, and from what.
+"""The field `study.space`: the fields that a search may choose, and their values.
 
     read_space({
         "matching.kind": ["logit_means", "features"],
@@ -6,13 +6,14 @@
         "matching.temperature": {"values": [1.0, 4.0], "when": {"matching.kind": ["logit_means"]}},
     })
 
-A field with a condition is chosen only where the other one has been given one of these values; elsewhere it keeps the
-configuration's own.
+A field with a condition is chosen only if each field named there has one of these values; otherwise it keeps its
+configured value.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import itertools
 import json
 import math
@@ -25,8 +26,10 @@ from dim_ray.config.networks import GeneratorConfig, NetworksConfig
 from dim_ray.config.training import MatchingConfig, PoolConfig, PriorConfig
 from dim_ray.errors import ConfigError, nearest
 
-__all__ = ["Choice", "as_parameter", "assignments", "read_space"]
+__all__ = ["SEED", "Choice", "as_parameter", "assignments", "combinations", "read_space"]
 
+SEED = "matching.seed"
+"""Only a grid may list it."""
 _SECTIONS: Mapping[str, type] = {
     "networks": NetworksConfig,
     "pool": PoolConfig,
@@ -34,7 +37,7 @@ _SECTIONS: Mapping[str, type] = {
     "prior": PriorConfig,
     "matching": MatchingConfig,
 }
-_ONE_SEED = "which seed is best says nothing about the next one; study.seeds lists those of matching"
+_LUCK = f"a search must not hunt for lucky seeds; a grid may list those of {SEED}"
 _ALIKE = "every trial has to be measured alike"
 _NO_EFFECT = "it doesn't change what comes out"
 _REASONS: Mapping[str, str] = {
@@ -44,49 +47,47 @@ _REASONS: Mapping[str, str] = {
     "study": "it's about the search itself",
     "storage": _NO_EFFECT,
     "health": _NO_EFFECT,
-    "pool.size": "study.pool_sizes lists pool sizes",
-    "pool.seed": _ONE_SEED,
-    "prior.seed": _ONE_SEED,
-    "generator.capacity": "study.capacities lists capacities",
-    "matching.weight": "study.matching_weights is its range",
-    "matching.adversarial_weight": "study.adversarial_weights is its range",
-    "matching.seed": "study.seeds lists seeds",
+    "pool.seed": _LUCK,
+    "prior.seed": _LUCK,
     "matching.epochs": "trials are compared at the same rungs",
 }
 _RANGE_KEYS, _LIST_KEYS = {"low", "high", "log", "when"}, {"values", "when"}
-_SHAPES = "a list of values, {values: [...]} or {low: ..., high: ..., log: true}, the last two also with when"
+_SHAPES = "a list of values, {values: [...]} or {low: ..., high: ..., log: true}; the last two may have when"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What may be chosen for one field."""
+    """The values that may be chosen for one field."""
 
     field: str
-    """The parameter's name: of a field of `study.space` its section and name, such as matching.kind."""
+    """Section and name, such as matching.kind; also the parameter's name."""
     values: tuple[Any, ...] = ()
-    """To choose from, as parameters have them; none for a range."""
+    """Values of a list, as parameters have them; empty for a range."""
     low: float = 0.0
-    """Lowest number of a range."""
     high: float = 0.0
-    """Highest number of a range."""
+    """Ends of a range."""
     log: bool = False
-    """Whether the range has a logarithmic scale."""
+    """Whether the range is logarithmic."""
     when: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
-    """Fields without a condition, each with the values of which it must have been given one."""
+    """Condition: unconditional fields, each with the values that it must have one of."""
 
     @property
     def makes_networks(self) -> bool:
-        """Whether other teachers or another prior may be needed for each value."""
+        """Whether the field decides which teachers or priors are needed."""
         return not self.field.startswith("matching.") or self.field == "matching.kind"
 
     def is_open(self, chosen: Mapping[str, Any]) -> bool:
-        """Whether it's to be chosen beside what was chosen for the fields of `when`."""
+        """Return whether the condition holds for the values chosen so far."""
         return all(field in chosen and chosen[field] in values for field, values in self.when.items())
 
+    def holds(self, value: Any) -> bool:
+        """Return whether a value may be chosen."""
+        return value in self.values if self.values else value is not None and self.low <= value <= self.high
+
     def points(self, num_points: int) -> list[Any]:
-        """Returns the values of a list, or so many of a range, evenly spaced on its scale, both ends included."""
-        if self.values or self.low == self.high:
-            return list(dict.fromkeys(self.values or (self.low,)))
+        """Return the values of a list, or this many of a range: both ends, and evenly spaced on its scale."""
+        if self.values:
+            return list(self.values)
         shares = [i / (num_points - 1) for i in range(1, num_points - 1)]
         if self.log:
             inside = [self.low * (self.high / self.low) ** share for share in shares]
@@ -95,14 +96,14 @@ class Choice:
         return [self.low, *inside, self.high]
 
 
-def read_space(space: Mapping[str, Any]) -> dict[str, Choice]:
-    """Returns the choices by field, those with a condition last.
+Points = Callable[[Choice], Sequence[Any]]
 
-    Args:
-        space: As in `study.space`, values of their fields' types.
+
+def read_space(space: Mapping[str, Any]) -> tuple[Choice, ...]:
+    """Return the choices of `study.space` in their order, those with a condition last.
 
     Raises:
-        ConfigError: A field can't be searched, or what is written for it isn't a choice.
+        ConfigError: A field can't be searched, or its entry isn't a choice.
     """
     choices = [_read(field, written) for field, written in space.items()]
     free = {choice.field: choice for choice in choices if not choice.when}
@@ -110,15 +111,15 @@ def read_space(space: Mapping[str, Any]) -> dict[str, Choice]:
     for choice in bound.values():
         for field, values in choice.when.items():
             _check_condition(choice.field, field, values, free, bound)
-    return free | bound
+    return (*free.values(), *bound.values())
 
 
-def assignments(choices: Iterable[Choice], points: Callable[[Choice], Sequence[Any]]) -> Iterator[dict[str, Any]]:
-    """Yields every combination that can be chosen, once; fields whose condition doesn't hold are left out.
+def assignments(choices: Iterable[Choice], points: Points) -> Iterator[dict[str, Any]]:
+    """Yield every combination of values once, without fields whose condition doesn't hold.
 
     Args:
-        choices: With those that conditions name.
-        points: Returns the values of a choice.
+        choices: Choices, and those that their conditions name.
+        points: Function that returns the values of a choice.
     """
     every = list(choices)
     free = [choice for choice in every if not choice.when]
@@ -129,13 +130,22 @@ def assignments(choices: Iterable[Choice], points: Callable[[Choice], Sequence[A
             yield chosen | {choice.field: value for choice, value in zip(bound, second, strict=True)}
 
 
+def combinations(
+    choices: Iterable[Choice], is_wanted: Callable[[Choice], bool], points: Points
+) -> Iterator[dict[str, Any]]:
+    """Yield every combination of the wanted choices and of those that their conditions name."""
+    every = list(choices)
+    names = {name for choice in every if is_wanted(choice) for name in (choice.field, *choice.when)}
+    return assignments([choice for choice in every if choice.field in names], points)
+
+
 def as_parameter(value: Any) -> Any:
-    """Returns a field's value as its parameter has it: a list as JSON text, which Optuna's storages can hold."""
+    """Return a field's value as its parameter has it: a list becomes JSON text, which Optuna can store."""
     return json.dumps(list(value)) if isinstance(value, (list, tuple)) else value
 
 
 def _read(field: str, written: Any) -> Choice:
-    _check_field(field)
+    _check_field(str(field))
     where = f"study.space: {field}"
     mapping = {"values": written} if isinstance(written, (list, tuple)) else written
     if not isinstance(mapping, Mapping) or not ("values" in mapping or {"low", "high"} <= set(mapping)):
@@ -159,8 +169,7 @@ def _read_range(field: str, mapping: Mapping[str, Any], when: Mapping[str, tuple
     low, high, log = mapping["low"], mapping["high"], mapping.get("log", False)
     if not field.startswith("matching."):
         raise ConfigError(
-            f"{where} is a range, and {field} is about teachers or priors: a range would have new ones trained for "
-            "every trial. List its values instead."
+            f"{where} is a range, and every trial would need new teachers or a new prior. List its values instead."
         )
     if float not in _types(field):
         raise ConfigError(f"{where} is a range, but {field} is no number with a fraction. List its values instead.")
@@ -200,26 +209,26 @@ def _check_condition(
             raise ConfigError(f"{where} at {value!r}, which isn't among its values; {known}")
 
 
-def _check_field(field: Any) -> None:
-    section, _, name = str(field).partition(".")
-    if reason := _REASONS.get(str(field)) or _REASONS.get(section):
+def _check_field(field: str) -> None:
+    """Refuse a field that is unknown or can't be searched."""
+    section, _, name = field.partition(".")
+    own = {one.name: one for one in fields(_SECTIONS[section])} if section in _SECTIONS else {}
+    reason = _REASONS.get(field) or _REASONS.get(section)
+    if not reason and name in own and own[name].metadata.get("place"):
+        reason = _NO_EFFECT
+    if reason:
         raise ConfigError(f"study.space has {field}, which can't be searched: {reason}.")
-    own = fields(_SECTIONS[section]) if section in _SECTIONS else ()
-    found = next((one for one in own if one.name == name), None)
-    if found is None:
-        known = [f"{section}.{one}" for one in _searched(section)] if own else _SECTIONS
-        raise ConfigError(f"study.space has {field!r}, which is not a known field; {nearest(str(field), known)}")
-    if found.metadata.get("place"):
-        raise ConfigError(f"study.space has {field}, which can't be searched: {_NO_EFFECT}.")
+    if name not in own:
+        every = [known for one in _SECTIONS for known in _searchable(one)]
+        close = difflib.get_close_matches(field, every, n=1, cutoff=0.5)
+        guess = f"did you mean {close[0]!r}? " if close else ""
+        known = _searchable(section) if own else [f"{one}.*" for one in _SECTIONS]
+        raise ConfigError(f"study.space has {field!r}, which is not a known field; {guess}Known: {', '.join(known)}.")
 
 
-def _searched(section: str) -> list[str]:
-    """Returns the names of a section's fields that can be searched."""
-    return [
-        one.name
-        for one in fields(_SECTIONS[section])
-        if not one.metadata.get("place") and f"{section}.{one.name}" not in _REASONS
-    ]
+def _searchable(section: str) -> list[str]:
+    names = [f"{section}.{one.name}" for one in fields(_SECTIONS[section]) if not one.metadata.get("place")]
+    return [name for name in names if name not in _REASONS]
 
 
 def _types(field: str) -> tuple[Any, ...]:

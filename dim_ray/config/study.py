@@ -10,27 +10,16 @@ from typing import Any, Literal, get_args
 from dim_ray.config.checks import (
     require,
     require_distinct,
+    require_known,
     require_name,
     require_not_negative,
     require_positive,
-    require_range,
     require_seed,
 )
-from dim_ray.config.space import Choice, assignments, read_space
-from dim_ray.errors import ConfigError, nearest
+from dim_ray.config.space import SEED, Choice, assignments, read_space
+from dim_ray.errors import ConfigError
 
-__all__ = [
-    "LOGGERS",
-    "OBJECTIVES",
-    "SAMPLERS",
-    "SCHEDULERS",
-    "Logger",
-    "Objective",
-    "Sampler",
-    "Scheduler",
-    "StorageConfig",
-    "StudyConfig",
-]
+__all__ = ["OBJECTIVES", "SAMPLERS", "SCHEDULERS", "Sampler", "Scheduler", "StorageConfig", "StudyConfig"]
 
 Sampler = Literal["tpe", "gp", "nsga2", "qmc", "random", "grid"]
 SAMPLERS: tuple[str, ...] = get_args(Sampler)
@@ -39,10 +28,18 @@ SCHEDULERS: tuple[str, ...] = get_args(Scheduler)
 Objective = Literal["accuracy", "generator_bytes", "device_seconds"]
 OBJECTIVES: tuple[str, ...] = get_args(Objective)
 Logger = Literal["tensorboard", "mlflow", "wandb"]
-LOGGERS: tuple[str, ...] = get_args(Logger)
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smh])")
+
+
+def _default_space() -> dict[str, Any]:
+    return {
+        "pool.size": [1, 2, 4, 8, 16],
+        "generator.capacity": [64, 128, 196],
+        "matching.weight": {"low": 1e-3, "high": 1.0, "log": True},
+        "matching.adversarial_weight": {"low": 0.1, "high": 10.0, "log": True},
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,79 +47,67 @@ class StudyConfig:
     """The search: its space, its rungs and what a trial may use."""
 
     name: str | None = field(default=None, metadata={"place": True})
-    """Name of the study. By default the data set's name and the configuration's fingerprint."""
+    """Name of the study. Default: the dataset's name and the configuration's fingerprint."""
     num_trials: int = field(default=16, metadata={"place": True})
     """Trials in all; a larger number extends a study."""
-    pool_sizes: tuple[int, ...] = (1, 2, 4, 8, 16)
-    """Pool sizes to choose from."""
-    capacities: tuple[int, ...] = (64, 128, 196)
-    """Generator capacities to choose from."""
-    matching_weights: tuple[float, float] = (1e-3, 1.0)
-    """Lowest and highest matching weight, searched on a logarithmic scale."""
-    adversarial_weights: tuple[float, float] = (0.1, 10.0)
-    """Lowest and highest adversarial weight, searched on a logarithmic scale."""
-    seeds: tuple[int, ...] = ()
-    """Seeds of matching to choose from, each a trial of its own in a grid. Default: matching.seed alone."""
-    space: dict[str, Any] = field(default_factory=dict)
-    """More fields to choose, such as {matching.kind: [logit_means, features], matching.learning_rate: {low: 1e-4, high:
-    1e-3, log: true}}; docs/search.md has conditions, too."""
+    space: dict[str, Any] = field(default_factory=_default_space)
+    """Fields to search, each with a list of values or a range, such as {pool.size: [1, 2, 4], matching.weight: {low:
+    0.01, high: 1.0, log: true}}; for conditions see docs/search.md. The others keep their configured values."""
     max_generator_bytes: int | None = None
-    """Largest file of a generator that is searched. Default: any."""
+    """Largest generator file to search. Default: any."""
     sampler: Sampler = "tpe"
-    """Who chooses the next trial: tpe, gp (Gaussian process), nsga2, qmc (Sobol's sequence), random, or grid."""
+    """How trials are chosen: tpe, gp (Gaussian process), nsga2, qmc (Sobol's sequence), random, or grid."""
     grid_points: int = 3
-    """Values of each range in a grid, evenly spaced on its scale; one where lowest and highest are the same."""
+    """Values of each range in a grid, evenly spaced on its scale."""
     scheduler: Scheduler = "asha"
-    """Who stops weak trials at the rungs: asha, hyperband (asha in brackets, of which some stop later), median (below
-    the median of the others), or none."""
+    """What stops weak trials at rungs: asha, hyperband (asha in brackets, some of which stop later), median (below the
+    median of the others), or none."""
     warm_start: tuple[str, ...] = ()
-    """Studies of the storage, or data sets whose studies are all meant, from whose trials the search begins."""
+    """Studies of the storage, or datasets for all of their studies, from whose trials the search begins."""
     warm_start_trials: int = 4
-    """Configurations of those trials, the best ones, that are tried first."""
+    """Number of their best configurations to try first."""
     objectives: tuple[Objective, ...] = ("accuracy",)
-    """What the search is for: accuracy, alone or with generator_bytes (of its file) and device_seconds (of its
-    teachers, its prior and its distillation), which are to be small."""
+    """Objectives: accuracy, and optionally generator_bytes (its file) and device_seconds (its teachers, prior and
+    distillation), both minimised."""
     selection_images_per_class: tuple[int, ...] = (10,)
     """IPCs of the on-the-fly students whose mean validation accuracy is the objective."""
     selection_seeds: int = 1
-    """Students for each of these IPCs, whose validation accuracies are averaged at each rung."""
+    """Students for each of these IPCs, averaged at each rung."""
     contenders: int = field(default=3, metadata={"place": True})
-    """Trials, the best that completed, between which more students decide after the search; 1: the search decides."""
+    """Best completed trials, between which more students decide after the search; 1: the search decides."""
     contender_seeds: int = field(default=5, metadata={"place": True})
-    """Students for each of them and IPC, besides the search's; a larger number goes on where they aren't told apart."""
+    """Additional students for each contender and IPC; raise it later to separate close contenders."""
     grace_epochs: int = 1
     """Matching epochs before the first rung; as many as matching.epochs stop no trial."""
     reduction_factor: int = 3
-    """Epochs of a rung to those of the one before; with asha and hyperband, one trial in this many goes on."""
+    """Ratio of successive rungs' epochs; asha and hyperband keep one trial in this many."""
     seed: int = 0
-    """Of the sampler."""
+    """Seed of the sampler."""
     workers_per_trial: int = 1
     """Workers that share one distillation; above 1 they run under Ray Train."""
     cpus_per_worker: int = field(default=1, metadata={"place": True})
     """CPU cores of one worker."""
     gpus_per_worker: float | None = field(default=None, metadata={"place": True})
-    """GPUs of one worker. Default: 1 where the cluster has GPUs, otherwise 0."""
+    """GPUs of one worker. Default: 1 if the cluster has GPUs, otherwise 0."""
     max_concurrent: int | None = field(default=None, metadata={"place": True})
-    """Trials at a time. Default: as many as the resources hold."""
+    """Concurrent trials. Default: as many as the resources hold."""
     max_failures: int = field(default=1, metadata={"place": True})
-    """How often a trial whose process died goes on from its last checkpoint before it counts as failed."""
+    """Times that a trial whose process died resumes from its last checkpoint before it counts as failed."""
     loggers: tuple[Logger, ...] = field(default=("tensorboard",), metadata={"place": True})
-    """Who is shown the trials' curves and parameters: tensorboard, mlflow, wandb (Weights & Biases), or nobody: []."""
+    """Loggers of the trials' curves and parameters: tensorboard, mlflow, wandb (Weights & Biases); [] for none."""
     time_budget: str | None = field(default=None, metadata={"place": True})
-    """Time, such as 90s, 30m or 2h, from when the data are loaded, after which no trial begins and running ones end at
-    their next rung; the same command goes on with them. Default: no limit."""
+    """Time budget, such as 90s, 30m or 2h, from when the data are loaded; then no trial begins, and running ones end at
+    their next rung. The same command resumes them. Default: no limit."""
 
     def __post_init__(self) -> None:
         if self.name is not None:
             require_name("study.name", self.name)
         require_positive(
             "study", self, "num_trials", "selection_seeds", "grace_epochs", "workers_per_trial", "cpus_per_worker",
-            "grid_points", "warm_start_trials", "contenders",
+            "grid_points", "warm_start_trials", "contenders", "max_concurrent", "max_generator_bytes",
         )  # fmt: skip
         require(self.contender_seeds >= 2, "study.contender_seeds", self.contender_seeds, "2 or more")
-        require(self.max_failures >= 0, "study.max_failures", self.max_failures, "0 or more")
-        if self.max_concurrent is not None:
-            require_positive("study", self, "max_concurrent")
+        require_not_negative("study", self, "max_failures")
         require(self.reduction_factor >= 2, "study.reduction_factor", self.reduction_factor, "2 or more")
         gpus = self.gpus_per_worker
         require(
@@ -131,64 +116,46 @@ class StudyConfig:
             gpus,
             "0 or more, and above 1 a whole number",
         )
-        for name in ("pool_sizes", "capacities", "selection_images_per_class"):
-            values = getattr(self, name)
-            require(len(values) > 0 and min(values) > 0, f"study.{name}", values, "at least one number, all above 0")
-        require_distinct("study.selection_images_per_class", self.selection_images_per_class)
-        require_range("study.matching_weights", self.matching_weights)
-        require_range("study.adversarial_weights", self.adversarial_weights)
-        read_space(self.space)
-        if self.max_generator_bytes is not None:
-            require_positive("study", self, "max_generator_bytes")
+        ipcs = self.selection_images_per_class
+        require(
+            len(ipcs) > 0 and min(ipcs) > 0,
+            "study.selection_images_per_class",
+            ipcs,
+            "at least one number, all above 0",
+        )
+        require_distinct("study.selection_images_per_class", ipcs)
         require_seed("study.seed", self.seed)
-        for seed in self.seeds:
-            require_seed("study.seeds", seed)
-        require_distinct("study.seeds", self.seeds)
-        for name, known in (("sampler", SAMPLERS), ("scheduler", SCHEDULERS)):
-            value = getattr(self, name)
-            if value not in known:
-                raise ConfigError(f"study.{name} is {value!r}, which is unknown; {nearest(value, known)}")
-        for field_name, those in (("objectives", OBJECTIVES), ("loggers", LOGGERS)):
-            values = getattr(self, field_name)
-            for name in values:
-                if name not in those:
-                    raise ConfigError(f"study.{field_name} has {name!r}, which is unknown; {nearest(name, those)}")
-            require_distinct(f"study.{field_name}", values)
+        require_known("study", self)
         for name in self.warm_start:
             require_name("study.warm_start", name)
         self._check_objectives()
-        self._check_grid()
-        budget = self.time_budget
+        self._check_sampler()
+        duration = self.time_budget
         require(
-            budget is None or (_DURATION.fullmatch(budget) is not None and float(budget[:-1]) > 0),
+            duration is None or (_DURATION.fullmatch(duration) is not None and float(duration[:-1]) > 0),
             "study.time_budget",
-            budget,
+            duration,
             "a number above 0 and s, m or h, such as 90s, 30m or 2h",
         )
 
     @property
     def time_budget_seconds(self) -> float | None:
-        """The time budget in seconds; None where there is no limit."""
+        """The time budget in seconds; None without a limit."""
         return None if self.time_budget is None else float(self.time_budget[:-1]) * _SECONDS[self.time_budget[-1]]
 
     @property
     def choices(self) -> tuple[Choice, ...]:
-        """What `space` says, those with a condition last."""
-        return tuple(read_space(self.space).values())
+        """The choices of `space`, those with a condition last."""
+        return read_space(self.space)
 
     @property
     def num_grid_trials(self) -> int:
-        """Trials that a grid over the space has."""
-        weights = [
-            1 if low == high else self.grid_points for low, high in (self.matching_weights, self.adversarial_weights)
-        ]
-        lists = (self.pool_sizes, self.capacities, self.seeds or (0,))
-        combinations = sum(1 for _ in assignments(self.choices, lambda choice: choice.points(self.grid_points)))
-        return math.prod([*weights, *(len(set(values)) for values in lists), combinations])
+        """Number of trials of a grid over the space."""
+        return sum(1 for _ in assignments(self.choices, lambda choice: choice.points(self.grid_points)))
 
     @property
     def num_contender_students(self) -> int:
-        """Students that decide between contenders, at the most, for each IPC."""
+        """Largest number of students, for each IPC, that decide between contenders."""
         num_contenders = min(self.contenders, self.num_trials)
         return num_contenders * self.contender_seeds if num_contenders > 1 else 0
 
@@ -197,40 +164,43 @@ class StudyConfig:
         if len(self.objectives) > 1 and self.scheduler != "none":
             raise ConfigError(
                 f"study.scheduler is {self.scheduler!r}, but study.objectives is {' '.join(self.objectives)}: a "
-                "scheduler compares accuracies alone, and would stop the small generators that are sought, too; set "
-                "--study.scheduler none."
+                "scheduler compares only accuracies and would stop small generators. Set --study.scheduler none."
             )
 
-    def _check_grid(self) -> None:
+    def _check_sampler(self) -> None:
+        choices = self.choices
         if self.sampler != "grid":
+            if any(choice.field == SEED for choice in choices):
+                raise ConfigError(
+                    f"study.space has {SEED}, but study.sampler is {self.sampler!r}: a search must not hunt for lucky "
+                    f"seeds. Set --study.sampler grid, or leave {SEED} out of study.space."
+                )
             return
-        weights = (self.matching_weights, self.adversarial_weights)
-        has_range = any(low != high for low, high in weights) or any(not choice.values for choice in self.choices)
-        if has_range and self.grid_points == 1:
+        if self.grid_points == 1 and any(not choice.values for choice in choices):
             raise ConfigError(
-                "study.grid_points is 1, but a parameter has a range; set --study.grid_points to 2 or more, or give "
-                "one value in place of the range."
+                "study.grid_points is 1, but study.space has a range. Set --study.grid_points to 2 or more, or list "
+                "values in place of the range."
             )
         if self.num_trials > self.num_grid_trials:
             raise ConfigError(
-                f"study.num_trials is {self.num_trials}, but the grid has {self.num_grid_trials} trials; set "
-                f"--num-trials to {self.num_grid_trials} or less, or widen the space."
+                f"study.num_trials is {self.num_trials}, but the grid has {self.num_grid_trials} trials. Set "
+                f"--num-trials to {self.num_grid_trials} or less, or widen study.space."
             )
         if self.warm_start:
             raise ConfigError(
-                f"study.warm_start is {' '.join(self.warm_start)}, but study.sampler is 'grid', which runs through its "
-                "trials whatever others led to; leave one of them out."
+                f"study.warm_start is {' '.join(self.warm_start)}, but study.sampler is 'grid', which runs all of its "
+                "trials anyway. Leave one of them out."
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class StorageConfig:
-    """Where everything is kept."""
+    """Where everything is stored."""
 
     root: str = field(default="./dim_storage", metadata={"place": True})
     """Folder, s3:// or gs:// URI."""
     checkpoint_seconds: float = field(default=60.0, metadata={"place": True})
-    """Seconds between checkpoints of a running stage, which goes on while they are written."""
+    """Seconds between checkpoints of a running stage, which are written while it trains."""
 
     def __post_init__(self) -> None:
         require(bool(self.root.strip()), "storage.root", self.root, "a folder or a URI")

@@ -218,7 +218,11 @@ def test_command_may_take_an_argument_without_a_flag(capsys: pytest.CaptureFixtu
             "--evaluation.protocols is 'fixd'; expected a list of names out of on_the_fly, fixed, real_on_the_fly, "
             "real_fixed, real_full.",
         ),
-        (["--study.matching_weights", "1"], "--study.matching_weights is '1'; expected a list of 2 numbers."),
+        (
+            ["--study.space", "[1]"],
+            "--study.space is '[1]'; expected fields with their values, such as {pool.size: [1, 2, 4]}.",
+        ),
+        (["--study.space", "{pool.size: [0]}"], "--study.space: pool.size is 0; allowed: a number above 0."),
         (["--max-concurrent", "x"], "--max-concurrent is 'x'; expected a whole number, or null."),
         (["--seed", "x"], "--seed: 'x' is not a whole number of 0 or more. See --help."),
         (["--seed", "-1"], "--seed: '-1' is not a whole number of 0 or more. See --help."),
@@ -232,11 +236,11 @@ def test_command_may_take_an_argument_without_a_flag(capsys: pytest.CaptureFixtu
         (["--rows", "x"], "--rows: invalid int value: 'x'. See --help."),
         # What follows the flag are Config's own messages.
         (["--num-trials", "0"], "--num-trials: study.num_trials is 0; allowed: a number above 0."),
-        (["--pool.size", "0"], "--pool.size: pool.size is 0; allowed: a number above 0."),
-        (["--matching.weight", "-1"], "--matching.weight: matching.weight is -1.0; allowed: 0 or more."),
+        (["--pool.size", "0"], "--pool.size is 0; allowed: a number above 0."),
+        (["--matching.weight", "-1"], "--matching.weight is -1.0; allowed: 0 or more."),
         (
             ["--ipc", "1", "1", "--evaluation.images_per_class", "2,2"],
-            "--evaluation.images_per_class: evaluation.images_per_class is (2, 2); allowed: each value once.",
+            "--evaluation.images_per_class is (2, 2); allowed: each value once.",
         ),
         (
             ["--workers-per-trial", "3"],
@@ -245,7 +249,7 @@ def test_command_may_take_an_argument_without_a_flag(capsys: pytest.CaptureFixtu
         ),
         (
             ["--workers-per-trial", "2", "--prior.batch_size", "33"],
-            "--prior.batch_size: prior.batch_size is 33; allowed: a multiple of study.workers_per_trial (2), which "
+            "--prior.batch_size is 33; allowed: a multiple of study.workers_per_trial (2), which "
             "share the batch equally.",
         ),
     ],
@@ -388,11 +392,11 @@ def test_help_shows_everyday_flags_with_their_defaults_and_fits_a_screen(
     for name in [flag.name for flag in TUNE_FLAGS] + ["--seed", "--config FILE", "--print-config", "--local"]:
         assert f"  {name}" in text
     words = " ".join(text.split())
-    assert "folder:PATH; several: a study each (default: digits)" in words
+    assert "folder:PATH; several: one study each (default: digits)" in words
     assert "several (default: 2 3)" in words
     assert "instead of study.yaml" in words
     assert "100 % here" in text
-    assert "--pool.*        The teachers that distillation matches against\n" in text
+    assert "--pool.*        The teacher pool that distillation matches against\n" in text
     assert "--pool.size N" not in text
     assert "--help-all" in text
     assert len(text.splitlines()) <= 60
@@ -417,7 +421,7 @@ def test_help_all_shows_every_field_with_docstring_type_and_default(
         assert len(docstrings) == 1 + len(fields(cls))
         for docstring in docstrings[1:]:
             assert f"{' '.join(docstring.split())} (type: " in words
-    size = "Number of teachers. A pool of 8 is the first 8 teachers of a pool of 64. An online pool ignores it."
+    size = "Number of teachers. A pool of 8 is the first 8 teachers of a pool of 64. Online pools ignore it."
     assert f"{size} (type: int, default: 4)" in words
     assert "--pool CONFIG" not in text
 

@@ -28,6 +28,7 @@ def work(tmp_path: Path) -> Workspace:
 
 def outcome(work: Workspace, **changes: Any) -> StudyOutcome:
     best = trial(config_json=json.dumps(to_dict(work.config)), objective_name="validation accuracy, IPC 2")
+    best["params_json"] = json.dumps({"matching.weight": 0.01234, "pool.size": 4})
     rows = [evaluation(seed=0), evaluation(seed=1), evaluation(protocol="fixed", seed=0)]
     values: dict[str, Any] = {
         "best": best,
@@ -47,7 +48,7 @@ def test_study_ends_with_its_best_trial_its_cost_and_its_table(
     print_outcomes([work], [outcome(work)], 95.0)
     text = capsys.readouterr().out
     assert "study tiny: 1 completed; this run took 1 min 35 s" in text
-    assert "best: trial 0, capacity 32, 4 teachers" in text
+    assert "best: trial 0, matching.weight 0.0123, pool.size 4; validation accuracy 88.0 % (IPC 2)" in text
     assert "cost: 12 device seconds: 4 for teachers and priors, 8 for trials, 0 for contenders; reuse saved 12" in text
     assert "test accuracy in %" in text
     assert "finished" not in text

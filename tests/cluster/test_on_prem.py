@@ -13,13 +13,14 @@ import dim_ray
 from tests.helpers.cluster_files import ROOT, head_port
 from tests.helpers.hosts import missing
 from tests.helpers.on_prem import LaptopStudy, OnPrem
+from tests.helpers.runs import space
 
 UP_SECONDS = AGAIN_SECONDS = 90.0
 LEAVE_SECONDS = 120.0
 FLAGS = {
     "--workers-per-trial": "2",
     "--study.max_failures": "2",
-    "--study.pool_sizes": "2",
+    "--study.space": space({"pool.size": [2]}),
     "--pool.epochs": "10",
     "--prior.epochs": "4",
     "--matching.epochs": "45",

@@ -27,7 +27,7 @@ from dim_ray.errors import ConfigError
         ("vit_tiny_w48", ("vit_tiny", False, "ln", 48)),
     ],
 )
-def test_a_name_is_taken_apart(name: str, parts: tuple[str, bool, str, int]) -> None:
+def test_a_name_is_parsed(name: str, parts: tuple[str, bool, str, int]) -> None:
     read = check_architecture(name)
     assert (read.family, read.pooled, read.norm, read.width) == parts
 
@@ -49,22 +49,24 @@ def test_the_nearest_family_is_named() -> None:
 @pytest.mark.parametrize(
     ("name", "takes"),
     [
-        ("alexnet_bn", "alexnet takes _w and a width (its own is 128)."),
-        ("convnet3_", "convnet3 takes _bn or _ln or _gn or _nonorm, then _w and a width (its own is 128)."),
-        ("convnet3_ap", "convnet3 takes _bn or _ln or _gn or _nonorm, then _w and a width (its own is 128)."),
-        ("convnet3_bn_gn", "convnet3 takes _bn or _ln or _gn or _nonorm, then _w and a width (its own is 128)."),
-        ("convnet3_w8_w16", "convnet3 takes _bn or _ln or _gn or _nonorm, then _w and a width (its own is 128)."),
-        ("convnet3_wide", "convnet3 takes _bn or _ln or _gn or _nonorm, then _w and a width (its own is 128)."),
-        ("densenet121_in", "densenet121 takes _w and a width (its own is 64)."),
+        ("alexnet_bn", "alexnet takes _w and a width (default: 128)."),
+        ("convnet3_", "convnet3 takes _bn or _ln or _gn or _nonorm, then _w and a width (default: 128)."),
+        ("convnet3_ap", "convnet3 takes _bn or _ln or _gn or _nonorm, then _w and a width (default: 128)."),
+        ("convnet3_bn_gn", "convnet3 takes _bn or _ln or _gn or _nonorm, then _w and a width (default: 128)."),
+        ("convnet3_w8_w16", "convnet3 takes _bn or _ln or _gn or _nonorm, then _w and a width (default: 128)."),
+        ("convnet3_wide", "convnet3 takes _bn or _ln or _gn or _nonorm, then _w and a width (default: 128)."),
+        ("densenet121_in", "densenet121 takes _w and a width (default: 64)."),
         ("lenet_w8", "lenet takes no options."),
-        ("mlp_bn", "mlp takes _w and a width (its own is 128)."),
-        ("resnet18_ln", "resnet18 takes _ap, then _in, then _w and a width (its own is 64)."),
-        ("resnet18_w32\n", "resnet18 takes _ap, then _in, then _w and a width (its own is 64)."),
-        ("vgg11_ap", "vgg11 takes _in, then _w and a width (its own is 64)."),
+        ("mlp_bn", "mlp takes _w and a width (default: 128)."),
+        ("resnet18_ln", "resnet18 takes _ap, then _in, then _w and a width (default: 64)."),
+        ("resnet18_w32\n", "resnet18 takes _ap, then _in, then _w and a width (default: 64)."),
+        ("vgg11_ap", "vgg11 takes _in, then _w and a width (default: 64)."),
     ],
 )
 def test_an_option_that_a_family_does_not_take_is_refused_with_what_it_takes(name: str, takes: str) -> None:
-    with pytest.raises(ConfigError, match=f"^networks.students has {re.escape(repr(name))}; {re.escape(takes)}$"):
+    with pytest.raises(
+        ConfigError, match=f"^networks.students has {re.escape(repr(name))}; {re.escape(takes)} Leave defaults out.$"
+    ):
         check_architecture(name, "networks.students")
 
 
@@ -81,7 +83,7 @@ def test_an_option_that_a_family_does_not_take_is_refused_with_what_it_takes(nam
     ],
 )
 def test_a_network_has_one_name(name: str, plain: str) -> None:
-    with pytest.raises(ConfigError, match=f"has {name!r}, which is {plain!r}. Write it so"):
+    with pytest.raises(ConfigError, match=rf"has {name!r}; .* takes .*Leave defaults out\."):
         check_architecture(name)
     check_architecture(plain)
 

@@ -10,7 +10,7 @@ import pytest
 
 from dim_ray.cli.flags import TUNE_FLAGS
 from dim_ray.cli.main import parse
-from dim_ray.config import Config, MatchingConfig, StudyConfig, as_parameter, assignments
+from dim_ray.config import Choice, Config, MatchingConfig, StudyConfig, as_parameter, assignments
 from dim_ray.config.space import read_space
 from dim_ray.errors import ConfigError
 
@@ -38,8 +38,12 @@ def with_space(space: dict[str, Any], **sections: Any) -> Config:
     return Config(study=StudyConfig(space=space), **sections)
 
 
+def by_field(space: dict[str, Any]) -> dict[str, Choice]:
+    return {choice.field: choice for choice in read_space(space)}
+
+
 def test_choices_come_with_their_conditions_last() -> None:
-    choices = read_space(SPACE)
+    choices = by_field(SPACE)
     assert list(choices) == ["matching.kind", "matching.learning_rate", "matching.temperature"]
     assert choices["matching.kind"].values == ("logits", "logit_means", "features")
     rate = choices["matching.learning_rate"]
@@ -51,14 +55,14 @@ def test_choices_come_with_their_conditions_last() -> None:
 
 def test_combinations_have_a_conditional_field_only_where_it_is_chosen() -> None:
     space = {name: choice for name, choice in SPACE.items() if name != "matching.learning_rate"}
-    found = list(assignments(read_space(space).values(), lambda choice: choice.values))
+    found = list(assignments(read_space(space), lambda choice: choice.values))
     assert len(found) == 5
     assert {"matching.kind": "features"} in found
     assert {"matching.kind": "logits", "matching.temperature": 4.0} in found
 
 
 def test_points_of_a_range_have_both_ends_and_its_scale() -> None:
-    choices = read_space(SPACE | {"matching.temperature": {"low": 1, "high": 3}})
+    choices = by_field(SPACE | {"matching.temperature": {"low": 1, "high": 3}})
     assert choices["matching.learning_rate"].points(3) == pytest.approx([1e-4, 1e-3, 1e-2])
     assert choices["matching.temperature"].points(3) == [1.0, 2.0, 3.0]
 
@@ -92,13 +96,21 @@ def test_space_is_a_flag_too() -> None:
     ("space", "message"),
     [
         ("{matching.knd: [logits]}", "'matching.knd', which is not a known field; did you mean 'matching.kind'"),
-        ("{mtching.kind: [logits]}", "'mtching.kind', which is not a known field; did you mean 'matching'"),
+        (
+            "{mtching.kind: [logits]}",
+            "'mtching.kind', which is not a known field; did you mean 'matching.kind'\\? Known: networks",
+        ),
         ("{1: [2]}", "not a known field"),
-        ("{pool.size: [1, 2]}", "pool.size, which can't be searched: study.pool_sizes lists pool sizes"),
-        ("{generator.capacity: [8]}", "can't be searched: study.capacities"),
-        ("{matching.weight: [8]}", "can't be searched: study.matching_weights"),
-        ("{matching.seed: [8]}", "can't be searched: study.seeds"),
-        ("{prior.seed: [8]}", "can't be searched: which seed is best says nothing"),
+        ("{pool_size: [1, 2]}", "'pool_size', which is not a known field; did you mean 'pool.size'"),
+        ("{capacity: [8]}", "'capacity', which is not a known field; did you mean 'generator.capacity'"),
+        ("{pool.size: [1, 0]}", r"study\.space: pool\.size is 0; allowed: a number above 0"),
+        ("{pool.size: {low: 1, high: 4}}", "pool.size is a range, and every trial would need new teachers"),
+        ("{matching.seed: [8]}", r"a search must not hunt for lucky seeds\. Set --study\.sampler grid"),
+        ("{prior.seed: [8]}", "can't be searched: a search must not hunt for lucky seeds"),
+        (
+            "{matching.weight: [0, 1], matching.adversarial_weight: [1, 0]}",
+            r"study\.space: matching\.weight and matching\.adversarial_weight is \(0\.0, 0\.0\)",
+        ),
         ("{matching.epochs: [8]}", "can't be searched: trials are compared at the same rungs"),
         ("{data.dataset: [mnist]}", "can't be searched: trials on other data"),
         ("{evaluation.epochs: [8]}", "can't be searched: every trial has to be measured alike"),
@@ -121,7 +133,7 @@ def test_space_is_a_flag_too() -> None:
         ("{matching.temperature: {low: 0, high: 1, log: true}}", "with log: true both above 0"),
         ("{matching.temperature: {low: 1, high: 2, log: 3}}", "log is 3; allowed: true or false"),
         ("{matching.teachers_per_step: {low: 1, high: 3}}", "no number with a fraction. List its values"),
-        ("{prior.learning_rate: {low: 1, high: 3}}", "a range would have new ones trained for every trial. List"),
+        ("{prior.learning_rate: {low: 1, high: 3}}", "every trial would need new teachers or a new prior. List"),
         ("{networks.teachers: [convnet3]}", "networks.teachers is 'convnet3'; expected a list of names"),
         ("{matching.temperature: {values: [1], when: 3}}", "when is 3; allowed: fields of study.space"),
         (
@@ -165,13 +177,22 @@ def test_fields_get_values_and_lists_also_as_their_parameters_have_them() -> Non
 
 
 def test_grid_counts_each_combination_of_a_conditional_space_once() -> None:
-    study = StudyConfig(pool_sizes=(1,), capacities=(8,), matching_weights=(1, 1), adversarial_weights=(1, 1))
-    assert replace(study, space=SPACE, grid_points=4).num_grid_trials == 5 * 4
+    study = StudyConfig(space=SPACE)
+    assert replace(study, grid_points=4).num_grid_trials == 5 * 4
     with pytest.raises(ConfigError, match="the grid has 15 trials"):
-        replace(study, space=SPACE, sampler="grid", num_trials=16)
-    with pytest.raises(ConfigError, match=r"study\.grid_points is 1, but a parameter has a range"):
-        replace(study, space=SPACE, sampler="grid", num_trials=1, grid_points=1)
+        replace(study, sampler="grid", num_trials=16)
+    with pytest.raises(ConfigError, match=r"study\.grid_points is 1, but study\.space has a range"):
+        replace(study, sampler="grid", num_trials=1, grid_points=1)
 
 
-def test_value_that_only_others_of_the_space_would_refuse_is_checked_beside_the_searched_weights() -> None:
-    with_space({"matching.kind": ["none", "logits"]}, matching=MatchingConfig(adversarial_weight=0.0))
+def test_kind_of_matching_is_checked_together_with_the_searched_weights() -> None:
+    space = {"matching.kind": ["none", "logits"]}
+    matching = MatchingConfig(adversarial_weight=0.0)
+    with pytest.raises(ConfigError, match="would not train"):
+        with_space(space, matching=matching)
+    with_space(space | {"matching.adversarial_weight": {"low": 0.5, "high": 1.0}}, matching=matching)
+
+
+def test_grid_may_list_seeds_of_matching() -> None:
+    study = StudyConfig(space={"matching.seed": [0, 1]}, sampler="grid", num_trials=2)
+    assert study.num_grid_trials == 2

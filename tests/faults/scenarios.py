@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.helpers.disks import fill, small_disk
 from tests.helpers.harmed_study import CELLS, REFUSED_SECONDS, Harm, HarmedStudy
 from tests.helpers.ray_cluster import Node, RayCluster, kill
+from tests.helpers.runs import space
 
 __all__ = ["SCENARIOS"]
 
@@ -106,7 +107,7 @@ def two_workers(folder: Path) -> list[Harm]:
         **_SHORT_BUILD,
         "--workers-per-trial": "2",
         "--study.max_failures": "2",
-        "--study.pool_sizes": "2",
+        "--study.space": space({"pool.size": [2]}),
     }
     with RayCluster(num_nodes=3) as cluster, harmed(folder, 1, flags) as study:
 
@@ -123,7 +124,7 @@ def two_workers(folder: Path) -> list[Harm]:
 def preemption(folder: Path) -> list[Harm]:
     """Preempt the node of one of two workers, with a notice, in a study that allows no failure."""
     flags = {**_LONG_TRIALS, **_SHORT_BUILD, "--workers-per-trial": "2", "--study.max_failures": "0"}
-    flags["--study.pool_sizes"] = "2"
+    flags["--study.space"] = space({"pool.size": [2]})
     with RayCluster(num_nodes=3) as cluster, harmed(folder, 1, flags) as study:
 
         def preempt() -> None:

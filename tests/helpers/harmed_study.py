@@ -14,7 +14,7 @@ import pandas as pd
 
 from dim_ray.core.training.checkpoint import loads
 from tests.helpers.ray_cluster import RayCluster
-from tests.helpers.runs import Run, evaluations, trials
+from tests.helpers.runs import Run, evaluations, space, trials
 
 CHECKPOINT_SECONDS = 3.0
 REFUSED_SECONDS = 20.0
@@ -26,7 +26,7 @@ FLAGS: Mapping[str, str] = {
     "--prior.epochs": "40",
     "--matching.epochs": "45",
     "--study.grace_epochs": "45",  # no trial is stopped
-    "--study.pool_sizes": "1",
+    "--study.space": space({"pool.size": [1]}),
     "--study.selection_images_per_class": "1",
     "--study.contenders": "1",
     "--max-concurrent": "1",  # whatever trains is the only one that does

@@ -6,7 +6,7 @@ from typing import Any
 
 from dim_ray.progress import SilentProgress
 
-PARAMETERS = {"pool_size": 2, "capacity": 8, "matching_weight": 0.25, "adversarial_weight": 1.5}
+PARAMETERS = {"pool.size": 2, "generator.capacity": 8, "matching.weight": 0.25, "matching.adversarial_weight": 1.5}
 
 
 class RecordingProgress(SilentProgress):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -18,6 +20,19 @@ from dim_ray.store.reader import Reader
 
 SECONDS = 600.0
 """Within which a run has to end, all waits for it included; the machine may be busy with other things."""
+
+
+def space(changes: Mapping[str, Any]) -> str:
+    """Return a flag's value without blanks: a small space with other choices for some fields."""
+    usual = {
+        "pool.size": [1, 2],
+        "generator.capacity": [4],
+        "matching.weight": {"low": 0.01, "high": 1.0, "log": True},
+        "matching.adversarial_weight": {"low": 0.5, "high": 3.0, "log": True},
+    }
+    return json.dumps({**usual, **changes}, separators=(",", ":"))
+
+
 FLAGS: Mapping[str, str] = {
     "--networks.teachers": "convnet3_w8",
     "--networks.students": "convnet3_w8",
@@ -31,8 +46,7 @@ FLAGS: Mapping[str, str] = {
     "--evaluation.epochs": "1",
     "--evaluation.min_steps": "2",
     "--evaluation.num_seeds": "2",
-    "--study.pool_sizes": "1 2",
-    "--study.capacities": "4",
+    "--study.space": space({}),
     "--study.grace_epochs": "1",
     "--study.contender_seeds": "2",
     "--study.selection_images_per_class": "2",

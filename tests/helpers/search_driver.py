@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dim_ray.config import Config
 from dim_ray.store.artifacts import ArtifactStore
-from tests.helpers.small import make_config
+from tests.helpers.small import SEARCHED, make_config
 from tests.store.conftest import object_store  # noqa: F401  # a fixture
 from tuning.search.journal import open_journal
 from tuning.search.objectives import values, worst_costs
@@ -23,12 +23,29 @@ from tuning.search.variants import SizeLimit
 
 STUDY = "tiny"
 KEY = "studies/tiny/optuna.journal"
-PARAMETERS = {"pool_size": 2, "capacity": 8, "matching_weight": 0.25, "adversarial_weight": 1.5}
+PARAMETERS = {"pool.size": 2, "generator.capacity": 8, "matching.weight": 0.25, "matching.adversarial_weight": 1.5}
 
 
-def identify(parameters: Mapping[str, Any]) -> str:
-    """Stands for the generator's fingerprint."""
-    return json.dumps(parameters, sort_keys=True)
+class FakeRecord:
+    """Rows of a study's trials, in memory."""
+
+    def __init__(self, num_finished: int = 0) -> None:
+        self.num_finished = num_finished
+
+    def finished(self) -> dict[int, Any]:
+        return dict.fromkeys(range(self.num_finished), ({}, None))
+
+    def results(self) -> dict[str, Any]:
+        return {}
+
+    def generator_of(self, parameters: Mapping[str, Any]) -> str:
+        return json.dumps(parameters, sort_keys=True)
+
+    def measured(self, parameters: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(result)
+
+    def write_trial(self, number: int, parameters: Mapping[str, Any], result: Mapping[str, Any] | None) -> None:
+        pass
 
 
 class KilledError(BaseException):
@@ -36,8 +53,8 @@ class KilledError(BaseException):
 
 
 @dataclass
-class Driver:
-    """What one process of a study has: opened on the storage, and dropped when it dies."""
+class Driver(FakeRecord):
+    """One process of a study, opened on the storage and dropped when it dies."""
 
     root: str
     rows: dict[int, tuple[dict[str, Any], tuple[float, ...] | None]] = field(default_factory=dict)
@@ -48,7 +65,7 @@ class Driver:
     ended: list[int] = field(default_factory=list)
     reused: dict[int, int] = field(default_factory=dict)
     """Which trial's result a trial took over."""
-    results: dict[int, dict[str, Any]] = field(default_factory=dict)
+    last_results: dict[int, dict[str, Any]] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
     """Of the section study."""
     now: float = 0.0
@@ -59,36 +76,31 @@ class Driver:
         self.config: Config = replace(config, study=replace(config.study, **self.changes))
         self.journal: BaseStorage = open_journal(ArtifactStore(self.root), KEY)
         self.settle()
-        self.budget = TimeBudget(self.config, lambda: self.now)
+        self.time_budget = TimeBudget(self.config, lambda: self.now)
         self.search = self.make_search(self.config)
 
     def make_search(self, config: Config, limit: SizeLimit | None = None) -> StudySearch:
-        ran = [number for number in self.rows if number not in self.reused]
-        results = {identify(self.rows[number][0]): (number, self.results[number]) for number in ran}
         return StudySearch(
-            config,
-            self.journal,
-            STUDY,
-            taken=self.rows,
-            num_trials=99,
-            identify=identify,
-            results=results,
-            measure=self.measure,
-            budget=self.budget,
-            on_end=self.write,
-            limit=limit,
+            config, self.journal, STUDY, record=self, num_trials=99, time_budget=self.time_budget, limit=limit
         )
 
-    def measure(self, parameters: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
-        """Stands for the generator's card: what it costs follows from its parameters."""
+    def finished(self) -> dict[int, Any]:
+        return self.rows
+
+    def results(self) -> dict[str, Any]:
+        ran = [number for number in self.rows if number not in self.reused]
+        return {self.generator_of(self.rows[number][0]): (number, self.last_results[number]) for number in ran}
+
+    def measured(self, parameters: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a result with costs that follow from the parameters."""
         if "diverged" in result:
             return {**result, **worst_costs()}
-        return {**result, "generator_bytes": 100 * parameters["capacity"], "alone_device_seconds": 7.5}
+        return {**result, "generator_bytes": 100 * parameters["generator.capacity"], "alone_device_seconds": 7.5}
 
     def settle(self) -> None:
         settle(self.journal, STUDY, self.config, finished=self.rows, failed=self.failed)
 
-    def write(self, number: int, parameters: Mapping[str, Any], result: Mapping[str, Any] | None) -> None:
+    def write_trial(self, number: int, parameters: Mapping[str, Any], result: Mapping[str, Any] | None) -> None:
         self.ended.append(number)
         if result is None or METRIC not in result:
             self.failed_with[number] = (result or {}).get(FAILED_TRIAL)
@@ -96,7 +108,7 @@ class Driver:
         else:
             self.failed.pop(number, None)
             self.rows[number] = (dict(parameters), values(self.config.study, result))
-            self.results[number] = dict(result)
+            self.last_results[number] = dict(result)
             if REUSED_TRIAL in result:
                 self.reused[number] = result[REUSED_TRIAL]
 
@@ -107,7 +119,7 @@ class Driver:
         """Starts trials under Ray's names for them, and returns their numbers."""
         for name in names:
             self.search.suggest(name)
-        return [self.search.identify(name)[0] for name in names]
+        return [self.search.lookup(name)[0] for name in names]
 
     def end(self, name: str, accuracy: float | None = 0.5, **more: Any) -> None:
         if accuracy is None:
@@ -131,10 +143,14 @@ class Driver:
         return [trial.state.name for trial in self.trials()]
 
 
-SMALL = {"pool_sizes": (1, 2), "capacities": (6,), "matching_weights": (0.5, 0.5), "adversarial_weights": (1.0, 1.0)}
+SMALL = {"space": {"pool.size": [1, 2], "generator.capacity": [6]}}
 """A space of two trials."""
 
+SAME = {"space": {"pool.size": [1], "generator.capacity": [6]}}
+"""A space of one trial."""
+
 SPACE = {
+    **SEARCHED,
     "matching.kind": ["logits", "features"],
     "matching.temperature": {"low": 1.0, "high": 4.0, "when": {"matching.kind": ["logits"]}},
 }

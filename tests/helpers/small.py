@@ -27,14 +27,13 @@ EVALUATION = EvaluationConfig(
     augmentation="none",
     precision="float32",
 )
-STUDY = StudyConfig(
-    num_trials=3,
-    pool_sizes=(1, 2),
-    capacities=(6, 8),
-    selection_images_per_class=(2,),
-    matching_weights=(0.1, 1.0),
-    adversarial_weights=(0.5, 2.0),
-)
+SEARCHED: dict[str, Any] = {
+    "pool.size": [1, 2],
+    "generator.capacity": [6, 8],
+    "matching.weight": {"low": 0.1, "high": 1.0, "log": True},
+    "matching.adversarial_weight": {"low": 0.5, "high": 2.0, "log": True},
+}
+STUDY = StudyConfig(num_trials=3, space=SEARCHED, selection_images_per_class=(2,))
 
 
 def make_config(root: Path | str, **sections: Any) -> Config:

@@ -254,7 +254,7 @@ def test_study_and_evaluation_do_not_change_a_generator(built: Workspace) -> Non
         config=replace(
             config,
             evaluation=replace(config.evaluation, epochs=9),
-            study=replace(config.study, num_trials=9, pool_sizes=(4,)),
+            study=replace(config.study, num_trials=9, space={"pool.size": [4]}),
         ),
     )
     assert generator_fingerprint(other) == generator_fingerprint(built)

@@ -37,9 +37,7 @@ def test_prior_is_not_trained_again_for_another_pool_or_other_weights(
     work = make_work(tmp_path)
     build_prior(work, SilentReporter(), SingleWorker())
     monkeypatch.setattr(priors, "run_epochs", lambda *args: pytest.fail("was trained again"))
-    config = work.config.with_trial(
-        pool_size=1, capacity=work.config.generator.capacity, matching_weight=0.9, adversarial_weight=1.9
-    )
+    config = work.config.with_fields({"pool.size": 1, "matching.weight": 0.9, "matching.adversarial_weight": 1.9})
     build_prior(replace(work, config=config, study="another"), SilentReporter(), SingleWorker())
 
 

@@ -59,7 +59,9 @@ class Rows:
                     error=f"error {number}" * 100 if number % 7 == 6 else None,
                     objective=rng.random(),
                     device_seconds=rng.random() + 1,
-                    params_json=json.dumps({"capacity": int(rng.choice([16, 32])), "weight": rng.random()}),
+                    params_json=json.dumps(
+                        {"generator.capacity": int(rng.choice([16, 32])), "matching.weight": rng.random()}
+                    ),
                 )
                 for number in range(10_000)
             ]

@@ -47,12 +47,16 @@ def write_storage(root: str) -> None:
                     writer.append_evaluations([real_evaluation(**common, protocol=protocol, accuracy=accuracy + 0.1)])
     writer.append_evaluations([real_evaluation(ipc=140, protocol="real_full", accuracy=0.99)])
     for number in range(12):
-        params = {"capacity": 16 * (1 + number % 2), "kind": f"{HOSTILE}{number % 3}", "pool_size": 2 ** (number % 3)}
+        params = {
+            "generator.capacity": 16 * (1 + number % 2),
+            "matching.kind": f"{HOSTILE}{number % 3}",
+            "pool.size": 2 ** (number % 3),
+        }
         state = ("completed", "completed", "completed", "failed")[number % 4]
         writer.append_trial(
             trial(
                 number=number,
-                pool_size=params["pool_size"],
+                pool_size=params["pool.size"],
                 params_json=json.dumps(params),
                 state=state,
                 objective=None if state == "failed" else 0.8 + number / 100,

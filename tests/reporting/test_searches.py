@@ -23,19 +23,22 @@ def rows_of(folder: Path, rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def test_a_study_has_what_was_measured_and_the_parameters_that_differ(tmp_path: Path) -> None:
-    chosen = [{"capacity": 16, "kind": "logits", "pool_size": 4}, {"capacity": 24, "kind": "features", "pool_size": 4}]
+    chosen = [
+        {"generator.capacity": 16, "matching.kind": "logits", "pool.size": 4},
+        {"generator.capacity": 24, "matching.kind": "features", "pool.size": 4},
+    ]
     rows = [trial(number=number, params_json=json.dumps(params)) for number, params in enumerate(chosen)]
     rows += [
         trial(number=2, state="failed", objective=None),
         trial(number=3, reused_trial=0),
-        trial(number=4, state="stopped", params_json='{"capacity": 99, "pool_size": 1}'),
+        trial(number=4, state="stopped", params_json='{"generator.capacity": 99, "pool.size": 1}'),
         trial(number=5, state="diverged", objective=0.0),
         trial(study="other", number=0),
     ]
     first, other = studies(rows_of(tmp_path, rows), 5)
     assert (first.name, other.name) == ("digits-small", "other")
     assert list(first.trials["number"]) == [0, 1]
-    assert list(first.parameters) == ["capacity", "kind"]
+    assert list(first.parameters) == ["generator.capacity", "matching.kind"]
     assert first.objective == "validation accuracy"
     assert list(other.parameters) == []
 

@@ -37,15 +37,15 @@ def work(tmp_path: Path) -> Workspace:
 def add_trial(record: StudyRecord, number: int, objective: float, **more: Any) -> None:
     record.write_trial(number, parameters(number), result(objective, **more))
     artifacts = record._work.artifacts
-    artifacts.write("generators", record.identify(parameters(number)), {"weights": b""}, {"wall_seconds": 1.0})
+    artifacts.write("generators", record.generator_of(parameters(number)), {"weights": b""}, {"wall_seconds": 1.0})
 
 
 def parameters(number: int) -> dict[str, Any]:
-    return {**PARAMETERS, "matching_weight": 0.1 + 0.1 * number}
+    return {**PARAMETERS, "matching.weight": 0.1 + 0.1 * number}
 
 
 def generator(work: Workspace, number: int) -> str:
-    return StudyRecord(work).identify(parameters(number))
+    return StudyRecord(work).generator_of(parameters(number))
 
 
 def trials(work: Workspace) -> Any:
@@ -147,7 +147,7 @@ def test_verdict_says_whether_the_winner_is_ahead(work: Workspace) -> None:
     for number, objective in enumerate((0.9, 0.8)):
         record = StudyRecord(other)
         record.write_trial(number, parameters(5 + number), result(objective))
-        name = record.identify(parameters(5 + number))
+        name = record.generator_of(parameters(5 + number))
         other.artifacts.write("generators", name, {"weights": b""}, {"wall_seconds": 1.0})
     measure(other, {5: [0.95, 0.94, 0.93], 6: [0.92, 0.95, 0.92]})
     verdict = decide(other, trials(other))

@@ -47,7 +47,7 @@ def display(work: Workspace, progress: RecordingProgress) -> TrialDisplay:
 
 
 def make_display(work: Workspace, progress: RecordingProgress) -> TrialDisplay:
-    search: Any = SimpleNamespace(identify=lambda trial_id: (int(trial_id), PARAMETERS))
+    search: Any = SimpleNamespace(lookup=lambda trial_id: (int(trial_id), PARAMETERS))
     budget: Any = SimpleNamespace(has_cut=lambda trial_id: trial_id in CUT)
     return TrialDisplay(work.config, StudyRecord(work), search, budget, progress)
 
@@ -105,7 +105,7 @@ def test_rows_of_earlier_runs_count_and_failed_ones_do_not(work: Workspace, prog
     [
         ("Failure # 1\nray::train()\n  File deep\ndim_ray.errors.DataError: no row\n\n", "DataError: no row"),
         ("Failure # 1\nValueError: first\nFailure # 2\nThe actor died.\n\tpid: 7\nIt was killed.\n", "It was killed."),
-        (None, "no reason is known"),
+        (None, "unknown reason"),
     ],
 )
 def test_failed_trial_shows_and_stores_the_last_sentence_of_its_error(
@@ -148,8 +148,8 @@ def test_trial_that_took_over_a_result_counts_and_is_told(display: TrialDisplay,
     display.on_trial_reused(5, {**result(2, 0.0), "reused_trial": 0, "diverged": "nan"})
     display.on_trial_reused(6, {"failed_trial": 1})
     assert progress.counts == {"done": 4, "running": 0, "stopped": 1, "failed": 2, "best": None}
-    assert progress.messages[0] == "trial 3 is the same as trial 1, and has its result"
-    assert progress.messages[-1] == "trial 6 is the same as trial 1, and failed with it"
+    assert progress.messages[0] == "trial 3 is the same as trial 1 and has its result"
+    assert progress.messages[-1] == "trial 6 is the same as trial 1 and failed with it"
 
 
 def test_trial_that_the_time_budget_cut_is_neither_done_nor_stopped(

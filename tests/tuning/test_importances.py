@@ -11,19 +11,19 @@ def _search(num_trials: int) -> tuple[pd.DataFrame, pd.Series]:
     rng = np.random.default_rng(0)
     parameters = pd.DataFrame(
         {
-            "capacity": rng.choice([16, 32, 64], num_trials),
+            "generator.capacity": rng.choice([16, 32, 64], num_trials),
             "kind": rng.choice(["logits", "features"], num_trials),
-            "matching_weight": 10 ** rng.uniform(-3, 0, num_trials),
+            "matching.weight": 10 ** rng.uniform(-3, 0, num_trials),
             "constant": 1,
         }
     )
-    return parameters, 0.5 + parameters["capacity"] / 200 + 0.001 * rng.normal(size=num_trials)
+    return parameters, 0.5 + parameters["generator.capacity"] / 200 + 0.001 * rng.normal(size=num_trials)
 
 
 def test_what_decides_is_found_by_both_evaluators() -> None:
     table = importances(*_search(MOST_TRIALS + 50))
-    assert set(table["parameter"]) == {"capacity", "kind", "matching_weight"}
-    assert table["parameter"].iloc[0] == "capacity"
+    assert set(table["parameter"]) == {"generator.capacity", "kind", "matching.weight"}
+    assert table["parameter"].iloc[0] == "generator.capacity"
     assert table["fanova"].iloc[0] > 0.9
     assert table["ped_anova"].idxmax() == 0
     assert table["fanova"].sum() == pytest.approx(1)

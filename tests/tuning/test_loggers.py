@@ -35,7 +35,7 @@ def result(epoch: int, accuracy: float, **more: Any) -> dict[str, Any]:
 
 
 def identify(trial_id: str) -> tuple[int, dict[str, Any]]:
-    return int(trial_id), {**PARAMETERS, "capacity": 8 + int(trial_id)}
+    return int(trial_id), {**PARAMETERS, "generator.capacity": 8 + int(trial_id)}
 
 
 def with_loggers(work: Workspace, *names: str) -> Workspace:
@@ -114,7 +114,7 @@ def test_tensorboard_has_each_trials_accuracy_by_epoch_and_its_parameters(
         f"ray/tune/{METRIC}": [(1, 0.22), (3, 0.42)],
         "ray/tune/matching_loss": [(1, 0.5), (3, 0.5 / 3)],
     }
-    assert hyperparameters(folder / "trial-0012") == {**PARAMETERS, "capacity": 20}
+    assert hyperparameters(folder / "trial-0012") == {**PARAMETERS, "generator.capacity": 20}
     assert progress.messages == []
 
 
@@ -174,7 +174,7 @@ def test_logger_that_fails_is_left_out_and_ends_no_study(progress: RecordingProg
     failing: Any = FailingLogger("log_trial_result")
     play([TrialLogger("mlflow", failing, tmp_path, identify, progress)], "0", "1")
     assert failing.asked == ["log_trial_start", "log_trial_start", "log_trial_result"]
-    assert progress.messages == ["the logger mlflow failed, and the study goes on without it: no route to host"]
+    assert progress.messages == ["the logger mlflow failed, and the study continues without it: no route to host"]
 
 
 def test_logger_that_cannot_begin_is_refused(work: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +213,7 @@ def test_mlflow_has_a_run_for_each_trial_with_accuracy_by_epoch_and_parameters(
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     assert {name: run.info.status for name, run in runs.items()} == {"trial-0000": "FINISHED", "trial-0012": "FAILED"}
     run = runs["trial-0012"]
-    assert run.data.params == {name: str(value) for name, value in {**PARAMETERS, "capacity": 20}.items()}
+    assert run.data.params == {name: str(value) for name, value in {**PARAMETERS, "generator.capacity": 20}.items()}
     history = client.get_metric_history(run.info.run_id, METRIC)
     assert [(metric.step, metric.value) for metric in history] == [(1, 0.22), (3, pytest.approx(0.42))]
     assert progress.messages == []

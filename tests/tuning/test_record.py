@@ -16,12 +16,12 @@ from dim_ray.errors import ConfigError, DimError, ResourceError
 from dim_ray.pipeline.checkpoints import checkpoint_key
 from dim_ray.pipeline.generators import generator_fingerprint
 from dim_ray.pipeline.workspace import Workspace
-from tests.helpers.small import make_work
+from tests.helpers.small import SEARCHED, make_work
 from tuning.cost import network_keys
 from tuning.record import StudyRecord, study_name
 from tuning.search.space import configure
 
-PARAMETERS = {"pool_size": 2, "capacity": 8, "matching_weight": 0.25, "adversarial_weight": 1.5}
+PARAMETERS = {"pool.size": 2, "generator.capacity": 8, "matching.weight": 0.25, "matching.adversarial_weight": 1.5}
 LAST_EPOCH = 2  # of the tiny configuration
 
 
@@ -52,7 +52,7 @@ def record(work: Workspace) -> StudyRecord:
 def test_name_is_another_one_for_whatever_changes_the_result(work: Workspace) -> None:
     others = [
         with_matching(work, epochs=3),
-        with_study(work, capacities=(6,)),
+        with_study(work, space={**SEARCHED, "generator.capacity": [6]}),
         with_study(work, seed=1),
         with_study(work, workers_per_trial=2),
     ]
@@ -89,13 +89,13 @@ def test_study_goes_on_with_more_trials_and_another_place(work: Workspace, recor
 def test_study_of_another_configuration_is_refused_with_the_fields_that_differ(
     work: Workspace, record: StudyRecord
 ) -> None:
-    other = with_matching(with_study(work, num_trials=9, capacities=(6,)), weight=0.9)
+    other = with_matching(with_study(work, num_trials=9, space={"pool.size": [1]}), weight=0.9)
     with pytest.raises(ConfigError) as refusal:
         StudyRecord(other).open()
     text = str(refusal.value)
     assert "study 'tiny' began with another configuration" in text
     assert "matching.weight was 0.5 and is 0.9" in text
-    assert "study.capacities was [6, 8] and is [6]" in text
+    assert f"study.space was {SEARCHED} and is {{'pool.size': [1]}}" in text
     assert "num_trials" not in text  # it may differ
     assert "--study" in text
 
@@ -245,7 +245,7 @@ def test_states_of_trials_that_completed_or_stopped_are_deleted_and_those_of_oth
     endings = [result(0.4, epoch=1), result(0.5), result(0.0, diverged="nan"), None]
     keys = []
     for number, ending in enumerate(endings):
-        parameters = {**PARAMETERS, "matching_weight": 0.1 * (number + 1)}
+        parameters = {**PARAMETERS, "matching.weight": 0.1 * (number + 1)}
         record.write_trial(number, parameters, ending)
         trial = replace(work, config=configure(work.config, parameters))
         keys.append(checkpoint_key(work.study, generator_fingerprint(trial)))
@@ -267,25 +267,25 @@ def test_trial_that_took_over_a_result_says_whose_and_costs_nothing(record: Stud
 def test_results_are_those_of_trials_that_ran_and_ended(work: Workspace, record: StudyRecord) -> None:
     record.write_trial(0, PARAMETERS, result(0.5))
     record.write_trial(1, PARAMETERS, result(0.5) | {"reused_trial": 0})
-    stopped, diverged, failed = ({**PARAMETERS, "matching_weight": weight} for weight in (0.1, 0.2, 0.3))
+    stopped, diverged, failed = ({**PARAMETERS, "matching.weight": weight} for weight in (0.1, 0.2, 0.3))
     record.write_trial(2, stopped, result(0.4, epoch=1))
     record.write_trial(3, diverged, result(0.0, diverged="loss nan"))
     record.write_trial(4, failed, None)
     results = record.results()
     assert results == {
-        record.identify(PARAMETERS): (0, result(0.5)),
-        record.identify(stopped): (2, result(0.4, epoch=1)),
-        record.identify(diverged): (3, result(0.0, diverged="loss nan")),
+        record.generator_of(PARAMETERS): (0, result(0.5)),
+        record.generator_of(stopped): (2, result(0.4, epoch=1)),
+        record.generator_of(diverged): (3, result(0.0, diverged="loss nan")),
     }
-    assert record.identify(PARAMETERS) == generator_fingerprint(
+    assert record.generator_of(PARAMETERS) == generator_fingerprint(
         replace(work, config=configure(work.config, PARAMETERS))
     )
 
 
 def test_pool_sizes_that_lead_to_the_same_generator_are_the_same(work: Workspace) -> None:
     record = StudyRecord(with_matching(work, kind="none"))
-    assert record.identify(PARAMETERS) == record.identify({**PARAMETERS, "pool_size": 1})
-    assert record.identify(PARAMETERS) != record.identify({**PARAMETERS, "capacity": 6})
+    assert record.generator_of(PARAMETERS) == record.generator_of({**PARAMETERS, "pool.size": 1})
+    assert record.generator_of(PARAMETERS) != record.generator_of({**PARAMETERS, "generator.capacity": 6})
 
 
 def test_cost_is_what_was_built_and_run_against_every_trial_alone(work: Workspace, record: StudyRecord) -> None:
@@ -297,7 +297,7 @@ def test_cost_is_what_was_built_and_run_against_every_trial_alone(work: Workspac
     record.note_missing([other, prior])  # the first was there
     record.note_missing([])
     record.write_trial(0, PARAMETERS, result(0.5))
-    record.write_trial(1, {**PARAMETERS, "pool_size": 1, "matching_weight": 0.1}, result(0.5))
+    record.write_trial(1, {**PARAMETERS, "pool.size": 1, "matching.weight": 0.1}, result(0.5))
     record.write_trial(2, PARAMETERS, result(0.5) | {"time_total_s": 0.0, "reused_trial": 0, "reused_seconds": 3.0})
     assert record.trials()["saved_device_seconds"].tolist() == [32.0, 25.0, 35.0]
     cost = StudyRecord(work).cost()

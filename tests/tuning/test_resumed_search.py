@@ -19,11 +19,11 @@ from tuning.search.time_budget import TimeBudget
 def test_trial_that_ran_when_the_driver_died_is_queued_with_its_number_and_parameters(driver: Driver) -> None:
     driver.start("a", "b", "c")
     driver.end("b")
-    parameters = {number: driver.search.identify(name)[1] for number, name in ((0, "a"), (2, "c"))}
+    parameters = {number: driver.search.lookup(name)[1] for number, name in ((0, "a"), (2, "c"))}
     again = driver.restarted()
     assert again.queued() == parameters
     assert again.start("d", "e", "f") == [0, 2, 3]
-    assert [again.search.identify(name)[1] for name in ("d", "e")] == [parameters[0], parameters[2]]
+    assert [again.search.lookup(name)[1] for name in ("d", "e")] == [parameters[0], parameters[2]]
 
 
 def test_interrupted_trials_are_queued_once_however_often_the_study_is_opened(driver: Driver) -> None:
@@ -41,7 +41,7 @@ def test_trial_interrupted_twice_keeps_its_number_and_parameters(driver: Driver)
     driver.start("b")
     driver = driver.restarted()
     driver.start("c")
-    assert driver.search.identify("c") == (0, drawn)
+    assert driver.search.lookup("c") == (0, drawn)
 
 
 @pytest.mark.parametrize("error", [KilledError(), ValueError("a broken journal")], ids=["killed", "broken"])
@@ -67,7 +67,7 @@ def test_trial_whose_row_was_written_before_the_driver_died_is_not_run_again(
 
 def test_row_is_written_before_optuna_is_told(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     states = []
-    monkeypatch.setattr(driver.search, "_on_end", lambda *ending: states.extend(driver.states()))
+    monkeypatch.setattr(driver, "write_trial", lambda *ending: states.extend(driver.states()))
     driver.start("a")
     driver.end("a")
     assert states == ["RUNNING"]
@@ -81,7 +81,7 @@ def test_row_that_cannot_be_written_leaves_the_trial_unfinished(
         raise StorageError("the disk is full")
 
     driver.start("a")
-    monkeypatch.setattr(driver.search, "_on_end", fail)
+    monkeypatch.setattr(driver, "write_trial", fail)
     with pytest.raises(StorageError):
         driver.end("a")
     assert driver.states() == ["RUNNING"]
@@ -95,15 +95,19 @@ def test_failed_trials_are_queued_once_with_their_numbers(root: str) -> None:
     assert driver.queued() == {3: PARAMETERS}
     assert driver.start("a", "b") == [3, 0]
     driver.end("a", 0.5)
-    assert driver.restarted().queued() == {0: driver.search.identify("b")[1]}
+    assert driver.restarted().queued() == {0: driver.search.lookup("b")[1]}
 
 
 def test_finished_trials_that_the_journal_lost_are_added(root: str) -> None:
-    rows: dict[int, Any] = {0: (PARAMETERS, (0.5,)), 1: ({**PARAMETERS, "capacity": 6}, (0.7,)), 2: (PARAMETERS, None)}
-    driver = Driver(root, rows=rows, results={number: {} for number in rows})
+    rows: dict[int, Any] = {
+        0: (PARAMETERS, (0.5,)),
+        1: ({**PARAMETERS, "generator.capacity": 6}, (0.7,)),
+        2: (PARAMETERS, None),
+    }
+    driver = Driver(root, rows=rows, last_results={number: {} for number in rows})
     driver.settle()
     values = {t.user_attrs["number"]: (t.value, t.params) for t in driver.trials()}
-    assert values == {0: (0.5, PARAMETERS), 1: (0.7, {**PARAMETERS, "capacity": 6})}
+    assert values == {0: (0.5, PARAMETERS), 1: (0.7, {**PARAMETERS, "generator.capacity": 6})}
     assert driver.start("a") == [3]
 
 
@@ -133,11 +137,11 @@ def test_no_trial_begins_once_the_time_is_over(root: str) -> None:
 def test_trial_that_the_time_cut_has_no_row_and_goes_on_with_the_study(root: str) -> None:
     driver = Driver(root, changes={"time_budget": "30s"})
     driver.start("a", "b")
-    parameters = driver.search.identify("a")[1]
+    parameters = driver.search.lookup("a")[1]
     driver.now = 31.0
-    assert driver.budget("a", {"epoch": 1})
+    assert driver.time_budget("a", {"epoch": 1})
     driver.end("a", 0.4, epoch=1)
-    assert not driver.budget("b", {"epoch": 2})  # its last: it's complete
+    assert not driver.time_budget("b", {"epoch": 2})  # its last: it's complete
     driver.end("b", 0.6)
     assert driver.ended == [1]
     assert driver.states() == ["RUNNING", "COMPLETE"]
@@ -164,13 +168,13 @@ def test_conditional_trials_that_ran_when_the_driver_died_are_queued_as_they_wer
     driver = Driver(root, changes={"space": SPACE})
     names = "abcdefgh"
     driver.start(*names)
-    parameters = {driver.search.identify(name)[0]: driver.search.identify(name)[1] for name in names}
+    parameters = {driver.search.lookup(name)[0]: driver.search.lookup(name)[1] for name in names}
     assert {"matching.temperature" in own for own in parameters.values()} == {True, False}
     driver.end("a")
     again = driver.restarted()
     assert again.queued() == {number: own for number, own in parameters.items() if number > 0}
     again.start("x", "y")
-    assert [again.search.identify(name)[1] for name in "xy"] == [parameters[1], parameters[2]]
+    assert [again.search.lookup(name)[1] for name in "xy"] == [parameters[1], parameters[2]]
 
 
 def test_conditional_trials_are_known_again_where_the_journal_is_lost(root: str) -> None:

@@ -2,19 +2,19 @@ from __future__ import annotations
 
 from ray.tune.search import Searcher
 
-from tests.helpers.search_driver import SMALL, Driver
+from tests.helpers.search_driver import SAME, Driver
 from tuning.search.optuna_search import METRIC
 
 
 def test_trial_that_was_run_is_not_run_again_and_has_the_result_of_the_first(root: str) -> None:
-    driver = Driver(root, changes={**SMALL, "pool_sizes": (1,)})
+    driver = Driver(root, changes=SAME)
     driver.start("a")
     driver.end("a", 0.75)
     driver.search._num_left = 2
     assert driver.search.suggest("b") == Searcher.FINISHED
     assert driver.ended == [0, 1, 2]
     assert driver.reused == {1: 0, 2: 0}
-    assert driver.results[1] == {
+    assert driver.last_results[1] == {
         METRIC: 0.75, "epoch": 2, "reused_trial": 0, "reused_seconds": 5.0, "time_total_s": 0.0,
         "generator_bytes": 600, "alone_device_seconds": 7.5,
     }  # fmt: skip
@@ -22,13 +22,17 @@ def test_trial_that_was_run_is_not_run_again_and_has_the_result_of_the_first(roo
 
 
 def test_trial_that_was_run_in_an_earlier_process_is_not_run_again(root: str) -> None:
-    driver = Driver(root, changes={**SMALL, "pool_sizes": (1,)})
+    driver = Driver(root, changes=SAME)
     driver.start("a")
     driver.end("a", 0.0, epoch=1, diverged="the loss is nan")
     again = driver.restarted()
     again.search._num_left = 1
     assert again.search.suggest("b") == Searcher.FINISHED
-    assert (again.results[1]["diverged"], again.results[1]["epoch"], again.reused) == ("the loss is nan", 1, {1: 0})
+    assert (again.last_results[1]["diverged"], again.last_results[1]["epoch"], again.reused) == (
+        "the loss is nan",
+        1,
+        {1: 0},
+    )
 
 
 def test_trial_that_runs_is_waited_for_by_the_same_ones(small: Driver) -> None:
@@ -46,7 +50,7 @@ def test_trial_that_runs_is_waited_for_by_the_same_ones(small: Driver) -> None:
 
 
 def test_trials_that_waited_for_one_that_failed_fail_with_it_and_run_another_time(root: str) -> None:
-    driver = Driver(root, changes={**SMALL, "pool_sizes": (1,)})
+    driver = Driver(root, changes=SAME)
     driver.start("a")
     driver.search._num_left = 1
     driver.search.suggest("b")

@@ -175,10 +175,13 @@ def test_seeds_search_and_place_may_differ() -> None:
     ("rows", "problem"),
     [
         ([row(n, 0.9, seed) for n in (1, 2) for seed in range(3)], r"6 completed trials with 2 pool sizes \(1, 2\)"),
-        ([row(n, 0.9) for n in SIZES], "each size has one trial, so the noise isn't known"),
+        (
+            [row(n, 0.9) for n in SIZES],
+            "each size has one trial, so the noise is unknown. List matching.seed in study.space",
+        ),
         (
             [row(n, 0.9, seed, more={"capacity": 8 * (seed + 1)}) for n in SIZES for seed in range(2)],
-            "trials differ in generator.capacity, too",
+            "trials also differ in generator.capacity",
         ),
     ],
 )

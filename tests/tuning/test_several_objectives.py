@@ -9,14 +9,14 @@ import pytest
 
 import dim_ray
 from dim_ray.store.artifacts import ArtifactStore
-from tests.helpers.runs import ONE_STUDENT, run, trials
+from tests.helpers.runs import ONE_STUDENT, run, space, trials
 from tuning.search.journal import open_journal
 
 FLAGS = {
     **ONE_STUDENT,
     "--study.objectives": "accuracy generator_bytes",
     "--study.scheduler": "none",
-    "--study.capacities": "4 8",
+    "--study.space": space({"generator.capacity": [4, 8]}),
     "--study.selection_images_per_class": "1 2",
     "--study.name": "two",
 }

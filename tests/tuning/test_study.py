@@ -12,7 +12,7 @@ from PIL import Image
 
 import dim_ray
 from dim_ray.config import EvaluationConfig
-from tests.helpers.runs import LONG, ONE_STUDENT, Run, evaluations, files, run, trials, validations
+from tests.helpers.runs import LONG, ONE_STUDENT, Run, evaluations, files, run, space, trials, validations
 
 pytestmark = pytest.mark.timeout(1500)  # several runs, on a machine that may be busy
 
@@ -132,8 +132,8 @@ def test_larger_number_of_trials_extends_the_study(copied: Path) -> None:
 @pytest.mark.slow
 def test_trials_that_are_the_same_are_run_once(tmp_path: Path) -> None:
     storage = tmp_path / "storage"
-    flags = {**ONE_STUDENT, "--study.matching_weights": "0.5 0.5", "--study.adversarial_weights": "1 1"}
-    study = run(storage, {**flags, "--num-trials": "4", "--study.pool_sizes": "1"})
+    flags = {**ONE_STUDENT, "--generator.capacity": "4", "--study.space": '{"pool.size":[1]}'}
+    study = run(storage, {**flags, "--num-trials": "4"})
     assert study.returncode == 0, f"{study.stderr}\n{study.log()}"
     first, *others = trials(storage).to_dict("records")
     assert first["device_seconds"] > 0
@@ -141,7 +141,7 @@ def test_trials_that_are_the_same_are_run_once(tmp_path: Path) -> None:
     assert [row["objective"] for row in others] == [first["objective"]] * 3
     assert study.log().count(" began: ") == 1
 
-    longer = run(storage, {**flags, "--num-trials": "5", "--study.pool_sizes": "1"})  # there is nothing for Tune to run
+    longer = run(storage, {**flags, "--num-trials": "5"})  # there is nothing for Tune to run
     assert longer.returncode == 0, f"{longer.stderr}\n{longer.log()}"
     assert len(trials(storage)) == 5
     assert longer.leftovers() == {}
@@ -151,7 +151,9 @@ def test_trials_that_are_the_same_are_run_once(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.long
 def test_study_searches_any_field_under_conditions_and_within_a_size(tmp_path: Path) -> None:
-    space = {
+    searched = {
+        "pool.size": [1],
+        "generator.capacity": [4, 64],
         "matching.kind": ["logits", "features"],
         "matching.temperature": {"values": [2.0], "when": {"matching.kind": ["logits"]}},
         "pool.num_snapshots": [1, 2],
@@ -160,9 +162,7 @@ def test_study_searches_any_field_under_conditions_and_within_a_size(tmp_path: P
         **ONE_STUDENT,
         "--num-trials": "6",
         "--study.sampler": "random",
-        "--study.pool_sizes": "1",
-        "--study.capacities": "4 64",
-        "--study.space": json.dumps(space, separators=(",", ":")),
+        "--study.space": space(searched),
         "--study.max_generator_bytes": "200000",
     }
     storage = tmp_path / "storage"

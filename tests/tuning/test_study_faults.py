@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.ray_nodes import ray_process
-from tests.helpers.runs import LONG, ONE_STUDENT, Run, evaluations, files, run, trials, validations
+from tests.helpers.runs import LONG, ONE_STUDENT, Run, evaluations, files, run, space, trials, validations
 
 pytestmark = pytest.mark.timeout(1500)  # several runs, on a machine that may be busy
 
@@ -231,7 +231,7 @@ def another_ray() -> Iterator[str]:
 def test_two_workers_share_every_stage(tmp_path: Path) -> None:
     """What the workers of a trial held is free for the next and for the evaluations, whoever else runs Ray."""
     storage = tmp_path / "storage"
-    flags = {**ONE_STUDENT, "--workers-per-trial": "2", "--study.pool_sizes": "2"}
+    flags = {**ONE_STUDENT, "--workers-per-trial": "2", "--study.space": space({"pool.size": [2]})}
     study = run(storage, flags)
     assert study.returncode == 0, f"{study.stderr}\n{study.log()}"
     rows = trials(storage)
@@ -264,7 +264,7 @@ def test_trial_of_all_cores_runs_on_a_cluster_that_is_joined(start: Start, anoth
 @pytest.mark.long
 def test_two_workers_survive_the_death_of_one_of_them(start: Start, tmp_path: Path) -> None:
     storage = tmp_path / "storage"
-    flags = {**LONG, "--workers-per-trial": "2", "--num-trials": "1", "--study.pool_sizes": "2"}
+    flags = {**LONG, "--workers-per-trial": "2", "--num-trials": "1", "--study.space": space({"pool.size": [2]})}
     study = start(storage, flags)
     study.wait_for_state()
     study.kill_process("RayTrainWorker", num_alike=2)

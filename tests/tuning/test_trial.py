@@ -22,10 +22,10 @@ from tuning.search.space import configure
 from tuning.trial import run_trial
 
 PARAMETERS = {
-    "pool_size": 2,
-    "capacity": GENERATOR.capacity,
-    "matching_weight": 0.25,
-    "adversarial_weight": 1.5,
+    "pool.size": 2,
+    "generator.capacity": GENERATOR.capacity,
+    "matching.weight": 0.25,
+    "matching.adversarial_weight": 1.5,
 }
 ONE, TWO = (Placement(num_workers=count, cpus_per_worker=1, gpus_per_worker=0.0, max_concurrent=1) for count in (1, 2))
 

@@ -1,21 +1,18 @@
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
-import pandas as pd
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from dim_ray.errors import ConfigError
 from dim_ray.pipeline.generators import generator_bytes
 from dim_ray.pipeline.workspace import Workspace
-from dim_ray.store.reader import Reader
-from dim_ray.store.writer import Writer
-from tests.helpers.small import make_work
+from tests.helpers.search_driver import FakeRecord
+from tests.helpers.small import SEARCHED, make_work
 from tuning.record import StudyRecord
 from tuning.search.journal import open_journal
 from tuning.search.optuna_search import METRIC, StudySearch
@@ -24,11 +21,11 @@ from tuning.search.variants import SizeLimit
 from tuning.warm_start import WarmStart, check_warm_start, warm_start
 
 JOURNAL = "studies/new/optuna.journal"
-PARAMETERS = {"pool_size": 2, "capacity": 8, "matching_weight": 0.25, "adversarial_weight": 1.5}
+PARAMETERS = {"pool.size": 2, "generator.capacity": 8, "matching.weight": 0.25, "matching.adversarial_weight": 1.5}
 
 
 def parameters(weight: float, **changes: Any) -> dict[str, Any]:
-    return {**PARAMETERS, "matching_weight": weight, **changes}
+    return {**PARAMETERS, "matching.weight": weight, **changes}
 
 
 def result(accuracy: float, epoch: int = 2) -> dict[str, Any]:
@@ -72,7 +69,7 @@ def test_best_configurations_are_tried_first_and_all_results_are_known(tmp_path:
     work = make_new(tmp_path, source)
     assert start(work) == WarmStart(num_queued=2, num_known=4)
     assert queued(work) == [parameters(0.3), parameters(0.5)]  # completed ones first
-    known = {trial.params["matching_weight"]: trial.value for trial in trials(work, TrialState.COMPLETE)}
+    known = {trial.params["matching.weight"]: trial.value for trial in trials(work, TrialState.COMPLETE)}
     assert known == {0.2: 0.5, 0.3: 0.8, 0.4: 0.9, 0.5: 0.7}
 
 
@@ -85,21 +82,8 @@ def test_with_several_objectives_the_pareto_set_comes_first_and_results_have_all
     work = make_new(tmp_path, "old", objectives=("accuracy", "generator_bytes"), scheduler="none")
     assert start(work) == WarmStart(num_queued=2, num_known=3)
     assert queued(work) == [parameters(0.2), parameters(0.2 + 0.1 * 2)]
-    known = {trial.params["matching_weight"]: trial.values for trial in trials(work, TrialState.COMPLETE)}
+    known = {trial.params["matching.weight"]: trial.values for trial in trials(work, TrialState.COMPLETE)}
     assert known == {0.2: [0.9, 300], 0.2 + 0.1: [0.8, 400], 0.2 + 0.1 * 2: [0.5, 100]}
-
-
-@pytest.mark.usefixtures("old")
-def test_trials_of_a_version_that_had_one_ipc_as_a_number_are_comparable(tmp_path: Path) -> None:
-    rows = Reader(str(tmp_path)).trials()
-    for row in rows.to_dict("records"):
-        config = json.loads(row["config_json"])
-        config["study"]["selection_images_per_class"] = 2
-        del config["study"]["objectives"]
-        plain = {name: None if pd.isna(value) else value for name, value in row.items()}
-        plain |= {name: int(plain[name]) for name in ("epoch", "num_seeds") if plain[name] is not None}
-        Writer(str(tmp_path)).append_trial(plain | {"config_json": json.dumps(config)})
-    assert start(make_new(tmp_path, "old")) == WarmStart(num_queued=2, num_known=4)
 
 
 @pytest.mark.usefixtures("old")
@@ -110,17 +94,13 @@ def test_trials_of_the_study_itself_are_numbered_as_ever_and_run(tmp_path: Path)
         work.config,
         open_journal(work.artifacts, JOURNAL),
         "new",
-        taken=(),
+        record=FakeRecord(),
         num_trials=3,
-        identify=str,
-        results={},
-        measure=lambda parameters, result: result,
-        budget=TimeBudget(work.config),
-        on_end=lambda *ending: None,
+        time_budget=TimeBudget(work.config),
     )
     assert [search.suggest(name) for name in "ab"] == [parameters(0.3), parameters(0.5)]
     search.suggest("c")
-    assert [search.identify(name)[0] for name in "abc"] == [0, 1, 2]
+    assert [search.lookup(name)[0] for name in "abc"] == [0, 1, 2]
 
 
 @pytest.mark.usefixtures("old")
@@ -168,7 +148,7 @@ def test_results_of_another_recipe_or_other_data_are_not_taken_for_ones_of_this_
 
 @pytest.mark.usefixtures("old")
 def test_configurations_outside_of_the_space_are_left_out(tmp_path: Path) -> None:
-    work = make_new(tmp_path, "old", matching_weights=(0.1, 0.45))
+    work = make_new(tmp_path, "old", space={**SEARCHED, "matching.weight": {"low": 0.1, "high": 0.45, "log": True}})
     assert start(work) == WarmStart(num_queued=2, num_known=3)
     assert queued(work) == [parameters(0.3), parameters(0.2)]
 
@@ -179,7 +159,7 @@ def test_sources_take_turns_since_their_accuracies_cannot_be_compared(old: Study
     other.write_trial(1, parameters(0.8), result(0.2))
     work = make_new(tmp_path, "old", "another", warm_start_trials=3)
     start(work)
-    assert [chosen["matching_weight"] for chosen in queued(work)] == [0.8, 0.3, 0.9]
+    assert [chosen["matching.weight"] for chosen in queued(work)] == [0.8, 0.3, 0.9]
 
 
 @pytest.mark.usefixtures("old")
@@ -199,6 +179,7 @@ def test_storage_without_other_studies_is_refused_and_its_own_trials_are_no_sour
 
 
 SPACE = {
+    **SEARCHED,
     "matching.kind": ["logits", "features"],
     "matching.temperature": {"low": 0.5, "high": 4.0, "when": {"matching.kind": ["logits"]}},
 }
@@ -214,7 +195,7 @@ def test_trials_of_a_study_that_did_not_search_a_field_have_its_one_value(tmp_pa
 
 @pytest.mark.usefixtures("old")
 def test_trials_whose_one_value_is_not_in_the_space_are_left_out(tmp_path: Path) -> None:
-    work = make_new(tmp_path, "old", space={"matching.kind": ["features", "none"]})
+    work = make_new(tmp_path, "old", space={**SEARCHED, "matching.kind": ["features", "none"]})
     assert start(work) == WarmStart(num_queued=0, num_known=0)
 
 
@@ -241,13 +222,13 @@ def test_results_with_a_value_that_this_study_does_not_search_are_not_its_own(tm
 
 
 def test_generators_that_are_too_large_are_not_queued_before_smaller_ones(old: StudyRecord, tmp_path: Path) -> None:
-    old.write_trial(5, parameters(0.7, capacity=6), result(0.6))
-    work = make_new(tmp_path, "old", capacities=(6, 8))
+    old.write_trial(5, parameters(0.7, **{"generator.capacity": 6}), result(0.6))
+    work = make_new(tmp_path, "old")
     small = generator_bytes(replace(work.config.generator, capacity=6), work.dataset)
-    limited = make_new(tmp_path, "old", capacities=(6, 8), max_generator_bytes=small)
+    limited = make_new(tmp_path, "old", max_generator_bytes=small)
     limit = SizeLimit(limited.config, limited.dataset)
     found = warm_start(
         open_journal(limited.artifacts, JOURNAL), limited.study, limited.config, is_new=True, limit=limit
     )
     assert found is not None
-    assert [own["capacity"] for own in queued(limited)] == [6]
+    assert [own["generator.capacity"] for own in queued(limited)] == [6]

@@ -110,7 +110,9 @@ def network_jobs(work: Workspace, costs: Costs, variants: Sequence[Config]) -> l
 
 def student_jobs(work: Workspace, costs: Costs, students: Iterable[Student]) -> list[float]:
     """Returns what students take, the dearest first: of a generator of middle capacity, and of real images."""
-    capacities = sorted(work.config.study.capacities)
+    config = work.config
+    searched = (choice.values for choice in config.study.choices if choice.field == "generator.capacity")
+    capacities = sorted(next(searched, (config.generator.capacity,)))
     capacity = capacities[len(capacities) // 2]
     return sorted((costs.student(student, capacity) for student in students), reverse=True)
 

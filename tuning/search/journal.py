@@ -21,7 +21,7 @@ __all__ = ["open_journal"]
 
 
 def open_journal(artifacts: ArtifactStore, key: str) -> BaseStorage:
-    """Opens Optuna's journal: the usual file on a disk, one object rewritten as a whole on an object store."""
+    """Open Optuna's journal: a file on a disk, or one object that is rewritten as a whole."""
     root = open_root(artifacts.root)
     if not root.is_local:
         return JournalStorage(_StoredJournal(artifacts, key))
@@ -31,7 +31,7 @@ def open_journal(artifacts: ArtifactStore, key: str) -> BaseStorage:
 
 
 class _JournalFile(JournalFileBackend):
-    """Optuna's journal as a file that keeps no part of a line, and waits for a disk that is full: one writer."""
+    """Journal file that never keeps part of a line, and waits while the disk is full; for one writer."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
@@ -44,7 +44,7 @@ class _JournalFile(JournalFileBackend):
             try:
                 super(_JournalFile, self).append_logs(logs)
             except OSError:
-                # The next line would be appended to a part of this one, and the journal never be read again.
+                # Otherwise the next line would follow a part of this one, and the journal would be unreadable.
                 os.truncate(self._path, size_bytes)
                 raise
 
@@ -53,7 +53,7 @@ class _JournalFile(JournalFileBackend):
 
 
 class _StoredJournal(BaseJournalBackend):
-    """Optuna's journal as one object: there is one writer, the driver."""
+    """Journal as one object; its only writer is the driver."""
 
     def __init__(self, artifacts: ArtifactStore, key: str) -> None:
         self._artifacts = artifacts

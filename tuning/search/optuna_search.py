@@ -1,11 +1,11 @@
-"""The search as Ray Tune sees it: Optuna, which remembers in a journal."""
+"""The search as Ray Tune sees it: Optuna with a journal."""
 
 from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState, create_trial
@@ -30,50 +30,58 @@ __all__ = [
     "SECONDS",
     "TIME_ATTRIBUTE",
     "StudySearch",
+    "TrialRecord",
     "settle",
 ]
 
 SECONDS = "time_total_s"
-"""What a trial has taken so far, in Tune's results: in its last process, until it has ended here."""
+"""Seconds of a trial in Tune's results: of its last process, until the trial has ended here."""
 REUSED_TRIAL, REUSED_SECONDS = "reused_trial", "reused_seconds"
-"""Number of the trial whose result another one took over, and what that one had taken."""
+"""Number and seconds of the trial whose result was reused."""
 FAILED_TRIAL = "failed_trial"
-"""Number of the trial that another one waited for, and that failed."""
+"""Number of the equal trial that failed."""
 _NUMBER, _GENERATOR = "number", "generator"  # attributes of Optuna's trials
 
-Measure = Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]]
-"""Takes a trial's parameters and its last result, and returns that with all objectives."""
+Parameters = Mapping[str, Any]
+Result = Mapping[str, Any]
+Finished = Mapping[int, tuple[Parameters, Sequence[float] | None]]
+"""Parameters and objectives, if any, of finished trials by number."""
 
-TrialEnd = Callable[[int, Mapping[str, Any], Mapping[str, Any] | None], None]
-"""Takes a trial's number, its parameters and its last result, which has no METRIC, or is None, where it failed."""
 
+class TrialRecord(Protocol):
+    """Rows of a study's trials."""
 
-Identify = Callable[[Mapping[str, Any]], str]
-"""Returns what is the same for parameters that lead to the same generator."""
+    def finished(self) -> Finished:
+        """Return the finished trials; a failed one isn't finished."""
 
-Results = Mapping[str, tuple[int, Mapping[str, Any]]]
-"""Number and last result of finished trials, by identity."""
+    def results(self) -> Mapping[str, tuple[int, Result]]:
+        """Return number and last result of the trials that ran themselves, by generator fingerprint."""
+
+    def generator_of(self, parameters: Parameters) -> str:
+        """Return the fingerprint of the generator that parameters lead to."""
+
+    def measured(self, parameters: Parameters, result: Result) -> Result:
+        """Return a trial's last result with the objectives that Tune doesn't know."""
+
+    def write_trial(self, number: int, parameters: Parameters, result: Result | None) -> None:
+        """Write the row of a trial that ended; one that failed has no result, or one without METRIC."""
 
 
 class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
-    """Optuna in Ray Tune, numbering trials by the study and telling `on_end` before Optuna that a trial has ended.
+    """Optuna in Ray Tune, with the study's own trial numbers, telling the record before Optuna that a trial ended.
 
-    So when the driver dies between the two, the row is there and the trial is not run again. A trial that another one
-    of the study was, or is, is not run: it ends with the other one's result, and `on_end` finds that one's number in
-    it as REUSED_TRIAL.
+    If the driver dies between the two, the row is there and the trial isn't run again. A trial with the same generator
+    as another of the study isn't run: it ends with that one's result, which then has REUSED_TRIAL.
 
     Args:
         config: Space and seed.
         storage: Optuna's storage.
-        study_name: Optuna's study in it.
-        taken: Numbers of the trials that are finished.
-        num_trials: Trials to draw.
-        identify: Tells trials that are the same.
-        results: Of the trials that are finished.
-        measure: Adds the objectives that Tune isn't told.
-        budget: No trial is drawn once it's over, and one that it cut isn't ended: the study goes on with it.
-        on_end: Writes the row.
-        limit: Of the generators' size; a draw beyond it is no trial.
+        study_name: Name of Optuna's study in it.
+        record: Rows of the study's trials.
+        num_trials: Number of trials to draw.
+        time_budget: Time budget; when it's over, no trial is drawn, and the trials that it cut stay unfinished.
+        limit: Limit on the generators' size; a draw beyond it doesn't become a trial.
+        on_reused: Function called with number and result of a trial that took over the outcome of an equal one.
     """
 
     def __init__(
@@ -82,26 +90,22 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
         storage: BaseStorage,
         study_name: str,
         *,
-        taken: Iterable[int],
+        record: TrialRecord,
         num_trials: int,
-        identify: Identify,
-        results: Results,
-        measure: Measure,
-        budget: TimeBudget,
-        on_end: TrialEnd,
+        time_budget: TimeBudget,
         limit: SizeLimit | None = None,
+        on_reused: Callable[[int, Result], None] = lambda number, result: None,
     ) -> None:
-        self._taken = set(taken)
         self._config = config
-        self._limit = limit
+        self._record = record
+        self._taken = set(record.finished())
+        self._results = dict(record.results())
         self._num_left = num_trials
-        self._identify = identify
-        self._results = dict(results)
-        self._running: dict[str, list[str]] = {}  # names of the trials that wait for one of their identity
-        self._budget = budget
+        self._time_budget = time_budget
+        self._limit = limit
+        self._on_reused = on_reused
+        self._waiting: dict[str, list[str]] = {}  # by generator of a running trial, the names of equal ones
         num_drawn = len(open_study(storage, study_name, config).get_trials(deepcopy=False))
-        self._measure = measure
-        self._on_end = on_end
         metric, mode = metric_and_mode(config.study)
         super().__init__(
             space=asked_space(config.study),
@@ -113,76 +117,79 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
         )
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """Asks Optuna, and numbers the trial: an interrupted one keeps its number.
+        """Ask Optuna for a trial and number it; an interrupted one keeps its number.
 
         Returns:
-            The parameters of a trial that has to be run, or Tune's word for there being none.
+            Parameters of a trial to run, or Tune's word for the end.
         """
         if trial_id in self._ot_trials:
-            return self.identify(trial_id)[1]
-        while self._num_left > 0 and not self._budget.is_over():
+            return self.lookup(trial_id)[1]
+        while self._num_left > 0 and not self._time_budget.is_over():
             parameters: dict[str, Any] = super().suggest(trial_id)
             if self._limit is not None and not self._limit.holds(configure(self._config, parameters).generator):
                 self._draw_smaller(trial_id, self._limit)
                 continue
             self._num_left -= 1
             number = self._give_number(trial_id)
-            identity = self._identify(parameters)
-            self._ot_trials[trial_id].set_user_attr(_GENERATOR, identity)
-            if identity not in self._running and identity not in self._results:
-                self._running[identity] = []
+            generator = self._record.generator_of(parameters)
+            self._ot_trials[trial_id].set_user_attr(_GENERATOR, generator)
+            if generator not in self._waiting and generator not in self._results:
+                self._waiting[generator] = []
                 return parameters
-            name = f"{trial_id}-{number}"  # Tune goes on asking under its own
+            name = f"{trial_id}-{number}"  # Tune keeps asking under its own name
             self._ot_trials[name] = self._ot_trials.pop(trial_id)
-            if identity in self._results:
-                self._reuse(name, identity)
+            if generator in self._results:
+                self._reuse(name, generator)
             else:
-                self._running[identity].append(name)
+                self._waiting[generator].append(name)
         finished: str = Searcher.FINISHED
         return finished
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Tells Optuna by matching epoch: Tune's iteration begins anew with every process."""
+        # By matching epoch: Tune's iteration starts again with every process.
         super().on_trial_result(trial_id, {**result, TRAINING_ITERATION: result[TIME_ATTRIBUTE]})
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Ends a trial, and those that are the same, in the study's records, then in Optuna."""
+        """End a trial and its equals, first in the record, then in Optuna."""
         if trial_id in self._completed_trials:
             return
-        if self._budget.has_cut(trial_id):
+        if self._time_budget.has_cut(trial_id):
             self._completed_trials.add(trial_id)
             return
-        number, parameters = self.identify(trial_id)
+        number, parameters = self.lookup(trial_id)
         if result and METRIC in result:
-            seconds = max(result.get(SECONDS, 0.0), result.get(WALL_SECONDS, 0.0))  # it may have gone on elsewhere
-            result = dict(self._measure(parameters, {**result, SECONDS: seconds}))
-        self._taken.add(number)  # also that of a failed trial, which has a row
-        self._on_end(number, parameters, result)
+            seconds = max(
+                result.get(SECONDS, 0.0), result.get(WALL_SECONDS, 0.0)
+            )  # part of it may be of an earlier process
+            result = dict(self._record.measured(parameters, {**result, SECONDS: seconds}))
+        self._taken.add(number)  # a failed trial has a row, too
+        self._record.write_trial(number, parameters, result)
+        if result and result.keys() & {FAILED_TRIAL, REUSED_TRIAL}:
+            self._on_reused(number, result)
         super().on_trial_complete(trial_id, None if error else result, error)
-        identity = self._identify(parameters)
+        generator = self._record.generator_of(parameters)
         if result and METRIC in result:
-            self._results.setdefault(identity, (number, result))
-        for name in self._running.pop(identity, []):
-            if identity in self._results:
-                self._reuse(name, identity)
+            self._results.setdefault(generator, (number, result))
+        for name in self._waiting.pop(generator, []):
+            if generator in self._results:
+                self._reuse(name, generator)
             else:
                 self.on_trial_complete(name, {FAILED_TRIAL: number}, error=True)
 
     def save(self, checkpoint_path: str) -> None:
-        """Leaves nothing for Tune to save: the journal has it all."""
+        pass  # the journal has everything
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves nothing for Tune to save."""
         return {}
 
-    def identify(self, trial_id: str) -> tuple[int, dict[str, Any]]:
-        """Returns the number and the parameters of one of Tune's trials."""
+    def lookup(self, trial_id: str) -> tuple[int, dict[str, Any]]:
+        """Return number and parameters of one of Tune's trials."""
         trial = self._ot_trials[trial_id]
         return trial.user_attrs[_NUMBER], trial.params
 
     @property
     def num_ended(self) -> int:
-        """Trials of the study that are finished, and those that ended in this run, failed ones among them."""
+        """Trials of the study that are finished or ended in this run, failed ones included."""
         return len(self._taken)
 
     def _give_number(self, trial_id: str) -> int:
@@ -195,41 +202,32 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
         return number
 
     def _draw_smaller(self, trial_id: str, limit: SizeLimit) -> None:
-        """Tells Optuna that a generator is too large, and has the next draw begin with one that isn't."""
+        """Prune a trial whose generator is too large, and queue the parameters of one within the limit."""
         trial = self._ot_trials.pop(trial_id)
         self._ot_study.tell(trial, state=TrialState.PRUNED)  # samplers that learn count it among the worst
         self._ot_study.enqueue_trial(random.Random(trial.number).choice(limit.choices()))
 
-    def _reuse(self, name: str, identity: str) -> None:
-        number, known = self._results[identity]
+    def _reuse(self, name: str, generator: str) -> None:
+        number, known = self._results[generator]
         kept = {key: known[key] for key in (METRIC, METRIC_STD, TIME_ATTRIBUTE, "diverged") if key in known}
         seconds = known.get(SECONDS, 0.0)
         self.on_trial_complete(name, {**kept, REUSED_TRIAL: number, REUSED_SECONDS: seconds, SECONDS: 0.0})
 
 
-Finished = Mapping[int, tuple[Mapping[str, Any], Sequence[float] | None]]
-"""Parameters and objectives, if there are any, of finished trials by number."""
-
-
 def settle(
-    storage: BaseStorage,
-    study_name: str,
-    config: Config,
-    *,
-    finished: Finished,
-    failed: Mapping[int, Mapping[str, Any]],
+    storage: BaseStorage, study_name: str, config: Config, *, finished: Finished, failed: Mapping[int, Parameters]
 ) -> None:
-    """Brings the journal in line with the rows, after a driver that died or trials that failed.
+    """Bring the journal in line with the rows, after a driver died or trials failed.
 
-    Trials that were running, and failed ones, are queued again with their parameters and number, unless they
-    finished after all; finished ones that the journal doesn't know are added.
+    Running and failed trials are queued again with their parameters and number, unless they finished after all.
+    Finished ones that the journal doesn't know are added.
 
     Args:
         storage: Optuna's storage.
-        study_name: Optuna's study in it.
-        config: Space of the search.
-        finished: The trials that have a row.
-        failed: Parameters of the trials that failed, by number.
+        study_name: Name of Optuna's study in it.
+        config: Configuration with the space.
+        finished: Trials that have a row.
+        failed: Parameters of the failed trials, by number.
     """
     study = open_study(storage, study_name, config)
     space = search_space(config.study)

@@ -1,22 +1,18 @@
-"""Samplers by name: who chooses the next trial.
+"""Optuna's samplers by name: how the next trial is chosen.
 
-    make_sampler(config, num_drawn=0)
-
-All are Optuna's own.
+make_sampler(config, num_drawn=0)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from dim_ray.config import Config, StudyConfig
+from dim_ray.config import Config, StudyConfig, assignments
 from dim_ray.core.training.random import derive_seed
-from tuning.search.space import grid
 
 __all__ = ["make_sampler"]
 
@@ -24,12 +20,12 @@ _NUM_SEEDS = 2**32  # that Optuna takes
 
 
 def make_sampler(config: Config, num_drawn: int) -> BaseSampler:
-    """Returns the sampler that the study names.
+    """Return the sampler that the study names.
 
     Args:
         config: Name, space and seed.
-        num_drawn: Trials that the study has drawn, finished or not. A resumed study must not draw again what it drew
-            before, so they are in the seed of a sampler that doesn't find its place in the journal itself.
+        num_drawn: Number of trials that the study has drawn, finished or not. It is part of the seed of samplers that
+            don't find their place in the journal, so that a resumed study doesn't repeat its draws.
     """
     study = config.study
     fixed = derive_seed(study.seed, "sampler", 0) % _NUM_SEEDS
@@ -37,24 +33,20 @@ def make_sampler(config: Config, num_drawn: int) -> BaseSampler:
 
 
 class _Grid(optuna.samplers.GridSampler):
-    """Has each combination once, also where parameters have conditions, and leaves it to the study when it has ended.
+    """Grid in the space's order, with each combination of conditional parameters once.
 
-    Optuna's own knows no conditions, and asks `Study.optimize` to stop, which doesn't run here.
+    Optuna's own knows no conditions, and at its end stops `Study.optimize`, which doesn't run here.
     """
 
     def __init__(self, study: StudyConfig, seed: int) -> None:
-        values = grid(study)
+        values = {choice.field: choice.points(study.grid_points) for choice in study.choices}
         super().__init__(values, seed=seed)
-        bound = {choice.field: choice for choice in study.choices if choice.when}
-
-        def is_first(point: Sequence[Any]) -> bool:
-            """Whether a point stands for those that differ in what isn't chosen there."""
-            chosen = dict(zip(self._param_names, point, strict=True))
-            return all(choice.is_open(chosen) or chosen[name] == values[name][0] for name, choice in bound.items())
-
-        if bound:
-            self._all_grids = [point for point in self._all_grids if is_first(point)]
-            self._n_min_trials = len(self._all_grids)
+        points = assignments(study.choices, lambda choice: values[choice.field])
+        self._param_names = list(values)
+        self._all_grids = [tuple(point.get(name, own[0]) for name, own in values.items()) for point in points]
+        self._n_min_trials = len(self._all_grids)
+        self._rng.rng.seed(seed)
+        self._rng.rng.shuffle(self._all_grids)  # type: ignore[arg-type]  # as in Optuna
 
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
@@ -62,40 +54,20 @@ class _Grid(optuna.samplers.GridSampler):
         pass
 
 
-def _tpe(study: StudyConfig, seed: int, fixed: int) -> BaseSampler:
-    # What runs counts as bad, so that trials side by side differ.
-    return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
-
-
-def _gp(study: StudyConfig, seed: int, fixed: int) -> BaseSampler:
-    return optuna.samplers.GPSampler(seed=seed)
-
-
-def _nsga2(study: StudyConfig, seed: int, fixed: int) -> BaseSampler:
-    return optuna.samplers.NSGAIISampler(seed=seed)
-
-
 def _qmc(study: StudyConfig, seed: int, fixed: int) -> BaseSampler:
-    # The journal has the sequence's place under its seed. Parameters from a list aren't in it, and are drawn at random.
+    # The journal has the sequence's place under its seed. Parameters with lists aren't in it, and are drawn at random.
     others = optuna.samplers.RandomSampler(seed=seed)
     return optuna.samplers.QMCSampler(
         seed=fixed, scramble=True, independent_sampler=others, warn_independent_sampling=False
     )
 
 
-def _random(study: StudyConfig, seed: int, fixed: int) -> BaseSampler:
-    return optuna.samplers.RandomSampler(seed=seed)
-
-
-def _grid(study: StudyConfig, seed: int, fixed: int) -> BaseSampler:
-    return _Grid(study, fixed)
-
-
 _SAMPLERS: Mapping[str, Callable[[StudyConfig, int, int], BaseSampler]] = {
-    "tpe": _tpe,
-    "gp": _gp,
-    "nsga2": _nsga2,
+    # Running trials count as bad, so that concurrent ones differ.
+    "tpe": lambda study, seed, fixed: optuna.samplers.TPESampler(seed=seed, constant_liar=True),
+    "gp": lambda study, seed, fixed: optuna.samplers.GPSampler(seed=seed),
+    "nsga2": lambda study, seed, fixed: optuna.samplers.NSGAIISampler(seed=seed),
     "qmc": _qmc,
-    "random": _random,
-    "grid": _grid,
+    "random": lambda study, seed, fixed: optuna.samplers.RandomSampler(seed=seed),
+    "grid": lambda study, seed, fixed: _Grid(study, fixed),
 }

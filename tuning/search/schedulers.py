@@ -1,8 +1,8 @@
-"""Schedulers by name: who stops weak trials at the rungs.
+"""Ray Tune's schedulers by name: what stops weak trials at rungs.
 
     make_scheduler(config)
 
-All are Ray Tune's own, and count matching epochs, an attribute of ours: Tune's counter starts anew with every process.
+They count matching epochs: Tune's own iteration starts again with every process.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ __all__ = ["METRIC", "METRIC_STD", "TIME_ATTRIBUTE", "make_scheduler"]
 
 METRIC = "validation_accuracy"
 METRIC_STD = "validation_std"
-"""Over the students, where there are several."""
+"""Standard deviation over students, if there are several."""
 TIME_ATTRIBUTE = "epoch"
 
 
 def make_scheduler(config: Config) -> TrialScheduler:
-    """Returns the scheduler that the study names."""
+    """Return the scheduler that the study names."""
     return _SCHEDULERS[config.study.scheduler](config)
 
 
@@ -41,7 +41,7 @@ def _asha(config: Config, *, brackets: int = 1) -> TrialScheduler:
 
 
 def _hyperband(config: Config) -> TrialScheduler:
-    # The asynchronous one: the synchronous one pauses trials, which waits for the slowest of a bracket.
+    # The asynchronous one: the synchronous one pauses trials to wait for the slowest of a bracket.
     return _asha(config, brackets=len(rung_epochs(config)))
 
 
@@ -55,10 +55,6 @@ def _median(config: Config) -> TrialScheduler:
     )
 
 
-def _none(config: Config) -> TrialScheduler:
-    return FIFOScheduler()
-
-
 def _grace_epochs(config: Config) -> int:
     return min(config.study.grace_epochs, config.matching.epochs)
 
@@ -67,5 +63,5 @@ _SCHEDULERS: Mapping[str, Callable[[Config], TrialScheduler]] = {
     "asha": _asha,
     "hyperband": _hyperband,
     "median": _median,
-    "none": _none,
+    "none": lambda config: FIFOScheduler(),
 }

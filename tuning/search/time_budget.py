@@ -1,7 +1,7 @@
-"""A time budget: when it's over no trial begins, and those that run are cut at their next rung, to go on another time.
+"""A study's time budget: when it's over, no trial begins, and running ones are cut at their next rung.
 
-budget = TimeBudget(config)
-tune.RunConfig(stop=budget)
+time_budget = TimeBudget(config)
+tune.RunConfig(stop=time_budget)
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["TimeBudget"]
 
 
 class TimeBudget(tune.Stopper):  # type: ignore[misc]  # ray has no types
-    """Begins when it's made.
+    """Stopper of Ray Tune whose time starts when it is made.
 
     Args:
-        config: The study's configuration.
-        clock: Tells the time in seconds.
+        config: Configuration of the study.
+        clock: Function that returns the time in seconds.
     """
 
     def __init__(self, config: Config, clock: Callable[[], float] = time.monotonic) -> None:
@@ -34,27 +34,24 @@ class TimeBudget(tune.Stopper):  # type: ignore[misc]  # ray has no types
         self._cut: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves nothing for Tune to save."""
-        return {}
+        return {}  # for Tune to save
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TimeBudget:
-        """Is one, however often Tune copies what it's given."""
-        return self
+        return self  # Tune copies what it's given
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Whether Tune is to stop a trial that has reported."""
+        """Return whether Tune has to stop a trial that has reported."""
         if trial_id not in self._cut and self.is_over() and result[TIME_ATTRIBUTE] < self._epochs:
             self._cut.add(trial_id)
         return trial_id in self._cut
 
     def stop_all(self) -> bool:
-        """Never: every trial is asked by itself, at its next rung."""
-        return False
+        return False  # each trial stops at its next rung
 
     def is_over(self) -> bool:
-        """Whether the time is over."""
+        """Return whether the time is over."""
         return self._seconds is not None and self._clock() - self._began_at >= self._seconds
 
     def has_cut(self, trial_id: str) -> bool:
-        """Whether a trial was stopped here: it's neither finished nor given up."""
+        """Return whether this budget stopped a trial, which is then unfinished."""
         return trial_id in self._cut

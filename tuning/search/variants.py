@@ -1,7 +1,7 @@
-"""What a search may ask for beside its trials: teachers, priors, and generators of a bounded size.
+"""What trials may ask for: teachers, priors, and generators within a size limit.
 
 limit = SizeLimit(config, dataset)
-network_variants(config, limit)  # configurations whose teachers and priors some trial may need
+network_variants(config, limit)  # configurations with the teachers and priors of all trials
 """
 
 from __future__ import annotations
@@ -10,24 +10,23 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dim_ray.config import Choice, Config, GeneratorConfig, assignments
+from dim_ray.config import Choice, Config, GeneratorConfig, combinations
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.errors import ConfigError
 from dim_ray.pipeline.generators import generator_bytes
 
 __all__ = ["SizeLimit", "example_trials", "network_variants"]
 
-_CAPACITY = "generator.capacity"
-_NUM_EXAMPLES = 8  # of a space with further fields: enough for an average
+_NUM_EXAMPLES = 8  # enough for an average
 _NUM_POINTS = 3
 
 
 class SizeLimit:
-    """Which generators may be searched, by the size of their file, which is known before anything is trained.
+    """The limit on the size of generators' files, which is known before any training.
 
     Args:
-        config: Of the study.
-        dataset: Decides the size of the images, and with it that of the generator.
+        config: Configuration of the study.
+        dataset: Data, whose image size decides the generator's.
     """
 
     def __init__(self, config: Config, dataset: Dataset) -> None:
@@ -36,23 +35,19 @@ class SizeLimit:
         self._sizes: dict[GeneratorConfig, int] = {}
 
     def holds(self, generator: GeneratorConfig) -> bool:
-        """Whether a generator is small enough."""
+        """Return whether a generator is within the limit."""
         limit = self._config.study.max_generator_bytes
         return limit is None or self._size(generator) <= limit
 
     def choices(self) -> list[dict[str, Any]]:
-        """Returns the parameters of each generator that is small enough, for a trial whose own is too large."""
-        return [
-            {"capacity": fields.pop(_CAPACITY)} | fields
-            for fields in self._fields()
-            if self.holds(self._config.with_fields(fields).generator)
-        ]
+        """Return the parameters that decide about generators, for each generator within the limit."""
+        return [fields for fields in self._fields() if self.holds(self._config.with_fields(fields).generator)]
 
     def describe(self) -> str | None:
-        """Says which generators are left out; None where all fit.
+        """Return which generators are left out, as text; None if all are within the limit.
 
         Raises:
-            ConfigError: None fits.
+            ConfigError: None is.
         """
         limit = self._config.study.max_generator_bytes
         if limit is None:
@@ -63,7 +58,7 @@ class SizeLimit:
         if len(large) == len(every):
             raise ConfigError(
                 f"study.max_generator_bytes is {limit}, but the generators of the space have {sizes} bytes: set "
-                "--study.max_generator_bytes to one of these or more, or add smaller --study.capacities."
+                "--study.max_generator_bytes to one of these or more, or add smaller generator.capacity to study.space."
             )
         if not large:
             return None
@@ -73,7 +68,8 @@ class SizeLimit:
         )
 
     def _fields(self) -> Iterator[dict[str, Any]]:
-        return _combinations(self._config, [c for c in self._config.study.choices if c.field.startswith("generator.")])
+        choices = self._config.study.choices
+        return combinations(choices, lambda choice: choice.field.startswith("generator."), lambda choice: choice.values)
 
     def _size(self, generator: GeneratorConfig) -> int:
         if generator not in self._sizes:
@@ -82,36 +78,34 @@ class SizeLimit:
 
 
 def network_variants(config: Config, limit: SizeLimit) -> list[Config]:
-    """Returns configurations with the largest pool that have the teachers and priors of all trials between them.
-
-    Args:
-        config: Of the study.
-        limit: Leaves out what is too large.
-    """
-    largest: dict[str, Any] = {"pool.size": max(config.study.pool_sizes)}
-    wanted = [choice for choice in config.study.choices if choice.makes_networks]
-    variants = (config.with_fields(largest | fields) for fields in _combinations(config, wanted))
-    return [variant for variant in variants if limit.holds(variant.generator)]
+    """Return configurations with the teachers and priors of all trials, without generators beyond the limit."""
+    return [config.with_fields(fields) for fields in _network_fields(config, limit)]
 
 
 def example_trials(config: Config, limit: SizeLimit) -> list[Config]:
-    """Returns configurations of trials, for an average of what trials cost: each capacity, and draws of the fields."""
+    """Return configurations of trials whose average cost is about that of all trials."""
     rng = random.Random(0)
-    capacities, choices = list(dict.fromkeys(config.study.capacities)), config.study.choices
+    networks = _network_fields(config, limit)
+    rng.shuffle(networks)
     examples = []
-    for index in range(max(len(capacities), _NUM_EXAMPLES) if choices else len(capacities)):
-        fields: dict[str, Any] = {_CAPACITY: capacities[index % len(capacities)]}
-        for choice in choices:
-            if choice.is_open(fields):
+    for index in range(_NUM_EXAMPLES):
+        fields = dict(networks[index % len(networks)])
+        for choice in config.study.choices:
+            if choice.field not in fields and choice.is_open(fields):
                 fields[choice.field] = rng.choice(choice.points(_NUM_POINTS))
         examples.append(config.with_fields(fields))
-    return [one for one in examples if limit.holds(one.generator)] or network_variants(config, limit)
+    return examples
 
 
-def _combinations(config: Config, wanted: Sequence[Choice]) -> Iterator[dict[str, Any]]:
-    """Yields every combination of the capacity and of choices, with the choices that decide about these."""
-    names = {choice.field for choice in wanted} | {field for choice in wanted for field in choice.when}
-    choices = [choice for choice in config.study.choices if choice.field in names]
-    for capacity in dict.fromkeys(config.study.capacities):
-        for fields in assignments(choices, lambda choice: choice.values):
-            yield {_CAPACITY: capacity} | fields
+def _network_fields(config: Config, limit: SizeLimit) -> list[dict[str, Any]]:
+    """Return all combinations of the fields that decide about networks, within the limit."""
+    choices = config.study.choices
+    conditions = {name for choice in choices for name in choice.when}
+
+    def values(choice: Choice) -> Sequence[Any]:
+        # The largest pool has the teachers of the smaller ones.
+        is_nested = choice.field == "pool.size" and choice.field not in conditions
+        return (max(choice.values),) if is_nested else choice.values
+
+    every = combinations(choices, lambda choice: choice.makes_networks, values)
+    return [fields for fields in every if limit.holds(config.with_fields(fields).generator)]

@@ -17,14 +17,14 @@ from dim_ray.progress import SilentProgress
 from dim_ray.store.writer import Writer
 from tests.helpers import tiny
 from tests.helpers.made_rows import evaluation
-from tests.helpers.small import build_networks, make_work
+from tests.helpers.small import SEARCHED, build_networks, make_work
 from tuning.dry_run import plan
 from tuning.dry_run.plan import Plan, expected_epochs, makespan, plan_study
 from tuning.dry_run.probe import Probe
 from tuning.dry_run.timings import StoredTimings
 from tuning.record import StudyRecord
 
-PARAMETERS = {"pool_size": 2, "capacity": 8, "matching_weight": 0.25, "adversarial_weight": 1.5}
+PARAMETERS = {"pool.size": 2, "generator.capacity": 8, "matching.weight": 0.25, "matching.adversarial_weight": 1.5}
 
 
 @pytest.fixture(autouse=True)
@@ -78,9 +78,9 @@ def store_network(work: Workspace, kind: str, seconds: float, *, epochs: int) ->
 
 def store_generator(work: Workspace, number: int, seconds: float) -> dict[str, Any]:
     """Stores the card of the generator of a trial that says how long it took; returns the trial's parameters."""
-    chosen = {**PARAMETERS, "matching_weight": 0.1 * (number + 1), "capacity": work.config.generator.capacity}
+    chosen = {**PARAMETERS, "matching.weight": 0.1 * (number + 1), "generator.capacity": work.config.generator.capacity}
     card = {"dataset": dataset_card(work.dataset), "wall_seconds": seconds}
-    work.artifacts.write("generators", StudyRecord(work).identify(chosen), {"weights": b""}, card)
+    work.artifacts.write("generators", StudyRecord(work).generator_of(chosen), {"weights": b""}, card)
     return chosen
 
 
@@ -123,7 +123,7 @@ def test_what_is_there_costs_nothing(work: Workspace) -> None:
 
 
 def test_stored_timings_are_taken_by_the_epoch_and_the_step(work: Workspace) -> None:
-    work = with_study(work, capacities=(work.config.generator.capacity,))
+    work = with_study(work, space={**SEARCHED, "generator.capacity": [work.config.generator.capacity]})
     store_network(work, "teachers", 30.0, epochs=10)
     store_network(work, "priors", 70.0, epochs=7)
     earlier = with_study(replace(work, study="earlier"), num_trials=9, scheduler="none")
@@ -145,7 +145,7 @@ def test_stored_timings_are_taken_by_the_epoch_and_the_step(work: Workspace) -> 
 def test_a_trials_cost_is_that_of_the_generator_which_it_made_itself(work: Workspace) -> None:
     work = with_study(work, scheduler="none")
     config, record = work.config, StudyRecord(work)
-    record.write_trial(0, {**PARAMETERS, "capacity": config.generator.capacity}, result(100.0))
+    record.write_trial(0, {**PARAMETERS, "generator.capacity": config.generator.capacity}, result(100.0))
     assert StoredTimings(work).trial_epoch(config) is None, "its generator isn't there any more"
     record.write_trial(1, store_generator(work, 1, 8.0), result(0.0))
     assert StoredTimings(work).trial_epoch(config) is None, "it found its generator, and validated it"
@@ -186,7 +186,12 @@ def test_a_students_cost_is_that_of_the_same_recipe_on_the_same_data(work: Works
 def test_plan_of_a_searched_space_has_every_pool_and_prior_and_each_kind_of_step(
     work: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    space = {"pool.num_snapshots": [1, 2], "prior.learning_rate": [1e-3, 2e-3], "matching.kind": ["logits", "features"]}
+    space = {
+        **SEARCHED,
+        "pool.num_snapshots": [1, 2],
+        "prior.learning_rate": [1e-3, 2e-3],
+        "matching.kind": ["logits", "features"],
+    }
     probed: list[str] = []
     epoch = Probe._epoch
 

@@ -11,7 +11,7 @@ from dim_ray.config import Config, StudyConfig
 from dim_ray.config.study import SAMPLERS
 from dim_ray.pipeline.generators import GENERATOR_FILE, generator_fingerprint
 from dim_ray.pipeline.workspace import Workspace
-from tests.helpers.search_driver import PARAMETERS, SMALL, Driver
+from tests.helpers.search_driver import PARAMETERS, SAME, Driver
 from tests.helpers.small import STUDY, build_networks, distil, make_work
 from tuning.cost import NetworkCosts, network_keys
 from tuning.record import StudyRecord
@@ -116,27 +116,28 @@ def test_journal_has_every_objective_with_its_direction(driver: Driver) -> None:
     study = driver.restarted().search._ot_study
     assert study.metric_names == ["accuracy", "generator_bytes", "device_seconds"]
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE", "MINIMIZE"]
-    capacity = driver.search.identify("a")[1]["capacity"]
+    capacity = driver.search.lookup("a")[1]["generator.capacity"]
     [best] = study.best_trials
     assert best.values == [0.75, 100 * capacity, 7.5]
 
 
 def test_finished_trials_that_the_journal_lost_are_added_with_all_objectives(tmp_path: Path) -> None:
     rows: dict[int, Any] = {0: (PARAMETERS, (0.5, 800.0, 3.0)), 1: (PARAMETERS, (0.0, math.inf, math.inf))}
-    driver = Driver(str(tmp_path), changes=SEVERAL, rows=rows, results={0: {}, 1: {}})
+    driver = Driver(str(tmp_path), changes=SEVERAL, rows=rows, last_results={0: {}, 1: {}})
     assert [trial.values for trial in driver.trials()] == [[0.5, 800.0, 3.0], [0.0, math.inf, math.inf]]
 
 
 def test_trial_whose_row_was_written_before_the_driver_died_is_told_with_all_objectives(driver: Driver) -> None:
     driver.start("a")
-    driver.write(0, driver.search.identify("a")[1], driver.measure(driver.search.identify("a")[1], {METRIC: 0.25}))
+    parameters = driver.search.lookup("a")[1]
+    driver.write_trial(0, parameters, driver.measured(parameters, {METRIC: 0.25}))
     [trial] = driver.restarted().trials()
     assert trial.state.name == "COMPLETE"
-    assert trial.values == [0.25, 100 * trial.params["capacity"], 7.5]
+    assert trial.values == [0.25, 100 * trial.params["generator.capacity"], 7.5]
 
 
 def test_trial_that_is_the_same_takes_over_all_objectives(tmp_path: Path) -> None:
-    driver = Driver(str(tmp_path), changes={**SMALL, **SEVERAL, "pool_sizes": (1,)})
+    driver = Driver(str(tmp_path), changes={**SAME, **SEVERAL})
     driver.start("a")
     driver.end("a", 0.75)
     driver.search._num_left = 1

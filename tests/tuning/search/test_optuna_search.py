@@ -11,8 +11,8 @@ from ray.tune.search import Searcher
 
 from dim_ray.pipeline.generators import generator_bytes
 from dim_ray.store.artifacts import ArtifactStore
-from tests.helpers.search_driver import KEY, PARAMETERS, STUDY, Driver, identify
-from tests.helpers.small import make_config
+from tests.helpers.search_driver import KEY, PARAMETERS, STUDY, Driver, FakeRecord
+from tests.helpers.small import SEARCHED, make_config
 from tests.helpers.tiny import make_dataset
 from tuning.search.journal import open_journal
 from tuning.search.optuna_search import METRIC, StudySearch
@@ -30,7 +30,7 @@ def test_suggestion_is_what_optuna_remembers(driver: Driver) -> None:
     suggested = driver.search.suggest("a")
     assert suggested is not None
     assert set(suggested) == set(PARAMETERS)
-    assert driver.search.identify("a") == (0, suggested)
+    assert driver.search.lookup("a") == (0, suggested)
     [trial] = driver.trials()
     assert (trial.state, trial.params, trial.user_attrs["number"]) == (TrialState.RUNNING, suggested, 0)
 
@@ -60,7 +60,7 @@ def test_trial_that_went_on_in_another_process_has_taken_the_time_of_both(driver
     driver.start("a", "b")
     driver.end("a", wall_seconds=60.0)  # of which this process, by Tune's account, took 5
     driver.end("b", wall_seconds=4.0)  # 1 s is the start of its process
-    assert [driver.results[number]["time_total_s"] for number in (0, 1)] == [60.0, 5.0]
+    assert [driver.last_results[number]["time_total_s"] for number in (0, 1)] == [60.0, 5.0]
 
 
 def test_trials_that_ended_are_those_that_are_finished_and_what_ended_in_this_run(driver: Driver) -> None:
@@ -109,7 +109,7 @@ def test_two_new_studies_of_the_same_seed_draw_the_same_and_of_another_seed_othe
     third = Driver(str(tmp_path / "3"))
     config = replace(third.config, study=replace(third.config.study, seed=1))
     other = third.make_search(config)
-    assert other.suggest("c") != first.search.identify("a")[1]
+    assert other.suggest("c") != first.search.lookup("a")[1]
 
 
 def test_sampler_has_a_seed_of_its_own_for_every_study_seed_and_number_of_drawn_trials(
@@ -131,16 +131,7 @@ def test_sampler_has_a_seed_of_its_own_for_every_study_seed_and_number_of_drawn_
         config = replace(config, study=replace(config.study, seed=study_seed))
         for num_drawn in range(3):
             search = StudySearch(
-                config,
-                journal,
-                STUDY,
-                taken=(),
-                num_trials=1,
-                identify=identify,
-                results={},
-                measure=lambda parameters, result: result,
-                budget=TimeBudget(config),
-                on_end=lambda *ending: None,
+                config, journal, STUDY, record=FakeRecord(), num_trials=1, time_budget=TimeBudget(config)
             )
             assert search.suggest(f"trial {num_drawn}") is not None
     assert len(set(given)) == len(given) == 3 * len(seeds)
@@ -153,7 +144,7 @@ def test_optunas_trial_has_its_generator_and_its_accuracies_by_epoch(driver: Dri
         # Tune's own counter begins anew in a resumed process
         driver.search.on_trial_result("a", {METRIC: accuracy, "epoch": epoch, "training_iteration": 1})
     [trial] = driver.trials()
-    assert trial.user_attrs == {"number": 0, "generator": identify(trial.params)}
+    assert trial.user_attrs == {"number": 0, "generator": driver.generator_of(trial.params)}
     assert trial.intermediate_values == {1: 0.25, 3: 0.5}
 
 
@@ -169,7 +160,7 @@ def test_search_ends_with_its_number_of_trials(driver: Driver) -> None:
 def test_generator_that_is_too_large_is_never_a_trial(
     tmp_path: Path, sampler: str, objectives: tuple[str, ...]
 ) -> None:
-    space = {"generator.refinements": [[1], [4]]}
+    space = {**SEARCHED, "generator.refinements": [[1], [4]]}
     changes = {"sampler": sampler, "space": space, "objectives": objectives, "scheduler": "none"}
     driver = Driver(str(tmp_path), changes=changes)
     dataset = make_dataset()
@@ -178,12 +169,12 @@ def test_generator_that_is_too_large_is_never_a_trial(
     config = replace(driver.config, study=replace(driver.config.study, max_generator_bytes=largest - 1))
     limit = SizeLimit(config, dataset)
     driver.search = driver.make_search(config, limit)
-    allowed = [(choice["capacity"], choice["generator.refinements"]) for choice in limit.choices()]
+    allowed = [(choice["generator.capacity"], choice["generator.refinements"]) for choice in limit.choices()]
     assert 0 < len(allowed) < 4
     for name in map(str, range(20)):
         driver.start(name)
         driver.end(name, 0.04 * int(name))
-    drawn = {(own["capacity"], own["generator.refinements"]) for own, _ in driver.rows.values()}
+    drawn = {(own["generator.capacity"], own["generator.refinements"]) for own, _ in driver.rows.values()}
     assert drawn <= set(allowed)
     assert sorted(driver.rows) == list(range(len(driver.rows)))  # the draws that were refused have no number
     assert "PRUNED" in driver.states()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,26 +15,42 @@ import pytest
 from dim_ray.config import Config
 from dim_ray.config.study import SAMPLERS, Sampler
 from dim_ray.store.artifacts import ArtifactStore
+from tests.helpers.search_driver import FakeRecord
 from tests.helpers.small import make_config
 from tuning.search.journal import open_journal
 from tuning.search.optuna_search import METRIC, StudySearch, settle
-from tuning.search.space import grid, open_names, search_space
+from tuning.search.space import open_names, search_space
 from tuning.search.time_budget import TimeBudget
 
-BEST = {"pool_size": 2, "capacity": 8, "matching_weight": 0.3, "adversarial_weight": 1.0}
+BEST = {"pool.size": 2, "generator.capacity": 8, "matching.weight": 0.3, "matching.adversarial_weight": 1.0}
+WEIGHTS = ("matching.weight", "matching.adversarial_weight")
+
+LISTS: dict[str, Any] = {"pool.size": [1, 2], "generator.capacity": [6, 8]}
+WIDE = {
+    **LISTS,
+    "matching.weight": {"low": 0.01, "high": 10.0, "log": True},
+    "matching.adversarial_weight": {"low": 0.1, "high": 10.0, "log": True},
+}
 
 
 def accuracy(parameters: Mapping[str, Any]) -> float:
     """A landscape with one best place."""
-    distance = sum(abs(math.log(parameters[name] / BEST[name])) for name in ("matching_weight", "adversarial_weight"))
-    steps = sum(parameters[name] != BEST[name] for name in ("pool_size", "capacity"))
+    distance = sum(abs(math.log(parameters.get(name, BEST[name]) / BEST[name])) for name in WEIGHTS)
+    steps = sum(parameters.get(name, BEST[name]) != BEST[name] for name in ("pool.size", "generator.capacity"))
     return max(0.0, 0.9 - 0.15 * distance - 0.1 * steps)
+
+
+class Distinct(FakeRecord):
+    """A record in which every trial has another generator."""
+
+    def generator_of(self, parameters: Mapping[str, Any]) -> str:
+        return uuid.uuid4().hex
 
 
 def config_of(root: Path, sampler: Sampler, **changes: Any) -> Config:
     config = make_config(root)
-    study = replace(config.study, num_trials=36, matching_weights=(0.01, 10.0), adversarial_weights=(0.1, 10.0))
-    return replace(config, study=replace(study, sampler=sampler, **changes))
+    study = {"num_trials": 36, "space": WIDE, "sampler": sampler, **changes}
+    return replace(config, study=replace(config.study, **study))
 
 
 def search(config: Config, num_trials: int, *, taken: int = 0) -> list[dict[str, Any]]:
@@ -43,13 +60,9 @@ def search(config: Config, num_trials: int, *, taken: int = 0) -> list[dict[str,
         config,
         journal,
         "study",
-        taken=range(taken),
+        record=Distinct(taken),
         num_trials=num_trials,
-        identify=str,
-        results={},
-        measure=lambda parameters, result: result,
-        budget=TimeBudget(config),
-        on_end=lambda *ending: None,
+        time_budget=TimeBudget(config),
     )
     drawn = []
     for number in range(taken, taken + num_trials):
@@ -99,13 +112,13 @@ def test_grid_runs_through_its_points_each_once_also_when_resumed(tmp_path: Path
     config = config_of(tmp_path, "grid")
     assert config.study.num_grid_trials == 36
     drawn = [*search(config, 10), *search(config, 26, taken=10)]
-    values = grid(config.study)
+    values = {choice.field: choice.points(3) for choice in config.study.choices}
     assert len({tuple(sorted(parameters.items())) for parameters in drawn}) == 36
     assert all(parameters[name] in values[name] for parameters in drawn for name in values)
 
 
 def test_end_of_a_grid_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    config = config_of(tmp_path, "grid", matching_weights=(0.1, 0.1), adversarial_weights=(1.0, 1.0), num_trials=4)
+    config = config_of(tmp_path, "grid", space=LISTS, num_trials=4)
     assert len(search(config, 4)) == 4
     assert [record.message for record in caplog.records if record.levelname != "INFO"] == []
 
@@ -114,8 +127,7 @@ def test_sequence_of_qmc_goes_on_where_it_was(tmp_path: Path) -> None:
     whole = search(config_of(tmp_path / "whole", "qmc"), 8)
     config = config_of(tmp_path / "parts", "qmc")
     parts = [*search(config, 5), *search(config, 3, taken=5)]
-    weights = ("matching_weight", "adversarial_weight")
-    assert [[p[name] for name in weights] for p in parts[1:]] == [[p[name] for name in weights] for p in whole[1:]]
+    assert [[p[name] for name in WEIGHTS] for p in parts[1:]] == [[p[name] for name in WEIGHTS] for p in whole[1:]]
 
 
 SPACE = {
@@ -127,7 +139,7 @@ SPACE = {
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_draws_conditional_parameters_where_they_apply_alone(tmp_path: Path, sampler: Sampler) -> None:
-    config = config_of(tmp_path, sampler, space=SPACE)
+    config = config_of(tmp_path, sampler, space={**WIDE, **SPACE})
     drawn = [*search(config, 15), *search(config, 5, taken=15)]
     for parameters in drawn:
         assert list(parameters) == open_names(config.study, parameters)
@@ -138,8 +150,7 @@ def test_every_sampler_draws_conditional_parameters_where_they_apply_alone(tmp_p
 
 
 def test_grid_of_a_conditional_space_has_each_combination_once_also_when_resumed(tmp_path: Path) -> None:
-    small = {"matching_weights": (0.1, 0.1), "adversarial_weights": (1.0, 1.0), "pool_sizes": (1,)}
-    config = config_of(tmp_path, "grid", space=SPACE, num_trials=12, **small)
+    config = config_of(tmp_path, "grid", space={"generator.capacity": [6, 8], **SPACE}, num_trials=12)
     assert config.study.num_grid_trials == 2 * (3 + 2 + 1)
     drawn = [*search(config, 5), *search(config, 7, taken=5)]
     assert len({tuple(sorted(parameters.items())) for parameters in drawn}) == 12

@@ -10,25 +10,26 @@ import pytest
 from dim_ray.config import Config, StudyConfig, to_dict
 from dim_ray.errors import ConfigError
 from dim_ray.pipeline.generators import generator_bytes
-from tests.helpers.small import make_config
+from tests.helpers.small import SEARCHED, make_config
 from tests.helpers.tiny import make_dataset
 from tuning.search.space import (
-    PARAMETERS,
     asked_space,
     check_search,
     configure,
-    further,
-    grid,
+    describe,
     open_names,
     search_space,
 )
 
 SPACE = {
+    **SEARCHED,
     "matching.kind": ["logits", "features"],
     "matching.temperature": {"low": 1.0, "high": 4.0, "when": {"matching.kind": ["logits"]}},
     "generator.refinements": [[1], [2, 1]],
 }
-PARAMETERS_OF_A_TRIAL = {"pool_size": 2, "capacity": 8, "matching_weight": 0.25, "adversarial_weight": 1.5}
+PARAMETERS_OF_A_TRIAL = {
+    "pool.size": 2, "generator.capacity": 8, "matching.weight": 0.25, "matching.adversarial_weight": 1.5
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -40,17 +41,13 @@ def with_study(config: Config, **changes: Any) -> Config:
     return replace(config, study=replace(config.study, **changes))
 
 
-def test_space_has_the_bounds_of_the_configuration() -> None:
-    study = StudyConfig(
-        pool_sizes=(1, 4), capacities=(24, 32), matching_weights=(0.01, 2.0), adversarial_weights=(0.5, 0.5)
-    )
+def test_space_has_the_names_and_bounds_of_the_configuration() -> None:
+    study = StudyConfig(space={"pool.size": [1, 4], "matching.weight": {"low": 0.01, "high": 2.0, "log": True}})
     space: dict[str, Any] = search_space(study)
-    assert tuple(space) == PARAMETERS
-    assert space["pool_size"].choices == (1, 4)
-    assert space["capacity"].choices == (24, 32)
-    weight = space["matching_weight"]
+    assert list(space) == ["pool.size", "matching.weight"]
+    assert space["pool.size"].choices == (1, 4)
+    weight = space["matching.weight"]
     assert (weight.low, weight.high, weight.log, weight.step) == (0.01, 2.0, True, None)
-    assert space["adversarial_weight"].single()
 
 
 def test_every_draw_from_the_space_is_a_configuration(config: Config) -> None:
@@ -58,31 +55,13 @@ def test_every_draw_from_the_space_is_a_configuration(config: Config) -> None:
     for _ in range(20):
         parameters = study.ask(fixed_distributions=search_space(config.study)).params
         trial = configure(config, parameters)
-        assert trial.pool.size in config.study.pool_sizes
-        assert trial.generator.capacity in config.study.capacities
+        assert trial.pool.size in (1, 2)
+        assert trial.generator.capacity in (6, 8)
         assert 0.1 <= trial.matching.weight <= 1.0
         assert 0.5 <= trial.matching.adversarial_weight <= 2.0
 
 
-def test_grid_has_both_ends_of_a_range_and_every_value_of_a_list_once() -> None:
-    study = StudyConfig(
-        pool_sizes=(1, 4), capacities=(24, 24), matching_weights=(0.01, 1.0), adversarial_weights=(0.5, 0.5), seeds=(3,)
-    )
-    values = grid(study)
-    assert values.pop("matching_weight") == pytest.approx([0.01, 0.1, 1.0])
-    assert values == {"pool_size": [1, 4], "capacity": [24], "adversarial_weight": [0.5], "seed": [3]}
-
-
-def test_seed_is_a_parameter_where_the_study_has_several(config: Config) -> None:
-    several = replace(config, study=replace(config.study, seeds=(4, 9)))
-    assert set(search_space(several.study)) == {*PARAMETERS, "seed"}
-    trial = configure(several, {**PARAMETERS_OF_A_TRIAL, "seed": 9})
-    assert trial == replace(
-        configure(several, {**PARAMETERS_OF_A_TRIAL, "seed": 4}), matching=replace(trial.matching, seed=9)
-    )
-
-
-def test_trial_differs_from_its_study_by_the_four_parameters_alone(config: Config) -> None:
+def test_trial_differs_from_its_study_only_by_its_parameters(config: Config) -> None:
     trial = configure(config, PARAMETERS_OF_A_TRIAL)
     assert (trial.pool.size, trial.generator.capacity) == (2, 8)
     assert (trial.matching.weight, trial.matching.adversarial_weight) == (0.25, 1.5)
@@ -98,19 +77,25 @@ def test_trial_differs_from_its_study_by_the_four_parameters_alone(config: Confi
 
 
 def test_parameters_that_are_not_all_there_are_refused(config: Config) -> None:
-    with pytest.raises(KeyError, match="capacity"):
-        configure(config, {name: value for name, value in PARAMETERS_OF_A_TRIAL.items() if name != "capacity"})
+    with pytest.raises(KeyError, match=r"generator\.capacity"):
+        configure(config, {"pool.size": 2, "matching.weight": 0.25, "matching.adversarial_weight": 1.5})
 
 
 def test_several_sizes_of_a_pool_that_has_none_are_refused(config: Config) -> None:
     dataset = make_dataset()
     check_search(config, dataset)
     online = replace(config, pool=replace(config.pool, kind="online"))
-    with pytest.raises(
-        ConfigError, match=r"study\.pool_sizes is 1 2, but pool\.kind is 'online'.*--study\.pool_sizes 1"
-    ):
+    with pytest.raises(ConfigError, match=r"study\.space has 2 values of pool\.size, but pool\.kind is 'online'"):
         check_search(online, dataset)
-    check_search(replace(online, study=replace(config.study, pool_sizes=(1,))), dataset)
+    check_search(with_study(online, space={**SEARCHED, "pool.size": [1]}), dataset)
+
+
+def test_space_without_fields_is_refused_for_several_trials(config: Config) -> None:
+    with pytest.raises(ConfigError, match=r"study\.space is empty, so all 3 trials would be the same.*--num-trials 1"):
+        check_search(with_study(config, space={}), make_dataset())
+    single = with_study(config, space={}, num_trials=1)
+    check_search(single, make_dataset())
+    assert configure(single, {}) == single
 
 
 def test_search_over_no_epochs_is_refused(config: Config) -> None:
@@ -123,7 +108,7 @@ def test_every_draw_of_a_conditional_space_is_a_configuration_and_is_without_wha
     config: Config,
 ) -> None:
     config = with_study(config, space=SPACE)
-    ask: Any = asked_space(config.study)
+    ask = asked_space(config.study)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     kinds = set()
     for _ in range(20):
@@ -146,21 +131,15 @@ def test_value_of_a_field_whose_condition_does_not_hold_is_the_configurations_ow
     assert configure(config, chosen).matching.temperature == config.matching.temperature
 
 
-def test_space_without_conditions_is_asked_for_at_once(config: Config) -> None:
-    config = with_study(config, space={"matching.kind": ["logits", "features"]})
-    assert asked_space(config.study) == search_space(config.study)
-
-
-def test_further_parameters_are_named_for_a_person() -> None:
-    chosen = {**PARAMETERS_OF_A_TRIAL, "seed": 3, "matching.kind": "features", "matching.learning_rate": 0.00012345}
-    assert further(chosen) == ", matching.kind features, matching.learning_rate 0.000123"
-    assert further(PARAMETERS_OF_A_TRIAL) == ""
+def test_parameters_are_described_for_a_person() -> None:
+    chosen = {"pool.size": 2, "matching.kind": "features", "matching.learning_rate": 0.00012345}
+    assert describe(chosen) == "pool.size 2, matching.kind features, matching.learning_rate 0.000123"
 
 
 def test_pool_that_is_online_in_some_trials_may_have_several_sizes_in_others(config: Config) -> None:
-    check_search(with_study(config, space={"pool.kind": ["stored", "online"]}), make_dataset())
-    with pytest.raises(ConfigError, match=r"study\.pool_sizes is 1 2"):
-        check_search(with_study(config, space={"pool.kind": ["online"]}), make_dataset())
+    check_search(with_study(config, space={**SEARCHED, "pool.kind": ["stored", "online"]}), make_dataset())
+    with pytest.raises(ConfigError, match=r"study\.space has 2 values of pool\.size"):
+        check_search(with_study(config, space={**SEARCHED, "pool.kind": ["online"]}), make_dataset())
 
 
 @pytest.mark.parametrize(
@@ -193,6 +172,6 @@ def test_limit_that_no_generator_keeps_is_refused_and_so_is_one_that_a_grid_does
     with pytest.raises(ConfigError, match=text):
         check_search(with_study(config, max_generator_bytes=99), dataset)
     check_search(with_study(config, max_generator_bytes=sizes[0]), dataset)
-    with pytest.raises(ConfigError, match=r"1 of the 2 generators.*A grid runs through all"):
+    with pytest.raises(ConfigError, match=r"1 of the 2 generators.*A grid runs all"):
         check_search(with_study(config, max_generator_bytes=sizes[0], sampler="grid"), dataset)
     check_search(with_study(config, max_generator_bytes=sizes[1], sampler="grid"), dataset)

@@ -1,9 +1,8 @@
-"""What a study survives of its driver: SIGKILL at random moments, and Ray's own state gone."""
+"""A study whose driver is killed at random moments."""
 
 from __future__ import annotations
 
 import random
-import shutil
 import time
 from pathlib import Path
 
@@ -21,7 +20,7 @@ def test_driver_killed_at_random_moments_loses_and_doubles_nothing(tmp_path: Pat
     storage = tmp_path / "storage"
     flags = {**LONG, "--num-trials": str(NUM_TRIALS)}
     rng = random.Random(0)
-    num_finished, num_deleted = [], 0
+    num_finished = []
     for kill in range(NUM_KILLS):
         killed = Run(storage, flags)
         try:
@@ -32,11 +31,6 @@ def test_driver_killed_at_random_moments_loses_and_doubles_nothing(tmp_path: Pat
         kept = files(storage)
         assert trials(storage)["number"].is_unique
         num_finished.append(len(trials(storage)))
-        if kill % 2:
-            for folder in storage.glob("studies/*/ray"):
-                shutil.rmtree(folder)
-                num_deleted += 1
-    assert num_deleted >= NUM_KILLS // 2 - 1, num_finished  # a driver that only starts may leave none
     last = run(storage, flags)
     assert last.returncode == 0, f"{last.stderr}\n{last.log()}"
     rows = trials(storage)
@@ -51,7 +45,7 @@ def test_driver_killed_at_random_moments_loses_and_doubles_nothing(tmp_path: Pat
 
 
 def _wait(run: Run, stage: int, rng: random.Random) -> None:
-    """Waits for a random moment: of the start, of a trial's training, or around a trial's end."""
+    """Wait for a random moment: during the start, a trial's training, or around a trial's end."""
     if stage == 0:
         time.sleep(rng.uniform(0.0, STARTING_SECONDS))
         return

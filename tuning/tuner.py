@@ -1,0 +1,145 @@
+"""A study's trials, by Ray Tune.
+
+if run_trials(work, record, budget, placement, progress, loggers):
+    record.best()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ray import tune
+
+from dim_ray.distributed.bridge import watching
+from dim_ray.distributed.cluster.placement import DRIVER_SHARE, Placement
+from dim_ray.errors import DimError
+from dim_ray.pipeline.workspace import Workspace
+from dim_ray.progress import Progress
+from tuning.display import TrialDisplay
+from tuning.loggers import make_callbacks
+from tuning.record import StudyRecord
+from tuning.search.journal import open_journal
+from tuning.search.optuna_search import StudySearch, settle
+from tuning.search.schedulers import make_scheduler
+from tuning.search.time_budget import TimeBudget
+from tuning.search.variants import SizeLimit
+from tuning.trial import run_trial
+from tuning.warm_start import warm_start
+
+__all__ = ["STAGE_TRIALS", "run_trials"]
+
+STAGE_TRIALS = "trials"
+
+
+def run_trials(
+    work: Workspace,
+    record: StudyRecord,
+    budget: TimeBudget,
+    placement: Placement,
+    progress: Progress,
+    loggers: Mapping[str, Any],
+) -> bool:
+    """Run a study's missing trials.
+
+    Args:
+        work: The study's workspace.
+        record: Its rows.
+        budget: Time budget.
+        placement: Workers of a trial, and trials at a time.
+        progress: Display, entered.
+        loggers: Loggers that have begun.
+
+    Returns:
+        Whether all trials ended before the time was over.
+
+    Raises:
+        DimError: The search failed, or ended early.
+    """
+    study = work.config.study
+    num_trials = study.num_trials - len(record.finished())
+    search = _open_search(
+        work, record, budget, progress, on_reused=lambda number, result: display.on_trial_reused(number, result)
+    )
+    progress.start(STAGE_TRIALS, study.num_trials, "trials")
+    display = TrialDisplay(work.config, record, search, budget, progress)
+    # A study resumes from its rows and Optuna's journal, so nothing reads Tune's own state, and only the driver writes
+    # it: our trials report no Ray checkpoints.
+    with watching() as board, TemporaryDirectory(prefix="dim_ray-tune-", ignore_cleanup_errors=True) as folder:
+        tuner = tune.Tuner(
+            _trainable(work, placement, board),
+            tune_config=tune.TuneConfig(
+                search_alg=search,
+                scheduler=make_scheduler(work.config),
+                num_samples=num_trials,
+                max_concurrent_trials=placement.max_concurrent,
+                # A stopped trial of several workers still waits for them, so its process can't be used again.
+                reuse_actors=placement.num_workers == 1,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=folder,
+                verbose=0,
+                stop=budget,
+                callbacks=[display, *make_callbacks(work, loggers, search.lookup, progress)],
+                failure_config=tune.FailureConfig(max_failures=study.max_failures),
+            ),
+        )
+        try:
+            tuner.fit()
+        except tune.TuneError as error:
+            if own := _own_error(error):
+                raise own from None
+            raise
+    num_lost = study.num_trials - search.num_ended
+    if num_lost > 0 and not budget.is_over():
+        raise DimError(
+            f"the search ended {num_lost} trials early; the log says why. What has finished is kept: run the same "
+            "command again to continue."
+        )
+    return num_lost <= 0
+
+
+def _open_search(
+    work: Workspace,
+    record: StudyRecord,
+    budget: TimeBudget,
+    progress: Progress,
+    on_reused: Callable[[int, Mapping[str, Any]], None],
+) -> StudySearch:
+    config, finished = work.config, record.finished()
+    limit = SizeLimit(config, work.dataset)
+    journal = open_journal(work.artifacts, record.key("optuna.journal"))
+    settle(journal, work.study, config, finished=finished, failed=record.failed())
+    start = warm_start(journal, work.study, config, is_new=not finished, limit=limit)
+    if start is not None:
+        progress.message(
+            f"warm start: {start.num_queued} configurations of earlier trials are tried first, and the sampler knows "
+            f"{start.num_known} of their results"
+        )
+    return StudySearch(
+        config,
+        journal,
+        work.study,
+        record=record,
+        num_trials=config.study.num_trials - len(finished),
+        time_budget=budget,
+        limit=limit,
+        on_reused=on_reused,
+    )
+
+
+def _trainable(work: Workspace, placement: Placement, board: Any) -> Any:
+    """Return what Tune runs for each trial, with its resources."""
+    held: Mapping[str, float] = DRIVER_SHARE  # a trial of several workers only waits for them
+    if placement.num_workers == 1:
+        held = {"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker}
+    return tune.with_resources(tune.with_parameters(run_trial, work=work, placement=placement, board=board), held)
+
+
+def _own_error(error: BaseException | None) -> DimError | None:
+    """Return the first of our own errors in a chain of causes."""
+    while error is not None and not isinstance(error, DimError):
+        error = error.__cause__ or error.__context__
+    return error

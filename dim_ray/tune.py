@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from dim_ray.cli.main import TUNE_FLAGS, parse, run_main, show_progress, start_logging
 from dim_ray.config import Config
@@ -50,9 +50,8 @@ def main(argv: Sequence[str]) -> None:
 
             lines, begins = [], datetime.now()
             for work in works:
-                plan = plan_study(work, progress)
-                lines += plan.lines(begins)
-                begins += timedelta(seconds=plan.wall_seconds)  # the next one's turn
+                plan, begins = plan_study(work, progress, begins)  # each begins when the one before has ended
+                lines += plan
             lines.append("nothing was started; leave --dry-run out to start it")
         else:
             outcomes = run_studies(works, progress, on_begin=lambda work: start_logging(log_path(work)))

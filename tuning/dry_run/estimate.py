@@ -1,158 +1,92 @@
-"""Device seconds of a study's jobs: teachers and priors, trials, students.
+"""Device seconds of a study's jobs, from the store or a probe.
 
-costs = Costs(work, num_threads=1)
-network_jobs(work, costs, [config]), costs.trial(config, epochs=4.5)
-student_jobs(work, costs, final_students(work))
+costs = Costs(work, probe)
+costs.networks(variants), costs.seconds("trial", config)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-from dim_ray.config import Config, EvaluationConfig, Protocol
-from dim_ray.core.data.splits import class_counts
-from dim_ray.core.students.budgets import plan_budget
-from dim_ray.pipeline.generators import rung_epochs
+from dim_ray.config import Config, to_dict
+from dim_ray.pipeline.evaluations import plan_evaluations
 from dim_ray.pipeline.priors import prior_fingerprint, prior_is_settled
 from dim_ray.pipeline.students import StudentPlan, selection_cells
 from dim_ray.pipeline.teachers import pool_teachers, teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace
 from tuning.dry_run.probe import Probe
-from tuning.dry_run.timings import StoredTimings, step_key
+from tuning.dry_run.timings import Job, cost_key, stored_seconds
+from tuning.record import StudyRecord
 
-__all__ = [
-    "Costs",
-    "Student",
-    "contending_students",
-    "final_students",
-    "network_jobs",
-    "student_jobs",
-    "students_of",
-]
-
-Student = tuple[str, int, Protocol, EvaluationConfig]
-"""Architecture, images per class, protocol and recipe."""
+__all__ = ["Costs", "students_left"]
 
 
 class Costs:
-    """Device seconds, from the store where it knows, else from a probe.
+    """Device seconds of jobs; each kind of job is looked up or measured once.
 
     Args:
         work: The study's workspace, data on the CPU.
-        num_threads: CPU threads of a worker.
-        may_use_gpu: Whether a worker holds a GPU, or a part of one.
+        probe: Measures what the store doesn't know.
     """
 
-    def __init__(self, work: Workspace, num_threads: int, *, may_use_gpu: bool = True) -> None:
+    def __init__(self, work: Workspace, probe: Probe) -> None:
+        self.num_stored = self.num_probed = 0
         self._work = work
-        self._stored = StoredTimings(work)
-        self._probe = Probe(work, num_threads, may_use_gpu=may_use_gpu)
-        self._known: set[tuple[object, ...]] = set()
-        self.num_stored = 0
-        self.num_probed = 0
+        self._probe = probe
+        self._known: dict[tuple[Any, ...], float] = {}
 
-    def teacher(self, config: Config, architecture: str) -> float:
-        """Returns what a teacher takes."""
-        what = ("teacher", step_key(config, "teacher"), architecture)
-        stored = self._of_store(what, self._stored.teacher_epoch(config, architecture))
-        each = self._probe.teacher_epoch(config, architecture) if stored is None else stored
-        return config.pool.epochs * each
-
-    def prior(self, config: Config) -> float:
-        """Returns what a prior takes."""
-        stored = self._of_store(("prior", step_key(config, "prior")), self._stored.prior_epoch(config))
-        each = self._probe.prior_epoch(config) if stored is None else stored
-        return config.prior.epochs * each
-
-    def trial(self, config: Config, epochs: float) -> float:
-        """Returns what a trial of so many epochs takes, with the students that validate it at the rungs."""
-        stored = self._of_store(("trial", step_key(config, "trial")), self._stored.trial_epoch(config))
-        if stored is not None:
-            return epochs * stored
-        capacity = config.generator.capacity
-        num_rungs = max(1.0, len(rung_epochs(config)) * epochs / config.matching.epochs)
-        students = students_of(selection_cells(replace(self._work, config=config), range(1)))
-        validation = sum(self.student(student, capacity) for student in students)
-        return epochs * self._probe.matching_epoch(config) + num_rungs * config.study.selection_seeds * validation
-
-    def student(self, student: Student, capacity: int) -> float:
-        """Returns what a student takes, of a generator of this capacity."""
-        architecture, images_per_class, protocol, recipe = student
-        steps = _steps(self._work, protocol, images_per_class, recipe)
-        stored = self._of_store(("student", *student), self._stored.student(*student))
-        if stored is not None:
-            return steps * stored
-        return self._probe.student(architecture, images_per_class, protocol, capacity, steps)
-
-    def _of_store(self, what: tuple[object, ...], stored: float | None) -> float | None:
-        """Notes where a cost is from."""
-        if what not in self._known:
-            self._known.add(what)
+    def seconds(self, job: Job, config: Config, *arguments: Any) -> float:
+        """Return the device seconds of a job; arguments as for `stored_seconds`."""
+        key = (cost_key(job, to_dict(config)), *arguments)
+        if key not in self._known:
+            stored = stored_seconds(self._work, job, config, *arguments)
             self.num_stored += stored is not None
             self.num_probed += stored is None
-        return stored
+            self._known[key] = self._probe.seconds(job, config, *arguments) if stored is None else stored
+        return self._known[key]
+
+    def networks(self, variants: Sequence[Config]) -> list[float]:
+        """Return the seconds of each teacher and prior that the store lacks, the longest first."""
+        jobs: dict[str, float] = {}
+        for config in variants:
+            work, names = replace(self._work, config=config), config.networks.teachers
+            if (key := prior_fingerprint(work)) not in jobs and not prior_is_settled(work):
+                jobs[key] = self.seconds("prior", config)
+            for number in pool_teachers(config):
+                key = teacher_fingerprint(work, number)
+                if key not in jobs and not work.artifacts.exists("teachers", key):
+                    jobs[key] = self.seconds("teacher", config, names[number % len(names)])
+        return sorted(jobs.values(), reverse=True)
+
+    def students(self, plans: Sequence[StudentPlan], config: Config, num_seeds: int) -> list[float]:
+        """Return the seconds of each student, the longest first.
+
+        Args:
+            plans: The students.
+            config: Configuration of a generator that stands for theirs.
+            num_seeds: Students that differ only in their seeds.
+        """
+        alike = (replace(plan, seed=0, generator=None, weights=None, teachers=()) for plan in plans)
+        return sorted((self.seconds("student", config, plan, num_seeds) for plan in alike), reverse=True)
 
 
-def network_jobs(work: Workspace, costs: Costs, variants: Sequence[Config]) -> list[float]:
-    """Returns what is missing of the teachers and priors of several configurations, the dearest first."""
-    jobs: dict[str, float] = {}
-    for config in variants:
-        own, names = replace(work, config=config), config.networks.teachers
-        if (key := prior_fingerprint(own)) not in jobs:
-            jobs[key] = 0.0 if prior_is_settled(own) else costs.prior(config)
-        for number in pool_teachers(config):
-            if (key := teacher_fingerprint(own, number)) not in jobs:
-                is_there = work.artifacts.exists("teachers", key)
-                jobs[key] = 0.0 if is_there else costs.teacher(config, names[number % len(names)])
-    return sorted((seconds for seconds in jobs.values() if seconds > 0), reverse=True)
+def students_left(
+    work: Workspace, record: StudyRecord, num_trials: int
+) -> tuple[Sequence[StudentPlan], Sequence[StudentPlan]]:
+    """Return the students that are to decide between contenders, and those of the final evaluation.
 
-
-def student_jobs(work: Workspace, costs: Costs, students: Iterable[Student]) -> list[float]:
-    """Returns what students take, the dearest first: of a generator of middle capacity, and of real images."""
-    config = work.config
-    searched = (choice.values for choice in config.study.choices if choice.field == "generator.capacity")
-    capacities = sorted(next(searched, (config.generator.capacity,)))
-    capacity = capacities[len(capacities) // 2]
-    return sorted((costs.student(student, capacity) for student in students), reverse=True)
-
-
-def students_of(cells: Iterable[StudentPlan]) -> list[Student]:
-    """Returns what the cost of students depends on."""
-    return [(cell.architecture, cell.images_per_class, cell.protocol, cell.recipe) for cell in cells]
-
-
-def contending_students(work: Workspace) -> list[Student]:
-    """Returns the students that decide between contenders, whichever these are."""
-    return students_of(selection_cells(work, range(1))) * work.config.study.num_contender_students
-
-
-def final_students(work: Workspace) -> list[Student]:
-    """Returns the students of the final evaluation, whichever generator it is of."""
-    evaluation, dataset = work.config.evaluation, work.dataset
-    cells: list[tuple[int, Protocol]] = [
-        (ipc, own) for ipc in evaluation.images_per_class for own in evaluation.protocols if own != "real_full"
-    ]
-    if "real_full" in evaluation.protocols:
-        cells.append((len(dataset.train) // dataset.num_classes, "real_full"))
-    kinds: list[Student] = [
-        (architecture, ipc, own, evaluation.recipe(own, dataset.num_channels))
-        for architecture in work.config.networks.students
-        for ipc, own in cells
-    ]
-    return kinds * evaluation.num_seeds
-
-
-def _steps(work: Workspace, protocol: Protocol, images_per_class: int, recipe: EvaluationConfig) -> int:
-    dataset = work.dataset
-    budget = plan_budget(
-        recipe,
-        protocol,
-        num_classes=dataset.num_classes,
-        images_per_class=images_per_class,
-        image_bytes=0,
-        generator_bytes=0,
-        real_class_counts=class_counts(dataset.train, dataset.num_classes),
-        teacher_bytes=0,
-    )
-    return budget.optimiser_steps
+    Args:
+        work: The study's workspace.
+        record: Its rows.
+        num_trials: Trials that are to run: before they have, the generators of both aren't known.
+    """
+    contending, final = ([], []) if num_trials else record.missing_students()
+    if num_trials:
+        contending = selection_cells(work, range(1)) * work.config.study.num_contender_students
+    if num_trials or contending:
+        # With hard labels, because the teachers that would give soft ones aren't known.
+        evaluation = replace(work.config.evaluation, labels="hard")
+        final = plan_evaluations(replace(work, config=replace(work.config, evaluation=evaluation)), "unknown")
+    return contending, final

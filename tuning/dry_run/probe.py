@@ -1,184 +1,220 @@
-"""A short probe of what steps cost on this machine: the real stages on the real data, ended after a few steps.
+"""A short probe of what jobs cost on this machine: a few steps of the real stages on the real data.
 
-    probe = Probe(work, num_threads=1)
-    probe.prior_epoch(config), probe.matching_epoch(config)
+    with Probe(work, placement, num_processes=2) as probe:
+        probe.seconds("prior", config)
 
-It trains in this process, keeps nothing, and takes some twenty seconds in all.
+Jobs that run side by side slow each other, so several processes measure the same job at the same time.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
+import importlib
+import pickle
+import signal
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from multiprocessing import get_context
+from typing import Any, Self
 
-from dim_ray.config import Config, Protocol
+import torch
+
+from dim_ray.config import Config
+from dim_ray.core.data.splits import Split, class_counts
 from dim_ray.core.generator.adversarial import AdversarialTraining
 from dim_ray.core.generator.matching import Distillation
 from dim_ray.core.generator.pair import Pair, build_pair
 from dim_ray.core.networks.classifiers import build_network
+from dim_ray.core.students.budgets import plan_budget
 from dim_ray.core.students.student import finished
 from dim_ray.core.teachers.pool import StoredPool, TeacherPool
 from dim_ray.core.teachers.teacher import Teacher, TeacherTraining
-from dim_ray.core.training.loop import Stage, run_epochs
-from dim_ray.core.training.ports import NoCheckpointer, Ports, SingleWorker
+from dim_ray.core.training.loop import Losses, Stage
+from dim_ray.core.training.ports import SingleWorker
 from dim_ray.core.training.random import stream
-from dim_ray.pipeline.students import SizedGenerator, StudentPlan, group_cells, train_cells
+from dim_ray.distributed.cluster.placement import Placement
+from dim_ray.errors import ResourceError
+from dim_ray.pipeline.generators import rung_epochs
+from dim_ray.pipeline.students import SizedGenerator, StudentPlan, group_cells, selection_cells, train_cells
 from dim_ray.pipeline.teachers import open_pool
 from dim_ray.pipeline.workspace import Workspace, on_device
-from tuning.dry_run.timings import step_key
+from tuning.dry_run.timings import Job
 
 __all__ = ["Probe"]
 
-_WARM_STEPS = 2  # the first ones pay for what the others find ready
-_LEAST_STEPS = 3
+_JOB_MODULE = "tuning.trial"  # imports everything that a job's process needs
+_WARM_STEPS = 2  # they fill caches, and aren't counted
+_LEAST_STEPS = 4
 _STAGE_SECONDS = 1.5
 _STUDENT_STEPS = (4, 16)
 
+_works: list[Workspace] = []  # of a process of the probe: one, on the worker's device
+
 
 class Probe:
-    """Measures on first use, each cost once.
+    """Processes that measure jobs and keep nothing.
 
     Args:
         work: The study's workspace, data on the CPU.
-        num_threads: CPU threads of a worker.
-        may_use_gpu: Whether a worker holds a GPU, or a part of one.
+        placement: What a worker holds.
+        num_processes: Workers side by side.
+
+    Attributes:
+        start_seconds: Time until a process has imported what a job needs.
     """
 
-    def __init__(self, work: Workspace, num_threads: int, *, may_use_gpu: bool = True) -> None:
-        self._work = on_device(work, num_threads, may_use_gpu=may_use_gpu)
-        self._measured: dict[tuple[str, str], float] = {}
-        self._student = functools.cache(self._student_line)
-
-    def teacher_epoch(self, config: Config, architecture: str) -> float:
-        """Returns the seconds of an epoch of a teacher."""
-        pool = replace(config.pool, kind="stored")
-
-        def stage() -> Stage:
-            return TeacherTraining(pool, [0], architecture, self._work.dataset)
-
-        return self._epoch((step_key(config, "teacher"), architecture), stage)
-
-    def prior_epoch(self, config: Config) -> float:
-        """Returns the seconds of an epoch of a prior."""
-
-        def stage() -> Stage:
-            return AdversarialTraining(
-                self._pair(config), config.prior, self._work.dataset, config.health, SingleWorker()
-            )
-
-        return self._epoch((step_key(config, "prior"), ""), stage)
-
-    def matching_epoch(self, config: Config) -> float:
-        """Returns the seconds of an epoch of matching, without what is measured at the rungs."""
-
-        def stage() -> Stage:
-            return Distillation(
-                self._pair(config),
-                self._pool(config),
-                config.matching,
-                config.prior,
-                self._work.dataset,
-                health=config.health,
-                collective=SingleWorker(),
-                measure=lambda epoch: {},
-            )
-
-        return self._epoch((step_key(config, "trial"), ""), stage)
-
-    def student(
-        self, architecture: str, images_per_class: int, protocol: Protocol, capacity: int, num_steps: int
-    ) -> float:
-        """Returns the seconds of a student of so many steps."""
-        fixed, step = self._student(architecture, images_per_class, protocol, capacity)
-        return fixed + num_steps * step
-
-    def _student_line(
-        self, architecture: str, images_per_class: int, protocol: Protocol, capacity: int
-    ) -> tuple[float, float]:
-        """Returns the seconds of a student without a step, and those of a step; at once with others, as in a run."""
-        dataset, evaluation = self._work.dataset, self._work.config.evaluation
-        pair = self._pair(self._work.config.with_fields({"generator.capacity": capacity}))
-        network = None if protocol.startswith("real_") else pair.generator.eval().requires_grad_(False)
-        stored = None if network is None else SizedGenerator(network=network, size_bytes=0)
-        recipe = evaluation.recipe(protocol, dataset.num_channels)
-        readings = []
-        for steps in _STUDENT_STEPS:
-            few = replace(recipe, epochs=1, min_steps=steps, labels="hard", quirks=())
-            cells = [
-                StudentPlan(
-                    protocol=protocol,
-                    images_per_class=images_per_class,
-                    architecture=architecture,
-                    seed=seed,
-                    generator=None,
-                    recipe=few,
-                    preset="corrected",
-                )
-                for seed in range(evaluation.num_seeds)
-            ]
-            device_type = dataset.train.images.device.type
-            group = group_cells(self._work, cells, num_seeds=evaluation.num_seeds, device_type=device_type)[0]
-            started = time.perf_counter()
-            results = finished(train_cells(self._work, group, [stored] * len(group), test=False))
-            readings.append((results[0].budget.optimiser_steps, (time.perf_counter() - started) / len(group)))
-        (few_steps, less), (more_steps, more) = readings
-        if more_steps == few_steps:  # an epoch is longer than both
-            return 0.0, more / more_steps
-        step = max(0.0, more - less) / (more_steps - few_steps)
-        return max(0.0, less - few_steps * step), step
-
-    def _epoch(self, key: tuple[str, str], make: Callable[[], Stage]) -> float:
-        if key not in self._measured:
-            stage, steps, train = make(), _Steps(), self._work.dataset.train
-            with contextlib.suppress(_EnoughError):
-                run_epochs(stage, train, Ports(checkpointer=steps))
-            self._measured[key] = steps.seconds() * (len(train) // stage.batch_size)
-        return self._measured[key]
-
-    def _pair(self, config: Config) -> Pair:
-        return build_pair(
-            config.generator, config.prior, self._work.dataset, learning_rate=config.matching.learning_rate, seed=0
+    def __init__(self, work: Workspace, placement: Placement, num_processes: int) -> None:
+        self._num_processes = num_processes
+        # As bytes: PyTorch would send tensors through shared memory, which is small in containers.
+        arguments = (pickle.dumps(work), placement.cpus_per_worker, placement.gpus_per_worker > 0)
+        self._executor = ProcessPoolExecutor(
+            num_processes, get_context("spawn"), initializer=_begin, initargs=arguments
         )
+        started = time.perf_counter()
+        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: only this process reacts to Ctrl-C
+        calls = [self._executor.submit(float) for _ in range(num_processes)]
+        signal.signal(signal.SIGINT, interrupt)
+        self._mean(calls)
+        self.start_seconds = time.perf_counter() - started
 
-    def _pool(self, config: Config) -> TeacherPool | None:
-        """Returns a pool of untrained teachers, which cost what trained ones do."""
-        if config.matching.kind == "none" or config.pool.kind == "online":
-            return open_pool(replace(self._work, config=config), SingleWorker())
-        device = self._work.dataset.train.images.device
-        networks = [
-            (name, build_network(name, self._work.dataset, stream(0, "probe", device=device)))
-            for name in config.networks.teachers
-        ]
-        return StoredPool(
-            (
-                Teacher(architecture=name, snapshots=[network.state_dict()], steps=[0], validation_accuracy=0.0)
-                for name, network in networks
-            ),
-            self._work.dataset,
-        )
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._executor.shutdown(cancel_futures=True)
+
+    def seconds(self, job: Job, config: Config, *arguments: Any) -> float:
+        """Return the device seconds of a job, the mean over the processes; arguments as for `stored_seconds`.
+
+        Raises:
+            DimError: The job fails, or one of the processes was killed.
+        """
+        return self._mean([self._executor.submit(_measure, job, config, arguments) for _ in range(self._num_processes)])
+
+    def _mean(self, calls: list[Future[float]]) -> float:
+        try:
+            return statistics.fmean(call.result() for call in calls)
+        except BrokenProcessPool as error:
+            raise ResourceError(
+                "a process of the dry run died while it tried a few steps; most often the memory is too small. Let "
+                "fewer trials run side by side, with --max-concurrent or study.cpus_per_worker."
+            ) from error
 
 
-class _EnoughError(Exception):
-    """Ends a stage that was measured for long enough."""
+def _begin(pickled: bytes, num_threads: int, may_use_gpu: bool) -> None:
+    """Make this process like that of a job."""
+    importlib.import_module(_JOB_MODULE)
+    _works.append(on_device(pickle.loads(pickled), num_threads, may_use_gpu=may_use_gpu))
 
 
-class _Steps(NoCheckpointer):
-    """A Checkpointer that keeps nothing, and reads the clock when it's asked, once a step."""
+def _measure(job: Job, config: Config, arguments: Sequence[Any]) -> float:
+    return _MEASURES[job](replace(_works[0], config=config), *arguments)
 
-    def __init__(self) -> None:
-        self._readings: list[float] = []
 
-    def due(self) -> bool:
-        self._readings.append(time.perf_counter())
-        counted = len(self._readings) - _WARM_STEPS
-        if counted > _LEAST_STEPS and self._readings[-1] - self._readings[_WARM_STEPS - 1] > _STAGE_SECONDS:
-            raise _EnoughError
-        return False
+def _teacher_seconds(work: Workspace, architecture: str) -> float:
+    pool = replace(work.config.pool, kind="stored")
+    return _stage_seconds(TeacherTraining(pool, [0], architecture, work.dataset), work.dataset.train)
 
-    def seconds(self) -> float:
-        """Returns what a step takes."""
-        counted = self._readings[max(0, min(_WARM_STEPS, len(self._readings) - 1) - 1) :]
-        return (counted[-1] - counted[0]) / max(1, len(counted) - 1)
+
+def _prior_seconds(work: Workspace) -> float:
+    config, dataset = work.config, work.dataset
+    stage = AdversarialTraining(_build_pair(work), config.prior, dataset, config.health, SingleWorker())
+    return _stage_seconds(stage, dataset.train)
+
+
+def _trial_seconds(work: Workspace) -> float:
+    """Return the seconds of a trial that isn't stopped, with its validations."""
+    config, dataset = work.config, work.dataset
+    stage = Distillation(
+        _build_pair(work),
+        _untrained_pool(work),
+        config.matching,
+        config.prior,
+        dataset,
+        health=config.health,
+        collective=SingleWorker(),
+        measure=lambda epoch: {},
+    )
+    num_seeds = config.study.selection_seeds
+    students = sum(_student_seconds(work, student, num_seeds) for student in selection_cells(work, range(1)))
+    return _stage_seconds(stage, dataset.train) + len(rung_epochs(config)) * num_seeds * students
+
+
+def _student_seconds(work: Workspace, student: StudentPlan, num_seeds: int) -> float:
+    """Return the seconds of one of several students of different seeds, on the line through two shorter ones."""
+    dataset = work.dataset
+    is_real, device_type = student.protocol.startswith("real_"), dataset.train.images.device.type
+    generator = None if is_real else SizedGenerator(network=_build_pair(work).generator.eval(), size_bytes=0)
+    readings = []
+    for num_steps in _STUDENT_STEPS:
+        recipe = replace(student.recipe, epochs=1, min_steps=num_steps, labels="hard", quirks=())
+        cells = [replace(student, recipe=recipe, seed=seed) for seed in range(num_seeds)]
+        group = group_cells(work, cells, num_seeds=num_seeds, device_type=device_type)[0]
+        started = time.perf_counter()
+        results = finished(train_cells(work, group, [generator] * len(group), test=False))
+        readings.append((results[0].budget.optimiser_steps, (time.perf_counter() - started) / len(group)))
+    (fewer, less), (more, longer) = readings
+    step = max(0.0, longer - less) / (more - fewer) if more > fewer else longer / more  # an epoch may be longer
+    budget = plan_budget(
+        student.recipe,
+        student.protocol,
+        num_classes=dataset.num_classes,
+        images_per_class=student.images_per_class,
+        image_bytes=0,
+        generator_bytes=0,
+        real_class_counts=class_counts(dataset.train, dataset.num_classes),
+    )
+    return max(0.0, longer - more * step) + budget.optimiser_steps * step
+
+
+_MEASURES: Mapping[Job, Callable[..., float]] = {
+    "teacher": _teacher_seconds,
+    "prior": _prior_seconds,
+    "trial": _trial_seconds,
+    "student": _student_seconds,
+}
+
+
+def _stage_seconds(stage: Stage, train: Split) -> float:
+    """Return the seconds of all steps of a stage, from a few of them."""
+    device = train.images.device
+    rng = stream(0, "probe", device=device)
+    indices = torch.randint(len(train), (stage.batch_size,), generator=rng, device=device)
+    began, number = 0.0, 0
+    while number < _WARM_STEPS + _LEAST_STEPS or time.perf_counter() < began + _STAGE_SECONDS:
+        if number == _WARM_STEPS:
+            began = time.perf_counter()
+        losses = stage.step(number, indices)
+        number += 1
+        if number <= _WARM_STEPS:
+            _wait(losses)
+    _wait(losses)
+    num_steps = stage.epochs * (len(train) // stage.batch_size)
+    return num_steps * (time.perf_counter() - began) / (number - _WARM_STEPS)
+
+
+def _wait(losses: Losses) -> None:
+    """Wait until a GPU has done what it was given."""
+    float(next(iter(losses.values())))
+
+
+def _build_pair(work: Workspace) -> Pair:
+    config = work.config
+    return build_pair(config.generator, config.prior, work.dataset, learning_rate=config.matching.learning_rate, seed=0)
+
+
+def _untrained_pool(work: Workspace) -> TeacherPool | None:
+    """Return a pool of untrained teachers, which cost what trained ones do."""
+    config, dataset = work.config, work.dataset
+    if config.matching.kind == "none" or config.pool.kind == "online":
+        return open_pool(work, SingleWorker())
+    rng = stream(0, "probe", device=dataset.train.images.device)
+    networks = {name: build_network(name, dataset, rng) for name in config.networks.teachers}
+    teachers = [
+        Teacher(architecture=name, snapshots=[network.state_dict()], steps=[0], validation_accuracy=0.0)
+        for name, network in networks.items()
+    ]
+    return StoredPool(teachers, dataset)

@@ -1,168 +1,118 @@
-"""What earlier work in the store took: seconds of a teacher's epoch, a prior's, a trial's, and of a student's step.
+"""What earlier jobs took, as the store knows it.
 
-    timings = StoredTimings(work)
-    timings.prior_epoch(config)              # None: nothing like it is stored
+    stored_seconds(work, "prior", config)  # None: no job like it is stored
 
-A cost is taken from what had the same data and did the same in a step; the number of epochs doesn't matter, but for
-students, whose tests are spread over them. Whether it was the same kind of machine isn't known.
+Jobs are alike if they had the same data and a recipe of the same cost. The store doesn't know the kind of machine.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import statistics
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal
 
-import pandas as pd
-
-from dim_ray.config import Config, EvaluationConfig, Protocol, fingerprint, to_dict
+from dim_ray.config import Config, fingerprint, to_dict
+from dim_ray.pipeline.students import StudentPlan
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.reader import Reader
 
-__all__ = ["StoredTimings", "step_key"]
+__all__ = ["Job", "cost_key", "stored_seconds"]
 
-_POOL = ("batch_size", "augmentation", "precision")
-_PRIOR = ("batch_size", "loss", "augmentation", "gradient_penalty_every", "discriminator_steps", "precision")
-_STUDY = (  # students that validate are part of a trial
+Job = Literal["teacher", "prior", "trial", "student"]
+
+_SECTIONS: Mapping[Job, tuple[str, ...]] = {
+    "teacher": ("pool",),
+    "prior": ("generator", "prior"),
+    "trial": ("networks", "pool", "generator", "prior", "matching", "evaluation"),
+    "student": ("generator",),
+}
+_VALIDATION = (  # fields of the study: students that validate are part of a trial
     "selection_images_per_class", "selection_seeds", "scheduler", "grace_epochs", "reduction_factor",
 )  # fmt: skip
-_STUDENT = ("epochs", "min_steps", "batch_size", "optimizer", "augmentation", "precision", "students_at_once")
-_MATCHING = ("kind", "batch_size", "augmentation", "teachers_per_step", "precision")
+_FREE = {  # fields that change a result but not its cost
+    "size", "num_snapshots", "snapshot_spacing", "seed", "learning_rate", "momentum", "weight_decay", "temperature",
+    "weight", "adversarial_weight", "class_weight",
+}  # fmt: skip
 
 
-def step_key(config: Config, stage: str) -> str:
-    """Returns what is the same for configurations whose steps of a stage cost the same.
+def cost_key(job: Job, config: Mapping[str, Any]) -> str:
+    """Return a digest that is the same for jobs of the same cost.
 
     Args:
-        config: Of a trial.
-        stage: teacher (of one architecture), prior or trial.
+        job: Kind of job.
+        config: Configuration as a dictionary; only the job's own sections are read.
     """
-    return fingerprint(stage, _step(to_dict(config), stage))
+    costly = {
+        section: {name: value for name, value in config[section].items() if name not in _FREE}
+        for section in _SECTIONS[job]
+    }
+    if job == "trial":
+        costly["study"] = {name: config["study"].get(name) for name in _VALIDATION}
+    return fingerprint(job, costly)
 
 
-class StoredTimings:
-    """Reads the store on first use.
+def stored_seconds(work: Workspace, job: Job, config: Config, *arguments: Any) -> float | None:
+    """Return the median device seconds of the jobs in the store that are like this one; None if there are none.
 
     Args:
         work: The study's workspace.
+        job: Kind of job.
+        config: The job's configuration.
+        *arguments: A teacher's architecture; a student's plan, and the number of students that differ in their seeds.
     """
-
-    def __init__(self, work: Workspace) -> None:
-        self._work = work
-        self._generator_card = functools.cache(self._read_generator_card)
-
-    def teacher_epoch(self, config: Config, architecture: str) -> float | None:
-        """Returns the seconds of an epoch of a teacher, the median of those that are stored."""
-        ours = to_dict(config)
-        return _median(
-            card["wall_seconds"] / card["training"]["epochs"]
-            for card in self._all_cards["teachers"]
-            if card["architecture"] == architecture and _agree(card["training"], ours["pool"], _POOL)
-        )
-
-    def prior_epoch(self, config: Config) -> float | None:
-        """Returns the device seconds of an epoch of a prior."""
-        ours = to_dict(config)
-        return _median(
-            card["wall_seconds"] * card["num_workers"] / card["training"]["epochs"]
-            for card in self._all_cards["priors"]
-            if card["generator"] == ours["generator"] and _agree(card["training"], ours["prior"], _PRIOR)
-        )
-
-    def trial_epoch(self, config: Config) -> float | None:
-        """Returns the device seconds of an epoch of a trial, with its share of what is measured at the rungs.
-
-        They are those on the card of the generator that it made: a trial that found its generator made by another study
-        took one validation alone.
-        """
-        ours = _step(to_dict(config), "trial")
-        return _median(
-            card["wall_seconds"] * row["config"]["study"]["workers_per_trial"] / row["epoch"]
-            for row in self._rows
-            if _step(row["config"], "trial") == ours and (card := self._card_of_own(row)) is not None
-        )
-
-    def student(
-        self, architecture: str, images_per_class: int, protocol: Protocol, recipe: EvaluationConfig
-    ) -> float | None:
-        """Returns the seconds of a step of a student of this very recipe, with its share of the tests."""
-        rows = self._evaluations
-        alike = rows[
-            (rows["architecture"] == architecture)
-            & (rows["ipc"] == images_per_class)
-            & (rows["protocol"] == protocol)
-            & (rows["budget_fingerprint"] == fingerprint(recipe))
-            & (rows["optimiser_steps"] > 0)
-        ]
-        return _median(alike["wall_seconds"] / alike["optimiser_steps"])
-
-    @functools.cached_property
-    def _rows(self) -> list[dict[str, Any]]:
-        """Rows of completed trials that took no other one's result."""
-        rows = Reader(self._work.config.storage.root).trials(state="completed")
-        return [
-            {str(name): value for name, value in row.items()} | {"config": json.loads(row["config_json"])}
-            for row in rows[rows["reused_trial"].isna() & (rows["epoch"] > 0)].to_dict("records")
-        ]
-
-    @functools.cached_property
-    def _evaluations(self) -> pd.DataFrame:
-        dataset = self._work.dataset
-        return Reader(self._work.config.storage.root).evaluations(dataset=dataset.name, data_fingerprint=dataset.digest)
-
-    @functools.cached_property
-    def _all_cards(self) -> dict[str, list[Mapping[str, Any]]]:
-        artifacts, digest = self._work.artifacts, self._work.dataset.digest
-        return {
-            kind: [
-                card
-                for card in (artifacts.read_card(kind, identity) for identity in artifacts.list(kind))
-                if card["dataset"]["digest"] == digest
-            ]
-            for kind in ("teachers", "priors")
-        }
-
-    def _card_of_own(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """Returns the card of a trial's generator, where it was made of this data while the trial ran."""
-        card = self._generator_card(row["generator"])
-        if card is None or card["dataset"]["digest"] != self._work.dataset.digest:
-            return None
-        return card if row["started_at"] <= pd.Timestamp(card["created_at"]) <= row["ended_at"] else None
-
-    def _read_generator_card(self, identity: str) -> Mapping[str, Any] | None:
-        artifacts = self._work.artifacts
-        return artifacts.read_card("generators", identity) if artifacts.exists("generators", identity) else None
+    seconds = list(_READERS[job](work, config, *arguments))
+    return float(statistics.median(seconds)) if seconds else None
 
 
-def _step(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    """Returns the fields that a step's cost depends on."""
-    pool, prior = _part(config["pool"], _POOL), _part(config["prior"], _PRIOR)
-    if stage == "teacher":
-        return {"pool": pool}
-    if stage == "prior":
-        return {"generator": config["generator"], "prior": prior}
-    kind = config["pool"].get("kind")
-    return {
-        "study": _part(config["study"], _STUDY),
-        "student": _part(config["evaluation"], _STUDENT),
-        "networks": config["networks"],
-        "generator": config["generator"],
-        "prior": prior,
-        "matching": _part(config["matching"], _MATCHING),
-        "pool": [kind, config["pool"].get("online_steps"), pool] if kind == "online" else kind,
-    }
+def _teachers(work: Workspace, config: Config, architecture: str) -> Iterator[float]:
+    ours = cost_key("teacher", to_dict(config))
+    for card in _cards(work, "teachers"):
+        if card["architecture"] == architecture and cost_key("teacher", {"pool": card["training"]}) == ours:
+            yield card["wall_seconds"]
 
 
-def _part(section: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    return {name: section.get(name) for name in names}
+def _priors(work: Workspace, config: Config) -> Iterator[float]:
+    ours = cost_key("prior", to_dict(config))
+    for card in _cards(work, "priors"):
+        if cost_key("prior", {"generator": card["generator"], "prior": card["training"]}) == ours:
+            yield card["wall_seconds"] * card["num_workers"]
 
 
-def _agree(theirs: Mapping[str, Any], ours: Mapping[str, Any], names: Iterable[str]) -> bool:
-    return all(theirs.get(name) == ours[name] for name in names)
+def _trials(work: Workspace, config: Config) -> Iterator[float]:
+    ours = cost_key("trial", to_dict(config))
+    for row in Reader(work.config.storage.root).trials(state="completed").to_dict("records"):
+        theirs = json.loads(row["config_json"])
+        if cost_key("trial", theirs) == ours and work.artifacts.exists("generators", row["generator"]):
+            # The row of a trial that was resumed, or that found its generator, has only a part of the cost.
+            card = work.artifacts.read_card("generators", row["generator"])
+            if card["dataset"]["digest"] == work.dataset.digest:
+                yield card["wall_seconds"] * theirs["study"]["workers_per_trial"]
 
 
-def _median(seconds: Iterable[float]) -> float | None:
-    values = list(seconds)
-    return float(statistics.median(values)) if values else None
+def _students(work: Workspace, config: Config, student: StudentPlan, num_seeds: int) -> list[float]:
+    rows = Reader(work.config.storage.root).evaluations(
+        dataset=work.dataset.name,
+        data_fingerprint=work.dataset.digest,
+        architecture=student.architecture,
+        ipc=student.images_per_class,
+        protocol=student.protocol,
+        budget_fingerprint=fingerprint(student.recipe),
+    )
+    return list(rows["wall_seconds"])
+
+
+_READERS: Mapping[Job, Callable[..., Iterable[float]]] = {
+    "teacher": _teachers,
+    "prior": _priors,
+    "trial": _trials,
+    "student": _students,
+}
+
+
+def _cards(work: Workspace, kind: str) -> Iterator[Mapping[str, Any]]:
+    """Yield the cards of artefacts that were made of the same data."""
+    for key in work.artifacts.list(kind):
+        card = work.artifacts.read_card(kind, key)
+        if card["dataset"]["digest"] == work.dataset.digest:
+            yield card

@@ -108,7 +108,7 @@ class Run:
         return self._process.pid
 
     def end(self) -> None:
-        """Waits for the run's end."""
+        """Wait for the run's end."""
         try:
             self.stdout, self.stderr = self._process.communicate(timeout=max(1.0, self._seconds_left()))
         except subprocess.TimeoutExpired:
@@ -118,7 +118,7 @@ class Run:
         self.returncode = self._process.returncode
 
     def kill(self) -> None:
-        """Kills the driver without a word, and waits until its workers have noticed."""
+        """Kill the driver, and wait until its workers have noticed."""
         self._process.kill()
         self.stdout, self.stderr = self._process.communicate()
         while self.processes():
@@ -126,7 +126,7 @@ class Run:
             time.sleep(0.1)
 
     def clear(self) -> None:
-        """Kills whatever is left of it."""
+        """Kill all its processes."""
         if self._process.poll() is None:
             self._process.kill()
             self.stdout, self.stderr = self._process.communicate()
@@ -135,7 +135,7 @@ class Run:
                 os.kill(pid, signal.SIGKILL)
 
     def wait_for(self, condition: Callable[[], object], what: str) -> None:
-        """Waits until something is so, while the run goes on."""
+        """Wait until a condition is true while the run continues."""
         while not condition():
             if self._process.poll() is not None or self._seconds_left() < 0:
                 self.clear()
@@ -143,22 +143,22 @@ class Run:
             time.sleep(0.05)
 
     def wait_for_state(self, trial: int = 0) -> None:
-        """Waits until a trial has begun and a state is there that it can go on from."""
+        """Wait until a trial has begun and has a checkpoint."""
         self.wait_for(lambda: f"Trial {trial} began" in self.log(), f"trial {trial}")
         self.wait_for(lambda: list(Path(self.storage).glob("studies/*/checkpoints/[!.]*")), "its state")
 
     def kill_process(self, command: str, num_alike: int = 1) -> None:
-        """Kills the last of the processes, as many as told, whose command line has this in it."""
+        """Kill the last of the processes whose command line contains this."""
         found = [pid for pid, own in self.processes().items() if command in own]
         assert len(found) == num_alike, found
         os.kill(found[-1], signal.SIGKILL)
 
     def processes(self) -> dict[int, str]:
-        """Returns the processes that this run started and that are still there: command lines by process id."""
+        """Return the processes of this run that are still there: command lines by process id."""
         return marked_processes(_MARK, self._mark)
 
     def leftovers(self) -> dict[int, str]:
-        """Returns what is left after the end, once it had the time to go; ends it, so that no test leaves a process."""
+        """Return the processes that are still there some time after the end, and kill them."""
         until = time.monotonic() + LEAVE_SECONDS
         while self.processes() and time.monotonic() < until:
             time.sleep(0.2)
@@ -167,7 +167,7 @@ class Run:
         return left
 
     def log(self) -> str:
-        """Returns the study's log file; "" where it isn't below the storage."""
+        """Return the text of the study's log; empty on an object store."""
         if isinstance(self.storage, str):
             return ""
         return "".join(file.read_text() for file in self.storage.glob("studies/*/study.log"))
@@ -177,14 +177,14 @@ class Run:
 
 
 def run(storage: Path | str, changes: Mapping[str, str] | None = None) -> Run:
-    """Runs to the end."""
+    """Run the command to its end."""
     started = Run(storage, changes)
     started.end()
     return started
 
 
 def marked_processes(name: str, value: str) -> dict[int, str]:
-    """Returns the processes that began with this variable in their environment: command lines by process id."""
+    """Return the processes with this variable in their environment: command lines by process id."""
     found = {}
     mark = f"{name}={value}".encode()
     for folder in Path("/proc").glob("[0-9]*"):
@@ -199,22 +199,22 @@ def marked_processes(name: str, value: str) -> dict[int, str]:
 
 
 def trials(storage: Path | str) -> pd.DataFrame:
-    """Returns the rows of all trials by number."""
+    """Return the rows of all trials, by number."""
     return Reader(str(storage)).trials().sort_values("number", ignore_index=True)
 
 
 def evaluations(storage: Path | str) -> pd.DataFrame:
-    """Returns the rows of all evaluations."""
+    """Return the rows of all evaluations."""
     return Reader(str(storage)).evaluations()
 
 
 def validations(storage: Path) -> pd.DataFrame:
-    """Returns the rows of all students of contenders."""
+    """Return the rows of all students of contenders."""
     return Reader(str(storage)).validations()
 
 
 def files(storage: Path) -> dict[str, tuple[int, bytes]]:
-    """Returns time of writing and contents of every row and artefact, by path."""
+    """Return the time of writing and the contents of every row and artefact, by path."""
     return {
         str(path.relative_to(storage)): (path.stat().st_mtime_ns, path.read_bytes())
         for kind in ("trials", "validations", "evaluations", "teachers", "priors", "generators")

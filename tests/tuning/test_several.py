@@ -28,7 +28,7 @@ def shapes(tmp_path: Path) -> Path:
 def test_data_sets_of_one_name_are_refused(tmp_path: Path) -> None:
     refused = run(tmp_path / "storage", {"--dataset": "folder:/a/birds folder:/b/birds"})
     assert refused.returncode == 2
-    assert "--dataset is folder:/a/birds folder:/b/birds, whose names are birds birds" in refused.stderr
+    assert "whose names birds birds aren't different" in refused.stderr
 
 
 @pytest.mark.ray

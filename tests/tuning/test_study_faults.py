@@ -1,4 +1,4 @@
-"""What a study survives, alone and with several workers: real runs whose processes are harmed."""
+"""Studies whose processes are harmed, with one worker and with several."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ def _problem(rows: pd.DataFrame) -> str | None:
     configs = pd.json_normalize([json.loads(text) for text in rows["config_json"]]).astype(str)
     differing = sorted(
         name
-        for name in configs
+        for name in map(str, configs)
         if configs[name].nunique() > 1 and name not in _OF_A_TRIAL and not name.startswith(_ELSEWHERE)
     )
     if differing:

@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _sharing(folder: Path, repeats: int) -> None:
-    """Compares device seconds of training, as the cards of all that was trained have them."""
+    """Compare device seconds of training, as the cards of all that was trained have them."""
     shared = folder / "shared"
     _tune(shared, _SHARING)
     rows = _trials(shared)
@@ -110,7 +110,7 @@ def _sharing(folder: Path, repeats: int) -> None:
 
 
 def _warm_start(folder: Path, repeats: int) -> None:
-    """Counts trials until the best accuracy of a cold study is reached."""
+    """Count trials until the best accuracy of a cold study is reached."""
     for same_seed in (True, False):
         reached = []
         for repeat in range(repeats):
@@ -140,7 +140,7 @@ def _warm_start(folder: Path, repeats: int) -> None:
 
 
 def _fidelity(folder: Path, repeats: int) -> None:
-    """Compares the best validation accuracy that the same device seconds lead to."""
+    """Compare the best validation accuracy that the same device seconds lead to."""
     differences, trials = [], []
     for repeat in range(repeats):
         storage = folder / f"search-{repeat}"
@@ -164,7 +164,7 @@ def _fidelity(folder: Path, repeats: int) -> None:
 
 
 def _dry_run(folder: Path, repeats: int) -> None:
-    """Compares the estimate with the study, which follows it on a new storage."""
+    """Compare the estimate with the study, which follows it on a new storage."""
     for name, flags in _ESTIMATED.items():
         storage = folder / f"estimated-{name.replace(' ', '-').replace(',', '')}"
         plan = _run(["dim_ray.tune", "--dry-run", "--storage", str(storage), *_words(flags)])
@@ -176,7 +176,7 @@ def _dry_run(folder: Path, repeats: int) -> None:
 
 
 def _verdicts(folder: Path, repeats: int) -> None:
-    """Simulates studies whose contenders are the same, so that each one that is found ahead is a mistake."""
+    """Simulate studies whose contenders are the same, so that each one that is found ahead is a mistake."""
     rng = np.random.default_rng(0)
 
     def are_told_apart(accuracies: NDArray[np.float64]) -> bool:

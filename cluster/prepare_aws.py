@@ -36,7 +36,7 @@ _TRUST = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Makes it all, and prints what goes into cluster.yaml."""
+    """Make it all, and print what goes into cluster.yaml."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--region", required=True, help="as in cluster.yaml")
     parser.add_argument("--bucket", required=True, help="of the results; it's made where there is none")
@@ -82,7 +82,7 @@ def _make_role(region: str, role: str, policies: tuple[str, ...], bucket: str) -
 
 
 def _make_group(region: str, ssh_from: str) -> str:
-    """Returns the id of a group whose members reach each other, and which one range of addresses reaches by SSH."""
+    """Return the id of a group whose members reach each other, and which one range of addresses reaches by SSH."""
     ec2 = boto3.client("ec2", region_name=region)
     vpcs = ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
     if not vpcs:
@@ -106,7 +106,7 @@ def _make_group(region: str, ssh_from: str) -> str:
 
 
 def _unless(codes: tuple[str, ...], call: Any, **arguments: Any) -> None:
-    """Calls AWS, and takes some refusals as a sign that it's done already."""
+    """Call AWS, and take some refusals as a sign that it's done already."""
     try:
         call(**arguments)
     except ClientError as error:

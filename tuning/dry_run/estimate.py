@@ -15,7 +15,7 @@ from dim_ray.core.data.splits import class_counts
 from dim_ray.core.students.budgets import plan_budget
 from dim_ray.pipeline.generators import rung_epochs
 from dim_ray.pipeline.priors import prior_fingerprint, prior_is_settled
-from dim_ray.pipeline.students import StudentPlan, selection_cells
+from dim_ray.pipeline.students import StudentPlan, plan_selection
 from dim_ray.pipeline.teachers import pool_teachers, teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace
 from tuning.dry_run.probe import Probe
@@ -72,7 +72,7 @@ class Costs:
             return epochs * stored
         capacity = config.generator.capacity
         num_rungs = max(1.0, len(rung_epochs(config)) * epochs / config.matching.epochs)
-        students = students_of(selection_cells(replace(self._work, config=config), range(1)))
+        students = students_of(plan_selection(replace(self._work, config=config), range(1)))
         validation = sum(self.student(student, capacity) for student in students)
         return epochs * self._probe.matching_epoch(config) + num_rungs * config.study.selection_seeds * validation
 
@@ -122,7 +122,7 @@ def students_of(cells: Iterable[StudentPlan]) -> list[Student]:
 
 def contending_students(work: Workspace) -> list[Student]:
     """Returns the students that decide between contenders, whichever these are."""
-    return students_of(selection_cells(work, range(1))) * work.config.study.num_contender_students
+    return students_of(plan_selection(work, range(1))) * work.config.study.num_contender_students
 
 
 def final_students(work: Workspace) -> list[Student]:

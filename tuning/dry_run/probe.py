@@ -25,7 +25,7 @@ from dim_ray.core.teachers.teacher import Teacher, TeacherTraining
 from dim_ray.core.training.loop import Stage, run_epochs
 from dim_ray.core.training.ports import NoCheckpointer, Ports, SingleWorker
 from dim_ray.core.training.random import stream
-from dim_ray.pipeline.students import SizedGenerator, StudentPlan, group_cells, train_cells
+from dim_ray.pipeline.students import SizedGenerator, StudentPlan, group_students, train_group
 from dim_ray.pipeline.teachers import open_pool
 from dim_ray.pipeline.workspace import Workspace, on_device
 from tuning.dry_run.timings import step_key
@@ -120,9 +120,9 @@ class Probe:
                 for seed in range(evaluation.num_seeds)
             ]
             device_type = dataset.train.images.device.type
-            group = group_cells(self._work, cells, num_seeds=evaluation.num_seeds, device_type=device_type)[0]
+            group = group_students(self._work, cells, num_seeds=evaluation.num_seeds, device_type=device_type)[0]
             started = time.perf_counter()
-            results = finished(train_cells(self._work, group, [stored] * len(group), test=False))
+            results = finished(train_group(self._work, group, [stored] * len(group), test=False))
             readings.append((results[0].budget.optimiser_steps, (time.perf_counter() - started) / len(group)))
         (few_steps, less), (more_steps, more) = readings
         if more_steps == few_steps:  # an epoch is longer than both

@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
             name: plan_evaluations(replace(work, config=replace(work.config, evaluation=evaluation)), fingerprint)
             for name, evaluation in variants(work.config.evaluation, work.dataset.num_channels).items()
         }
-        every = [cell for cells in planned.values() for cell in cells]
+        every = [plan for plans in planned.values() for plan in plans]
         num_new = run_missing(work, every, progress, is_local=extras.local)
     _print(work, fingerprint, planned, num_new, extras.write)
 
@@ -132,7 +132,7 @@ def _print(
     from dim_ray.store.schema import EVALUATION_TABLE
 
     rows = pd.concat(
-        [read_planned(work, EVALUATION_TABLE, cells).assign(variant=name) for name, cells in planned.items()]
+        [read_planned(work, EVALUATION_TABLE, plans).assign(variant=name) for name, plans in planned.items()]
     )
     lines = _lines(effects(rows))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dim_ray.errors import DataError, DivergedError
 from dim_ray.pipeline.evaluations import check_all_measured, evaluate_group
 from dim_ray.pipeline.rows import missing_rows
-from dim_ray.pipeline.students import StudentPlan, group_cells
+from dim_ray.pipeline.students import StudentPlan, group_students
 from dim_ray.pipeline.workspace import Workspace, on_device
 from dim_ray.progress import Progress
 from dim_ray.store.analysis.selection import usual_ipc
@@ -79,13 +79,13 @@ def run_missing(work: Workspace, planned: list[StudentPlan], progress: Progress,
     return len(missing)
 
 
-def _run_here(work: Workspace, cells: Sequence[StudentPlan], progress: Progress) -> None:
+def _run_here(work: Workspace, plans: Sequence[StudentPlan], progress: Progress) -> None:
     work = on_device(work)
-    progress.start("evaluation", len(cells), "students")
+    progress.start("evaluation", len(plans), "students")
     progress.advance(0)
     num_seeds, device_type = work.config.evaluation.num_seeds, work.dataset.train.images.device.type
     done = 0
-    for group in group_cells(work, cells, num_seeds=num_seeds, device_type=device_type):
+    for group in group_students(work, plans, num_seeds=num_seeds, device_type=device_type):
         try:
             outcome = f"{100 * evaluate_group(work, group)[-1]['accuracy']:.1f} %"
         except DivergedError:  # reported once the others are trained

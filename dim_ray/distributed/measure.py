@@ -16,7 +16,7 @@ from dim_ray.errors import DivergedError
 from dim_ray.pipeline.contenders import validate_group
 from dim_ray.pipeline.evaluations import check_all_measured, evaluate_group
 from dim_ray.pipeline.rows import missing_rows
-from dim_ray.pipeline.students import StudentPlan, group_cells
+from dim_ray.pipeline.students import StudentPlan, group_students
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
 from dim_ray.store.schema import EVALUATION_TABLE, VALIDATION_TABLE, Table
@@ -59,23 +59,23 @@ def _run_students(
     num_seeds: int,
     stage: str,
 ) -> int:
-    cells = missing_rows(work, table, planned)
-    if not cells:
+    plans = missing_rows(work, table, planned)
+    if not plans:
         return 0
-    present = len(planned) - len(cells)
+    present = len(planned) - len(plans)
     progress.start(stage, len(planned), "students")
     # Students that are trained at once share one worker, however many a distillation uses.
     num_slots = placement.max_concurrent * placement.num_workers
-    groups = group_cells(work, cells, num_seeds=num_seeds, device_type=placement.device_type, num_slots=num_slots)
+    groups = group_students(work, plans, num_seeds=num_seeds, device_type=placement.device_type, num_slots=num_slots)
     tasks = {f"students {i}": Task(job=job, argument=group, cost=len(group)) for i, group in enumerate(groups)}
-    run_tasks(work, tasks, placement, on_progress=lambda share, _: progress.advance(present + share * len(cells)))
-    return len(cells)
+    run_tasks(work, tasks, placement, on_progress=lambda share, _: progress.advance(present + share * len(plans)))
+    return len(plans)
 
 
-def _evaluation_job(work: Workspace, cells: list[StudentPlan], _: Reporter) -> None:
+def _evaluation_job(work: Workspace, plans: list[StudentPlan], _: Reporter) -> None:
     with suppress(DivergedError):  # an error would end the other jobs
-        evaluate_group(work, cells)
+        evaluate_group(work, plans)
 
 
-def _validation_job(work: Workspace, cells: list[StudentPlan], _: Reporter) -> None:
-    validate_group(work, cells)
+def _validation_job(work: Workspace, plans: list[StudentPlan], _: Reporter) -> None:
+    validate_group(work, plans)

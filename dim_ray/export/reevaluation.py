@@ -27,7 +27,7 @@ from dim_ray.core.data.dataset import load_dataset
 from dim_ray.core.students.student import finished
 from dim_ray.errors import ArtifactError, ConfigError, DataError, StorageError, UsageError
 from dim_ray.pipeline.generators import generator_from_artifact, weights_file
-from dim_ray.pipeline.students import SizedGenerator, StudentPlan, group_cells, train_cells
+from dim_ray.pipeline.students import SizedGenerator, StudentPlan, group_students, train_group
 from dim_ray.pipeline.workspace import Workspace, on_device
 from dim_ray.store.analysis.selection import CELL
 from dim_ray.store.artifacts import Artifact, read_artifact
@@ -258,6 +258,6 @@ def _train(work: Workspace, artifact: Artifact, cell: Mapping[str, Any], num_see
         for seed in range(first, first + num_seeds)
     ]
     device_type = work.dataset.train.images.device.type
-    groups = group_cells(work, students, num_seeds=num_seeds, device_type=device_type)
-    results = [finished(train_cells(work, group, [stored] * len(group), test=True)) for group in groups]
+    groups = group_students(work, students, num_seeds=num_seeds, device_type=device_type)
+    results = [finished(train_group(work, group, [stored] * len(group), test=True)) for group in groups]
     return tuple(result.accuracy for group in results for result in group)

@@ -18,7 +18,7 @@ from dim_ray.core.students.student import StudentResult
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.evaluations import load_generators, weights_in_use
 from dim_ray.pipeline.rows import circumstances, key_columns
-from dim_ray.pipeline.students import StudentPlan, selection_cells, train_cells
+from dim_ray.pipeline.students import StudentPlan, plan_selection, train_group
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.schema import VALIDATION_TABLE
 from dim_ray.store.writer import Writer
@@ -33,16 +33,16 @@ def plan_validations(work: Workspace, generators: Sequence[str]) -> list[Student
     return [
         plan
         for generator in generators
-        for plan in selection_cells(work, indices, generator, weights_in_use(work, generator))
+        for plan in plan_selection(work, indices, generator, weights_in_use(work, generator))
     ]
 
 
 def validate_group(work: Workspace, plans: Sequence[StudentPlan]) -> list[dict[str, Any]]:
-    """Train a group of `group_cells` and measure it on the validation split; write its rows and return them.
+    """Train a group of `group_students` and measure it on the validation split; write its rows and return them.
 
     A student that diverged has an accuracy of 0, as a trial that diverged has.
     """
-    results = train_cells(work, plans, load_generators(work, plans), test=False)
+    results = train_group(work, plans, load_generators(work, plans), test=False)
     rows = [_row(work, plan, result) for plan, result in zip(plans, results, strict=True)]
     Writer(work.config.storage.root).append_validations(rows)
     return rows

@@ -12,7 +12,7 @@ from dim_ray.errors import DivergedError
 from dim_ray.pipeline.generators import load_module, stored_weights, weights_file
 from dim_ray.pipeline.rows import circumstances, key_columns, missing_rows
 from dim_ray.pipeline.soft_labels import labelling_teachers
-from dim_ray.pipeline.students import SizedGenerator, StudentPlan, train_cells
+from dim_ray.pipeline.students import SizedGenerator, StudentPlan, train_group
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.schema import EVALUATION_TABLE
 from dim_ray.store.writer import Writer
@@ -54,12 +54,12 @@ def plan_evaluations(work: Workspace, generator: str) -> list[StudentPlan]:
 
 
 def evaluate_group(work: Workspace, plans: Sequence[StudentPlan]) -> list[dict[str, Any]]:
-    """Train and test a group of `group_cells`; write its rows and return them.
+    """Train and test a group of `group_students`; write its rows and return them.
 
     Raises:
         DivergedError: A student diverged; the others have their rows.
     """
-    results = train_cells(work, plans, load_generators(work, plans), test=True)
+    results = train_group(work, plans, load_generators(work, plans), test=True)
     rows = [
         _row(work, plan, result)
         for plan, result in zip(plans, results, strict=True)

@@ -19,7 +19,7 @@ from dim_ray.errors import DivergedError
 from dim_ray.pipeline.soft_labels import load_labeller, size_of_teachers
 from dim_ray.pipeline.workspace import Workspace
 
-__all__ = ["SizedGenerator", "StudentPlan", "group_cells", "selection_cells", "train_cells", "validate"]
+__all__ = ["SizedGenerator", "StudentPlan", "group_students", "plan_selection", "train_group", "validate"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,18 +52,18 @@ class SizedGenerator:
 
 
 def validate(work: Workspace, generator: Generator) -> dict[str, float]:
-    """Return the mean validation accuracy of `selection_cells`, and the standard deviation over several seeds.
+    """Return the mean validation accuracy of `plan_selection`, and the standard deviation over several seeds.
 
     Raises:
         DivergedError: A student diverged.
     """
     num_seeds = work.config.study.selection_seeds
-    plans = selection_cells(work, range(num_seeds))
+    plans = plan_selection(work, range(num_seeds))
     device_type = work.dataset.train.images.device.type
     stored = SizedGenerator(network=generator, size_bytes=0)
     results: list[StudentResult | DivergedError] = []
-    for group in group_cells(work, plans, num_seeds=num_seeds, device_type=device_type):
-        results += train_cells(work, group, [stored] * len(group), test=False)
+    for group in group_students(work, plans, num_seeds=num_seeds, device_type=device_type):
+        results += train_group(work, group, [stored] * len(group), test=False)
     by_seed: dict[int, list[float]] = {}
     for plan, result in zip(plans, finished(results), strict=True):
         by_seed.setdefault(plan.seed, []).append(result.validation_accuracy)
@@ -72,7 +72,7 @@ def validate(work: Workspace, generator: Generator) -> dict[str, float]:
     return {"validation_accuracy": statistics.fmean(means), **spread}
 
 
-def selection_cells(
+def plan_selection(
     work: Workspace, indices: Iterable[int], generator: str | None = None, weights: Weights | None = None
 ) -> list[StudentPlan]:
     """Return on-the-fly students that choose among generators, one per IPC and index.
@@ -97,10 +97,10 @@ def selection_cells(
     ]
 
 
-def group_cells(
+def group_students(
     work: Workspace, plans: Sequence[StudentPlan], *, num_seeds: int, device_type: str, num_slots: int = 1
 ) -> list[list[StudentPlan]]:
-    """Divide students into groups that `train_cells` trains at once, in the order of each group's first.
+    """Divide students into groups that `train_group` trains at once, in the order of each group's first.
 
     Students of a group differ only in seed, generator and protocols of the same steps. A group has at most
     `evaluation.students_at_once` students; by default `num_seeds` if an ensemble may pay, and fewer if slots would stay
@@ -129,10 +129,10 @@ def group_cells(
     return groups
 
 
-def train_cells(
+def train_group(
     work: Workspace, plans: Sequence[StudentPlan], generators: Sequence[SizedGenerator | None], *, test: bool
 ) -> list[StudentResult | DivergedError]:
-    """Train a group of `group_cells` at once, or one by one if that is faster on the dataset's device.
+    """Train a group of `group_students` at once, or one by one if that is faster on the dataset's device.
 
     Args:
         work: Data, and storage of the teachers that give soft labels.

@@ -103,11 +103,11 @@ def test_student_that_diverges_is_told_when_all_others_have_their_rows(
     monkeypatch: pytest.MonkeyPatch,
     is_local: bool,
 ) -> None:
-    def train_cells(work: Workspace, cells: Sequence[StudentPlan], *arguments: Any, **options: Any) -> list[Any]:
-        results = students.train_cells(work, cells, *arguments, **options)
+    def train_group(work: Workspace, plans: Sequence[StudentPlan], *arguments: Any, **options: Any) -> list[Any]:
+        results = students.train_group(work, plans, *arguments, **options)
         return [
-            DivergedError("the loss is nan.") if cell == planned[0] else result
-            for cell, result in zip(cells, results, strict=True)
+            DivergedError("the loss is nan.") if plan == planned[0] else result
+            for plan, result in zip(plans, results, strict=True)
         ]
 
     def run() -> int:
@@ -115,7 +115,7 @@ def test_student_that_diverges_is_told_when_all_others_have_their_rows(
             return run_missing(work, planned, progress, is_local=True)
         return measure.run_evaluations(work, planned, PLACEMENT, progress)
 
-    monkeypatch.setattr(evaluations, "train_cells", train_cells)
+    monkeypatch.setattr(evaluations, "train_group", train_group)
     progress = Counting()
     for num_trained in (6, 1):  # the same command once more tries only that student
         with pytest.raises(DivergedError, match=r"^1 of 6 students diverged.*\(real_fixed, IPC 2, .*, seed 0\)"):

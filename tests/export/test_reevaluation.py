@@ -22,7 +22,7 @@ from dim_ray.core.training.checkpoint import dumps, loads
 from dim_ray.errors import ArtifactError, DataError, StorageError, UsageError
 from dim_ray.export.reevaluation import CELLS, Reevaluation, measured_cells, reevaluate
 from dim_ray.pipeline.evaluations import evaluate_group, plan_evaluations
-from dim_ray.pipeline.students import group_cells
+from dim_ray.pipeline.students import group_students
 from dim_ray.results import main
 from dim_ray.store.artifacts import CARD_DIGEST, CARD_FILE, read_artifact, seal_card
 from dim_ray.store.reader import Reader
@@ -56,7 +56,7 @@ def export(storage: Path, out: Path, **sections: Any) -> Path:
     build_networks(work)
     generator = distil(work)
     planned = plan_evaluations(work, generator)
-    for group in group_cells(work, planned, num_seeds=3, device_type="cpu"):
+    for group in group_students(work, planned, num_seeds=3, device_type="cpu"):
         evaluate_group(work, group)
     main(["export", generator, str(out), "--storage", str(storage)])
     return out
@@ -131,7 +131,7 @@ def test_students_have_other_seeds_than_those_of_the_card(exported: Path, monkey
         seeds.extend(cell.seed for cell in cells)
         raise StorageError("enough")
 
-    monkeypatch.setattr("dim_ray.export.reevaluation.train_cells", train)
+    monkeypatch.setattr("dim_ray.export.reevaluation.train_group", train)
     with pytest.raises(StorageError, match="enough"):
         next(reevaluate(str(exported)))
     assert seeds

@@ -38,19 +38,19 @@ def test_all_generators_get_the_same_seeds_and_none_that_was_used_before(
 ) -> None:
     work = with_sections(built, selection_seeds=2, contender_seeds=4)
     used: list[int] = []
-    train = contenders.train_cells
+    train = contenders.train_group
     monkeypatch.setattr(
-        "dim_ray.pipeline.students.train_cells",
-        lambda work, cells, *rest, **options: (
-            used.extend(cell.seed for cell in cells) or train(work, cells, *rest, **options)
+        "dim_ray.pipeline.students.train_group",
+        lambda work, plans, *rest, **options: (
+            used.extend(plan.seed for plan in plans) or train(work, plans, *rest, **options)
         ),
     )
     own = generator_fingerprint(work)
     validate(work, load_module(work, own))
     assert len(used) == 2
-    used += [cell.seed for cell in plan_evaluations(work, own)]
+    used += [plan.seed for plan in plan_evaluations(work, own)]
     planned = plan_validations(work, [own, OTHER])
-    seeds = {name: [cell.seed for cell in planned if cell.generator == name] for name in (own, OTHER)}
+    seeds = {name: [plan.seed for plan in planned if plan.generator == name] for name in (own, OTHER)}
     assert seeds[own] == seeds[OTHER]
     assert len(set(seeds[own])) == 4
     assert not set(seeds[own]) & set(used)
@@ -119,12 +119,12 @@ def test_another_recipe_or_seed_is_another_row(built: Workspace, changes: dict[s
 
 def test_student_that_diverged_has_no_accuracy_and_says_why(built: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     planned = plan_validations(built, [generator_fingerprint(built)])[:2]
-    train = contenders.train_cells
+    train = contenders.train_group
 
     def diverging(*arguments: Any, **options: Any) -> list[Any]:
         return [*train(*arguments, **options)[:1], DivergedError("the loss is nan.")]
 
-    monkeypatch.setattr(contenders, "train_cells", diverging)
+    monkeypatch.setattr(contenders, "train_group", diverging)
     good, bad = validate_group(built, planned)
     assert good["error"] is None
     assert (bad["accuracy"], bad["error"]) == (0.0, "the loss is nan.")

@@ -25,12 +25,12 @@ from tests.helpers import tiny
 from tests.helpers.small import distil, evaluate, make_work
 
 
-def plan(work: Workspace) -> list[StudentPlan]:
+def grid(work: Workspace) -> list[StudentPlan]:
     return plan_evaluations(work, generator_fingerprint(work))
 
 
 def pick(work: Workspace, protocol: str, ipc: int = 2) -> StudentPlan:
-    return next(cell for cell in plan(work) if (cell.protocol, cell.images_per_class) == (protocol, ipc))
+    return next(plan for plan in grid(work) if (plan.protocol, plan.images_per_class) == (protocol, ipc))
 
 
 def with_evaluation(work: Workspace, **changes: Any) -> Workspace:
@@ -44,24 +44,24 @@ def row_files(work: Workspace) -> list[Path]:
 def test_grid_has_every_protocol_ipc_architecture_and_seed_once(tmp_path: Path) -> None:
     work = make_work(tmp_path, networks=NetworksConfig(students=("convnet3_w8", "convnet3_w4")))
     work = with_evaluation(work, seed=5)
-    cells = [(c.protocol, c.images_per_class, c.architecture, c.seed) for c in plan_evaluations(work, "f" * 16)]
-    assert len(cells) == len(set(cells)) == 4 * 2 * 2 * 2
-    assert {seed for *_, seed in cells} == {5, 6}
+    plans = [(c.protocol, c.images_per_class, c.architecture, c.seed) for c in plan_evaluations(work, "f" * 16)]
+    assert len(plans) == len(set(plans)) == 4 * 2 * 2 * 2
+    assert {seed for *_, seed in plans} == {5, 6}
 
 
 def test_dearest_students_are_planned_first(tmp_path: Path) -> None:
-    ipcs = [cell.images_per_class for cell in plan(make_work(tmp_path))]
+    ipcs = [plan.images_per_class for plan in grid(make_work(tmp_path))]
     assert ipcs == sorted(ipcs, reverse=True)
 
 
 def test_baselines_on_real_images_belong_to_no_generator(tmp_path: Path) -> None:
-    for cell in plan_evaluations(make_work(tmp_path), "f" * 16):
-        assert cell.generator == (None if cell.protocol.startswith("real_") else "f" * 16)
+    for plan in plan_evaluations(make_work(tmp_path), "f" * 16):
+        assert plan.generator == (None if plan.protocol.startswith("real_") else "f" * 16)
 
 
 def test_row_has_every_column_of_the_table(built: Workspace) -> None:
     evaluate(built, pick(built, "on_the_fly"))
-    rows = read_planned(built, EVALUATION_TABLE, plan(built))
+    rows = read_planned(built, EVALUATION_TABLE, grid(built))
     assert list(rows.columns) == EVALUATIONS.names
     [row] = rows.to_dict("records")
     assert (row["study"], row["split"], row["selection"], row["preset"]) == ("tiny", "test", "validation", "corrected")
@@ -94,12 +94,12 @@ def test_budget_of_each_protocol_is_what_the_student_used(built: Workspace) -> N
 
 
 def test_same_evaluation_writes_the_same_file_again(built: Workspace) -> None:
-    cell = pick(built, "fixed")
-    first = evaluate(built, cell)
+    plan = pick(built, "fixed")
+    first = evaluate(built, plan)
     files = row_files(built)
-    second = evaluate(built, cell)
+    second = evaluate(built, plan)
     assert row_files(built) == files
-    assert [file.stem for file in files] == [planned_id(built, EVALUATION_TABLE, cell)]
+    assert [file.stem for file in files] == [planned_id(built, EVALUATION_TABLE, plan)]
     timed = {"wall_seconds"}
     assert {k: v for k, v in first.items() if k not in timed} == {k: v for k, v in second.items() if k not in timed}
 
@@ -107,13 +107,13 @@ def test_same_evaluation_writes_the_same_file_again(built: Workspace) -> None:
 @pytest.mark.parametrize("changes", [{}, {"labels": "soft"}, {"quirks": ("train_mode_test",)}])
 def test_rows_of_students_at_once_are_those_of_one_by_one(built: Workspace, changes: dict[str, Any]) -> None:
     work = with_evaluation(built, students_at_once=9, **changes)
-    cells = [cell for cell in plan(work) if cell.images_per_class == 2]
-    assert len({cell.protocol for cell in cells}) == 4
-    alone = [evaluate(work, cell) for cell in cells]
+    plans = [plan for plan in grid(work) if plan.images_per_class == 2]
+    assert len({plan.protocol for plan in plans}) == 4
+    alone = [evaluate(work, plan) for plan in plans]
     files = row_files(work)
-    at_once = evaluate_group(work, cells)
+    at_once = evaluate_group(work, plans)
     assert row_files(work) == files
-    assert len(read_planned(work, EVALUATION_TABLE, cells)) == len(cells) == 8
+    assert len(read_planned(work, EVALUATION_TABLE, plans)) == len(plans) == 8
     one_image = 1.01 / len(built.dataset.test)
     rounded = {"final_loss": {"rel": 1e-4}} | {
         name: {"abs": one_image} for name in ("accuracy", "best_test_accuracy", "validation_accuracy")
@@ -135,23 +135,23 @@ def test_row_is_the_same_one_however_many_students_are_trained_at_once(built: Wo
 
 
 def test_students_that_did_not_diverge_keep_their_rows(built: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    def train_cells(*args: Any, **options: Any) -> list[Any]:
-        first, _, last = students.train_cells(*args, **options)
+    def train_group(*args: Any, **options: Any) -> list[Any]:
+        first, _, last = students.train_group(*args, **options)
         return [first, DivergedError("seed 1 diverged"), last]
 
-    monkeypatch.setattr(evaluations, "train_cells", train_cells)
+    monkeypatch.setattr(evaluations, "train_group", train_group)
     work = with_evaluation(built, num_seeds=3)
-    cells = [cell for cell in plan(work) if (cell.protocol, cell.images_per_class) == ("fixed", 2)]
+    plans = [plan for plan in grid(work) if (plan.protocol, plan.images_per_class) == ("fixed", 2)]
     with pytest.raises(DivergedError, match="seed 1"):
-        evaluate_group(work, cells)
-    assert missing_rows(work, EVALUATION_TABLE, cells) == [cells[1]]
+        evaluate_group(work, plans)
+    assert missing_rows(work, EVALUATION_TABLE, plans) == [plans[1]]
 
 
 def test_students_that_diverged_are_all_named_with_what_to_do(built: Workspace) -> None:
     work = with_evaluation(built, protocols=("fixed", "real_fixed"), quirks=("extra_batch",))
-    planned = plan(work)
-    for cell in planned[2:-1]:
-        evaluate(work, cell)
+    planned = grid(work)
+    for plan in planned[2:-1]:
+        evaluate(work, plan)
     with pytest.raises(DivergedError) as failure:
         check_all_measured(work, planned)
     text, student = str(failure.value), f"{tiny.ARCHITECTURE}, extra_batch"
@@ -163,20 +163,20 @@ def test_students_that_diverged_are_all_named_with_what_to_do(built: Workspace) 
 
 
 def test_rows_that_are_there_are_not_planned_again_in_any_study(built: Workspace) -> None:
-    planned = plan(built)
+    planned = grid(built)
     assert missing_rows(built, EVALUATION_TABLE, planned) == planned
     done = [pick(built, "on_the_fly"), pick(built, "real_fixed")]
-    for cell in done:
-        evaluate(built, cell)
+    for plan in done:
+        evaluate(built, plan)
     other_study = replace(built, study="another")
-    assert missing_rows(other_study, EVALUATION_TABLE, planned) == [cell for cell in planned if cell not in done]
+    assert missing_rows(other_study, EVALUATION_TABLE, planned) == [plan for plan in planned if plan not in done]
     assert len(read_planned(other_study, EVALUATION_TABLE, planned)) == 2
 
 
 def test_baselines_are_shared_by_generators_and_their_rows_are_not(built: Workspace) -> None:
     ours, theirs = plan_evaluations(built, "a" * 16), plan_evaluations(built, "b" * 16)
-    ids = [{planned_id(built, EVALUATION_TABLE, cell) for cell in cells} for cells in (ours, theirs)]
-    shared = {planned_id(built, EVALUATION_TABLE, cell) for cell in ours if cell.generator is None}
+    ids = [{planned_id(built, EVALUATION_TABLE, plan) for plan in plans} for plans in (ours, theirs)]
+    shared = {planned_id(built, EVALUATION_TABLE, plan) for plan in ours if plan.generator is None}
     assert ids[0] & ids[1] == shared
     assert len(shared) == len(ours) / 2
 
@@ -250,7 +250,7 @@ def test_row_says_which_quirks_it_has_and_whether_the_test_split_chose(
     work = with_evaluation(built, **changes)
     row = evaluate(work, pick(work, "on_the_fly"))
     assert (row["preset"], row["quirks"], row["selection"]) == (preset, quirks, selection)
-    [stored] = read_planned(work, EVALUATION_TABLE, plan(work)).to_dict("records")
+    [stored] = read_planned(work, EVALUATION_TABLE, grid(work)).to_dict("records")
     assert (stored["preset"], stored["quirks"]) == (preset, quirks)
 
 
@@ -286,7 +286,7 @@ def test_every_student_of_a_generator_is_labelled_by_the_generators_teachers(bui
     work = soft(built)
     teachers = built.artifacts.read_card("generators", generator_fingerprint(built))["teachers"]
     assert len(teachers) == 2
-    assert all(sorted(cell.teachers) == sorted(teachers) for cell in plan(work))
+    assert all(sorted(plan.teachers) == sorted(teachers) for plan in grid(work))
     sizes = [
         built.artifacts.read_card("teachers", name)["files"]["snapshots.safetensors"]["size_bytes"] for name in teachers
     ]
@@ -310,19 +310,19 @@ def test_every_student_of_a_generator_is_labelled_by_the_generators_teachers(bui
 
 def test_baselines_with_soft_labels_belong_to_their_teachers(built: Workspace) -> None:
     work = soft(built)
-    cell = pick(work, "real_fixed")
-    fewer = replace(cell, teachers=cell.teachers[:1])
-    swapped = replace(cell, teachers=cell.teachers[::-1])
-    assert planned_id(work, EVALUATION_TABLE, fewer) != planned_id(work, EVALUATION_TABLE, cell)
-    assert planned_id(work, EVALUATION_TABLE, swapped) == planned_id(work, EVALUATION_TABLE, cell)
-    assert evaluate(work, fewer)["final_loss"] != evaluate(work, cell)["final_loss"]
+    plan = pick(work, "real_fixed")
+    fewer = replace(plan, teachers=plan.teachers[:1])
+    swapped = replace(plan, teachers=plan.teachers[::-1])
+    assert planned_id(work, EVALUATION_TABLE, fewer) != planned_id(work, EVALUATION_TABLE, plan)
+    assert planned_id(work, EVALUATION_TABLE, swapped) == planned_id(work, EVALUATION_TABLE, plan)
+    assert evaluate(work, fewer)["final_loss"] != evaluate(work, plan)["final_loss"]
 
 
 def test_generator_without_teachers_gives_no_soft_labels_and_says_what_to_do(built: Workspace) -> None:
     work = soft(replace(built, config=replace(built.config, matching=replace(built.config.matching, kind="none"))))
     distil(work)
     with pytest.raises(ConfigError, match=r"names no teachers.*--evaluation\.labels hard.*--matching\.kind logits"):
-        plan(work)
+        grid(work)
     with pytest.raises(ConfigError, match=r"matching\.kind is 'none'.*--evaluation\.labels hard"):
         check_labels(work.config, work.dataset)
     check_labels(soft(built).config, built.dataset)
@@ -332,7 +332,7 @@ def test_generator_without_teachers_gives_no_soft_labels_and_says_what_to_do(bui
 def test_teachers_that_stayed_behind_are_named(built: Workspace) -> None:
     shutil.rmtree(Path(built.artifacts.root, "teachers", teacher_fingerprint(built, 1)))
     with pytest.raises(ConfigError, match=rf"of the 2 teachers .* lacks {teacher_fingerprint(built, 1)}: copy"):
-        plan(soft(built))
+        grid(soft(built))
 
 
 def test_selection_has_hard_labels_and_no_quirks(built: Workspace) -> None:
@@ -346,17 +346,17 @@ def test_selection_has_hard_labels_and_no_quirks(built: Workspace) -> None:
 
 def test_students_of_all_real_images_have_no_ipc_of_their_own(built: Workspace) -> None:
     work = with_evaluation(built, protocols=("on_the_fly", "real_full"), images_per_class=(1, 2))
-    cells = plan(work)
-    assert [(c.protocol, c.images_per_class) for c in cells[:2]] == [("real_full", 8)] * 2
-    assert len(cells) == 2 + 2 * 2
-    row = evaluate(work, cells[0])
+    plans = grid(work)
+    assert [(c.protocol, c.images_per_class) for c in plans[:2]] == [("real_full", 8)] * 2
+    assert len(plans) == 2 + 2 * 2
+    row = evaluate(work, plans[0])
     assert (row["ipc"], row["images_drawn"], row["distinct_images"], row["generator"]) == (8, 48, 24, None)
 
 
 def test_row_is_another_one_for_other_data(built: Workspace) -> None:
     other = replace(built, dataset=replace(built.dataset, digest="1" * 16))
-    cell = pick(built, "real_fixed")
-    assert planned_id(other, EVALUATION_TABLE, cell) != planned_id(built, EVALUATION_TABLE, cell)
+    plan = pick(built, "real_fixed")
+    assert planned_id(other, EVALUATION_TABLE, plan) != planned_id(built, EVALUATION_TABLE, plan)
 
 
 def test_pandas_reads_the_rows_by_itself(built: Workspace) -> None:
@@ -368,9 +368,9 @@ def test_pandas_reads_the_rows_by_itself(built: Workspace) -> None:
 
 
 def test_evaluation_of_a_generator_that_is_not_there_says_which_there_are(built: Workspace) -> None:
-    cell = replace(pick(built, "on_the_fly"), generator="f" * 16)
+    plan = replace(pick(built, "on_the_fly"), generator="f" * 16)
     with pytest.raises(ArtifactError, match=generator_fingerprint(built)):
-        evaluate(built, cell)
+        evaluate(built, plan)
     assert row_files(built) == []
 
 

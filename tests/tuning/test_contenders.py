@@ -56,14 +56,14 @@ def measure(work: Workspace, accuracies: Mapping[int, Sequence[float]]) -> None:
     """Writes the rows of students, by the number of their trial."""
     rows = []
     for number, own in accuracies.items():
-        cells = plan_validations(work, [generator(work, number)])
-        for cell, accuracy in zip(cells, own, strict=False):
+        plans = plan_validations(work, [generator(work, number)])
+        for plan, accuracy in zip(plans, own, strict=False):
             known = {
-                "id": planned_id(work, VALIDATION_TABLE, cell),
+                "id": planned_id(work, VALIDATION_TABLE, plan),
                 "dataset": work.dataset.name,
-                "ipc": cell.images_per_class,
-                "generator": cell.generator,
-                "seed": cell.seed,
+                "ipc": plan.images_per_class,
+                "generator": plan.generator,
+                "seed": plan.seed,
                 "study": work.study,
             }
             rows.append(validation(**known, accuracy=accuracy))
@@ -72,7 +72,7 @@ def measure(work: Workspace, accuracies: Mapping[int, Sequence[float]]) -> None:
 
 def contending(work: Workspace) -> list[int]:
     numbers = {generator(work, number): number for number in range(9)}
-    return list(dict.fromkeys(numbers[str(cell.generator)] for cell in contender_students(work, trials(work))))
+    return list(dict.fromkeys(numbers[str(plan.generator)] for plan in contender_students(work, trials(work))))
 
 
 def test_contenders_are_the_best_completed_trials_with_as_many_students_each(work: Workspace) -> None:

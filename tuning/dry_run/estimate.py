@@ -13,7 +13,7 @@ from typing import Any
 from dim_ray.config import Config, to_dict
 from dim_ray.pipeline.evaluations import plan_evaluations
 from dim_ray.pipeline.priors import prior_fingerprint, prior_is_settled
-from dim_ray.pipeline.students import StudentPlan, selection_cells
+from dim_ray.pipeline.students import StudentPlan, plan_selection
 from dim_ray.pipeline.teachers import pool_teachers, teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace
 from tuning.dry_run.probe import Probe
@@ -84,7 +84,7 @@ def students_left(
     """
     contending, final = ([], []) if num_trials else record.missing_students()
     if num_trials:
-        contending = selection_cells(work, range(1)) * work.config.study.num_contender_students
+        contending = plan_selection(work, range(1)) * work.config.study.num_contender_students
     if num_trials or contending:
         # With hard labels, because the teachers that would give soft ones aren't known.
         evaluation = replace(work.config.evaluation, labels="hard")

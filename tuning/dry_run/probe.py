@@ -38,7 +38,7 @@ from dim_ray.core.training.random import stream
 from dim_ray.distributed.cluster.placement import Placement
 from dim_ray.errors import ResourceError
 from dim_ray.pipeline.generators import rung_epochs
-from dim_ray.pipeline.students import SizedGenerator, StudentPlan, group_cells, selection_cells, train_cells
+from dim_ray.pipeline.students import SizedGenerator, StudentPlan, group_students, plan_selection, train_group
 from dim_ray.pipeline.teachers import open_pool
 from dim_ray.pipeline.workspace import Workspace, on_device
 from tuning.dry_run.timings import Job
@@ -139,7 +139,7 @@ def _trial_seconds(work: Workspace) -> float:
         measure=lambda epoch: {},
     )
     num_seeds = config.study.selection_seeds
-    students = sum(_student_seconds(work, student, num_seeds) for student in selection_cells(work, range(1)))
+    students = sum(_student_seconds(work, student, num_seeds) for student in plan_selection(work, range(1)))
     return _stage_seconds(stage, dataset.train) + len(rung_epochs(config)) * num_seeds * students
 
 
@@ -152,9 +152,9 @@ def _student_seconds(work: Workspace, student: StudentPlan, num_seeds: int) -> f
     for num_steps in _STUDENT_STEPS:
         recipe = replace(student.recipe, epochs=1, min_steps=num_steps, labels="hard", quirks=())
         cells = [replace(student, recipe=recipe, seed=seed) for seed in range(num_seeds)]
-        group = group_cells(work, cells, num_seeds=num_seeds, device_type=device_type)[0]
+        group = group_students(work, cells, num_seeds=num_seeds, device_type=device_type)[0]
         started = time.perf_counter()
-        results = finished(train_cells(work, group, [generator] * len(group), test=False))
+        results = finished(train_group(work, group, [generator] * len(group), test=False))
         readings.append((results[0].budget.optimiser_steps, (time.perf_counter() - started) / len(group)))
     (fewer, less), (more, longer) = readings
     step = max(0.0, longer - less) / (more - fewer) if more > fewer else longer / more  # an epoch may be longer

@@ -204,11 +204,7 @@ def open_root(root: str, pauses_seconds: tuple[float, ...] = ()) -> Root:
 
 
 def probe(root: str) -> None:
-    """Check that a root can be used: create it, write a small file, read it back and delete it.
-
-    Raises:
-        StorageError: The root can't be used; the message says why.
-    """
+    """Check that a root can be used, by writing a small file and reading it back; raise a StorageError if it can't."""
     opened = open_root(root)
     if opened.is_local and os.path.isfile(opened.path):
         raise StorageAddressError(f"the storage root {opened.uri} is a file; give a folder with --storage.")
@@ -220,24 +216,19 @@ def probe(root: str) -> None:
         opened.delete(key)
     if received != _PROBE_BYTES:
         raise StorageError(
-            f"the storage root {opened.uri} doesn't give back what was written "
-            f"({len(_PROBE_BYTES)} bytes written, {len(received or b'')} read); choose another with --storage."
+            f"the storage root {opened.uri} doesn't give back what was written; choose another with --storage."
         )
 
 
 def check_name(what: str, name: object) -> str:
-    """Return a name that may stand in a path.
-
-    Raises:
-        StorageError: It isn't a string of letters, digits, '.', '_' and '-' that begins with a letter or digit.
-    """
+    """Return a name if it may stand in a path, and raise a StorageError otherwise."""
     if not isinstance(name, str) or not is_name(name):
         raise StorageError(f"{what} is {name!r}; allowed: letters, digits, '.', '_' and '-', the first not a sign.")
     return name
 
 
 def is_name(name: str) -> bool:
-    """Return whether a string may stand in a path; see `check_name`."""
+    """Return whether a string may stand in a path: letters, digits, '.', '_' and '-', the first no sign."""
     return _NAME.fullmatch(name) is not None
 
 

@@ -3,8 +3,8 @@
     python -m benchmarks best --repeats 5
     python -m benchmarks report --repeats 3
 
-They are of four data sets at five IPCs, so that a question is about a twentieth of them. "One partition" is the worst
-case, in which all of them are of one data set and IPC.
+They are of four datasets at five IPCs, so that a question is about a twentieth of them. "One partition" is the worst
+case, in which all of them are of one dataset and IPC.
 """
 
 from __future__ import annotations

@@ -23,10 +23,10 @@ def check_absent(folder: Path) -> None:
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Make a folder appear with all files at once.
+    """Make a new or empty folder appear with all files at once.
 
     Args:
-        folder: New or empty folder.
+        folder: Folder to make.
         files: Contents by path, with parts joined by "/".
 
     Raises:

@@ -96,26 +96,19 @@ class Reevaluation:
 def measured_cells(rows: pd.DataFrame, generator: str) -> list[dict[str, Any]]:
     """Return the cells of a generator for its card, as JSON values with recipe, seeds and accuracies.
 
-    Cells with soft labels are left out, since their teachers aren't exported.
-
-    Args:
-        rows: Evaluations, oldest first.
-        generator: Fingerprint of the generator.
+    Cells with soft labels are left out, since their teachers aren't exported. Rows come oldest first.
     """
     own = rows[(rows["generator"] == generator) & (rows["labels"] == "hard")]
     latest = own.drop_duplicates([*CELL, "seed"], keep="last").sort_values("seed", kind="stable")
-    cells = []
-    for _, group in latest.groupby(list(CELL), dropna=False):
-        first = group.iloc[0]
-        cells.append(
-            {
-                **{name: first[name] if name != "ipc" else int(first[name]) for name in _SHOWN},
-                "recipe": json.loads(first["recipe_json"]),
-                "seeds": [int(seed) for seed in group["seed"]],
-                "accuracies": [float(accuracy) for accuracy in group["accuracy"]],
-            }
-        )
-    return cells
+    return [
+        {
+            **{name: group[name].tolist()[0] for name in _SHOWN},
+            "recipe": json.loads(group["recipe_json"].iloc[0]),
+            "seeds": group["seed"].tolist(),
+            "accuracies": group["accuracy"].tolist(),
+        }
+        for _, group in latest.groupby(list(CELL), dropna=False)
+    ]
 
 
 def reevaluate(
@@ -219,9 +212,9 @@ def _check(cell: Mapping[str, Any]) -> None:
 
 
 def _recipe(cell: Mapping[str, Any]) -> EvaluationConfig:
-    return EvaluationConfig(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in cell["recipe"].items()}
-    )
+    stated: Mapping[str, Any] = cell["recipe"]
+    values: dict[str, Any] = {name: tuple(own) if isinstance(own, list) else own for name, own in stated.items()}
+    return EvaluationConfig(**values)
 
 
 @contextmanager

@@ -118,10 +118,11 @@ def _dots(axes: Axes, points: pd.DataFrame, title: str) -> None:
             if not math.isnan(std):
                 axes.plot([mean - std, mean + std], [place, place], color=colour, linewidth=2)
             axes.plot([mean], [place], marker, color=colour, markerfacecolor=face, markersize=7, markeredgewidth=1.8)
+            text = f"{mean:.1f}" if place else f"{word} {mean:.1f}"
             shift, align = (-8, "top") if prefix else (8, "bottom")
-            text, style = f"{mean:.1f}", {"ha": "center", "va": align, "color": colour}
-            text = text if place else f"{word} {text}"
-            axes.annotate(text, (mean, place), (0, shift), textcoords="offset points", **style)
+            axes.annotate(
+                text, (mean, place), (0, shift), textcoords="offset points", ha="center", va=align, color=colour
+            )
     first, *others = (int(ipc) for ipc in points["ipc"])
     texts = [f"{first:,} {'image' if first == 1 else 'images'} per class", *(f"{ipc:,} per class" for ipc in others)]
     axes.set_yticks(list(places), texts)
@@ -151,8 +152,8 @@ def _ipc_figure(points: pd.DataFrame, best: Best, protocol: str, whole: Mapping[
         if whole is not None:
             height = 100 * float(whole["mean"])
             axes.axhline(height, color=ORANGE, linewidth=1, linestyle=(0, (1, 2)))
-            style = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "va": "bottom"}
-            axes.annotate(_WHOLE, (0.01, height), (0, 3), color=ORANGE, **style)
+            transform = axes.get_yaxis_transform()
+            axes.annotate(_WHOLE, (0.01, height), (0, 3), transform, "offset points", va="bottom", color=ORANGE)
         ticks = sorted({*(int(ipc) for ipc in points["ipc"]), *(ipc for line in others for ipc in line.accuracies)})
         axes.set_xscale("log")
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])

@@ -46,14 +46,10 @@ class Best:
 
 
 def measured_cells(evaluations: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of `summarise` with budget, best test accuracy and the accuracy of real images.
+    """Return the rows of `summarise` with more columns.
 
-    Args:
-        evaluations: Rows of `Reader.evaluations`.
-
-    Returns:
-        The columns of `summarise`; images_drawn, stored_bytes and best_test_mean; and real_mean, real_std and real_n
-        of real images with the same data, budget and terms, NaN if there are none.
+    These are images_drawn, stored_bytes and best_test_mean; and real_mean, real_std and real_n of real images with the
+    same data, budget and terms, NaN if there are none.
     """
     latest = evaluations.drop_duplicates([*_KEY, "seed"], keep="last")
     extra = latest.groupby(_KEY, dropna=False).agg(**_EXTRA).reset_index()
@@ -103,15 +99,12 @@ def whole_set(cells: pd.DataFrame, best: Best) -> Mapping[Any, Any] | None:
 
 
 def leaders(cells: pd.DataFrame, protocol: str, most: int) -> tuple[pd.DataFrame, int]:
-    """Return the best generators of each dataset, IPC, architecture and terms, and the number of all cells.
+    """Return the best generators of each dataset, IPC, architecture and terms, best first, and the number of all.
 
     Args:
         cells: Rows of `measured_cells`.
         protocol: Protocol of generated images.
         most: Maximum number of rows; if there are more groups, each has one.
-
-    Returns:
-        Rows by dataset, IPC and architecture, best validation accuracy first.
     """
     there = cells[cells["protocol"] == protocol]
     groups = there.groupby(_PAIRED, dropna=False).ngroup()

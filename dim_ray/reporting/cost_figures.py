@@ -38,15 +38,8 @@ def costs(
 ) -> pd.DataFrame:
     """Return device seconds by study, highest first.
 
-    Args:
-        artifacts: Storage with the networks that the studies built.
-        trials: Rows of trials.
-        evaluations: Rows of evaluations.
-        validations: Rows of validations.
-
-    Returns:
-        Columns `study`, `networks`, `trials`, `contenders`, `evaluations`, `saved`, `total` and `num_trials`, which
-        leaves out trials that reused another's result.
+    The columns are `study`, `networks`, `trials`, `contenders`, `evaluations`, `saved`, `total` and `num_trials`, which
+    leaves out trials that reused another's result.
     """
     ran = (
         trials.assign(ran=trials["reused_trial"].isna())
@@ -66,11 +59,7 @@ def costs(
 
 
 def cost_figure(table: pd.DataFrame) -> Figure:
-    """Return a bar chart of the most expensive studies.
-
-    Args:
-        table: At least one row of `costs`.
-    """
+    """Return a bar chart of the most expensive studies, from at least one row of `costs`."""
     shown = table.head(_MOST_BARS)
     seconds, unit = next((u for u in _UNITS if (shown["total"] + shown["saved"]).max() >= 2 * u[0]), _UNITS[-1])
 

@@ -88,13 +88,7 @@ _STYLE: dict[Any, Any] = {
 
 
 def draw(paint: Callable[[Figure], None], *, height: float, width: float = WIDTH) -> Drawing:
-    """Return what `paint` draws on an empty figure.
-
-    Args:
-        paint: Adds axes to the figure and draws.
-        height: Height in points, which are pixels of a wide page.
-        width: Width in points.
-    """
+    """Return what `paint` draws on an empty figure; sizes are in points, which are pixels of a wide page."""
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the page's font may have it
         figure = Figure(figsize=(width / _POINTS_PER_INCH, height / _POINTS_PER_INCH), layout="constrained")
@@ -117,12 +111,7 @@ def settle(figure: Figure) -> None:
 
 
 def themed(svg: str, prefix: str) -> str:
-    """Return an SVG for a page: without background, with the page's colours and unique ids.
-
-    Args:
-        svg: A figure's file.
-        prefix: Prefix of every id.
-    """
+    """Return an SVG for a page: without background, with the page's colours, and a prefix before every id."""
     start = svg.index("<svg")
     svg = re.sub(r"<metadata>.*?</metadata>\s*|<g id=\"patch_1\">.*?</g>\s*", "", svg[start:], flags=re.S, count=2)
     svg = re.sub(r'\bid="', f'id="{prefix}', svg)
@@ -134,12 +123,7 @@ def themed(svg: str, prefix: str) -> str:
 
 
 def label_lines(axes: Axes, labels: Sequence[tuple[float, float, str, str]]) -> None:
-    """Label points on their right, moving labels apart that would overlap.
-
-    Args:
-        axes: Axes with final limits.
-        labels: x, y, text and colour of each label.
-    """
+    """Label points (x, y, text, colour) on their right, moving apart labels that would overlap."""
     low, high = axes.get_ylim()
     points = axes.get_window_extent().height / axes.get_figure().dpi * _POINTS_PER_INCH  # type: ignore[union-attr]
     gap = _LABEL_POINTS * (high - low) / max(points, 1.0)

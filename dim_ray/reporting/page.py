@@ -47,12 +47,9 @@ def make_page(report: Report, *, made_at: datetime) -> Page:
             files[f"{name}.png"] = item.png
         else:
             files |= {f"{name}.svg": item.drawing.svg.encode(), f"{name}.png": item.drawing.png}
+    loader = PackageLoader("dim_ray.reporting", "")
     environment = Environment(
-        loader=PackageLoader("dim_ray.reporting", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     html = environment.get_template("page.html").render(
         report=report,

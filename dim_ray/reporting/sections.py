@@ -71,13 +71,14 @@ def make_report(reader: Reader, artifacts: ArtifactStore, filters: Mapping[str, 
     bests = best_generators(evaluations)
     most = evaluations["dataset"].value_counts().reindex([best.dataset for best in bests]).nlargest(_MOST_DATASETS)
     drawn = [best for best in bests if best.dataset in most.index]
-    sections = (
+    sections = [
         Section(key="leaderboard", title="Leaderboard", text=_LEADERBOARD, tables=leaderboard(cells)),
         _against_ipc(cells, drawn, len(bests)),
         *_of_studies(evaluations, trials, drawn),
-        *([] if filters.keys() - _OF_TRIALS else [_cost(reader, artifacts, trials, evaluations, filters)]),
         _failures(trials),
-    )
+    ]
+    if not filters.keys() - _OF_TRIALS:
+        sections.insert(-1, _cost(costs(artifacts, trials, evaluations, reader.validations(**filters))))
     return Report(
         root=reader.root,
         chosen=", ".join(f"{name} {value}" for name, value in filters.items()),
@@ -211,14 +212,7 @@ def _trial_fronts(searched: Sequence[Study]) -> Iterator[Figure]:
                 yield figure
 
 
-def _cost(
-    reader: Reader,
-    artifacts: ArtifactStore,
-    trials: pd.DataFrame,
-    evaluations: pd.DataFrame,
-    filters: Mapping[str, Any],
-) -> Section:
-    table = costs(artifacts, trials, evaluations, reader.validations(**filters))
+def _cost(table: pd.DataFrame) -> Section:
     return Section(key="cost", title="Cost", figures=[] if table.empty else [cost_figure(table)])
 
 

@@ -28,11 +28,7 @@ _HEADINGS: Mapping[str, tuple[str, str]] = {
 
 
 def leaderboard(cells: pd.DataFrame) -> list[Table]:
-    """Return a table per protocol of generated images, and one of training on all real images.
-
-    Args:
-        cells: Rows of `dim_ray.reporting.cells.measured_cells`.
-    """
+    """Return a table per protocol of generated images, and one of training on all real images."""
     tables = []
     for protocol, (title, real) in _HEADINGS.items():
         rows, num_all = leaders(cells, protocol, _MOST_ROWS)

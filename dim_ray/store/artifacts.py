@@ -58,12 +58,7 @@ class Artifact:
 
 
 class ArtifactStore:
-    """Artefacts by kind and fingerprint, and plain files by key.
-
-    Args:
-        root: Root of the storage, as for `dim_ray.store.files.filesystem.open_root`.
-        pauses_seconds: Pauses between attempts while a refusal may pass.
-    """
+    """Artefacts by kind and fingerprint, and plain files by key, below a root; arguments as for `open_root`."""
 
     def __init__(self, root: str, pauses_seconds: tuple[float, ...] = PAUSES_SECONDS) -> None:
         self._root = open_root(root, pauses_seconds)
@@ -159,15 +154,10 @@ class ArtifactStore:
                 self._root.filesystem.delete_dir(self._root.path_of(key))
 
     def write_bytes(self, key: str, data: bytes, *, is_patient: bool = True) -> str:
-        """Write a plain file whole or not at all, replacing an existing one, and return its address.
-
-        Args:
-            key: Path below the root, for example ``studies/digits/config.yaml``.
-            data: Contents of the file.
-            is_patient: Whether to try again after a refusal.
+        """Write a plain file, such as ``studies/digits/config.yaml``, whole or not at all, and return its address.
 
         Raises:
-            StorageError: The file can't be written.
+            StorageError: The file can't be written; with `is_patient` after trying again.
         """
         root = self._root if is_patient else replace(self._root, pauses_seconds=())
         return root.write(key, data)
@@ -224,11 +214,7 @@ def card_digest(card: Mapping[str, Any]) -> str:
 
 
 def seal_card(card: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
-    """Return the bytes of card.json, with the checksums of the files and of the card itself.
-
-    Args:
-        card: JSON values; `files` is replaced.
-        files: Contents by name.
+    """Return the bytes of card.json: a card with the checksums of its files and of itself.
 
     Raises:
         ArtifactError: The card isn't JSON.

@@ -21,12 +21,6 @@ _LARGE_BYTES = 1_000_000  # below that, starting threads takes longer than readi
 def parse(table: Table, path: str, data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     """Return the rows of a file: columns of `table.file_schema`, null where an older version lacks them.
 
-    Args:
-        table: Table of the rows.
-        path: Path for error messages.
-        data: Contents of the file.
-        columns: Columns to return. Default: all inside the file.
-
     Raises:
         StorageError: The file is damaged, of a newer version, or not ours.
     """

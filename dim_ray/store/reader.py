@@ -18,7 +18,6 @@ from typing import Any
 
 import pandas as pd
 
-from dim_ray.config import NO_QUIRKS
 from dim_ray.errors import StorageError, nearest
 from dim_ray.store.analysis.pareto import pareto_set, study_objectives
 from dim_ray.store.analysis.selection import CELL, may_choose, no_evaluations, rank, what_is_there
@@ -33,7 +32,7 @@ _CHOOSING = (*CELL, "seed", "accuracy", "validation_accuracy", "stored_bytes", "
 
 
 def open_store(storage: str | PathLike[str]) -> Reader:
-    """Open a storage for reading: a folder, or an s3:// or gs:// URI. Nothing is read yet."""
+    """Open a storage, a folder or an s3:// or gs:// URI, for reading."""
     return Reader(fspath(storage))
 
 
@@ -146,11 +145,12 @@ class Reader:
             UsageError: `ipc` isn't a number.
         """
         allowed_values(EVALUATION_TABLE, "ipc", ipc)
-        asked = f"{dataset!r} at IPC {ipc}, protocol {protocol!r}" + (f", {architecture}" if architecture else "")
-        filters = {"dataset": dataset, "ipc": ipc, "protocol": protocol}
-        rows = self._choosing(filters | ({"architecture": architecture} if architecture is not None else {}))
+        asked, filters = f"{dataset!r} at IPC {ipc}, protocol {protocol!r}", {}
+        if architecture is not None:
+            asked, filters = f"{asked}, {architecture}", {"architecture": architecture}
+        rows = self._choosing(dataset=dataset, ipc=ipc, protocol=protocol, **filters)
         if rows.empty:
-            there = self._choosing({})
+            there = self._choosing()
             if there.empty and self._read(EVALUATION_TABLE, ("id",), {}).empty:
                 raise no_evaluations(self.root)
             raise StorageError(f"no generator was evaluated on {asked} under {self.root}; {what_is_there(there)}")
@@ -161,21 +161,17 @@ class Reader:
             rows = _at_most("max_device_seconds", max_device_seconds, rows, seconds, asked)
         return rank(rows)
 
-    def best_cell(
-        self, *, dataset: str, ipc: int, architecture: str | None = None, protocol: str = "on_the_fly", **limits: Any
-    ) -> dict[str, Any]:
+    def best_cell(self, **asked: Any) -> dict[str, Any]:
         """Return the first row of `best` as a dictionary; same arguments and errors."""
-        ranked = self.best(dataset=dataset, ipc=ipc, architecture=architecture, protocol=protocol, **limits)
-        return {str(name): value for name, value in ranked.iloc[0].items()}
+        return {str(name): value for name, value in self.best(**asked).iloc[0].items()}
 
     def _read(self, table: Table, columns: Sequence[str] | None, filters: dict[str, Any]) -> pd.DataFrame:
         frame: pd.DataFrame = read_rows(self._root, table, filters, columns).to_pandas()
         return frame
 
-    def _choosing(self, filters: dict[str, Any]) -> pd.DataFrame:
+    def _choosing(self, **filters: Any) -> pd.DataFrame:
         """Return the rows that may choose a generator."""
-        plain = {"quirks": NO_QUIRKS, "labels": "hard"}  # may_choose checks them again, but only after reading
-        rows = self.measured(**{**filters, **plain})
+        rows = self.measured(**filters)
         return rows[may_choose(rows)]
 
     def _device_seconds(self) -> dict[str, float]:

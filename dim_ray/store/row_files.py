@@ -43,12 +43,7 @@ _NAME = re.compile(r"rows-(?P<count>\d+)-(?P<digest>[0-9a-f]{16})\.parquet")
 
 
 def encode(table: Table, rows: pa.Table) -> bytes:
-    """Return a Parquet file with checksums.
-
-    Args:
-        table: Table of the rows.
-        rows: At least the columns of `table.file_schema`.
-    """
+    """Return a Parquet file with checksums, of rows with at least the columns of `table.file_schema`."""
     schema = table.file_schema
     inside = rows.select(schema.names).cast(schema.remove_metadata()).replace_schema_metadata(schema.metadata)
     buffer = pa.BufferOutputStream()
@@ -59,13 +54,7 @@ def encode(table: Table, rows: pa.Table) -> bytes:
 
 
 def write_pack(root: Root, table: Table, place: Mapping[str, Any], rows: pa.Table) -> str:
-    """Write rows of one partition as one file, read it back and return its key.
-
-    Args:
-        root: Storage to write.
-        table: Table of the rows.
-        place: Values of the partition columns.
-        rows: At least one row, with distinct ids.
+    """Write rows of one partition, with distinct ids, as one file, read it back and return its key.
 
     Raises:
         StorageError: The file can't be written, or reads differently from what was written.

@@ -190,15 +190,8 @@ def _join(table: Table, read: Mapping[RowFile, pa.Table], columns: Sequence[str]
 
 def _chosen(table: Table, files: Iterable[RowFile], allowed: Mapping[str, pa.Array]) -> list[RowFile]:
     """Return the files whose partitions may have rows that are asked for."""
-    decided: dict[tuple[Any, ...], bool] = {}
-
-    def fits(place: tuple[Any, ...]) -> bool:
-        if place not in decided:
-            pairs = zip(table.partitions, place, strict=True)
-            decided[place] = all(value in allowed[name].to_pylist() for name, value in pairs if name in allowed)
-        return decided[place]
-
-    return [file for file in files if fits(file.place)]
+    wanted = [(index, set(allowed[name].to_pylist())) for index, name in enumerate(table.partitions) if name in allowed]
+    return [file for file in files if all(file.place[index] in values for index, values in wanted)]
 
 
 def _place(root: Root, table: Table, path: str) -> tuple[Any, ...]:

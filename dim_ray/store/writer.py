@@ -23,24 +23,16 @@ __all__ = ["Writer"]
 
 
 class Writer:
-    """Append to the tables of a storage.
-
-    Args:
-        root: Root of the storage, as for `dim_ray.store.files.filesystem.open_root`.
-        pauses_seconds: Pauses between attempts while a refusal may pass.
-    """
+    """Append to the tables of a storage; arguments as for `dim_ray.store.files.filesystem.open_root`."""
 
     def __init__(self, root: str, pauses_seconds: tuple[float, ...] = PAUSES_SECONDS) -> None:
         self._root = open_root(root, pauses_seconds)
 
     def append_evaluations(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Write evaluations, after checking all of them.
+        """Write evaluations after checking all of them, and return the addresses of their files.
 
         Args:
             rows: Values by column of `dim_ray.store.schema.EVALUATIONS`.
-
-        Returns:
-            Addresses of the files.
 
         Raises:
             StorageError: A row doesn't fit the table, or the storage can't be written.
@@ -48,15 +40,11 @@ class Writer:
         return self._append(EVALUATION_TABLE, rows)
 
     def append_validations(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Write validations, with the columns of `dim_ray.store.schema.VALIDATIONS`; see `append_evaluations`."""
+        """Write validations, with the columns of `VALIDATIONS`; see `append_evaluations`."""
         return self._append(VALIDATION_TABLE, rows)
 
     def append_trial(self, row: Mapping[str, Any]) -> str:
-        """Write a trial, with the columns of `dim_ray.store.schema.TRIALS`, replacing an earlier row of the same trial.
-
-        Raises:
-            StorageError: The row doesn't fit the table, or the storage can't be written.
-        """
+        """Write a trial, replacing its earlier row, with the columns of `TRIALS`; see `append_evaluations`."""
         [address] = self._append(TRIAL_TABLE, [row])
         return address
 

@@ -85,7 +85,7 @@ def test_loaded_by_us_it_is_the_same_generator(exported: Path, storage: Path) ->
     assert theirs.fingerprint == folder.name
 
 
-def test_environment_with_torch_and_safetensors_alone_samples_identical_images(exported: Path, tmp_path: Path) -> None:
+def test_environment_with_only_torch_and_safetensors_samples_identical_images(exported: Path, tmp_path: Path) -> None:
     packages = install(tmp_path / "packages", "torch", "safetensors")
     command = [sys.executable, "-I", "-S", "-c", SAMPLE, str(packages), str(exported), str(tmp_path / "images.pt")]
     run = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -19,7 +19,7 @@ def rows_of(folder: Path, rows: list[dict[str, Any]]) -> pd.DataFrame:
     return Reader(str(folder)).evaluations()
 
 
-def test_real_images_stand_beside_generated_ones_of_the_same_budget_alone(tmp_path: Path) -> None:
+def test_real_images_stand_only_beside_generated_ones_of_the_same_budget(tmp_path: Path) -> None:
     rows = [evaluation(seed=seed, accuracy=0.9, best_test_accuracy=0.93) for seed in range(2)]
     real = [real_evaluation(protocol="real_on_the_fly", seed=seed, accuracy=a) for seed, a in enumerate([0.94, 0.96])]
     other = real_evaluation(protocol="real_on_the_fly", budget_fingerprint="eeee000011112222", accuracy=0.5)

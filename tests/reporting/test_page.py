@@ -139,7 +139,7 @@ def test_generated_and_real_images_stand_side_by_side_and_protocols_in_tables_of
         assert first["generator"] == "feed0000"
 
 
-def test_published_figures_are_named_as_such_beside_their_own_protocol_alone(elements: list[Element]) -> None:
+def test_published_figures_are_named_as_such_and_stand_only_beside_their_own_protocol(elements: list[Element]) -> None:
     on_the_fly = table_of(elements, "Test accuracy in % on cifar10, on the fly")
     fixed = table_of(elements, "Test accuracy in % on cifar10, fixed")
     assert ["DiM, ConvNet-3", "ConvNet-3", "10", "72.6", *["\N{EN DASH}"] * 2, "published, its own paper"] in on_the_fly
@@ -250,7 +250,7 @@ def test_one_row_makes_a_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("state", ["completed", "failed"])
-def test_trials_alone_make_a_page_that_says_what_to_do(tmp_path: Path, state: str) -> None:
+def test_only_trials_make_a_page_that_says_what_to_do(tmp_path: Path, state: str) -> None:
     Writer(str(tmp_path)).append_trial(
         trial(state=state, objective=None if state == "failed" else 0.9, device_seconds=None, generator=None)
     )
@@ -260,7 +260,7 @@ def test_trials_alone_make_a_page_that_says_what_to_do(tmp_path: Path, state: st
     assert "No generator was evaluated yet." in html
 
 
-def test_real_images_alone_make_a_page(tmp_path: Path) -> None:
+def test_only_real_images_make_a_page(tmp_path: Path) -> None:
     Writer(str(tmp_path)).append_evaluations([real_evaluation(), real_evaluation(protocol="real_full", ipc=100)])
     report = make_report(Reader(str(tmp_path)), ArtifactStore(str(tmp_path)), {})
     elements = parse(make_page(report, made_at=datetime(2026, 1, 2, tzinfo=UTC)).html)

@@ -35,7 +35,7 @@ def test_every_group_is_in_the_leaderboard_however_many_there_are(
     assert [row[0] for row in on_the_fly.rows] == names
 
 
-def test_fronts_are_of_generators_on_the_terms_of_the_best_alone(tmp_path: Path) -> None:
+def test_fronts_have_only_generators_on_the_terms_of_the_best(tmp_path: Path) -> None:
     sizes = {GENERATORS[0]: 9000, GENERATORS[1]: 6000}
     rows = [evaluation(generator=name, stored_bytes=size) for name, size in sizes.items()]
     others = ({"architecture": "mlp"}, {"budget_fingerprint": "e" * 16}, {"quirks": "train_mode"}, {"labels": "soft"})

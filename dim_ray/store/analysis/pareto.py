@@ -68,12 +68,7 @@ def pareto_set(trials: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
 
 
 def is_pareto(trials: pd.DataFrame, objectives: Sequence[str]) -> pd.Series[bool]:
-    """Return which trials no other one dominates.
-
-    Args:
-        trials: Rows with a value for every objective.
-        objectives: Names in `AXES`.
-    """
+    """Return which trials no other one dominates; all need a value for every objective."""
     axes = [AXES[name] for name in objectives]
     signs = [1.0 if axis.direction == "minimize" else -1.0 for axis in axes]
     points = trials[[axis.column for axis in axes]].to_numpy(dtype=float) * signs  # smaller is better
@@ -81,11 +76,7 @@ def is_pareto(trials: pd.DataFrame, objectives: Sequence[str]) -> pd.Series[bool
 
 
 def undominated(points: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return which points no other one dominates: is smaller than in one coordinate and larger in none.
-
-    Args:
-        points: Array of shape (n, coordinates), finite.
-    """
+    """Return which points, finite and of shape (n, coordinates), no other one dominates; smaller is better."""
     left = np.lexsort(points.T[::-1])  # a point comes after those that dominate it
     place = 0
     while place < len(left):

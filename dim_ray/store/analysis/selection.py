@@ -77,13 +77,10 @@ def summarise(evaluations: pd.DataFrame) -> pd.DataFrame:
 
 
 def rank(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the cells of comparable generators, highest mean validation accuracy first.
+    """Return the cells of comparable generators, as of `summarise`, highest mean validation accuracy first.
 
     Args:
         rows: At least one evaluation, all of one dataset, IPC and protocol, that `may_choose`.
-
-    Returns:
-        Rows of `summarise`, on the terms that most generators share.
     """
     group = rows.groupby(TERMS, dropna=False).ngroup()
     groups = rows.groupby(group).agg(num_generators=("generator", "nunique"), latest=("created_at", "max"))
@@ -126,11 +123,6 @@ def usual_ipc(evaluations: pd.DataFrame, *, dataset: str, protocol: str = "on_th
     """Return the IPC at which generators are compared by default.
 
     That is the first default of `study.selection_images_per_class`, or the largest IPC if it wasn't measured.
-
-    Args:
-        evaluations: Rows of `Reader.evaluations`.
-        dataset: Name of the dataset.
-        protocol: How the students got their images.
     """
     usual = StudyConfig().selection_images_per_class[0]
     is_wanted = (evaluations["dataset"] == dataset) & (evaluations["protocol"] == protocol)

@@ -89,19 +89,19 @@ class Root:
                 raise
             return data
 
-        return self._do("read", key, read)
+        return self.attempt("read", key, read)
 
     def is_file(self, key: str) -> bool:
         """Return whether there is such a file."""
         path = self.path_of(key)
-        info = self._do("read", key, lambda: self.filesystem.get_file_info(path))
+        info = self.attempt("read", key, lambda: self.filesystem.get_file_info(path))
         return bool(info.type == pafs.FileType.File)
 
     def children(self, key: str, *, recursive: bool = False) -> list[pafs.FileInfo]:
         """Return the entries of a folder by path, without hidden ones; none if there is no folder."""
         base = self.path_of(key)
         folder = pafs.FileSelector(base, allow_not_found=True, recursive=recursive)
-        found = self._do("list", key, lambda: self.filesystem.get_file_info(folder))
+        found = self.attempt("list", key, lambda: self.filesystem.get_file_info(folder))
         visible = [info for info in found if not _is_hidden(info.path[len(base) :])]
         return sorted(visible, key=lambda info: str(info.path))
 
@@ -117,7 +117,7 @@ class Root:
             with self.filesystem.open_output_stream(target) as stream:
                 stream.write(data)
 
-        self._do("write", key, (lambda: _replace_file(target, data)) if self.is_local else put)
+        self.attempt("write", key, (lambda: _replace_file(target, data)) if self.is_local else put)
         return self.uri_of(key)
 
     def delete(self, key: str) -> None:
@@ -132,7 +132,7 @@ class Root:
                     with suppress(FileNotFoundError):
                         os.unlink(unfinished)
 
-        self._do("delete", key, delete)
+        self.attempt("delete", key, delete)
 
     def publish_folder(self, key: str, files: Mapping[str, bytes], is_whole: Callable[[], bool]) -> None:
         """Make a folder appear with all files at once (disk), or with the last file last (object store).
@@ -144,14 +144,14 @@ class Root:
         """
         if self.is_local:
             target = self.path_of(key)
-            self._do("write", key, lambda: _publish(target, files, is_whole))
+            self.attempt("write", key, lambda: _publish(target, files, is_whole))
             return
         *_, commit = files
         self.delete(f"{key}/{commit}")  # while its files are replaced, a damaged folder counts as absent
         for name, data in files.items():
             self.write(f"{key}/{name}", data)
 
-    def _do(self, action: str, key: str, call: Callable[[], _Result]) -> _Result:
+    def attempt(self, action: str, key: str, call: Callable[[], _Result]) -> _Result:
         """Read or write a key, trying again as long as this root allows."""
         address = self.uri_of(key)
         with storage_errors(action, address):
@@ -204,11 +204,7 @@ def open_root(root: str, pauses_seconds: tuple[float, ...] = ()) -> Root:
 
 
 def probe(root: str) -> None:
-    """Check that a root can be used: create it, write a small file, read it back and delete it.
-
-    Raises:
-        StorageError: The root can't be used; the message says why.
-    """
+    """Check that a root can be used, by writing a small file and reading it back; raise a StorageError if it can't."""
     opened = open_root(root)
     if opened.is_local and os.path.isfile(opened.path):
         raise StorageAddressError(f"the storage root {opened.uri} is a file; give a folder with --storage.")
@@ -220,24 +216,19 @@ def probe(root: str) -> None:
         opened.delete(key)
     if received != _PROBE_BYTES:
         raise StorageError(
-            f"the storage root {opened.uri} doesn't give back what was written "
-            f"({len(_PROBE_BYTES)} bytes written, {len(received or b'')} read); choose another with --storage."
+            f"the storage root {opened.uri} doesn't give back what was written; choose another with --storage."
         )
 
 
 def check_name(what: str, name: object) -> str:
-    """Return a name that may stand in a path.
-
-    Raises:
-        StorageError: It isn't a string of letters, digits, '.', '_' and '-' that begins with a letter or digit.
-    """
+    """Return a name if it may stand in a path, and raise a StorageError otherwise."""
     if not isinstance(name, str) or not is_name(name):
         raise StorageError(f"{what} is {name!r}; allowed: letters, digits, '.', '_' and '-', the first not a sign.")
     return name
 
 
 def is_name(name: str) -> bool:
-    """Return whether a string may stand in a path; see `check_name`."""
+    """Return whether a string may stand in a path: letters, digits, '.', '_' and '-', the first no sign."""
     return _NAME.fullmatch(name) is not None
 
 

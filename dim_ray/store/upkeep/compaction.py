@@ -16,11 +16,12 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dim_ray.store.files.faults import PAUSES_SECONDS, patiently, storage_errors
+from dim_ray.store.files.faults import PAUSES_SECONDS
 from dim_ray.store.files.filesystem import Root, open_root
 from dim_ray.store.parsing import parse
 from dim_ray.store.row_files import ROWS_PER_PACK, aside_name, is_aside, num_packed, write_pack
@@ -111,17 +112,12 @@ def _pack(root: Root, table: Table, batch: Sequence[RowFile], latest: datetime |
     pack = root.path_of(write_pack(root, table, place, rows))
     for file, digest in packed:
         if file.path != pack:
-            _retire(root, file, digest)
+            root.attempt("delete", root.key_of(file.path), partial(_delete, root, file, digest))
     return len(rows)
 
 
-def _retire(root: Root, file: RowFile, digest: str) -> None:
-    """Delete a file whose rows are in a pack, unless it was written again."""
-    with storage_errors("delete", file.path):
-        patiently(lambda: _delete(root, file, digest), root.pauses_seconds, f"delete {file.path}")
-
-
 def _delete(root: Root, file: RowFile, digest: str) -> None:
+    """Delete a file whose rows are in a pack, unless it was written again."""
     path = file.path
     try:
         if not file.is_pack and not is_aside(file.name):

@@ -99,11 +99,7 @@ def plan_pruning(root: str, *, quota_bytes: int | None = None, **interest: Any) 
 
 
 def prune(root: str, plan: Plan) -> None:
-    """Delete what a plan names, skipping what is gone already.
-
-    Raises:
-        StorageError: An artefact can't be deleted.
-    """
+    """Delete what a plan names; raise a StorageError if an artefact can't be deleted."""
     artifacts = ArtifactStore(root)
     for removal in plan.removals:
         artifacts.remove(removal.kind, removal.fingerprint)

@@ -142,7 +142,7 @@ def test_rows_with_quirks_or_soft_labels_choose_no_generator(root: str, unusual:
         Reader(root).best_cell(dataset="digits", ipc=50)
 
 
-def test_rows_alone_that_choose_nothing_say_what_to_run(root: str) -> None:
+def test_rows_that_choose_no_generator_say_what_to_run(root: str) -> None:
     Writer(root).append_evaluations([evaluation(quirks="best_of_tests", preset="custom")])
     with pytest.raises(StorageError, match=r"quirks or soft labels, which don't choose a generator: run"):
         Reader(root).best_cell(dataset="digits", ipc=10)

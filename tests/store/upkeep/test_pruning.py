@@ -97,7 +97,7 @@ def test_rows_that_are_of_no_interest_keep_nothing(storage: Path) -> None:
     Writer(str(storage)).append_evaluations([evaluation(generator=WORSE, dataset="mnist")])
     everything = names(storage)
     asked = names(storage, dataset="digits")
-    assert set(asked) - set(everything) == {"generators/c"}  # a trial alone names it
+    assert set(asked) - set(everything) == {"generators/c"}  # only a trial names it
     assert set(names(storage, dataset="mnist")) - set(everything) == {"generators/a", "generators/c"}
     with pytest.raises(StorageError, match=r"no evaluation under .* has {'dataset': 'nist'}, so nothing would be kept"):
         names(storage, dataset="nist")

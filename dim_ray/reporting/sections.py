@@ -55,13 +55,10 @@ class Report:
 
 
 def make_report(reader: Reader, artifacts: ArtifactStore, filters: Mapping[str, Any]) -> Report:
-    """Read a storage and draw it.
+    """Read the rows and artefacts of one storage, and draw them.
 
-    Args:
-        reader: Rows of the storage.
-        artifacts: Artefacts of the same storage.
-        filters: Values of dataset, ipc, architecture and protocol. A protocol of generated images includes that of the
-            real images beside it. Only the dataset limits trials, so with other filters there is no section of costs.
+    Filters are values of dataset, ipc, architecture and protocol. A protocol of generated images includes that of the
+    real images beside it. Only the dataset limits trials, so with other filters there is no section of costs.
 
     Raises:
         StorageError: There are no such rows; the message says what there is.

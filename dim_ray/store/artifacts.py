@@ -108,10 +108,10 @@ class ArtifactStore:
             self._root.publish_folder(key, {**files, CARD_FILE: content}, lambda: self._is_whole(kind, fingerprint))
         return self._root.uri_of(key)
 
-    def copy(self, source: ArtifactStore, kind: str, fingerprint: str) -> str:
+    def copy(self, other: ArtifactStore, kind: str, fingerprint: str) -> str:
         """Copy an artefact of another store unchanged, and return its address; raises as `read` and `write`."""
         key = _folder(kind, fingerprint)
-        artifact, card = source.read(kind, fingerprint), source.read_bytes(f"{key}/{CARD_FILE}") or b""
+        artifact, card = other.read(kind, fingerprint), other.read_bytes(f"{key}/{CARD_FILE}") or b""
         self._root.publish_folder(key, {**artifact.files, CARD_FILE: card}, lambda: self._is_whole(kind, fingerprint))
         return self._root.uri_of(key)
 

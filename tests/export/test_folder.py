@@ -43,12 +43,12 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("exporting")
     work = make_work(root)
     build_networks(work)
-    identity = distil(work)
+    fingerprint = distil(work)
     common = {"dataset": "tiny", "ipc": 10}
-    rows = [evaluation(generator=identity, seed=s, accuracy=a, **common) for s, a in enumerate([0.80, 0.82])]
+    rows = [evaluation(generator=fingerprint, seed=s, accuracy=a, **common) for s, a in enumerate([0.80, 0.82])]
     rows += [
         evaluation(
-            generator=identity, protocol="fixed", accuracy=0.7, quirks="best_of_tests", preset="custom", **common
+            generator=fingerprint, protocol="fixed", accuracy=0.7, quirks="best_of_tests", preset="custom", **common
         )
     ]
     rows += [real_evaluation(accuracy=0.55, **common), real_evaluation(accuracy=0.11, architecture="mlp", **common)]
@@ -61,8 +61,8 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Not to be changed."""
     out = tmp_path_factory.mktemp("out") / "generator"
-    [identity] = [path.name for path in (storage / "generators").iterdir()]
-    main(["export", identity, str(out), "--storage", str(storage)])
+    [fingerprint] = [path.name for path in (storage / "generators").iterdir()]
+    main(["export", fingerprint, str(out), "--storage", str(storage)])
     return out
 
 

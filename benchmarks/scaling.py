@@ -59,7 +59,7 @@ def compute_cases(setting: Setting) -> list[Case]:
 
 def traffic(setting: Setting) -> tuple[list[int], list[int]]:
     """Return the bytes of each all-reduce of a step, and of each gather by one worker."""
-    dataset = noise_images(setting, count=1)
+    dataset = noise_images(setting, count=10)
     pool = StoredPool([untrained_teacher("convnet3", dataset, 0)], dataset)
     pair, _ = matching_step(setting, pool, dataset, SingleWorker())
     reduced = [_FLOAT_BYTES * _count(network.parameters()) for network in (pair.generator, pair.discriminator)]

@@ -1,4 +1,4 @@
-"""Run the benchmarks and prints them as a table; `--out` also keeps them as rows of Parquet.
+"""Run the benchmarks and print them as a table; `--out` also keeps them as rows of Parquet.
 
     python -m benchmarks                          all of them
     python -m benchmarks adversarial --repeats 20

@@ -4,8 +4,8 @@
     python -m dim_ray.doctor --address auto --storage s3://bucket/dim --dataset cifar10 --workers 4
 
 It prints a table with one row per node and one column per check, then each problem and what to do. It exits with 0 if
-all is well, and otherwise with 1. Without --address or RAY_ADDRESS it checks this machine. `tune` and `distill` run the
-same checks if there are several nodes.
+all is well, with 1 if a node has a problem, and with 2 if the command itself can't work. Without --address or
+RAY_ADDRESS it checks this machine. `tune` and `distill` run the same checks if there are several nodes.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 python -m dim_ray.results list --dataset digits                 evaluations, one line per cell of the grid
 python -m dim_ray.results best --dataset digits --ipc 10        the best generator, and the line that loads it
 python -m dim_ray.results ranking --dataset digits --ipc 10     DD-Ranking's scores, or what they lack
-python -m dim_ray.results pareto --study NAME                    the trials of the study that no other beats
+python -m dim_ray.results pareto --study NAME                   the trials of the study that no other beats
 python -m dim_ray.results sql "select ipc, avg(accuracy) from evaluations group by ipc"
 python -m dim_ray.results export GENERATOR DIR                  a generator as a folder that needs only PyTorch
 python -m dim_ray.results verify                                all damage and contradictions

@@ -30,8 +30,8 @@ _STUDY_DIGITS = 8
 def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say where a command runs."""
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--address", help="Ray cluster to join: auto, HOST:PORT; local: none")
-    where.add_argument("--cluster", metavar="FILE", help="run there, as a job: what `ray up` was given")
+    where.add_argument("--address", help="Ray cluster to join: auto or HOST:PORT; local joins none")
+    where.add_argument("--cluster", metavar="FILE", help="run as a job on the cluster that `ray up FILE` made")
     job = parser.add_mutually_exclusive_group()
     job.add_argument(
         "--attach", nargs="?", const="", metavar="JOB", help="with --cluster: follow its job, or its last one"
@@ -59,7 +59,15 @@ def go_to_cluster(
     action: Action = "attach" if attach is not None else "stop" if stop is not None else "run"
     name = module.rpartition(".")[2]
     if action == "run":
-        _check_paths(config, getattr(namespace, "datasets", ()) or (config.data.dataset,), cluster)
+        datasets = getattr(namespace, "datasets", ()) or (config.data.dataset,)
+        paths = [
+            ("--storage", config.storage.root),
+            ("--data-root", config.data.data_root),
+            *(("--dataset", dataset.partition(":")[2]) for dataset in datasets),
+            ("GENERATOR", getattr(namespace, "generator", None)),
+            ("--write", getattr(namespace, "write", None)),
+        ]
+        _check_paths(config, [(flag, str(path)) for flag, path in paths if path], cluster)
     if action == "run" or {word.partition("=")[0] for word in argv if word.startswith("--")} - _ABOUT_JOBS:
         study = config.study.name or config
         name += f"-{fingerprint(module, config.storage.root, study, vars(namespace))[:_STUDY_DIGITS]}"
@@ -83,7 +91,7 @@ def _without(argv: Sequence[str], flags: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _check_paths(config: Config, datasets: Sequence[str], cluster: str) -> None:
+def _check_paths(config: Config, paths: Sequence[tuple[str, str]], cluster: str) -> None:
     """Refuse paths that mean another place on the head, and a storage that the nodes can't share."""
     import yaml
 
@@ -94,12 +102,8 @@ def _check_paths(config: Config, datasets: Sequence[str], cluster: str) -> None:
         raise UsageError(
             f"--cluster is {cluster!r}, which describes no Ray cluster ({error}). Give the one of `ray up`."
         ) from error
-    for flag, path in (
-        ("--storage", config.storage.root),
-        ("--data-root", config.data.data_root),
-        *(("--dataset", dataset.partition(":")[2]) for dataset in datasets),
-    ):
-        if path and _is_folder(path) and not path.startswith(("/", "~", "file:")):
+    for flag, path in paths:
+        if _is_folder(path) and not path.startswith(("/", "~", "file:")):
             raise UsageError(
                 f"{flag} is {path!r}, which is relative to a folder of this machine, and the command runs on the head "
                 f"of {cluster}. Give an s3:// or gs:// URI, or the absolute path of a folder that all nodes share."

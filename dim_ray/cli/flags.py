@@ -60,11 +60,11 @@ COMMON_FLAGS: tuple[Flag, ...] = (
     Flag("--storage", "storage.root", "where everything is kept: a folder, or an s3:// or gs:// URI"),
 )
 TUNE_FLAGS: tuple[Flag, ...] = (
-    replace(COMMON_FLAGS[0], help=f"{COMMON_FLAGS[0].help}; several: one study each", all_values="datasets"),
+    replace(COMMON_FLAGS[0], help=f"{COMMON_FLAGS[0].help}; more than one: a study for each", all_values="datasets"),
     *COMMON_FLAGS[1:],
     Flag("--study", "study.name", "name of the study, to continue it later (default: by configuration)"),
     Flag("--num-trials", "study.num_trials", "trials in total; a larger number extends a study"),
-    Flag("--ipc", "evaluation.images_per_class", "images per class to evaluate, several"),
+    Flag("--ipc", "evaluation.images_per_class", "images per class to evaluate, one or more numbers"),
     Flag(
         "--workers-per-trial",
         "study.workers_per_trial",
@@ -99,13 +99,13 @@ POOL_FLAGS: tuple[Flag, ...] = (
 DOCTOR_FLAGS: tuple[Flag, ...] = tuple(flag for flag in DISTILL_FLAGS if flag.name != "--weight")
 EVALUATE_FLAGS: tuple[Flag, ...] = (
     *COMMON_FLAGS,
-    Flag("--ipc", "evaluation.images_per_class", "images per class, several"),
+    Flag("--ipc", "evaluation.images_per_class", "images per class, one or more numbers"),
     Flag(
         "--architecture",
         "networks.students",
-        "architectures of the students, several, such as convnet3 resnet18_w32 (all: --help-all)",
+        "one or more architectures of students, such as convnet3 resnet18_w32 (all: --help-all)",
     ),
-    Flag("--protocol", "evaluation.protocols", "protocols, several"),
+    Flag("--protocol", "evaluation.protocols", "one or more protocols"),
     Flag("--num-seeds", "evaluation.num_seeds", "students per cell of the grid"),
 )
 QUIRKS_FLAGS: tuple[Flag, ...] = tuple(flag for flag in EVALUATE_FLAGS if flag.name != "--protocol")

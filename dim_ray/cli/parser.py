@@ -88,7 +88,7 @@ class FlagParser(Parser):
             "--config",
             metavar="FILE",
             help="YAML file, or a name of --list-studies"
-            + (f", instead of {defaults.name}; fields that it leaves out have the paper's values" if defaults else ""),
+            + (f", instead of {defaults.name}; fields that it leaves out have the code's defaults" if defaults else ""),
         )
         self.add_argument("--study-file", dest="config", help=argparse.SUPPRESS)
         self.add_argument("--list-studies", action="store_true", help="print what is shipped for --config")

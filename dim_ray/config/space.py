@@ -172,7 +172,7 @@ def _read_range(field: str, mapping: Mapping[str, Any], when: Mapping[str, tuple
             f"{where} is a range, and every trial would need new teachers or a new prior. List its values instead."
         )
     if float not in _types(field):
-        raise ConfigError(f"{where} is a range, but {field} is no number with a fraction. List its values instead.")
+        raise ConfigError(f"{where} is a range, but {field} can't be a fraction. List its values instead.")
     numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (low, high))
     require(
         numbers and math.isfinite(low) and math.isfinite(high) and low < high and (low > 0 or not log),

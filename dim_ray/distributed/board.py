@@ -27,8 +27,9 @@ class Board:
         self._notices: list[str] = []
 
     def post(self, job: str, done: float) -> None:
-        """Record the fraction in [0, 1] that a job has done."""
-        self._done[job] = done
+        """Record the fraction in [0, 1] that a job has done; a late post doesn't reopen a finished job."""
+        if self._done.get(job) != 1.0:
+            self._done[job] = done
 
     def read(self) -> dict[str, float]:
         """Return the fraction done of each job that has posted one."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import ray
@@ -42,16 +42,21 @@ def watching(
         on_progress: Called twice a second, from a thread.
     """
     board, ended = make_board(), threading.Event()
+    failures: list[Exception] = []  # of the display, such as a closed stderr
 
     def watch() -> None:
         is_last = False
-        with suppress(ray.exceptions.RayError):  # the run itself says what is wrong
+        try:
             while not is_last:
                 is_last = ended.wait(_SECONDS_BETWEEN_LOOKS)
                 for text in ray.get(board.take_notices.remote()):
                     log.warning("%s", text)
                 if costs and on_progress and (fractions := ray.get(board.read.remote())):
                     on_progress(*summarise(fractions, costs))
+        except ray.exceptions.RayError:  # the run itself says what is wrong
+            pass
+        except Exception as error:
+            failures.append(error)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -61,6 +66,8 @@ def watching(
         ended.set()
         watcher.join()
         ray.kill(board)
+    if failures:
+        raise failures[0]
 
 
 def told_to(board: Any) -> AbstractContextManager[None]:

@@ -188,8 +188,10 @@ class _Stacked:
             member.save(State(tensors={name: own[index] for name, own in state.tensors.items()}, meta=state.meta))
 
     def load(self) -> State | None:
-        states = [state for state in (member.load() for member in self._members) if state is not None]
-        if not states:
+        loaded = [member.load() for member in self._members]
+        states = [state for state in loaded if state is not None]
+        # Another driver that builds the same teachers may have saved or cleared one of them meanwhile.
+        if len(states) < len(loaded) or len({state.meta["steps"] for state in states}) > 1:
             return None
         first = states[0]
         tensors = {name: torch.stack([state.tensors[name] for state in states]) for name in first.tensors}

@@ -95,7 +95,7 @@ def test_job_needs_the_token_of_the_cluster(cluster: OnPrem) -> None:
     assert "error: The head refuses the token" in refused.stderr
     none = cluster.laptop.run(*command, cwd=str(ROOT))
     assert none.returncode == 2, none.stderr
-    assert "The cluster has: none." in none.stderr
+    assert "The cluster has no job named" in none.stderr
 
 
 def test_study_finishes_with_its_rows_where_a_host_is_cut_off_the_network(cluster: OnPrem) -> None:

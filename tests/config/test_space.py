@@ -132,7 +132,7 @@ def test_space_is_a_flag_too() -> None:
         ("{matching.temperature: {low: 3, high: 1}}", "low < high"),
         ("{matching.temperature: {low: 0, high: 1, log: true}}", "with log: true both above 0"),
         ("{matching.temperature: {low: 1, high: 2, log: 3}}", "log is 3; allowed: true or false"),
-        ("{matching.teachers_per_step: {low: 1, high: 3}}", "no number with a fraction. List its values"),
+        ("{matching.teachers_per_step: {low: 1, high: 3}}", "can.t be a fraction. List its values"),
         ("{prior.learning_rate: {low: 1, high: 3}}", "every trial would need new teachers or a new prior. List"),
         ("{networks.teachers: [convnet3]}", "networks.teachers is 'convnet3'; expected a list of names"),
         ("{matching.temperature: {values: [1], when: 3}}", "when is 3; allowed: fields of study.space"),

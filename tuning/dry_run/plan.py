@@ -61,7 +61,7 @@ def plan_study(work: Workspace, progress: Progress, begins: datetime) -> tuple[l
     else:
         placement = plan_placement(study, [local_resources()])
     progress.start(_STAGE, 3, "stages")
-    with Probe(work, placement, _side_by_side(placement)) as probe:
+    with Probe(work, placement, _side_by_side(placement, num_trials)) as probe:
         costs = Costs(work, probe)
         networks = costs.networks(variants) if num_trials else []
         progress.advance(1)
@@ -114,13 +114,13 @@ def makespan(jobs: Iterable[float], num_slots: int) -> float:
     return max(slots)
 
 
-def _side_by_side(placement: Placement) -> int:
-    """Return how many workers share this machine's cores, or one of its GPUs."""
+def _side_by_side(placement: Placement, num_trials: int) -> int:
+    """Return how many workers of trials will share this machine's cores, or one of its GPUs."""
     node = dict(local_resources())
     if placement.gpus_per_worker <= 1:
         node["GPU"] = min(1.0, node["GPU"])
     here = workers_that_fit(placement.cpus_per_worker, placement.gpus_per_worker, node)
-    return max(1, min(here, placement.max_concurrent * placement.num_workers))
+    return max(1, min(here, min(placement.max_concurrent, max(1, num_trials)) * placement.num_workers))
 
 
 def _room(work: Workspace, placement: Placement, num_trials: int, variants: Sequence[Config]) -> list[str]:

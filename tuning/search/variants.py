@@ -58,7 +58,8 @@ class SizeLimit:
         if len(large) == len(every):
             raise ConfigError(
                 f"study.max_generator_bytes is {limit}, but the generators of the space have {sizes} bytes: set "
-                "--study.max_generator_bytes to one of these or more, or add smaller generator.capacity to study.space."
+                "--study.max_generator_bytes to one of these or more, or add a smaller generator.capacity to "
+                "study.space."
             )
         if not large:
             return None

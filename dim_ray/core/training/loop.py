@@ -79,11 +79,11 @@ def run_epochs(stage: Stage, split: Split, ports: Ports) -> None:
 
     Raises:
         DivergedError: A loss or weight was not finite, or `stage.check` complained for `stage.patience` epochs.
-        StorageError: Only some of the workers found a saved state.
+        StorageError: The workers didn't find the same saved state.
     """
     reporter, checkpointer, collective = ports.reporter, ports.checkpointer, ports.collective
     steps_per_epoch = len(split) // stage.batch_size
-    done = _resume(stage, ports)
+    done = _resume(stage, ports, split.images.device)
     if done and done % steps_per_epoch == 0:
         epoch = done // steps_per_epoch
         reporter.report(epoch, stage.epochs, stage.after_epoch(epoch))
@@ -143,17 +143,23 @@ class _GoodState:
         return f"The last good state, of step {self._steps}, is kept. " if self._steps else ""
 
 
-def _resume(stage: Stage, ports: Ports) -> int:
+def _resume(stage: Stage, ports: Ports, device: torch.device) -> int:
     """Restore the saved state where there is one, and return the steps that it has done."""
     saved = ports.checkpointer.load()
     # Also a barrier: no worker may finish and clear the state before another has read it.
     if ports.collective.any(saved is None) and ports.collective.any(saved is not None):
         raise StorageError(
             f"some workers found a checkpoint of {stage.name} and others didn't; all of them have to see the same "
-            "storage. Use a folder that every node shares, or an s3:// or gs:// URI."
+            "storage. Use a folder that every node shares, or an s3:// or gs:// URI. If another command builds the "
+            "same at the moment, run this one again."
         )
     if saved is None:
         return 0
+    steps = torch.tensor(int(saved.meta["steps"]), device=device)
+    if any(int(other) != int(steps) for other in ports.collective.gather(steps)):
+        raise StorageError(
+            f"workers found different checkpoints of {stage.name}: another command builds the same. Run this one again."
+        )
     stage.load_state(saved.tensors)
     return int(saved.meta["steps"])
 

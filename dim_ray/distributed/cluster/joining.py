@@ -115,8 +115,8 @@ def _check_address() -> None:
 def _no_cluster(reason: str) -> ResourceError:
     brief = reason.strip().splitlines()[-1].rstrip(".")  # the last line of a traceback is its error
     return ResourceError(
-        f"RAY_ADDRESS is {_address()!r}, and no Ray cluster answers there ({brief}); start one with "
-        "`ray start --head`, give the address of a running one with --address, or use only this machine with "
+        f"The address (--address or RAY_ADDRESS) is {_address()!r}, and no Ray cluster answers there ({brief}); start "
+        "one with `ray start --head`, give the address of a running one with --address, or use only this machine with "
         "--address local."
     )
 

@@ -43,7 +43,7 @@ class NodeReport:
     storage_problem: str | None = None  # why it can't use the storage
     interface: str | None = None  # that gloo is told to use
     interfaces: Sequence[str] = ()  # all of the node's
-    is_member: bool = False  # whether it took part in the trial of a process group
+    is_member: bool = False  # whether it took part in the test of a process group
     group_error: str | None = None  # why it couldn't join the group
     failure: str | None = None  # why it didn't answer
 

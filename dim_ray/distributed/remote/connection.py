@@ -29,6 +29,7 @@ __all__ = ["connect"]
 
 _FORWARD = (sys.executable, "-m", "ray.scripts.scripts", "dashboard")  # this environment's Ray, whatever PATH says
 _START_SECONDS = 120.0
+_END_SECONDS = 5.0
 
 
 @contextmanager
@@ -47,8 +48,9 @@ def connect(cluster_file: Path) -> Iterator[JobSubmissionClient]:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
+        no_proxy = ",".join(filter(None, [os.environ.get("no_proxy"), "127.0.0.1"]))
         # Ray prefers an address in the environment to the one that a client is given.
-        os.environ |= {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}", "no_proxy": "127.0.0.1"}
+        os.environ |= {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}", "no_proxy": no_proxy}
         try:
             if (client := _wait_for_client(process)) is None:
                 output.seek(0)
@@ -59,9 +61,10 @@ def connect(cluster_file: Path) -> Iterator[JobSubmissionClient]:
                 )
             yield client
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            process.wait()
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                    os.killpg(process.pid, number)
+                    process.wait(_END_SECONDS)
 
 
 def _wait_for_client(process: subprocess.Popen[bytes]) -> JobSubmissionClient | None:

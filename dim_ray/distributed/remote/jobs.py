@@ -33,6 +33,7 @@ EXIT_STOPPED = 143
 
 _FROM_RAY = ("Running entrypoint for job ", "Runtime env is setting up.")  # lines that Ray writes into a job's log
 _POLL_SECONDS = 0.5
+_PATIENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ def call_head(request: Request, cluster_file: Path) -> int:
             job = _submit(client, request) if request.action == "run" else _choose(client, request)
             if request.action == "stop":
                 client.stop_job(job)
-                _wait(client, job)
+                _wait(client, job, until=time.monotonic() + _PATIENCE_SECONDS)
                 _tell(f"job {job} has ended; run the same command again to continue")
                 return 0
             asyncio.run(_copy_output(client, job))
@@ -87,15 +88,15 @@ def call_head(request: Request, cluster_file: Path) -> int:
         raise
     except (OSError, RuntimeError, aiohttp.ClientError) as error:  # Ray's client lets all three through
         if job is None:
-            raise DimError(f"The head can't do that: {error}") from error
+            raise DimError(f"The head refused the request: {error}") from error
         raise DimError(
-            f"The connection to the head was lost. Job {job} continues; follow it: {command} --attach {job}"
+            f"The connection to the head was lost ({error}). Job {job} continues; follow it: {command} --attach {job}"
         ) from error
 
 
 def _submit(client: JobSubmissionClient, request: Request) -> str:
     """Return the name of the job that runs the study, a new one unless it runs already."""
-    number = 0
+    number, until = 0, time.monotonic() + _PATIENCE_SECONDS
     while True:
         running = [job for job in _jobs(client, request) if not job.status.is_terminal()]
         if running:
@@ -109,6 +110,11 @@ def _submit(client: JobSubmissionClient, request: Request) -> str:
         except RuntimeError as error:
             # Ray takes each name once: of two people who submit at the same moment, one now follows the other's job.
             if "already exists" in str(error):
+                continue
+            # Just after `ray up` the server answers before the head can run jobs.
+            if "No available agent" in str(error) and time.monotonic() < until:
+                number -= 1
+                time.sleep(_POLL_SECONDS)
                 continue
             raise
         _tell(f"job {job} runs on the cluster's head; Ctrl-C leaves it running")
@@ -139,8 +145,10 @@ def _choose(client: JobSubmissionClient, request: Request) -> str:
         candidates = [name for name in jobs if name == request.job]
     else:
         candidates = running if running or request.action == "stop" else list(jobs)
+    if not jobs:
+        raise UsageError(f"The cluster has no job named {request.name}-*.")
     if not candidates or (request.action == "stop" and len(candidates) > 1):
-        known = ", ".join(f"{name} ({status.value.lower()})" for name, status in jobs.items()) or "none"
+        known = ", ".join(f"{name} ({status.value.lower()})" for name, status in jobs.items())
         raise UsageError(f"--{request.action} needs the name of a job of {request.module}. The cluster has: {known}.")
     return candidates[-1]
 
@@ -154,13 +162,20 @@ def _jobs(client: JobSubmissionClient, request: Request) -> list[JobDetails]:
 async def _copy_output(client: JobSubmissionClient, job: str) -> None:
     """Print the job's output, from its beginning until its end."""
     logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # it reports the end of the output
+    last = ""
     async for text in client.tail_job_logs(job):
-        lines = text.splitlines(keepends=True)
-        print(*(line for line in lines if not any(words in line for words in _FROM_RAY)), sep="", end="", flush=True)
+        for line in text.splitlines(keepends=True):
+            if not any(words in line for words in _FROM_RAY):
+                last = line
+                print(line, end="", flush=True)
+    if last and not last.endswith("\n"):
+        print(flush=True)
 
 
-def _wait(client: JobSubmissionClient, job: str) -> JobDetails:
+def _wait(client: JobSubmissionClient, job: str, until: float = math.inf) -> JobDetails:
     while not (details := client.get_job_info(job)).status.is_terminal():
+        if time.monotonic() > until:
+            raise DimError(f"Job {job} was told to stop, and still runs; try again.")
         time.sleep(_POLL_SECONDS)
     return details
 

@@ -33,7 +33,7 @@ def test_cluster_is_joined_where_its_address_is_set(address: str | None) -> None
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "no.such.host.invalid:6379", "127.0.0.1:99999"])
 def test_address_where_nobody_listens_is_refused_at_once(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
-    message = rf"RAY_ADDRESS is '{re.escape(address)}', and no Ray cluster answers there \(.*\); start one"
+    message = rf"is '{re.escape(address)}', and no Ray cluster answers there \(.*\); start one"
     with pytest.raises(ResourceError, match=message), cluster(Config(), SilentProgress()):
         pytest.fail("it was joined")
 
@@ -47,7 +47,7 @@ def test_missing_cluster_of_this_machine_is_refused(monkeypatch: pytest.MonkeyPa
         services, "find_gcs_addresses", functools.cache(set)
     )  # among all processes, such as those of other tests
     with (
-        pytest.raises(ResourceError, match="RAY_ADDRESS is 'auto', and no Ray cluster answers"),
+        pytest.raises(ResourceError, match="is 'auto', and no Ray cluster answers"),
         cluster(Config(), SilentProgress()),
     ):
         pytest.fail("there is one")

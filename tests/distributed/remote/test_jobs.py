@@ -185,7 +185,7 @@ def test_job_is_chosen(forward: Path, tmp_path: Path) -> None:
         jobs._submit(client, errand("long", tmp_path / "never", 0, study="choice-2"))
         known = r"errand-choice-0-1 \(running\), errand-choice-1-1 \(succeeded\), errand-choice-2-1 \("
         refusals: list[tuple[Action, str | None, str, str]] = [
-            ("attach", None, "other", "--attach needs the name of a job of .*: none"),
+            ("attach", None, "other", "no job named other-"),
             ("stop", None, "errand-choice-1", r"--stop needs .*: errand-choice-1-1 \(succeeded\)\."),
             ("stop", None, "errand-choice", f"--stop needs .*: {known}"),
             ("attach", "errand-7", "errand-choice", f"--attach needs .*: {known}"),

@@ -30,8 +30,8 @@ _STUDY_DIGITS = 8
 def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say where a command runs."""
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--address", help="Ray cluster to join: auto or HOST:PORT; local joins none")
-    where.add_argument("--cluster", metavar="FILE", help="run as a job on the cluster that `ray up FILE` made")
+    where.add_argument("--address", help="Ray cluster to join: auto, HOST:PORT or local")
+    where.add_argument("--cluster", metavar="FILE", help="run as a job on the cluster of `ray up FILE`")
     job = parser.add_mutually_exclusive_group()
     job.add_argument(
         "--attach", nargs="?", const="", metavar="JOB", help="with --cluster: follow its job, or its last one"

@@ -60,11 +60,11 @@ COMMON_FLAGS: tuple[Flag, ...] = (
     Flag("--storage", "storage.root", "where everything is kept: a folder, or an s3:// or gs:// URI"),
 )
 TUNE_FLAGS: tuple[Flag, ...] = (
-    replace(COMMON_FLAGS[0], help=f"{COMMON_FLAGS[0].help}; more than one: a study for each", all_values="datasets"),
+    replace(COMMON_FLAGS[0], help=f"{COMMON_FLAGS[0].help}; several get a study each", all_values="datasets"),
     *COMMON_FLAGS[1:],
     Flag("--study", "study.name", "name of the study, to continue it later (default: by configuration)"),
     Flag("--num-trials", "study.num_trials", "trials in total; a larger number extends a study"),
-    Flag("--ipc", "evaluation.images_per_class", "images per class to evaluate, one or more numbers"),
+    Flag("--ipc", "evaluation.images_per_class", "images per class to evaluate, one or more"),
     Flag(
         "--workers-per-trial",
         "study.workers_per_trial",
@@ -99,7 +99,7 @@ POOL_FLAGS: tuple[Flag, ...] = (
 DOCTOR_FLAGS: tuple[Flag, ...] = tuple(flag for flag in DISTILL_FLAGS if flag.name != "--weight")
 EVALUATE_FLAGS: tuple[Flag, ...] = (
     *COMMON_FLAGS,
-    Flag("--ipc", "evaluation.images_per_class", "images per class, one or more numbers"),
+    Flag("--ipc", "evaluation.images_per_class", "images per class, one or more"),
     Flag(
         "--architecture",
         "networks.students",

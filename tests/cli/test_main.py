@@ -392,8 +392,8 @@ def test_help_shows_everyday_flags_with_their_defaults_and_fits_a_screen(
     for name in [flag.name for flag in TUNE_FLAGS] + ["--seed", "--config FILE", "--print-config", "--local"]:
         assert f"  {name}" in text
     words = " ".join(text.split())
-    assert "folder:PATH; more than one: a study for each (default: digits)" in words
-    assert "one or more numbers (default: 2 3)" in words
+    assert "folder:PATH; several get a study each (default: digits)" in words
+    assert "one or more (default: 2 3)" in words
     assert "instead of study.yaml" in words
     assert "100 % here" in text
     assert "--pool.*        The teacher pool that distillation matches against\n" in text

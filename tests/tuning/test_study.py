@@ -198,7 +198,7 @@ def test_study_whose_time_is_over_ends_cleanly_and_the_same_command_goes_on(tmp_
     flags = {**LONG, "--max-concurrent": "1", "--study.grace_epochs": "2"}
     short = run(storage, {**flags, "--num-trials": "60", "--time-budget": "40s"})
     assert short.returncode == 0, f"{short.stderr}\n{short.log()}"
-    assert "the time budget of 40s is over, with " in short.stdout
+    assert "the time budget of 40s is over with " in short.stdout
     assert evaluations(storage).empty  # the best trial may be to come
     before = trials(storage)
     assert len(before) < 60

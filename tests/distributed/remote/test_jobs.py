@@ -149,14 +149,14 @@ def test_job_that_is_killed_ends_with_the_signal(forward: Path, tmp_path: Path) 
     assert call_head(errand("doomed", tmp_path, -9, study="killed"), CLUSTER) == 137
 
 
-def test_configuration_goes_along(forward: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    text = f"pool:\n  size: 5  # it's five\nstorage.root: '{tmp_path}/é $HOME \\n'\n"
+def test_configuration_goes_along(forward: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    text = "pool:\n  size: 5  # it's five\nstorage.root: '/shared/é $HOME \\n'\n"
     arguments = ("--print-config", "--num-trials", "4")
     request = Request(action="run", module="dim_ray.tune", name="tune-c", arguments=arguments, config_text=text)
     assert call_head(request, CLUSTER) == 0
     printed = capfd.readouterr().out.splitlines()
     assert printed[0] == "data:"  # Ray's own lines, which name the command, are left out
-    assert {"  size: 5", "  num_trials: 4", f"  root: {tmp_path}/é $HOME \\n"} <= set(printed)
+    assert {"  size: 5", "  num_trials: 4", "  root: /shared/é $HOME \\n"} <= set(printed)
 
 
 def test_of_two_that_submit_at_the_same_moment_one_follows_the_other(
@@ -203,7 +203,7 @@ def test_lost_connection_is_an_error_that_says_how_to_come_back(forward: Path, t
 
     cutter = threading.Timer(5, cut)
     cutter.start()
-    with pytest.raises(DimError, match=r"connection to the head was lost\. Job errand-lost-1 continues.*--attach erra"):
+    with pytest.raises(DimError, match=r"was lost \(.*\)\. Job errand-lost-1 continues.*--attach erra"):
         call_head(errand("long", tmp_path / "never", 0, study="lost"), CLUSTER)
     cutter.join()
 

@@ -117,6 +117,25 @@ def test_progress_is_passed_on_to_the_end(board: EndingBoard) -> None:
     assert seen == [(0.875, "prior 50%")]
 
 
+def test_late_post_does_not_reopen_a_finished_job() -> None:
+    board = LocalBoard()
+    for done in (0.5, 1.0, 0.97):
+        board.post.remote("prior", done)
+    assert board.read.remote() == {"prior": 1.0}
+
+
+def test_error_of_the_display_ends_the_run_after_its_work(board: EndingBoard) -> None:
+    def show(share: float, note: str) -> None:
+        raise BrokenPipeError("stderr is closed")
+
+    done: list[str] = []
+    board.post.remote("prior", 0.5)
+    with pytest.raises(BrokenPipeError, match="stderr is closed"), watching({"prior": 1.0}, show):
+        done.append("work")
+    assert done == ["work"]
+    assert board.is_ended
+
+
 def test_board_that_died_hides_no_error_of_the_run(board: EndingBoard) -> None:
     with pytest.raises(ZeroDivisionError), watching({"prior": 1.0}, lambda share, note: None):
         fail_after(board.end)

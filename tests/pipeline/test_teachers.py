@@ -12,7 +12,7 @@ import torch
 from dim_ray.config import NetworksConfig, Precision, fingerprint
 from dim_ray.core.teachers.online import OnlinePool
 from dim_ray.core.teachers.pool import StoredPool
-from dim_ray.core.training.ports import Ports, SilentReporter, SingleWorker
+from dim_ray.core.training.ports import Ports, SilentReporter, SingleWorker, State
 from dim_ray.core.training.random import stream
 from dim_ray.pipeline import checkpoints, teachers
 from dim_ray.pipeline.checkpoints import checkpointer
@@ -232,6 +232,15 @@ def with_storage(work: Workspace) -> Workspace:
 
 def groups(work: Workspace, *, device_type: str = "cpu", num_slots: int = 1) -> list[list[int]]:
     return group_teachers(work, missing_teachers(work), device_type=device_type, num_slots=num_slots)
+
+
+@pytest.mark.parametrize("steps", [(3, None), (3, 6)])
+def test_teachers_at_once_begin_anew_where_another_driver_changed_one_of_their_states(steps: tuple[int, ...]) -> None:
+    members = [tiny.MemoryCheckpointer() for _ in steps]
+    for member, number in zip(members, steps, strict=True):
+        if number is not None:
+            member.save(State(tensors={"weight": torch.zeros(2)}, meta={"steps": number}))
+    assert teachers._Stacked(members).load() is None
 
 
 def test_groups_are_of_one_architecture_dearest_first(tmp_path: Path) -> None:

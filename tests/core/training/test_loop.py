@@ -245,6 +245,22 @@ def test_every_worker_gives_up_when_one_of_them_diverged() -> None:
         Counting().run(collective=collective)
 
 
+class _Ahead(OneOfSeveral):
+    """Worker 0 of two, whose companion found the state of three steps later."""
+
+    def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        return [tensor, tensor + 3]
+
+
+def test_workers_that_find_different_states_are_an_error() -> None:
+    checkpointer = MemoryCheckpointer()
+    checkpointer.save(State(tensors={"count": torch.zeros(())}, meta={"steps": 3}))
+    stage = Counting()
+    with pytest.raises(StorageError, match="different checkpoints of counting"):
+        stage.run(checkpointer, collective=_Ahead(0, 2))
+    assert stage.seen == []
+
+
 @pytest.mark.parametrize("has_state", [False, True])
 def test_workers_that_see_different_storages_are_an_error(has_state: bool) -> None:
     checkpointer = MemoryCheckpointer()

@@ -27,8 +27,8 @@ def _pools(setting: Setting) -> list[Case]:
     cases = []
     for architecture in setting.architectures:
         teachers = [untrained_teacher(architecture, dataset, number) for number in range(_TEACHERS)]
-        for where, budget_bytes in (("device", None), ("host", 0)):
-            pool = StoredPool(teachers, dataset, budget_bytes=budget_bytes)
+        for where, limit_bytes in (("device", None), ("host", 0)):
+            pool = StoredPool(teachers, dataset, limit_bytes=limit_bytes)
             name = f"matching step, pool of {architecture}"
             cases.append(matching_case(setting, name, f"snapshots on the {where}", pool, dataset))
         cases.append(_bringing_over(architecture, teachers[:2], setting.device))
@@ -37,7 +37,7 @@ def _pools(setting: Setting) -> list[Case]:
 
 def _bringing_over(architecture: str, teachers: list[Teacher], device: torch.device) -> Case:
     """Return the copy of a snapshot that nothing else hides."""
-    memory = SnapshotMemory(device, budget_bytes=0)
+    memory = SnapshotMemory(device, limit_bytes=0)
     size_bytes = sum(tensor.nbytes for tensor in teachers[0].snapshots[0].values())
     turns = itertools.cycle([memory.add(teacher.snapshots[0]) for teacher in teachers])
     return Case(

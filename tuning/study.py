@@ -87,7 +87,7 @@ def run_studies(
         for _, record, _ in studies:
             stack.enter_context(record.held())
             record.open()
-        budget = TimeBudget(works[0].config)
+        time_budget = TimeBudget(works[0].config)
         costs = {name + stage: cost for work, record, name in studies for stage, cost in _costs(work, record).items()}
         if costs:
             progress.plan(costs)
@@ -96,7 +96,7 @@ def run_studies(
             on_begin(work)
             part = PrefixedProgress(progress, name)
             try:
-                outcomes.append(_run(work, record, budget, join, part))
+                outcomes.append(_run(work, record, time_budget, join, part))
             except DimError as error:
                 if len(works) == 1:
                     raise
@@ -106,12 +106,12 @@ def run_studies(
 
 
 def _run(
-    work: Workspace, record: StudyRecord, budget: TimeBudget, join: Callable[[], Placement], progress: Progress
+    work: Workspace, record: StudyRecord, time_budget: TimeBudget, join: Callable[[], Placement], progress: Progress
 ) -> StudyOutcome:
     num_missing = max(0, work.config.study.num_trials - len(record.finished()))
     if num_missing == 0 and not any(record.missing_students()):
         return _outcome(work, record)
-    if num_missing > 0 and budget.is_over():  # other studies took it
+    if num_missing > 0 and time_budget.is_over():  # other studies took it
         return _outcome(work, record, is_over=False)
 
     optuna.logging.disable_default_handler()
@@ -126,7 +126,7 @@ def _run(
             progress.message(left_out)
         record.note_missing(_missing_networks(work, variants))
         build_networks(work, variants, placement, progress)
-        if not run_trials(work, record, budget, placement, progress, loggers):
+        if not run_trials(work, record, time_budget, placement, progress, loggers):
             return _outcome(work, record, num_trials_run=num_missing, is_over=False)
     num_run = run_validations(work, contender_students(work, record.trials()), placement, progress)
     best = record.best()

@@ -1,6 +1,6 @@
 """A study's trials, by Ray Tune.
 
-if run_trials(work, record, budget, placement, progress, loggers):
+if run_trials(work, record, time_budget, placement, progress, loggers):
     record.best()
 """
 
@@ -36,7 +36,7 @@ STAGE_TRIALS = "trials"
 def run_trials(
     work: Workspace,
     record: StudyRecord,
-    budget: TimeBudget,
+    time_budget: TimeBudget,
     placement: Placement,
     progress: Progress,
     loggers: Mapping[str, Any],
@@ -46,7 +46,7 @@ def run_trials(
     Args:
         work: The study's workspace.
         record: Its rows.
-        budget: Time budget.
+        time_budget: Time budget.
         placement: Workers of a trial, and trials at a time.
         progress: Display, entered.
         loggers: Loggers that have begun.
@@ -60,10 +60,10 @@ def run_trials(
     study = work.config.study
     num_trials = study.num_trials - len(record.finished())
     search = _open_search(
-        work, record, budget, progress, on_reused=lambda number, result: display.on_trial_reused(number, result)
+        work, record, time_budget, progress, on_reused=lambda number, result: display.on_trial_reused(number, result)
     )
     progress.start(STAGE_TRIALS, study.num_trials, "trials")
-    display = TrialDisplay(work.config, record, search, budget, progress)
+    display = TrialDisplay(work.config, record, search, time_budget, progress)
     # A study resumes from its rows and Optuna's journal, so nothing reads Tune's own state, and only the driver writes
     # it: our trials report no Ray checkpoints.
     with watching() as board, TemporaryDirectory(prefix="dim_ray-tune-", ignore_cleanup_errors=True) as folder:
@@ -81,7 +81,7 @@ def run_trials(
                 name="tune",
                 storage_path=folder,
                 verbose=0,
-                stop=budget,
+                stop=time_budget,
                 callbacks=[display, *make_callbacks(work, loggers, search.lookup, progress)],
                 failure_config=tune.FailureConfig(max_failures=study.max_failures),
             ),
@@ -93,7 +93,7 @@ def run_trials(
                 raise own from None
             raise
     num_lost = study.num_trials - search.num_ended
-    if num_lost > 0 and not budget.is_over():
+    if num_lost > 0 and not time_budget.is_over():
         raise DimError(
             f"the search ended {num_lost} trials early; the log says why. What has finished is kept: run the same "
             "command again to continue."
@@ -104,7 +104,7 @@ def run_trials(
 def _open_search(
     work: Workspace,
     record: StudyRecord,
-    budget: TimeBudget,
+    time_budget: TimeBudget,
     progress: Progress,
     on_reused: Callable[[int, Mapping[str, Any]], None],
 ) -> StudySearch:
@@ -124,7 +124,7 @@ def _open_search(
         work.study,
         record=record,
         num_trials=config.study.num_trials - len(finished),
-        time_budget=budget,
+        time_budget=time_budget,
         limit=limit,
         on_reused=on_reused,
     )

@@ -14,7 +14,7 @@ from dim_ray.core.networks.classifiers import forward_macs
 from dim_ray.core.teachers.ensemble_speed import ensemble_may_pay, ensemble_pays
 from dim_ray.core.teachers.online import OnlinePool
 from dim_ray.core.teachers.pool import StoredPool, TeacherPool, shard, shard_weight
-from dim_ray.core.teachers.snapshots import device_budget
+from dim_ray.core.teachers.snapshots import device_limit
 from dim_ray.core.teachers.teacher import Teacher, TeacherTraining
 from dim_ray.core.training.checkpoint import dumps, loads, with_prefix, without_prefix
 from dim_ray.core.training.loop import run_epochs
@@ -76,7 +76,7 @@ def open_pool(work: Workspace, collective: Collective) -> TeacherPool | None:
     return StoredPool(
         (read_teacher(work, teacher_fingerprint(work, number)) for number in mine),
         work.dataset,
-        budget_bytes=device_budget(config.pool.device_memory_gib, work.dataset.train.images.device),
+        limit_bytes=device_limit(config.pool.device_memory_gib, work.dataset.train.images.device),
         weight=shard_weight(pool_teachers(config), collective),
     )
 

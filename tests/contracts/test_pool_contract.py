@@ -27,18 +27,18 @@ COUNT = 2
 Make = Callable[[int], TeacherPool]
 
 
-def stored(rank: int, budget_bytes: int | None = None) -> StoredPool:
+def stored(rank: int, limit_bytes: int | None = None) -> StoredPool:
     teachers = make_teachers(DATASET, [2, 1, 2], BATCH_NORM)
     for teacher in teachers:
         for snapshot in teacher.snapshots:  # different statistics, so that it matters which are used
             for name, tensor in snapshot.items():
                 if "running_mean" in name:
                     tensor.normal_(generator=stream(1, name))
-    return StoredPool(teachers[rank:], DATASET, budget_bytes=budget_bytes)
+    return StoredPool(teachers[rank:], DATASET, limit_bytes=limit_bytes)
 
 
 def from_host(rank: int) -> StoredPool:
-    return stored(rank, budget_bytes=0)
+    return stored(rank, limit_bytes=0)
 
 
 def online(rank: int) -> OnlinePool:

@@ -84,7 +84,7 @@ def test_online_pool_is_made_of_the_configuration(tmp_path: Path, rank: int) -> 
 def test_stored_pool_has_the_device_memory_that_is_configured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory_gib: float | None, is_on_device: bool
 ) -> None:
-    monkeypatch.setattr(teachers, "device_budget", lambda gib, device: None if gib is None else int(gib * 2**30))
+    monkeypatch.setattr(teachers, "device_limit", lambda gib, device: None if gib is None else int(gib * 2**30))
     work = with_pool(make_work(tmp_path), device_memory_gib=memory_gib)
     for number in missing_teachers(work):
         build_teachers(work, [number], SilentReporter())

@@ -84,18 +84,18 @@ class StoredPool:
     Args:
         teachers: At least one; consumed one at a time, so that the host needn't hold all of them at once.
         dataset: Decides shapes and device.
-        budget_bytes: What snapshots may take on the device, the first teachers' first; the others stay on the host
+        limit_bytes: What snapshots may take on the device, the first teachers' first; the others stay on the host
             and are copied ahead of use. None: all are on the device.
         weight: See `TeacherPool.weight`.
     """
 
     def __init__(
-        self, teachers: Iterable[Teacher], dataset: Dataset, *, budget_bytes: int | None = None, weight: float = 1.0
+        self, teachers: Iterable[Teacher], dataset: Dataset, *, limit_bytes: int | None = None, weight: float = 1.0
     ) -> None:
         device = dataset.train.images.device
         templates: dict[str, nn.Module] = {}
         self.weight = weight
-        self._memory = SnapshotMemory(device, budget_bytes)
+        self._memory = SnapshotMemory(device, limit_bytes)
         self._teachers: list[tuple[nn.Module, list[int]]] = []
         for teacher in teachers:
             if teacher.architecture not in templates:

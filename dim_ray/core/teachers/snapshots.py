@@ -1,6 +1,6 @@
 """Snapshots of teachers: on the device up to a limit, the others on the host and copied over ahead of use.
 
-    memory = SnapshotMemory(device, budget_bytes=2**30)
+    memory = SnapshotMemory(device, limit_bytes=2**30)
     number = memory.add(snapshot)
     memory.fetch([number])               # begins to copy it, if it isn't on the device
     [tensors] = memory.take([number])    # works without `fetch`, too
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["SnapshotMemory", "device_budget"]
+__all__ = ["SnapshotMemory", "device_limit"]
 
 _BYTES_PER_GIB = 2**30
 _FREE_SHARE = 0.5  # of a GPU's free memory; the rest is for training
@@ -35,12 +35,12 @@ class SnapshotMemory:
 
     Args:
         device: Where snapshots are used.
-        budget_bytes: Limit for the snapshots that stay on the device; None keeps all of them there.
+        limit_bytes: Limit for the snapshots that stay on the device; None keeps all of them there.
     """
 
-    def __init__(self, device: torch.device, budget_bytes: int | None) -> None:
+    def __init__(self, device: torch.device, limit_bytes: int | None) -> None:
         self._device = device
-        self._budget_bytes = budget_bytes
+        self._limit_bytes = limit_bytes
         self._begin_copy = _copier(device)
         self._resident: dict[int, Mapping[str, Tensor]] = {}
         self._on_host: dict[int, _Packed] = {}
@@ -55,11 +55,11 @@ class SnapshotMemory:
         """Keep a snapshot and return its number, counted from 0."""
         number = len(self._resident) + len(self._on_host)
         size_bytes = sum(tensor.nbytes for tensor in tensors.values())
-        if self._budget_bytes is not None and size_bytes > self._budget_bytes:
+        if self._limit_bytes is not None and size_bytes > self._limit_bytes:
             self._on_host[number] = _pack(tensors, pinned=self._device.type == "cuda")
             return number
-        if self._budget_bytes is not None:
-            self._budget_bytes -= size_bytes
+        if self._limit_bytes is not None:
+            self._limit_bytes -= size_bytes
         self._resident[number] = {name: tensor.to(self._device) for name, tensor in tensors.items()}
         return number
 
@@ -81,7 +81,7 @@ class SnapshotMemory:
         ]
 
 
-def device_budget(memory_gib: float | None, device: torch.device) -> int | None:
+def device_limit(memory_gib: float | None, device: torch.device) -> int | None:
     """Return `memory_gib` in bytes, or half of a GPU's free memory if that is None; None, no limit, on the CPU."""
     if device.type != "cuda":
         return None

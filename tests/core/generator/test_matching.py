@@ -293,9 +293,9 @@ def test_weights_and_losses_do_not_depend_on_where_snapshots_stay(share: float) 
     teachers = make_teachers(DATASET, [2, 1, 3], "resnet10_w4")
     sizes = [sum(t.nbytes for t in snapshot.values()) for teacher in teachers for snapshot in teacher.snapshots]
     results = []
-    for budget_bytes in (None, int(share * sum(sizes))):
+    for limit_bytes in (None, int(share * sum(sizes))):
         pair = make_pair(DATASET)
-        reporter = train(pair, StoredPool(teachers, DATASET, budget_bytes=budget_bytes), config)
+        reporter = train(pair, StoredPool(teachers, DATASET, limit_bytes=limit_bytes), config)
         results.append((pair.state(), reporter.reports))
     assert equal_states(results[0][0], results[1][0])
     assert results[0][1] == results[1][1]
@@ -307,7 +307,7 @@ class Watched(StoredPool):
     def __init__(self, teachers: Sequence[Teacher], monkeypatch: pytest.MonkeyPatch) -> None:
         self.events: list[str] = []
         monkeypatch.setattr(snapshots, "_copier", lambda device: self._begin)
-        super().__init__(teachers, DATASET, budget_bytes=0)
+        super().__init__(teachers, DATASET, limit_bytes=0)
 
     def _begin(self, data: Tensor) -> Callable[[], Tensor]:
         self.events.append("copy")

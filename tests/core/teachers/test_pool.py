@@ -273,7 +273,7 @@ def test_pool_on_the_device_does_not_draw_the_next_step_ahead() -> None:
 
 
 def test_pool_takes_any_iterable_of_teachers() -> None:
-    pool = StoredPool(iter(marked(DATASET, [1, 3])), DATASET, budget_bytes=0)
+    pool = StoredPool(iter(marked(DATASET, [1, 3])), DATASET, limit_bytes=0)
     assert len(pool) == 2
 
 

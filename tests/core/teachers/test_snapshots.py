@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dim_ray.core.teachers import snapshots
-from dim_ray.core.teachers.snapshots import SnapshotMemory, device_budget
+from dim_ray.core.teachers.snapshots import SnapshotMemory, device_limit
 from dim_ray.core.training.random import stream
 from tests.helpers.tiny import equal_states
 
@@ -64,8 +64,8 @@ def size_of(tensors: Mapping[str, Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def filled(budget_bytes: int | None, given: Sequence[Mapping[str, Tensor]]) -> SnapshotMemory:
-    memory = SnapshotMemory(CPU, budget_bytes)
+def filled(limit_bytes: int | None, given: Sequence[Mapping[str, Tensor]]) -> SnapshotMemory:
+    memory = SnapshotMemory(CPU, limit_bytes)
     assert [memory.add(tensors) for tensors in given] == list(range(len(given)))
     return memory
 
@@ -101,7 +101,7 @@ def test_snapshots_on_the_host_are_copies() -> None:
 def test_the_first_snapshots_that_fit_into_the_budget_stay_on_the_device(copies: Copies) -> None:
     given = [snapshot(size=size) for size in (10, 10, 50, 10, 10)]
     small, large = size_of(given[0]), size_of(given[2])
-    for budget_bytes, on_host in (
+    for limit_bytes, on_host in (
         (0, [0, 1, 2, 3, 4]),
         (small - 1, [0, 1, 2, 3, 4]),
         (small, [1, 2, 3, 4]),
@@ -111,7 +111,7 @@ def test_the_first_snapshots_that_fit_into_the_budget_stay_on_the_device(copies:
         (None, []),
     ):
         assert large - 1 >= 2 * small
-        assert fetched(filled(budget_bytes, given), len(given), copies) == on_host
+        assert fetched(filled(limit_bytes, given), len(given), copies) == on_host
 
 
 def test_what_was_fetched_is_not_copied_again_when_it_is_taken(copies: Copies) -> None:
@@ -155,15 +155,15 @@ def test_no_more_than_two_steps_snapshots_are_on_the_device_beside_the_budget(co
 
 
 def test_on_a_cpu_there_is_no_budget() -> None:
-    assert device_budget(None, CPU) is None
-    assert device_budget(0.0, CPU) is None
+    assert device_limit(None, CPU) is None
+    assert device_limit(0.0, CPU) is None
 
 
 def test_on_a_gpu_the_budget_is_what_was_asked_for_or_half_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (6_000, 80_000))
-    assert device_budget(None, CUDA) == 3_000
-    assert device_budget(0.0, CUDA) == 0
-    assert device_budget(1.5, CUDA) == 3 * 2**29
+    assert device_limit(None, CUDA) == 3_000
+    assert device_limit(0.0, CUDA) == 0
+    assert device_limit(1.5, CUDA) == 3 * 2**29
 
 
 def test_on_a_gpu_bytes_are_copied_in_a_separate_stream_that_their_user_waits_for(

@@ -20,8 +20,11 @@ __all__ = [
     "StorageAddressError",
     "StorageError",
     "UsageError",
+    "listed",
     "nearest",
 ]
+
+_LONGEST_NAME = 120
 
 
 class DimError(Exception):
@@ -74,3 +77,18 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     guess = f"did you mean {close[0]!r}? " if close else ""
     return f"{guess}Known: {', '.join(names)}."
+
+
+def listed(names: Iterable[object], most: int = 5) -> str:
+    """Return names for a message: the first ``most``, the others as a count; the middle of a very long one is left out.
+
+    Example: ``listed(["a", "b", "c"], most=2)`` is ``"a, b and 1 more"``.
+    """
+    every = list(map(str, names))
+    end = f" and {len(every) - most:,} more" if len(every) > most else ""
+    return ", ".join(map(_cut, every[:most])) + end
+
+
+def _cut(name: str) -> str:
+    half = _LONGEST_NAME // 2
+    return name if len(name) <= _LONGEST_NAME else f"{name[:half]}...{name[-half:]}"

@@ -82,6 +82,7 @@ def noise_images(setting: Setting, count: int = _IMAGES) -> Dataset:
         validation=split,
         test=split,
         class_names=tuple(map(str, range(10))),
+        content_digest="noise",
         normalisation=Normalisation(mean=(0.5,) * setting.channels, std=(0.25,) * setting.channels),
         digest="0" * 16,
     ).to(setting.device)

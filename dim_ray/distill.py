@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
         from dim_ray.core.data.checks import check_training
         from dim_ray.pipeline.generators import generator_fingerprint
 
-        work = open_shared_session(config, _STUDY, check_training)
+        work = open_shared_session(config, _STUDY, check_training, progress)
         fingerprint = generator_fingerprint(work)
         is_new = not work.artifacts.exists("generators", fingerprint)
         if is_new and extras.local:

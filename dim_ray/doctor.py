@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
         from dim_ray.distributed.cluster.joining import cluster
         from dim_ray.distributed.preflight.check import run_preflight
 
-        work = open_session(config, lambda config, dataset: _STUDY, [check_training])
+        work = open_session(config, lambda config, dataset: _STUDY, [check_training], progress)
         with cluster(work.config, progress) as placement:
             found = run_preflight(work, placement, progress, num_trials=1, with_group=True)
     _print(found)

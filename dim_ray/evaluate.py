@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
         from dim_ray.core.data.checks import check_evaluation
         from dim_ray.pipeline.evaluations import plan_evaluations
 
-        work = open_shared_session(config, _STUDY, check_evaluation)
+        work = open_shared_session(config, _STUDY, check_evaluation, progress)
         fingerprint = find_generator(work, extras.generator)
         planned = plan_evaluations(work, fingerprint)
         num_new = run_missing(work, planned, progress, is_local=extras.local)

@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
         from dim_ray.pipeline.teachers import missing_teachers
         from dim_ray.pipeline.workspace import on_device
 
-        work = open_shared_session(config, _STUDY, check_training)
+        work = open_shared_session(config, _STUDY, check_training, progress)
         missing = missing_teachers(work)
         if missing and extras.local:
             train_pool(on_device(work), progress)

@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
         from dim_ray.core.data.checks import check_evaluation
         from dim_ray.pipeline.evaluations import plan_evaluations
 
-        work = open_shared_session(config, _STUDY, check_evaluation)
+        work = open_shared_session(config, _STUDY, check_evaluation, progress)
         fingerprint = find_generator(work, extras.generator)
         planned = {
             name: plan_evaluations(replace(work, config=replace(work.config, evaluation=evaluation)), fingerprint)

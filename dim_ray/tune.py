@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
         from tuning.warm_start import check_warm_start
 
         checks = [check_training, check_evaluation, check_search, check_warm_start, check_loggers]
-        works = [open_session(own, study_name, checks) for own in configs]
+        works = [open_session(own, study_name, checks, progress) for own in configs]
         if arguments.dry_run:
             from tuning.dry_run.plan import plan_study
 

@@ -1,6 +1,6 @@
 """Find a stored generator, and run the students that measure it, in this process or over a cluster.
 
-work = open_shared_session(config, "evaluate", check_evaluation)
+work = open_shared_session(config, "evaluate", check_evaluation, progress)
 fingerprint = find_generator(work, uri)
 num_new = run_missing(work, plan_evaluations(work, fingerprint), progress, is_local=True)
 """

@@ -1,7 +1,7 @@
 """Prepare a command: probe the storage, load the data, check the budgets, and open the log file.
 
-work = open_session(config, study_name, [check_training, check_evaluation])     # a study of one configuration
-work = open_shared_session(config, "evaluate", check_evaluation)                # one that any configurations share
+work = open_session(config, study_name, [check_training], progress)     # a study of one configuration
+work = open_shared_session(config, "evaluate", check_evaluation, progress)      # one that any configurations share
 """
 
 from __future__ import annotations
@@ -16,19 +16,24 @@ from dim_ray.cli.settings import to_yaml
 from dim_ray.config import Config, fingerprint
 from dim_ray.core.data.checks import Check
 from dim_ray.core.data.dataset import Dataset, load_dataset
+from dim_ray.core.data.summary import summarise
 from dim_ray.pipeline.workspace import Workspace
+from dim_ray.progress import Progress
 from dim_ray.store.files.filesystem import open_root, probe
 
 __all__ = ["log_path", "open_session", "open_shared_session"]
 
 
-def open_session(config: Config, name: Callable[[Config, Dataset], str], checks: Iterable[Check]) -> Workspace:
+def open_session(
+    config: Config, name: Callable[[Config, Dataset], str], checks: Iterable[Check], progress: Progress
+) -> Workspace:
     """Return the workspace of a command, or refuse what can't work before anything runs.
 
     Args:
         config: Configuration, whose storage may be a relative path.
         name: Function that names the study.
         checks: Checks of the configuration against the data.
+        progress: Shows one line about the data.
 
     Raises:
         DimError: The storage can't be used, the data can't be read, or a budget doesn't fit them.
@@ -38,6 +43,7 @@ def open_session(config: Config, name: Callable[[Config, Dataset], str], checks:
     # An absolute root, because workers have other working directories.
     config = replace(config, storage=replace(config.storage, root=root.uri))
     dataset = load_dataset(config.data)
+    progress.message(summarise(dataset))
     for check in checks:
         check(config, dataset)
     work = Workspace(config=config, dataset=dataset, study=name(config, dataset))
@@ -45,18 +51,19 @@ def open_session(config: Config, name: Callable[[Config, Dataset], str], checks:
     return work
 
 
-def open_shared_session(config: Config, study: str, check: Check) -> Workspace:
+def open_shared_session(config: Config, study: str, check: Check, progress: Progress) -> Workspace:
     """Return the workspace of a study that configurations share, and store this configuration beside the others.
 
     Args:
         config: Configuration, whose storage may be a relative path.
         study: Name of the study, unless the configuration has one.
         check: Check of the configuration against the data.
+        progress: Shows one line about the data.
 
     Raises:
         DimError: See `open_session`.
     """
-    work = open_session(config, lambda config, dataset: config.study.name or study, [check])
+    work = open_session(config, lambda config, dataset: config.study.name or study, [check], progress)
     key = f"studies/{work.study}/config-{fingerprint(work.config)}.yaml"
     work.artifacts.write_bytes(key, to_yaml(work.config).encode())
     return work

@@ -48,10 +48,13 @@ def _verify(storage: str, exported: str | None = None, **options: Any) -> None:
 
 
 def _reevaluate(exported: str, *, seeds: int | None, **options: Any) -> None:
+    from dim_ray.core.data.summary import summarise
     from dim_ray.export.reevaluation import reevaluate
 
     verdicts = []
-    for cell in reevaluate(exported, num_seeds=seeds, **options):
+    for cell in reevaluate(
+        exported, num_seeds=seeds, on_dataset=lambda dataset: print(summarise(dataset), flush=True), **options
+    ):
         low, high = cell.interval
         verdicts.append(cell.is_match)
         print(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from dim_ray.config import DATASETS, WEIGHTS, Config, DataConfig, EvaluationConfig, StorageConfig
-from dim_ray.core.data.dataset import load_dataset
+from dim_ray.core.data.dataset import Dataset, load_dataset
 from dim_ray.core.students.student import finished
 from dim_ray.errors import ArtifactError, ConfigError, DataError, StorageError, UsageError
 from dim_ray.pipeline.generators import generator_from_artifact, weights_file
@@ -119,6 +119,7 @@ def reevaluate(
     protocol: str | None = None,
     ipc: int | None = None,
     architecture: str | None = None,
+    on_dataset: Callable[[Dataset], None] = lambda dataset: None,
 ) -> Iterator[Reevaluation]:
     """Train new students for every cell of an exported generator's card, and yield each cell when it's done.
 
@@ -129,6 +130,7 @@ def reevaluate(
         protocol: Only cells of this protocol.
         ipc: Only cells with this number of images per class.
         architecture: Only cells with these students.
+        on_dataset: Called with the data before anything is trained.
 
     Raises:
         UsageError: There are too few seeds, or no such dataset.
@@ -147,6 +149,7 @@ def reevaluate(
     with tempfile.TemporaryDirectory() as folder:  # a workspace needs a storage; nothing is written to it
         config = Config(data=_data(artifact, name, dataset), storage=StorageConfig(root=folder))
         work = Workspace(config=config, dataset=load_dataset(config.data), study="verify")
+        on_dataset(work.dataset)
         if work.dataset.digest != digest:
             raise DataError(
                 f"{artifact.uri} was made from {name!r} with digest {digest}, and these data are "

@@ -14,6 +14,7 @@ from dim_ray.config import Config, DataConfig, fingerprint
 from dim_ray.core.data.checks import check_evaluation, check_training
 from dim_ray.errors import ConfigError, DataError, StorageError
 from dim_ray.pipeline.workspace import Workspace
+from dim_ray.progress import SilentProgress
 from tests.helpers.logs import closed_logs  # noqa: F401  # a fixture
 from tests.helpers.small import make_config, make_work
 from tests.helpers.written_images import pixels, write_folder
@@ -31,7 +32,7 @@ def config(tmp_path: Path) -> Config:
 
 
 def open_named(config: Config) -> Workspace:
-    return open_session(config, lambda config, dataset: f"{dataset.name}-study", [check_training])
+    return open_session(config, lambda config, dataset: f"{dataset.name}-study", [check_training], SilentProgress())
 
 
 def test_session_has_data_an_absolute_root_and_a_name(
@@ -49,7 +50,7 @@ def test_session_has_data_an_absolute_root_and_a_name(
 def test_shared_study_keeps_the_configuration_of_every_run_to_be_read_back(config: Config, tmp_path: Path) -> None:
     other = replace(config, evaluation=replace(config.evaluation, learning_rate=0.123))
     for given in (config, other, config):
-        work = open_shared_session(given, "evaluate", check_evaluation)
+        work = open_shared_session(given, "evaluate", check_evaluation, SilentProgress())
         assert work.study == "evaluate"
         file = tmp_path / f"storage/studies/evaluate/config-{fingerprint(given)}.yaml"
         assert config_of(read_settings(file)) == work.config
@@ -58,7 +59,7 @@ def test_shared_study_keeps_the_configuration_of_every_run_to_be_read_back(confi
 
 def test_shared_study_takes_the_name_that_was_given(config: Config, tmp_path: Path) -> None:
     config = replace(config, study=replace(config.study, name="mine"))
-    assert open_shared_session(config, "evaluate", check_evaluation).study == "mine"
+    assert open_shared_session(config, "evaluate", check_evaluation, SilentProgress()).study == "mine"
     assert list((tmp_path / "storage/studies/mine").glob("config-*.yaml"))
 
 
@@ -97,7 +98,7 @@ def test_budget_that_does_not_fit_the_data_is_refused_by_the_commands_that_use_i
     config = replace(config, pool=replace(config.pool, batch_size=1000))
     with pytest.raises(ConfigError, match=r"pool\.batch_size"):
         open_named(config)
-    open_shared_session(config, "evaluate", check_evaluation)  # trains no teacher
+    open_shared_session(config, "evaluate", check_evaluation, SilentProgress())  # trains no teacher
 
 
 def test_data_that_are_not_there_are_refused_and_leave_no_study(config: Config, tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def make_dataset(*, num_classes: int = 3, per_class: int = 8, channels: int = 1,
         class_names=tuple(f"class {label}" for label in range(num_classes)),
         normalisation=Normalisation(mean=(0.45,) * channels, std=(0.2,) * channels),
         digest="0" * 16,
+        content_digest="0" * 16,
     )
 
 

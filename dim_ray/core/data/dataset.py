@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -69,6 +70,12 @@ class Dataset:
     """Normalisation by the training split."""
     digest: str
     """16 hexadecimal digits that stand for images, labels, splits and class names, whatever their source."""
+    content_digest: str
+    """As `digest`, but before splits were held out: it doesn't change with fractions and seed of the splits."""
+    held_out: tuple[str, ...] = ()
+    """Splits that the source doesn't have."""
+    remarks: tuple[str, ...] = ()
+    """What the reader left out or changed, for the person who runs the command."""
 
     @property
     def num_classes(self) -> int:
@@ -115,8 +122,9 @@ def load_dataset(config: DataConfig, device: torch.device | str = "cpu") -> Data
         DataError: The source is missing, can't be read or downloaded, or has unusable images, labels or classes.
     """
     source = _read(config)
-    _check(source, config)
+    remarks = (*source.remarks, *_check(source, config))
     train, validation, test = source.train, source.validation, source.test
+    sourced = {"train": train, "validation": validation, "test": test}
     if test is None:
         train, test = hold_out(train, config.test_fraction, stream(config.split_seed, "data", "test"))
     if validation is None:
@@ -130,6 +138,9 @@ def load_dataset(config: DataConfig, device: torch.device | str = "cpu") -> Data
         class_names=source.class_names,
         normalisation=_measure(train.images),
         digest=_digest((train, validation, test), source.class_names),
+        content_digest=_digest([split for split in sourced.values() if split is not None], source.class_names),
+        held_out=tuple(name for name, split in sourced.items() if split is None),
+        remarks=remarks,
     )
     return dataset.to(device)
 
@@ -140,7 +151,7 @@ def _read(config: DataConfig) -> Source:
     if separator and prefix == "parquet":
         from dim_ray.core.data.parquet import read_parquet
 
-        return read_parquet(path)
+        return read_parquet(path, subset=config.subset)
     if separator:
         from dim_ray.core.data.folder import read_folder
 
@@ -150,16 +161,19 @@ def _read(config: DataConfig) -> Source:
     return read_digits() if config.dataset == "digits" else read_torchvision(config.dataset, config.data_root)
 
 
-def _check(source: Source, config: DataConfig) -> None:
+def _check(source: Source, config: DataConfig) -> list[str]:
+    """Refuse what can't be learnt from, and return remarks about what may be a mistake."""
     names = source.class_names
     if len(names) < _MIN_CLASSES:
         raise DataError(
             f"{config.dataset} has {len(names)} class ({', '.join(names)}); allowed: {_MIN_CLASSES} or more."
         )
-    for split in (source.train, source.validation, source.test):
+    remarks = []
+    for role, split in (("training", source.train), ("validation", source.validation), ("test", source.test)):
         if split is not None:
             height, width = split.images.shape[-2:]
             check_image_size((width, height), f"An image of {config.dataset}")
+            remarks += _check_variety(split, role, config)
     held_out = [name for name, split in (("test", source.test), ("validation", source.validation)) if split is None]
     needed = 1 + len(held_out)
     for name, count in zip(names, class_counts(source.train, len(names)), strict=True):
@@ -169,6 +183,24 @@ def _check(source: Source, config: DataConfig) -> None:
                 f"The class {name!r} of {config.dataset} has {count} images in the training split; needed: at least "
                 f"{needed} of every class{reason}. Add images or leave the class out."
             )
+    return remarks
+
+
+def _check_variety(split: Split, role: str, config: DataConfig) -> list[str]:
+    """Refuse a split of one class or of single-coloured images; return a remark if some have a single colour."""
+    if len(split.labels.unique()) < _MIN_CLASSES:
+        raise DataError(
+            f"The {role} split of {config.dataset} has images of only one class; needed: {_MIN_CLASSES} or more. If "
+            "its labels aren't known, leave the split out."
+        )
+    pixels = split.images.flatten(2)
+    num_flat = int((pixels.amax(2) == pixels.amin(2)).all(1).sum())
+    if num_flat == len(split):
+        raise DataError(
+            f"All {num_flat:,} images of the {role} split of {config.dataset} have a single colour. Look at one: was "
+            "it drawn in white on a transparent background? Such images are laid on white."
+        )
+    return [f"single-coloured {role} images: {num_flat:,}"] if num_flat else []
 
 
 def _measure(images: Tensor) -> Normalisation:
@@ -184,7 +216,7 @@ def _measure(images: Tensor) -> Normalisation:
     return Normalisation(mean=tuple(means), std=tuple(stds))
 
 
-def _digest(splits: tuple[Split, ...], class_names: tuple[str, ...]) -> str:
+def _digest(splits: Sequence[Split], class_names: tuple[str, ...]) -> str:
     content = hashlib.sha256()
     for split in splits:
         for tensor in (split.images, split.labels):

@@ -3,6 +3,7 @@
     decoder = Decoder()
     batch = decoder.decode([png_bytes, Path("cat/7.jpg")], lambda i: f"row {i} of train.parquet")
 
+Images are turned as their EXIF orientation says, and transparent ones are laid on white, as a browser shows them.
 Pillow takes about 60 microseconds for a 28-pixel PNG and 100 for a 32-pixel JPEG. Two threads were slower than one.
 """
 
@@ -17,15 +18,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from dim_ray.core.data.splits import check_image_size, size_in_pixels
+from dim_ray.core.data.tree import remark
 from dim_ray.errors import DataError
 
 __all__ = ["Decoder", "join"]
 
-_GREY_MODES = ("1", "L")
+_GREY_MODES = ("1", "L", "LA", "La")
+_OPAQUE = 255
 _MODES_BEYOND_8_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 
 # What Pillow raises for damaged files, found by flipping and cutting bytes of each format.
@@ -38,9 +41,18 @@ class Decoder:
     def __init__(self) -> None:
         self._size: tuple[int, int] | None = None
         self._sized_by = ""
+        self._transparent: list[str] = []
+        self._animated: list[str] = []
+
+    def remarks(self) -> list[str]:
+        """Return what the reader did to images, as in `Source.remarks`."""
+        return [
+            *remark("transparent images, laid on white", self._transparent),
+            *remark("images of several frames, of which the first is read", self._animated),
+        ]
 
     def decode(self, encoded: Iterable[bytes | Path], where: Callable[[int], str]) -> NDArray[np.uint8]:
-        """Decode a batch to (B, C, H, W); C is 1 if all images are grey, otherwise 3. Transparency is dropped.
+        """Decode a batch to (B, C, H, W); C is 1 if all images are grey, otherwise 3.
 
         Args:
             encoded: Contents of image files, or their paths; at least one.
@@ -60,14 +72,30 @@ class Decoder:
         try:
             with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
                 self._check(image, index, where)  # of the header: a huge image is refused undecoded
+                if image.format != "MPO" and getattr(image, "is_animated", False):
+                    self._animated.append(where(index))  # a phone's MPO has a preview behind the photo
                 image.load()
-                if image.mode != "L":
-                    return np.asarray(image.convert("L" if image.mode in _GREY_MODES else "RGB"))
-                return np.asarray(image)
+                return np.asarray(self._convert(image, index, where))
         except _DAMAGED as error:
             raise DataError(
                 f"{where(index)} can't be decoded as an image ({_reason(error)}). Replace it or leave it out."
             ) from error
+
+    def _convert(self, image: Image.Image, index: int, where: Callable[[int], str]) -> Image.Image:
+        """Return a grey or colour image, upright and without transparency."""
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+        mode = "L" if image.mode in _GREY_MODES else "RGB"
+        if not image.has_transparency_data:
+            return image if image.mode == mode else image.convert(mode)
+        layer = image.convert("LA" if mode == "L" else "RGBA")
+        opacity = layer.getchannel("A")
+        if opacity.getextrema() == (_OPAQUE, _OPAQUE):
+            return layer.convert(mode)
+        self._transparent.append(where(index))
+        white = Image.new(mode, image.size, "white")
+        white.paste(layer.convert(mode), mask=opacity)
+        return white
 
     def _check(self, image: Image.Image, index: int, where: Callable[[int], str]) -> None:
         if image.mode in _MODES_BEYOND_8_BITS:

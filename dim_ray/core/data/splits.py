@@ -37,6 +37,8 @@ class Source:
     validation: Split | None = None
     test: Split | None = None
     class_names: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+    """What was passed over or changed, for the person who runs the command."""
 
 
 def class_counts(split: Split, num_classes: int) -> list[int]:

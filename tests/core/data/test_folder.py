@@ -89,19 +89,19 @@ def test_a_data_set_below_a_hidden_folder_is_read(tmp_path: Path) -> None:
 def test_two_folders_for_one_split_are_refused(tmp_path: Path) -> None:
     for split in ("train", "valid", "val", "test"):
         write_folder(tmp_path / split, two_classes())
-    assert f"{tmp_path} has valid and val, and each would be its validation split" in refused(tmp_path)
+    assert f"{tmp_path} has val and valid, and each would be its validation split" in refused(tmp_path)
     shutil.rmtree(tmp_path / "val")
     assert load(tmp_path).class_names == ("cat", "dog")
 
 
 def test_folders_beside_the_splits_are_refused_by_name(tmp_path: Path) -> None:
-    for split in ("train", "test", "dev", "Validation", ".git"):
+    for split in ("train", "test", "extra", "more", ".git"):
         write_folder(tmp_path / split, two_classes())
     message = refused(tmp_path)
-    assert "has the splits train, test and beside them Validation, dev, which would be left out" in message
+    assert "has the splits test, train and beside them extra, more, which would be left out" in message
     assert ".git" not in message
-    shutil.rmtree(tmp_path / "dev")
-    shutil.rmtree(tmp_path / "Validation")
+    shutil.rmtree(tmp_path / "extra")
+    shutil.rmtree(tmp_path / "more")
     assert load(tmp_path).class_names == ("cat", "dog")
 
 
@@ -123,16 +123,13 @@ def test_an_empty_folder_and_an_empty_class_are_named(tmp_path: Path) -> None:
     write_folder(tmp_path, two_classes())
     (tmp_path / "cow").mkdir()
     message = refused(tmp_path)
-    assert f"{tmp_path / 'cow'} has no images; looked for files that end in" in message
-    assert ".png" in message
+    assert f"{tmp_path / 'cow'} has no images; looked for .png, .jpg" in message
 
 
 def test_test_classes_that_differ_from_training_are_named(tmp_path: Path) -> None:
     write_folder(tmp_path / "train", two_classes())
     write_folder(tmp_path / "test", {"cat": pixels(3), "horse": pixels(3)})
-    message = refused(tmp_path)
-    assert f"{tmp_path / 'test' / 'dog'} is missing" in message
-    assert f"{tmp_path / 'train' / 'horse'} is missing" in message
+    assert f"missing: {tmp_path / 'test' / 'dog'}, {tmp_path / 'train' / 'horse'}. Every" in refused(tmp_path)
 
 
 def test_a_test_split_without_training_is_refused(tmp_path: Path) -> None:

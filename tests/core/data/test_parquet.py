@@ -55,7 +55,7 @@ def test_shards_in_data_are_read_in_order(tmp_path: Path) -> None:
 def test_a_missing_shard_is_refused_rather_than_trained_without(tmp_path: Path) -> None:
     for shard in (0, 2):
         write_parquet(tmp_path / f"train-0000{shard}-of-00003.parquet", pixels(20), LABELS)
-    assert "has 2 of the 3 files train-*-of-00003.parquet" in refused(tmp_path)
+    assert "has 2 of the 3 files train-*-of-00003. Add" in refused(tmp_path)
 
 
 def test_a_single_file_gives_all_three_splits(tmp_path: Path) -> None:
@@ -121,14 +121,16 @@ def test_one_colour_image_makes_all_splits_colour(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "channels"), [("L", 1), ("1", 1), ("RGB", 3), ("RGBA", 3), ("P", 3), ("LA", 3), ("CMYK", 3)]
+    ("mode", "channels"), [("L", 1), ("1", 1), ("RGB", 3), ("RGBA", 3), ("P", 3), ("LA", 1), ("CMYK", 3)]
 )
 def test_every_8_bit_mode_becomes_grey_or_colour(tmp_path: Path, mode: str, channels: int) -> None:
-    image = Image.new("RGB", (8, 8), (255, 255, 255)).convert(mode)
-    data = encode(image, "TIFF" if mode == "CMYK" else "PNG")
+    image = Image.new("RGB", (8, 8), (255, 255, 255))
+    image.paste((0, 0, 0), (0, 0, 8, 4))
+    data = encode(image.convert(mode), "TIFF" if mode == "CMYK" else "PNG")
     dataset = load(write_parquet(tmp_path / "train.parquet", [data] * 20, LABELS))
     assert dataset.num_channels == channels
-    assert dataset.train.images.min() == 255
+    assert dataset.train.images[:, :, :4].max() == 0
+    assert dataset.train.images[:, :, 4:].min() == 255
 
 
 def test_16_bit_images_are_refused_rather_than_clipped(tmp_path: Path) -> None:
@@ -146,11 +148,11 @@ def test_metadata_of_another_kind_is_no_reason_to_refuse_a_file(tmp_path: Path) 
 def test_a_missing_path_is_named(tmp_path: Path) -> None:
     message = refused(tmp_path / "nowhere")
     assert f"there is no file or folder {tmp_path / 'nowhere'}" in message
-    assert "train*.parquet" in message
+    assert "train, validation, test" in message
 
 
 def test_an_empty_folder_says_what_was_looked_for(tmp_path: Path) -> None:
-    assert f"{tmp_path} has no Parquet files; looked for train*.parquet" in refused(tmp_path)
+    assert f"{tmp_path} has no Parquet files; looked for names with train, validation, test" in refused(tmp_path)
 
 
 def test_a_folder_without_a_training_split_lists_what_is_there(tmp_path: Path) -> None:
@@ -258,9 +260,12 @@ def test_labels_with_a_gap_are_refused_without_names(tmp_path: Path) -> None:
     assert "2 numbers from 1 to 1000000000; allowed: all of 0 to K-1 for K classes, but 0 is missing" in refused(path)
 
 
-def test_a_named_class_without_images_is_refused(tmp_path: Path) -> None:
-    path = write_parquet(tmp_path / "train.parquet", pixels(20), LABELS, names=["a", "b", "never"])
-    assert "The class 'never'" in refused(path)
+def test_a_named_class_without_images_is_left_out(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "train.parquet", pixels(20), 2 * LABELS, names=["a", "never", "b"])
+    dataset = load(path)
+    assert dataset.class_names == ("a", "b")
+    assert sorted(dataset.train.labels.unique().tolist()) == [0, 1]
+    assert "classes without images left out: 1 (never)" in dataset.remarks
 
 
 def test_files_that_number_their_classes_differently_are_refused(tmp_path: Path) -> None:

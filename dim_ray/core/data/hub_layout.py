@@ -115,12 +115,12 @@ def _choose(configurations: Mapping[str, Any], subset: str | None, where: str, *
     )
 
 
-def _configuration_folders(names: Iterable[str]) -> dict[str, list[str]]:
+def _configuration_folders(names: Sequence[str]) -> dict[str, list[str]]:
     """Return the files of each folder that may be a configuration: several side by side, and no other files."""
     folders: dict[str, list[str]] = defaultdict(list)
     for name in names:
         folders[name.partition("/")[0] if "/" in name else ""].append(name)
-    if "" in folders or any(roles_in(folder) for folder in folders):
+    if "" in folders or any(map(roles_in, folders)) or any(map(_SHARDED_DATA.fullmatch, names)):
         return {}
     return dict(folders)
 

@@ -47,6 +47,21 @@ def test_session_has_data_an_absolute_root_and_a_name(
     assert replace(work.config, storage=config.storage) == config
 
 
+def test_a_session_says_what_it_found_before_it_checks_budgets(config: Config) -> None:
+    told: list[str] = []
+
+    class Told(SilentProgress):
+        def message(self, text: str) -> None:
+            told.append(text)
+
+    config = replace(config, pool=replace(config.pool, batch_size=1000))
+    with pytest.raises(ConfigError):
+        open_session(config, lambda config, dataset: "study", [check_training], Told())
+    assert told == [
+        "pets: 2 classes, 8x8 pixels, grey; train 28 images, 14 a class; validation 4 held out, test 8 held out."
+    ]
+
+
 def test_shared_study_keeps_the_configuration_of_every_run_to_be_read_back(config: Config, tmp_path: Path) -> None:
     other = replace(config, evaluation=replace(config.evaluation, learning_rate=0.123))
     for given in (config, other, config):

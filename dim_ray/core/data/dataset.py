@@ -193,12 +193,17 @@ def _check_variety(split: Split, role: str, config: DataConfig) -> list[str]:
             f"The {role} split of {config.dataset} has images of only one class; needed: {_MIN_CLASSES} or more. If "
             "its labels aren't known, leave the split out."
         )
+    if bool((split.images == split.images[0]).all()):
+        raise DataError(
+            f"All {len(split):,} images of the {role} split of {config.dataset} are the same. Was it drawn in white "
+            "on a transparent background? Such images are laid on white."
+        )
     pixels = split.images.flatten(2)
     num_flat = int((pixels.amax(2) == pixels.amin(2)).all(1).sum())
     if num_flat == len(split):
         raise DataError(
-            f"All {num_flat:,} images of the {role} split of {config.dataset} have a single colour. Look at one: was "
-            "it drawn in white on a transparent background? Such images are laid on white."
+            f"All {num_flat:,} images of the {role} split of {config.dataset} have a single colour. Do "
+            "they hold what you think?"
         )
     return [f"single-coloured {role} images: {num_flat:,}"] if num_flat else []
 

@@ -89,16 +89,20 @@ def _resolve(path: str) -> tuple[fs.FileSystem, str, str]:
 
 
 def _list(filesystem: fs.FileSystem, root: str) -> tuple[list[str], list[str]]:
-    """Return the names of all files and of what is hidden, relative to `root`. Spark hides with an underscore."""
+    """Return the names of all files and of what is hidden, relative to `root`."""
     if isinstance(filesystem, fs.LocalFileSystem):
         tree = read_tree(Path(root))
-        names, hidden = tree.files_below(), tree.passed_over_below()
-    else:
-        entries = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
-        names = sorted(entry.path for entry in entries if entry.type == fs.FileType.File)
-        names, hidden = [str(PurePosixPath(name).relative_to(root)) for name in names], []
-    is_hidden = {name: any(is_passed_over(part) or part[0] == "_" for part in name.split("/")) for name in names}
-    return [name for name in names if not is_hidden[name]], hidden + [name for name in names if is_hidden[name]]
+        return tree.files_below(), tree.passed_over_below()
+    entries = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
+    paths = sorted(entry.path for entry in entries if entry.type == fs.FileType.File)
+    names = [str(PurePosixPath(path).relative_to(root)) for path in paths]
+    hidden = [name for name in names if _is_hidden(name)]
+    return sorted({*names} - {*hidden}), hidden
+
+
+def _is_hidden(name: str) -> bool:
+    *folders, own = name.split("/")
+    return is_passed_over(own, is_folder=False) or any(is_passed_over(folder, is_folder=True) for folder in folders)
 
 
 def _card(filesystem: fs.FileSystem, root: str, where: str) -> dict[str, Any]:

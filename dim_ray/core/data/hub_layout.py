@@ -3,10 +3,10 @@
     layout = plan_layout(["data/train/0000.parquet", "data/test/0000.parquet"], {}, subset=None, where="mnist")
     layout.splits["test"]
 
-The first that fits decides: the configurations in README.md's metadata; data/NAME-00000-of-00003.parquet; a folder or a
-file with a split's word in its name. Otherwise everything is for training. Source: the Hub's documentation, "Data files
-configuration" and "File names and splits". Unlike there, a file that fits two splits is refused, and folders side by
-side that README.md doesn't explain are taken for configurations.
+The first that fits decides: the configurations in README.md's metadata; data/NAME-00000-of-00003.parquet; a folder's,
+then a file's name with a word for a split. Otherwise everything is for training. Source: the Hub's documentation, "Data
+files configuration" and "File names and splits". Unlike there, a file that fits two splits is refused, files beside the
+folders of splits are read, and folders side by side that README.md doesn't explain are taken for configurations.
 """
 
 from __future__ import annotations

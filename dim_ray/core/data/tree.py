@@ -16,10 +16,10 @@ from dim_ray.errors import DataError, listed
 
 __all__ = ["Folder", "is_passed_over", "read_tree", "remark"]
 
-# Hidden entries and those with two underscores, as the Hub's rules have it, and what systems leave behind.
-_NO_DATA = re.compile(
-    r"\..+|__.*|@eadir|#recycle|#snapshot|\$recycle\.bin|lost\+found|system volume information"
-    r"|(eh)?thumbs(_vista)?\.db|desktop\.ini|icon\r",
+# Hidden entries and folders with two underscores, as on the Hub, and what systems leave behind.
+_NO_FILE = re.compile(r"\..+|(eh)?thumbs(_vista)?\.db|desktop\.ini|icon\r", re.IGNORECASE | re.DOTALL)
+_NO_FOLDER = re.compile(
+    r"\..+|__.*|@eadir|#recycle|#snapshot|\$recycle\.bin|lost\+found|system volume information",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -52,9 +52,9 @@ class Folder:
         return [name for folder in self.everything() for name in folder.passed_over]
 
 
-def is_passed_over(name: str) -> bool:
+def is_passed_over(name: str, *, is_folder: bool) -> bool:
     """Return whether an entry of this name is hidden or a system's, such as `@eaDir` and `__MACOSX`."""
-    return _NO_DATA.fullmatch(name) is not None
+    return (_NO_FOLDER if is_folder else _NO_FILE).fullmatch(name) is not None
 
 
 def remark(what: str, names: Iterable[str]) -> list[str]:
@@ -80,7 +80,7 @@ def _walk(path: Path, name: str, above: tuple[str, ...]) -> Folder:
         raise DataError(f"{path} can't be listed ({error.strerror}). Check the path and the access rights.") from error
     for entry in entries:
         own = f"{name}/{entry.name}" if name else entry.name
-        if is_passed_over(entry.name):
+        if is_passed_over(entry.name, is_folder=entry.is_dir()):
             folder.passed_over.append(own)
         elif entry.is_dir():
             real = os.path.realpath(entry.path)

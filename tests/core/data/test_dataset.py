@@ -22,6 +22,7 @@ from sklearn.datasets import load_digits
 from dim_ray.config import DataConfig
 from dim_ray.core.data.dataset import Dataset, Normalisation, load_dataset, signed, to_bytes
 from dim_ray.core.data.splits import class_counts
+from dim_ray.core.data.summary import summarise
 from dim_ray.errors import DataError
 from tests.helpers.written_images import pixels, write_folder, write_parquet
 
@@ -172,6 +173,41 @@ def test_data_needs_torch_alone_until_a_source_is_read() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("drawing", [0, 1])
+def test_images_that_show_nothing_are_refused(tmp_path: Path, drawing: int) -> None:
+    """All are the same, or each has a single colour."""
+    colours = np.broadcast_to(np.arange(20, dtype=np.uint8)[:, None, None, None] * drawing, (20, 3, 8, 8))
+    write_folder(tmp_path, {"cat": colours[:10], "dog": colours[10:]})
+    reason = "have a single colour" if drawing else "are the same"
+    with pytest.raises(DataError, match=f"All 20 images of the training split of folder:.* {reason}"):
+        load_dataset(DataConfig(dataset=f"folder:{tmp_path}"))
+
+
+def test_images_of_one_colour_among_others_are_counted(tmp_path: Path) -> None:
+    images = pixels(10)
+    images[:3] = 7
+    write_folder(tmp_path, {"cat": images, "dog": pixels(10, seed=1)})
+    assert load_dataset(DataConfig(dataset=f"folder:{tmp_path}")).remarks == ("single-coloured training images: 3",)
+
+
+def test_the_content_digest_ignores_how_splits_are_held_out(digits: Dataset) -> None:
+    other = load_dataset(DataConfig(split_seed=1, test_fraction=0.3, validation_fraction=0.2))
+    assert other.digest != digits.digest
+    assert other.content_digest == digits.content_digest
+
+
+def test_a_data_set_is_summarised_in_one_line(tmp_path: Path) -> None:
+    for split, count in (("train", 10), ("test", 4)):
+        write_folder(
+            tmp_path / "pets" / split, {"cat": pixels(count, channels=3), "dog": pixels(2 * count, channels=3)}
+        )
+    (tmp_path / "pets" / "LICENSE").touch()
+    assert summarise(load_dataset(DataConfig(dataset=f"folder:{tmp_path / 'pets'}"))) == (
+        "pets: 2 classes, 8x8 pixels, colour; train 27 images, 9 (cat) to 18 (dog) a class; validation 3 held out, "
+        "test 12. Other files left out: 1 (LICENSE)."
+    )
 
 
 def test_one_class_is_refused(tmp_path: Path) -> None:

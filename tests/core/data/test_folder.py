@@ -163,3 +163,94 @@ def test_a_huge_image_is_refused_by_its_header(tmp_path: Path, size: int, reason
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
     path.write_bytes(data)
     assert refused(tmp_path).startswith(f"{path} {reason}")
+
+
+SPLIT_WORDS = [
+    ("training", "testing", "validation"), ("Train", "TEST", "Val"), ("train", "eval", "dev"),
+    ("train_set", "test_set", "val_set"), ("flowers-train", "flowers-test", "flowers.dev"),
+    ("1 train", "2 evaluation", "valid"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", SPLIT_WORDS, ids=",".join)
+def test_splits_have_the_names_that_people_give_them(tmp_path: Path, words: tuple[str, str, str]) -> None:
+    for count, word in zip((6, 4, 2), words, strict=True):
+        write_folder(tmp_path / word, {"cat": pixels(count), "dog": pixels(count, seed=1)})
+    dataset = load(tmp_path)
+    assert (len(dataset.train), len(dataset.test), len(dataset.validation)) == (12, 8, 4)
+    assert dataset.class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize("names", [("test tube", "petri dish"), ("train station", "bus stop"), ("eval-board", "cable")])
+def test_classes_may_have_names_with_a_splits_word(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        write_folder(tmp_path / name, {"camera 1": pixels(5)})
+    assert load(tmp_path).class_names == tuple(sorted(names))
+
+
+def test_splits_without_class_folders_are_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"train": pixels(5), "test": pixels(5)})
+    assert f"{tmp_path} has the splits test, train, but no folder for every class in them" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("fold1", "fold2"), ("labelled", "unlabelled"), ("part a", "part b")])
+def test_folders_that_have_only_class_folders_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        write_folder(tmp_path / name, two_classes())
+    message = refused(tmp_path)
+    assert f"{tmp_path / names[0]} would be one class, but its images are in 2 folders of its own (cat, dog)" in message
+
+
+def test_linked_folders_and_images_are_read(tmp_path: Path) -> None:
+    everything = two_classes()
+    write_folder(tmp_path / "whole", everything)
+    write_folder(tmp_path / "data", {name: images[:2] for name, images in everything.items()})
+    for name in everything:
+        write_folder(tmp_path / "more", {name: everything[name][2:]})
+        (tmp_path / "data" / name / "linked").symlink_to(tmp_path / "more" / name)
+    assert load(tmp_path / "data").digest == load(tmp_path / "whole").digest
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind"),
+    [(".jfif", "JPEG"), (".jpe", "JPEG"), (".gif", "GIF"), (".tga", "TGA"), (".ico", "ICO"), (".pcx", "PCX"),
+     (".avif", "AVIF"),     (".jp2", "JPEG2000"), (".JPG~", "JPEG"), (".png.bak", "PNG"), ("", "PNG"),
+     (".1", "WEBP")],
+)  # fmt: skip
+def test_every_format_that_pillow_reads_is_read_whatever_the_file_is_called(
+    tmp_path: Path, ending: str, kind: str
+) -> None:
+    write_folder(tmp_path, {name: pixels(5, size=16, channels=3) for name in ("cat", "dog")})
+    picture(pixels(1, size=16, channels=3, seed=3)[0]).save(tmp_path / "cat" / f"one{ending}", kind)
+    dataset = load(tmp_path)
+    assert sum(map(len, (dataset.train, dataset.validation, dataset.test))) == 11
+    assert dataset.remarks == ()
+
+
+@pytest.mark.parametrize("ending", [".heic", ".SVG", ".npy", ".dcm", ".h5", ".mat", ".dng", ".eps"])
+def test_images_of_a_format_that_cannot_be_read_are_refused_by_name(tmp_path: Path, ending: str) -> None:
+    write_folder(tmp_path, two_classes())
+    (tmp_path / "cat" / f"one{ending}").write_bytes(b"something")
+    assert f"{tmp_path / 'cat' / f'one{ending}'} is of a format that can't be read" in refused(tmp_path)
+
+
+def test_what_was_left_out_is_said_with_counts_and_names(tmp_path: Path) -> None:
+    write_folder(tmp_path, two_classes())
+    for name in ("labels.csv", "cat/notes.txt", "cat/@eaDir/000.png", "dog/Thumbs.db", "__MACOSX/cat/._000.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("nothing")
+    picture(pixels(1)[0]).save(tmp_path / "overview.png")
+    assert load(tmp_path).remarks == (
+        "images outside of class folders left out: 1 (overview.png)",
+        "other files left out: 2 (cat/notes.txt, labels.csv)",
+        "hidden and system entries left out: 3 (__MACOSX, cat/@eaDir, dog/Thumbs.db)",
+    )
+
+
+def test_many_classes_that_differ_make_a_short_message(tmp_path: Path) -> None:
+    for number in range(200):
+        (tmp_path / "train" / f"n{number:08}" / "images").mkdir(parents=True)
+    (tmp_path / "val" / "images").mkdir(parents=True)
+    message = refused(tmp_path)
+    assert "and 196 more" in message
+    assert len(message) < 700

@@ -10,6 +10,8 @@ from PIL import Image
 
 from dim_ray.config import DataConfig
 from dim_ray.core.data.dataset import Dataset, load_dataset
+from dim_ray.core.data.parquet import read_parquet
+from dim_ray.core.data.splits import Source
 from dim_ray.errors import DataError
 from tests.helpers.written_images import encode, pixels, write_parquet
 
@@ -281,3 +283,119 @@ def test_a_split_without_rows_is_refused(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train.parquet", pixels(20), LABELS)
     path = write_parquet(tmp_path / "test.parquet", [], pa.array([], type=pa.int64()))
     assert f"{path} has no rows; the test split needs images" in refused(tmp_path)
+
+
+def source_of(path: Path | str, subset: str | None = None) -> Source:
+    return read_parquet(str(path), subset=subset)
+
+
+def three_splits(root: Path, test_labels: pa.Array | None) -> Path:
+    """Write training and validation with labels, and a test split with those given or without a label column."""
+    for split in ("train", "validation"):
+        write_parquet(root / f"{split}.parquet", pixels(20), LABELS, names=["cat", "dog"])
+    path = write_parquet(root / "test.parquet", pixels(20), LABELS if test_labels is None else test_labels)
+    if test_labels is None:
+        pq.write_table(pq.read_table(path, columns=["image"]), path)
+    return root
+
+
+@pytest.mark.parametrize(
+    "labels", [None, pa.array([-1] * 20), pa.nulls(20, pa.int64()), pa.array([""] * 20), pa.nulls(20, pa.string())]
+)
+def test_a_test_split_without_labels_is_left_out_and_another_is_held_out(
+    tmp_path: Path, labels: pa.Array | None
+) -> None:
+    dataset = load(three_splits(tmp_path, labels))
+    assert dataset.remarks == ("splits without labels left out: 1 (test)",)
+    assert (dataset.held_out, len(dataset.train), len(dataset.validation)) == (("test",), 16, 20)
+
+
+@pytest.mark.parametrize("labels", [[-1] * 19 + [0], [None] * 19 + [1]])
+def test_a_test_split_with_few_labels_is_refused_by_row(tmp_path: Path, labels: list[int | None]) -> None:
+    assert f"row 0 of {tmp_path / 'test.parquet'} has " in refused(three_splits(tmp_path, pa.array(labels)))
+
+
+def test_a_test_split_of_one_class_is_refused(tmp_path: Path) -> None:
+    message = refused(three_splits(tmp_path, pa.array([0] * 20)))
+    assert "The test split of" in message
+    assert "has images of only one class" in message
+
+
+def test_training_without_labels_is_refused(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "train.parquet", pixels(20), [-1] * 20, names=["cat", "dog"])
+    assert f"row 0 of {path} has the label -1" in refused(tmp_path)
+
+
+def test_classes_left_out_of_the_middle_are_renumbered_in_every_split(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_parquet(tmp_path / f"{split}.parquet", pixels(20), 1 + 2 * LABELS, names=["a", "b", "c", "d", "e"])
+    source = source_of(tmp_path)
+    assert source.class_names == ("b", "d")
+    assert source.test is not None
+    assert source.train.labels.tolist() == source.test.labels.tolist() == LABELS.tolist()
+    assert source.remarks == ("classes without images left out: 3 (a, c, e)",)
+
+
+def test_rows_that_the_card_promises_must_be_there(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train.parquet", pixels(20), LABELS)
+    card = "---\ndataset_info:\n  splits:\n  - name: train\n    num_examples: {}\n---\n# Pets\n"
+    (tmp_path / "README.md").write_text(card.format(20))
+    assert len(source_of(tmp_path).train) == 20
+    (tmp_path / "README.md").write_text(card.format(60_000).replace("\n", "\r\n"))
+    assert f"{tmp_path}/README.md declares 60,000 rows of train, but there are 20" in refused(tmp_path)
+
+
+def test_metadata_that_are_no_yaml_are_refused_by_name(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train.parquet", pixels(20), LABELS)
+    (tmp_path / "README.md").write_text("---\nconfigs: [\n---\n")
+    assert f"The metadata of {tmp_path}/README.md can't be read" in refused(tmp_path)
+
+
+def test_a_pointer_of_git_lfs_says_how_to_get_the_file(tmp_path: Path) -> None:
+    (tmp_path / "train.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    assert f"{tmp_path / 'train.parquet'} is only a pointer" in refused(tmp_path)
+
+
+def test_a_folder_of_save_to_disk_says_what_to_write_instead(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    for name in ("dataset_dict.json", "train/state.json", "train/data-00000-of-00001.arrow"):
+        (tmp_path / name).touch()
+    assert "It was written by datasets' save_to_disk: write it with to_parquet" in refused(tmp_path)
+
+
+def test_a_folder_of_other_files_names_them(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").touch()
+    assert "There are 1 other files: train.csv." in refused(tmp_path)
+
+
+def test_other_image_columns_and_files_are_named(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "train.parquet", pixels(20), LABELS)
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("mask", table["image"]), path)
+    for name in ("README.md", "train.csv", ".gitattributes"):
+        (tmp_path / name).touch()
+    assert source_of(tmp_path).remarks == (
+        "other image columns left out: 1 (mask)",
+        "other files left out: 1 (train.csv)",
+        "hidden and system entries left out: 1 (.gitattributes)",
+    )
+
+
+def test_one_shard_of_several_given_by_its_path_is_read_and_said(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "train-00001-of-00003.parquet", pixels(20), LABELS)
+    assert source_of(path).remarks == ("one of several shards",)
+
+
+def test_arrays_of_pixels_are_refused_as_such(tmp_path: Path) -> None:
+    table = pa.table({"image": pixels(20).reshape(20, -1).tolist(), "label": LABELS})
+    pq.write_table(table, tmp_path / "train.parquet")
+    assert "image (list<element: int64>)" in refused(tmp_path)
+    assert "Arrays of pixels aren't read" in refused(tmp_path)
+
+
+def test_a_configuration_is_chosen_with_a_setting(tmp_path: Path) -> None:
+    for number, name in enumerate(("cropped", "full")):
+        write_parquet(tmp_path / name / "train-00000-of-00001.parquet", pixels(20, seed=number), LABELS)
+    assert "has 2 configurations: cropped, full. Choose one with --data.subset NAME" in refused(tmp_path)
+    dataset = load_dataset(DataConfig(dataset=f"parquet:{tmp_path}", subset="full"))
+    assert dataset.content_digest == load(tmp_path / "full").content_digest

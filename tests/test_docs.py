@@ -13,7 +13,7 @@ from dim_ray.config import MatchingKind
 from dim_ray.config.study import SAMPLERS, SCHEDULERS, StudyConfig
 
 DOCS = Path(__file__).parent.parent / "docs"
-NAMES = ("method", "protocols", "cluster", "aws", "store", "search")
+NAMES = ("data", "method", "protocols", "cluster", "aws", "store", "search")
 PAGES = [DOCS / f"{name}.md" for name in NAMES]
 MODULES = re.compile(r"\b(?:dim_ray|tuning)(?:\.\w+)+")
 

@@ -49,6 +49,7 @@ def find_parquet_files(path: str, *, subset: str | None) -> ParquetFiles:
         DataError: There are no files or they can't be listed, or see `plan_layout`.
     """
     filesystem, root, scheme = _resolve(path)
+    root = root if scheme else _newest_snapshot(root)
     where = f"{scheme}{root}"
     try:
         info = filesystem.get_file_info(root)
@@ -86,6 +87,15 @@ def _resolve(path: str) -> tuple[fs.FileSystem, str, str]:
         ) from error
     scheme = path.partition("://")[0]
     return filesystem, root, "" if scheme == "file" else f"{scheme}://"
+
+
+def _newest_snapshot(root: str) -> str:
+    """Return the folder of the newest version where the Hub's cache has several of a data set, else the same folder."""
+    reference = Path(root) / "refs" / "main"
+    if not reference.is_file():
+        return root
+    snapshot = Path(root) / "snapshots" / reference.read_text().strip()
+    return str(snapshot) if snapshot.is_dir() else root
 
 
 def _list(filesystem: fs.FileSystem, root: str) -> tuple[list[str], list[str]]:

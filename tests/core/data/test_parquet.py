@@ -126,12 +126,14 @@ def test_one_colour_image_makes_all_splits_colour(tmp_path: Path) -> None:
     ("mode", "channels"), [("L", 1), ("1", 1), ("RGB", 3), ("RGBA", 3), ("P", 3), ("LA", 1), ("CMYK", 3)]
 )
 def test_every_8_bit_mode_becomes_grey_or_colour(tmp_path: Path, mode: str, channels: int) -> None:
-    image = Image.new("RGB", (8, 8), (255, 255, 255))
-    image.paste((0, 0, 0), (0, 0, 8, 4))
-    data = encode(image.convert(mode), "TIFF" if mode == "CMYK" else "PNG")
-    dataset = load(write_parquet(tmp_path / "train.parquet", [data] * 20, LABELS))
+    encoded = []
+    for width in (4, 8):
+        image = Image.new("RGB", (8, 8), (255, 255, 255))
+        image.paste((0, 0, 0), (0, 0, width, 4))
+        encoded.append(encode(image.convert(mode), "TIFF" if mode == "CMYK" else "PNG"))
+    dataset = load(write_parquet(tmp_path / "train.parquet", encoded * 10, LABELS))
     assert dataset.num_channels == channels
-    assert dataset.train.images[:, :, :4].max() == 0
+    assert dataset.train.images[:, :, :4, :4].max() == 0
     assert dataset.train.images[:, :, 4:].min() == 255
 
 
@@ -349,6 +351,24 @@ def test_metadata_that_are_no_yaml_are_refused_by_name(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train.parquet", pixels(20), LABELS)
     (tmp_path / "README.md").write_text("---\nconfigs: [\n---\n")
     assert f"The metadata of {tmp_path}/README.md can't be read" in refused(tmp_path)
+
+
+def test_of_the_hubs_cache_the_newest_version_is_read(tmp_path: Path) -> None:
+    for seed, revision in enumerate(("0ld", "new")):
+        write_parquet(tmp_path / "snapshots" / revision / "train.parquet", pixels(20, seed=seed), LABELS)
+    (tmp_path / "refs").mkdir()
+    (tmp_path / "refs" / "main").write_text("new")
+    assert load(tmp_path).content_digest == load(tmp_path / "snapshots" / "new").content_digest
+
+
+def test_images_and_numbers_may_be_kept_in_dictionaries(tmp_path: Path) -> None:
+    plain = write_parquet(tmp_path / "plain.parquet", pixels(20), LABELS)
+    encoded = pa.array([encode(image) for image in pixels(20)])
+    for kind in (pa.binary(), pa.large_binary()):
+        path = tmp_path / f"{kind}.parquet"
+        table = {"image": encoded.cast(kind).dictionary_encode(), "label": pa.array(LABELS).dictionary_encode()}
+        pq.write_table(pa.table(table), path)
+        assert load(path).digest == load(plain).digest
 
 
 def test_a_pointer_of_git_lfs_says_how_to_get_the_file(tmp_path: Path) -> None:

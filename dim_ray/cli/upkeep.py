@@ -6,6 +6,7 @@ UPKEEP["compact"].run("./dim_storage")
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +54,7 @@ def _reevaluate(exported: str, *, seeds: int | None, **options: Any) -> None:
 
     verdicts = []
     for cell in reevaluate(
-        exported, num_seeds=seeds, on_dataset=lambda dataset: print(summarise(dataset), flush=True), **options
+        exported, num_seeds=seeds, on_dataset=lambda dataset: print(summarise(dataset), file=sys.stderr), **options
     ):
         low, high = cell.interval
         verdicts.append(cell.is_match)

@@ -121,7 +121,9 @@ def test_card_that_says_too_much_is_a_mismatch_with_exit_code_1(
     assert on_the_fly.endswith(": MISMATCH")
     assert "now" in on_the_fly
     assert "(n 2); difference -" in on_the_fly
-    assert captured.err.startswith(f"error: 1 of 2 cells of {copied}, named above, don't match its card")
+    found, error = captured.err.splitlines()
+    assert found.startswith("digits: 10 classes")
+    assert error.startswith(f"error: 1 of 2 cells of {copied}, named above, don't match its card")
 
 
 def test_students_have_other_seeds_than_those_of_the_card(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,8 @@ def test_a_session_says_what_it_found_before_it_checks_budgets(config: Config) -
     with pytest.raises(ConfigError):
         open_session(config, lambda config, dataset: "study", [check_training], Told())
     assert told == [
-        "pets: 2 classes (cat, dog), 8x8 pixels, grey; train 28 images, 14 a class; validation 4 held out, test 8 held out."
+        "pets: 2 classes (cat, dog), 8x8 pixels, grey; train 28 images, 14 a class; "
+        "validation 4 held out, test 8 held out."
     ]
 
 

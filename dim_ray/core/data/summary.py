@@ -1,7 +1,7 @@
 """One line about a data set, for the person who runs a command.
 
 summarise(load_dataset(DataConfig()))
-# "digits: 10 classes (0, 1, 2 and 7 more), 8x8 pixels, grey; train 1,294 images (125 to 132 a class), validation 144, test 359 (held out)"
+# "digits: 10 classes (0, 1, 2 and 7 more), 8x8 pixels, grey; train 1,295 images, 125 (8) to 131 (1) a class; ..."
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def summarise(dataset: Dataset) -> str:
     splits = [f"{role} {len(split):,}" + " held out" * (role in dataset.held_out) for role, split in own.items()]
     colours = "grey" if dataset.num_channels == 1 else "colour"
     text = (
-        f"{dataset.name}: {dataset.num_classes} classes ({listed(dataset.class_names, most=3)}), {dataset.image_size}x{dataset.image_size} pixels, {colours}; "
+        f"{dataset.name}: {dataset.num_classes} classes ({listed(dataset.class_names, most=3)}), "
+        f"{dataset.image_size}x{dataset.image_size} pixels, {colours}; "
         f"train {len(dataset.train):,} images, {classes}; {', '.join(splits)}."
     )
     return " ".join((text, *(f"{remark[0].upper()}{remark[1:]}." for remark in dataset.remarks)))

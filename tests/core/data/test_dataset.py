@@ -205,8 +205,8 @@ def test_a_data_set_is_summarised_in_one_line(tmp_path: Path) -> None:
         )
     (tmp_path / "pets" / "LICENSE").touch()
     assert summarise(load_dataset(DataConfig(dataset=f"folder:{tmp_path / 'pets'}"))) == (
-        "pets: 2 classes (cat, dog), 8x8 pixels, colour; train 27 images, 9 (cat) to 18 (dog) a class; validation 3 held out, "
-        "test 12. Other files left out: 1 (LICENSE)."
+        "pets: 2 classes (cat, dog), 8x8 pixels, colour; train 27 images, 9 (cat) to 18 (dog) a class; "
+        "validation 3 held out, test 12. Other files left out: 1 (LICENSE)."
     )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, TensorDataset, get_worker_info
 
 from dim_ray.config import WEIGHTS, Weights
+from dim_ray.config.names import is_name
 from dim_ray.core.generator.networks import Generator
 from dim_ray.core.students.images import balanced_labels
 from dim_ray.core.training.random import derive_seed, stream
@@ -24,7 +25,6 @@ from dim_ray.errors import UsageError
 from dim_ray.pipeline.generators import generator_from_artifact, stored_weights
 from dim_ray.store.analysis.selection import only_dataset, usual_ipc
 from dim_ray.store.artifacts import ArtifactStore, read_artifact
-from dim_ray.store.files.filesystem import is_name
 from dim_ray.store.reader import Reader
 
 __all__ = ["GeneratedStream", "StoredGenerator", "best_generator", "load_generator", "named_generator"]

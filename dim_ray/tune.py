@@ -13,15 +13,21 @@ Run the same command again to continue after an interruption. It starts Ray for 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from dim_ray.cli.main import TUNE_FLAGS, parse, run_main, show_progress, start_logging
 from dim_ray.config import Config
 from dim_ray.errors import UsageError
+
+if TYPE_CHECKING:
+    from dim_ray.core.data.dataset import Dataset
+    from dim_ray.pipeline.workspace import Workspace
 
 __all__ = ["main"]
 
@@ -44,7 +50,9 @@ def main(argv: Sequence[str]) -> None:
         from tuning.warm_start import check_warm_start
 
         checks = [check_training, check_evaluation, check_search, check_warm_start, check_loggers]
-        works = [open_session(own, study_name, checks, progress) for own in configs]
+        name = study_name if len(configs) == 1 or config.study.name is None else _joined_name
+        works = [open_session(own, name, checks, progress, writes_rows=not arguments.dry_run) for own in configs]
+        _check_different(works)
         if arguments.dry_run:
             from tuning.dry_run.plan import plan_study
 
@@ -64,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _one_each(config: Config, datasets: Sequence[str]) -> list[Config]:
-    """Return each dataset's configuration; a study's name becomes NAME-mnist, NAME-svhn, ..."""
+    """Return each dataset's configuration."""
     if len(datasets) < 2:
         return [config]
     if config.data.name is not None:
@@ -72,16 +80,22 @@ def _one_each(config: Config, datasets: Sequence[str]) -> list[Config]:
             f"data.name is {config.data.name!r}, which names one dataset, but --dataset has {len(datasets)}; leave one "
             "of them out."
         )
-    configs = [replace(config, data=replace(config.data, dataset=dataset)) for dataset in datasets]
-    labels = [own.data.label for own in configs]
-    if len(set(labels)) < len(labels):
-        raise UsageError(
-            f"--dataset is {' '.join(datasets)}, whose names {' '.join(labels)} aren't different; run them one after "
-            "the other with --data.name."
-        )
-    if config.study.name is None:
-        return configs
-    return [replace(own, study=replace(own.study, name=f"{own.study.name}-{own.data.label}")) for own in configs]
+    return [replace(config, data=replace(config.data, dataset=dataset)) for dataset in datasets]
+
+
+def _joined_name(config: Config, dataset: Dataset) -> str:
+    """Return the name of one of several studies: NAME-mnist, NAME-svhn, ..."""
+    return f"{config.study.name}-{dataset.name}"
+
+
+def _check_different(works: Sequence[Workspace]) -> None:
+    """Refuse the same data twice."""
+    for first, second in itertools.combinations(works, 2):
+        if (first.dataset.name, first.dataset.content_digest) == (second.dataset.name, second.dataset.content_digest):
+            raise UsageError(
+                f"--dataset has {first.config.data.dataset} and {second.config.data.dataset}, which are the same data. "
+                "Leave one of them out."
+            )
 
 
 def _add_dry_run(parser: argparse.ArgumentParser) -> None:

@@ -14,9 +14,11 @@ from pathlib import Path
 from dim_ray.cli.main import start_logging
 from dim_ray.cli.settings import to_yaml
 from dim_ray.config import Config, fingerprint
+from dim_ray.config.names import path_name
 from dim_ray.core.data.checks import Check
 from dim_ray.core.data.dataset import Dataset, load_dataset
 from dim_ray.core.data.summary import summarise
+from dim_ray.pipeline.names import keep_name, with_own_name
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
 from dim_ray.store.files.filesystem import open_root, probe
@@ -25,7 +27,12 @@ __all__ = ["log_path", "open_session", "open_shared_session"]
 
 
 def open_session(
-    config: Config, name: Callable[[Config, Dataset], str], checks: Iterable[Check], progress: Progress
+    config: Config,
+    name: Callable[[Config, Dataset], str],
+    checks: Iterable[Check],
+    progress: Progress,
+    *,
+    writes_rows: bool = False,
 ) -> Workspace:
     """Return the workspace of a command, or refuse what can't work before anything runs.
 
@@ -34,6 +41,7 @@ def open_session(
         name: Function that names the study.
         checks: Checks of the configuration against the data.
         progress: Shows one line about the data.
+        writes_rows: Whether the data's name is going to be in rows and artefacts, so that it belongs to them.
 
     Raises:
         DimError: The storage can't be used, the data can't be read, or a budget doesn't fit them.
@@ -42,11 +50,14 @@ def open_session(
     probe(root.uri)
     # An absolute root, because workers have other working directories.
     config = replace(config, storage=replace(config.storage, root=root.uri))
-    dataset = load_dataset(config.data)
+    config, dataset = with_own_name(config, load_dataset(config.data), progress.message)
     progress.message(summarise(dataset))
+    config, study = _named(config, name(config, dataset), progress)
     for check in checks:
         check(config, dataset)
-    work = Workspace(config=config, dataset=dataset, study=name(config, dataset))
+    if writes_rows:
+        keep_name(config, dataset)
+    work = Workspace(config=config, dataset=dataset, study=study)
     start_logging(log_path(work))
     return work
 
@@ -63,10 +74,22 @@ def open_shared_session(config: Config, study: str, check: Check, progress: Prog
     Raises:
         DimError: See `open_session`.
     """
-    work = open_session(config, lambda config, dataset: config.study.name or study, [check], progress)
+    work = open_session(
+        config, lambda config, dataset: config.study.name or study, [check], progress, writes_rows=True
+    )
     key = f"studies/{work.study}/config-{fingerprint(work.config)}.yaml"
     work.artifacts.write_bytes(key, to_yaml(work.config).encode())
     return work
+
+
+def _named(config: Config, study: str, progress: Progress) -> tuple[Config, str]:
+    """Return a study's name as it stands in paths, and the configuration with it if it was given."""
+    name = path_name(study, "study")
+    if config.study.name is None:
+        return config, name
+    if name != study:
+        progress.message(f"study {study!r} is {name} in rows and paths: other programs would take it for a number")
+    return replace(config, study=replace(config.study, name=name)), name
 
 
 def log_path(work: Workspace) -> Path:

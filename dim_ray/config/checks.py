@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
-import re
+import unicodedata
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from dim_ray.config.names import MAX_NAME_BYTES, is_name
 from dim_ray.errors import ConfigError, nearest
 
 __all__ = [
@@ -27,7 +28,6 @@ __all__ = [
 DSA_OPERATIONS = ("color", "crop", "cutout", "flip", "rotate", "scale")
 
 Precision = Literal["float32", "bfloat16", "auto"]
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def require(condition: bool, where: str, value: object, allowed: str) -> None:
@@ -90,7 +90,9 @@ def require_distinct(where: str, values: tuple[object, ...]) -> None:
 
 def require_name(where: str, name: str) -> None:
     """Refuse a name that can't be part of a path on every storage."""
-    require(_NAME.fullmatch(name) is not None, where, name, "letters, digits, '.', '_' and '-', the first not a sign")
+    is_short = len(name.encode(errors="replace")) <= MAX_NAME_BYTES
+    allowed = f"letters, digits, '.', '_' and '-', the first not a sign, {MAX_NAME_BYTES} bytes at most"
+    require(is_short and is_name(unicodedata.normalize("NFC", name)), where, name, allowed)
 
 
 def require_augmentation(where: str, strategy: str) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from dim_ray.config.checks import require, require_name, require_seed
+from dim_ray.config.names import path_name, plain_name
 from dim_ray.errors import ConfigError, nearest
 
 __all__ = ["DATASETS", "IMAGE_SIZES", "DataConfig"]
@@ -59,9 +59,7 @@ class DataConfig:
 
     @property
     def label(self) -> str:
-        """The name under which rows are stored."""
-        if self.name:
-            return self.name
+        """The name under which rows are stored, if it doesn't belong to other data of the storage."""
         prefix, separator, path = self.dataset.partition(":")
         last = PurePosixPath(path.rstrip("/")).name if separator else prefix
-        return re.sub(r"[^A-Za-z0-9._-]", "_", last).lstrip("._-") or "data"  # as `name` may be
+        return path_name(self.name or plain_name(last, "data"), "data")

@@ -11,11 +11,11 @@ from contextlib import suppress
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
+from dim_ray.config.names import is_name
 from dim_ray.errors import StorageError
 from dim_ray.reporting.content import Figure, Table, number
 from dim_ray.reporting.drawing import GENERATED, INK, MUTED, PAPER, PUBLISHED, REAL, THIRD, draw, plain
 from dim_ray.store.artifacts import ArtifactStore
-from dim_ray.store.files.filesystem import is_name
 
 __all__ = ["cost_figure", "costs"]
 

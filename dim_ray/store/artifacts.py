@@ -20,14 +20,16 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
+from dim_ray.config.names import is_name
 from dim_ray.errors import ArtifactError, NewerFormatError, nearest
 from dim_ray.store.files.faults import PAUSES_SECONDS, storage_errors
-from dim_ray.store.files.filesystem import Root, check_name, is_name, open_root
+from dim_ray.store.files.filesystem import Root, check_name, open_root
 from dim_ray.version import __version__
 
 __all__ = [
     "CARD_DIGEST",
     "CARD_FILE",
+    "DATASETS",
     "FORMAT_VERSION",
     "KINDS",
     "Artifact",
@@ -39,6 +41,9 @@ __all__ = [
 
 FORMAT_VERSION = 1
 KINDS = ("generators", "priors", "teachers")
+"""Kinds of networks, whose folders are named by fingerprints."""
+DATASETS = "datasets"
+"""Kind of the cards that say to which data a name belongs; their folders are named by it, in lower case."""
 
 CARD_FILE = "card.json"
 CARD_DIGEST = "card_sha256"
@@ -82,8 +87,8 @@ class ArtifactStore:
         An artefact that is there already is kept if it's undamaged, and replaced otherwise.
 
         Args:
-            kind: One of `KINDS`.
-            fingerprint: Fingerprint of the configuration that made it.
+            kind: One of `KINDS`, or `DATASETS`.
+            fingerprint: Fingerprint of the configuration that made it, or a data set's name.
             files: Contents by name.
             card: JSON values. format_version, kind, fingerprint, code_version, created_at and files are added.
 
@@ -234,8 +239,8 @@ def _folder(kind: str, fingerprint: str) -> str:
 
 
 def _check_kind(kind: str) -> str:
-    if kind not in KINDS:
-        raise ArtifactError(f"{kind!r} is an unknown kind of artefact; {nearest(kind, KINDS)}")
+    if kind not in (*KINDS, DATASETS):
+        raise ArtifactError(f"{kind!r} is an unknown kind of artefact; {nearest(kind, (*KINDS, DATASETS))}")
     return kind
 
 

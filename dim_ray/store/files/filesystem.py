@@ -19,20 +19,20 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from dim_ray.config.names import is_name
 from dim_ray.errors import StorageAddressError, StorageError, nearest
 from dim_ray.store.files.faults import is_gone, patiently, storage_errors
 from dim_ray.store.files.object_stores import REMOTE_SCHEMES, connect
 
-__all__ = ["Root", "check_name", "is_name", "open_root", "probe"]
+__all__ = ["Root", "check_name", "open_root", "probe"]
 
 _URI = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
 _URI_WITHOUT_SLASHES = re.compile(r"(file|gs|s3):")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PUBLISH_ATTEMPTS = 5
 _PROBE_BYTES = b"dim_ray: may this root be written?"
 
@@ -72,8 +72,10 @@ class Root:
     def uri_of(self, key: str) -> str:
         """Return the address of a key: an absolute local path, or a URI with the root's query."""
         self.path_of(key)
-        base, mark, query = (self.uri, "", "") if self.is_local else self.uri.partition("?")
-        return f"{base.rstrip('/')}/{key}{mark}{query}"
+        if self.is_local:
+            return f"{self.uri.rstrip('/')}/{key}"
+        base, mark, query = self.uri.partition("?")
+        return f"{base.rstrip('/')}/{quote(key, safe='/=')}{mark}{query}"
 
     def read(self, key: str) -> bytes | None:
         """Return a file's bytes, or None if there is no such file."""
@@ -225,11 +227,6 @@ def check_name(what: str, name: object) -> str:
     if not isinstance(name, str) or not is_name(name):
         raise StorageError(f"{what} is {name!r}; allowed: letters, digits, '.', '_' and '-', the first not a sign.")
     return name
-
-
-def is_name(name: str) -> bool:
-    """Return whether a string may stand in a path: letters, digits, '.', '_' and '-', the first no sign."""
-    return _NAME.fullmatch(name) is not None
 
 
 def _local(path: str, pauses_seconds: tuple[float, ...]) -> Root:

@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from dim_ray.config.names import is_name
 from dim_ray.errors import StorageError
 from dim_ray.store.analysis.selection import TERMS, may_choose, summarise
 from dim_ray.store.artifacts import KINDS, ArtifactStore
-from dim_ray.store.files.filesystem import Root, is_name, open_root
+from dim_ray.store.files.filesystem import Root, open_root
 from dim_ray.store.reader import Reader
 from dim_ray.store.schema import TABLES
 

@@ -19,7 +19,8 @@ import pandas as pd
 from optuna.storages import BaseStorage
 from optuna.trial import create_trial
 
-from dim_ray.config import Config, DataConfig, as_parameter, to_dict
+from dim_ray.config import Config, as_parameter, to_dict
+from dim_ray.config.data import stored_label
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.errors import ConfigError, nearest
 from dim_ray.store.analysis.pareto import AXES, is_pareto
@@ -121,7 +122,7 @@ def _other_trials(config: Config, own: str) -> pd.DataFrame:
     configs = [json.loads(text) for text in rows["config_json"]]
     return rows.assign(
         config=pd.Series(configs, index=rows.index, dtype=object),
-        dataset=pd.Series([DataConfig(**c["data"]).label for c in configs], index=rows.index, dtype=object),
+        dataset=rows["config_json"].map(stored_label),
     )
 
 

@@ -74,9 +74,7 @@ def open_shared_session(config: Config, study: str, check: Check, progress: Prog
     Raises:
         DimError: See `open_session`.
     """
-    work = open_session(
-        config, lambda config, dataset: config.study.name or study, [check], progress, writes_rows=True
-    )
+    work = open_session(config, lambda config, dataset: config.study.name or study, [check], progress, writes_rows=True)
     key = f"studies/{work.study}/config-{fingerprint(work.config)}.yaml"
     work.artifacts.write_bytes(key, to_yaml(work.config).encode())
     return work
@@ -88,7 +86,7 @@ def _named(config: Config, study: str, progress: Progress) -> tuple[Config, str]
     if config.study.name is None:
         return config, name
     if name != study:
-        progress.message(f"study {study!r} is {name} in rows and paths: other programs would take it for a number")
+        progress.message(f"study.name is {study!r}, which other programs would misread; in rows and paths it is {name}")
     return replace(config, study=replace(config.study, name=name)), name
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from dim_ray.config.checks import require, require_name, require_seed
 from dim_ray.config.names import path_name, plain_name
-from dim_ray.errors import ConfigError, nearest
+from dim_ray.errors import ConfigError, DimError, nearest
 
-__all__ = ["DATASETS", "IMAGE_SIZES", "DataConfig"]
+__all__ = ["DATASETS", "IMAGE_SIZES", "DataConfig", "stored_label"]
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "svhn", "cifar10", "cifar100")
 DATASET_PREFIXES = ("parquet:", "folder:")
@@ -63,3 +64,11 @@ class DataConfig:
         prefix, separator, path = self.dataset.partition(":")
         last = PurePosixPath(path.rstrip("/")).name if separator else prefix
         return path_name(self.name or plain_name(last, "data"), "data")
+
+
+def stored_label(config_json: str) -> str:
+    """Return the label of the data in a trial's stored configuration, "" if this version can't read it."""
+    try:
+        return DataConfig(**json.loads(config_json)["data"]).label
+    except (KeyError, TypeError, ValueError, DimError):
+        return ""

@@ -1,7 +1,7 @@
 """Names of data sets, studies and classes that stand in paths, on any storage, and that readers of the rows understand.
 
-    plain_name("数据 (1)")      # "数据__1_"
-    path_name("2024", "data")  # "data-2024": pandas, polars and duckdb take the folder dataset=2024 for a number
+plain_name("数据 (1)", "data")      # "数据__1_"
+path_name("2024", "data")  # "data-2024": pandas, polars and duckdb take the folder dataset=2024 for a number
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-__all__ = ["MAX_NAME_BYTES", "is_name", "path_name", "plain_name"]
+__all__ = ["MAX_NAME_BYTES", "is_device", "is_name", "name_key", "path_name", "plain_name"]
 
 MAX_NAME_BYTES = 100
 """Longest name that a person may give, in UTF-8."""
@@ -19,12 +19,12 @@ _PART_BYTES = 210  # leaves room in 255 for dataset= and for the ending of an un
 _SIGNS = "._-"
 _LETTERS = ("L", "M", "N", "So")  # Unicode's letters, marks, digits, and pictures
 _FORMAT = "Cf"  # characters without a width
-# Tried with pandas, polars and duckdb: tests/store/test_names.py. The second line is Windows's.
+# Tried with pandas, polars and duckdb in tests/store/test_names.py.
 _MISREAD = re.compile(
-    r"\d[\d._\-etz]*|0[xbo][\da-f_]*|_*(true|false|null|none|nan|inf|infinity|epoch|hive_default_partition)_*"
-    r"|(con|prn|aux|nul|com\d|lpt\d)(\..*)?",
+    r"\d[\d._\-etz]*|0[xbo][\da-f_]*|(true|false|null|none|nan|inf|infinity|epoch|hive_default_partition)_*",
     re.IGNORECASE,
 )
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # Windows's
 
 
 def is_name(text: str) -> bool:
@@ -47,7 +47,17 @@ def plain_name(text: str, otherwise: str) -> str:
 def path_name(name: str, kind: str) -> str:
     """Return a name as it stands in paths: with the prefix `kind` if it would be taken for a number, date or null."""
     name = unicodedata.normalize("NFC", name)
-    return f"{kind}-{name}" if _MISREAD.fullmatch(name) else name
+    return f"{kind}-{name}" if _MISREAD.fullmatch(name) or is_device(name) else name
+
+
+def is_device(name: str) -> bool:
+    """Return whether Windows would take a file of this name for a device."""
+    return _DEVICE.fullmatch(name) is not None
+
+
+def name_key(name: str) -> str:
+    """Return what is the same for names that some disks don't tell apart."""
+    return unicodedata.normalize("NFC", name.lower())
 
 
 def _without_start(text: str) -> str:

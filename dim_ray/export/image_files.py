@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import io
 import json
-import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,11 +30,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from dim_ray.config.names import is_device, name_key, plain_name
 from dim_ray.core.data.dataset import to_bytes
+from dim_ray.core.data.split_names import role_of
+from dim_ray.core.data.tree import is_passed_over
 
 __all__ = ["FORMATS", "ImageSet", "class_folders"]
-
-_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +58,22 @@ class ImageSet:
 
 
 def class_folders(names: Sequence[str]) -> list[str]:
-    """Return a folder per class, distinct and in the order of the labels, beginning with the label if necessary."""
-    safe = [_UNSAFE.sub("_", name).strip(".") or "_" for name in names]
-    if safe == sorted(set(safe)):
-        return safe
+    """Return a folder per class, distinct and in the order of the labels on any disk.
+
+    They begin with the label if the names alone aren't, or if they would be read as splits or hidden folders.
+    """
+    folders = [plain_name(name, "_") for name in names]
+    are_distinct = len({name_key(folder) for folder in folders}) == len(folders)
+    are_in_order = all(
+        [unicodedata.normalize(form, folder) for folder in folders]
+        == sorted(unicodedata.normalize(form, folder) for folder in folders)
+        for form in ("NFC", "NFD")  # as disks may have them
+    )
+    are_classes = not all(map(role_of, folders)) and not any(map(is_passed_over, folders))
+    if are_distinct and are_in_order and are_classes and not any(map(is_device, folders)):
+        return folders
     digits = len(str(len(names) - 1))
-    return [f"{label:0{digits}}-{name}" for label, name in enumerate(safe)]
+    return [f"{label:0{digits}}-{folder}" for label, folder in enumerate(folders)]
 
 
 def _folder(images: ImageSet) -> dict[str, bytes]:

@@ -8,14 +8,13 @@ Data are others if images, labels, classes or the splits of their source differ;
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dim_ray.config import Config, DataConfig
-from dim_ray.config.names import path_name, plain_name
+from dim_ray.config.names import name_key, path_name, plain_name
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.errors import UsageError
 from dim_ray.store.artifacts import DATASETS, ArtifactStore
@@ -65,7 +64,7 @@ def keep_name(config: Config, dataset: Dataset) -> None:
         UsageError: Another process has just taken the name for other data.
         StorageError: The storage can't be written.
     """
-    artifacts, key = ArtifactStore(config.storage.root), _key(dataset.name)
+    artifacts, key = ArtifactStore(config.storage.root), name_key(dataset.name)
     if not artifacts.exists(DATASETS, key):
         artifacts.write(DATASETS, key, {}, _card(config.data, dataset))
     card = artifacts.read_card(DATASETS, key)
@@ -78,7 +77,7 @@ def keep_name(config: Config, dataset: Dataset) -> None:
 
 def _owned_name(artifacts: ArtifactStore, name: str, config: DataConfig, dataset: Dataset) -> tuple[str, str | None]:
     """Return a name as rows have it, and the other data that have it; None if it's free or ours."""
-    key = _key(name)
+    key = name_key(name)
     if artifacts.exists(DATASETS, key):
         card = artifacts.read_card(DATASETS, key)
         if card["digest"] != dataset.content_digest:
@@ -92,15 +91,15 @@ def _owned_name(artifacts: ArtifactStore, name: str, config: DataConfig, dataset
     return name, None
 
 
-def _key(name: str) -> str:
-    """Return the name of a card, the same for names that some disks don't tell apart."""
-    return unicodedata.normalize("NFC", name.lower())
-
-
 def _usual_name(config: DataConfig) -> str:
     """Return the name that data have unless it belongs to others."""
     _, _, path = config.dataset.partition(":")
-    if config.name is None and path and not _is_uri(path) and path.rstrip("/").rpartition("/")[2] in ("", ".", "..", "~"):
+    if (
+        config.name is None
+        and path
+        and not _is_uri(path)
+        and path.rstrip("/").rpartition("/")[2] in ("", ".", "..", "~")
+    ):
         return path_name(plain_name(_resolved(path).name, "data"), "data")
     return config.label
 

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dim_ray.config import DataConfig
-from dim_ray.errors import DimError
+from dim_ray.config.data import stored_label
 
 __all__ = ["Study", "datasets_of", "failures", "pool_scaling", "studies", "thinned"]
 
@@ -49,7 +48,7 @@ def studies(trials: pd.DataFrame, most: int) -> list[Study]:
 def datasets_of(trials: pd.DataFrame) -> pd.Series[Any]:
     """Return the dataset of each trial according to its study's first configuration, "" if that isn't readable."""
     first = trials.drop_duplicates("study")
-    names = {study: _dataset(text) for study, text in zip(first["study"], first["config_json"], strict=True)}
+    names = {study: stored_label(text) for study, text in zip(first["study"], first["config_json"], strict=True)}
     return trials["study"].map(names)
 
 
@@ -81,10 +80,3 @@ def _study(name: str, trials: pd.DataFrame) -> Study:
     names = trials["objective_name"].dropna()
     objective = str(names.iloc[-1]).replace("_", " ") if len(names) else "objective"
     return Study(name, trials, chosen[differing], objective)
-
-
-def _dataset(config_json: str) -> str:
-    try:
-        return DataConfig(**json.loads(config_json)["data"]).label
-    except (KeyError, TypeError, ValueError, DimError):  # another version, with other fields
-        return ""

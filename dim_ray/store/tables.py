@@ -9,6 +9,7 @@ As a listing isn't of one moment, it lists until two listings in succession show
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -130,6 +131,7 @@ def allowed_values(table: Table, name: str, value: Any) -> pa.Array:
     if name not in table.schema.names:
         raise UsageError(f"{table.name} has no column {name!r}; {nearest(name, table.schema.names)}")
     values = list(value) if isinstance(value, list | tuple | set | frozenset | range) else [value]
+    values = [unicodedata.normalize("NFC", own) if isinstance(own, str) else own for own in values]
     kind = table.schema.field(name).type
     try:
         return pa.array(values, kind)

@@ -3,24 +3,26 @@
     merge("./ours", "s3://theirs/dim")  # Merge(num_rows=120, artifacts=("generators/0123456789abcdef",), conflicts=())
 
 A row or artefact that is in both and differs is a conflict: it's named, and ours stays. Rows that differ only in when,
-where and how fast they were measured agree.
+where and how fast they were measured agree. So is a name that different data have: none of its rows are copied.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dim_ray.config.data import stored_label
+from dim_ray.config.names import name_key
 from dim_ray.errors import ArtifactError, UsageError
-from dim_ray.store.artifacts import KINDS, ArtifactStore
+from dim_ray.store.artifacts import DATASETS, KINDS, ArtifactStore
 from dim_ray.store.files.faults import PAUSES_SECONDS
 from dim_ray.store.files.filesystem import Root, open_root
 from dim_ray.store.row_files import ROWS_PER_PACK, write_pack
-from dim_ray.store.schema import TABLES, Table
+from dim_ray.store.schema import EVALUATION_TABLE, TABLES, Table
 from dim_ray.store.tables import read_rows
 
 __all__ = ["CIRCUMSTANCES", "Merge", "merge"]
@@ -44,7 +46,7 @@ class Merge:
     artifacts: tuple[str, ...]
     """Copied artefacts, as kind/fingerprint."""
     conflicts: tuple[str, ...]
-    """A sentence for each row or artefact that wasn't copied because it differs or is damaged."""
+    """A sentence for each row, artefact or name that wasn't copied because it differs or is damaged."""
 
 
 def merge(into: str, other: str, *, pauses_seconds: tuple[float, ...] = PAUSES_SECONDS) -> Merge:
@@ -66,10 +68,13 @@ def merge(into: str, other: str, *, pauses_seconds: tuple[float, ...] = PAUSES_S
         raise UsageError(f"both storages are {ours.uri}; give two different ones.")
     if not any(theirs.children(folder) for folder in (*KINDS, *(table.name for table in TABLES))):
         raise UsageError(f"there is nothing under {theirs.uri}; give the root of a storage.")
-    artifacts, conflicts = _merge_artifacts(ArtifactStore(into, pauses_seconds), ArtifactStore(other, pauses_seconds))
+    stores = ArtifactStore(into, pauses_seconds), ArtifactStore(other, pauses_seconds)
+    artifacts, conflicts = _merge_artifacts(*stores)
+    taken = _merge_names(*stores)
+    conflicts += taken.values()
     num_rows = 0
     for table in TABLES:
-        count, differing = _merge_rows(ours, theirs, table)
+        count, differing = _merge_rows(ours, theirs, table, taken)
         num_rows += count
         conflicts += differing
     return Merge(num_rows=num_rows, artifacts=tuple(artifacts), conflicts=tuple(conflicts))
@@ -92,20 +97,55 @@ def _merge_artifacts(ours: ArtifactStore, theirs: ArtifactStore) -> tuple[list[s
     return copied, conflicts
 
 
+def _merge_names(ours: ArtifactStore, theirs: ArtifactStore) -> dict[str, str]:
+    """Copy the data sets' cards that ours lacks, and return a sentence by key for each name that is of other data here.
+
+    A name of rows without a card isn't given away: whose it is shows when it's next used.
+    """
+    here, taken = set(ours.list(DATASETS)), {}
+    for key in theirs.list(DATASETS):
+        try:
+            card = theirs.read_card(DATASETS, key)
+            name = str(card["name"])
+            if key not in here:
+                if not len(read_rows(open_root(ours.root), EVALUATION_TABLE, {"dataset": name}, ["id"])):
+                    ours.copy(theirs, DATASETS, key)
+                continue
+            own = ours.read_card(DATASETS, key)
+            if own["digest"] != card["digest"]:
+                taken[key] = (
+                    f"{DATASETS}/{key}: {name} is the name of different data here ({own['source']}) and there "
+                    f"({card['source']}), so rows and trials of it aren't copied. Keep both storages, or measure "
+                    "theirs again with another --data.name."
+                )
+        except ArtifactError as error:
+            taken[key] = f"{DATASETS}/{key}: {error} Its rows and trials aren't copied."
+    return taken
+
+
 def _differing_files(ours: ArtifactStore, theirs: ArtifactStore, kind: str, fingerprint: str) -> list[str]:
     """Return the names of files whose checksums in the two cards differ."""
     here, there = (store.read_card(kind, fingerprint)["files"] for store in (ours, theirs))
     return [name for name in sorted({*here, *there}) if here.get(name) != there.get(name)]
 
 
-def _merge_rows(ours: Root, theirs: Root, table: Table) -> tuple[int, list[str]]:
+def _merge_rows(ours: Root, theirs: Root, table: Table, taken: Collection[str]) -> tuple[int, list[str]]:
     here, there = read_rows(ours, table, {}), read_rows(theirs, table, {})
+    if taken:
+        there = there.filter(pa.array([name_key(name) not in taken for name in _names(there)], pa.bool_()))
     known = pc.is_in(there["id"], value_set=here["id"].combine_chunks())
     missing = there.filter(pc.invert(known))
     for place, rows in _partitions(table, missing):
         for first in range(0, len(rows), ROWS_PER_PACK):
             write_pack(ours, table, place, rows.slice(first, ROWS_PER_PACK))
     return len(missing), list(_differing_rows(table, here, there.filter(known)))
+
+
+def _names(rows: pa.Table) -> list[str]:
+    """Return the name of each row's data; trials have it in their configuration."""
+    if "dataset" in rows.column_names:
+        return list(rows["dataset"].to_pylist())
+    return [stored_label(text) for text in rows["config_json"].to_pylist()]
 
 
 def _partitions(table: Table, rows: pa.Table) -> Iterator[tuple[dict[str, Any], pa.Table]]:

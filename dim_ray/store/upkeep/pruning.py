@@ -19,7 +19,7 @@ from typing import Any
 from dim_ray.config.names import is_name
 from dim_ray.errors import StorageError
 from dim_ray.store.analysis.selection import TERMS, may_choose, summarise
-from dim_ray.store.artifacts import KINDS, ArtifactStore
+from dim_ray.store.artifacts import DATASETS, KINDS, ArtifactStore
 from dim_ray.store.files.filesystem import Root, open_root
 from dim_ray.store.reader import Reader
 from dim_ray.store.schema import TABLES
@@ -27,7 +27,7 @@ from dim_ray.store.schema import TABLES
 __all__ = ["Plan", "Removal", "plan_pruning", "prune"]
 
 _MIN_AGE = timedelta(days=1)
-_FOLDERS = (*KINDS, *(table.name for table in TABLES), "studies")
+_FOLDERS = (*KINDS, DATASETS, *(table.name for table in TABLES), "studies")
 _UNDER_QUOTA = {
     "priors": "the quota: only a new distillation needs it",
     "teachers": "the quota: only a new distillation or soft labels need it",

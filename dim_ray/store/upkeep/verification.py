@@ -15,7 +15,7 @@ import pyarrow.fs as pafs
 
 from dim_ray.errors import StorageError
 from dim_ray.progress.stages import counted
-from dim_ray.store.artifacts import KINDS, ArtifactStore
+from dim_ray.store.artifacts import DATASETS, KINDS, ArtifactStore
 from dim_ray.store.files.filesystem import open_root
 from dim_ray.store.parsing import parse
 from dim_ray.store.row_files import num_packed, pack_digest, row_of
@@ -42,7 +42,7 @@ def verify(root: str) -> Verification:
     """Read a whole storage and check that it's sound.
 
     Files of rows must be readable, have good checksums and hold the rows that their place and name say; an artefact's
-    files must match its card; and every generator that a row names must exist.
+    files must match its card, and data sets' cards their digests; and every generator that a row names must exist.
 
     Args:
         root: Root of the storage, as for `dim_ray.store.files.filesystem.open_root`.
@@ -74,7 +74,7 @@ def verify(root: str) -> Verification:
             wanted.update(name for name in rows["generator"].to_pylist() if name is not None)
     folders = {
         kind: [info.base_name for info in opened.children(kind) if info.type == pafs.FileType.Directory]
-        for kind in KINDS
+        for kind in (*KINDS, DATASETS)
     }
     for kind, names in folders.items():
         for name in names:
@@ -91,7 +91,7 @@ def verify(root: str) -> Verification:
     return Verification(
         num_files=num_files,
         num_rows=num_rows,
-        num_artifacts=sum(map(len, folders.values())),
+        num_artifacts=sum(len(folders[kind]) for kind in KINDS),
         problems=tuple(problems),
     )
 

@@ -11,6 +11,8 @@ import pytest
 
 from dim_ray.results import parse_arguments
 from dim_ray.store.schema import EVALUATIONS, TABLES, Table
+from dim_ray.store.writer import Writer
+from tests.helpers.made_rows import evaluation
 
 PAGE = (Path(__file__).parent.parent / "docs" / "store.md").read_text()
 COMMANDS = re.findall(r"^    python -m dim_ray\.results (.*?)(?:  +.*)?$", PAGE, re.M)
@@ -55,3 +57,23 @@ def test_command_of_the_page_is_understood(command: str) -> None:
 
 def test_the_page_has_commands() -> None:
     assert len(COMMANDS) >= 6
+
+
+OTHER_PROGRAMS = re.findall(r"^rows = (pandas|polars|duckdb)(\..*)$", PAGE, re.MULTILINE)
+
+
+def test_the_page_has_a_line_for_each_other_program() -> None:
+    assert [program for program, _ in OTHER_PROGRAMS] == ["pandas", "polars", "duckdb"]
+
+
+@pytest.mark.parametrize("name", ["digits", "数据", "data-2024", "images-3f2a91c4"])
+@pytest.mark.parametrize(("program", "call"), OTHER_PROGRAMS)
+def test_line_for_another_program_finds_exactly_the_rows_of_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, call: str, name: str
+) -> None:
+    module = pytest.importorskip(program)
+    monkeypatch.chdir(tmp_path)
+    names = ["digits", "数据", "data-2024", "images", "images-3f2a91c4"]
+    Writer("dim_storage").append_evaluations([evaluation(dataset=own) for own in names])
+    rows = eval(f"{program}{call}".replace("digits", name), {program: module})
+    assert list(rows["dataset"]) == [name]

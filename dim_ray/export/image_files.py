@@ -33,7 +33,6 @@ from torch import Tensor
 from dim_ray.config.names import is_device, name_key, plain_name
 from dim_ray.core.data.dataset import to_bytes
 from dim_ray.core.data.split_names import role_of
-from dim_ray.core.data.tree import is_passed_over
 
 __all__ = ["FORMATS", "ImageSet", "class_folders"]
 
@@ -60,7 +59,7 @@ class ImageSet:
 def class_folders(names: Sequence[str]) -> list[str]:
     """Return a folder per class, distinct and in the order of the labels on any disk.
 
-    They begin with the label if the names alone aren't, or if they would be read as splits or hidden folders.
+    They begin with the label if the names alone aren't, or if `--dataset folder:PATH` would take them for splits.
     """
     folders = [plain_name(name, "_") for name in names]
     are_distinct = len({name_key(folder) for folder in folders}) == len(folders)
@@ -69,8 +68,8 @@ def class_folders(names: Sequence[str]) -> list[str]:
         == sorted(unicodedata.normalize(form, folder) for folder in folders)
         for form in ("NFC", "NFD")  # as disks may have them
     )
-    are_classes = not all(map(role_of, folders)) and not any(map(is_passed_over, folders))
-    if are_distinct and are_in_order and are_classes and not any(map(is_device, folders)):
+    are_classes = not all(role_of(folder) for folder in folders)
+    if are_distinct and are_in_order and are_classes and not any(is_device(folder) for folder in folders):
         return folders
     digits = len(str(len(names) - 1))
     return [f"{label:0{digits}}-{folder}" for label, folder in enumerate(folders)]

@@ -94,12 +94,7 @@ def _owned_name(artifacts: ArtifactStore, name: str, config: DataConfig, dataset
 def _usual_name(config: DataConfig) -> str:
     """Return the name that data have unless it belongs to others."""
     _, _, path = config.dataset.partition(":")
-    if (
-        config.name is None
-        and path
-        and not _is_uri(path)
-        and path.rstrip("/").rpartition("/")[2] in ("", ".", "..", "~")
-    ):
+    if config.name is None and path.rstrip("/").rpartition("/")[2] in (".", "..", "~"):
         return path_name(plain_name(_resolved(path).name, "data"), "data")
     return config.label
 

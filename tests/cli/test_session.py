@@ -21,6 +21,16 @@ from tests.helpers.written_images import pixels, write_folder
 from tests.store.conftest import closed_folder, object_store  # noqa: F401  # fixtures
 
 
+class Told(SilentProgress):
+    """A display that keeps its messages."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.texts.append(text)
+
+
 def make_data(tmp_path: Path) -> DataConfig:
     classes = {name: pixels(20, seed=seed) for seed, name in enumerate(("cat", "dog"))}
     return DataConfig(dataset=f"folder:{write_folder(tmp_path / 'pets', classes)}")
@@ -77,6 +87,43 @@ def test_shared_study_takes_the_name_that_was_given(config: Config, tmp_path: Pa
     config = replace(config, study=replace(config.study, name="mine"))
     assert open_shared_session(config, "evaluate", check_evaluation, SilentProgress()).study == "mine"
     assert list((tmp_path / "storage/studies/mine").glob("config-*.yaml"))
+
+
+@pytest.mark.parametrize(("given", "name"), [("20240501", "study-20240501"), ("数据", "数据"), ("nan", "study-nan")])
+def test_given_name_of_a_study_is_one_that_other_programs_read(
+    config: Config, tmp_path: Path, given: str, name: str
+) -> None:
+    config = replace(config, study=replace(config.study, name=given))
+    for _ in range(2):
+        progress = Told()
+        work = open_shared_session(config, "evaluate", check_evaluation, progress)
+        assert (work.study, work.config.study.name) == (name, name)
+        sentence = f"study.name is {given!r}, which other programs would misread; in rows and paths it is {name}"
+        assert (sentence in progress.texts) == (given != name)
+    assert list((tmp_path / f"storage/studies/{name}").glob("config-*.yaml"))
+
+
+def test_only_commands_that_write_rows_take_the_datas_name_and_only_if_they_begin(
+    config: Config, tmp_path: Path
+) -> None:
+    open_named(config)
+    wrong = replace(config, pool=replace(config.pool, batch_size=1000))
+    with pytest.raises(ConfigError):
+        open_shared_session(wrong, "distill", check_training, Told())
+    assert not (tmp_path / "storage/datasets").exists()
+    open_shared_session(config, "evaluate", check_evaluation, Told())
+    assert (tmp_path / "storage/datasets/pets/card.json").is_file()
+
+
+def test_other_data_of_the_same_name_have_another_in_the_session(config: Config, tmp_path: Path) -> None:
+    open_shared_session(config, "evaluate", check_evaluation, Told())
+    classes = {name: pixels(20, seed=seed) for seed, name in enumerate(("eel", "fox"))}
+    other = DataConfig(dataset=f"folder:{write_folder(tmp_path / 'other/pets', classes)}")
+    progress = Told()
+    work = open_shared_session(replace(config, data=other), "evaluate", check_evaluation, progress)
+    assert work.dataset.name == work.config.data.name == f"pets-{work.dataset.content_digest[:8]}"
+    assert "pets is the name of other data" in progress.texts[0]
+    assert progress.texts[1].startswith(f"{work.dataset.name}: 2 classes")
 
 
 def test_messages_and_warnings_go_to_the_studys_log_file(

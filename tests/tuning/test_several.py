@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.runs import ONE_STUDENT, evaluations, run, trials
-from tests.helpers.written_images import write_folder
+from tests.helpers.written_images import pixels, write_folder
 
 pytestmark = pytest.mark.timeout(1500)  # several runs, on a machine that may be busy
 
@@ -25,10 +25,19 @@ def shapes(tmp_path: Path) -> Path:
     return write_folder(tmp_path / "shapes", {"left": images[0], "right": images[1]})
 
 
-def test_data_sets_of_one_name_are_refused(tmp_path: Path) -> None:
-    refused = run(tmp_path / "storage", {"--dataset": "folder:/a/birds folder:/b/birds"})
+def test_the_same_data_twice_are_refused(tmp_path: Path, shapes: Path) -> None:
+    copy = shutil.copytree(shapes, tmp_path / "copy/shapes")
+    refused = run(tmp_path / "storage", {"--dataset": f"folder:{shapes} folder:{copy}"})
     assert refused.returncode == 2
-    assert "whose names birds birds aren't different" in refused.stderr
+    assert f"--dataset has folder:{shapes} and folder:{copy}, which are the same data." in refused.stderr
+
+
+def test_data_sets_of_one_name_are_planned_as_two_studies_and_take_no_name(tmp_path: Path, shapes: Path) -> None:
+    other = write_folder(tmp_path / "other/shapes", {name: pixels(60, seed=ord(name)) for name in "ab"})
+    planned = run(tmp_path / "storage", {"--dataset": f"folder:{shapes} folder:{other}", "--dry-run": ""})
+    assert planned.returncode == 0, planned.stderr
+    assert len(set(re.findall(r"^study (shapes-\w+):", planned.stdout, re.MULTILINE))) == 2
+    assert not (tmp_path / "storage/datasets").exists()
 
 
 @pytest.mark.ray
@@ -50,6 +59,24 @@ def test_each_data_set_has_its_study_and_one_table_has_them_all(tmp_path: Path, 
     again = run(storage, flags)
     assert again.stdout.count("is finished; nothing was added") == 2
     assert "Ray" not in again.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.long
+def test_data_sets_of_one_name_have_names_and_studies_of_their_own(tmp_path: Path, shapes: Path) -> None:
+    storage = tmp_path / "storage"
+    other = write_folder(tmp_path / "other/shapes", {name: pixels(60, seed=ord(name)) for name in "ab"})
+    flags = {**ONE_STUDENT, "--num-trials": "1", "--dataset": f"folder:{shapes} folder:{other}", "--study": "数据"}
+    both = run(storage, flags)
+    assert both.returncode == 0, f"{both.stderr}\n{both.log()}"
+    first, second = sorted(set(evaluations(storage)["dataset"]))
+    assert first == "shapes"
+    assert re.fullmatch("shapes-[0-9a-f]{8}", second)
+    assert f"shapes is the name of other data in {storage} (folder:{shapes}); these are {second}" in both.stderr
+    assert set(trials(storage)["study"]) == {f"数据-{first}", f"数据-{second}"}
+    again = run(storage, flags)
+    assert again.stdout.count("is finished; nothing was added") == 2
 
 
 @pytest.mark.ray

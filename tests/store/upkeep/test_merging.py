@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -135,3 +136,72 @@ def test_storage_is_not_merged_with_itself_or_with_nothing(tmp_path: Path) -> No
         merge(ours, f"{ours}/")
     with pytest.raises(UsageError, match=r"there is nothing under .*/nowhere"):
         merge(ours, str(tmp_path / "nowhere"))
+
+
+def named(root: str, name: str, digest: str) -> None:
+    ArtifactStore(root).write(
+        "datasets", name.lower(), {}, {"name": name, "digest": digest, "source": f"folder:/{root}"}
+    )
+
+
+def fill_named(root: str, seed: int, digest: str) -> None:
+    """Write rows of two data sets, of which `Images` are these data, and a trial of each."""
+    own = {"generator": None, "weights": None, "protocol": "real_fixed", "data_fingerprint": digest, "seed": seed}
+    Writer(root).append_evaluations([evaluation(dataset=name, **own) for name in ("Images", "digits")])
+    Writer(root).append_validations([validation(dataset="Images", data_fingerprint=digest, seed=seed)])
+    for dataset in ("folder:/d/Images", "digits"):
+        text = json.dumps({"data": {"dataset": dataset}})
+        Writer(root).append_trial(trial(study=f"study-{seed}", number=len(dataset), config_json=text, generator=None))
+    named(root, "Images", digest)
+    named(root, "digits", "d" * 16)
+
+
+@pytest.mark.parametrize("their_name", ["Images", "images"])
+def test_name_of_different_data_is_a_conflict_and_nothing_of_it_is_copied(tmp_path: Path, their_name: str) -> None:
+    ours, theirs = str(tmp_path / "ours"), str(tmp_path / "theirs")
+    fill_named(ours, 0, "a" * 16)
+    fill_named(theirs, 1, "b" * 16)
+    (Path(theirs) / "datasets/images/card.json").unlink()
+    named(theirs, their_name, "b" * 16)
+    done = merge(ours, theirs)
+    [conflict] = done.conflicts
+    assert f"{their_name} is the name of different data here (folder:/{ours}) and there (folder:/{theirs})" in conflict
+    assert "another --data.name" in conflict
+    assert done.num_rows == 2
+    rows, trials = Reader(ours).evaluations(), Reader(ours).trials()
+    assert sorted(rows["dataset"]) == ["Images", "digits", "digits"]
+    assert list(Reader(ours).validations()["seed"]) == [0]
+    assert sorted(trials["study"]) == ["study-0", "study-0", "study-1"]
+    assert verify(ours).problems == ("generators/aaaa000011112222 is missing in " + ours + GONE,)
+
+
+GONE = ", and 1 row name it. Bring back a copy; the rows stay what they are."
+
+
+def test_names_of_the_same_data_are_no_conflict_and_new_ones_come_along(tmp_path: Path) -> None:
+    ours, theirs = str(tmp_path / "ours"), str(tmp_path / "theirs")
+    fill_named(theirs, 1, "b" * 16)
+    named(ours, "digits", "d" * 16)
+    assert merge(ours, theirs).conflicts == ()
+    assert ArtifactStore(ours).read_card("datasets", "images")["digest"] == "b" * 16
+    assert merge(ours, theirs) == Merge(num_rows=0, artifacts=(), conflicts=())
+
+
+def test_name_of_rows_without_a_card_is_not_given_away(tmp_path: Path) -> None:
+    ours, theirs = str(tmp_path / "ours"), str(tmp_path / "theirs")
+    Writer(ours).append_evaluations([evaluation(dataset="Images")])
+    fill_named(theirs, 1, "b" * 16)
+    assert merge(ours, theirs).conflicts == ()
+    assert ArtifactStore(ours).list("datasets") == ["digits"]
+
+
+@pytest.mark.parametrize("whose", ["ours", "theirs"])
+def test_damaged_card_of_a_name_is_a_conflict(tmp_path: Path, whose: str) -> None:
+    ours, theirs = str(tmp_path / "ours"), str(tmp_path / "theirs")
+    fill_named(ours, 0, "a" * 16)
+    fill_named(theirs, 1, "a" * 16)
+    (tmp_path / whose / "datasets/images/card.json").write_text("{")
+    done = merge(ours, theirs)
+    [conflict] = done.conflicts
+    assert f"{whose}/datasets/images" in conflict
+    assert done.num_rows == 2

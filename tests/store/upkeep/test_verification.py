@@ -14,6 +14,7 @@ from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.upkeep.compaction import compact
 from dim_ray.store.upkeep.verification import Verification, verify
 from dim_ray.store.writer import Writer
+from tests.helpers.altered_cards import edit_card
 from tests.helpers.made_rows import evaluation, real_evaluation, trial
 
 GENERATOR = evaluation()["generator"]
@@ -24,6 +25,7 @@ def fill(root: str) -> None:
     Writer(root).append_trial(trial())
     ArtifactStore(root).write("generators", GENERATOR, {"generator.safetensors": b"weights"}, {"dataset": "digits"})
     ArtifactStore(root).write("teachers", "bbbb000011112222", {"snapshots.safetensors": b"more"}, {})
+    ArtifactStore(root).write("datasets", "数据", {}, {"name": "数据", "digest": "dddd000011112222"})
 
 
 def first_pack(root: Path) -> Path:
@@ -102,6 +104,14 @@ def _rename_pack(root: Path) -> None:
     os.rename(pack, pack.with_name("rows-4-0123456789abcdef.parquet"))
 
 
+def _rewrite_name(root: Path) -> None:
+    edit_card(root / "datasets/数据", lambda card: card.update(digest="0123456789abcdef"), is_sealed=False)
+
+
+def _rewrite_version(root: Path) -> None:
+    edit_card(root / "datasets/数据", lambda card: card.update(format_version=99))
+
+
 @pytest.mark.parametrize(
     ("harm", "problem"),
     [
@@ -110,6 +120,9 @@ def _rename_pack(root: Path) -> None:
         (_alter_artifact, "snapshots.safetensors in .* was altered"),
         (_rename_pack, "its SHA-256 isn't the one in its name"),
         (lambda root: (root / "teachers/bbbb000011112222/card.json").unlink(), "there is no .*/teachers/bbbb"),
+        (_rewrite_name, "card.json of .*/datasets/数据 was altered"),
+        (_rewrite_version, "datasets/数据 was made by a newer version"),
+        (lambda root: (root / "datasets/数据/card.json").write_text("{"), "card.json of .*/datasets/数据 isn't JSON"),
         (lambda root: (root / "trials/stray.parquet").write_bytes(b""), "stray.parquet isn't where rows"),
     ],
 )

@@ -39,6 +39,13 @@ def test_the_page_and_its_figures_are_written_and_written_again(
     assert sorted(path.name for path in folder.iterdir()) == ["figures", "notes.txt", "report.html"]
 
 
+def test_figures_of_names_in_any_script_have_files_of_their_own(tmp_path: Path) -> None:
+    Writer(str(tmp_path / "s")).append_evaluations([evaluation(dataset=name) for name in ("数据", "猫", "cats_2")])
+    main(["--storage", str(tmp_path / "s"), "--output", str(tmp_path / "out")])
+    names = {path.name for path in (tmp_path / "out/figures").iterdir()}
+    assert {"best-数据.svg", "best-猫.svg", "best-cats-2.svg"} <= names
+
+
 def test_filters_limit_the_page_and_keep_the_real_images_beside_a_protocol(storage: str, tmp_path: Path) -> None:
     filters = ["--dataset", "digits", "--protocol", "on_the_fly", "--ipc", "10", "--architecture", "convnet3"]
     main(["--storage", storage, "--output", str(tmp_path), *filters])

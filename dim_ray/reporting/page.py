@@ -16,6 +16,7 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from dim_ray.config.names import plain_name
 from dim_ray.reporting.content import Figure, Picture
 from dim_ray.reporting.drawing import themed
 from dim_ray.reporting.sections import Report
@@ -24,7 +25,6 @@ from dim_ray.version import __version__
 __all__ = ["FIGURES_FOLDER", "Page", "make_page"]
 
 FIGURES_FOLDER = "figures"
-_LONGEST_NAME = 80
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ def _items(report: Report) -> Iterator[Figure | Picture]:
 
 def _free_name(name: str, files: dict[str, bytes]) -> str:
     """Return an unused path without extension, of letters, digits and hyphens."""
-    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:_LONGEST_NAME]
+    plain = re.sub(r"[._-]+", "-", plain_name(name.lower(), "figure")).strip("-")
     path, count = f"{FIGURES_FOLDER}/{plain}", 1
     while f"{path}.png" in files:
         count += 1

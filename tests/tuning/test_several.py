@@ -32,8 +32,11 @@ def test_the_same_data_twice_are_refused(tmp_path: Path, shapes: Path) -> None:
     assert f"--dataset has folder:{shapes} and folder:{copy}, which are the same data." in refused.stderr
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.long
 def test_data_sets_of_one_name_are_planned_as_two_studies_and_take_no_name(tmp_path: Path, shapes: Path) -> None:
-    other = write_folder(tmp_path / "other/shapes", {name: pixels(60, seed=ord(name)) for name in "ab"})
+    other = write_folder(tmp_path / "other/shapes", {name: pixels(120, seed=ord(name)) for name in "ab"})
     planned = run(tmp_path / "storage", {"--dataset": f"folder:{shapes} folder:{other}", "--dry-run": ""})
     assert planned.returncode == 0, planned.stderr
     assert len(set(re.findall(r"^study (shapes-\w+):", planned.stdout, re.MULTILINE))) == 2
@@ -66,7 +69,7 @@ def test_each_data_set_has_its_study_and_one_table_has_them_all(tmp_path: Path, 
 @pytest.mark.long
 def test_data_sets_of_one_name_have_names_and_studies_of_their_own(tmp_path: Path, shapes: Path) -> None:
     storage = tmp_path / "storage"
-    other = write_folder(tmp_path / "other/shapes", {name: pixels(60, seed=ord(name)) for name in "ab"})
+    other = write_folder(tmp_path / "other/shapes", {name: pixels(120, seed=ord(name)) for name in "ab"})
     flags = {**ONE_STUDENT, "--num-trials": "1", "--dataset": f"folder:{shapes} folder:{other}", "--study": "数据"}
     both = run(storage, flags)
     assert both.returncode == 0, f"{both.stderr}\n{both.log()}"

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.fs as pafs
 import pytest
 
 from dim_ray.errors import StorageError
@@ -88,6 +89,15 @@ def test_options_of_an_object_store_stay_behind_its_path(object_store: str) -> N
     store = ArtifactStore(object_store)
     base, _, query = object_store.partition("?")
     assert store.uri("priors", "aa") == f"{base}/priors/aa?{query}"
+
+
+def test_address_of_a_name_with_other_letters_is_one_that_pyarrow_and_ray_take(object_store: str) -> None:
+    root, key = open_root(object_store), "studies/数据-été/ray"
+    _, path = pafs.FileSystem.from_uri(root.uri_of(key))
+    assert path == root.path_of(key)
+    assert open_root(root.uri_of(key)).path == path
+    root.write(f"{key}/state", b"1")
+    assert root.below(key).read("state") == b"1"
 
 
 def test_written_files_follow_the_umask_so_that_others_on_a_shared_disk_can_read(tmp_path: Path) -> None:

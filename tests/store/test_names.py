@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import os
 import random
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import pandas as pd
+import polars
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
@@ -68,31 +69,16 @@ def by_pyarrow(root: Path, name: str) -> list[object]:
 
 
 def by_polars(root: Path, name: str) -> list[object]:
-    import polars
-
     rows = polars.scan_parquet(f"{root}/**/*.parquet", hive_partitioning=True)
     return rows.filter(polars.col("study") == name).collect()["study"].to_list()
 
 
 def by_duckdb(root: Path, name: str) -> list[object]:
-    import duckdb
-
     text = f"select study from '{root}/**/*.parquet' where study = $name"
     return [row[0] for row in duckdb.execute(text, {"name": name}).fetchall()]
 
 
-@pytest.mark.parametrize(
-    "read",
-    [
-        by_pandas,
-        by_pyarrow,
-        pytest.param(
-            by_polars,
-            marks=pytest.mark.skipif(importlib.util.find_spec("polars") is None, reason="polars isn't installed"),
-        ),
-        by_duckdb,
-    ],
-)
+@pytest.mark.parametrize("read", [by_pandas, by_pyarrow, by_polars, by_duckdb])
 def test_other_programs_read_every_name_as_the_text_that_it_is(
     tmp_path: Path, read: Callable[[Path, str], list[object]]
 ) -> None:

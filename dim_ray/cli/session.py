@@ -18,7 +18,7 @@ from dim_ray.config.names import path_name
 from dim_ray.core.data.checks import Check
 from dim_ray.core.data.dataset import Dataset, load_dataset
 from dim_ray.core.data.summary import summarise
-from dim_ray.pipeline.names import keep_name, with_own_name
+from dim_ray.pipeline.dataset_names import keep_name, with_own_name
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
 from dim_ray.store.files.filesystem import open_root, probe

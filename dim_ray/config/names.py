@@ -19,7 +19,7 @@ _PART_BYTES = 210  # leaves room in 255 for dataset= and for the ending of an un
 _SIGNS = "._-"
 _LETTERS = ("L", "M", "N", "So")  # Unicode's letters, marks, digits, and pictures
 _FORMAT = "Cf"  # characters without a width
-# Tried with pandas, polars and duckdb in tests/store/test_names.py.
+# Tried with pandas, polars and duckdb in tests/store/test_names_in_paths.py.
 _MISREAD = re.compile(
     r"\d[\d._\-etz]*|0[xbo][\da-f_]*|(true|false|null|none|nan|inf|infinity|epoch|hive_default_partition)_*",
     re.IGNORECASE,

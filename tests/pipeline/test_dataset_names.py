@@ -10,7 +10,7 @@ import pytest
 from dim_ray.config import Config, DataConfig, fingerprint
 from dim_ray.core.data.dataset import Dataset, load_dataset
 from dim_ray.errors import ArtifactError, NewerFormatError, UsageError
-from dim_ray.pipeline.names import keep_name, with_own_name
+from dim_ray.pipeline.dataset_names import keep_name, with_own_name
 from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.writer import Writer
 from tests.helpers.altered_cards import edit_card

@@ -25,8 +25,6 @@ class DataConfig:
     """A known name (digits, mnist, fashion_mnist, svhn, cifar10, cifar100), parquet:PATH or folder:PATH."""
     name: str | None = None
     """Name of the dataset in rows. Default: the known name, or the last part of PATH."""
-    subset: str | None = None
-    """Configuration of a dataset from the Hugging Face hub that has several, such as cropped_digits."""
     data_root: str | None = field(default=None, metadata={"place": True})
     """Folder that has, or receives, the files of torchvision's datasets. Default: ~/.cache/dim_ray."""
     validation_fraction: float = 0.1
@@ -49,11 +47,6 @@ class DataConfig:
             raise ConfigError(f"data.dataset is {self.dataset!r}, which is unknown; {nearest(self.dataset, known)}")
         if self.name is not None:
             require_name("data.name", self.name)
-        if self.subset is not None and prefix != "parquet":
-            raise ConfigError(
-                f"data.subset is {self.subset!r}, but only parquet:PATH has subsets, and data.dataset is "
-                f"{self.dataset!r}. Leave it out."
-            )
         require(0 < self.validation_fraction <= 0.5, "data.validation_fraction", self.validation_fraction, "(0, 0.5]")
         require(0 < self.test_fraction <= 0.5, "data.test_fraction", self.test_fraction, "(0, 0.5]")
         require_seed("data.split_seed", self.split_seed)

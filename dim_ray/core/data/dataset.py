@@ -151,7 +151,7 @@ def _read(config: DataConfig) -> Source:
     if separator and prefix == "parquet":
         from dim_ray.core.data.parquet import read_parquet
 
-        return read_parquet(path, subset=config.subset)
+        return read_parquet(path)
     if separator:
         from dim_ray.core.data.folder import read_folder
 

@@ -1,6 +1,6 @@
 """The Parquet files of a data set, on a local disk or in object storage.
 
-files = find_parquet_files("s3://bucket/cifar10", subset=None)
+files = find_parquet_files("s3://bucket/svhn#cropped_digits")
 files.layout.splits["train"]
 """
 
@@ -38,16 +38,15 @@ class ParquetFiles:
     layout: Layout
 
 
-def find_parquet_files(path: str, *, subset: str | None) -> ParquetFiles:
+def find_parquet_files(path: str) -> ParquetFiles:
     """Find the files of a data set: a file or a folder, local (~ is expanded) or a URI that pyarrow.fs knows.
 
-    Args:
-        path: The file or folder.
-        subset: Name of a configuration, for data with several.
+    A `#` and the name of a configuration may follow.
 
     Raises:
         DataError: There are no files or they can't be listed, or see `plan_layout`.
     """
+    path, subset = _split(path)
     filesystem, root, scheme = _resolve(path)
     root = root if scheme else _newest_snapshot(root)
     where = f"{scheme}{root}"
@@ -73,6 +72,13 @@ def find_parquet_files(path: str, *, subset: str | None) -> ParquetFiles:
     layout = plan_layout(names, card, subset=subset, where=where)
     layout.remarks.extend(remark("other files left out", others) + remark("hidden and system entries left out", hidden))
     return ParquetFiles(filesystem=filesystem, root=f"{root.rstrip('/')}/", scheme=scheme, layout=layout)
+
+
+def _split(path: str) -> tuple[str, str | None]:
+    """Return a path, and the configuration behind its `#` unless that is part of a file's name."""
+    before, mark, subset = path.rpartition("#")
+    is_subset = mark and not ("://" not in path and Path(path).expanduser().exists())
+    return (before, subset) if is_subset else (path, None)
 
 
 def _resolve(path: str) -> tuple[fs.FileSystem, str, str]:

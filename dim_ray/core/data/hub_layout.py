@@ -100,9 +100,9 @@ def _choose(configurations: Mapping[str, Any], subset: str | None, where: str, *
         if subset in configurations:
             return subset
         raise DataError(
-            f"data.subset is {subset!r}, which {where} doesn't have; {nearest(subset, configurations)}"
+            f"{where} has no configuration {subset!r}; {nearest(subset, configurations)}"
             if configurations
-            else f"data.subset is {subset!r}, but {where} has no configurations. Leave it out."
+            else f"{where} has no configurations. Leave #{subset} out."
         )
     if len(configurations) == 1:
         return next(iter(configurations))
@@ -111,7 +111,7 @@ def _choose(configurations: Mapping[str, Any], subset: str | None, where: str, *
         return defaults[0]
     raise DataError(
         f"{where} has {len(configurations)} configurations: {listed(configurations, most=10)}. Choose one with "
-        "--data.subset NAME."
+        f"--dataset parquet:{where}#NAME."
     )
 
 

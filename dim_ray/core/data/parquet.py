@@ -1,8 +1,9 @@
 """Images in Parquet as the Hugging Face hub stores them: `--dataset parquet:PATH`.
 
-PATH is a file or a folder, local or a URI (s3://, gs://, file://). A single file is a training split; a folder's files
-are dealt to splits as the Hub does (`hub_layout`). Labels are integers, named by the file's or README.md's metadata, or
-strings. A validation or test split without labels is left out. Rows count from 0.
+PATH is a file or a folder, local or a URI (s3://, gs://, file://); PATH#NAME chooses one of several configurations. A
+single file is a training split; a folder's files are dealt to splits as the Hub does (`hub_layout`). Labels are
+integers, named by the file's or README.md's metadata, or strings. A validation or test split without labels is left
+out. Rows count from 0.
 """
 
 from __future__ import annotations
@@ -38,17 +39,16 @@ class _Table:
     labels: pa.Array  # (N,) int64 or string; null, -1 and "" stand for no label
 
 
-def read_parquet(path: str, *, subset: str | None = None) -> Source:
+def read_parquet(path: str) -> Source:
     """Read a data set in the Hugging Face image layout from a file or a folder, local or a URI.
 
     Args:
-        path: The file or folder.
-        subset: Name of a configuration, for data with several.
+        path: The file or folder; a `#` and the name of a configuration may follow.
 
     Raises:
         DataError: Files, columns, rows or classes are missing or unusable, or the layout can be understood in two ways.
     """
-    files = find_parquet_files(path, subset=subset)
+    files = find_parquet_files(path)
     decoder = Decoder()
     tables = {
         split: [_read(files, name, decoder, needs_label=split == "train") for name in names]

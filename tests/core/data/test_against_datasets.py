@@ -203,7 +203,7 @@ def test_a_configuration_of_the_card_is_read_as_datasets_reads_it(
     subset: str | None, tmp_path: Path, hub: Callable[..., Any]
 ) -> None:
     names_only_in_the_card(tmp_path)
-    check_same(read_parquet(str(tmp_path), subset=subset), hub(str(tmp_path), subset))
+    check_same(read_parquet(f"{tmp_path}#{subset}" if subset else str(tmp_path)), hub(str(tmp_path), subset))
 
 
 @pytest.mark.parametrize("splits", [("train", "test"), ("training", "testing"), ("my_train", "my_dev"), ("",)])

@@ -39,13 +39,13 @@ FILES = ("small/a", "small/b", "large/train-0", "large/test-0")
 
 
 def test_several_configurations_of_the_card_are_asked_about() -> None:
-    assert refused(*FILES, card=TWO) == ("data has 2 configurations: small, large. Choose one with --data.subset NAME.")
+    assert refused(*FILES, card=TWO) == (
+        "data has 2 configurations: small, large. Choose one with --dataset parquet:data#NAME."
+    )
     assert counts(*FILES, card=TWO, subset="small") == {"train": 2}
     assert counts(*FILES, card=TWO, subset="large") == {"train": 1, "test": 1}
     assert plan(*FILES, card=TWO, subset="large").remarks == ["other configurations left out: 1 (small)"]
-    assert "data.subset is 'smal', which data doesn't have; did you mean 'small'?" in refused(
-        *FILES, card=TWO, subset="smal"
-    )
+    assert "data has no configuration 'smal'; did you mean 'small'?" in refused(*FILES, card=TWO, subset="smal")
 
 
 @pytest.mark.parametrize("name", ["default: true", "config_name: default"])
@@ -62,7 +62,7 @@ def test_folders_side_by_side_are_configurations_and_asked_about() -> None:
 
 
 def test_a_subset_of_data_without_any_is_refused() -> None:
-    assert refused("train", subset="small") == ("data.subset is 'small', but data has no configurations. Leave it out.")
+    assert refused("train", subset="small") == ("data has no configurations. Leave #small out.")
 
 
 @pytest.mark.parametrize("name", ["2020/train/0000", "train/test/0", "test-train"])

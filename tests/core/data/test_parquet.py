@@ -287,8 +287,8 @@ def test_a_split_without_rows_is_refused(tmp_path: Path) -> None:
     assert f"{path} has no rows; the test split needs images" in refused(tmp_path)
 
 
-def source_of(path: Path | str, subset: str | None = None) -> Source:
-    return read_parquet(str(path), subset=subset)
+def source_of(path: Path | str) -> Source:
+    return read_parquet(str(path))
 
 
 def three_splits(root: Path, test_labels: pa.Array | None) -> Path:
@@ -413,9 +413,15 @@ def test_arrays_of_pixels_are_refused_as_such(tmp_path: Path) -> None:
     assert "Arrays of pixels aren't read" in refused(tmp_path)
 
 
-def test_a_configuration_is_chosen_with_a_setting(tmp_path: Path) -> None:
+def test_a_configuration_is_chosen_behind_the_path(tmp_path: Path) -> None:
     for number, name in enumerate(("cropped", "full")):
         write_parquet(tmp_path / name / "train-00000-of-00001.parquet", pixels(20, seed=number), LABELS)
-    assert "has 2 configurations: cropped, full. Choose one with --data.subset NAME" in refused(tmp_path)
-    dataset = load_dataset(DataConfig(dataset=f"parquet:{tmp_path}", subset="full"))
+    assert "has 2 configurations: cropped, full. Choose one with --dataset parquet:" in refused(tmp_path)
+    dataset = load(f"{tmp_path}#full")
     assert dataset.content_digest == load(tmp_path / "full").content_digest
+    assert dataset.name == f"{tmp_path.name}_full"
+
+
+def test_a_name_may_have_the_sign_of_a_configuration(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "take#2" / "train.parquet", pixels(20), LABELS)
+    assert load(tmp_path / "take#2").digest == load(path).digest

@@ -32,9 +32,8 @@ from dim_ray.export import standalone
 from dim_ray.export.model_card import model_card
 from dim_ray.export.outputs import write_folder
 from dim_ray.export.reevaluation import CELLS, measured_cells
-from dim_ray.pipeline.generators import SAMPLES_FILE
+from dim_ray.pipeline.generators import stored_samples
 from dim_ray.store.artifacts import CARD_FILE, read_artifact, seal_card
-from dim_ray.store.files.filesystem import open_root
 
 __all__ = ["SCRIPT_FILE", "export_generator"]
 
@@ -62,10 +61,7 @@ def export_generator(generator: StoredGenerator, rows: pd.DataFrame, folder: Pat
         standalone.PROGRAM_FILE: _program(generator.module),
         SCRIPT_FILE: inspect.getsource(standalone).encode(),
     }
-    prose = {_MODEL_CARD_FILE: model_card(stored.card, rows).encode()}
-    samples = open_root(stored.uri).read(SAMPLES_FILE)
-    if samples is not None:  # a folder that was exported before may have lost it
-        prose[SAMPLES_FILE] = samples
+    prose = {_MODEL_CARD_FILE: model_card(stored.card, rows).encode(), **stored_samples(stored)}
     cells = measured_cells(rows, generator.fingerprint)
     card = {**stored.card, "program_weights": generator.weights, CELLS: cells}
     write_folder(folder, {**sealed, **prose, CARD_FILE: seal_card(card, sealed)})

@@ -15,6 +15,7 @@ import torch
 from packaging.requirements import Requirement
 
 from dim_ray.api import load_generator
+from dim_ray.cli.grid import find_generator
 from dim_ray.cli.main import run_main
 from dim_ray.errors import ArtifactError
 from dim_ray.results import main
@@ -217,8 +218,16 @@ def test_what_people_and_the_hub_change_is_no_damage(
         subprocess.run([sys.executable, "-I", "-c", LOAD, str(copy)], check=True)
         main(["export", str(copy), str(tmp_path / "again"), "--storage", str(tmp_path / "nothing")])
         assert load_generator(tmp_path / "again").fingerprint == load_generator(exported).fingerprint
+        assert (tmp_path / "again/samples.png").exists() == (copy / "samples.png").exists()
     finally:
         copy.chmod(0o755)
+
+
+def test_generator_that_is_evaluated_elsewhere_keeps_its_picture(exported: Path, tmp_path: Path) -> None:
+    work = make_work(tmp_path)
+    fingerprint = find_generator(work, str(exported))
+    copied = Path(work.artifacts.uri("generators", fingerprint), "samples.png")
+    assert copied.read_bytes() == (exported / "samples.png").read_bytes()
 
 
 def test_readme_that_an_earlier_export_sealed_may_be_edited_too(exported: Path, tmp_path: Path) -> None:

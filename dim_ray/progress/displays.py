@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import threading
@@ -196,8 +197,13 @@ class LiveProgress:
 
 
 def _print_plain(console: Console, text: str) -> None:
-    """Print text without markup or line breaks, so that it can be copied."""
-    console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    """Print text without markup or line breaks, so that it can be copied; a full disk doesn't end a run."""
+    try:
+        console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        logging.getLogger(__name__).info("not shown: %s", text)
 
 
 def _trials_text(done: int, running: int, stopped: int, failed: int, best: float | None) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,13 +24,13 @@ from typing import NoReturn
 
 from dim_ray.cli.clusters import go_to_cluster
 from dim_ray.cli.flags import COMMON_FLAGS, DEFAULT_STUDY, TUNE_FLAGS, Flag, shipped_studies, study_titles
-from dim_ray.cli.output import close_broken_output, prepare_output, say
 from dim_ray.cli.parser import FlagParser
 from dim_ray.cli.settings import Setting, make_config, read_settings, to_yaml
 from dim_ray.config import Config
-from dim_ray.errors import DimError, StorageError, UsageError, nearest
+from dim_ray.errors import DimError, StorageError, UsageError, cut_words, nearest
 from dim_ray.progress import Progress, make_progress
 from dim_ray.progress.notices import told
+from dim_ray.progress.streams import close_broken, prepare_output, say
 from dim_ray.shadows import refuse_shadows
 
 __all__ = ["COMMON_FLAGS", "TUNE_FLAGS", "Flag", "parse", "run_main", "show_progress", "start_logging"]
@@ -108,18 +109,20 @@ def run_main(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None =
         main(_readable(sys.argv[1:] if argv is None else argv))
     except DimError as error:
         logging.getLogger("dim_ray").info("The command ended with an error.", exc_info=True)
-        say(f"error: {error}")
+        say(cut_words(f"error: {error}"))
         code = error.exit_code
     except KeyboardInterrupt:
         say("interrupted; run the same command again to continue")
         code = _EXIT_TERMINATED if terminated else _EXIT_INTERRUPTED
     except OSError as error:
-        unwritten = close_broken_output() or (error if isinstance(error, BrokenPipeError) else None)
+        unwritten = error if isinstance(error, BrokenPipeError) else None
+        unwritten = close_broken(sys.stdout, "\n") or unwritten  # an unbuffered stream fails only if there is text
         if unwritten is None:
             raise
     finally:
         signal.signal(signal.SIGTERM, before)
-    unwritten = close_broken_output() or unwritten
+    close_broken(sys.stderr)
+    unwritten = close_broken(sys.stdout) or unwritten
     if isinstance(unwritten, BrokenPipeError):
         return code or _EXIT_BROKEN_PIPE
     if unwritten:
@@ -180,7 +183,7 @@ def _show(text: str) -> NoReturn:
 def _find(name: str) -> Path:
     """Return the file of a path, or of a shipped study's name."""
     shipped = shipped_studies()
-    if Path(name).exists() or Path(name).name != name or Path(name).suffix:
+    if os.path.exists(name) or Path(name).name != name or Path(name).suffix:
         return Path(name)
     if name not in shipped:
         raise UsageError(f"There is no configuration file and no study {name}; {nearest(name, shipped)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import sys
 import threading
@@ -11,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Self
 
 from dim_ray.progress.stages import Stage, Stages, format_duration, format_time_left
+from dim_ray.progress.streams import close_broken
 
 if TYPE_CHECKING:
     from rich.console import Console, Group, RenderableType
@@ -203,7 +203,7 @@ def _print_plain(console: Console, text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError:
-        logging.getLogger(__name__).info("not shown: %s", text)
+        close_broken(sys.stderr)
 
 
 def _trials_text(done: int, running: int, stopped: int, failed: int, best: float | None) -> str:

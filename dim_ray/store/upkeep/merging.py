@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dim_ray.errors import ArtifactError, UsageError
+from dim_ray.errors import ArtifactError, UsageError, listed
 from dim_ray.store.artifacts import KINDS, ArtifactStore
 from dim_ray.store.files.faults import PAUSES_SECONDS
 from dim_ray.store.files.filesystem import Root, open_root
@@ -86,7 +86,7 @@ def _merge_artifacts(ours: ArtifactStore, theirs: ArtifactStore) -> tuple[list[s
                     ours.copy(theirs, kind, fingerprint)
                     copied.append(name)
                 elif differing := _differing_files(ours, theirs, kind, fingerprint):
-                    conflicts.append(f"{name}: {', '.join(differing)} differ; ours stays.")
+                    conflicts.append(f"{name}: {listed(differing)} differ; ours stays.")
             except ArtifactError as error:
                 conflicts.append(f"{name}: {error}")
     return copied, conflicts
@@ -128,4 +128,4 @@ def _differing_rows(table: Table, here: pa.Table, there: pa.Table) -> Iterator[s
             if own[name] != row[name] and not (own[name] != own[name] and row[name] != row[name])  # NaN
         ]
         if differing:
-            yield f"{table.name}/{row['id']}: {'; '.join(differing)}; ours stays."
+            yield f"{table.name}/{row['id']}: {listed(differing, between='; ')}; ours stays."

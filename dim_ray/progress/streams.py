@@ -1,7 +1,7 @@
 """Keep stdout and stderr from failing a command: whatever their encoding, and if they are closed or full.
 
 prepare_output()
-failure = close_broken_output()     # None, or why stdout can't be written
+failure = close_broken(sys.stdout)     # None, or why it can't be written
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import io
 import os
 import sys
 from contextlib import suppress
+from typing import TextIO
 
-__all__ = ["close_broken_output", "prepare_output", "say"]
+__all__ = ["close_broken", "prepare_output", "say"]
 
 _HANDLER = "dim_ray"
 _STAND_INS = {"±": "+-", "…": "..."}
@@ -32,17 +33,17 @@ def prepare_output() -> None:
             stream.reconfigure(errors=_HANDLER)
 
 
-def close_broken_output() -> OSError | None:
-    """Flush both streams, send one that can't be written nowhere, and return why stdout couldn't be."""
-    failure = None
-    for stream in (sys.stderr, sys.stdout):
-        try:
-            stream.flush()
-        except OSError as error:
-            # The interpreter flushes again at exit, and would print an error.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-            failure = error if stream is sys.stdout else failure
-    return failure
+def close_broken(stream: TextIO, last: str = "") -> OSError | None:
+    """Write the last text to a stream; if it can't be written, send it nowhere from now on and return why."""
+    try:
+        if last:
+            stream.write(last)
+        stream.flush()
+    except OSError as error:
+        # The interpreter flushes again at exit, and would print an error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return error
+    return None
 
 
 def say(text: str) -> None:

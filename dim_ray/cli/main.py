@@ -96,7 +96,8 @@ def run_main(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None =
     That is 0, the `DimError`'s own (2 if the call can't work, else 1), 130 after Ctrl-C, or 143 after SIGTERM. Any
     other exception is a bug and keeps its traceback, unless stdout can't be written.
     """
-    terminated, code, unwritten = False, 0, None
+    terminated, code = False, 0
+    unwritten: OSError | None = None
 
     def terminate(number: int, frame: object) -> None:
         nonlocal terminated
@@ -115,8 +116,9 @@ def run_main(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None =
         say("interrupted; run the same command again to continue")
         code = _EXIT_TERMINATED if terminated else _EXIT_INTERRUPTED
     except OSError as error:
-        unwritten = error if isinstance(error, BrokenPipeError) else None
-        unwritten = close_broken(sys.stdout, "\n") or unwritten  # an unbuffered stream fails only if there is text
+        unwritten = close_broken(sys.stdout, "\n")  # an unbuffered stream fails only if there is text
+        if isinstance(error, BrokenPipeError):
+            unwritten = error
         if unwritten is None:
             raise
     finally:

@@ -96,7 +96,7 @@ def _sharing(folder: Path, repeats: int) -> None:
         storage = folder / f"single-{number}"
         storage.mkdir(parents=True, exist_ok=True)
         file = storage / "config.yaml"
-        file.write_text(yaml.safe_dump(json.loads(config)))
+        file.write_text(yaml.safe_dump(json.loads(config)), encoding="utf-8")
         _run(["dim_ray.distill", "--local", "--config", str(file), "--storage", str(storage)])
         return _trained_seconds(storage)
 
@@ -248,7 +248,7 @@ def _best(rows: pd.DataFrame) -> float:
 
 def _trained_seconds(storage: Path) -> float:
     cards = [file for kind in ("teachers", "priors", "generators") for file in storage.glob(f"{kind}/*/card.json")]
-    return float(sum(json.loads(card.read_text())["wall_seconds"] for card in cards))
+    return float(sum(json.loads(card.read_text(encoding="utf-8"))["wall_seconds"] for card in cards))
 
 
 def _seconds(text: str) -> float:

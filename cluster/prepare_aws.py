@@ -74,7 +74,7 @@ def _make_role(region: str, role: str, policies: tuple[str, ...], bucket: str) -
     exists = ("EntityAlreadyExists",)
     _unless(exists, iam.create_role, RoleName=role, AssumeRolePolicyDocument=json.dumps(_TRUST))
     for policy in policies:
-        document = (_FOLDER / policy).read_text().replace("BUCKET", bucket)
+        document = (_FOLDER / policy).read_text(encoding="utf-8").replace("BUCKET", bucket)
         iam.put_role_policy(RoleName=role, PolicyName=Path(policy).stem, PolicyDocument=document)
     _unless(exists, iam.create_instance_profile, InstanceProfileName=role)
     # The limit is one role.

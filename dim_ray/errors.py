@@ -7,6 +7,7 @@ exception is a bug and keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 __all__ = [
@@ -20,11 +21,13 @@ __all__ = [
     "StorageAddressError",
     "StorageError",
     "UsageError",
+    "cut_words",
     "listed",
     "nearest",
 ]
 
-_LONGEST_NAME = 120
+_LONGEST_NAME = 200
+_MOST_KNOWN = 20
 
 
 class DimError(Exception):
@@ -76,17 +79,22 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     guess = f"did you mean {close[0]!r}? " if close else ""
-    return f"{guess}Known: {', '.join(names)}."
+    return f"{guess}Known: {listed(names, _MOST_KNOWN)}."
 
 
-def listed(names: Iterable[object], most: int = 5) -> str:
+def listed(names: Iterable[object], most: int = 5, *, between: str = ", ") -> str:
     """Return names for a message: the first ``most``, the others as a count; the middle of a very long one is left out.
 
     Example: ``listed(["a", "b", "c"], most=2)`` is ``"a, b and 1 more"``.
     """
     every = list(map(str, names))
     end = f" and {len(every) - most:,} more" if len(every) > most else ""
-    return ", ".join(map(_cut, every[:most])) + end
+    return between.join(map(_cut, every[:most])) + end
+
+
+def cut_words(message: str) -> str:
+    """Return a message without the middle of its very long words, such as a value that a person gave."""
+    return re.sub(rf"\S{{{2 * _LONGEST_NAME},}}", lambda match: _cut(match[0]), message)
 
 
 def _cut(name: str) -> str:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from dim_ray.cli.parser import Parser
 from dim_ray.cli.upkeep import UPKEEP
 from dim_ray.config import OBJECTIVES, PROTOCOLS, StudyConfig
-from dim_ray.errors import StorageError, UsageError, nearest
+from dim_ray.errors import StorageError, UsageError, listed, nearest
 
 if TYPE_CHECKING:  # --help doesn't wait for these
     import pandas as pd
@@ -62,7 +62,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     wanted, optional = (UPKEEP[command].operands, UPKEEP[command].optional) if command in UPKEEP else ((), ())
     if not len(wanted) <= len(given) <= len(wanted) + len(optional):
         shown = " ".join([*wanted, *(f"[{name}]" for name in optional)])
-        raise UsageError(f"{command} takes {shown or 'only flags'}; given: {' '.join(given) or 'nothing'}.")
+        raise UsageError(f"{command} takes {shown or 'only flags'}; given: {listed(given, between=' ') or 'nothing'}.")
     return arguments
 
 
@@ -190,7 +190,7 @@ def _pareto(reader: Reader, arguments: argparse.Namespace) -> None:
     trials = reader.trials()
     names = sorted(trials["study"].unique())
     if arguments.study is None and len(names) > 1:
-        raise UsageError(f"there are several studies; choose one with --study: {', '.join(names)}.")
+        raise UsageError(f"there are several studies; choose one with --study: {listed(names, 20)}.")
     study = arguments.study or next(iter(names), "")
     objectives = arguments.objectives or study_objectives(trials[trials["study"] == study])
     _print(f"study {study}")

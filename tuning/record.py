@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from dim_ray.config import Config, fingerprint, to_dict
 from dim_ray.core.data.dataset import Dataset
-from dim_ray.errors import ConfigError, DimError, ResourceError
+from dim_ray.errors import ConfigError, DimError, ResourceError, listed
 from dim_ray.pipeline.checkpoints import checkpoint_key
 from dim_ray.pipeline.evaluations import plan_evaluations
 from dim_ray.pipeline.generators import generator_fingerprint
@@ -111,7 +111,7 @@ class StudyRecord:
             return False
         theirs = json.loads(stored)
         if theirs["fingerprint"] != self._fingerprint():
-            differences = ", ".join(_differences(theirs["config"], self._work.config)) or "the images"
+            differences = listed(_differences(theirs["config"], self._work.config)) or "the images"
             raise ConfigError(
                 f"study {self._work.study!r} began with another configuration ({differences}). "
                 "Choose another name with --study, or leave it out."

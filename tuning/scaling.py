@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dim_ray.errors import UsageError
+from dim_ray.errors import UsageError, listed
 from tuning.intervals import CONFIDENCE, Interval, t_interval
 
 __all__ = ["PoolScaling", "fit_pool_scaling", "is_pool_scaling"]
@@ -178,7 +178,7 @@ def _problem(rows: pd.DataFrame) -> str | None:
     sizes = sorted(rows["pool_size"].unique())
     if len(sizes) < _MIN_SIZES:
         return (
-            f"there are {len(rows)} completed trials with {len(sizes)} pool sizes ({', '.join(map(str, sizes))}), but "
+            f"there are {len(rows)} completed trials with {len(sizes)} pool sizes ({listed(sizes)}), but "
             f"it takes {_MIN_SIZES}. Add some to pool.size in study.space."
         )
     configs = pd.json_normalize([json.loads(text) for text in rows["config_json"]]).astype(str)
@@ -188,9 +188,7 @@ def _problem(rows: pd.DataFrame) -> str | None:
         if configs[name].nunique() > 1 and name not in _OF_A_TRIAL and not name.startswith(_ELSEWHERE)
     )
     if differing:
-        return (
-            f"trials also differ in {', '.join(differing)}. Choose those of one value, or run the study pool_scaling."
-        )
+        return f"trials also differ in {listed(differing)}. Choose those of one value, or run the study pool_scaling."
     if len(rows) == len(sizes):
         return (
             "each size has one trial, so the noise is unknown. List matching.seed in study.space, as pool_scaling does."

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from dim_ray.errors import DataError, DivergedError
 from dim_ray.pipeline.evaluations import check_all_measured, evaluate_group
+from dim_ray.pipeline.generators import stored_samples
 from dim_ray.pipeline.rows import missing_rows
 from dim_ray.pipeline.students import StudentPlan, group_students
 from dim_ray.pipeline.workspace import Workspace, on_device
@@ -50,7 +51,8 @@ def find_generator(work: Workspace, uri: str | None) -> str:
         )
     fingerprint = str(artifact.card["fingerprint"])
     if not artifacts.exists("generators", fingerprint):
-        artifacts.write("generators", fingerprint, artifact.files, artifact.card)
+        files = {**artifact.files, **stored_samples(artifact)}
+        artifacts.write("generators", fingerprint, files, artifact.card)
     return fingerprint
 
 

@@ -27,9 +27,11 @@ from dim_ray.cli.flags import COMMON_FLAGS, DEFAULT_STUDY, TUNE_FLAGS, Flag, shi
 from dim_ray.cli.parser import FlagParser
 from dim_ray.cli.settings import Setting, make_config, read_settings, to_yaml
 from dim_ray.config import Config
-from dim_ray.errors import DimError, StorageError, UsageError, nearest
+from dim_ray.errors import DimError, StorageError, UsageError, cut_words, nearest
 from dim_ray.progress import Progress, make_progress
 from dim_ray.progress.notices import told
+from dim_ray.progress.streams import close_broken, prepare_output, say
+from dim_ray.shadows import refuse_shadows
 
 __all__ = ["COMMON_FLAGS", "TUNE_FLAGS", "Flag", "parse", "run_main", "show_progress", "start_logging"]
 
@@ -92,38 +94,48 @@ def run_main(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None =
     """Run a command, print a `DimError` as one line on stderr, and return the exit code.
 
     That is 0, the `DimError`'s own (2 if the call can't work, else 1), 130 after Ctrl-C, or 143 after SIGTERM. Any
-    other exception is a bug and keeps its traceback.
+    other exception is a bug and keeps its traceback, unless stdout can't be written.
     """
-    terminated = False
+    terminated, code = False, 0
+    unwritten: OSError | None = None
 
     def terminate(number: int, frame: object) -> None:
         nonlocal terminated
         terminated = True
         raise KeyboardInterrupt  # end as after Ctrl-C
 
+    prepare_output()
     before = signal.signal(signal.SIGTERM, terminate)
     try:
-        main(sys.argv[1:] if argv is None else argv)
-        sys.stdout.flush()  # so that a broken pipe is handled below
+        main(_readable(sys.argv[1:] if argv is None else argv))
     except DimError as error:
         logging.getLogger("dim_ray").info("The command ended with an error.", exc_info=True)
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        say(cut_words(f"error: {error}"))
+        code = error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue", file=sys.stderr)
-        return _EXIT_TERMINATED if terminated else _EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The interpreter flushes stdout again at exit, and would print an error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _EXIT_BROKEN_PIPE
+        say("interrupted; run the same command again to continue")
+        code = _EXIT_TERMINATED if terminated else _EXIT_INTERRUPTED
+    except OSError as error:
+        unwritten = close_broken(sys.stdout, "\n")  # an unbuffered stream fails only if there is text
+        if isinstance(error, BrokenPipeError):
+            unwritten = error
+        if unwritten is None:
+            raise
     finally:
         signal.signal(signal.SIGTERM, before)
-    return 0
+    close_broken(sys.stderr)
+    unwritten = close_broken(sys.stdout) or unwritten
+    if isinstance(unwritten, BrokenPipeError):
+        return code or _EXIT_BROKEN_PIPE
+    if unwritten:
+        say(f"error: stdout can't be written: {unwritten.strerror}; what the command stored is there.")
+    return code or int(unwritten is not None)
 
 
 @contextmanager
 def show_progress() -> Iterator[Progress]:
-    """Yield the display of a run, which also shows warnings about the storage."""
+    """Yield the display of a run, which also shows warnings about the storage, before its packages are imported."""
+    refuse_shadows()
     with make_progress() as progress, told(progress.message):
         yield progress
 
@@ -132,7 +144,7 @@ def start_logging(path: Path) -> None:
     """Send our log and all libraries' warnings to a file instead of the one before; raises a `StorageError`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = _LogFile(path, encoding="utf-8")
+        handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise StorageError(f"The log file {path} can't be written: {error.strerror}.") from error
     handler.set_name("dim_ray.cli.main")
@@ -155,6 +167,16 @@ class _LogFile(logging.FileHandler):
             super().handleError(record)
 
 
+def _readable(argv: Sequence[str]) -> Sequence[str]:
+    for argument in argv:
+        if argument != argument.encode(errors="replace").decode():
+            raise UsageError(
+                f"the argument {argument} has bytes that aren't text in this locale; rename the file or, if its name "
+                "is UTF-8, set PYTHONUTF8=1."
+            )
+    return argv
+
+
 def _show(text: str) -> NoReturn:
     print(text.rstrip("\n"), flush=True)  # so that run_main handles a broken pipe
     raise SystemExit(0)
@@ -163,7 +185,7 @@ def _show(text: str) -> NoReturn:
 def _find(name: str) -> Path:
     """Return the file of a path, or of a shipped study's name."""
     shipped = shipped_studies()
-    if Path(name).exists() or Path(name).name != name or Path(name).suffix:
+    if os.path.exists(name) or Path(name).name != name or Path(name).suffix:
         return Path(name)
     if name not in shipped:
         raise UsageError(f"There is no configuration file and no study {name}; {nearest(name, shipped)}")

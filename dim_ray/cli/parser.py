@@ -20,7 +20,7 @@ from dim_ray.cli.clusters import add_cluster_flags
 from dim_ray.cli.flags import Flag
 from dim_ray.cli.settings import Setting, field_parser, known_fields, make_config, section_types, value_of
 from dim_ray.config import Config, StorageConfig
-from dim_ray.errors import UsageError
+from dim_ray.errors import UsageError, listed
 
 __all__ = ["FlagParser", "Parser"]
 
@@ -54,6 +54,8 @@ class Parser(argparse.ArgumentParser):
                 raise UsageError(f"unknown flag {name}{guess} See --help.")
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized"):  # by a pattern, the shell may have given any number
+            message = listed(message.split(" "), 10, between=" ")
         raise UsageError(f"{message.removeprefix('argument ').replace('unrecognized', 'unexpected')}. See --help.")
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from dim_ray.config import PRESETS, Config, to_dict
-from dim_ray.errors import ConfigError, UsageError
+from dim_ray.errors import ConfigError, UsageError, listed
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -180,7 +180,7 @@ def _convert(setting: Setting) -> Any:
         is_list_of_flag = setting.source.startswith("--") and isinstance(setting.value, list)
         shown = " ".join(setting.value) if is_list_of_flag else setting.value
         raise ConfigError(
-            f"{setting.source} is {'null' if shown is None else repr(shown)}; expected {_describe(hint)}."
+            f"{setting.source} is {'null' if shown is None else listed([repr(shown)])}; expected {_describe(hint)}."
         )
     return _typed_space(setting, value) if setting.field == _SPACE else value
 
@@ -272,7 +272,9 @@ def _items(loader: yaml.SafeLoader, node: yaml.Node, what: str) -> list[tuple[st
     value = loader.construct_object(node, deep=True)
     if value is None:
         return []
-    raise ConfigError(f"{what} is {value!r}; expected names with values, such as 'pool:' and below it '  size: 8'.")
+    raise ConfigError(
+        f"{what} is {listed([repr(value)])}; expected names with values, such as 'pool:' and below it '  size: 8'."
+    )
 
 
 def _nearest_field(wrong: str) -> str:

@@ -8,7 +8,7 @@ import unicodedata
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dim_ray.config.names import MAX_NAME_BYTES, is_name
-from dim_ray.errors import ConfigError, nearest
+from dim_ray.errors import ConfigError, listed, nearest
 
 __all__ = [
     "DSA_OPERATIONS",
@@ -33,7 +33,7 @@ Precision = Literal["float32", "bfloat16", "auto"]
 def require(condition: bool, where: str, value: object, allowed: str) -> None:
     """Refuse the value of a field unless the condition is met."""
     if not condition:
-        raise ConfigError(f"{where} is {value!r}; allowed: {allowed}.")
+        raise ConfigError(f"{where} is {listed([repr(value)])}; allowed: {allowed}.")
 
 
 def require_positive(section: str, config: object, *names: str) -> None:

@@ -24,7 +24,7 @@ from typing import Any, get_args, get_type_hints
 from dim_ray.config.checks import require, require_distinct
 from dim_ray.config.networks import GeneratorConfig, NetworksConfig
 from dim_ray.config.training import MatchingConfig, PoolConfig, PriorConfig
-from dim_ray.errors import ConfigError, nearest
+from dim_ray.errors import ConfigError, listed, nearest
 
 __all__ = ["SEED", "Choice", "as_parameter", "assignments", "combinations", "read_space"]
 
@@ -149,7 +149,7 @@ def _read(field: str, written: Any) -> Choice:
     where = f"study.space: {field}"
     mapping = {"values": written} if isinstance(written, (list, tuple)) else written
     if not isinstance(mapping, Mapping) or not ("values" in mapping or {"low", "high"} <= set(mapping)):
-        raise ConfigError(f"{where} is {written!r}; allowed: {_SHAPES}.")
+        raise ConfigError(f"{where} is {listed([repr(written)])}; allowed: {_SHAPES}.")
     allowed = _LIST_KEYS if "values" in mapping else _RANGE_KEYS
     for key in mapping:
         if key not in allowed:

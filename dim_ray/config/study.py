@@ -17,7 +17,7 @@ from dim_ray.config.checks import (
     require_seed,
 )
 from dim_ray.config.space import SEED, Choice, assignments, read_space
-from dim_ray.errors import ConfigError
+from dim_ray.errors import ConfigError, listed
 
 __all__ = ["OBJECTIVES", "SAMPLERS", "SCHEDULERS", "Sampler", "Scheduler", "StorageConfig", "StudyConfig"]
 
@@ -188,7 +188,7 @@ class StudyConfig:
             )
         if self.warm_start:
             raise ConfigError(
-                f"study.warm_start is {' '.join(self.warm_start)}, but study.sampler is 'grid', which runs all of its "
+                f"study.warm_start is {listed(self.warm_start)}, but study.sampler is 'grid', which runs all of its "
                 "trials anyway. Leave one of them out."
             )
 

@@ -9,9 +9,10 @@ export_generator(generator, rows, Path("digits_generator"))
 | sample.py | script that samples images |
 | README.md | model card with its students' accuracy by protocol |
 | samples.png | grid of images |
-| card.json | the generator's card, its students' recipes, seeds and accuracies, and the SHA-256 of every file |
+| card.json | the generator's card, its students' recipes, seeds and accuracies, and SHA-256s |
 
-`dim_ray.load_generator` loads the folder, and refuses altered files.
+`dim_ray.load_generator` loads the folder, and refuses altered weights, programs and cards. README.md and samples.png
+are for people, who may change them and add files.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from dim_ray.export import standalone
 from dim_ray.export.model_card import model_card
 from dim_ray.export.outputs import write_folder
 from dim_ray.export.reevaluation import CELLS, measured_cells
+from dim_ray.pipeline.generators import stored_samples
 from dim_ray.store.artifacts import CARD_FILE, read_artifact, seal_card
 
 __all__ = ["SCRIPT_FILE", "export_generator"]
@@ -54,15 +56,15 @@ def export_generator(generator: StoredGenerator, rows: pd.DataFrame, folder: Pat
         StorageError: The folder can't be written.
     """
     stored = read_artifact(generator.uri, kind="generators")
-    files = {
-        **stored.files,
+    sealed = {
+        **{name: data for name, data in stored.files.items() if name.endswith(".safetensors")},
         standalone.PROGRAM_FILE: _program(generator.module),
         SCRIPT_FILE: inspect.getsource(standalone).encode(),
-        _MODEL_CARD_FILE: model_card(stored.card, rows).encode(),
     }
+    prose = {_MODEL_CARD_FILE: model_card(stored.card, rows).encode(), **stored_samples(stored)}
     cells = measured_cells(rows, generator.fingerprint)
     card = {**stored.card, "program_weights": generator.weights, CELLS: cells}
-    write_folder(folder, {**files, CARD_FILE: seal_card(card, files)})
+    write_folder(folder, {**sealed, **prose, CARD_FILE: seal_card(card, sealed)})
 
 
 class _UnitImages(nn.Module):

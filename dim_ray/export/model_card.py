@@ -71,8 +71,8 @@ def model_card(card: Mapping[str, Any], rows: pd.DataFrame) -> str:
             "images = generator.sample(torch.arange(generator.num_classes), seed=0)",
             "```",
             "",
-            'With dim_ray: `dim_ray.load_generator("path/of/this/folder")`. Both first compare every file with '
-            "card.json. Classifiers were trained on images normalised by the mean and std above.",
+            'With dim_ray: `dim_ray.load_generator("path/of/this/folder")`. Both first compare weights, program '
+            "and script with card.json. Classifiers were trained on images normalised by the mean and std above.",
             "",
             "## Accuracy",
             "",

@@ -25,7 +25,7 @@ import pandas as pd
 from dim_ray.config import DATASETS, WEIGHTS, Config, DataConfig, EvaluationConfig, StorageConfig
 from dim_ray.core.data.dataset import Dataset, load_dataset
 from dim_ray.core.students.student import finished
-from dim_ray.errors import ArtifactError, ConfigError, DataError, StorageError, UsageError
+from dim_ray.errors import ArtifactError, ConfigError, DataError, StorageError, UsageError, listed
 from dim_ray.pipeline.generators import generator_from_artifact, weights_file
 from dim_ray.pipeline.students import SizedGenerator, StudentPlan, group_students, train_group
 from dim_ray.pipeline.workspace import Workspace, on_device
@@ -195,7 +195,7 @@ def _asked_for(artifact: Artifact, asked: Mapping[str, Any]) -> list[Mapping[str
         cells = [cell for cell in stated if all(cell[name] == value for name, value in asked.items())]
     if not cells:
         there = sorted({f"{cell['protocol']}, IPC {cell['ipc']}, {cell['architecture']}" for cell in stated})
-        raise StorageError(f"{artifact.uri} was never measured with {asked}; there is {'; '.join(there)}.")
+        raise StorageError(f"{artifact.uri} was never measured with {asked}; there is {listed(there, between='; ')}.")
     return cells
 
 

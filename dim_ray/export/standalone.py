@@ -8,7 +8,7 @@ or, in Python, from this folder:
     generator = load("path/of/this/folder")
     images = generator.sample(torch.arange(generator.num_classes), seed=0)  # (N, C, H, W) float32 in [0, 1]
 
-Every file is first compared with the SHA-256 in card.json. The images are those of dim_ray's
+Weights, program and script are first compared with the SHA-256s in card.json. The images are those of dim_ray's
 `load_generator(folder).sample(labels, seed)` on the same kind of machine, bit by bit.
 """
 
@@ -86,7 +86,10 @@ def _checked_card(folder: Path) -> dict[str, Any]:
         raise ValueError(f"card.json of {folder} was altered: it doesn't fit its own card_sha256.")
     for name, stated in card["files"].items():
         path = folder / name
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != stated["sha256"]:
+        data = path.read_bytes() if path.is_file() else b""
+        if path.suffix == ".py":
+            data = data.replace(b"\r\n", b"\n")  # as a checkout on Windows has it
+        if hashlib.sha256(data).hexdigest() != stated["sha256"]:
             raise ValueError(f"{path} is missing or was altered: its SHA-256 isn't the one in card.json.")
     return card
 

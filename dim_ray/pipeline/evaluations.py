@@ -8,7 +8,7 @@ from typing import Any
 
 from dim_ray.config import Protocol, Weights, join_quirks
 from dim_ray.core.students.student import StudentResult, finished
-from dim_ray.errors import DivergedError
+from dim_ray.errors import DivergedError, listed
 from dim_ray.pipeline.generators import load_module, stored_weights, weights_file
 from dim_ray.pipeline.rows import circumstances, key_columns, missing_rows
 from dim_ray.pipeline.soft_labels import labelling_teachers
@@ -85,7 +85,7 @@ def check_all_measured(work: Workspace, planned: Sequence[StudentPlan]) -> None:
         quirks = f", {join_quirks(plan.recipe.quirks)}" if plan.recipe.quirks else ""
         name = f"{plan.protocol}, IPC {plan.images_per_class}, {plan.architecture}{quirks}"
         seeds.setdefault(name, []).append(plan.seed)
-    named = "; ".join(f"{name}, seed {' and '.join(map(str, own))}" for name, own in seeds.items())
+    named = listed((f"{name}, seed {listed(own, between=' and ')}" for name, own in seeds.items()), between="; ")
     rates = " or ".join(f"{rate:g}" for rate in sorted({plan.recipe.learning_rate for plan in diverged}))
     generator = next((plan.generator for plan in planned if plan.generator), None)
     measured = f" in python -m dim_ray.evaluate {work.artifacts.uri('generators', generator)}" if generator else ""

@@ -26,6 +26,7 @@ from dim_ray.pipeline.teachers import open_pool, pool_parts, pool_teachers, teac
 from dim_ray.pipeline.validation import WALL_SECONDS, Rungs, Validator, validate_here, validation_in
 from dim_ray.pipeline.workspace import Workspace, dataset_card
 from dim_ray.store.artifacts import Artifact
+from dim_ray.store.files.filesystem import open_root
 
 __all__ = [
     "GENERATOR_FILE",
@@ -36,6 +37,7 @@ __all__ = [
     "generator_from_artifact",
     "load_module",
     "rung_epochs",
+    "stored_samples",
     "stored_weights",
     "weights_file",
 ]
@@ -143,6 +145,12 @@ def rung_epochs(config: Config) -> list[int]:
         epochs.append(rung)
         rung *= config.study.reduction_factor
     return [*epochs, config.matching.epochs]
+
+
+def stored_samples(artifact: Artifact) -> dict[str, bytes]:
+    """Return the picture in a generator's folder by name; an exported folder doesn't seal it, and may have lost it."""
+    picture = open_root(artifact.uri).read(SAMPLES_FILE)
+    return {} if picture is None else {SAMPLES_FILE: picture}
 
 
 def stored_weights(card: Mapping[str, Any], wanted: Weights) -> Weights:

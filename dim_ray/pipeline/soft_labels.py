@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dim_ray.config import Config, fingerprint
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.teachers.soft_labels import Labeller
-from dim_ray.errors import ConfigError
+from dim_ray.errors import ConfigError, listed
 from dim_ray.pipeline.teachers import pool_teachers, read_teacher
 from dim_ray.pipeline.workspace import Workspace
 
@@ -49,7 +49,7 @@ def labelling_teachers(work: Workspace, generator: str) -> tuple[str, ...]:
     if absent:
         raise ConfigError(
             f"evaluation.labels is 'soft', but of the {len(teachers)} teachers of generator {generator} "
-            f"{work.artifacts.root} lacks {', '.join(absent)}: copy their folders below teachers/ from the storage "
+            f"{work.artifacts.root} lacks {listed(absent)}: copy their folders below teachers/ from the storage "
             "where it was distilled, or set --evaluation.labels hard."
         )
     return teachers

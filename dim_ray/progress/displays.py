@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Self
 
 from dim_ray.progress.stages import Stage, Stages, format_duration, format_time_left
+from dim_ray.progress.streams import close_broken
 
 if TYPE_CHECKING:
     from rich.console import Console, Group, RenderableType
@@ -196,8 +197,13 @@ class LiveProgress:
 
 
 def _print_plain(console: Console, text: str) -> None:
-    """Print text without markup or line breaks, so that it can be copied."""
-    console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    """Print text without markup or line breaks, so that it can be copied; a full disk doesn't end a run."""
+    try:
+        console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        close_broken(sys.stderr)
 
 
 def _trials_text(done: int, running: int, stopped: int, failed: int, best: float | None) -> str:

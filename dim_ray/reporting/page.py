@@ -55,7 +55,7 @@ def make_page(report: Report, *, made_at: datetime) -> Page:
         report=report,
         made_at=made_at,
         version=__version__,
-        style=Markup(resources.files("dim_ray.reporting").joinpath("page.css").read_text()),
+        style=Markup(resources.files("dim_ray.reporting").joinpath("page.css").read_text(encoding="utf-8")),
         svg=lambda figure: Markup(themed(figure.drawing.svg, prefixes[id(figure)])),  # matplotlib has escaped its text
         data_uri=lambda picture: f"data:image/png;base64,{base64.b64encode(picture.png).decode()}",
     )

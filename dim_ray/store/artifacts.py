@@ -47,6 +47,8 @@ DATASETS = "datasets"
 
 CARD_FILE = "card.json"
 CARD_DIGEST = "card_sha256"
+_PROSE = "README.md"  # earlier exports have its checksum in their cards, but anyone may edit it
+_LFS_POINTER = b"version https://git-lfs"
 _REPAIR = "Delete the folder and make it again, or bring back a copy."
 
 
@@ -278,6 +280,8 @@ def _read_files(folder: Root, card: dict[str, Any]) -> Artifact:
         raise ArtifactError(f"{CARD_FILE} of {where} doesn't list its files. {_REPAIR}")
     files = {}
     for name, stated in named.items():
+        if name == _PROSE:
+            continue
         if not is_name(name):  # a foreign card must not reach outside its folder
             raise ArtifactError(f"{CARD_FILE} of {where} names the file {name!r}, which isn't a plain name. {_REPAIR}")
         size = stated.get("size_bytes") if isinstance(stated, dict) else None
@@ -286,6 +290,10 @@ def _read_files(folder: Root, card: dict[str, Any]) -> Artifact:
         data = folder.read(name)
         if data is None:
             raise ArtifactError(f"{name} is missing in {where}. {_REPAIR}")
+        if data.startswith(_LFS_POINTER):
+            raise ArtifactError(f"{name} in {where} is only a pointer of Git LFS: run git lfs pull there.")
+        if name.endswith(".py"):
+            data = data.replace(b"\r\n", b"\n")  # as a checkout on Windows has it
         if len(data) != size:
             fault = "is truncated" if len(data) < size else "is too long"
             raise ArtifactError(f"{name} in {where} {fault}: {len(data)} bytes, {size} expected. {_REPAIR}")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dim_ray.errors import StorageError
+from dim_ray.errors import StorageError, listed
 from dim_ray.store.schema import SCHEMA_VERSION, Table, since
 
 __all__ = ["first_line", "parse"]
@@ -63,7 +63,7 @@ def _absent(table: Table, path: str, there: Sequence[str], version: int) -> list
     absent = [name for name in table.file_schema.names if name not in there]
     lacking = [name for name in absent if since(table.schema.field(name)) <= version]
     if lacking:
-        raise StorageError(f"{path} lacks the columns {', '.join(lacking)}: it wasn't written by dim_ray.")
+        raise StorageError(f"{path} lacks the columns {listed(lacking)}: it wasn't written by dim_ray.")
     return absent
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from dim_ray.config import fingerprint
-from dim_ray.errors import StorageError, nearest
+from dim_ray.errors import StorageError, listed, nearest
 from dim_ray.store.files.filesystem import check_name
 from dim_ray.store.schema import FRACTION, SCHEMA_VERSION, Table, meaning
 
@@ -48,7 +48,7 @@ def check_row(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
     missing = [name for name in names if name not in complete]
     if missing:
         raise StorageError(
-            f"the row for {table.name} lacks {', '.join(missing)}; give every column, None where it has no value."
+            f"the row for {table.name} lacks {listed(missing)}; give every column, None where it has no value."
         )
     values = {
         field.name: _checked(f"{table.name}.{field.name}", field, complete[field.name])

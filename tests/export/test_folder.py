@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,15 +15,19 @@ import torch
 from packaging.requirements import Requirement
 
 from dim_ray.api import load_generator
+from dim_ray.cli.grid import find_generator
 from dim_ray.cli.main import run_main
 from dim_ray.errors import ArtifactError
 from dim_ray.results import main
 from dim_ray.store.artifacts import read_artifact
 from dim_ray.store.writer import Writer
+from tests.helpers.altered_cards import edit_card
 from tests.helpers.made_rows import evaluation, real_evaluation
 from tests.helpers.small import build_networks, distil, make_work
 
-FILES = {"card.json", "generator.safetensors", "program.pt2", "README.md", "sample.py", "samples.png"}
+SEALED = {"card.json", "generator.safetensors", "program.pt2", "sample.py"}
+FILES = SEALED | {"README.md", "samples.png"}
+LOAD = "import sys; sys.path.insert(0, sys.argv[1]); from sample import load; load(sys.argv[1])"
 SAMPLE = """
 import sys
 sys.path[:0] = sys.argv[1:3]
@@ -71,7 +76,7 @@ def test_folder_has_everything_and_says_so(
 ) -> None:
     average = {"average.safetensors"} if (exported / "average.safetensors").exists() else set()
     assert {path.name for path in exported.iterdir()} == FILES | average
-    assert set(read_artifact(str(exported), kind="generators").card["files"]) == (FILES | average) - {"card.json"}
+    assert set(read_artifact(str(exported), kind="generators").card["files"]) == (SEALED | average) - {"card.json"}
     [folder] = (storage / "generators").iterdir()
     main(["export", str(folder), str(tmp_path / "again"), "--storage", str(storage)])
     assert capsys.readouterr().out == f"{folder.name} with 3 evaluations of it; in {tmp_path / 'again'}\n"
@@ -136,7 +141,7 @@ def test_no_file_of_the_folder_has_a_pickle(exported: Path) -> None:
     assert not [name for name, size in entries.items() if name.endswith((".pkl", ".pt", ".pickle")) and size]
 
 
-@pytest.mark.parametrize("name", sorted(FILES))
+@pytest.mark.parametrize("name", sorted(SEALED))
 def test_folder_with_one_changed_byte_is_refused_by_us_and_by_its_own_script(
     exported: Path, tmp_path: Path, name: str
 ) -> None:
@@ -149,11 +154,95 @@ def test_folder_with_one_changed_byte_is_refused_by_us_and_by_its_own_script(
         load_generator(copy)
     if name not in ("card.json", "program.pt2"):
         return  # the script looks at all of them in the same way
-    code = "import sys; sys.path.insert(0, sys.argv[1]); from sample import load; load(sys.argv[1])"
-    run = subprocess.run([sys.executable, "-I", "-c", code, str(copy)], capture_output=True, text=True, check=False)
+    run = subprocess.run([sys.executable, "-I", "-c", LOAD, str(copy)], capture_output=True, text=True, check=False)
     assert run.returncode != 0
     assert "ValueError" in run.stderr or "JSONDecodeError" in run.stderr
     assert name in run.stderr
+
+
+def add_licence(folder: Path) -> None:
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    (folder / "README.md").write_text(f"---\nlicense: mit\n---\n{text}", encoding="utf-8")
+
+
+def end_lines_as_windows_does(folder: Path) -> None:
+    for name in ("README.md", "sample.py", "card.json"):
+        (folder / name).write_bytes((folder / name).read_bytes().replace(b"\n", b"\r\n"))
+
+
+def delete_prose(folder: Path) -> None:
+    (folder / "README.md").unlink()
+    (folder / "samples.png").unlink()
+
+
+def add_what_the_hub_adds(folder: Path) -> None:
+    for name in (".gitattributes", "LICENSE", ".cache/huggingface/.gitignore", ".cache/huggingface/download/card.lock"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("*.safetensors filter=lfs diff=lfs merge=lfs -text\n")
+
+
+def link_into_a_hub_cache(folder: Path) -> None:
+    blobs = folder.parent / "blobs"
+    blobs.mkdir()
+    for number, file in enumerate(sorted(folder.iterdir())):
+        file.rename(blobs / f"{number:040}")
+        file.symlink_to(f"../blobs/{number:040}")
+
+
+def write_protect(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.chmod(0o444)
+    folder.chmod(0o555)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        add_licence,
+        end_lines_as_windows_does,
+        delete_prose,
+        add_what_the_hub_adds,
+        link_into_a_hub_cache,
+        write_protect,
+    ],
+)
+def test_what_people_and_the_hub_change_is_no_damage(
+    exported: Path, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    copy = tmp_path / "repository" / "copy"
+    shutil.copytree(exported, copy)
+    change(copy)
+    labels = torch.arange(3)
+    try:
+        assert torch.equal(load_generator(copy).sample(labels, 0), load_generator(exported).sample(labels, 0))
+        subprocess.run([sys.executable, "-I", "-c", LOAD, str(copy)], check=True)
+        main(["export", str(copy), str(tmp_path / "again"), "--storage", str(tmp_path / "nothing")])
+        assert load_generator(tmp_path / "again").fingerprint == load_generator(exported).fingerprint
+        assert (tmp_path / "again/samples.png").exists() == (copy / "samples.png").exists()
+    finally:
+        copy.chmod(0o755)
+
+
+def test_generator_that_is_evaluated_elsewhere_keeps_its_picture(exported: Path, tmp_path: Path) -> None:
+    work = make_work(tmp_path)
+    fingerprint = find_generator(work, str(exported))
+    copied = Path(work.artifacts.uri("generators", fingerprint), "samples.png")
+    assert copied.read_bytes() == (exported / "samples.png").read_bytes()
+
+
+def test_readme_that_an_earlier_export_sealed_may_be_edited_too(exported: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(exported, copy)
+    edit_card(copy, lambda card: card["files"].update({"README.md": {"sha256": "0" * 64, "size_bytes": 1}}))
+    assert load_generator(copy).num_classes == 3
+
+
+def test_pointer_of_git_lfs_says_how_to_get_the_file(exported: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(exported, copy)
+    (copy / "generator.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(ArtifactError, match=r"generator\.safetensors in .* is only a pointer of Git LFS"):
+        load_generator(copy)
 
 
 def test_model_card_has_a_table_for_each_protocol_with_mean_spread_and_n(exported: Path) -> None:

@@ -140,13 +140,20 @@ def test_students_have_other_seeds_than_those_of_the_card(exported: Path, monkey
     assert min(seeds) == 3
 
 
-@pytest.mark.parametrize("file", ["generator.safetensors", "sample.py", "README.md", "program.pt2"])
+@pytest.mark.parametrize("file", ["generator.safetensors", "sample.py", "program.pt2"])
 def test_tampered_file_is_refused_by_name_before_anything_is_trained(copied: Path, file: str) -> None:
     data = bytearray((copied / file).read_bytes())
     data[len(data) // 2] ^= 1
     (copied / file).write_bytes(data)
     with pytest.raises(ArtifactError, match=f"{file} in .* was altered"):
         next(reevaluate(str(copied), dataset="folder:/nowhere"))
+
+
+def test_edited_readme_is_measured_all_the_same(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (copied / "README.md").write_bytes(b"---\r\nlicense: mit\r\n---\r\n")
+    (copied / "samples.png").unlink()
+    assert run_main(main, ["verify", str(copied), "--protocol", "fixed"]) == 0
+    assert "match: 1 cell of" in capsys.readouterr().out
 
 
 def test_other_data_or_splits_are_refused(copied: Path) -> None:

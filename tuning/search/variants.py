@@ -12,7 +12,7 @@ from typing import Any
 
 from dim_ray.config import Choice, Config, GeneratorConfig, combinations
 from dim_ray.core.data.dataset import Dataset
-from dim_ray.errors import ConfigError
+from dim_ray.errors import ConfigError, listed
 from dim_ray.pipeline.generators import generator_bytes
 
 __all__ = ["SizeLimit", "example_trials", "network_variants"]
@@ -54,7 +54,7 @@ class SizeLimit:
             return None
         every = dict.fromkeys(self._config.with_fields(fields).generator for fields in self._fields())
         large = [generator for generator in every if not self.holds(generator)]
-        sizes = ", ".join(f"{self._size(one):,} (capacity {one.capacity})" for one in every)
+        sizes = listed(f"{self._size(one):,} (capacity {one.capacity})" for one in every)
         if len(large) == len(every):
             raise ConfigError(
                 f"study.max_generator_bytes is {limit}, but the generators of the space have {sizes} bytes: set "

@@ -57,7 +57,7 @@ def _autoscaler_config() -> dict[str, Any] | None:
     head, _, _ = ray.get_runtime_context().gcs_address.rpartition(":")
     if head != ray.util.get_node_ip_address() or not path.exists():
         return None
-    return dict(yaml.safe_load(path.read_text()))
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def _wait_for_nodes(count: int, progress: Progress) -> None:

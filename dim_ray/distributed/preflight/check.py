@@ -38,6 +38,7 @@ _ANSWER_SECONDS = 120.0  # to start a process and import PyTorch, on a busy node
 _STORAGE_SECONDS = 60.0
 _GROUP_SECONDS = 15.0
 _GRACE_SECONDS = 10.0  # for a group that should have given up
+_MOST_SENTENCES = 10
 _UNSEEN = "what it wrote there doesn't reach this process; give a storage that all nodes share"
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,10 @@ def check_nodes(
         work, placement, progress, num_trials=num_trials, with_group=placement.num_workers > 1, variants=variants
     )
     if found.problems:
-        lines = "\n".join(f"- {sentence}" for sentence in found.sentences)
+        sentences = found.sentences
+        left = len(sentences) - _MOST_SENTENCES
+        more = [f"{left} more"] if left > 0 else []
+        lines = "\n".join(f"- {sentence}" for sentence in [*sentences[:_MOST_SENTENCES], *more])
         raise ResourceError(
             f"the cluster isn't ready, and nothing was started:\n{lines}\n"
             "`python -m dim_ray.doctor` checks it without running anything."

@@ -15,6 +15,7 @@ from typing import Literal
 from dim_ray.distributed.cluster.address import INTERFACE_VARIABLES
 from dim_ray.distributed.preflight.needs import Needs
 from dim_ray.distributed.preflight.probe import NOT_SHARED
+from dim_ray.errors import listed
 
 __all__ = ["CHECKS", "Check", "NodeReport", "Problem", "find_problems"]
 
@@ -160,17 +161,18 @@ def _group(members: Sequence[NodeReport]) -> list[Problem]:
     failed = [report for report in members if report.group_error is not None]
     if not failed:
         return []
+    ordered = sorted(members, key=lambda report: report.group_error is None)
     sentence = (
-        f"the process group of {len(members)} nodes doesn't work. {' '.join(map(_member, members))} Every node has to "
-        "listen on an interface that the others reach, by default the one with the node's address in Ray, and "
-        f"never lo. Start Ray on each node with {' and '.join(INTERFACE_VARIABLES)} unset or set to the right "
+        f"the process group of {len(members)} nodes doesn't work. {listed(map(_member, ordered), between=' ')} Every "
+        "node has to listen on an interface that the others reach, by default the one with the node's address in Ray, "
+        f"and never lo. Start Ray on each node with {' and '.join(INTERFACE_VARIABLES)} unset or set to the right "
         "interface, let the nodes reach each other on all TCP ports, or use one worker."
     )
     return [Problem(name=report.name, check="process group", mark="failed", sentence=sentence) for report in failed]
 
 
 def _member(report: NodeReport) -> str:
-    interface = f"interface {report.interface or 'not set'} of {', '.join(report.interfaces)}"
+    interface = f"interface {report.interface or 'not set'} of {listed(report.interfaces)}"
     return f"{report.name}: {interface}; {(report.group_error or 'no error').rstrip('.')}."
 
 

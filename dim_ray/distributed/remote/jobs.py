@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dim_ray.distributed.remote.connection import connect
-from dim_ray.errors import DimError, UsageError
+from dim_ray.errors import DimError, UsageError, listed
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -148,7 +148,7 @@ def _choose(client: JobSubmissionClient, request: Request) -> str:
     if not jobs:
         raise UsageError(f"The cluster has no job named {request.name}-*.")
     if not candidates or (request.action == "stop" and len(candidates) > 1):
-        known = ", ".join(f"{name} ({status.value.lower()})" for name, status in jobs.items())
+        known = listed(f"{name} ({status.value.lower()})" for name, status in reversed(jobs.items()))
         raise UsageError(f"--{request.action} needs the name of a job of {request.module}. The cluster has: {known}.")
     return candidates[-1]
 

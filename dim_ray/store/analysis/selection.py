@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from dim_ray.config import NO_QUIRKS, StudyConfig
-from dim_ray.errors import StorageError, UsageError
+from dim_ray.errors import StorageError, UsageError, listed
 
 __all__ = [
     "CELL",
@@ -115,7 +115,7 @@ def only_dataset(root: str, evaluations: pd.DataFrame) -> str:
     if not names:
         raise no_evaluations(root)
     if len(names) > 1:
-        raise UsageError(f"there are several datasets; choose one with --dataset: {', '.join(names)}.")
+        raise UsageError(f"there are several datasets; choose one with --dataset: {listed(names, 20)}.")
     return str(names[0])
 
 
@@ -147,8 +147,8 @@ def what_is_there(rows: pd.DataFrame) -> str:
         f"{dataset} (IPC {_joined(group['ipc'])}; {_joined(group['protocol'])}; {_joined(group['architecture'])})"
         for dataset, group in rows.groupby("dataset")
     ]
-    return f"there is {', '.join(there)}."
+    return f"there is {listed(there)}."
 
 
 def _joined(column: pd.Series[Any]) -> str:
-    return ", ".join(map(str, sorted(column.unique())))
+    return listed(sorted(column.unique()))

@@ -231,6 +231,11 @@ def check_name(what: str, name: object) -> str:
 
 def _local(path: str, pauses_seconds: tuple[float, ...]) -> Root:
     absolute = os.path.abspath(path)
+    if absolute != absolute.encode(errors="replace").decode():
+        raise StorageAddressError(
+            f"{absolute} has bytes that aren't text in this locale; rename its folder or, if its name is UTF-8, set "
+            "PYTHONUTF8=1."
+        )
     filesystem = pafs.LocalFileSystem()
     return Root(uri=absolute, filesystem=filesystem, path=absolute, is_local=True, pauses_seconds=pauses_seconds)
 

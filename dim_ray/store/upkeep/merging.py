@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from dim_ray.config.data import stored_label
 from dim_ray.config.names import name_key
-from dim_ray.errors import ArtifactError, UsageError
+from dim_ray.errors import ArtifactError, UsageError, listed
 from dim_ray.store.artifacts import DATASETS, KINDS, ArtifactStore
 from dim_ray.store.files.faults import PAUSES_SECONDS
 from dim_ray.store.files.filesystem import Root, open_root
@@ -91,7 +91,7 @@ def _merge_artifacts(ours: ArtifactStore, theirs: ArtifactStore) -> tuple[list[s
                     ours.copy(theirs, kind, fingerprint)
                     copied.append(name)
                 elif differing := _differing_files(ours, theirs, kind, fingerprint):
-                    conflicts.append(f"{name}: {', '.join(differing)} differ; ours stays.")
+                    conflicts.append(f"{name}: {listed(differing)} differ; ours stays.")
             except ArtifactError as error:
                 conflicts.append(f"{name}: {error}")
     return copied, conflicts
@@ -168,4 +168,4 @@ def _differing_rows(table: Table, here: pa.Table, there: pa.Table) -> Iterator[s
             if own[name] != row[name] and not (own[name] != own[name] and row[name] != row[name])  # NaN
         ]
         if differing:
-            yield f"{table.name}/{row['id']}: {'; '.join(differing)}; ours stays."
+            yield f"{table.name}/{row['id']}: {listed(differing, between='; ')}; ours stays."

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from dim_ray.errors import StorageError
+from dim_ray.errors import StorageError, listed
 from dim_ray.progress.stages import counted
 from dim_ray.store.artifacts import DATASETS, KINDS, ArtifactStore
 from dim_ray.store.files.filesystem import open_root
@@ -105,7 +105,7 @@ def _rows(table: Table, file: RowFile, data: bytes) -> pa.Table:
     count = num_packed(file.name)
     ids = rows["id"].to_pylist()
     if count is None and (len(ids) != 1 or ids[0] != row_of(file.name)):
-        raise StorageError(f"{file.path} doesn't hold the row of its name, but {', '.join(ids) or 'none'}.")
+        raise StorageError(f"{file.path} doesn't hold the row of its name, but {listed(ids) or 'none'}.")
     if count is not None and (len(ids) != count or len(set(ids)) != count):
         raise StorageError(f"{file.path} has {len(ids)} rows, {len(set(ids))} of them different, and not {count}.")
     return rows

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.fs as pafs
 import pytest
 
-from dim_ray.errors import StorageError
+from dim_ray.errors import StorageAddressError, StorageError
 from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.files.filesystem import open_root, probe
 
@@ -121,3 +121,8 @@ def test_deletion_takes_what_killed_writers_of_the_file_left_and_nothing_else(tm
     root.delete("state.bin")
     assert list(tmp_path.iterdir()) == [neighbour]
     root.delete("state.bin")  # and it needn't be there
+
+
+def test_root_whose_path_is_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StorageAddressError, match="has bytes that aren't text in this locale; rename its folder"):
+        open_root(str(tmp_path / "\udcff"))

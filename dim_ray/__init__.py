@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 
 if sys.argv[:1] == ["-m"]:  # Python imports this before one of our commands, which any file of a person's own may break
-    from dim_ray.shadows import explain_failures
+    from dim_ray.start.shadows import explain_failures
 
     explain_failures()
 

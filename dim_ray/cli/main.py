@@ -30,8 +30,8 @@ from dim_ray.config import Config
 from dim_ray.errors import DimError, StorageError, UsageError, cut_words, nearest
 from dim_ray.progress import Progress, make_progress
 from dim_ray.progress.notices import told
-from dim_ray.progress.streams import close_broken, prepare_output, say
-from dim_ray.shadows import refuse_shadows
+from dim_ray.start.shadows import refuse_shadows
+from dim_ray.start.streams import close_broken, prepare_output, say
 
 __all__ = ["COMMON_FLAGS", "TUNE_FLAGS", "Flag", "parse", "run_main", "show_progress", "start_logging"]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Self
 
 from dim_ray.progress.stages import Stage, Stages, format_duration, format_time_left
-from dim_ray.progress.streams import close_broken
+from dim_ray.start.streams import close_broken
 
 if TYPE_CHECKING:
     from rich.console import Console, Group, RenderableType

@@ -14,9 +14,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from dim_ray.shadows import NEEDED, refuse_shadows
+from dim_ray.start.shadows import NEEDED, refuse_shadows
 
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 _COMMANDS = ("tune", "distill", "pool", "evaluate", "generate", "quirks", "results", "report", "doctor")
 
 

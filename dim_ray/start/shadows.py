@@ -27,7 +27,7 @@ NEEDED = (
 
 _DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit_learn", "yaml": "pyyaml"}
 _OURS = ("dim_ray", "tuning")
-_ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+_ROOT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
 
 
 def refuse_shadows() -> None:

@@ -6,6 +6,7 @@ files.layout.splits["train"]
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -77,7 +78,7 @@ def find_parquet_files(path: str, *, subset: str | None) -> ParquetFiles:
 
 def _resolve(path: str) -> tuple[fs.FileSystem, str, str]:
     if "://" not in path:
-        return fs.LocalFileSystem(), str(Path(path).expanduser()), ""
+        return fs.LocalFileSystem(), str(Path(os.path.expanduser(path))), ""
     try:
         filesystem, root = fs.FileSystem.from_uri(path)
     except (OSError, pa.ArrowException) as error:

@@ -11,15 +11,18 @@ from __future__ import annotations
 import io
 import logging
 import os
+import shutil
 import signal
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 from dim_ray.config import Config
 from dim_ray.distributed.cluster.address import make_address_hook
+from dim_ray.distributed.cluster.machine import check_machine, make_folder
 from dim_ray.distributed.cluster.own_ray import agents_end_with_driver, start_own_ray
 from dim_ray.distributed.cluster.placement import Placement, local_resources, plan_placement
 from dim_ray.errors import DimError, ResourceError
@@ -51,14 +54,16 @@ def cluster(config: Config, progress: Progress) -> Iterator[Placement]:
         What one trial holds, and how many run side by side.
 
     Raises:
-        ResourceError: A trial can never be placed, or no cluster answers at RAY_ADDRESS.
-        DimError: Ray's processes didn't come up in time.
+        ResourceError: A trial can never be placed, no cluster answers at RAY_ADDRESS, or Ray can't work on this machine.
+        DimError: Ray didn't start, or the cluster couldn't be joined.
     """
-    joins = joins_a_cluster()
+    joins, folder = joins_a_cluster(), None
     if joins:
         _check_address()
-    else:
-        plan_placement(config.study, [local_resources()])  # refuse before Ray starts
+    else:  # refuse before Ray starts
+        plan_placement(config.study, [local_resources()])
+        check_machine()
+        folder = make_folder(progress)
     progress.start(_STAGE, 1, "cluster")
     import ray
 
@@ -70,16 +75,16 @@ def cluster(config: Config, progress: Progress) -> Iterator[Placement]:
     # Ray prints what its nodes complain about, such as the death of a worker.
     with redirect_stdout(_LogFile()):
         try:
-            if joins:
+            if folder is None:
                 ray.init(**options)
             else:
-                start_own_ray(options, with_dashboard=config.study.workers_per_trial > 1)
-        except ConnectionError as error:
-            raise _no_cluster(str(error.__cause__ or error)) from error
-        except Exception as error:
-            if type(error) is not Exception:  # Ray raises a bare Exception if its processes don't come up in time
-                raise
-            raise DimError(f"Ray didn't start ({error}); is the machine very busy? Run the command again.") from error
+                start_own_ray(options, folder, with_dashboard=config.study.workers_per_trial > 1)
+        except SystemExit as error:
+            if error.code == signal.SIGTERM and callable(on_terminate):  # from Ray's own handler
+                on_terminate(signal.SIGTERM, None)
+            raise _not_started(error, folder) from error
+        except Exception as error:  # Ray's are of many kinds, RuntimeError and a bare Exception among them
+            raise _not_started(error, folder) from error
         if threading.current_thread() is threading.main_thread():  # Ray's own handler prints a stack
             signal.signal(signal.SIGTERM, on_terminate)
         try:
@@ -95,6 +100,8 @@ def cluster(config: Config, progress: Progress) -> Iterator[Placement]:
                 yield placement
         finally:
             ray.shutdown()
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _address() -> str:
@@ -109,16 +116,38 @@ def _check_address() -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_ANSWER).close()
     except (OSError, OverflowError) as error:
-        raise _no_cluster(str(error)) from error
+        raise _no_cluster(_brief(error)) from error
 
 
 def _no_cluster(reason: str) -> ResourceError:
-    brief = reason.strip().splitlines()[-1].rstrip(".")  # the last line of a traceback is its error
     return ResourceError(
-        f"The address (--address or RAY_ADDRESS) is {_address()!r}, and no Ray cluster answers there ({brief}); start "
+        f"The address (--address or RAY_ADDRESS) is {_address()!r}, and no Ray cluster answers there ({reason}); start "
         "one with `ray start --head`, give the address of a running one with --address, or use only this machine with "
         "--address local."
     )
+
+
+def _not_started(error: BaseException, folder: Path | None) -> DimError:
+    """Explain in one sentence why Ray didn't start in this folder, or why the cluster wasn't joined."""
+    if folder is None and isinstance(error, ConnectionError):
+        return _no_cluster(_brief(error.__cause__ or error))
+    places = [handler.baseFilename for handler in logging.root.handlers if isinstance(handler, logging.FileHandler)]
+    if folder is not None:
+        logs = next(folder.glob("session_*/logs"), None)
+        places = [*([str(logs)] if logs else []), *places]
+    what = (
+        "Ray didn't start"
+        if folder
+        else f"The Ray cluster at {_address()!r} (--address or RAY_ADDRESS) can't be joined"
+    )
+    more = f" More is in {' and '.join(places)}." if places else ""
+    return DimError(f"{what} ({_brief(error)}).{more}")
+
+
+def _brief(error: BaseException) -> str:
+    """Return an error in one line; the last line of a traceback is its error."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].strip().rstrip(".")
 
 
 class _LogFile(io.TextIOBase):

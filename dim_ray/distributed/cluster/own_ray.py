@@ -1,6 +1,6 @@
 """A Ray that one command has for itself, on the loopback interface and with a token that other users can't read.
 
-    start_own_ray({}, with_dashboard=False)
+    start_own_ray({}, make_folder(progress), with_dashboard=False)
     with agents_end_with_driver():
         ...
 
@@ -10,28 +10,34 @@ one takes free ports and folders, so it disturbs no other Ray on the machine.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dim_ray.distributed.cluster.machine import LOOPBACK
+
 __all__ = ["agents_end_with_driver", "start_own_ray"]
 
-_LOOPBACK = "127.0.0.1"
+_TOKEN = "RAY_AUTH_TOKEN"
 _TOKEN_BYTES = 32
 _RAYLET = "raylet"
 _WATCH = 'read -r _; kill -9 "$@" 2>/dev/null'  # reading ends with the driver, however that ends
 
+log = logging.getLogger(__name__)
 
-def start_own_ray(options: Mapping[str, Any], *, with_dashboard: bool) -> None:
+
+def start_own_ray(options: Mapping[str, Any], folder: Path, *, with_dashboard: bool) -> None:
     """Start Ray and connect to it.
 
     Args:
         options: Further options of `ray.init`.
+        folder: A private one for Ray's files.
         with_dashboard: Whether to start the dashboard, which costs memory and seconds. Trials that make placement
             groups need it: without it these leak.
     """
@@ -48,8 +54,9 @@ def start_own_ray(options: Mapping[str, Any], *, with_dashboard: bool) -> None:
         ray.init(
             address="local",  # never join another user's Ray on this machine
             include_dashboard=with_dashboard,
-            dashboard_host=_LOOPBACK,
-            _node_ip_address=_LOOPBACK,
+            dashboard_host=LOOPBACK,
+            _node_ip_address=LOOPBACK,
+            _temp_dir=str(folder),
             **options,
         )
     finally:
@@ -93,14 +100,24 @@ def _find_agents() -> list[int]:
 
 
 def _hide_token() -> None:
-    """Make a token that only its owner can read, before Ray makes an open one; close one that is open."""
-    path = Path.home() / ".ray" / "auth_token"
-    with suppress(OSError):  # Ray then says what is wrong with the folder
+    """Make a token that only its owner can read, before Ray makes an open one; close one that is open.
+
+    Without a usable home, the token is in the environment of Ray's processes.
+    """
+    if os.environ.get(_TOKEN) or os.environ.get(f"{_TOKEN}_PATH"):
+        return
+    try:
+        path = Path.home() / ".ray" / "auth_token"
         path.parent.mkdir(exist_ok=True)
         try:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
             path.chmod(0o600)
-            return
-        with os.fdopen(handle, "w") as file:
-            file.write(secrets.token_hex(_TOKEN_BYTES))
+            if not path.read_text().strip():
+                raise OSError(f"{path} is empty") from None
+        else:
+            with os.fdopen(handle, "w") as file:
+                file.write(secrets.token_hex(_TOKEN_BYTES))
+    except (OSError, RuntimeError, ValueError):
+        log.info("The token isn't in a file.", exc_info=True)
+        os.environ[_TOKEN] = secrets.token_hex(_TOKEN_BYTES)

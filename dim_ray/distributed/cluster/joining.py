@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import socket
+import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
@@ -33,6 +34,7 @@ __all__ = ["cluster", "joins_a_cluster"]
 _STAGE = "Ray"
 _NO_ADDRESSES = ("", "local")
 _SECONDS_TO_ANSWER = 5.0
+_MOST_CHARACTERS = 400
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +56,9 @@ def cluster(config: Config, progress: Progress) -> Iterator[Placement]:
         What one trial holds, and how many run side by side.
 
     Raises:
-        ResourceError: A trial can never be placed, no cluster answers at RAY_ADDRESS, or Ray can't work on this machine.
-        DimError: Ray didn't start, or the cluster couldn't be joined.
+        ResourceError: A trial can never be placed, the cluster at RAY_ADDRESS can't be joined, or Ray can't work on
+            this machine.
+        DimError: Ray didn't start.
     """
     joins, folder = joins_a_cluster(), None
     if joins:
@@ -128,26 +131,31 @@ def _no_cluster(reason: str) -> ResourceError:
 
 
 def _not_started(error: BaseException, folder: Path | None) -> DimError:
-    """Explain in one sentence why Ray didn't start in this folder, or why the cluster wasn't joined."""
-    if folder is None and isinstance(error, ConnectionError):
-        return _no_cluster(_brief(error.__cause__ or error))
-    places = [handler.baseFilename for handler in logging.root.handlers if isinstance(handler, logging.FileHandler)]
-    if folder is not None:
-        logs = next(folder.glob("session_*/logs"), None)
-        places = [*([str(logs)] if logs else []), *places]
-    what = (
-        "Ray didn't start"
-        if folder
-        else f"The Ray cluster at {_address()!r} (--address or RAY_ADDRESS) can't be joined"
-    )
-    more = f" More is in {' and '.join(places)}." if places else ""
-    return DimError(f"{what} ({_brief(error)}).{more}")
+    """Explain in one sentence why Ray didn't start with this folder, or why the cluster wasn't joined."""
+    logs = [handler.baseFilename for handler in logging.root.handlers if isinstance(handler, logging.FileHandler)]
+    if folder is None:
+        if isinstance(error, ConnectionError):
+            return _no_cluster(_brief(error.__cause__ or error))
+        return ResourceError(
+            f"The Ray cluster at {_address()!r} (--address or RAY_ADDRESS) can't be joined: {_brief(error)}. To use "
+            f"only this machine, give --address local.{_more_in(logs)}"
+        )
+    rays = [str(logs) for logs in folder.glob("session_2*/logs")]
+    if not rays:
+        shutil.rmtree(folder, ignore_errors=True)
+    return DimError(f"Ray didn't start on this machine: {_brief(error)}.{_more_in([*rays, *logs])}")
+
+
+def _more_in(logs: list[str]) -> str:
+    return f" More is in {' and '.join(logs)}." if logs else ""
 
 
 def _brief(error: BaseException) -> str:
-    """Return an error in one line; the last line of a traceback is its error."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1].strip().rstrip(".")
+    """Return an error in one line."""
+    text = str(error)
+    if "Traceback" in text:  # it ends with its error
+        text = text.strip().splitlines()[-1]
+    return textwrap.shorten(text, _MOST_CHARACTERS, placeholder=" ...").rstrip(".") or type(error).__name__
 
 
 class _LogFile(io.TextIOBase):

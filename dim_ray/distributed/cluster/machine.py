@@ -19,7 +19,7 @@ from pathlib import Path
 from dim_ray.errors import ResourceError
 from dim_ray.progress import Progress
 
-__all__ = ["LOOPBACK", "check_machine", "make_folder"]
+__all__ = ["LOOPBACK", "check_machine", "make_folder", "object_store_bytes"]
 
 LOOPBACK = "127.0.0.1"
 """Address on which a Ray of one's own listens."""
@@ -31,6 +31,8 @@ _PREFIX = "dim-"  # short, because a socket's path is
 _SOCKET = "/session_2026-11-30_08-00-00_000000_{pid}/sockets/plasma_store"  # as Ray names its longest one
 _LEAST_BYTES = 100_000_000
 _TRIED_BYTES = 1_000_000
+_LEAST_ADDRESS_SPACE = 8_000_000_000  # measured
+_LIMITED_STORE_BYTES = 2_000_000_000
 _SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -38,7 +40,7 @@ def check_machine() -> None:
     """Refuse a machine on which Ray can't work, whatever folder it has.
 
     Raises:
-        ResourceError: The loopback interface is down, or there is no shared memory.
+        ResourceError: The loopback interface is down, or there is too little address space or no shared memory.
     """
     try:
         with socket.create_server((LOOPBACK, 0)) as server:
@@ -54,6 +56,20 @@ def check_machine() -> None:
             f"Ray keeps its objects in the shared memory {_SHARED_MEMORY}, which {what}; mount a tmpfs there that "
             "every user may write to (mode 1777)."
         )
+    limit = _address_space()
+    if limit is not None and limit < _LEAST_ADDRESS_SPACE:
+        raise ResourceError(
+            f"A process may have {limit / 1e9:.1f} GB of address space (ulimit -v), and Ray needs at least "
+            f"{_LEAST_ADDRESS_SPACE / 1e9:.0f} GB; raise the limit, or take it away with `ulimit -v unlimited`."
+        )
+
+
+def object_store_bytes() -> int | None:
+    """Return how much of the address space Ray's store of objects may take; None if that isn't limited.
+
+    Every process of Ray maps the whole store.
+    """
+    return None if _address_space() is None else _LIMITED_STORE_BYTES
 
 
 def make_folder(progress: Progress) -> Path:
@@ -85,6 +101,16 @@ def make_folder(progress: Progress) -> Path:
         f"There is no folder for Ray's temporary files, with a short path and {_LEAST_BYTES / 1e6:.0f} MB "
         f"({'; '.join(refusals)}); set TMPDIR to one that you can write to."
     )
+
+
+def _address_space() -> int | None:
+    """Return the limit that `ulimit -v` shows, in bytes."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def _places() -> Iterator[tuple[str | None, str]]:

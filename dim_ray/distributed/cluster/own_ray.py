@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dim_ray.distributed.cluster.machine import LOOPBACK
+from dim_ray.distributed.cluster.machine import LOOPBACK, object_store_bytes
 
 __all__ = ["agents_end_with_driver", "start_own_ray"]
 
@@ -44,7 +45,8 @@ def start_own_ray(options: Mapping[str, Any], folder: Path, *, with_dashboard: b
     import ray
     from ray._private import ray_constants
 
-    _hide_token()
+    _provide_token()
+    os.environ.pop("RAY_REDIS_ADDRESS", None)  # a cluster's
     # Keep the processes that built the networks while the trials have theirs: they evaluate afterwards, and a new one
     # spends ten seconds on imports. Ray's default is one process per core.
     os.environ.setdefault("RAY_num_workers_soft_limit", str(2 * (os.cpu_count() or 1)))
@@ -57,6 +59,7 @@ def start_own_ray(options: Mapping[str, Any], folder: Path, *, with_dashboard: b
             dashboard_host=LOOPBACK,
             _node_ip_address=LOOPBACK,
             _temp_dir=str(folder),
+            object_store_memory=object_store_bytes(),
             **options,
         )
     finally:
@@ -99,25 +102,30 @@ def _find_agents() -> list[int]:
     return [child.pid for child in children if any("agent" in word.lower() for word in child.cmdline())]
 
 
-def _hide_token() -> None:
+def _provide_token() -> None:
     """Make a token that only its owner can read, before Ray makes an open one; close one that is open.
 
-    Without a usable home, the token is in the environment of Ray's processes.
+    Without a file for it, such as in a home that can't be written to, it is in the environment of Ray's processes.
     """
-    if os.environ.get(_TOKEN) or os.environ.get(f"{_TOKEN}_PATH"):
-        return
     try:
-        path = Path.home() / ".ray" / "auth_token"
-        path.parent.mkdir(exist_ok=True)
-        try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            path.chmod(0o600)
-            if not path.read_text().strip():
-                raise OSError(f"{path} is empty") from None
-        else:
-            with os.fdopen(handle, "w") as file:
-                file.write(secrets.token_hex(_TOKEN_BYTES))
-    except (OSError, RuntimeError, ValueError):
-        log.info("The token isn't in a file.", exc_info=True)
+        token = os.environ.get(_TOKEN) or _stored_token()
+    except (OSError, RuntimeError, UnicodeDecodeError):
+        log.info("The token has no file.", exc_info=True)
+        token = ""
+    if not re.fullmatch(r"[!-~]+", token):  # gRPC ends the process for other characters
         os.environ[_TOKEN] = secrets.token_hex(_TOKEN_BYTES)
+
+
+def _stored_token() -> str:
+    if chosen := os.environ.get(f"{_TOKEN}_PATH"):
+        return Path(chosen).read_text().strip()
+    path = Path.home() / ".ray" / "auth_token"
+    path.parent.mkdir(exist_ok=True)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        path.chmod(0o600)
+    else:
+        with os.fdopen(handle, "w") as file:
+            file.write(secrets.token_hex(_TOKEN_BYTES))
+    return path.read_text().strip()

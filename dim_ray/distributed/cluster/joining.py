@@ -16,7 +16,7 @@ import signal
 import socket
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from dim_ray.config import Config
 from dim_ray.distributed.cluster.address import make_address_hook
 from dim_ray.distributed.cluster.machine import check_machine, make_folder
 from dim_ray.distributed.cluster.own_ray import agents_end_with_driver, start_own_ray
-from dim_ray.distributed.cluster.placement import Placement, local_resources, plan_placement
+from dim_ray.distributed.cluster.placement import Growth, Node, Placement, local_resources, plan_placement
 from dim_ray.errors import DimError, ResourceError
 from dim_ray.progress import Progress
 
@@ -78,25 +78,19 @@ def cluster(config: Config, progress: Progress) -> Iterator[Placement]:
     # Ray prints what its nodes complain about, such as the death of a worker.
     with redirect_stdout(_LogFile()):
         try:
-            if folder is None:
-                ray.init(**options)
-            else:
-                start_own_ray(options, folder, with_dashboard=config.study.workers_per_trial > 1)
-        except SystemExit as error:
-            if error.code == signal.SIGTERM and callable(on_terminate):  # from Ray's own handler
-                on_terminate(signal.SIGTERM, None)
-            raise _not_started(error, folder) from error
-        except Exception as error:  # Ray's are of many kinds, RuntimeError and a bare Exception among them
-            raise _not_started(error, folder) from error
-        if threading.current_thread() is threading.main_thread():  # Ray's own handler prints a stack
-            signal.signal(signal.SIGTERM, on_terminate)
-        try:
-            if joins:
-                from dim_ray.distributed.cluster.autoscaler import nodes_with_growth  # imports Ray
-
-                nodes, growth = nodes_with_growth(progress)
-            else:
-                nodes, growth = [ray.cluster_resources()], None
+            try:
+                if folder is None:
+                    ray.init(**options)
+                else:
+                    start_own_ray(options, folder, with_dashboard=config.study.workers_per_trial > 1)
+                if threading.current_thread() is threading.main_thread():  # Ray's own handler prints a stack
+                    signal.signal(signal.SIGTERM, on_terminate)
+                nodes, growth = _nodes_with_growth(progress) if joins else ([ray.cluster_resources()], None)
+            except (Exception, SystemExit) as error:  # Ray's errors are of many kinds, a bare Exception among them
+                if isinstance(error, SystemExit) and error.code == signal.SIGTERM and callable(on_terminate):
+                    on_terminate(signal.SIGTERM, None)  # Ray's own handler ended its start
+                failed, folder = folder, None  # it stays, because of Ray's log files
+                raise _not_started(error, failed) from error
             placement = plan_placement(config.study, nodes, growth)
             log.info("Nodes: %s; growth: %s; placement: %s", nodes, growth, placement)
             with nullcontext() if joins else agents_end_with_driver():
@@ -105,6 +99,12 @@ def cluster(config: Config, progress: Progress) -> Iterator[Placement]:
             ray.shutdown()
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _nodes_with_growth(progress: Progress) -> tuple[Sequence[Node], Growth | None]:
+    from dim_ray.distributed.cluster.autoscaler import nodes_with_growth  # imports Ray
+
+    return nodes_with_growth(progress)
 
 
 def _address() -> str:

@@ -114,7 +114,9 @@ def test_every_way_in_which_ray_fails_is_one_sentence_with_the_places_of_logs(
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(signal.SIGTERM)], ids=repr)
-def test_run_can_be_ended_while_ray_starts(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_can_be_ended_while_ray_starts_and_leaves_nothing(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def end(**options: Any) -> None:
         raise error
 
@@ -123,8 +125,11 @@ def test_run_can_be_ended_while_ray_starts(error: BaseException, monkeypatch: py
             pytest.fail("it is up")
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(machine, "_try", lambda folder: None)
     monkeypatch.setattr(ray, "init", end)
     assert run_main(command, []) == (143 if isinstance(error, SystemExit) else 130)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("address", ["nonsense", "http://127.0.0.1:8265", "no-such-scheme://head", "127.0.0.1:6379/x"])

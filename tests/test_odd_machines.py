@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from dim_ray.config import DataConfig
+from dim_ray.core.data.dataset import load_dataset
+from dim_ray.errors import DataError
 from tests.helpers.odd_machines import (
     NAMELESS,
     NO_LOOPBACK,
@@ -89,3 +92,15 @@ def test_study_of_a_user_without_name_and_home_ends_well(short_folder: Path) -> 
         assert run.returncode == 0, run.stderr
         assert "Traceback" not in run.stderr
     assert list(short_folder.glob("storage/evaluations/**/*.parquet"))
+
+
+def test_ray_train_can_be_imported_without_a_home(short_folder: Path) -> None:  # noqa: F811
+    script = "from dim_ray.cli.main import run_main\nrun_main(lambda argv: __import__('ray.train'), [])"
+    run = run_python("-c", script, under=NAMELESS, folder=short_folder, environment=NOBODY)
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("kind", ["folder", "parquet"])
+def test_data_of_a_user_who_does_not_exist_are_missing(kind: str) -> None:
+    with pytest.raises(DataError, match="~no-such-user/images"):
+        load_dataset(DataConfig(dataset=f"{kind}:~no-such-user/images"))

@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
             for work in works:
                 plan, begins = plan_study(work, progress, begins)  # each begins when the one before has ended
                 lines += plan
-            lines.append("nothing was started; leave --dry-run out to start it")
+            lines.append("the study wasn't started; leave --dry-run out to start it")
         else:
             outcomes = run_studies(works, progress, on_begin=lambda work: start_logging(log_path(work)))
     if arguments.dry_run:

@@ -39,6 +39,7 @@ _EXIT_INTERRUPTED = 130  # as shells report SIGINT
 _EXIT_TERMINATED = 143  # as shells report SIGTERM
 _EXIT_BROKEN_PIPE = 141  # as shells report SIGPIPE
 _LOGGERS = ("dim_ray", "tuning")
+_NO_HOME = "/nonexistent"  # as Debian has it for users without one
 
 
 def parse(
@@ -106,6 +107,8 @@ def run_main(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None =
 
     prepare_output()
     before = signal.signal(signal.SIGTERM, terminate)
+    if os.path.expanduser("~") == "~":  # no HOME, and no name for the user's id: Ray Train can't be imported then
+        os.environ["HOME"] = _NO_HOME
     try:
         main(_readable(sys.argv[1:] if argv is None else argv))
     except DimError as error:

@@ -2,8 +2,8 @@
 
     lines, end = plan_study(work, progress, datetime.now())
 
-The store knows the cost of jobs like earlier ones; a short probe measures the others. On a cluster the preflight runs,
-too. Nothing else is started.
+The store knows the cost of jobs like earlier ones; a short probe measures the others. Ray starts for a moment, and on
+a cluster the preflight runs. Nothing else is started.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 
 from dim_ray.config import Config
 from dim_ray.distributed.cluster.joining import cluster, joins_a_cluster
-from dim_ray.distributed.cluster.placement import Placement, local_resources, plan_placement, workers_that_fit
+from dim_ray.distributed.cluster.placement import Placement, local_resources, workers_that_fit
 from dim_ray.distributed.preflight.check import check_nodes
 from dim_ray.distributed.preflight.needs import estimate_needs
 from dim_ray.distributed.preflight.probe import free_memory
@@ -47,7 +47,8 @@ def plan_study(work: Workspace, progress: Progress, begins: datetime) -> tuple[l
 
     Raises:
         ConfigError: The study began with another configuration.
-        ResourceError: A trial can never be placed, or a node of the cluster lacks what a run needs.
+        ResourceError: A trial can never be placed, or this machine or a node of the cluster lacks what a run needs.
+        DimError: Ray doesn't start.
     """
     record, study = StudyRecord(work), work.config.study
     record.check()
@@ -55,11 +56,8 @@ def plan_study(work: Workspace, progress: Progress, begins: datetime) -> tuple[l
     num_trials = max(0, study.num_trials - num_finished)
     limit = SizeLimit(work.config, work.dataset)
     left_out, variants = limit.describe(), network_variants(work.config, limit)
-    if joins_a_cluster():
-        with cluster(work.config, progress) as placement:
-            check_nodes(work, placement, progress, num_trials=max(1, num_trials), variants=variants)
-    else:
-        placement = plan_placement(study, [local_resources()])
+    with cluster(work.config, progress) as placement:  # only a Ray that has started shows that the study would begin
+        check_nodes(work, placement, progress, num_trials=max(1, num_trials), variants=variants)
     progress.start(_STAGE, 3, "stages")
     with Probe(work, placement, _side_by_side(placement, num_trials)) as probe:
         costs = Costs(work, probe)

@@ -9,6 +9,7 @@ in folders below a class's folder belong to it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -44,7 +45,7 @@ def read_folder(path: str) -> Source:
         DataError: The folder is missing or empty, splits have different classes, an image is unusable, or the folder's
             layout can be understood in two ways.
     """
-    root = Path(path).expanduser()
+    root = Path(os.path.expanduser(path))
     if not root.is_dir():
         what = "isn't a folder" if root.exists() else "doesn't exist"
         raise DataError(f"folder:{path}: {root} {what}. Give a folder that has a folder of images for every class.")

@@ -6,6 +6,7 @@ files.layout.splits["train"]
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -83,7 +84,7 @@ def _split(path: str) -> tuple[str, str | None]:
 
 def _resolve(path: str) -> tuple[fs.FileSystem, str, str]:
     if "://" not in path:
-        return fs.LocalFileSystem(), str(Path(path).expanduser()), ""
+        return fs.LocalFileSystem(), str(Path(os.path.expanduser(path))), ""
     try:
         filesystem, root = fs.FileSystem.from_uri(path)
     except (OSError, pa.ArrowException) as error:

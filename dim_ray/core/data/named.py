@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,7 +48,7 @@ def read_torchvision(name: str, data_root: str | None) -> Source:
     """
     from torchvision import datasets
 
-    root = Path(data_root or DEFAULT_DATA_ROOT).expanduser()
+    root = Path(os.path.expanduser(data_root or DEFAULT_DATA_ROOT))
     if name in ("mnist", "fashion_mnist"):
         make = datasets.MNIST if name == "mnist" else datasets.FashionMNIST
         train, test = (_open(make, name, root, train=is_train) for is_train in (True, False))

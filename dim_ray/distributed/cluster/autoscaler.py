@@ -7,6 +7,7 @@ Such a cluster begins with only its head, which trains nothing. The autoscaler's
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,7 +54,7 @@ def possible_growth(config: Mapping[str, Any], present: Sequence[Node]) -> Growt
 
 def _autoscaler_config() -> dict[str, Any] | None:
     """Return the configuration of this cluster's autoscaler, or None if this isn't the head of one."""
-    path = Path.home() / _CONFIGURATION
+    path = Path(os.path.expanduser("~"), _CONFIGURATION)
     head, _, _ = ray.get_runtime_context().gcs_address.rpartition(":")
     if head != ray.util.get_node_ip_address() or not path.exists():
         return None

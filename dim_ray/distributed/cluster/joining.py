@@ -11,17 +11,21 @@ from __future__ import annotations
 import io
 import logging
 import os
+import shutil
 import signal
 import socket
+import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 from dim_ray.config import Config
 from dim_ray.distributed.cluster.address import make_address_hook
+from dim_ray.distributed.cluster.machine import check_machine, make_folder
 from dim_ray.distributed.cluster.own_ray import agents_end_with_driver, start_own_ray
-from dim_ray.distributed.cluster.placement import Placement, local_resources, plan_placement
+from dim_ray.distributed.cluster.placement import Growth, Node, Placement, local_resources, plan_placement
 from dim_ray.errors import DimError, ResourceError
 from dim_ray.progress import Progress
 
@@ -30,6 +34,7 @@ __all__ = ["cluster", "joins_a_cluster"]
 _STAGE = "Ray"
 _NO_ADDRESSES = ("", "local")
 _SECONDS_TO_ANSWER = 5.0
+_MOST_CHARACTERS = 400
 
 log = logging.getLogger(__name__)
 
@@ -51,14 +56,17 @@ def cluster(config: Config, progress: Progress) -> Iterator[Placement]:
         What one trial holds, and how many run side by side.
 
     Raises:
-        ResourceError: A trial can never be placed, or no cluster answers at RAY_ADDRESS.
-        DimError: Ray's processes didn't come up in time.
+        ResourceError: A trial can never be placed, the cluster at RAY_ADDRESS can't be joined, or Ray can't work on
+            this machine.
+        DimError: Ray didn't start.
     """
-    joins = joins_a_cluster()
+    joins, folder = joins_a_cluster(), None
     if joins:
         _check_address()
-    else:
-        plan_placement(config.study, [local_resources()])  # refuse before Ray starts
+    else:  # refuse before Ray starts
+        plan_placement(config.study, [local_resources()])
+        check_machine()
+        folder = make_folder(progress)
     progress.start(_STAGE, 1, "cluster")
     import ray
 
@@ -70,31 +78,33 @@ def cluster(config: Config, progress: Progress) -> Iterator[Placement]:
     # Ray prints what its nodes complain about, such as the death of a worker.
     with redirect_stdout(_LogFile()):
         try:
-            if joins:
-                ray.init(**options)
-            else:
-                start_own_ray(options, with_dashboard=config.study.workers_per_trial > 1)
-        except ConnectionError as error:
-            raise _no_cluster(str(error.__cause__ or error)) from error
-        except Exception as error:
-            if type(error) is not Exception:  # Ray raises a bare Exception if its processes don't come up in time
-                raise
-            raise DimError(f"Ray didn't start ({error}); is the machine very busy? Run the command again.") from error
-        if threading.current_thread() is threading.main_thread():  # Ray's own handler prints a stack
-            signal.signal(signal.SIGTERM, on_terminate)
-        try:
-            if joins:
-                from dim_ray.distributed.cluster.autoscaler import nodes_with_growth  # imports Ray
-
-                nodes, growth = nodes_with_growth(progress)
-            else:
-                nodes, growth = [ray.cluster_resources()], None
+            try:
+                if folder is None:
+                    ray.init(**options)
+                else:
+                    start_own_ray(options, folder, with_dashboard=config.study.workers_per_trial > 1)
+                if threading.current_thread() is threading.main_thread():  # Ray's own handler prints a stack
+                    signal.signal(signal.SIGTERM, on_terminate)
+                nodes, growth = _nodes_with_growth(progress) if joins else ([ray.cluster_resources()], None)
+            except (Exception, SystemExit) as error:  # Ray's errors are of many kinds, a bare Exception among them
+                if isinstance(error, SystemExit) and error.code == signal.SIGTERM and callable(on_terminate):
+                    on_terminate(signal.SIGTERM, None)  # Ray's own handler ended its start
+                failed, folder = folder, None  # it stays, because of Ray's log files
+                raise _not_started(error, failed) from error
             placement = plan_placement(config.study, nodes, growth)
             log.info("Nodes: %s; growth: %s; placement: %s", nodes, growth, placement)
             with nullcontext() if joins else agents_end_with_driver():
                 yield placement
         finally:
             ray.shutdown()
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _nodes_with_growth(progress: Progress) -> tuple[Sequence[Node], Growth | None]:
+    from dim_ray.distributed.cluster.autoscaler import nodes_with_growth  # imports Ray
+
+    return nodes_with_growth(progress)
 
 
 def _address() -> str:
@@ -109,16 +119,43 @@ def _check_address() -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_ANSWER).close()
     except (OSError, OverflowError) as error:
-        raise _no_cluster(str(error)) from error
+        raise _no_cluster(_brief(error)) from error
 
 
 def _no_cluster(reason: str) -> ResourceError:
-    brief = reason.strip().splitlines()[-1].rstrip(".")  # the last line of a traceback is its error
     return ResourceError(
-        f"The address (--address or RAY_ADDRESS) is {_address()!r}, and no Ray cluster answers there ({brief}); start "
+        f"The address (--address or RAY_ADDRESS) is {_address()!r}, and no Ray cluster answers there ({reason}); start "
         "one with `ray start --head`, give the address of a running one with --address, or use only this machine with "
         "--address local."
     )
+
+
+def _not_started(error: BaseException, folder: Path | None) -> DimError:
+    """Explain in one sentence why Ray didn't start with this folder, or why the cluster wasn't joined."""
+    logs = [handler.baseFilename for handler in logging.root.handlers if isinstance(handler, logging.FileHandler)]
+    if folder is None:
+        if isinstance(error, ConnectionError):
+            return _no_cluster(_brief(error.__cause__ or error))
+        return ResourceError(
+            f"The Ray cluster at {_address()!r} (--address or RAY_ADDRESS) can't be joined: {_brief(error)}. To use "
+            f"only this machine, give --address local.{_more_in(logs)}"
+        )
+    rays = [str(logs) for logs in folder.glob("session_2*/logs")]
+    if not rays:
+        shutil.rmtree(folder, ignore_errors=True)
+    return DimError(f"Ray didn't start on this machine: {_brief(error)}.{_more_in([*rays, *logs])}")
+
+
+def _more_in(logs: list[str]) -> str:
+    return f" More is in {' and '.join(logs)}." if logs else ""
+
+
+def _brief(error: BaseException) -> str:
+    """Return an error in one line."""
+    text = str(error)
+    if "Traceback" in text:  # it ends with its error
+        text = text.strip().splitlines()[-1]
+    return textwrap.shorten(text, _MOST_CHARACTERS, placeholder=" ...").rstrip(".") or type(error).__name__
 
 
 class _LogFile(io.TextIOBase):

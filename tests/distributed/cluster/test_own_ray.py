@@ -88,16 +88,52 @@ def listening_addresses(processes: Mapping[int, str]) -> set[str]:
     return {row[1].partition(":")[0] for row in rows if row[3] == LISTENS and row[9] in inodes}
 
 
-def test_only_its_owner_can_read_the_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path))
-    own_ray._hide_token()
-    token = tmp_path / ".ray" / "auth_token"
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "")  # empty is none; and what is set is taken back afterwards
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    return tmp_path
+
+
+def test_only_its_owner_can_read_the_token(home: Path) -> None:
+    own_ray._provide_token()
+    token = home / ".ray" / "auth_token"
     text = token.read_text()
     assert len(text) == 64
     assert token.stat().st_mode & 0o777 == 0o600
     token.chmod(0o644)  # as Ray itself leaves it
-    own_ray._hide_token()
+    own_ray._provide_token()
     assert (token.read_text(), token.stat().st_mode & 0o777) == (text, 0o600)
+    assert os.environ["RAY_AUTH_TOKEN"] == ""
+
+
+@pytest.mark.parametrize("case", ["a file", "missing", "relative", "empty token", "token of two lines", "wrong path"])
+def test_token_is_in_the_environment_where_no_file_can_have_it(
+    case: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = home / ".ray" / "auth_token"
+    token.parent.mkdir()
+    token.write_text({"empty token": "", "token of two lines": "one\ntwo"}.get(case, "whole"))
+    homes = {"a file": str(token), "missing": str(home / "none"), "relative": "home"}
+    monkeypatch.setenv("HOME", homes.get(case, str(home)))
+    if case == "wrong path":
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(home / "none"))
+    before = token.read_text()
+    own_ray._provide_token()
+    assert re.fullmatch("[0-9a-f]{64}", os.environ["RAY_AUTH_TOKEN"])
+    assert token.read_text() == before
+    assert sorted(path.name for path in home.iterdir()) == [".ray"]
+
+
+@pytest.mark.parametrize("value", ["chosen", "two\nlines", "é"])
+def test_token_of_the_environment_is_used_unless_grpc_would_end_the_process(
+    value: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", value)
+    own_ray._provide_token()
+    assert (os.environ["RAY_AUTH_TOKEN"] == value) is (value == "chosen")
+    assert not list(home.iterdir())
 
 
 @pytest.mark.ray

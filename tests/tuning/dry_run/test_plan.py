@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -10,14 +11,14 @@ from typing import Any, Self
 import pytest
 
 from dim_ray.config import Config, fingerprint, to_dict
-from dim_ray.distributed.cluster.placement import Placement
+from dim_ray.distributed.cluster.placement import Placement, plan_placement
 from dim_ray.errors import ConfigError, DimError, ResourceError
 from dim_ray.pipeline.evaluations import plan_evaluations
 from dim_ray.pipeline.generators import generator_bytes
 from dim_ray.pipeline.priors import prior_fingerprint
 from dim_ray.pipeline.teachers import teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace, dataset_card
-from dim_ray.progress import SilentProgress
+from dim_ray.progress import Progress, SilentProgress
 from dim_ray.store.writer import Writer
 from tests.helpers import tiny
 from tests.helpers.made_rows import evaluation
@@ -62,9 +63,16 @@ class FixedProbe:
         return SECONDS[job]
 
 
+@contextmanager
+def no_ray(config: Config, progress: Progress) -> Iterator[Placement]:
+    yield plan_placement(config.study, [vars(plan)["local_resources"]()])
+
+
 @pytest.fixture(autouse=True)
 def _two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(plan, "cluster", no_ray)
+    monkeypatch.setattr(plan, "check_nodes", lambda *_, **options: None)
     monkeypatch.setattr(plan, "local_resources", lambda: {"CPU": 2.0, "GPU": 0.0})
     monkeypatch.setattr(plan, "Probe", FixedProbe)
 

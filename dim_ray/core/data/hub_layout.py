@@ -110,8 +110,8 @@ def _choose(configurations: Mapping[str, Any], subset: str | None, where: str, *
     if len(defaults) == 1:
         return defaults[0]
     raise DataError(
-        f"{where} has {len(configurations)} configurations: {listed(configurations, most=10)}. Choose one with "
-        f"--dataset parquet:{where}#NAME."
+        f"{where} has {len(configurations)} configurations: {listed(configurations, most=10)}. Choose one behind the "
+        f"path: --dataset parquet:...#{next(iter(configurations))}"
     )
 
 

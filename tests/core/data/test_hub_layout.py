@@ -40,7 +40,7 @@ FILES = ("small/a", "small/b", "large/train-0", "large/test-0")
 
 def test_several_configurations_of_the_card_are_asked_about() -> None:
     assert refused(*FILES, card=TWO) == (
-        "data has 2 configurations: small, large. Choose one with --dataset parquet:data#NAME."
+        "data has 2 configurations: small, large. Choose one behind the path: --dataset parquet:...#small"
     )
     assert counts(*FILES, card=TWO, subset="small") == {"train": 2}
     assert counts(*FILES, card=TWO, subset="large") == {"train": 1, "test": 1}

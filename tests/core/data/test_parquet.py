@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from pyarrow import fs
 
 from dim_ray.config import DataConfig
 from dim_ray.core.data.dataset import Dataset, load_dataset
@@ -14,6 +15,7 @@ from dim_ray.core.data.parquet import read_parquet
 from dim_ray.core.data.splits import Source
 from dim_ray.errors import DataError
 from tests.helpers.written_images import encode, pixels, write_parquet
+from tests.store.conftest import object_store  # noqa: F401  # a fixture
 
 
 def load(path: Path | str) -> Dataset:
@@ -416,7 +418,9 @@ def test_arrays_of_pixels_are_refused_as_such(tmp_path: Path) -> None:
 def test_a_configuration_is_chosen_behind_the_path(tmp_path: Path) -> None:
     for number, name in enumerate(("cropped", "full")):
         write_parquet(tmp_path / name / "train-00000-of-00001.parquet", pixels(20, seed=number), LABELS)
-    assert "has 2 configurations: cropped, full. Choose one with --dataset parquet:" in refused(tmp_path)
+    assert "has 2 configurations: cropped, full. Choose one behind the path: --dataset parquet:...#cropped" in refused(
+        tmp_path
+    )
     dataset = load(f"{tmp_path}#full")
     assert dataset.content_digest == load(tmp_path / "full").content_digest
     assert dataset.name == f"{tmp_path.name}_full"
@@ -425,3 +429,19 @@ def test_a_configuration_is_chosen_behind_the_path(tmp_path: Path) -> None:
 def test_a_name_may_have_the_sign_of_a_configuration(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "take#2" / "train.parquet", pixels(20), LABELS)
     assert load(tmp_path / "take#2").digest == load(path).digest
+
+
+def test_an_object_store_is_read_as_a_folder(tmp_path: Path, object_store: str) -> None:  # noqa: F811
+    for seed, name in enumerate(("small/train/0000", "small/test/0000", "large/train/0000", ".cache/train/0000")):
+        write_parquet(tmp_path / f"{name}.parquet", pixels(20, seed=seed), LABELS)
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# Pets\n")
+    filesystem, root = fs.FileSystem.from_uri(object_store)
+    filesystem.create_dir(root)
+    fs.copy_files(str(tmp_path), root, destination_filesystem=filesystem)
+    assert "has 2 configurations: large, small. Choose one" in refused(object_store)
+    there, here = (load(f"{uri}#small") for uri in (object_store, tmp_path))
+    assert there.digest == here.digest
+    assert there.remarks == (
+        "other configurations left out: 1 (large)",
+        "hidden and system entries left out: 1 (.cache/train/0000.parquet)",
+    )

@@ -11,10 +11,8 @@ from dim_ray.config.names import MAX_NAME_BYTES, is_name
 from dim_ray.errors import ConfigError, listed, nearest
 
 __all__ = [
-    "DSA_OPERATIONS",
     "Precision",
     "require",
-    "require_augmentation",
     "require_batch",
     "require_below_one",
     "require_distinct",
@@ -25,7 +23,6 @@ __all__ = [
     "require_seed",
 ]
 
-DSA_OPERATIONS = ("color", "crop", "cutout", "flip", "rotate", "scale")
 
 Precision = Literal["float32", "bfloat16", "auto"]
 
@@ -93,16 +90,3 @@ def require_name(where: str, name: str) -> None:
     is_short = len(name.encode(errors="replace")) <= MAX_NAME_BYTES
     allowed = f"letters, digits, '.', '_' and '-', the first not a sign, {MAX_NAME_BYTES} bytes at most"
     require(is_short and is_name(unicodedata.normalize("NFC", name)), where, name, allowed)
-
-
-def require_augmentation(where: str, strategy: str) -> None:
-    """Refuse a strategy with an unknown DSA operation."""
-    if strategy == "none":
-        return
-    for operation in strategy.split("+" if "+" in strategy else "_"):
-        if operation not in DSA_OPERATIONS:
-            raise ConfigError(
-                f"{where} is {strategy!r}, with the unknown operation {operation!r}; "
-                f"{nearest(operation, DSA_OPERATIONS)} Join several with '_' (one of them is drawn) "
-                "or '+' (all are applied), or write 'none'."
-            )

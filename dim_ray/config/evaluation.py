@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal, get_args
 
+from dim_ray.config.augmentation import parse_augmentation
 from dim_ray.config.checks import (
     Precision,
     require,
-    require_augmentation,
     require_batch,
     require_below_one,
     require_distinct,
@@ -75,7 +75,7 @@ class EvaluationConfig:
     """beta2 of adam and adamw, in [0, 1)."""
     weight_decay: float = 5e-4
     """Weight decay of the optimiser."""
-    augmentation: str = "color_crop"
+    augmentation: str = "color+crop"
     """DSA operations on the students' images, drawn for each image; syntax as for the pool."""
     num_test_points: int = 5
     """Evenly spaced tests during training, for best_test_accuracy; the last one is the headline."""
@@ -114,7 +114,7 @@ class EvaluationConfig:
             self.decay_points,
             "at least one share of training, each above 0, below 1 and above the one before",
         )
-        require_augmentation(f"{where}.augmentation", self.augmentation)
+        parse_augmentation(self.augmentation, f"{where}.augmentation")
         require_seed(f"{where}.seed", self.seed)
 
     @property

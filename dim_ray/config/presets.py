@@ -39,7 +39,7 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = {
         "momentum": 0.9,
         "weight_decay": 5e-4,
         "schedule": "constant",
-        "augmentation": "color_crop",
+        "augmentation": "color+crop",
         "labels": "hard",
         "num_test_points": 5,
         "precision": "float32",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from dim_ray.config.augmentation import parse_augmentation
 from dim_ray.config.checks import (
     Precision,
     require,
-    require_augmentation,
     require_batch,
     require_below_one,
     require_known,
@@ -51,8 +51,8 @@ class PoolConfig:
     """Momentum of SGD, in [0, 1)."""
     weight_decay: float = 5e-4
     """Weight decay of SGD."""
-    augmentation: str = "color_crop_cutout_flip_scale_rotate"
-    """DSA operations, drawn for each real image: a_b draws one of them, a+b applies all, 'none' none."""
+    augmentation: str = "flip+color+crop|scale|rotate+cutout"
+    """DSA operations on real images: a+b applies all in turn, a|b draws one, a@0.5 is applied to half; or none."""
     precision: Precision = "auto"
     """Precision of passes through networks: float32, bfloat16 (mixed), or auto: bfloat16 if the device has it."""
     seed: int = 0
@@ -70,7 +70,7 @@ class PoolConfig:
         require_not_negative("pool", self, "online_steps", "weight_decay", "device_memory_gib")
         require_batch("pool.batch_size", self.batch_size)
         require_below_one("pool", self, "momentum")
-        require_augmentation("pool.augmentation", self.augmentation)
+        parse_augmentation(self.augmentation, "pool.augmentation")
         require_seed("pool.seed", self.seed)
 
     def recipe(self) -> PoolConfig:
@@ -122,7 +122,7 @@ class PriorConfig:
         require_known("prior", self)
         require_not_negative("prior", self, "gradient_penalty_weight", "class_weight")
         require_below_one("prior", self, "beta1", "beta2")
-        require_augmentation("prior.augmentation", self.augmentation)
+        parse_augmentation(self.augmentation, "prior.augmentation")
         require_seed("prior.seed", self.seed)
 
     @property
@@ -158,7 +158,7 @@ class MatchingConfig:
     """Real images per step, over all workers together."""
     learning_rate: float = 5e-6
     """Learning rate of Adam, for generator and discriminator."""
-    augmentation: str = "color_crop_cutout_flip_scale_rotate"
+    augmentation: str = "flip+color+crop|scale|rotate+cutout"
     """DSA operations, drawn for each teacher of a step, the same for real and generated; syntax as for the pool."""
     precision: Precision = "auto"
     """Precision of passes through teachers, as for the pool; generator and discriminator use prior.precision."""
@@ -175,7 +175,7 @@ class MatchingConfig:
             (self.weight, self.adversarial_weight),
             "at least one above 0: with both at 0 the generator would not train",
         )
-        require_augmentation("matching.augmentation", self.augmentation)
+        parse_augmentation(self.augmentation, "matching.augmentation")
         require_seed("matching.seed", self.seed)
 
 

@@ -61,7 +61,7 @@ def test_reference_is_what_it_is_published_to_be() -> None:
     assert (REFERENCE.epochs, REFERENCE.learning_rate, REFERENCE.momentum, REFERENCE.weight_decay) == (
         1000, 0.01, 0.9, 5e-4,
     )  # fmt: skip
-    assert (REFERENCE.optimizer, REFERENCE.schedule, REFERENCE.augmentation) == ("sgd", "constant", "color_crop")
+    assert (REFERENCE.optimizer, REFERENCE.schedule, REFERENCE.augmentation) == ("sgd", "constant", "color+crop")
     assert REFERENCE.num_test_points == 5
     assert set(QUIRKS) - set(REFERENCE.all_quirks) == {"dropped_batches"}
 

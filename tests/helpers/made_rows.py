@@ -48,7 +48,7 @@ def evaluation(**changes: Any) -> dict[str, Any]:
         "optimizer": "sgd",
         "learning_rate": 0.01,
         "schedule": "constant",
-        "augmentation": "color_crop",
+        "augmentation": "color+crop",
         "final_loss": 0.1,
         **changes,
     }

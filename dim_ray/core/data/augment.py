@@ -1,30 +1,30 @@
 """Differentiable siamese augmentation (DSA): random changes of whole batches that gradients flow through.
 
     rng = stream(0, "augment", step=7)
-    augmentation = draw_augmentation("color_crop_flip", batch_size=64, image_size=32, rng=rng, shared=True)
+    augmentation = draw_augmentation("flip+color+crop|scale", batch_size=64, image_size=32, rng=rng, shared=True)
     loss = distance(augmentation(real), augmentation(generated))      # the same change for both halves
     images = augment(images, "color+crop", rng)                       # drawn and applied in one call
 
-A strategy is `none`; operations joined by `_`, of which one is drawn (DSA's own way); or operations joined by `+`,
-which are all applied, in the order written. Only `scale` and `rotate` interpolate.
+`dim_ray.config.augmentation` has the language. Only `scale` and `rotate` interpolate.
 
 Operations and parameters are those of Zhao and Bilen, "Dataset Condensation with Differentiable Siamese Augmentation",
-arXiv 2102.08259, and its code, which draws one operation of `_` for a whole batch. Here each image draws its own,
-unless the batch shares its parameters.
+arXiv 2102.08259. Their code draws one operation for a whole batch. Here each image draws its own, unless the batch
+shares its parameters.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dim_ray.errors import ConfigError, nearest
+from dim_ray.config.augmentation import AugmentationStep, parse_augmentation
+from dim_ray.errors import ConfigError
 
 __all__ = ["OPERATIONS", "Augmentation", "Operation", "augment", "augment_parts", "draw_augmentation"]
 
@@ -38,6 +38,8 @@ FLIP_PROBABILITY = 0.5  # of mirroring left to right
 SCALE_RATIO = 1.2  # width and height of what is seen: each uniform in [1 / this, this) of the image's own
 ROTATE_DEGREES = 15.0  # largest angle to either side
 
+_WHERE = "the augmentation"
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -50,22 +52,18 @@ class Operation:
 
 
 class Augmentation:
-    """Operations with their random numbers, for any number of batches.
+    """Steps with their random numbers, for any number of batches.
 
     Args:
-        operations: Operations to choose from, or to apply in turn.
-        uniforms: Random numbers of all operations, (D, B or 1) float32 in [0, 1). Those of one image fit every batch.
+        steps: Steps to apply in turn.
+        num_drawn: Number of images that they were drawn for. Those of one image fit every batch.
         image_size: Height and width of the images, in pixels.
-        choices: Number of each image's operation, (B or 1,) int64; None applies all to every image.
     """
 
-    def __init__(
-        self, operations: Sequence[Operation], uniforms: Tensor, *, image_size: int, choices: Tensor | None = None
-    ) -> None:
-        self._operations = operations
-        self._uniforms = uniforms
+    def __init__(self, steps: Sequence[Callable[[Tensor], Tensor]], *, num_drawn: int, image_size: int) -> None:
+        self._steps = steps
+        self._num_drawn = num_drawn
         self._image_size = image_size
-        self._choices = choices
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return changed images of the same shape, type and device.
@@ -76,48 +74,15 @@ class Augmentation:
         Raises:
             ConfigError: Size or number of the images differ from those that it was drawn for.
         """
-        drawn_for = self._uniforms.shape[1]
-        if images.shape[-1] != self._image_size or drawn_for not in (1, len(images)):
-            batch = "any number of" if drawn_for == 1 else drawn_for
+        if images.shape[-1] != self._image_size or self._num_drawn not in (1, len(images)):
+            batch = "any number of" if self._num_drawn == 1 else self._num_drawn
             raise ConfigError(
                 f"an augmentation drawn for {batch} images of {self._image_size} pixels got {len(images)} of "
                 f"{images.shape[-1]}; draw one for these, or share one set of parameters over batches of any length."
             )
-        return self._apply(images, self._uniforms.to(images.device))
-
-    def _apply(self, images: Tensor, uniforms: Tensor) -> Tensor:
-        draws = torch.split(uniforms, [operation.num_draws for operation in self._operations])
-        if self._choices is None:
-            for operation, own in zip(self._operations, draws, strict=True):
-                images = operation.apply(images, own)
-            return images
-        # Reading the choices would wait for the device, so every operation sees every image.
-        choices = self._choices.to(images.device)[:, None, None, None]
-        for number, (operation, own) in enumerate(zip(self._operations, draws, strict=True)):
-            images = torch.where(choices == number, operation.apply(images, own), images)
+        for step in self._steps:
+            images = step(images)
         return images
-
-
-class _GroupedAugmentation(Augmentation):
-    """One operation per image, with the choices on the host: each operation sees only its own images."""
-
-    def __init__(self, operations: Sequence[Operation], uniforms: Tensor, *, image_size: int, choices: Tensor) -> None:
-        order = choices.argsort(stable=True)
-        super().__init__(operations, uniforms[:, order], image_size=image_size)
-        self._order = order
-        self._inverse = order.argsort()
-        self._lengths = choices.bincount(minlength=len(operations)).tolist()
-
-    def _apply(self, images: Tensor, uniforms: Tensor) -> Tensor:
-        groups = torch.split(images.index_select(0, self._order.to(images.device)), self._lengths)
-        draws = torch.split(uniforms, self._lengths, dim=1)
-        changed, first = [], 0
-        for operation, group, own in zip(self._operations, groups, draws, strict=True):
-            last = first + operation.num_draws
-            if len(group):
-                changed.append(operation.apply(group, own[first:last]))
-            first = last
-        return torch.cat(changed).index_select(0, self._inverse.to(images.device)) if changed else images
 
 
 def draw_augmentation(
@@ -126,7 +91,7 @@ def draw_augmentation(
     """Draw the parameters of an augmentation.
 
     Args:
-        strategy: ``none``, or operations joined by ``_`` (one of them) or ``+`` (all of them).
+        strategy: Augmentation, as in `dim_ray.config.augmentation`.
         batch_size: Number of images.
         image_size: Height and width of the images, in pixels.
         rng: Source of all random numbers. With one on the CPU, only operations that were drawn are computed.
@@ -135,7 +100,7 @@ def draw_augmentation(
     Raises:
         ConfigError: The strategy names an unknown operation.
     """
-    return _make(strategy, _draw(strategy, 1 if shared else batch_size, rng), image_size=image_size, shared=shared)
+    return _make(strategy, _draw(strategy, 1 if shared else batch_size, rng), image_size)
 
 
 def augment(images: Tensor, strategy: str, rng: torch.Generator) -> Tensor:
@@ -146,28 +111,85 @@ def augment(images: Tensor, strategy: str, rng: torch.Generator) -> Tensor:
 def augment_parts(images: Tensor, strategy: str, rngs: Sequence[torch.Generator]) -> Tensor:
     """Augment S equal parts of normalised images (S x B, C, H, W) as `augment` would, each with its own stream."""
     uniforms = torch.cat([_draw(strategy, len(images) // len(rngs), rng) for rng in rngs], dim=1)
-    return _make(strategy, uniforms, image_size=images.shape[-1], shared=False)(images)
+    return _make(strategy, uniforms, images.shape[-1])(images)
 
 
 def _draw(strategy: str, count: int, rng: torch.Generator) -> Tensor:
-    """Return random numbers (draws, count) in [0, 1); if one operation is drawn, the first row chooses it."""
-    operations, one_of_them = _parse(strategy)
-    num_draws = sum(operation.num_draws for operation in operations)
-    return torch.rand(num_draws + one_of_them, count, generator=rng, device=rng.device)
+    """Return the random numbers of all steps, (draws, count) in [0, 1)."""
+    num_draws = sum(map(_num_draws, parse_augmentation(strategy, _WHERE)))
+    return torch.rand(num_draws, count, generator=rng, device=rng.device)
 
 
-def _make(strategy: str, uniforms: Tensor, *, image_size: int, shared: bool) -> Augmentation:
-    operations, one_of_them = _parse(strategy)
-    if not one_of_them:
-        return Augmentation(operations, uniforms, image_size=image_size)
-    choices, uniforms = _whole(uniforms[0], len(operations)), uniforms[1:]
-    if uniforms.device.type != "cpu":
-        return Augmentation(operations, uniforms, image_size=image_size, choices=choices)
-    if not shared:
-        return _GroupedAugmentation(operations, uniforms, image_size=image_size, choices=choices)
-    choice = int(choices[0])
-    own = torch.split(uniforms, [operation.num_draws for operation in operations])[choice]
-    return Augmentation([operations[choice]], own, image_size=image_size)
+def _num_draws(step: AugmentationStep) -> int:
+    """Return the rows of random numbers of a step: whether it's applied, which operation, its parameters."""
+    own = sum(OPERATIONS[name].num_draws for name in step.operations)
+    return (step.probability < 1) + (len(step.operations) > 1) + own
+
+
+def _make(strategy: str, uniforms: Tensor, image_size: int) -> Augmentation:
+    steps, first = [], 0
+    for step in parse_augmentation(strategy, _WHERE):
+        last = first + _num_draws(step)
+        steps.append(_make_step(step, uniforms[first:last]))
+        first = last
+    return Augmentation(steps, num_drawn=uniforms.shape[1], image_size=image_size)
+
+
+def _make_step(step: AugmentationStep, uniforms: Tensor) -> Callable[[Tensor], Tensor]:
+    operations = [OPERATIONS[name] for name in step.operations]
+    if step.probability < 1:
+        certain = replace(step, probability=1.0)
+        return partial(_apply_sometimes, _make_step(certain, uniforms[1:]), uniforms[0] < step.probability)
+    if len(operations) == 1:
+        return partial(_apply, operations[0], uniforms)
+    choices = _whole(uniforms[0], len(operations))
+    draws = torch.split(uniforms[1:], [operation.num_draws for operation in operations])
+    if not _is_on_host(uniforms):
+        return partial(_apply_masked, operations, draws, choices)
+    if uniforms.shape[1] == 1:
+        return partial(_apply, operations[int(choices[0])], draws[int(choices[0])])
+    return _Grouped(operations, draws, choices)
+
+
+def _is_on_host(uniforms: Tensor) -> bool:
+    return uniforms.device.type == "cpu"
+
+
+def _apply(operation: Operation, draws: Tensor, images: Tensor) -> Tensor:
+    return operation.apply(images, draws.to(images.device))
+
+
+def _apply_sometimes(step: Callable[[Tensor], Tensor], is_applied: Tensor, images: Tensor) -> Tensor:
+    return torch.where(is_applied.to(images.device)[:, None, None, None], step(images), images)
+
+
+def _apply_masked(operations: Sequence[Operation], draws: Sequence[Tensor], choices: Tensor, images: Tensor) -> Tensor:
+    """Apply each image's own operation. Reading the choices would wait for the device, so all see every image."""
+    chosen, changed = choices.to(images.device)[:, None, None, None], images
+    for number, (operation, own) in enumerate(zip(operations, draws, strict=True)):
+        changed = torch.where(chosen == number, _apply(operation, own, images), changed)
+    return changed
+
+
+class _Grouped:
+    """One operation per image, with the choices on the host: each operation sees only its own images."""
+
+    def __init__(self, operations: Sequence[Operation], draws: Sequence[Tensor], choices: Tensor) -> None:
+        self._order = choices.argsort(stable=True)
+        self._inverse = self._order.argsort()
+        self._operations = operations
+        self._lengths = choices.bincount(minlength=len(operations)).tolist()
+        grouped = (torch.split(own[:, self._order], self._lengths, dim=1) for own in draws)
+        self._draws = [own[number] for number, own in enumerate(grouped)]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        groups = torch.split(images.index_select(0, self._order.to(images.device)), self._lengths)
+        changed = [
+            _apply(operation, own, group)
+            for operation, own, group in zip(self._operations, self._draws, groups, strict=True)
+            if len(group)
+        ]
+        return torch.cat(changed).index_select(0, self._inverse.to(images.device)) if changed else images
 
 
 def _color(images: Tensor, draws: Tensor) -> Tensor:
@@ -233,21 +255,6 @@ OPERATIONS: dict[str, Operation] = {
     "rotate": Operation(1, _rotate),
     "scale": Operation(2, _scale),
 }
-
-
-@lru_cache(maxsize=64)
-def _parse(strategy: str) -> tuple[tuple[Operation, ...], bool]:
-    """Return the operations of a strategy, and whether only one of them is drawn."""
-    if strategy == "none":
-        return (), False
-    names = strategy.split("+" if "+" in strategy else "_")
-    for name in names:
-        if name not in OPERATIONS:
-            raise ConfigError(
-                f"augmentation {strategy!r} has the unknown operation {name!r}; {nearest(name, OPERATIONS)} "
-                "Join several with '_' (one of them is drawn) or '+' (all are applied), or write 'none'."
-            )
-    return tuple(OPERATIONS[name] for name in names), "+" not in strategy and len(names) > 1
 
 
 def _pixels(share: float, size: int) -> int:

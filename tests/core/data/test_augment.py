@@ -11,10 +11,12 @@ from torch import Tensor
 
 from dim_ray.config import DSA_OPERATIONS
 from dim_ray.core.data import augment as module
-from dim_ray.core.data.augment import OPERATIONS, Augmentation, augment, augment_parts, draw_augmentation
+from dim_ray.core.data.augment import OPERATIONS, augment, augment_parts, draw_augmentation
 from dim_ray.errors import ConfigError
 
-ALL = "color_crop_cutout_flip_scale_rotate"
+ALL = "color|crop|cutout|flip|scale|rotate"
+PAPER = "flip+color+crop|scale|rotate+cutout"
+RARE = "color@0.3+crop|flip@0.6"
 SIZES = (8, 9, 28, 32)
 
 
@@ -33,21 +35,23 @@ def pictures(batch: int, channels: int, size: int, dtype: torch.dtype = torch.fl
 
 def reference(images: Tensor, strategy: str, rng: torch.Generator, *, shared: bool) -> Tensor:
     """The published operations, one image and one operation after the other."""
-    if strategy == "none":
-        return images
-    apply_all = "+" in strategy
-    names = strategy.split("+" if apply_all else "_")
-    is_drawn = not apply_all and len(names) > 1
-    num_draws = [OPERATIONS[name].num_draws for name in names]
-    uniforms = torch.rand(is_drawn + sum(num_draws), 1 if shared else len(images), generator=rng).tolist()
+    steps = [] if strategy == "none" else [step.partition("@") for step in strategy.split("+")]
+    num_draws = 0
+    for names, _, probability in steps:
+        operations = names.split("|")
+        num_draws += bool(probability) + (len(operations) > 1) + sum(OPERATIONS[name].num_draws for name in operations)
+    uniforms = torch.rand(num_draws, 1 if shared else len(images), generator=rng).tolist()
     changed = []
     for index, image in enumerate(images):
         own = [row[0 if shared else index] for row in uniforms]
-        chosen = int(own.pop(0) * len(names)) if is_drawn else None
-        for number, name in enumerate(names):
-            draws, own = own[: num_draws[number]], own[num_draws[number] :]
-            if chosen is None or chosen == number:
-                image = SLOW[name](image, *draws)
+        for names, _, probability in steps:
+            operations = names.split("|")
+            is_applied = not probability or own.pop(0) < float(probability)
+            chosen = operations[int(own.pop(0) * len(operations))] if len(operations) > 1 else names
+            for name in operations:
+                draws, own = own[: OPERATIONS[name].num_draws], own[OPERATIONS[name].num_draws :]
+                if is_applied and name == chosen:
+                    image = SLOW[name](image, *draws)
         changed.append(image)
     return torch.stack(changed)
 
@@ -116,7 +120,9 @@ def test_every_operation_that_the_configuration_allows_exists() -> None:
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("strategy", [*DSA_OPERATIONS, ALL, "color_crop", "crop+flip+cutout", "+".join(DSA_OPERATIONS)])
+@pytest.mark.parametrize(
+    "strategy", [*DSA_OPERATIONS, ALL, PAPER, RARE, "color|crop", "crop+flip+cutout", "+".join(DSA_OPERATIONS)]
+)
 def test_whole_batches_get_what_the_plain_loop_gives(strategy: str, channels: int, size: int, shared: bool) -> None:
     images = pictures(13, channels, size)
     for seed in range(3):
@@ -128,7 +134,7 @@ def test_whole_batches_get_what_the_plain_loop_gives(strategy: str, channels: in
 
 
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("strategy", ["crop", "flip", "cutout", "crop_flip_cutout", "crop+flip+cutout"])
+@pytest.mark.parametrize("strategy", ["crop", "flip", "cutout", "crop|flip|cutout", "crop+flip+cutout"])
 def test_moved_and_blanked_pixels_keep_their_exact_values(strategy: str, shared: bool) -> None:
     images = pictures(32, 3, 15)
     assert torch.equal(
@@ -136,20 +142,16 @@ def test_moved_and_blanked_pixels_keep_their_exact_values(strategy: str, shared:
     )
 
 
-@pytest.mark.parametrize("strategy", [ALL, "color_crop", "color_crop_flip"])
+@pytest.mark.parametrize("strategy", [ALL, PAPER, RARE, "color|crop|flip"])
 @pytest.mark.parametrize("shared", [True, False])
-def test_choices_unknown_to_the_host_give_the_same_images(strategy: str, shared: bool) -> None:
+def test_choices_unknown_to_the_host_give_the_same_images(
+    strategy: str, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The path of a device's random stream, run here on the CPU."""
     images = pictures(24, 3, 16)
-    operations, _ = module._parse(strategy)
-    uniforms = torch.rand(
-        1 + sum(operation.num_draws for operation in operations), 1 if shared else 24, generator=rng(3)
-    )
-    choices = (uniforms[0] * len(operations)).long()
-    everything = Augmentation(operations, uniforms[1:], image_size=16, choices=choices)
-    torch.testing.assert_close(
-        everything(images), augmented(images, strategy, rng(3), shared=shared), rtol=0, atol=1e-6
-    )
+    on_host = augmented(images, strategy, rng(3), shared=shared)
+    monkeypatch.setattr(module, "_is_on_host", lambda uniforms: False)
+    torch.testing.assert_close(augmented(images, strategy, rng(3), shared=shared), on_host, rtol=0, atol=1e-6)
 
 
 def test_none_returns_the_images_and_draws_nothing() -> None:
@@ -162,7 +164,7 @@ def test_none_returns_the_images_and_draws_nothing() -> None:
 @pytest.mark.parametrize("shared", [True, False])
 def test_the_same_seed_gives_the_same_images_and_another_seed_others(shared: bool) -> None:
     images = pictures(16, 3, 16)
-    first, again, other = (augmented(images, ALL.replace("_", "+"), rng(seed), shared=shared) for seed in (1, 1, 2))
+    first, again, other = (augmented(images, ALL.replace("|", "+"), rng(seed), shared=shared) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -177,7 +179,7 @@ def test_global_random_state_is_neither_read_nor_changed() -> None:
     assert torch.equal(*results)
 
 
-@pytest.mark.parametrize("strategy", ["none", "color", ALL, "color_crop", "+".join(DSA_OPERATIONS)])
+@pytest.mark.parametrize("strategy", ["none", "color", ALL, PAPER, RARE, "+".join(DSA_OPERATIONS)])
 def test_parts_of_a_batch_get_exactly_what_their_own_streams_give_them_alone(strategy: str) -> None:
     images = pictures(30, 3, 16)
     streams = [rng(seed) for seed in range(3)]
@@ -187,7 +189,7 @@ def test_parts_of_a_batch_get_exactly_what_their_own_streams_give_them_alone(str
 
 
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("strategy", [ALL, "color+crop+flip+rotate"])
+@pytest.mark.parametrize("strategy", [ALL, PAPER, RARE])
 def test_siamese_halves_get_the_same_change(strategy: str, shared: bool) -> None:
     real, generated = pictures(24, 3, 16).split(12)
     for seed in range(12):
@@ -208,7 +210,7 @@ def test_shared_parameters_change_all_images_alike_and_own_ones_do_not() -> None
 def test_one_operation_an_image_is_drawn_with_equal_chances() -> None:
     num_images = 4000
     image = pictures(1, 1, 8).abs() + 1  # no zeros of its own
-    out = augment(image.expand(num_images, -1, -1, -1).contiguous(), "cutout_flip_color", rng())
+    out = augment(image.expand(num_images, -1, -1, -1).contiguous(), "cutout|flip|color", rng())
     is_flipped_or_as_it_was = torch.eq(out, image.flip(3)).flatten(1).all(1) | torch.eq(out, image).flatten(1).all(1)
     has_hole = (out == 0).flatten(1).any(1)
     for share in (is_flipped_or_as_it_was.float().mean(), has_hole.float().mean()):
@@ -217,13 +219,17 @@ def test_one_operation_an_image_is_drawn_with_equal_chances() -> None:
 
 def test_shared_draws_reach_every_operation() -> None:
     images = pictures(2, 1, 8)
-    names = ALL.split("_")
-    seen = {
-        draw_augmentation(ALL, batch_size=2, image_size=8, rng=rng(seed), shared=True)._operations[0]
-        for seed in range(60)
-    }
-    assert seen == {OPERATIONS[name] for name in names}
-    assert all(torch.isfinite(augmented(images, ALL, rng(seed), shared=True)).all() for seed in range(60))
+    every = [augmented(images, ALL, rng(seed), shared=True) for seed in range(60)]
+    assert all(torch.isfinite(changed).all() for changed in every)
+    assert any(torch.equal(changed, images) for changed in every)  # a flip that wasn't, or a crop by nothing
+    assert any(torch.equal(changed, images.flip(3)) for changed in every)
+    assert any((changed == 0).any() for changed in every)
+
+
+def test_a_step_with_a_probability_leaves_the_other_images_as_they_are() -> None:
+    images = pictures(4000, 1, 8)
+    is_changed = (augment(images, "color@0.3", rng()) != images).flatten(1).any(1)
+    assert abs(is_changed.float().mean() - 0.3) < 0.04  # five standard deviations
 
 
 def test_crops_reach_every_shift_and_no_further() -> None:
@@ -258,7 +264,7 @@ def test_a_uniform_number_just_below_one_stays_inside_the_images() -> None:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("strategy", [*DSA_OPERATIONS, "color_crop_cutout_flip_scale_rotate", "color+crop+flip+rotate"])
+@pytest.mark.parametrize("strategy", [*DSA_OPERATIONS, PAPER, "color+crop+flip+rotate"])
 def test_gradients_agree_with_finite_differences(strategy: str, shared: bool) -> None:
     images = pictures(3, 2, 5, torch.float64).requires_grad_()
     change = draw_augmentation(strategy, batch_size=3, image_size=5, rng=rng(2), shared=shared)
@@ -273,7 +279,7 @@ def test_gradients_reach_pixels_only_where_they_are_seen() -> None:
 
 
 def test_a_batch_of_another_length_or_size_is_refused() -> None:
-    change = draw_augmentation("color_crop", batch_size=8, image_size=16, rng=rng(), shared=False)
+    change = draw_augmentation("color|crop", batch_size=8, image_size=16, rng=rng(), shared=False)
     with pytest.raises(ConfigError, match="drawn for 8 images of 16 pixels got 7 of 16"):
         change(pictures(7, 1, 16))
     with pytest.raises(ConfigError, match="got 8 of 28"):
@@ -281,7 +287,7 @@ def test_a_batch_of_another_length_or_size_is_refused() -> None:
 
 
 def test_shared_parameters_fit_a_batch_of_another_length() -> None:
-    change = draw_augmentation("color_crop", batch_size=8, image_size=16, rng=rng(), shared=True)
+    change = draw_augmentation("color|crop", batch_size=8, image_size=16, rng=rng(), shared=True)
     images = pictures(9, 1, 16)
     assert torch.equal(change(images)[:8], change(images[:8]))
 
@@ -293,7 +299,7 @@ def test_an_empty_batch_stays_empty() -> None:
 
 def test_an_unknown_operation_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match="'colour'; did you mean 'color'"):
-        augment(pictures(2, 1, 8), "colour_crop", rng())
+        augment(pictures(2, 1, 8), "colour|crop", rng())
 
 
 def test_scaling_and_rotating_keep_their_precision_under_autocast() -> None:
@@ -304,7 +310,7 @@ def test_scaling_and_rotating_keep_their_precision_under_autocast() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("strategy", [ALL, "color_crop", "color+crop+flip", "none"])
+@pytest.mark.parametrize("strategy", [ALL, "color|crop", "color+crop+flip", "none"])
 @pytest.mark.parametrize("shared", [True, False])
 def test_images_on_a_device_get_what_the_cpu_gives_for_the_same_stream(strategy: str, shared: bool) -> None:
     images = pictures(16, 3, 32)
@@ -313,7 +319,7 @@ def test_images_on_a_device_get_what_the_cpu_gives_for_the_same_stream(strategy:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("strategy", [ALL, "color_crop", "color+crop+flip"])
+@pytest.mark.parametrize("strategy", [ALL, "color|crop", "color+crop+flip"])
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_stream_on_the_device_never_makes_the_host_wait(strategy: str, shared: bool) -> None:
     images = pictures(16, 3, 32).cuda().requires_grad_()

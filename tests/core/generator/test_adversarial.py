@@ -89,7 +89,7 @@ def test_losses_and_weights_are_those_of_the_slow_reference(
     [
         ("hinge", "none", None),
         ("hinge", "crop+cutout", None),
-        ("hinge", "color_flip", 2.0),
+        ("hinge", "color|flip", 2.0),
         ("wasserstein", "crop", 1.0),
     ],
 )

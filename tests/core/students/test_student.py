@@ -97,7 +97,7 @@ def test_loss_and_accuracies_are_those_of_the_slow_reference(schedule: Schedule,
         schedule=schedule,
         decay_points=(1 / 3, 2 / 3),  # two and four of six steps
         decay_factor=0.2,
-        augmentation="color_crop",
+        augmentation="color+crop",
         num_test_points=3,
     )
     budget = agree("real_on_the_fly", config)
@@ -120,7 +120,7 @@ def test_loss_and_accuracies_are_those_of_the_slow_reference(schedule: Schedule,
 
 
 def losses(
-    network: nn.Module, image_stream: ImageStream, epoch: int, seed: int, strategy: str = "color_crop"
+    network: nn.Module, image_stream: ImageStream, epoch: int, seed: int, strategy: str = "color+crop"
 ) -> Iterator[Tensor]:
     """Yields the loss of both steps of an epoch of six images, each before the step."""
     images, labels = image_stream(epoch)

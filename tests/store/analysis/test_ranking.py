@@ -122,8 +122,8 @@ def test_random_images_with_other_teachers_are_no_baseline(root: str) -> None:
 @pytest.mark.parametrize(
     ("absent", "missing", "undefined"),
     [
-        (1, [("real_fixed", "color_crop")], {"ior", "lrs", "ars"}),
-        (2, [("real_full", "color_crop")], {"hlr", "lrs"}),
+        (1, [("real_fixed", "color+crop")], {"ior", "lrs", "ars"}),
+        (2, [("real_full", "color+crop")], {"hlr", "lrs"}),
         (3, [("fixed", "none")], {"ars"}),
         (4, [("real_fixed", "none")], {"ars"}),
     ],
@@ -134,7 +134,7 @@ def test_what_a_score_lacks_is_named_and_nothing_stands_in_for_it(
     rows = every_row()
     del rows[absent]
     scores = rank(root, rows)
-    score = next(score for score in scores if score["augmentation"] == "color_crop")
+    score = next(score for score in scores if score["augmentation"] == "color+crop")
     assert [(lack.protocol, lack.recipe["augmentation"]) for lack in score["missing"]] == missing
     assert {name for name in ("hlr", "ior", "lrs", "ars") if math.isnan(score[name])} == undefined
 
@@ -153,7 +153,7 @@ def test_rows_that_are_made_as_they_are_missing_complete_the_scores(
             row(missing.protocol, 0.5, ipc=100 if missing.protocol == "real_full" else 10, **missing.recipe | tuples)
         )
     complete = next(
-        score for score in rank(root, made) if (score["labels"], score["augmentation"]) == (labels, "color_crop")
+        score for score in rank(root, made) if (score["labels"], score["augmentation"]) == (labels, "color+crop")
     )
     assert complete["missing"] == ()
     assert not math.isnan(complete["lrs"] + complete["ars"])

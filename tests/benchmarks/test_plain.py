@@ -82,7 +82,7 @@ def test_plain_networks_compute_what_ours_do() -> None:
 def test_matching_step_is_the_plain_one() -> None:
     ours, theirs = two_pairs()
     before = copy.deepcopy(ours)
-    config = replace(MATCHING, weight=20.0, augmentation="flip+color+crop|scale|rotate+cutout")
+    config = replace(MATCHING, weight=20.0, augmentation="color|crop|cutout|flip|scale|rotate")
     pool = StoredPool(make_teachers(DATASET, [1]), DATASET)
     teacher = pool.draw(0, 1, stream(0))[0]
     network = teacher.network
@@ -108,7 +108,7 @@ def test_matching_step_is_the_plain_one() -> None:
 
 
 def test_classifier_step_is_the_plain_one() -> None:
-    config = replace(POOL, augmentation="flip+color+crop|scale|rotate+cutout", learning_rate=0.05)
+    config = replace(POOL, augmentation="color|crop|cutout|flip|scale|rotate", learning_rate=0.05)
     ours, theirs = (build_network(ARCHITECTURE, DATASET, stream(0)).train() for _ in range(2))
     before = copy.deepcopy(ours)
     optimizers = [make_optimizer(config, list(network.parameters())) for network in (ours, theirs)]

@@ -184,7 +184,8 @@ def assert_same(
         torch.testing.assert_close(module.state_dict(), slow.state_dict(), atol=1e-5, rtol=1e-4)
 
 
-ONLINE = replace(POOL, kind="online", online_steps=3, batch_size=4, learning_rate=0.1, augmentation="color|crop")
+ALL = "color|crop|cutout|flip|scale|rotate"
+ONLINE = replace(POOL, kind="online", online_steps=3, batch_size=4, learning_rate=0.1, augmentation=ALL)
 ARCHITECTURES = ("convnet3_w8", "convnet3_w4")
 
 

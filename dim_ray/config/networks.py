@@ -22,7 +22,9 @@ class NetworksConfig:
     """Architectures of the pool, assigned to teachers in turn. A family: alexnet, convnet1 to convnet6, densenet121,
     lenet, mlp, resnet10, resnet18, resnet34, resnet50, vgg11, vit_tiny; then options in this order: _ap (resnet:
     average pooling instead of strides), a norm (convnet: _bn, _ln, _gn, _nonorm; resnet, vgg11: _in), and a width such
-    as _w64 (all but lenet). For example convnet4_bn_w64."""
+    as _w64 (all but lenet). For example convnet4_bn_w64. Instead of norm and width, _dim (convnet3, resnet10, resnet18,
+    densenet121) stands for the network of DiM's code, and _dim7 (resnet10, resnet18) for that with a 7x7 stem, which
+    the code takes for MNIST, Fashion-MNIST and SVHN. For example resnet18_ap_dim."""
     students: tuple[str, ...] = ("convnet3",)
     """Architectures of the students, as for teachers. The search uses only the first one."""
 

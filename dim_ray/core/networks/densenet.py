@@ -1,6 +1,7 @@
 """DenseNet-121 for small images, from torchvision's DenseNet.
 
-It has 6,956,298 parameters for 32 RGB pixels and 10 classes, as published.
+It has 6,956,298 parameters for 32 RGB pixels and 10 classes, as published. `densenet121_dim`, with the growth rate of
+DiM's code, which is 12, has 1,000,618.
 """
 
 from __future__ import annotations

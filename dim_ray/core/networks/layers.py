@@ -4,7 +4,7 @@
     nn.Sequential(pad(28, 32), network)      # for a network that needs 32 pixels
 
 Published networks are for 32 pixels. Of smaller images their deepest layers would see maps of one pixel, which instance
-norm makes zero, so only the classifier may see one pixel.
+norm makes zero, so only the classifier may see one pixel (and the batch norms of `resnet18_dim7` and its kind).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ __all__ = ["AveragePool", "halve", "make_norm", "pad"]
 _POOL = 2
 
 
-def halve(size: int, *, round_up: bool = False) -> int:
-    """Return half the size of a map in pixels, or `size` itself if one pixel would be left.
+def halve(size: int, *, round_up: bool = False, least: int = 2) -> int:
+    """Return half the size of a map in pixels, or `size` itself if fewer than `least` would be left.
 
     Pooling rounds down, strided convolutions round up.
     """
     half = (size + round_up) // _POOL
-    return half if half > 1 else size
+    return half if half >= least else size
 
 
 def pad(size: int, target: int) -> nn.Module:

@@ -48,6 +48,12 @@ NARROW = (
     "vgg11_w8",
     "vgg11_in_w8",
     "vit_tiny_w12",
+    "convnet3_dim",
+    "densenet121_dim",
+    "resnet10_dim",
+    "resnet10_ap_dim",
+    "resnet10_dim7",
+    "resnet10_ap_dim7",
 )
 KINDS = [(8, 1, 2), (9, 3, 10), (28, 1, 10), (32, 3, 100), (64, 3, 3)]  # size, channels, classes
 
@@ -158,6 +164,73 @@ def test_sizes_are_the_published_ones_for_cifar10(name: str, count: int) -> None
     assert num_parameters(build(name)) == count
 
 
+@pytest.mark.parametrize(
+    ("name", "channels", "size", "count"),
+    [
+        ("convnet3_dim", 3, 32, 320_010),
+        ("convnet3_dim", 1, 28, 317_706),
+        ("densenet121_dim", 3, 32, 1_000_618),
+        ("resnet10_dim", 3, 32, 1_228_970),
+        ("resnet10_ap_dim", 1, 28, 1_228_394),
+        ("resnet18_dim", 3, 32, 2_797_610),
+        ("resnet18_ap_dim", 3, 32, 2_797_610),
+        ("resnet10_dim7", 3, 32, 4_910_922),
+        ("resnet10_ap_dim7", 1, 28, 4_904_650),
+        ("resnet18_dim7", 1, 28, 11_175_370),
+        ("resnet18_ap_dim7", 3, 32, 11_181_642),
+    ],
+)
+def test_networks_of_dims_code_have_its_sizes(name: str, channels: int, size: int, count: int) -> None:
+    assert num_parameters(build(name, channels=channels, size=size)) == count
+
+
+@pytest.mark.parametrize("name", ["resnet10_dim", "resnet18_ap_dim", "resnet10_dim7", "resnet10_ap_dim7"])
+def test_convolutions_of_dims_resnets_begin_as_normal_with_the_variance_of_what_they_feed(name: str) -> None:
+    network = build(name)
+    for part in network.modules():
+        if isinstance(part, nn.Conv2d):
+            height, width = part.kernel_size
+            values = part.weight.detach().flatten() / (2 / (height * width * part.out_channels)) ** 0.5
+            noise = 5 / len(values) ** 0.5
+            assert values.mean().abs() < noise
+            assert (values.square().mean() - 1).abs() < 2**0.5 * noise
+            assert (values.pow(4).mean() - 3).abs() < 96**0.5 * noise  # a uniform distribution has 1.8
+        elif isinstance(part, nn.BatchNorm2d):
+            assert torch.equal(part.weight, torch.ones_like(part.weight))
+            assert torch.equal(part.bias, torch.zeros_like(part.bias))
+        elif isinstance(part, nn.Linear):
+            for values in (part.weight.detach(), part.bias.detach()):  # uniform
+                assert 0.8 < values.abs().max() * part.in_features**0.5 <= 1
+
+
+@pytest.mark.parametrize("size", [8, 17, 28])
+def test_dims_convnet_pads_grey_images_by_two_pixels_more(size: int) -> None:
+    network, larger = build("convnet3_dim", channels=1, size=size), build("convnet3", channels=1, size=size + 4)
+    images = pictures(2, 1, size)
+    torch.testing.assert_close(network(images), larger(F.pad(images, (2, 2, 2, 2))))
+    assert torch.equal(build("convnet3_dim")(pictures(2, 3, 32)), build("convnet3")(pictures(2, 3, 32)))
+
+
+def test_dims_resnet_with_a_large_stem_is_torchvisions() -> None:
+    twin, network = resnet18(num_classes=10), build("resnet18_dim7")
+    twin.load_state_dict(network.state_dict())
+    images = pictures(4, 3, 32)
+    torch.testing.assert_close(network(images), twin(images))
+
+
+def test_dims_large_stem_pools_four_by_four_instead_of_strides() -> None:
+    network = build("resnet10_ap_dim7", channels=1, size=28)
+    assert not [part for part in network.modules() if isinstance(part, nn.Conv2d) and part.stride != (1, 1)]
+    images, found = pictures(4, 1, 28), []
+    network.layer1.register_forward_pre_hook(lambda _module, inputs: found.append(inputs[0]))
+    network(images)
+    hidden = F.conv2d(images, network.conv1.weight, padding=3)
+    normed = (hidden - hidden.mean((0, 2, 3), keepdim=True)) / (
+        hidden.var((0, 2, 3), unbiased=False, keepdim=True) + 1e-5
+    ).sqrt()
+    torch.testing.assert_close(found, [normed.relu().unflatten(3, (7, 4)).unflatten(2, (7, 4)).mean((3, 5))])
+
+
 @pytest.mark.parametrize(("norm", "per_block"), [("", 256), ("_bn", 256), ("_gn", 256), ("_nonorm", 0)])
 def test_size_of_a_convnet_is_that_of_its_blocks(norm: str, per_block: int) -> None:
     for depth, pixels in [(1, 16), (2, 8), (3, 4), (4, 2), (5, 1)]:
@@ -200,12 +273,30 @@ def test_each_width_sets_every_stage_in_proportion() -> None:
     ],
 )
 def test_maps_are_halved_until_one_pixel_would_be_left(name: str, size: int, expected: list[int]) -> None:
-    network = build(f"{name}_w8", size=size)
+    check_map_sizes(f"{name}_w8", size, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "expected"),
+    [
+        ("resnet10_dim7", 32, [16, 8, 8, 4, 4, 4, 2, 2, 2, 1, 1, 1]),
+        ("resnet10_dim7", 28, [14, 7, 7, 4, 4, 4, 2, 2, 2, 1, 1, 1]),
+        ("resnet10_dim7", 9, [5, 3, 3, 2, 2, 2, 1, 1, 1, 1, 1, 1]),
+        ("resnet10_ap_dim7", 32, [32, 8, 8, 8, 4, 4, 4, 2, 2, 2, 1, 1]),
+        ("resnet10_ap_dim7", 28, [28, 7, 7, 7, 3, 3, 3, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_a_large_stem_leaves_a_quarter_which_is_halved_to_one_pixel(name: str, size: int, expected: list[int]) -> None:
+    check_map_sizes(name, size, expected)
+
+
+def check_map_sizes(name: str, size: int, expected: list[int]) -> None:
+    network = build(name, size=size)
     assert map_sizes(network, pictures(2, 3, size), (nn.BatchNorm2d, nn.GroupNorm)) == expected
 
 
 @pytest.mark.parametrize("size", [8, 9, 15])
-@pytest.mark.parametrize("name", NARROW)
+@pytest.mark.parametrize("name", [name for name in NARROW if not name.endswith("_dim7")])
 def test_no_norm_sees_a_map_of_one_pixel(name: str, size: int) -> None:
     sizes = map_sizes(build(name, size=size), pictures(2, 3, size), (nn.BatchNorm2d, nn.GroupNorm))
     assert all(seen > 1 for seen in sizes)

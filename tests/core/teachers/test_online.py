@@ -59,8 +59,9 @@ def test_architectures_are_drawn_uniformly() -> None:
     assert abs(counts[4] - 100) < 5 * 50**0.5
 
 
-def test_statistics_of_batch_norm_are_those_of_its_own_training() -> None:
-    pool = make_pool((RESNET,), online_steps=3)
+@pytest.mark.parametrize("architecture", [RESNET, "resnet10_dim", "resnet10_ap_dim7"])
+def test_statistics_of_batch_norm_are_those_of_its_own_training(architecture: str) -> None:
+    pool = make_pool((architecture,), online_steps=3)
     for step in range(STEPS_PER_EPOCH):
         teacher = draw(pool, step)
         assert teacher.tensors["bn1.num_batches_tracked"] == 3 * (step + 1)

@@ -86,7 +86,7 @@ def resnet(architecture: Architecture, *, num_channels: int, num_classes: int, i
 
 
 class _FanOutConvolution(nn.Conv2d):
-    """A convolution without bias whose weights begin as N(0, 2 / (kernel height x width x output channels))."""
+    """A convolution whose weights begin as N(0, 2 / (kernel height x width x output channels))."""
 
     def initialise_weights(self, rng: torch.Generator) -> None:
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu", generator=rng)

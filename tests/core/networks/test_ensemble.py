@@ -59,7 +59,7 @@ def assert_same(found: list[StudentResult], expected: list[StudentResult], *, re
 ARCHITECTURES = (
     "convnet3_w8", "convnet3_bn_w8", "convnet3_ln_w8", "convnet3_gn_w8", "convnet3_nonorm_w8", "mlp_w16", "lenet",
     "alexnet_w8", "vgg11_w4", "resnet10_w4", "resnet10_ap_in_w4", "resnet50_w4", "densenet121_w4", "vit_tiny_w12",
-    "convnet3_dim", "densenet121_dim", "resnet10_dim", "resnet10_ap_dim", "resnet10_dim7", "resnet10_ap_dim7",
+    "convnet3_dim", "resnet10_dim", "resnet10_ap_dim", "resnet10_dim7", "resnet10_ap_dim7",
 )  # fmt: skip
 
 

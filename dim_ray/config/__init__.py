@@ -18,7 +18,7 @@ from typing import Any
 
 from dim_ray.config.architectures import ARCHITECTURES, NUM_GROUPS, Architecture, Norm, check_architecture
 from dim_ray.config.augmentation import DSA_OPERATIONS
-from dim_ray.config.checks import Precision, require
+from dim_ray.config.checks import NormalisationKind, Precision, require
 from dim_ray.config.data import DATASETS, IMAGE_SIZES, DataConfig
 from dim_ray.config.evaluation import PROTOCOLS, WEIGHTS, EvaluationConfig, Protocol, Weights
 from dim_ray.config.fingerprints import fingerprint, to_dict
@@ -60,6 +60,7 @@ __all__ = [
     "MatchingKind",
     "NetworksConfig",
     "Norm",
+    "NormalisationKind",
     "PoolConfig",
     "Precision",
     "PriorConfig",

@@ -11,6 +11,7 @@ from dim_ray.config.names import MAX_NAME_BYTES, is_name
 from dim_ray.errors import ConfigError, listed, nearest
 
 __all__ = [
+    "NormalisationKind",
     "Precision",
     "require",
     "require_batch",
@@ -25,6 +26,7 @@ __all__ = [
 
 
 Precision = Literal["float32", "bfloat16", "auto"]
+NormalisationKind = Literal["measured", "dim", "dim_signed"]
 
 
 def require(condition: bool, where: str, value: object, allowed: str) -> None:

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from dim_ray.config.augmentation import parse_augmentation
 from dim_ray.config.checks import (
+    NormalisationKind,
     Precision,
     require,
     require_batch,
@@ -75,6 +76,8 @@ class EvaluationConfig:
     """beta2 of adam and adamw, in [0, 1)."""
     weight_decay: float = 5e-4
     """Weight decay of the optimiser."""
+    normalisation: NormalisationKind = field(default="measured", metadata={"added": True})
+    """Normalisation of the students' images, as for the pool (DiM: dim)."""
     augmentation: str = "color+crop"
     """DSA operations on the students' images, drawn for each image; syntax as for the pool."""
     num_test_points: int = 5

@@ -18,7 +18,7 @@ def fingerprint(*parts: Any) -> str:
     """Return 16 hexadecimal digits for configurations and plain values.
 
     They don't depend on the process, the version of Python or the order of keys. 1 and 1.0 give the same digits; fields
-    marked `place` are left out.
+    marked `place` are left out, and those marked `added` at their default, so that what was stored without them counts.
     """
     text = json.dumps([_VERSION, *map(_canonical, parts)], sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
@@ -32,7 +32,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def _canonical(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _canonical(getattr(value, f.name)) for f in fields(value) if not f.metadata.get("place")}
+        counted = [(f, getattr(value, f.name)) for f in fields(value) if not f.metadata.get("place")]
+        return {f.name: _canonical(own) for f, own in counted if not (f.metadata.get("added") and own == f.default)}
     if isinstance(value, Mapping):
         return {str(key): _canonical(item) for key, item in value.items()}
     if isinstance(value, float) and value.is_integer():

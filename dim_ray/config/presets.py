@@ -33,12 +33,13 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = {
     "reference": {
         "epochs": 1000,
         "min_steps": 1,
-        "batch_size": 128,
+        "batch_size": 64,  # of the script that distils; the one that trains priors has 128
         "optimizer": "sgd",
         "learning_rate": 0.01,
         "momentum": 0.9,
         "weight_decay": 5e-4,
         "schedule": "constant",
+        "normalisation": "dim",
         "augmentation": "color+crop",
         "labels": "hard",
         "num_test_points": 5,

@@ -7,6 +7,7 @@ from typing import Literal
 
 from dim_ray.config.augmentation import parse_augmentation
 from dim_ray.config.checks import (
+    NormalisationKind,
     Precision,
     require,
     require_batch,
@@ -43,6 +44,10 @@ class PoolConfig:
     """Spacing of a stored teacher's snapshots over its steps: logarithmic (most of them early) or linear."""
     online_steps: int = 16
     """Training batches of an online teacher before each generator step; at 0 its weights stay random."""
+    online_order: Literal["passes", "reshuffled"] = field(default="passes", metadata={"added": True})
+    """passes: no image repeats before all were seen; reshuffled (DiM): each generator step begins a new order."""
+    online_mode: Literal["eval", "train"] = field(default="eval", metadata={"added": True})
+    """Mode in which online teachers are matched; in train mode (DiM) BatchNorm uses each half's own statistics."""
     batch_size: int = 128
     """Images per step."""
     learning_rate: float = 0.01
@@ -51,6 +56,9 @@ class PoolConfig:
     """Momentum of SGD, in [0, 1)."""
     weight_decay: float = 5e-4
     """Weight decay of SGD."""
+    normalisation: NormalisationKind = field(default="measured", metadata={"added": True})
+    """(x - m) / s of x in [0, 1] with measured m and s, or with those in DiM's code (dim); dim_signed: the latter, of x
+    in [-1, 1], as DiM's teachers see it."""
     augmentation: str = "flip+color+crop|scale|rotate+cutout"
     """DSA operations on real images: a+b applies all in turn, a|b draws one, a@0.5 is applied to half; or none."""
     precision: Precision = "auto"
@@ -75,7 +83,8 @@ class PoolConfig:
 
     def recipe(self) -> PoolConfig:
         """Return the recipe of one teacher: fields that don't affect it have their defaults."""
-        unused = ("online_steps",) if self.kind == "stored" else ("epochs", "num_snapshots", "snapshot_spacing")
+        online = ("online_steps", "online_order", "online_mode")
+        unused = online if self.kind == "stored" else ("epochs", "num_snapshots", "snapshot_spacing")
         default = PoolConfig(kind=self.kind)
         return replace(self, **{name: getattr(default, name) for name in (*_PLACE, *unused)})
 
@@ -108,6 +117,13 @@ class PriorConfig:
     """Discriminator steps per gradient penalty, whose weight is multiplied by it (paper: 1)."""
     class_weight: float = 1.0
     """Weight of the class cross-entropy in both losses."""
+    class_loss_on: Literal["real", "both"] = field(default="real", metadata={"added": True})
+    """Images from which the discriminator learns classes: real ones, or both real and generated ones (DiM)."""
+    first: Literal["discriminator", "generator"] = field(default="discriminator", metadata={"added": True})
+    """Network that takes its steps first, in both stages (DiM: generator)."""
+    uniform_labels: Literal["generator", "discriminator"] = field(default="generator", metadata={"added": True})
+    """Network (DiM: discriminator) whose generated images have uniform labels, while those of the other have the real
+    batch's. In stage 2 the generator's always have the real batch's."""
     discriminator_steps: int = 1
     """Discriminator steps per generator step."""
     precision: Precision = "auto"
@@ -158,6 +174,8 @@ class MatchingConfig:
     """Real images per step, over all workers together."""
     learning_rate: float = 5e-6
     """Learning rate of Adam, for generator and discriminator."""
+    adam_state: Literal["fresh", "prior"] = field(default="fresh", metadata={"added": True})
+    """Adam's moments at the start: fresh, or those at the end of stage 1 (prior, as in DiM)."""
     augmentation: str = "flip+color+crop|scale|rotate+cutout"
     """DSA operations, drawn for each teacher of a step, the same for real and generated; syntax as for the pool."""
     precision: Precision = "auto"

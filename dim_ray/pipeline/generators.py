@@ -97,7 +97,8 @@ def distill_generator(
         learning_rate=config.matching.learning_rate,
         seed=config.prior.seed,
     )
-    pair.load_weights(load_prior(work))
+    load = pair.load_state if config.matching.adam_state == "prior" else pair.load_weights
+    load(load_prior(work))
     saved = shared_checkpointer(work, name, collective)
     rungs, epochs = Rungs(validator, collective), rung_epochs(config)
 
@@ -129,7 +130,7 @@ def distill_generator(
             open_pool(work, collective),
             config.matching,
             config.prior,
-            work.dataset,
+            work.dataset.normalised(config.pool.normalisation),
             health=config.health,
             collective=collective,
             measure=after_epoch,

@@ -9,10 +9,10 @@ from torch import Tensor
 from dim_ray.config import fingerprint, to_dict
 from dim_ray.core.generator.adversarial import AdversarialTraining
 from dim_ray.core.generator.pair import build_pair
-from dim_ray.core.training.checkpoint import dumps, loads
+from dim_ray.core.training.checkpoint import dumps, loads, without_prefix
 from dim_ray.core.training.loop import run_epochs
 from dim_ray.core.training.ports import Collective, Ports, Reporter
-from dim_ray.errors import DivergedError
+from dim_ray.errors import ArtifactError, DivergedError
 from dim_ray.pipeline.checkpoints import shared_checkpointer
 from dim_ray.pipeline.workspace import Workspace, dataset_card
 
@@ -64,14 +64,15 @@ def build_prior(work: Workspace, reporter: Reporter, collective: Collective) -> 
         "num_workers": collective.num_workers,
         "wall_seconds": saved.seconds(),
     }
-    work.artifacts.write("priors", name, {_PAIR_FILE: dumps(pair.weights())}, card)
+    work.artifacts.write("priors", name, {_PAIR_FILE: dumps(pair.state())}, card)
     saved.clear()
 
 
 def load_prior(work: Workspace) -> dict[str, Tensor]:
-    """Read the weights of the prior's networks, on the CPU.
+    """Read the prior's weights and Adam's state, on the CPU; priors of older versions have only weights.
 
     Raises:
+        ArtifactError: It has no state of Adam, and `matching.adam_state` asks for it.
         DivergedError: Its training diverged.
     """
     name = prior_fingerprint(work)
@@ -80,6 +81,12 @@ def load_prior(work: Workspace) -> dict[str, Tensor]:
         raise DivergedError(divergence)
     artifact = work.artifacts.read("priors", name)
     tensors, _ = loads(artifact.files[_PAIR_FILE], origin=f"{artifact.uri}/{_PAIR_FILE}")
+    if work.config.matching.adam_state == "prior" and not without_prefix("generator_optimizer", tensors):
+        raise ArtifactError(
+            f"matching.adam_state is 'prior', but {artifact.uri} has no state of Adam: an older version of dim_ray "
+            "stored it. Delete this folder and run the same command again, which trains the prior again; or set "
+            "--matching.adam_state fresh."
+        )
     return tensors
 
 

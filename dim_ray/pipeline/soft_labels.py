@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dim_ray.config import Config, fingerprint
+from dim_ray.config import Config, EvaluationConfig, fingerprint
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.teachers.soft_labels import Labeller
 from dim_ray.errors import ConfigError, listed
@@ -60,11 +60,12 @@ def labeller_name(teachers: Sequence[str]) -> str | None:
     return fingerprint("labeller", sorted(teachers)) if teachers else None
 
 
-def load_labeller(work: Workspace, teachers: Sequence[str], temperature: float) -> Labeller | None:
+def load_labeller(work: Workspace, teachers: Sequence[str], recipe: EvaluationConfig) -> Labeller | None:
     """Return the labeller of these teachers on the dataset's device; None for hard labels."""
     if not teachers:
         return None
-    return Labeller([read_teacher(work, name) for name in teachers], work.dataset, temperature)
+    read = [read_teacher(work, name) for name in teachers]
+    return Labeller(read, work.dataset, recipe.soft_label_temperature, given=recipe.normalisation)
 
 
 def size_of_teachers(work: Workspace, teachers: Sequence[str]) -> int:

@@ -143,9 +143,10 @@ def train_group(
     Returns:
         The result of each student, or its error if it diverged.
     """
-    dataset, first = work.dataset, plans[0]
+    first = plans[0]
     recipe, teacher_bytes = first.recipe, size_of_teachers(work, first.teachers)
-    labeller = load_labeller(work, first.teachers, recipe.soft_label_temperature)
+    dataset = work.dataset.normalised(recipe.normalisation)
+    labeller = load_labeller(work, first.teachers, recipe)
     class_sizes = class_counts(dataset.train, dataset.num_classes)
     budgets: list[Budget] = []
     image_streams: list[ImageStream] = []

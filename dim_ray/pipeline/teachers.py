@@ -66,7 +66,7 @@ def open_pool(work: Workspace, collective: Collective) -> TeacherPool | None:
         return OnlinePool(
             config.pool,
             config.networks.teachers,
-            work.dataset,
+            work.dataset.normalised(config.pool.normalisation),
             steps_per_epoch=len(work.dataset.train) // config.matching.batch_size,
             rank=collective.rank,
         )
@@ -141,6 +141,7 @@ def read_teacher(work: Workspace, name: str) -> Teacher:
         snapshots=[without_prefix(str(step), tensors) for step in steps],
         steps=steps,
         validation_accuracy=artifact.card["validation_accuracy"],
+        normalisation=artifact.card["training"].get("normalisation", "measured"),  # older cards have none
     )
 
 
@@ -149,7 +150,8 @@ def _build(work: Workspace, numbers: Sequence[int], reporter: Reporter) -> None:
     names = [teacher_fingerprint(work, number) for number in numbers]
     with ExitStack() as stack:
         saved = [stack.enter_context(checkpointer(work, name, num_sharing=len(numbers))) for name in names]
-        stage = TeacherTraining(work.config.pool, numbers, architecture, work.dataset)
+        dataset = work.dataset.normalised(work.config.pool.normalisation)
+        stage = TeacherTraining(work.config.pool, numbers, architecture, dataset)
         together = saved[0] if len(saved) == 1 else _Stacked(saved)
         run_epochs(stage, work.dataset.train, Ports(reporter=reporter, checkpointer=together))
     for number, name, own, teacher in zip(numbers, names, saved, stage.teachers(), strict=True):

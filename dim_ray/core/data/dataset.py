@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dim_ray.config import DataConfig
+from dim_ray.config import DataConfig, NormalisationKind
 from dim_ray.core.data.splits import Source, Split, check_image_size, class_counts, hold_out
 from dim_ray.core.training.random import stream
 from dim_ray.errors import DataError
@@ -25,6 +25,13 @@ from dim_ray.errors import DataError
 __all__ = ["Dataset", "Normalisation", "Split", "load_dataset", "signed", "to_bytes"]
 
 _BYTE_MAXIMUM = 255
+# m and s in DiM's code, where CIFAR-10's s is the mean of the deviations within single images.
+_DIM_NUMBERS = {
+    "cifar10": ((0.491, 0.482, 0.447), (0.202, 0.199, 0.201)),
+    "svhn": ((0.437, 0.444, 0.473), (0.198, 0.201, 0.197)),
+    "fashion_mnist": ((0.286,), (0.353,)),
+    "mnist": ((0.131,), (0.308,)),
+}
 _DIGEST_DIGITS = 16
 _MIN_CLASSES = 2
 
@@ -37,6 +44,14 @@ class Normalisation:
     """Mean of each channel of images in [0, 1]."""
     std: tuple[float, ...]
     """Standard deviation of each channel of images in [0, 1]; above 0."""
+
+    def from_other(self, images: Tensor, other: Normalisation) -> Tensor:
+        """Normalise images (B, C, H, W) that were normalised by another."""
+        if other == self:
+            return images
+        scale = tuple(theirs / ours for theirs, ours in zip(other.std, self.std, strict=True))
+        shift = tuple((m - own) / s for m, own, s in zip(other.mean, self.mean, self.std, strict=True))
+        return images * _per_channel(scale, images.device) + _per_channel(shift, images.device)
 
     def from_bytes(self, images: Tensor) -> Tensor:
         """Normalise stored images (B, C, H, W) uint8, to float32."""
@@ -91,6 +106,24 @@ class Dataset:
     def image_size(self) -> int:
         """Height and width in pixels."""
         return self.train.images.shape[2]
+
+    def normalised(self, kind: NormalisationKind) -> Dataset:
+        """Return a data set, as it was loaded, with the normalisation of a kind.
+
+        Args:
+            kind: measured: (x - m) / s with mean and deviation of the training split, of x in [0, 1]. dim: with the
+                numbers in DiM's code, or the measured ones of data sets that its code doesn't name. dim_signed: the
+                same of x in [-1, 1].
+        """
+        if kind == "measured":
+            return self
+        measured = self.normalisation
+        mean, std = _DIM_NUMBERS.get(self.name, (measured.mean, measured.std))
+        if len(mean) != self.num_channels:
+            mean, std = measured.mean, measured.std
+        if kind == "dim_signed":
+            mean, std = tuple((1 + m) / 2 for m in mean), tuple(s / 2 for s in std)
+        return replace(self, normalisation=Normalisation(mean=mean, std=std))
 
     def to(self, device: torch.device | str) -> Dataset:
         """Return the same data set on a device."""

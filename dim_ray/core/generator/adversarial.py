@@ -1,7 +1,8 @@
 """Stage 1: a generator and a discriminator trained against each other on real images, the prior of distillation.
 
 Wasserstein loss with gradient penalty (Gulrajani et al., arXiv 1704.00028, equation 3) plus the class cross-entropy
-of an auxiliary classifier (Odena et al., arXiv 1610.09585), which learns its classes from real images only:
+of an auxiliary classifier (Odena et al., arXiv 1610.09585), which learns its classes from real images, and with
+`prior.class_loss_on: both` also from generated ones, + w_c CE(G(z,y), y):
 
     L_D = E[D(G(z,y))] - E[D(x)] + w_gp E[(|grad D(x~)| - 1)^2] + w_c CE(x, y)
     L_G = -E[D(G(z,y))] + w_c CE(G(z,y), y)
@@ -15,7 +16,7 @@ With either, the discriminator may see all images through differentiable augment
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,14 @@ from dim_ray.core.training.ports import Collective
 from dim_ray.core.training.precision import autocast
 from dim_ray.core.training.random import stream
 
-__all__ = ["AdversarialTraining", "discriminator_loss", "discriminator_steps", "generator_loss", "generator_step"]
+__all__ = [
+    "AdversarialTraining",
+    "discriminator_loss",
+    "discriminator_steps",
+    "generator_loss",
+    "generator_step",
+    "in_turn",
+]
 
 _WARM_UP = 10  # in the decay (1 + n) / (10 + n), the usual one of moving averages of weights
 
@@ -67,15 +75,20 @@ class AdversarialTraining(Stage):
         share_batch_norm(pair.generator, collective)
 
     def step(self, number: int, indices: Tensor) -> Losses:
-        """Take the discriminator's steps down L_D, then one of the generator down L_G."""
+        """Take the discriminator's steps down L_D, and one of the generator down L_G."""
         pair, config, train = self._pair, self._config, self._dataset.train
         rng = stream(config.seed, "adversarial", self._collective.rank, step=number, device=indices.device)
         real, real_labels = signed(train.images[indices]), train.labels[indices]
-        critic_loss = discriminator_steps(pair, config, real, real_labels, rng, self._collective, step=number)
-        labels = torch.randint(self._dataset.num_classes, (len(indices),), generator=rng, device=indices.device)
-        loss, _ = generator_loss(pair, config, labels, rng)
-        generator_step(pair, loss, self._collective, number=number)
-        return {"discriminator_loss": critic_loss, "generator_loss": loss.detach()}
+
+        def judge() -> Tensor:
+            return discriminator_steps(pair, config, real, real_labels, rng, self._collective, step=number)
+
+        def generate() -> Losses:
+            loss, _ = generator_loss(pair, config, _labels_for("generator", pair, config, real_labels, rng), rng)
+            generator_step(pair, loss, self._collective, number=number)
+            return {"generator_loss": loss.detach()}
+
+        return in_turn(config, judge, generate)
 
     def state(self) -> Mapping[str, Tensor]:
         return self._pair.state()
@@ -87,32 +100,44 @@ class AdversarialTraining(Stage):
         return self._check(self._pair)
 
 
+def in_turn(config: PriorConfig, judge: Callable[[], Tensor], generate: Callable[[], Losses]) -> Losses:
+    """Take the steps of the discriminator and that of the generator in the configured order; return all losses."""
+    if config.first == "discriminator":
+        return {"discriminator_loss": judge(), **generate()}
+    losses = generate()
+    return {"discriminator_loss": judge(), **losses}
+
+
 def discriminator_loss(
     pair: Pair, config: PriorConfig, real: Tensor, real_labels: Tensor, rng: torch.Generator, *, number: int = 0
 ) -> Tensor:
-    """Return L_D of real images and of images generated for the same labels.
+    """Return L_D of real images and of images generated for the same labels, or for uniform ones.
 
     Args:
         pair: The networks.
         config: Weights of the loss.
         real: x, (B, C, H, W) float32 in [-1, 1].
         real_labels: y, (B,) int64.
-        rng: Random stream of noise, augmentation and interpolation.
+        rng: Random stream of labels, noise, augmentation and interpolation.
         number: Discriminator step since training began. Decides whether the penalty is due (lazy regularisation, Karras
             et al., arXiv 1912.04958, appendix B).
     """
     batch = len(real)
+    labels = _labels_for("discriminator", pair, config, real_labels, rng)
     with torch.no_grad():
-        fake = _generate(pair.generator, config, real_labels, rng)
+        fake = _generate(pair.generator, config, labels, rng)
     # The discriminator judges each image by itself, so both halves can share a pass.
     images = augment(torch.cat([real, fake]), config.augmentation, rng)
-    scores, classes = _judge(pair.discriminator, config, images, real_labels.repeat(2))
+    scores, classes = _judge(pair.discriminator, config, images, torch.cat([real_labels, labels]))
     loss = adversarial_loss(config, scores[:batch], scores[batch:])
     if config.penalty_weight > 0 and number % config.gradient_penalty_every == 0:
         weight = config.penalty_weight * config.gradient_penalty_every
         real, fake = images.split(batch)
         loss = loss + weight * gradient_penalty(pair.discriminator, real, fake, real_labels, rng, config.precision)
-    return loss + config.class_weight * F.cross_entropy(classes[:batch], real_labels)
+    loss = loss + config.class_weight * F.cross_entropy(classes[:batch], real_labels)
+    if config.class_loss_on == "both":
+        loss = loss + config.class_weight * F.cross_entropy(classes[batch:], labels)
+    return loss
 
 
 def discriminator_steps(
@@ -165,6 +190,13 @@ def generator_step(pair: Pair, loss: Tensor, collective: Collective, *, number: 
             for average, latest in zip(pair.average.buffers(), pair.generator.buffers(), strict=True):
                 # The statistics belong to the weights: the latest ones would not fit the averaged weights.
                 average.lerp_(latest, 1 - decay) if average.is_floating_point() else average.copy_(latest)
+
+
+def _labels_for(network: str, pair: Pair, config: PriorConfig, real_labels: Tensor, rng: torch.Generator) -> Tensor:
+    """Return labels (B,) of the images to generate for a network's own step."""
+    if config.uniform_labels != network:
+        return real_labels
+    return torch.randint(pair.generator.num_classes, real_labels.shape, generator=rng, device=real_labels.device)
 
 
 def _generate(generator: Generator, config: PriorConfig, labels: Tensor, rng: torch.Generator) -> Tensor:

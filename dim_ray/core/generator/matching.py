@@ -21,7 +21,7 @@ from torch import Tensor
 from dim_ray.config import HealthConfig, MatchingConfig, PriorConfig
 from dim_ray.core.data.augment import Augmentation, draw_augmentation
 from dim_ray.core.data.dataset import Dataset, signed
-from dim_ray.core.generator.adversarial import discriminator_steps, generator_loss, generator_step
+from dim_ray.core.generator.adversarial import discriminator_steps, generator_loss, generator_step, in_turn
 from dim_ray.core.generator.distances import DISTANCES, ImagePairs
 from dim_ray.core.generator.health import HealthCheck
 from dim_ray.core.generator.pair import Pair
@@ -45,7 +45,7 @@ class Distillation(Stage):
         pool: This worker's teachers; None where nothing is matched, or its shard is empty.
         config: Weights of the loss, and the budget.
         prior_config: Weights within the adversarial losses, and discriminator steps for each generator step.
-        dataset: Real images.
+        dataset: Real images, with the teachers' normalisation.
         health: Limits beyond which the networks count as broken.
         collective: The workers.
         measure: Measures the generator; takes the number of epochs done.
@@ -78,24 +78,28 @@ class Distillation(Stage):
         share_batch_norm(pair.generator, collective)
 
     def step(self, number: int, indices: Tensor) -> Losses:
-        """Take the discriminator's steps down L_D, then one of the generator down w_adv L_G + w_match mean d."""
+        """Take the discriminator's steps down L_D, and one of the generator down w_adv L_G + w_match mean d."""
         pair, config, prior_config = self._pair, self._config, self._prior_config
         pair.generator.train()  # `measure` leaves it in eval mode
         rng = stream(config.seed, "matching", self._collective.rank, step=number, device=indices.device)
         images, labels = self._dataset.train.images[indices], self._dataset.train.labels[indices]
-        critic_loss = discriminator_steps(
-            pair, prior_config, signed(images), labels, rng, self._collective, step=number
-        )
-        adversarial, fake = generator_loss(pair, prior_config, labels, rng)
-        loss = config.adversarial_weight * adversarial
-        losses = {"discriminator_loss": critic_loss, "generator_loss": adversarial.detach()}
-        if self._pool is not None:
-            drawn = self._draw(self._pool, number, len(indices))
-            distance = matching_loss(drawn, config, self._dataset, images, fake, labels)
-            loss = loss + config.weight * self._pool.weight * distance
-            losses["matching_loss"] = distance.detach()
-        generator_step(pair, loss, self._collective)
-        return losses
+
+        def judge() -> Tensor:
+            return discriminator_steps(pair, prior_config, signed(images), labels, rng, self._collective, step=number)
+
+        def generate() -> Losses:
+            adversarial, fake = generator_loss(pair, prior_config, labels, rng)
+            loss = config.adversarial_weight * adversarial
+            losses = {"generator_loss": adversarial.detach()}
+            if self._pool is not None:
+                drawn = self._draw(self._pool, number, len(indices))
+                distance = matching_loss(drawn, config, self._dataset, images, fake, labels)
+                loss = loss + config.weight * self._pool.weight * distance
+                losses["matching_loss"] = distance.detach()
+            generator_step(pair, loss, self._collective)
+            return losses
+
+        return in_turn(prior_config, judge, generate)
 
     def state(self) -> Mapping[str, Tensor]:
         pool = {} if self._pool is None else self._pool.state()

@@ -28,7 +28,6 @@ from dim_ray.errors import DivergedError
 __all__ = ["StudentResult", "finished", "student_optimizer", "train_students"]
 
 _HALF = Normalisation(mean=(0.5,), std=(0.5,))  # for the quirk half_normalised_test
-_TEST_BATCH = 1000  # most test images that share statistics under the quirk train_mode_test
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,9 +170,9 @@ def _train(
             )
             schedule.step()
         if test and epoch + 1 in tested_after and epoch + 1 < epochs:
-            tests.append(_test(members, dataset, config.all_quirks))
+            tests.append(_test(members, dataset, config))
     if test:
-        tests.append(_test(members, dataset, config.all_quirks))
+        tests.append(_test(members, dataset, config))
     final_losses: list[float] = losses.tolist()
     return final_losses, tests
 
@@ -200,21 +199,23 @@ def _rate(config: EvaluationConfig, step: int, num_steps: int) -> float:
     return 1.0
 
 
-def _test(members: Members, dataset: Dataset, quirks: Sequence[str]) -> list[float]:
-    is_half = "half_normalised_test" in quirks and dataset.num_channels == 1
+def _test(members: Members, dataset: Dataset, config: EvaluationConfig) -> list[float]:
+    is_half = "half_normalised_test" in config.all_quirks and dataset.num_channels == 1
     normalisation = _HALF if is_half else dataset.normalisation
-    if "train_mode_test" in quirks:
-        return _train_mode_accuracies(members, dataset, normalisation)
+    if "train_mode_test" in config.all_quirks:
+        return _train_mode_accuracies(members, dataset, normalisation, config.batch_size)
     members.set_mode(training=False)
     return accuracies(members.logits, dataset.test, normalisation)
 
 
 @torch.no_grad()
-def _train_mode_accuracies(members: Members, dataset: Dataset, normalisation: Normalisation) -> list[float]:
+def _train_mode_accuracies(
+    members: Members, dataset: Dataset, normalisation: Normalisation, batch_size: int
+) -> list[float]:
     """Return test accuracies with BatchNorm in training mode; its running statistics are restored afterwards."""
     statistics = [buffer.clone() for buffer in members.buffers]
     members.set_mode(training=True)
-    num_batches = math.ceil(len(dataset.test) / _TEST_BATCH)
+    num_batches = max(1, len(dataset.test) // batch_size)  # no smaller ones: a single image has no statistics
     correct = torch.zeros((), dtype=torch.int64, device=dataset.test.labels.device)
     batches: zip[tuple[Tensor, Tensor]] = zip(
         torch.tensor_split(dataset.test.images, num_batches),

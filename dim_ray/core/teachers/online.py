@@ -4,12 +4,13 @@
     [drawn] = pool.draw(step, 1, rng)
 
 Every epoch of the distillation begins with a fresh network of a random architecture. Before every step of the generator
-it is trained on some batches of real images. It is in train mode only for those: matched, it is in eval mode, like
-stored teachers, so that an image's logits don't depend on the images beside it.
+it is trained on some batches of real images. Matched, it is in eval mode, like stored teachers, so that an image's
+logits don't depend on the images beside it; unless `pool.online_mode` is train.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -109,7 +110,7 @@ class _OnlineTeacher:
         for number in range(done, done + self._config.online_steps):
             rng = stream(self._seed, "augment", step=number)
             train_step(self._config, self._members, self._optimizer, self._dataset, self._batch(number), [rng])
-        self._members.set_mode(training=False)
+        self._members.set_mode(training=self._config.online_mode == "train")
 
     def drawn(self) -> DrawnTeacher:
         return DrawnTeacher(network=self._network, tensors=self._members.state())
@@ -125,9 +126,14 @@ class _OnlineTeacher:
         restore_optimizer(self._optimizer, without_prefix("optimizer", tensors))
 
     def _batch(self, number: int) -> Tensor:
-        """Return the indices (B,) of a step's images; every pass over the training split has its own order."""
+        """Return the indices (B,) of a step's images; every pass or generator step has its own order."""
         num_images, batch_size = len(self._dataset.train), self._config.batch_size
-        which, index = divmod(number, num_images // batch_size)
+        steps_per_pass = num_images // batch_size
+        which, index = divmod(number, steps_per_pass)
+        if self._config.online_order == "reshuffled":
+            turn, done = divmod(number, self._config.online_steps)
+            which, index = divmod(done, steps_per_pass)
+            which += turn * math.ceil(self._config.online_steps / steps_per_pass)
         if self._pass is None or self._pass[0] != which:
             rng = stream(self._seed, "order", step=which, device=self._device)
             self._pass = which, torch.randperm(num_images, generator=rng, device=self._device)

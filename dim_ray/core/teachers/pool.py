@@ -29,7 +29,7 @@ __all__ = ["DrawnTeacher", "StoredPool", "TeacherPool", "shard", "shard_weight"]
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnTeacher:
-    """A classifier in eval mode with the weights that were drawn for it."""
+    """A classifier with the weights that were drawn for it, in eval mode unless `pool.online_mode` is train."""
 
     network: nn.Module
     """The structure; its own values are not used."""

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dim_ray.config import NormalisationKind
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.networks.classifiers import build_network
 from dim_ray.core.teachers.teacher import Teacher
@@ -30,17 +31,26 @@ class Labeller:
 
     Args:
         teachers: At least one.
-        dataset: Decides shapes and device; its images are not used.
+        dataset: Decides shapes, device and the teachers' normalisation; its images are not used.
         temperature: T.
+        given: Normalisation of the images to label.
     """
 
-    def __init__(self, teachers: Sequence[Teacher], dataset: Dataset, temperature: float) -> None:
+    def __init__(
+        self,
+        teachers: Sequence[Teacher],
+        dataset: Dataset,
+        temperature: float,
+        given: NormalisationKind = "measured",
+    ) -> None:
         self._temperature = temperature
+        self._given = dataset.normalised(given).normalisation
         self._networks = []
         for teacher in teachers:
             network = build_network(teacher.architecture, dataset, torch.Generator(dataset.train.images.device))
             restore_module(network, teacher.snapshots[-1])
-            self._networks.append(network.eval().requires_grad_(False))
+            seen = dataset.normalised(teacher.normalisation).normalisation
+            self._networks.append((network.eval().requires_grad_(False), seen))
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -48,5 +58,6 @@ class Labeller:
         return torch.cat([self._label(part) for part in torch.split(images, _LABELLING_BATCH)])
 
     def _label(self, images: Tensor) -> Tensor:
-        predictions = [torch.softmax(network(images) / self._temperature, dim=1) for network in self._networks]
+        logits = [network(seen.from_other(images, self._given)) for network, seen in self._networks]
+        predictions = [torch.softmax(own / self._temperature, dim=1) for own in logits]
         return torch.stack(predictions).mean(dim=0)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dim_ray.config import PoolConfig, SnapshotSpacing
+from dim_ray.config import NormalisationKind, PoolConfig, SnapshotSpacing
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.networks.classifiers import accuracies, build_network
 from dim_ray.core.networks.ensemble import Members, stack, train_members
@@ -35,6 +35,8 @@ class Teacher:
     """Optimiser steps at each snapshot."""
     validation_accuracy: float
     """Of the last snapshot, in [0, 1]."""
+    normalisation: NormalisationKind = "measured"
+    """Normalisation of the images that it saw."""
 
 
 class TeacherTraining(Stage):
@@ -46,7 +48,7 @@ class TeacherTraining(Stage):
         config: Recipe.
         numbers: The teachers' numbers in the pool, which decide their seeds.
         architecture: Name in the registry.
-        dataset: Training and validation split.
+        dataset: Training and validation split, with the normalisation of `config`.
     """
 
     name = "teacher"
@@ -99,6 +101,7 @@ class TeacherTraining(Stage):
                 snapshots=[{name: tensor.clone() for name, tensor in snapshot.items()} for snapshot in own],
                 steps=self._kept_at,
                 validation_accuracy=accuracy,
+                normalisation=self._config.normalisation,
             )
             for own, accuracy in zip(zip(*kept, strict=True), validated, strict=True)
         ]

@@ -76,6 +76,9 @@ OTHER_VALUES: dict[str, Any] = {
     "pool.snapshot_spacing": "linear",
     "pool.augmentation": "none",
     "pool.precision": "bfloat16",
+    "pool.online_order": "reshuffled",
+    "pool.online_mode": "train",
+    "pool.normalisation": "dim_signed",
     "pool.device_memory_gib": 1.5,
     "generator.discriminator_capacity": 32,
     "generator.latent_dim": 64,
@@ -83,9 +86,13 @@ OTHER_VALUES: dict[str, Any] = {
     "prior.augmentation": "crop+cutout",
     "prior.gradient_penalty_weight": 3.0,
     "prior.precision": "float32",
+    "prior.class_loss_on": "both",
+    "prior.first": "generator",
+    "prior.uniform_labels": "discriminator",
     "prior.beta1": 0.5,
     "prior.beta2": 0.99,
     "matching.kind": "none",
+    "matching.adam_state": "prior",
     "matching.standardised": True,
     "matching.unbiased": True,
     "matching.augmentation": "flip+crop",
@@ -94,6 +101,7 @@ OTHER_VALUES: dict[str, Any] = {
     "evaluation.preset": "reference",
     "evaluation.quirks": ("train_mode_test",),
     "evaluation.labels": "soft",
+    "evaluation.normalisation": "dim",
     "evaluation.optimizer": "adamw",
     "evaluation.schedule": "cosine",
     "evaluation.weights": "raw",
@@ -434,7 +442,17 @@ def test_seed_reaches_every_section_that_has_one_but_not_the_split() -> None:
 @pytest.mark.parametrize(
     ("kind", "unused"),
     [
-        ("stored", {"size": 1, "online_steps": 3, "device_memory_gib": 1.0, "teachers_at_once": 2}),
+        (
+            "stored",
+            {
+                "size": 1,
+                "online_steps": 3,
+                "online_order": "reshuffled",
+                "online_mode": "train",
+                "device_memory_gib": 1.0,
+                "teachers_at_once": 2,
+            },
+        ),
         (
             "online",
             {

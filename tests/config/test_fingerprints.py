@@ -64,6 +64,27 @@ def test_fingerprint_of_a_known_configuration_never_changes() -> None:
     assert fingerprint(config) == "e26407c6f8d3e90e"
 
 
+def test_fields_that_were_added_change_no_fingerprint_at_their_default() -> None:
+    """So priors and rows count that were stored before these fields existed."""
+    prior = {
+        "epochs": 150,
+        "batch_size": 128,
+        "learning_rate": 0.0001,
+        "beta1": 0,
+        "beta2": 0.9,
+        "loss": "wasserstein",
+        "augmentation": "none",
+        "gradient_penalty_weight": None,
+        "gradient_penalty_every": 1,
+        "class_weight": 1,
+        "discriminator_steps": 1,
+        "precision": "auto",
+        "seed": 0,
+    }
+    assert fingerprint(PriorConfig()) == plain_fingerprint(prior)
+    assert fingerprint(PriorConfig(first="generator")) == plain_fingerprint({**prior, "first": "generator"})
+
+
 @pytest.mark.parametrize("hash_seed", ["0", "1", "4321"])
 def test_fingerprint_is_the_same_in_another_process(hash_seed: str) -> None:
     code = "from dim_ray.config import *; print(fingerprint(Config(), {'b': 1, 'a': [2.5, None, 'x']}))"

@@ -71,6 +71,7 @@ def test_reference_with_another_value_in_its_recipe_is_not_called_reference(name
     other: dict[str, Any] = {
         "optimizer": "adam",
         "schedule": "cosine",
+        "normalisation": "measured",
         "augmentation": "none",
         "labels": "soft",
         "precision": "auto",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -41,8 +42,8 @@ def from_host(rank: int) -> StoredPool:
     return stored(rank, limit_bytes=0)
 
 
-def online(rank: int) -> OnlinePool:
-    config = replace(POOL, kind="online", online_steps=2)
+def online(rank: int, **changes: Any) -> OnlinePool:
+    config = replace(POOL, kind="online", online_steps=2, **changes)
     return OnlinePool(config, (BATCH_NORM, "convnet3_w4"), DATASET, steps_per_epoch=STEPS_PER_EPOCH, rank=rank)
 
 
@@ -50,7 +51,9 @@ IMPLEMENTATIONS: dict[str, Make] = {
     "StoredPool": stored,
     "StoredPool on the host": from_host,
     "OnlinePool": online,
+    "OnlinePool in train mode": lambda rank: online(rank, online_mode="train", online_order="reshuffled"),
 }
+IN_EVAL_MODE = [make for name, make in IMPLEMENTATIONS.items() if "train mode" not in name]
 
 
 @pytest.fixture(params=IMPLEMENTATIONS, ids=str)
@@ -84,6 +87,7 @@ def test_teachers_differ(make: Make) -> None:
     assert any(not torch.equal(given[0], logits) for logits in given[1:])
 
 
+@pytest.mark.parametrize("make", IN_EVAL_MODE)
 def test_an_image_has_the_same_logits_whatever_is_beside_it(make: Make) -> None:
     pool = make(0)
     for step in range(NUM_STEPS):

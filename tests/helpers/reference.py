@@ -67,18 +67,25 @@ def discriminator_loss(
     labels: Tensor,
     rng: torch.Generator,
     number: int = 0,
+    fake_labels: Tensor | None = None,
 ) -> Tensor:
-    """Return L_D of the discriminator's step `number` since training began, for images (B, C, H, W) in [-1, 1]."""
+    """Return L_D of the discriminator's step `number` since training began, for images (B, C, H, W) in [-1, 1].
+
+    Generated images have the real ones' labels unless `fake_labels` are given.
+    """
+    fake_labels = labels if fake_labels is None else fake_labels
     changed = augment(torch.cat([real, fake]), config.augmentation, rng)
     real, fake = changed[: len(labels)], changed[len(labels) :]
     real_scores, real_classes = judge(discriminator, real, labels)
-    fake_scores, _ = judge(discriminator, fake, labels)
+    fake_scores, fake_classes = judge(discriminator, fake, fake_labels)
     if config.loss == "hinge":
         loss = sum(max(1 - score, torch.zeros(())) for score in real_scores) / len(labels)
         loss = loss + sum(max(1 + score, torch.zeros(())) for score in fake_scores) / len(labels)
     else:
         loss = fake_scores.mean() - real_scores.mean()
     loss = loss + config.class_weight * cross_entropy(real_classes, labels)
+    if config.class_loss_on == "both":
+        loss = loss + config.class_weight * cross_entropy(fake_classes, fake_labels)
     if number % config.gradient_penalty_every or not config.penalty_weight:
         return loss
     shares = torch.rand(len(real), 1, 1, 1, generator=rng)
@@ -309,20 +316,32 @@ def prior_losses(
         batch = order("prior", config.seed, epoch, len(dataset.train))[index * config.batch_size :][: config.batch_size]
         real, real_labels = to_signed(dataset.train.images[batch]), dataset.train.labels[batch]
         rng = stream(config.seed, "adversarial", 0, step=number)
-        for _ in range(config.discriminator_steps):
-            [fake] = generate(generator, [real_labels], [rng])
-            critic = discriminator_loss(
-                discriminator, config, real, fake.detach(), real_labels, rng, num_discriminator_steps
-            )
-            num_discriminator_steps += 1
-            descend(discriminator, gradients(critic, discriminator), learning_rate)
-        labels = torch.randint(dataset.num_classes, (config.batch_size,), generator=rng)
-        [fake] = generate(generator, [labels], [rng])
-        loss = generator_loss(discriminator, config, fake, labels, rng)
-        descend(generator, gradients(loss, generator), learning_rate)
-        follow(average, generator, min(decay, (1 + number) / (10 + number)))
-        losses.append({"discriminator_loss": critic.item(), "generator_loss": loss.item()})
+        found: dict[str, float] = {}
+        for network in turns(config):
+            labels = real_labels
+            if network == config.uniform_labels:
+                labels = torch.randint(dataset.num_classes, (config.batch_size,), generator=rng)
+            [fake] = generate(generator, [labels], [rng])
+            if network == "discriminator":
+                critic = discriminator_loss(
+                    discriminator, config, real, fake.detach(), real_labels, rng, num_discriminator_steps, labels
+                )
+                num_discriminator_steps += 1
+                descend(discriminator, gradients(critic, discriminator), learning_rate)
+                found["discriminator_loss"] = critic.item()
+            else:
+                loss = generator_loss(discriminator, config, fake, labels, rng)
+                descend(generator, gradients(loss, generator), learning_rate)
+                follow(average, generator, min(decay, (1 + number) / (10 + number)))
+                found["generator_loss"] = loss.item()
+        losses.append(found)
     return losses
+
+
+def turns(config: PriorConfig) -> list[str]:
+    """Return whose steps a training step takes, in order."""
+    critics = ["discriminator"] * config.discriminator_steps
+    return [*critics, "generator"] if config.first == "discriminator" else ["generator", *critics]
 
 
 Draw = Callable[[int, int], Sequence[tuple[Augmentation, nn.Module]]]
@@ -349,43 +368,53 @@ def matching_losses(
     share = config.batch_size // len(shard_weights)
     steps_per_epoch = len(dataset.train) // config.batch_size
     losses: list[list[Mapping[str, float]]] = []
+    last: dict[str, Tensor] = {}
     num_discriminator_steps = 0
     for number in range(config.epochs * steps_per_epoch):
         epoch, index = divmod(number, steps_per_epoch)
         whole = order("matching", config.seed, epoch, len(dataset.train))[index * config.batch_size :]
-        totals = []
-        found: list[Mapping[str, float]] = []
         streams = [stream(config.seed, "matching", rank, step=number) for rank in range(len(shard_weights))]
         batches = [whole[rank * share : (rank + 1) * share] for rank in range(len(shard_weights))]
         all_labels = [dataset.train.labels[batch] for batch in batches]
-        for _ in range(prior.discriminator_steps):
-            critics = []
-            fakes = generate(generator, all_labels, streams)
-            for rng, batch, labels, fake in zip(streams, batches, all_labels, fakes, strict=True):
-                real = to_signed(dataset.train.images[batch])
-                critics.append(
-                    discriminator_loss(discriminator, prior, real, fake.detach(), labels, rng, num_discriminator_steps)
-                )
-            num_discriminator_steps += 1
-            means = average([gradients(loss, discriminator) for loss in critics])
-            descend(discriminator, means, learning_rate)
-        last = dict(zip([f"discriminator.{name}" for name, _ in discriminator.named_parameters()], means, strict=True))
-        fakes = generate(generator, all_labels, streams)
-        for rank, (rng, batch, labels, fake) in enumerate(zip(streams, batches, all_labels, fakes, strict=True)):
-            images = dataset.train.images[batch]
-            adversarial = generator_loss(discriminator, prior, fake, labels, rng)
-            total = config.adversarial_weight * adversarial
-            own = {"discriminator_loss": critics[rank].item(), "generator_loss": adversarial.item()}
-            drawn = draw(rank, number)
-            if drawn:
-                matched = matching_loss(drawn, config, images, fake, labels, dataset)
-                total = total + config.weight * shard_weights[rank] * matched
-                own["matching_loss"] = matched.item()
-            totals.append(total)
-            found.append(own)
-        means = gradients(sum(totals, torch.zeros(())) / len(totals), generator)
-        descend(generator, means, learning_rate)
-        last.update(zip([f"generator.{name}" for name, _ in generator.named_parameters()], means, strict=True))
-        follow(moving, generator, decay)
+        found: list[dict[str, float]] = [{} for _ in streams]
+        for network in turns(prior):
+            drawn_labels = all_labels
+            if network == prior.uniform_labels == "discriminator":
+                drawn_labels = [torch.randint(dataset.num_classes, (share,), generator=rng) for rng in streams]
+            fakes = generate(generator, drawn_labels, streams)
+            totals = []
+            for rank, (rng, batch, labels, fake) in enumerate(zip(streams, batches, all_labels, fakes, strict=True)):
+                images = dataset.train.images[batch]
+                if network == "discriminator":
+                    critic = discriminator_loss(
+                        discriminator,
+                        prior,
+                        to_signed(images),
+                        fake.detach(),
+                        labels,
+                        rng,
+                        num_discriminator_steps,
+                        drawn_labels[rank],
+                    )
+                    found[rank]["discriminator_loss"] = critic.item()
+                    totals.append(critic)
+                    continue
+                adversarial = generator_loss(discriminator, prior, fake, labels, rng)
+                total = config.adversarial_weight * adversarial
+                found[rank]["generator_loss"] = adversarial.item()
+                drawn = draw(rank, number)
+                if drawn:
+                    matched = matching_loss(drawn, config, images, fake, labels, dataset)
+                    total = total + config.weight * shard_weights[rank] * matched
+                    found[rank]["matching_loss"] = matched.item()
+                totals.append(total)
+            module = discriminator if network == "discriminator" else generator
+            means = average([gradients(loss, module) for loss in totals])
+            descend(module, means, learning_rate)
+            last |= zip([f"{network}.{name}" for name, _ in module.named_parameters()], means, strict=True)
+            if network == "discriminator":
+                num_discriminator_steps += 1
+            else:
+                follow(moving, generator, decay)
         losses.append(found)
     return losses, last

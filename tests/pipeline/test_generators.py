@@ -33,6 +33,7 @@ from dim_ray.pipeline.priors import build_prior, load_prior, prior_fingerprint
 from dim_ray.pipeline.students import validate
 from dim_ray.pipeline.teachers import missing_teachers, read_teacher, teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace
+from tests.helpers import tiny
 from tests.helpers.small import build_networks, distil, file_bytes, make_work, undistilled, with_matching
 from tests.helpers.tiny import ARCHITECTURE, InterruptedStageError, OneOfSeveral, RecordingReporter, equal_states
 
@@ -214,9 +215,37 @@ def test_each_worker_distils_with_its_own_shard_and_the_weight_of_it(
     assert call["sections"] == (work.config.matching, work.config.prior, work.dataset)
     assert call["collective"] is collective
     assert [(given.collective, given.reporter) for given in ports] == [(collective, reporter)]
-    assert equal_states(call["pair"].weights(), load_prior(work))
+    prior = load_prior(work)
+    assert equal_states(call["pair"].weights(), {name: prior[name] for name in call["pair"].weights()})
     for optimizer in (call["pair"].generator_optimizer, call["pair"].discriminator_optimizer):
         assert [group["lr"] for group in optimizer.param_groups] == [work.config.matching.learning_rate]
+
+
+@pytest.mark.parametrize("adam_state", ["fresh", "prior"])
+@pytest.mark.parametrize("kind", ["stored", "online"])
+def test_distillation_begins_with_adams_state_and_normalisation_that_are_asked_for(
+    built: Workspace, kind: str, adam_state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    normalisation = "dim_signed" if kind == "online" else "measured"
+    asked = with_pool(with_matching(built, adam_state=adam_state), kind=kind, normalisation=normalisation)
+    seen: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(generators, "Distillation", lambda *given, **options: seen.append(given))
+    monkeypatch.setattr(generators, "run_epochs", lambda *given: None)
+    distil(undistilled(asked))
+    [(pair, pool, _, _, dataset)] = seen
+    prior, found = load_prior(asked), pair.state()
+    steps = {name for name in found if name.endswith(".step")}
+    if adam_state == "prior":
+        assert equal_states(found, prior)
+        assert {float(found[name]) for name in steps} == {tiny.NUM_STEPS}
+    else:
+        assert not steps
+        assert prior.keys() > found.keys()
+    for optimizer in (pair.generator_optimizer, pair.discriminator_optimizer):
+        assert optimizer.param_groups[0]["lr"] == asked.config.matching.learning_rate
+    expected = built.dataset.normalised(normalisation).normalisation  # type: ignore[arg-type]
+    assert dataset.normalisation == expected
+    assert kind == "stored" or pool._dataset.normalisation == expected
 
 
 def test_generator_that_is_measured_is_the_moving_average_that_is_stored(

@@ -7,6 +7,7 @@ import pytest
 
 from dim_ray.config import HealthConfig, StorageConfig
 from dim_ray.core.generator.adversarial import AdversarialTraining
+from dim_ray.core.training.checkpoint import dumps
 from dim_ray.core.training.loop import run_epochs
 from dim_ray.core.training.ports import Ports, SilentReporter, SingleWorker, State
 from dim_ray.errors import ArtifactError, DivergedError
@@ -61,7 +62,23 @@ def test_loaded_prior_is_what_training_left(tmp_path: Path) -> None:
     pair = make_pair(work.dataset, seed=work.config.prior.seed)
     stage = AdversarialTraining(pair, work.config.prior, work.dataset, work.config.health, SingleWorker())
     run_epochs(stage, work.dataset.train, Ports())
+    assert equal_states(load_prior(work), pair.state())
+
+
+def test_prior_without_adams_state_is_refused_by_name_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    work = make_work(tmp_path)
+    pair = make_pair(work.dataset)
+    name = prior_fingerprint(work)
+    uri = work.artifacts.write("priors", name, {"pair.safetensors": dumps(pair.weights())}, {})
+    asking = replace(work, config=work.config.with_fields({"matching.adam_state": "prior"}))
+    assert prior_fingerprint(asking) == name
     assert equal_states(load_prior(work), pair.weights())
+    with pytest.raises(ArtifactError, match=r"adam_state is 'prior'.*Delete this folder") as refusal:
+        load_prior(asking)
+    assert uri in str(refusal.value)
+    work.artifacts.remove("priors", name)
+    build_prior(work, SilentReporter(), SingleWorker())
+    assert load_prior(asking)
 
 
 @pytest.mark.parametrize("num_saves", [1, 4])

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from dim_ray.config import Protocol
+from dim_ray.core.data.dataset import Dataset, Normalisation
 from dim_ray.core.generator.networks import Generator
 from dim_ray.core.students.student import StudentResult, finished
 from dim_ray.pipeline import students
-from dim_ray.pipeline.evaluations import plan_evaluations
+from dim_ray.pipeline.evaluations import load_generators, plan_evaluations
 from dim_ray.pipeline.generators import generator_fingerprint, load_module
 from dim_ray.pipeline.rows import missing_rows
 from dim_ray.pipeline.students import StudentPlan, group_students, train_group, validate
@@ -175,3 +177,24 @@ def test_students_whose_rows_are_there_are_in_no_group(built: Workspace) -> None
     planned = plan_evaluations(work, generator_fingerprint(built))
     evaluate(work, planned[1])
     assert grouped(work, missing_rows(work, EVALUATION_TABLE, planned)) == [[planned[0], planned[2]]]
+
+
+@pytest.mark.parametrize("protocol", ["on_the_fly", "real_on_the_fly", "fixed", "real_fixed", "real_full"])
+def test_students_see_and_are_tested_on_images_of_their_own_normalisation(
+    built: Workspace, protocol: Protocol, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Normalisation] = []
+    spreads: list[float] = []
+
+    def watch(config: Any, streams: Any, dataset: Dataset, **options: Any) -> list[Any]:
+        seen.append(dataset.normalisation)
+        spreads.append(float(streams[0](0)[0].std()))
+        return []
+
+    monkeypatch.setattr(students, "train_students", watch)
+    for kind in ("measured", "dim_signed"):
+        work = with_seeds(built, selection_seeds=1, protocols=(protocol,), normalisation=kind)
+        plans = plan_evaluations(work, generator_fingerprint(built))
+        train_group(work, plans[:1], load_generators(work, plans[:1]), test=True)
+        assert seen[-1] == built.dataset.normalised(kind).normalisation  # type: ignore[arg-type]
+    assert spreads[1] == pytest.approx(2 * spreads[0], rel=1e-4)  # of the same images, with half the deviation

@@ -205,6 +205,21 @@ def test_loaded_teacher_has_the_snapshots_that_were_trained(tmp_path: Path) -> N
     StoredPool([loaded], work.dataset)
 
 
+def test_teacher_is_trained_and_read_with_its_own_normalisation(tmp_path: Path) -> None:
+    usual = make_work(tmp_path)
+    work = with_pool(usual, normalisation="dim_signed")
+    for own in (usual, work):
+        build_teachers(own, [0], SilentReporter())
+    dataset = usual.dataset.normalised("dim_signed")
+    [direct] = tiny.train_teachers(work.config.pool, [0], tiny.ARCHITECTURE, dataset, Ports())
+    loaded = read_teacher(work, teacher_fingerprint(work, 0))
+    assert all(map(tiny.equal_states, loaded.snapshots, direct.snapshots))
+    assert loaded.normalisation == direct.normalisation == "dim_signed"
+    other = read_teacher(usual, teacher_fingerprint(usual, 0))
+    assert other.normalisation == "measured"
+    assert not tiny.equal_states(loaded.snapshots[-1], other.snapshots[-1])
+
+
 def test_interrupted_teacher_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     whole = make_work(tmp_path / "whole")
     build_teachers(whole, [0], SilentReporter())

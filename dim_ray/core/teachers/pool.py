@@ -40,8 +40,11 @@ class DrawnTeacher:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the logits (B, K), float32, of normalised images (B, C, H, W)."""
+        tensors = dict(self.tensors)
+        if self.network.training:  # BatchNorm then changes its running statistics
+            tensors |= {name: tensors[name].clone() for name, _ in self.network.named_buffers()}
         with autocast(self.precision, images.device):
-            logits: Tensor = torch.func.functional_call(self.network, dict(self.tensors), (images,), strict=True)
+            logits: Tensor = torch.func.functional_call(self.network, tensors, (images,), strict=True)
         return logits.float()
 
 

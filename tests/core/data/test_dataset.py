@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from dim_ray.core.data.dataset import Dataset, Normalisation, load_dataset, sign
 from dim_ray.core.data.splits import class_counts
 from dim_ray.core.data.summary import summarise
 from dim_ray.errors import DataError
+from tests.helpers.tiny import make_dataset
 from tests.helpers.written_images import pixels, write_folder, write_parquet
 
 
@@ -104,6 +106,33 @@ def test_bytes_and_signed_images_are_normalised_as_the_plain_formula_says() -> N
     torch.testing.assert_close(normalisation.from_bytes(images), reference, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(normalisation.from_signed(signed(images)), reference, rtol=1e-5, atol=1e-6)
     assert (signed(images).amin(), signed(images).amax()) == (-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "mean", "std"),
+    [
+        ("cifar10", 3, (0.491, 0.482, 0.447), (0.202, 0.199, 0.201)),
+        ("svhn", 3, (0.437, 0.444, 0.473), (0.198, 0.201, 0.197)),
+        ("mnist", 1, (0.131,), (0.308,)),
+        ("fashion_mnist", 1, (0.286,), (0.353,)),
+        ("cifar100", 3, (0.45,) * 3, (0.2,) * 3),  # measured: DiM's code has no numbers of its own
+        ("cifar10", 1, (0.45,), (0.2,)),
+    ],
+)
+def test_normalisation_of_the_reference_code_is_that_of_its_numbers_and_range(
+    name: str, channels: int, mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+    dataset = replace(make_dataset(channels=channels), name=name)
+    images = dataset.train.images
+    m, s = (torch.tensor(numbers, dtype=torch.float64)[:, None, None] for numbers in (mean, std))
+    unit = images.double() / 255
+    for kind, seen in (("dim", (unit - m) / s), ("dim_signed", (2 * unit - 1 - m) / s)):
+        found = dataset.normalised(kind).normalisation  # type: ignore[arg-type]
+        torch.testing.assert_close(found.from_bytes(images).double(), seen, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found.from_signed(signed(images)).double(), seen, rtol=1e-5, atol=1e-5)
+        again = found.from_other(dataset.normalisation.from_bytes(images), dataset.normalisation)
+        torch.testing.assert_close(again.double(), seen, rtol=1e-5, atol=1e-5)
+    assert dataset.normalised("measured") is dataset
 
 
 def test_bytes_are_the_same_after_signed_and_back() -> None:

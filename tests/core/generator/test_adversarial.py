@@ -106,6 +106,37 @@ def test_hinge_loss_and_augmented_discriminator_are_those_of_the_slow_reference(
     torch.testing.assert_close(pair.generator.state_dict(), networks[0].state_dict(), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("source_head", ["plain", "projection"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"class_loss_on": "both"},
+        {"first": "generator", "discriminator_steps": 2, "gradient_penalty_every": 3},
+        {"uniform_labels": "discriminator"},
+        {"uniform_labels": "discriminator", "class_loss_on": "both", "loss": "hinge", "augmentation": "crop"},
+        {"first": "generator", "uniform_labels": "discriminator", "class_loss_on": "both"},  # as in DiM's code
+    ],
+    ids=str,
+)
+def test_what_the_reference_code_does_otherwise_is_that_of_the_slow_reference(
+    changes: dict[str, Any], source_head: Literal["plain", "projection"]
+) -> None:
+    config = replace(PRIOR, class_weight=0.7, **changes)
+    built = build_pair(replace(GENERATOR, source_head=source_head), config, DATASET, learning_rate=0.0, seed=1)
+    pair = replace(
+        built,
+        generator_optimizer=torch.optim.SGD(built.generator.parameters(), LEARNING_RATE),
+        discriminator_optimizer=torch.optim.SGD(built.discriminator.parameters(), LEARNING_RATE),
+    )
+    networks = copy.deepcopy((pair.generator.train(), pair.average, pair.discriminator))
+    expected = reference.prior_losses(networks, config, DATASET, learning_rate=LEARNING_RATE, decay=0.0)
+    reporter = train(pair, config)
+    for name in ("discriminator_loss", "generator_loss"):
+        assert reporter.losses(name) == pytest.approx([losses[name] for losses in expected[2::3]], rel=1e-5, abs=1e-5)
+    for module, slow in ((pair.generator, networks[0]), (pair.discriminator, networks[2])):
+        torch.testing.assert_close(module.state_dict(), slow.state_dict(), atol=1e-4, rtol=1e-3)
+
+
 @pytest.mark.parametrize(("loss", "is_needed"), [("wasserstein", True), ("hinge", False)])
 def test_hinge_loss_needs_no_second_derivative(
     loss: Literal["wasserstein", "hinge"], is_needed: bool, monkeypatch: pytest.MonkeyPatch

@@ -120,6 +120,9 @@ def drawing_online(
         seed, network, optimizer = training[rank, epoch, number]
         for inner in range(index * pool.online_steps, (index + 1) * pool.online_steps):
             which, first = divmod(inner, num_images // pool.batch_size)
+            if pool.online_order == "reshuffled":  # three steps are one pass of two batches, and one of the next
+                which, first = {0: (0, 0), 1: (0, 1), 2: (1, 0)}[inner % 3]
+                which += 2 * index
             order = torch.randperm(num_images, generator=stream(seed, "order", step=which))
             batch = order[first * pool.batch_size : (first + 1) * pool.batch_size]
             images = reference.normalise(dataset.train.images[batch] / 255, dataset)
@@ -219,6 +222,24 @@ def test_every_kind_is_that_of_the_slow_reference(kind: MatchingKind, pool_kind:
     assert len(expected) == 4
     assert all(own["matching_loss"] > 1e-5 for (own,) in expected)
     reporter = train(pair, pool, config, dataset)
+    assert_same(pair, reporter, networks, expected, steps_per_epoch=2)
+
+
+@pytest.mark.parametrize("kind", DISTANCES)
+def test_distillation_as_in_the_reference_code_is_that_of_the_slow_reference(kind: MatchingKind) -> None:
+    dataset = make_dataset(per_class=3).normalised("dim_signed")
+    config = replace(MATCHING, kind=kind, weight=2.0, batch_size=4, augmentation="color+crop+cutout")
+    prior = replace(PRIOR, class_loss_on="both", first="generator", uniform_labels="discriminator")
+    online = replace(ONLINE, online_order="reshuffled", online_mode="train", augmentation="color+crop")
+    pair = make_plain_pair(dataset, learning_rate=LEARNING_RATE)
+    networks = plain_networks(pair)
+    draw = drawing_online(online, ARCHITECTURES, config, 1, dataset)
+    expected, _ = reference.matching_losses(
+        networks, config, prior, dataset, draw, shard_weights=[1.0], learning_rate=LEARNING_RATE, decay=0.0
+    )
+    assert all(own["matching_loss"] > 1e-5 for (own,) in expected)
+    pool = OnlinePool(online, ARCHITECTURES, dataset, steps_per_epoch=2, rank=0)
+    reporter = train(pair, pool, config, dataset, prior)
     assert_same(pair, reporter, networks, expected, steps_per_epoch=2)
 
 

@@ -44,19 +44,17 @@ def batch_statistics_accuracy(network: nn.Module, images: Tensor, labels: Tensor
     return float((network[4](hidden).argmax(1) == labels).float().mean())  # type: ignore[operator]
 
 
-def test_train_mode_test_takes_the_statistics_of_the_test_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("batch_size", "sizes"), [(4, [4, 4, 4]), (5, [6, 6]), (12, [12]), (50, [12])])
+def test_train_mode_test_takes_the_statistics_of_test_batches_as_large_as_the_training_ones(
+    batch_size: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     network = with_batch_norm()
     use_network(monkeypatch, lambda: network)
-    quirky = train(with_quirks("train_mode_test"))
+    found = train(with_quirks("train_mode_test", batch_size=batch_size))
     images = DATASET.normalisation.from_bytes(DATASET.test.images)
-    assert quirky.accuracy == pytest.approx(batch_statistics_accuracy(network, images, DATASET.test.labels))
-    monkeypatch.setattr(student, "_TEST_BATCH", 4)  # statistics of four images at a time, of twelve
-    few = with_batch_norm()
-    use_network(monkeypatch, lambda: few)
-    parts = zip(images.split(4), DATASET.test.labels.split(4), strict=True)
-    found = train(with_quirks("train_mode_test"))
-    expected = [batch_statistics_accuracy(few, part, labels) for part, labels in parts]
-    assert found.accuracy == pytest.approx(sum(expected) / 3)
+    parts = zip(images.split(sizes), DATASET.test.labels.split(sizes), strict=True)
+    expected = [len(part) * batch_statistics_accuracy(network, part, labels) for part, labels in parts]
+    assert found.accuracy == pytest.approx(sum(expected) / 12)
 
 
 def test_train_mode_test_leaves_the_students_statistics_and_its_validation_alone(

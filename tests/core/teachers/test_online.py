@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from dim_ray.core.networks.classifiers import accuracy
+from dim_ray.core.networks.classifiers import accuracy, build_network
+from dim_ray.core.teachers import online
 from dim_ray.core.teachers.online import OnlinePool
 from dim_ray.core.teachers.pool import DrawnTeacher
 from dim_ray.core.training.random import stream
@@ -71,6 +73,40 @@ def test_statistics_of_batch_norm_are_those_of_its_own_training(architecture: st
     assert weights(teacher)["bn1.num_batches_tracked"] == 3 * STEPS_PER_EPOCH
 
 
+@pytest.mark.parametrize("online_mode", ["eval", "train"])
+def test_network_in_train_mode_normalises_each_batch_by_itself(online_mode: Any) -> None:
+    teacher = draw(make_pool((RESNET,), online_mode=online_mode), 0)
+    images = torch.randn(6, 1, 8, 8, generator=stream(1))
+    plain = build_network(RESNET, DATASET, stream(0))
+    plain.load_state_dict(weights(teacher))
+    expected = plain.train(online_mode == "train")(images)
+    torch.testing.assert_close(teacher(images), expected)
+    torch.testing.assert_close(teacher(images), expected)
+    alone = torch.cat([teacher(images[:3]), teacher(images[3:])])
+    assert torch.allclose(alone, expected, atol=1e-4) is (online_mode == "eval")
+
+
+@pytest.mark.parametrize(("batch_size", "online_steps"), [(8, 2), (8, 3), (8, 5), (5, 6), (24, 2)])
+def test_reshuffled_batches_are_the_first_of_a_new_order_before_every_generator_step(
+    batch_size: int, online_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[list[int]] = []
+    monkeypatch.setattr(online, "train_step", lambda *args: taken.append(args[4].tolist()))
+    pool = make_pool(batch_size=batch_size, online_steps=online_steps, online_order="reshuffled")
+    for step in range(STEPS_PER_EPOCH):
+        draw(pool, step)
+    assert len(taken) == STEPS_PER_EPOCH * online_steps
+    per_pass = len(DATASET.train) // batch_size
+    starts = set()
+    for step in range(STEPS_PER_EPOCH):
+        own = taken[step * online_steps : (step + 1) * online_steps]
+        for first in range(0, online_steps, per_pass):  # a small data set takes several passes
+            seen = [image for batch in own[first : first + per_pass] for image in batch]
+            assert len(seen) == len(set(seen)), "an image repeats within a pass"
+            starts.add(tuple(seen[:batch_size]))
+    assert len(starts) == STEPS_PER_EPOCH * math.ceil(online_steps / per_pass), "an order repeats"
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -82,6 +118,7 @@ def test_statistics_of_batch_norm_are_those_of_its_own_training(architecture: st
         {"weight_decay": 0.1},
         {"augmentation": "none"},
         {"precision": "bfloat16"},
+        {"online_order": "reshuffled"},
         {"rank": 1},
     ],
     ids=str,

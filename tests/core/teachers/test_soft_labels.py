@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dim_ray.config import NormalisationKind
 from dim_ray.core.data.splits import Split
 from dim_ray.core.networks import build_classifier
 from dim_ray.core.networks.classifiers import label_loss
@@ -52,6 +53,20 @@ def test_teachers_of_different_architectures_label_together() -> None:
     torch.testing.assert_close(
         found, torch.stack(last_predictions(teachers, IMAGES, 1.0)).mean(0), atol=1e-5, rtol=1e-4
     )
+
+
+@pytest.mark.parametrize("given", ["measured", "dim", "dim_signed"])
+def test_each_teacher_sees_images_in_its_own_normalisation_whatever_the_students_have(given: NormalisationKind) -> None:
+    kinds: list[NormalisationKind] = ["measured", "dim", "dim_signed"]
+    dataset = replace(DATASET, name="mnist")
+    teachers = [replace(*make_teachers(DATASET, [1]), normalisation=kind) for kind in kinds]
+    expected = []
+    for teacher in teachers:
+        own = dataset.normalised(teacher.normalisation).normalisation.from_bytes(dataset.train.images)
+        expected += last_predictions([teacher], own, 1.0)
+    images = dataset.normalised(given).normalisation.from_bytes(dataset.train.images)
+    found = Labeller(teachers, dataset, 1.0, given)(images)
+    torch.testing.assert_close(found, torch.stack(expected).mean(0), atol=1e-5, rtol=1e-4)
 
 
 def test_images_are_labelled_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -234,11 +234,6 @@ def gradients(loss: Tensor, module: nn.Module) -> list[Tensor]:
     return list(torch.autograd.grad(loss, list(module.parameters())))
 
 
-def average(found: list[list[Tensor]]) -> list[Tensor]:
-    """Return the means over the workers."""
-    return [sum(own, torch.zeros(())) / len(found) for own in zip(*found, strict=True)]
-
-
 @torch.no_grad()
 def descend(module: nn.Module, steps: Iterable[Tensor], learning_rate: float) -> None:
     """Take one step of plain gradient descent."""
@@ -409,7 +404,7 @@ def matching_losses(
                     found[rank]["matching_loss"] = matched.item()
                 totals.append(total)
             module = discriminator if network == "discriminator" else generator
-            means = average([gradients(loss, module) for loss in totals])
+            means = gradients(sum(totals, torch.zeros(())) / len(totals), module)
             descend(module, means, learning_rate)
             last |= zip([f"{network}.{name}" for name, _ in module.named_parameters()], means, strict=True)
             if network == "discriminator":

@@ -111,8 +111,13 @@ def test_networks_do_not_depend_on_the_device_memory(tmp_path: Path, kind: str) 
 def test_identity_of_an_online_pool_is_that_from_before_there_were_fields_that_say_where(tmp_path: Path) -> None:
     work = with_pool(make_work(tmp_path), kind="online")
     recipe = work.config.pool.recipe()
-    values = {field.name: getattr(recipe, field.name) for field in fields(recipe) if not field.metadata.get("place")}
-    assert "device_memory_gib" not in values
+    later = ("place", "added")
+    values = {
+        field.name: getattr(recipe, field.name)
+        for field in fields(recipe)
+        if not any(field.metadata.get(mark) for mark in later)
+    }
+    assert not {"device_memory_gib", "online_mode"} & {*values}
     assert fingerprint(pool_parts(work)) == fingerprint([values, work.config.networks.teachers])
 
 

@@ -225,7 +225,7 @@ def test_every_kind_is_that_of_the_slow_reference(kind: MatchingKind, pool_kind:
     assert_same(pair, reporter, networks, expected, steps_per_epoch=2)
 
 
-@pytest.mark.parametrize("kind", DISTANCES)
+@pytest.mark.parametrize("kind", ["logits", "logit_moments", "features"])
 def test_distillation_as_in_the_reference_code_is_that_of_the_slow_reference(kind: MatchingKind) -> None:
     dataset = make_dataset(per_class=3).normalised("dim_signed")
     weight = 2.0 if kind.startswith("logit") else 0.5

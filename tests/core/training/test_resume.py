@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dim_ray.config import HealthConfig
+from dim_ray.config import HealthConfig, PoolConfig, PriorConfig
 from dim_ray.core.generator.adversarial import AdversarialTraining
 from dim_ray.core.generator.matching import Distillation
 from dim_ray.core.generator.pair import Pair
@@ -70,13 +70,18 @@ def run_prior(
 
 
 def run_matching(
-    ports: Ports, *, ema_decay: float = 0.0, learning_rate: float | None = None, is_online: bool = False
+    ports: Ports,
+    *,
+    ema_decay: float = 0.0,
+    learning_rate: float | None = None,
+    online: PoolConfig | None = None,
+    prior: PriorConfig = PRIOR,
 ) -> Mapping[str, Tensor]:
     pair = make_pair(DATASET, ema_decay=ema_decay)
     set_rate(pair, learning_rate)
     pool: TeacherPool = StoredPool(make_teachers(DATASET, [2, 1]), DATASET)
-    if is_online:
-        pool = OnlinePool(ONLINE, ARCHITECTURES, DATASET, steps_per_epoch=STEPS_PER_EPOCH, rank=ports.collective.rank)
+    if online:
+        pool = OnlinePool(online, ARCHITECTURES, DATASET, steps_per_epoch=STEPS_PER_EPOCH, rank=ports.collective.rank)
 
     def measure(epoch: int) -> Mapping[str, float]:
         pair.average.eval()  # as students leave it
@@ -87,7 +92,7 @@ def run_matching(
         pair,
         pool,
         replace(MATCHING, teachers_per_step=2),
-        PRIOR,
+        prior,
         DATASET,
         health=HealthConfig(),
         collective=ports.collective,
@@ -112,7 +117,14 @@ STAGES: dict[str, tuple[Run, dict[str, Any]]] = {
     "prior with two discriminator steps": (run_prior, {"discriminator_steps": 2}),
     "matching": (run_matching, {}),
     "matching with average": (run_matching, {"ema_decay": 0.6}),
-    "matching online": (run_matching, {"is_online": True}),
+    "matching online": (run_matching, {"online": ONLINE}),
+    "matching online as in DiM's code": (
+        run_matching,
+        {
+            "online": replace(ONLINE, online_order="reshuffled", online_mode="train"),
+            "prior": replace(PRIOR, class_loss_on="both", first="generator", uniform_labels="discriminator"),
+        },
+    ),
 }
 PLAIN = ("teacher", "prior with average", "matching with average", "matching online")
 

@@ -22,6 +22,7 @@ import torch
 from rich import box
 from rich.table import Table
 
+from benchmarks.load import measure_load
 from benchmarks.measure import MATRIX_PRODUCT, Measurement, matrix_products, measure
 from benchmarks.pools import POOLS
 from benchmarks.scaling import compute_cases, scaling_table
@@ -37,9 +38,9 @@ from dim_ray.config import IMAGE_SIZES, check_architecture
 from dim_ray.core.training.memory import keep_freed_memory
 from dim_ray.errors import UsageError, nearest
 
-_TRIALS, _SCALING, _RAY_POOL, _RAY_TRAIN = "trials", "scaling", "ray-pool", "ray-train"
+_TRIALS, _SCALING, _RAY_POOL, _RAY_TRAIN, _LOAD = "trials", "scaling", "ray-pool", "ray-train", "load"
 _WORK = {**TRAINING, **POOLS, **WORKERS, **STORAGE, **STORES, _SCALING: compute_cases}
-_NAMES = (*_WORK, _TRIALS, _RAY_POOL, _RAY_TRAIN)
+_NAMES = (*_WORK, _TRIALS, _RAY_POOL, _RAY_TRAIN, _LOAD)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -76,6 +77,8 @@ def main(argv: Sequence[str]) -> None:
         measured = _measure(name, setting, options)
         table = [_row(measurement, measured) for measurement in measured]
         console.print(_table(name, table))
+        if name == _LOAD:
+            console.print(f"{measured[1].median / measured[0].median:.2f} times as long beside them")
         if name == _SCALING:
             console.print(scaling_table(setting, [own for own in measured if own.case.benchmark != MATRIX_PRODUCT]))
         rows += [{**environment, "group": name, **row} for row in table]
@@ -87,6 +90,8 @@ def _measure(name: str, setting: Setting, options: argparse.Namespace) -> list[M
     repeats: int = options.repeats
     if name == _TRIALS:
         return measure_gaps(repeats)
+    if name == _LOAD:
+        return measure_load(repeats)
     if name == _RAY_POOL:
         return measure_pools(repeats, options.minutes)
     if name == _RAY_TRAIN:

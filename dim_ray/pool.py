@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
-from dim_ray.cli.flags import DEFAULT_STUDY, POOL_FLAGS, add_local, check_local
+from dim_ray.cli.flags import POOL_FLAGS, add_local, check_local
 from dim_ray.cli.main import parse, run_main, show_progress
-from dim_ray.cli.settings import make_config, read_settings
+from dim_ray.cli.recipes import Recipe
+from dim_ray.cli.settings import make_config
 from dim_ray.config import Config, MatchingConfig
 from dim_ray.errors import UsageError
 
@@ -60,10 +61,10 @@ def main(argv: Sequence[str]) -> None:
             with cluster(work.config, progress) as placement:
                 check_nodes(work, placement, progress, num_trials=1)
                 build_networks(work, [work.config], placement, progress, with_priors=False)
-    _print(work, len(missing))
+    _print(work, len(missing), extras.recipe)
 
 
-def _print(work: Workspace, num_trained: int) -> None:
+def _print(work: Workspace, num_trained: int, recipe: Recipe) -> None:
     from dim_ray.cli.summary import command, data_flags, make_console, pool_table, print_lines
     from dim_ray.pipeline.teachers import teacher_fingerprint
 
@@ -71,16 +72,17 @@ def _print(work: Workspace, num_trained: int) -> None:
     cards = [work.artifacts.read_card("teachers", teacher_fingerprint(work, number)) for number in range(size)]
     print_lines(console, f"pool of {size} teachers: {num_trained} trained, {size - num_trained} stored before", "")
     console.print(pool_table(cards))
-    flags = [*data_flags(work.config.data), *_recipe_flags(work.config), "--storage", work.config.storage.root]
+    flags = [*data_flags(work.config.data), *_recipe_flags(work.config, recipe), "--storage", work.config.storage.root]
     print_lines(console, "next:", command("-m", "dim_ray.distill", *flags))
 
 
-def _recipe_flags(config: Config) -> list[str]:
-    """Return the flags that select these teachers, unless they are the default ones."""
-    default = make_config(read_settings(DEFAULT_STUDY))
-    changed = [f.name for f in fields(config.pool) if getattr(config.pool, f.name) != getattr(default.pool, f.name)]
-    flags = [f"--pool.{name}={getattr(config.pool, name)}" for name in changed]
-    if config.networks.teachers != default.networks.teachers:
+def _recipe_flags(config: Config, recipe: Recipe) -> list[str]:
+    """Return the flags that select these teachers: the file of --config, and what differs from the recipe."""
+    usual = make_config(recipe.settings)
+    changed = [f.name for f in fields(config.pool) if getattr(config.pool, f.name) != getattr(usual.pool, f.name)]
+    flags = [] if recipe.reason else ["--config", recipe.name]
+    flags += [f"--pool.{name}={getattr(config.pool, name)}" for name in changed]
+    if config.networks.teachers != usual.networks.teachers:
         flags += ["--networks.teachers", *config.networks.teachers]
     return flags
 

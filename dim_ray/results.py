@@ -219,7 +219,7 @@ def _scores_table(scores: pd.DataFrame) -> Table:
 
 
 def _missing_command(root: str, cell: Mapping[Any, Any], missing: Missing) -> str:
-    """Return the command that measures missing rows, with flags where their recipe isn't the default."""
+    """Return the command that measures missing rows, with flags where their recipe isn't that of the digits."""
     import shlex
 
     from dim_ray.cli.flags import DEFAULT_STUDY
@@ -232,6 +232,8 @@ def _missing_command(root: str, cell: Mapping[Any, Any], missing: Missing) -> st
     for name, value in missing.recipe.items():
         if value != usual.get(name):
             fields += [f"--evaluation.{name}", *map(str, value if isinstance(value, list) else [value])]
+    if cell["dataset"] != "digits":  # which has this recipe anyway
+        fields += ["--config", DEFAULT_STUDY.stem, "--dataset", cell["dataset"]]
     path = ArtifactStore(root).uri("generators", cell["generator"])
     return shlex.join(
         ["python", "-m", "dim_ray.evaluate", path, "--storage", root, "--protocol", missing.protocol]

@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
     config, arguments = parse(
         argv, program="python -m dim_ray.tune", description=__doc__, flags=TUNE_FLAGS, extra=_add_dry_run
     )
-    configs = _one_each(config, arguments.datasets)
+    configs = _one_each(arguments.configs) if len(arguments.datasets) > 1 else [config]
     with show_progress() as progress:
         # Imported after the display is shown, because torch takes seconds.
         from dim_ray.cli.session import log_path, open_session
@@ -71,16 +71,15 @@ def main(argv: Sequence[str]) -> None:
     print_outcomes(works, outcomes, time.monotonic() - started)
 
 
-def _one_each(config: Config, datasets: Sequence[str]) -> list[Config]:
-    """Return each dataset's configuration."""
-    if len(datasets) < 2:
-        return [config]
-    if config.data.name is not None:
+def _one_each(configs: Sequence[Config]) -> Sequence[Config]:
+    """Return the configurations of several datasets if they can have a study each."""
+    first = configs[0]
+    if first.data.name is not None:
         raise UsageError(
-            f"data.name is {config.data.name!r}, which names one dataset, but --dataset has {len(datasets)}; leave one "
+            f"data.name is {first.data.name!r}, which names one dataset, but --dataset has {len(configs)}; leave one "
             "of them out."
         )
-    return [replace(config, data=replace(config.data, dataset=dataset)) for dataset in datasets]
+    return configs
 
 
 def _joined_name(config: Config, dataset: Dataset) -> str:

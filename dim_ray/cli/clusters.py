@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dim_ray.config import Config, fingerprint
@@ -40,9 +40,16 @@ def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def go_to_cluster(
-    namespace: argparse.Namespace, argv: Sequence[str], *, module: str, config: Config, config_file: Path | None
+    namespace: argparse.Namespace,
+    argv: Sequence[str],
+    *,
+    module: str,
+    make: Callable[[], Config],
+    config_file: Path | None,
 ) -> None:
     """Run the command on a cluster elsewhere if it has --cluster, and remove the flags that say where it runs.
+
+    `make` returns the configuration; without a file, the head chooses a recipe by its own devices.
 
     Raises:
         UsageError: The flags contradict each other, the cluster's file can't be used, or a path means another place
@@ -57,7 +64,7 @@ def go_to_cluster(
             os.environ["RAY_ADDRESS"] = address  # Ray's own name for it, which its processes read, too
         return
     action: Action = "attach" if attach is not None else "stop" if stop is not None else "run"
-    name = module.rpartition(".")[2]
+    name, config = module.rpartition(".")[2], make()
     if action == "run":
         datasets = getattr(namespace, "datasets", ()) or (config.data.dataset,)
         paths = [

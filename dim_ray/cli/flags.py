@@ -26,7 +26,6 @@ __all__ = [
     "add_local",
     "check_local",
     "shipped_studies",
-    "study_titles",
 ]
 
 DEFAULT_STUDY = Path(__file__).parents[2] / "tuning" / "studies" / "digits.yaml"
@@ -127,14 +126,6 @@ def check_local(config: Config, *, is_local: bool) -> None:
 def shipped_studies() -> dict[str, Path]:
     """Return the paths of the shipped studies by name."""
     return {path.stem: path for path in sorted(DEFAULT_STUDY.parent.glob("*.yaml"))}
-
-
-def study_titles() -> str:
-    """Return one line per shipped study: its name, and its file's first comment."""
-    studies = shipped_studies()
-    width = max(map(len, studies))
-    titles = {name: path.read_text(encoding="utf-8").partition("\n")[0] for name, path in studies.items()}
-    return "\n".join(f"{name:<{width}}  {title.lstrip('# ')}" for name, title in titles.items())
 
 
 def add_generator(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ Every field of the configuration is a flag (`--pool.size 8`); the everyday ones 
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import os
 import signal
@@ -23,8 +24,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from dim_ray.cli.clusters import go_to_cluster
-from dim_ray.cli.flags import COMMON_FLAGS, DEFAULT_STUDY, TUNE_FLAGS, Flag, shipped_studies, study_titles
+from dim_ray.cli.flags import COMMON_FLAGS, DEFAULT_STUDY, TUNE_FLAGS, Flag, shipped_studies
 from dim_ray.cli.parser import FlagParser
+from dim_ray.cli.recipes import Recipe, choose_recipe, find_device, list_studies
 from dim_ray.cli.settings import Setting, make_config, read_settings, to_yaml
 from dim_ray.config import Config
 from dim_ray.errors import DimError, StorageError, UsageError, cut_words, nearest
@@ -53,18 +55,21 @@ def parse(
 ) -> tuple[Config, argparse.Namespace]:
     """Return a command's configuration and the values of its extra arguments.
 
-    Flags override the YAML file, which overrides the dataclasses' defaults.
+    Flags override the YAML file, which overrides the dataclasses' defaults. Without --config, the file is the shipped
+    recipe that suits the images and the devices; a line on stderr says which. Beside the extra arguments there is
+    `recipe`, the file's, and with several datasets `configs`, one for each.
 
     Args:
         argv: Arguments without the program's name.
         program: The command as the user types it, for example ``python -m dim_ray.tune``.
         description: Text for --help.
         flags: Short flags; every field has a long one.
-        defaults: YAML file of a command without --config.
+        defaults: YAML file of a command without --config; `DEFAULT_STUDY` stands for the recipe that suits.
         extra: Function that adds the command's own arguments.
 
     Raises:
         UsageError: An argument, the file or a value can't be used.
+        DataError: The data, by which a recipe is chosen, can't be read.
         SystemExit: With 0 after --help, --help-all, --list-studies or --print-config; with the job's exit code after
             --cluster.
     """
@@ -75,20 +80,46 @@ def parse(
     if "--help" in argv or "-h" in argv:
         _show(parser.format_help())
     if "--list-studies" in argv:
-        _show(study_titles())
+        _show(list_studies())
     parser.refuse_unknown_flags(argv)
     namespace = parser.parse_args(argv)
     given: list[Setting] = namespace.settings
+    seed, is_printed, elsewhere = namespace.seed, namespace.print_config, namespace.cluster is not None
     file = _find(namespace.config) if namespace.config else None
-    config = make_config([*(read_settings(file) if file else shipped), *given])
-    if namespace.seed is not None:
-        config = _with_seed(config, namespace.seed, given)
-    if namespace.print_config:
-        _show(to_yaml(config))
+    usual = Recipe(name=namespace.config or "", settings=read_settings(file) if file else shipped)
     for ours in ("settings", "config", "seed", "list_studies", "print_config"):
         delattr(namespace, ours)
-    go_to_cluster(namespace, argv, module=program.rpartition(" ")[2], config=config, config_file=file)
-    return config, namespace
+
+    def configure(recipe: Recipe) -> Config:
+        config = make_config([*recipe.settings, *given])
+        return config if seed is None else _with_seed(config, seed, given)
+
+    is_automatic = file is None and defaults == DEFAULT_STUDY
+    if is_printed and elsewhere and is_automatic:
+        raise UsageError("--print-config can't know the recipe of --cluster, whose devices decide; give --config, too.")
+    if not (is_printed and elsewhere):
+        module = program.rpartition(" ")[2]
+        go_to_cluster(namespace, argv, module=module, make=lambda: configure(usual), config_file=file)
+    command, is_local = program.rpartition(".")[2], getattr(namespace, "local", False)
+    several: Sequence[str] = getattr(namespace, "datasets", ())
+    recipes = [usual]
+    if is_automatic:
+        refuse_shadows()
+        few = make_config(setting for setting in given if setting.field != "study.space")
+        device = functools.cache(lambda: find_device(few, is_local=is_local))
+        data = [replace(few.data, dataset=name) for name in several] if len(several) > 1 else [few.data]
+        recipes = [choose_recipe(own, device, command=command) for own in data]
+    configs = [configure(recipe) for recipe in recipes]
+    if is_printed:
+        _print_config(configs, recipes)
+    for recipe in recipes if is_automatic else []:
+        say(recipe.reason)
+    namespace.recipe = recipes[0]
+    if len(several) > 1:
+        configs = configs if is_automatic else configs * len(several)
+        named = zip(configs, several, strict=True)
+        namespace.configs = [replace(own, data=replace(own.data, dataset=name)) for own, name in named]
+    return configs[0], namespace
 
 
 def run_main(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
@@ -97,6 +128,9 @@ def run_main(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None =
     That is 0, the `DimError`'s own (2 if the call can't work, else 1), 130 after Ctrl-C, or 143 after SIGTERM. Any
     other exception is a bug and keeps its traceback, unless stdout can't be written.
     """
+    # Before PyTorch is imported: OpenMP's threads wait for each other in a loop otherwise, and other processes of the
+    # machine, for whose turn they wait, slow them down several times.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     terminated, code = False, 0
     unwritten: OSError | None = None
 
@@ -183,6 +217,14 @@ def _readable(argv: Sequence[str]) -> Sequence[str]:
 def _show(text: str) -> NoReturn:
     print(text.rstrip("\n"), flush=True)  # so that run_main handles a broken pipe
     raise SystemExit(0)
+
+
+def _print_config(configs: Sequence[Config], recipes: Sequence[Recipe]) -> NoReturn:
+    if len({recipe.name for recipe in recipes}) > 1:
+        names = " and ".join(recipe.name for recipe in recipes)
+        raise UsageError(f"--print-config shows one recipe, and these datasets have {names}; give one --dataset.")
+    reason = f"# {recipes[0].reason}\n" if recipes[0].reason else ""
+    _show(reason + to_yaml(configs[0]))
 
 
 def _find(name: str) -> Path:

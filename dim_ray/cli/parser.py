@@ -75,8 +75,10 @@ class FlagParser(Parser):
         self.set_defaults(settings=[], **{flag.all_values: () for flag in flags if flag.all_values is not None})
         written = {setting.field: setting.value for setting in shipped}
         for flag in flags:
-            default = written.get(flag.field, value_of(Config(), flag.field))
-            text = (flag.help + _default_text(default)).replace("%", "%%")
+            is_written = flag.field in written
+            default = written[flag.field] if is_written else value_of(Config(), flag.field)
+            where = f"{defaults.stem}: " if defaults and is_written and flag.field != "data.dataset" else "default: "
+            text = (flag.help + _default_text(default, where)).replace("%", "%%")
             _add_field(self, flag.name, flag.field, help=text, all_values=flag.all_values)
         for field in known_fields():
             _add_field(self, f"--{field}", field, help=argparse.SUPPRESS)
@@ -90,7 +92,12 @@ class FlagParser(Parser):
             "--config",
             metavar="FILE",
             help="YAML file, or a name of --list-studies"
-            + (f", instead of {defaults.name}; fields that it leaves out have the code's defaults" if defaults else ""),
+            + (
+                ", instead of the shipped recipe that suits the images and devices; fields that it leaves out have the "
+                "code's defaults"
+                if defaults
+                else ""
+            ),
         )
         self.add_argument("--study-file", dest="config", help=argparse.SUPPRESS)
         self.add_argument("--list-studies", action="store_true", help="print what is shipped for --config")
@@ -192,11 +199,11 @@ def _fields_formatter() -> type[argparse.HelpFormatter]:
     return FieldsFormatter
 
 
-def _default_text(value: Any) -> str:
+def _default_text(value: Any, where: str) -> str:
     if value is None or value == ():
         return ""
     shown = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-    return f" (default: {shown})"
+    return f" ({where}{shown})"
 
 
 def _seed(text: str) -> int:

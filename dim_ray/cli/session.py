@@ -12,11 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from dim_ray.cli.main import start_logging
+from dim_ray.cli.recipes import open_dataset
 from dim_ray.cli.settings import to_yaml
 from dim_ray.config import Config, fingerprint
 from dim_ray.config.names import path_name
 from dim_ray.core.data.checks import Check
-from dim_ray.core.data.dataset import Dataset, load_dataset
+from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.data.summary import summarise
 from dim_ray.pipeline.dataset_names import keep_name, with_own_name
 from dim_ray.pipeline.workspace import Workspace
@@ -50,7 +51,7 @@ def open_session(
     probe(root.uri)
     # An absolute root, because workers have other working directories.
     config = replace(config, storage=replace(config.storage, root=root.uri))
-    config, dataset = with_own_name(config, load_dataset(config.data), progress.message)
+    config, dataset = with_own_name(config, open_dataset(config.data), progress.message)
     progress.message(summarise(dataset))
     config, study = _named(config, name(config, dataset), progress)
     for check in checks:

@@ -16,8 +16,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from dim_ray.cli.flags import shipped_studies
 from dim_ray.config import PRESETS, Config, to_dict
-from dim_ray.errors import ConfigError, UsageError, listed
+from dim_ray.config.suits import Suits
+from dim_ray.errors import ConfigError, UsageError, listed, nearest
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -29,6 +31,7 @@ __all__ = [
     "known_fields",
     "make_config",
     "read_settings",
+    "read_study",
     "section_types",
     "to_yaml",
     "value_of",
@@ -80,11 +83,16 @@ def value_of(config: Config, field: str) -> Any:
 
 
 def read_settings(path: Path) -> list[Setting]:
-    """Return the settings of a YAML file, which has fields below their sections.
+    """Return the settings of a YAML file, after those of the shipped study that its `base` names; see `read_study`."""
+    return read_study(path)[0]
+
+
+def read_study(path: Path) -> tuple[list[Setting], Suits | None]:
+    """Return the settings of a YAML file, which has fields below their sections, and what it suits, if it says so.
 
     Raises:
         UsageError: The file is missing or unreadable.
-        ConfigError: It isn't YAML, or a section or field is unknown or repeated.
+        ConfigError: It isn't YAML, a section or field is unknown or repeated, or `base` or `suits` can't be used.
     """
     import yaml
 
@@ -232,24 +240,31 @@ def _describe(hint: Any, *, several: bool = False) -> str:
     return many if several else one
 
 
-def _read_nodes(loader: yaml.SafeLoader, path: Path) -> list[Setting]:
+def _read_nodes(loader: yaml.SafeLoader, path: Path) -> tuple[list[Setting], Suits | None]:
     # Nodes have line numbers, and keep repeated keys.
     root = loader.get_single_node()
     if root is None:
-        return []
+        return [], None
     settings: dict[str, Setting] = {}
-    sections: set[str] = set()
+    keys: set[str] = set()
+    base: list[Setting] = []
+    suits: Suits | None = None
     for key, line, node in _items(loader, root, f"{path}: the file"):
         where = f"{path}:{line}"
+        entries: Sequence[tuple[str, int, yaml.Node]] = []
+        if key in keys:
+            raise ConfigError(f"{where}: {key} is repeated; write what it has at one of them.")
+        keys.add(key)
         if key in known_fields():  # "pool.size: 8" at the top level
-            entries: Sequence[tuple[str, int, yaml.Node]] = [(key, line, node)]
+            entries = [(key, line, node)]
+        elif key == "base":
+            base = _read_base(loader.construct_object(node), where)
+        elif key == "suits":
+            suits = Suits.read(loader.construct_object(node, deep=True), f"{where}: suits")
         elif key not in section_types():
             kind = "field" if "." in key else "section"
             raise ConfigError(f"{where}: {key} is not a known {kind}; {_nearest_field(key)}")
         else:
-            if key in sections:
-                raise ConfigError(f"{where}: {key} is repeated; write its fields below one of them.")
-            sections.add(key)
             entries = [(f"{key}.{name}", at, value) for name, at, value in _items(loader, node, f"{where}: {key}")]
         for field, at, value in entries:
             where = f"{path}:{at}: {field}"
@@ -258,7 +273,14 @@ def _read_nodes(loader: yaml.SafeLoader, path: Path) -> list[Setting]:
             if field in settings:
                 raise ConfigError(f"{where} is repeated; keep one of them.")
             settings[field] = Setting(field=field, value=loader.construct_object(value, deep=True), source=where)
-    return list(settings.values())
+    return [*base, *settings.values()], suits
+
+
+def _read_base(name: Any, where: str) -> list[Setting]:
+    studies = shipped_studies()
+    if name not in studies:
+        raise ConfigError(f"{where}: base is {name!r}, which is no shipped study; {nearest(str(name), studies)}")
+    return read_settings(studies[name])
 
 
 def _items(loader: yaml.SafeLoader, node: yaml.Node, what: str) -> list[tuple[str, int, yaml.Node]]:

@@ -17,7 +17,6 @@ import itertools
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -38,7 +37,8 @@ def main(argv: Sequence[str]) -> None:
     config, arguments = parse(
         argv, program="python -m dim_ray.tune", description=__doc__, flags=TUNE_FLAGS, extra=_add_dry_run
     )
-    configs = _one_each(arguments.configs) if len(arguments.datasets) > 1 else [config]
+    configs = arguments.configs
+    _check_name(configs)
     with show_progress() as progress:
         # Imported after the display is shown, because torch takes seconds.
         from dim_ray.cli.session import log_path, open_session
@@ -71,15 +71,12 @@ def main(argv: Sequence[str]) -> None:
     print_outcomes(works, outcomes, time.monotonic() - started)
 
 
-def _one_each(configs: Sequence[Config]) -> Sequence[Config]:
-    """Return the configurations of several datasets if they can have a study each."""
-    first = configs[0]
-    if first.data.name is not None:
+def _check_name(configs: Sequence[Config]) -> None:
+    name = configs[0].data.name
+    if len(configs) > 1 and name is not None:
         raise UsageError(
-            f"data.name is {first.data.name!r}, which names one dataset, but --dataset has {len(configs)}; leave one "
-            "of them out."
+            f"data.name is {name!r}, which names one dataset, but --dataset has {len(configs)}; leave one of them out."
         )
-    return configs
 
 
 def _joined_name(config: Config, dataset: Dataset) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import logging
 import os
 import signal
@@ -57,7 +58,7 @@ def parse(
 
     Flags override the YAML file, which overrides the dataclasses' defaults. Without --config, the file is the shipped
     recipe that suits the images and the devices; a line on stderr says which. Beside the extra arguments there is
-    `recipe`, the file's, and with several datasets `configs`, one for each.
+    `recipe`, the first dataset's, and `configs`, one for each dataset.
 
     Args:
         argv: Arguments without the program's name.
@@ -102,23 +103,23 @@ def parse(
         go_to_cluster(namespace, argv, module=module, make=lambda: configure(usual), config_file=file)
     command, is_local = program.rpartition(".")[2], getattr(namespace, "local", False)
     several: Sequence[str] = getattr(namespace, "datasets", ())
+    several = several if len(several) > 1 else ()
     recipes = [usual]
     if is_automatic:
         refuse_shadows()
         few = make_config(setting for setting in given if setting.field != "study.space")
         device = functools.cache(lambda: find_device(few, is_local=is_local))
-        data = [replace(few.data, dataset=name) for name in several] if len(several) > 1 else [few.data]
+        data = [replace(few.data, dataset=name) for name in several] or [few.data]
         recipes = [choose_recipe(own, device, command=command) for own in data]
     configs = [configure(recipe) for recipe in recipes]
     if is_printed:
         _print_config(configs, recipes)
     for recipe in recipes if is_automatic else []:
         say(recipe.reason)
-    namespace.recipe = recipes[0]
-    if len(several) > 1:
-        configs = configs if is_automatic else configs * len(several)
-        named = zip(configs, several, strict=True)
-        namespace.configs = [replace(own, data=replace(own.data, dataset=name)) for own, name in named]
+    if several:
+        named = zip(itertools.cycle(configs), several, strict=False)
+        configs = [replace(own, data=replace(own.data, dataset=name)) for own, name in named]
+    namespace.recipe, namespace.configs = recipes[0], configs
     return configs[0], namespace
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin
 
 from dim_ray.cli.clusters import add_cluster_flags
-from dim_ray.cli.flags import Flag
+from dim_ray.cli.flags import DEFAULT_STUDY, Flag
 from dim_ray.cli.settings import Setting, field_parser, known_fields, make_config, section_types, value_of
 from dim_ray.config import Config, StorageConfig
 from dim_ray.errors import UsageError, listed
@@ -75,10 +75,10 @@ class FlagParser(Parser):
         self.set_defaults(settings=[], **{flag.all_values: () for flag in flags if flag.all_values is not None})
         written = {setting.field: setting.value for setting in shipped}
         for flag in flags:
-            is_written = flag.field in written
-            default = written[flag.field] if is_written else value_of(Config(), flag.field)
-            where = f"{defaults.stem}: " if defaults and is_written and flag.field != "data.dataset" else "default: "
-            text = (flag.help + _default_text(default, where)).replace("%", "%%")
+            default = written.get(flag.field, value_of(Config(), flag.field))
+            if defaults == DEFAULT_STUDY and flag.field.partition(".")[0] not in ("data", "storage", "study"):
+                default = "the recipe's"
+            text = (flag.help + _default_text(default)).replace("%", "%%")
             _add_field(self, flag.name, flag.field, help=text, all_values=flag.all_values)
         for field in known_fields():
             _add_field(self, f"--{field}", field, help=argparse.SUPPRESS)
@@ -92,12 +92,7 @@ class FlagParser(Parser):
             "--config",
             metavar="FILE",
             help="YAML file, or a name of --list-studies"
-            + (
-                ", instead of the shipped recipe that suits the images and devices; fields that it leaves out have the "
-                "code's defaults"
-                if defaults
-                else ""
-            ),
+            + (", instead of the recipe that suits; fields that it leaves out have the code's defaults" if defaults else ""),
         )
         self.add_argument("--study-file", dest="config", help=argparse.SUPPRESS)
         self.add_argument("--list-studies", action="store_true", help="print what is shipped for --config")
@@ -199,11 +194,11 @@ def _fields_formatter() -> type[argparse.HelpFormatter]:
     return FieldsFormatter
 
 
-def _default_text(value: Any, where: str) -> str:
+def _default_text(value: Any) -> str:
     if value is None or value == ():
         return ""
     shown = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-    return f" ({where}{shown})"
+    return f" (default: {shown})"
 
 
 def _seed(text: str) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dim_ray.cli.flags import shipped_studies
@@ -65,8 +65,8 @@ def choose_recipe(data: DataConfig, find_device: Callable[[], Device], *, comman
     if not fitting:
         shipped = "; ".join(f"{name} for {suits}" for name, suits in offered.items())
         raise UsageError(
-            f"No shipped recipe suits {data.label}, {images}{device}. There are {shipped}. Take one with --config NAME, "
-            "or write your own: a file with `base: NAME` and what differs."
+            f"No shipped recipe suits {data.label}, {images}{device}. There are {shipped}. Take one of them with "
+            "--config NAME, or write a file with `base: NAME` and what differs."
         )
     name = fitting[0]
     settings, _ = studies[name]

@@ -85,7 +85,9 @@ class Suits:
         require(isinstance(self.datasets, tuple), "suits.datasets", self.datasets, "a list of known names")
         for dataset in self.datasets:
             if dataset not in DATASETS:
-                raise ConfigError(f"suits.datasets has {dataset!r}, which is unknown; {nearest(str(dataset), DATASETS)}")
+                raise ConfigError(
+                    f"suits.datasets has {dataset!r}, which is unknown; {nearest(str(dataset), DATASETS)}"
+                )
         require(type(self.automatic) is bool, "suits.automatic", self.automatic, "true or false")
         is_mapping = isinstance(self.minutes, Mapping) and self.minutes.keys() <= {*get_args(Command)}
         numbers = self.minutes.values() if is_mapping else [None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ class TrialDisplay(tune.Callback):  # type: ignore[misc]  # ray has no types
         self._search = search
         self._progress = progress
         self._running: dict[str, float] = {}
+        self._lock = threading.RLock()
         rows = record.trials()
         rows = rows[rows["state"] != "failed"]
         self._done = len(rows)
@@ -45,8 +47,15 @@ class TrialDisplay(tune.Callback):  # type: ignore[misc]  # ray has no types
     def __getstate__(self) -> dict[str, Any]:
         return {}  # for Tune to save: a study resumes from its rows and Optuna's journal
 
+    def show_running(self, fractions: Mapping[str, float]) -> None:
+        """Show how far the running trials are, by their ids; called from a thread."""
+        with self._lock:
+            self._running |= {key: max(done, fractions.get(key, 0.0)) for key, done in self._running.items()}
+            self._show()
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._running[trial.trial_id] = 0.0
+        with self._lock:
+            self._running[trial.trial_id] = 0.0
         number, parameters = self._search.lookup(trial.trial_id)
         log.info("Trial %d began: %s", number, parameters)
         self._show()
@@ -54,7 +63,9 @@ class TrialDisplay(tune.Callback):  # type: ignore[misc]  # ray has no types
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        self._running[trial.trial_id] = result[TIME_ATTRIBUTE] / self._epochs
+        with self._lock:
+            done = max(self._running.get(trial.trial_id, 0.0), result[TIME_ATTRIBUTE] / self._epochs)
+            self._running[trial.trial_id] = done
         number, _ = self._search.lookup(trial.trial_id)
         log.info("Trial %d, epoch %d: %s %.4f", number, result[TIME_ATTRIBUTE], METRIC, result[METRIC])
         if result[TIME_ATTRIBUTE] >= self._epochs and "diverged" not in result:
@@ -63,7 +74,8 @@ class TrialDisplay(tune.Callback):  # type: ignore[misc]  # ray has no types
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         if self._time_budget.has_cut(trial.trial_id):
-            self._running.pop(trial.trial_id, None)
+            with self._lock:
+                self._running.pop(trial.trial_id, None)
             self._show()
             return
         result = trial.last_result or {}
@@ -101,13 +113,15 @@ class TrialDisplay(tune.Callback):  # type: ignore[misc]  # ray has no types
             self._stopped += 1
 
     def _end(self, trial: Any) -> None:
-        self._running.pop(trial.trial_id, None)
-        self._done += 1
-        self._show()
+        with self._lock:
+            self._running.pop(trial.trial_id, None)
+            self._done += 1
+            self._show()
 
     def _show(self) -> None:
-        self._progress.advance(self._done + sum(self._running.values()))
-        self._show_counts()
+        with self._lock:
+            self._progress.advance(self._done + sum(self._running.values()))
+            self._show_counts()
 
     def _show_counts(self) -> None:
         self._progress.trials(

@@ -5,6 +5,7 @@ It runs in its own process with one worker, and through Ray Train with several.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,8 +14,8 @@ from typing import Any
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from dim_ray.core.training.ports import SingleWorker
-from dim_ray.distributed.bridge import told_to
+from dim_ray.core.training.ports import Reporter, SingleWorker
+from dim_ray.distributed.bridge import BoardReporter, told_to
 from dim_ray.distributed.cluster.placement import Placement
 from dim_ray.distributed.trainer import run_workers, trial_shards
 from dim_ray.distributed.validator import SlotValidator
@@ -40,11 +41,12 @@ def run_trial(parameters: dict[str, Any], *, work: Workspace, placement: Placeme
         board: Board for messages to the user.
     """
     trial_work = replace(work, config=configure(work.config, parameters))
-    fingerprint = generator_fingerprint(trial_work)
+    fingerprint, name = generator_fingerprint(trial_work), tune.get_context().get_trial_id()
     held = {"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker}
     if placement.num_workers == 1:
         with told_to(board):
-            _run_here(on_device(trial_work, placement.cpus_per_worker, may_use_gpu=held["GPU"] > 0), held)
+            own = on_device(trial_work, placement.cpus_per_worker, may_use_gpu=held["GPU"] > 0)
+            _run_here(own, held, BoardReporter(board, name))
         return
     if trial_work.artifacts.exists("generators", fingerprint):
         with told_to(board):
@@ -52,7 +54,7 @@ def run_trial(parameters: dict[str, Any], *, work: Workspace, placement: Placeme
         return
     try:
         run_workers(
-            trial_shards,
+            functools.partial(trial_shards, name),
             trial_work,
             placement,
             what="the trial",
@@ -68,9 +70,9 @@ def run_trial(parameters: dict[str, Any], *, work: Workspace, placement: Placeme
     tune.report({TIME_ATTRIBUTE: trial_work.config.matching.epochs, **known})
 
 
-def _run_here(work: Workspace, held: Mapping[str, float]) -> None:
+def _run_here(work: Workspace, held: Mapping[str, float], also: Reporter) -> None:
     try:
-        distill_generator(work, _TuneReporter(), SingleWorker(), SlotValidator(work, held))
+        distill_generator(work, _TuneReporter(also), SingleWorker(), SlotValidator(work, held))
     except DivergedError as error:
         _report_divergence(work, error)
 
@@ -94,9 +96,16 @@ def _report_divergence(work: Workspace, error: DivergedError) -> None:
 
 
 class _TuneReporter:
-    """Reporter that passes rungs to Ray Tune."""
+    """Reporter that passes rungs to Ray Tune, and everything to another one."""
+
+    def __init__(self, also: Reporter) -> None:
+        self._also = also
+
+    def advance(self, done: float, total: int, note: str = "") -> None:
+        self._also.advance(done, total, note)
 
     def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        self._also.report(step, total, metrics)
         if found := validation_in(step, metrics):
             epoch, measured = found
             tune.report({TIME_ATTRIBUTE: epoch, **measured})

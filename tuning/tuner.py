@@ -66,7 +66,10 @@ def run_trials(
     display = TrialDisplay(work.config, record, search, time_budget, progress)
     # A study resumes from its rows and Optuna's journal, so nothing reads Tune's own state, and only the driver writes
     # it: our trials report no Ray checkpoints.
-    with watching() as board, TemporaryDirectory(prefix="dim_ray-tune-", ignore_cleanup_errors=True) as folder:
+    with (
+        watching(on_fractions=display.show_running) as board,
+        TemporaryDirectory(prefix="dim_ray-tune-", ignore_cleanup_errors=True) as folder,
+    ):
         tuner = tune.Tuner(
             _trainable(work, placement, board),
             tune_config=tune.TuneConfig(

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dim_ray.errors import DataError, DivergedError
 from dim_ray.pipeline.evaluations import check_all_measured, evaluate_group
 from dim_ray.pipeline.generators import stored_samples
+from dim_ray.pipeline.local import ProgressReporter
 from dim_ray.pipeline.rows import missing_rows
 from dim_ray.pipeline.students import StudentPlan, group_students
 from dim_ray.pipeline.workspace import Workspace, on_device
@@ -89,7 +90,8 @@ def _run_here(work: Workspace, plans: Sequence[StudentPlan], progress: Progress)
     done = 0
     for group in group_students(work, plans, num_seeds=num_seeds, device_type=device_type):
         try:
-            outcome = f"{100 * evaluate_group(work, group)[-1]['accuracy']:.1f} %"
+            rows = evaluate_group(work, group, ProgressReporter(progress, done, len(group)))
+            outcome = f"{100 * rows[-1]['accuracy']:.1f} %"
         except DivergedError:  # reported once the others are trained
             outcome = "diverged"
         done += len(group)

@@ -35,6 +35,7 @@ from dim_ray.progress import Progress, make_progress
 from dim_ray.progress.notices import told
 from dim_ray.start.shadows import refuse_shadows
 from dim_ray.start.streams import close_broken, prepare_output, say
+from dim_ray.start.threads import share_cores
 
 __all__ = ["COMMON_FLAGS", "TUNE_FLAGS", "Flag", "parse", "run_main", "show_progress", "start_logging"]
 
@@ -129,9 +130,6 @@ def run_main(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None =
     That is 0, the `DimError`'s own (2 if the call can't work, else 1), 130 after Ctrl-C, or 143 after SIGTERM. Any
     other exception is a bug and keeps its traceback, unless stdout can't be written.
     """
-    # Before PyTorch is imported: OpenMP's threads wait for each other in a loop otherwise, and other processes of the
-    # machine, for whose turn they wait, slow them down several times.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     terminated, code = False, 0
     unwritten: OSError | None = None
 
@@ -141,6 +139,7 @@ def run_main(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None =
         raise KeyboardInterrupt  # end as after Ctrl-C
 
     prepare_output()
+    share_cores()
     before = signal.signal(signal.SIGTERM, terminate)
     if os.path.expanduser("~") == "~":  # no HOME, and no name for the user's id: Ray Train can't be imported then
         os.environ["HOME"] = _NO_HOME

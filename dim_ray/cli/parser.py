@@ -92,7 +92,11 @@ class FlagParser(Parser):
             "--config",
             metavar="FILE",
             help="YAML file, or a name of --list-studies"
-            + (", instead of the recipe that suits; fields that it leaves out have the code's defaults" if defaults else ""),
+            + (
+                ", instead of the recipe that suits; fields that it leaves out have the code's defaults"
+                if defaults
+                else ""
+            ),
         )
         self.add_argument("--study-file", dest="config", help=argparse.SUPPRESS)
         self.add_argument("--list-studies", action="store_true", help="print what is shipped for --config")

@@ -31,7 +31,10 @@ OnProgress = Callable[[float, str], None]
 
 @contextmanager
 def watching(
-    costs: Mapping[str, float] | None = None, on_progress: OnProgress | None = None
+    costs: Mapping[str, float] | None = None,
+    on_progress: OnProgress | None = None,
+    *,
+    on_fractions: Callable[[Mapping[str, float]], None] | None = None,
 ) -> Iterator[ray.actor.ActorHandle[Board]]:
     """Yield a new board, and pass on what is posted to it until the body has ended.
 
@@ -40,6 +43,7 @@ def watching(
     Args:
         costs: Cost of each job, in any one unit. Without, progress isn't passed on.
         on_progress: Called twice a second, from a thread.
+        on_fractions: The same, with the fraction done of each job that has reported.
     """
     board, ended = make_board(), threading.Event()
     failures: list[Exception] = []  # of the display, such as a closed stderr
@@ -51,8 +55,11 @@ def watching(
                 is_last = ended.wait(_SECONDS_BETWEEN_LOOKS)
                 for text in ray.get(board.take_notices.remote()):
                     log.warning("%s", text)
-                if costs and on_progress and (fractions := ray.get(board.read.remote())):
+                fractions = ray.get(board.read.remote())
+                if fractions and costs and on_progress:
                     on_progress(*summarise(fractions, costs))
+                if fractions and on_fractions:
+                    on_fractions(fractions)
         except ray.exceptions.RayError:  # the run itself says what is wrong
             pass
         except Exception as error:
@@ -89,10 +96,13 @@ class BoardReporter:
         self._last = 0.0
 
     def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        self.advance(step, total)
+
+    def advance(self, done: float, total: int, note: str = "") -> None:
         now = time.monotonic()
-        if step == total or now - self._last >= _SECONDS_BETWEEN_POSTS:
+        if done == total or now - self._last >= _SECONDS_BETWEEN_POSTS:
             self._last = now
-            self._board.post.remote(self._job, step / total)
+            self._board.post.remote(self._job, done / total)
 
 
 class TrainReporter:
@@ -113,3 +123,6 @@ class TrainReporter:
         epoch, measured = validation_in(step, metrics) or (total, {})
         if 0 < epoch < total:  # a distillation of no epochs ends with 0
             ray.train.report({"epoch": epoch, **measured})
+
+    def advance(self, done: float, total: int, note: str = "") -> None:
+        self._also.advance(done, total, note)

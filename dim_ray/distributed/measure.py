@@ -72,10 +72,10 @@ def _run_students(
     return len(plans)
 
 
-def _evaluation_job(work: Workspace, plans: list[StudentPlan], _: Reporter) -> None:
+def _evaluation_job(work: Workspace, plans: list[StudentPlan], reporter: Reporter) -> None:
     with suppress(DivergedError):  # an error would end the other jobs
-        evaluate_group(work, plans)
+        evaluate_group(work, plans, reporter)
 
 
-def _validation_job(work: Workspace, plans: list[StudentPlan], _: Reporter) -> None:
-    validate_group(work, plans)
+def _validation_job(work: Workspace, plans: list[StudentPlan], reporter: Reporter) -> None:
+    validate_group(work, plans, reporter)

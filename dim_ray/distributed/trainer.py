@@ -135,9 +135,9 @@ def distill_shards(work: Workspace, report_to: ReportTo, collective: Collective)
     distill_generator(work, report_to(DISTILLATION), collective)
 
 
-def trial_shards(work: Workspace, report_to: ReportTo, collective: Collective) -> None:
-    """Distil as `distill_shards` does, and report validations at the rungs through Ray Train."""
-    distill_generator(work, TrainReporter(report_to(DISTILLATION)), collective, SlotValidator(work, held_resources()))
+def trial_shards(name: str, work: Workspace, report_to: ReportTo, collective: Collective) -> None:
+    """Distil as `distill_shards` does for a trial of this name; report validations at the rungs through Ray Train."""
+    distill_generator(work, TrainReporter(report_to(name)), collective, SlotValidator(work, held_resources()))
 
 
 def _worker(settings: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from dim_ray.core.generator.networks import Generator
+from dim_ray.core.training.ports import SILENT, Reporter
 from dim_ray.distributed.cluster.held import on_held_device
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.students import validate
@@ -46,10 +47,10 @@ class SlotValidator:
         self._has_begun = False
         self._sent: Generator | None = None
 
-    def begin(self, generator: Generator) -> None:
+    def begin(self, generator: Generator, reporter: Reporter = SILENT) -> None:
         free = ray.available_resources()
         if any(free.get(name, 0.0) < count for name, count in self._held.items()):
-            self._here.begin(generator)
+            self._here.begin(generator, reporter)
             return
         if self._shared is None:
             self._shared = ray.put(replace(self._work, dataset=self._work.dataset.to("cpu")))

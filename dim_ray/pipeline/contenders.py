@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dim_ray.core.students.student import StudentResult
+from dim_ray.core.training.ports import SILENT, Reporter
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.evaluations import load_generators, weights_in_use
 from dim_ray.pipeline.rows import circumstances, key_columns
@@ -37,12 +38,12 @@ def plan_validations(work: Workspace, generators: Sequence[str]) -> list[Student
     ]
 
 
-def validate_group(work: Workspace, plans: Sequence[StudentPlan]) -> list[dict[str, Any]]:
+def validate_group(work: Workspace, plans: Sequence[StudentPlan], reporter: Reporter = SILENT) -> list[dict[str, Any]]:
     """Train a group of `group_students` and measure it on the validation split; write its rows and return them.
 
     A student that diverged has an accuracy of 0, as a trial that diverged has.
     """
-    results = train_group(work, plans, load_generators(work, plans), test=False)
+    results = train_group(work, plans, load_generators(work, plans), test=False, reporter=reporter)
     rows = [_row(work, plan, result) for plan, result in zip(plans, results, strict=True)]
     Writer(work.config.storage.root).append_validations(rows)
     return rows

@@ -8,6 +8,7 @@ from typing import Any
 
 from dim_ray.config import Protocol, Weights, join_quirks
 from dim_ray.core.students.student import StudentResult, finished
+from dim_ray.core.training.ports import SILENT, Reporter
 from dim_ray.errors import DivergedError, listed
 from dim_ray.pipeline.generators import load_module, stored_weights, weights_file
 from dim_ray.pipeline.rows import circumstances, key_columns, missing_rows
@@ -53,13 +54,13 @@ def plan_evaluations(work: Workspace, generator: str) -> list[StudentPlan]:
     ]
 
 
-def evaluate_group(work: Workspace, plans: Sequence[StudentPlan]) -> list[dict[str, Any]]:
+def evaluate_group(work: Workspace, plans: Sequence[StudentPlan], reporter: Reporter = SILENT) -> list[dict[str, Any]]:
     """Train and test a group of `group_students`; write its rows and return them.
 
     Raises:
         DivergedError: A student diverged; the others have their rows.
     """
-    results = train_group(work, plans, load_generators(work, plans), test=True)
+    results = train_group(work, plans, load_generators(work, plans), test=True, reporter=reporter)
     rows = [
         _row(work, plan, result)
         for plan, result in zip(plans, results, strict=True)

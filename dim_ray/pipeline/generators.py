@@ -17,7 +17,7 @@ from dim_ray.core.generator.sample_grid import sample_grid
 from dim_ray.core.students.images import balanced_labels
 from dim_ray.core.training.checkpoint import dumps, loads, module_tensors, restore_module
 from dim_ray.core.training.loop import run_epochs
-from dim_ray.core.training.ports import Collective, Ports, Reporter
+from dim_ray.core.training.ports import Collective, Ports, Reporter, SilentReporter
 from dim_ray.core.training.random import stream
 from dim_ray.errors import ArtifactError, ConfigError
 from dim_ray.pipeline.checkpoints import shared_checkpointer
@@ -113,9 +113,10 @@ def distill_generator(
             reporter.report(epoch, config.matching.epochs, measured)
         chosen = pair.average if weights == "average" else pair.generator
         if epoch < config.matching.epochs:
-            rungs.begin(epoch, chosen)
+            rungs.begin(epoch, chosen, _Beside(reporter, epoch, config.matching.epochs))
             return timed(rungs.take(wait=False))
-        measured = validate_here(work, epoch, chosen, collective)
+        beside = _Beside(reporter, epoch, config.matching.epochs)
+        measured = validate_here(work, epoch, chosen, collective, beside)
         if collective.rank == 0:
             _store_generator(work, name, pair, measured, saved.seconds())
             saved.clear()  # there may be no time after the report
@@ -195,6 +196,17 @@ def generator_from_artifact(artifact: Artifact, weights: Weights, device: torch.
             "made by another version of dim_ray; bring back a copy, or upgrade dim_ray."
         ) from error
     return generator.eval().requires_grad_(False)
+
+
+class _Beside(SilentReporter):
+    """A Reporter of students that validate after an epoch, for the distillation's own."""
+
+    def __init__(self, reporter: Reporter, epoch: int, epochs: int) -> None:
+        self._reporter = reporter
+        self._at = epoch, max(1, epochs)
+
+    def advance(self, done: float, total: int, note: str = "") -> None:
+        self._reporter.advance(*self._at, f"validation {done / total:.0%}")
 
 
 def _store_generator(work: Workspace, name: str, pair: Pair, measured: Mapping[str, float], seconds: float) -> None:

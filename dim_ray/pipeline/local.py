@@ -18,10 +18,14 @@ class ProgressReporter:
         self._progress = progress
         self._done = done
         self._size = size
+        self._note = ""
 
     def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
-        note = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items())
-        self._progress.advance(self._done + self._size * step / total, note)
+        self._note = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items())
+        self.advance(step, total)
+
+    def advance(self, done: float, total: int, note: str = "") -> None:
+        self._progress.advance(self._done + self._size * done / total, note or self._note)
 
 
 def train_pool(work: Workspace, progress: Progress) -> None:

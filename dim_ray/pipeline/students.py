@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from dim_ray.core.students.budgets import Budget, plan_budget
 from dim_ray.core.students.images import ImageStream, make_image_stream
 from dim_ray.core.students.student import StudentResult, finished, train_students
 from dim_ray.core.teachers.ensemble_speed import ensemble_may_pay, ensemble_pays
+from dim_ray.core.training.ports import SILENT, PartReporter, Reporter
 from dim_ray.core.training.random import derive_seed
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.soft_labels import load_labeller, size_of_teachers
@@ -51,7 +53,7 @@ class SizedGenerator:
     """0 if budgets don't matter."""
 
 
-def validate(work: Workspace, generator: Generator) -> dict[str, float]:
+def validate(work: Workspace, generator: Generator, reporter: Reporter = SILENT) -> dict[str, float]:
     """Return the mean validation accuracy of `plan_selection`, and the standard deviation over several seeds.
 
     Raises:
@@ -62,8 +64,10 @@ def validate(work: Workspace, generator: Generator) -> dict[str, float]:
     device_type = work.dataset.train.images.device.type
     stored = SizedGenerator(network=generator, size_bytes=0)
     results: list[StudentResult | DivergedError] = []
-    for group in group_students(work, plans, num_seeds=num_seeds, device_type=device_type):
-        results += train_group(work, group, [stored] * len(group), test=False)
+    groups = group_students(work, plans, num_seeds=num_seeds, device_type=device_type)
+    for index, group in enumerate(groups):
+        part = PartReporter(reporter, index, len(groups))
+        results += train_group(work, group, [stored] * len(group), test=False, reporter=part)
     by_seed: dict[int, list[float]] = {}
     for plan, result in zip(plans, finished(results), strict=True):
         by_seed.setdefault(plan.seed, []).append(result.validation_accuracy)
@@ -130,7 +134,12 @@ def group_students(
 
 
 def train_group(
-    work: Workspace, plans: Sequence[StudentPlan], generators: Sequence[SizedGenerator | None], *, test: bool
+    work: Workspace,
+    plans: Sequence[StudentPlan],
+    generators: Sequence[SizedGenerator | None],
+    *,
+    test: bool,
+    reporter: Reporter = SILENT,
 ) -> list[StudentResult | DivergedError]:
     """Train a group of `group_students` at once, or one by one if that is faster on the dataset's device.
 
@@ -139,6 +148,7 @@ def train_group(
         plans: Students.
         generators: Generator of each student; None if its protocol needs none.
         test: Whether to use the test split.
+        reporter: Receiver of the progress of all together.
 
     Returns:
         The result of each student, or its error if it diverged.
@@ -189,6 +199,7 @@ def train_group(
             budgets=budgets[own],
             seeds=[plan.seed for plan in plans[own]],
             test=test,
+            reporter=PartReporter(reporter, start // size, math.ceil(len(plans) / size)),
         )
     return results
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -18,7 +18,7 @@ from dim_ray.core.teachers.snapshots import device_limit
 from dim_ray.core.teachers.teacher import Teacher, TeacherTraining
 from dim_ray.core.training.checkpoint import dumps, loads, with_prefix, without_prefix
 from dim_ray.core.training.loop import run_epochs
-from dim_ray.core.training.ports import Checkpointer, Collective, Ports, Reporter, State
+from dim_ray.core.training.ports import Checkpointer, Collective, PartReporter, Ports, Reporter, State
 from dim_ray.core.training.precision import resolve_precision
 from dim_ray.pipeline.checkpoints import checkpointer
 from dim_ray.pipeline.workspace import Workspace, dataset_card
@@ -128,7 +128,7 @@ def build_teachers(work: Workspace, numbers: Sequence[int], reporter: Reporter) 
         saved = checkpointer(work, teacher_fingerprint(work, number)).load()
         alike.setdefault((saved.meta["steps"] if saved else 0) if at_once else number, []).append(number)
     for done, group in enumerate(alike.values()):
-        _build(work, group, _Part(reporter, done, len(alike)))
+        _build(work, group, PartReporter(reporter, done, len(alike)))
 
 
 def read_teacher(work: Workspace, name: str) -> Teacher:
@@ -202,18 +202,6 @@ class _Stacked:
     def clear(self) -> None:
         for member in self._members:
             member.clear()
-
-
-class _Part:
-    """A Reporter for one of a job's parts."""
-
-    def __init__(self, whole: Reporter, done: int, num_parts: int) -> None:
-        self._whole = whole
-        self._done = done
-        self._num_parts = num_parts
-
-    def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
-        self._whole.report(self._done * total + step, self._num_parts * total, metrics)
 
 
 def _architecture(config: Config, number: int) -> str:

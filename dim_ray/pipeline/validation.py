@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from dim_ray.core.generator.networks import Generator
-from dim_ray.core.training.ports import Collective
+from dim_ray.core.training.ports import SILENT, Collective, Reporter
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.students import validate
 from dim_ray.pipeline.workspace import Workspace
@@ -28,8 +28,11 @@ _OF_RUNG = {"validation_accuracy", "validation_std", WALL_SECONDS}
 class Validator(Protocol):
     """Measures generators, one after another."""
 
-    def begin(self, generator: Generator) -> None:
-        """Start measuring a generator as it is now; it may be trained further meanwhile."""
+    def begin(self, generator: Generator, reporter: Reporter = SILENT) -> None:
+        """Start measuring a generator as it is now; it may be trained further meanwhile.
+
+        The reporter receives the progress of students that training waits for.
+        """
 
     def take(self, *, wait: bool) -> Mapping[str, float] | None:
         """Return the measurements, once; None if they aren't there yet and `wait` is false.
@@ -46,9 +49,9 @@ class HereValidator:
         self._work = work
         self._found: Mapping[str, float] | DivergedError | None = None
 
-    def begin(self, generator: Generator) -> None:
+    def begin(self, generator: Generator, reporter: Reporter = SILENT) -> None:
         try:
-            self._found = validate(self._work, generator)
+            self._found = validate(self._work, generator, reporter)
         except DivergedError as error:
             self._found = error
 
@@ -70,13 +73,13 @@ class Rungs:
         self._collective = collective
         self._epoch: int | None = None  # being validated
 
-    def begin(self, epoch: int, generator: Generator | None) -> None:
+    def begin(self, epoch: int, generator: Generator | None, reporter: Reporter = SILENT) -> None:
         """Start validating worker 0's generator of an epoch; the one before it has been taken."""
         if self._validator is None:
             return
         self._epoch = epoch
         if self._collective.rank == 0 and generator is not None:
-            self._validator.begin(generator)
+            self._validator.begin(generator, reporter)
 
     def take(self, *, wait: bool) -> Mapping[str, float]:
         """Return the epoch and, on worker 0, its measurements; nothing if they aren't there yet.
@@ -102,14 +105,18 @@ class Rungs:
 
 
 def validate_here(
-    work: Workspace, epoch: int, generator: Generator | None, collective: Collective
+    work: Workspace,
+    epoch: int,
+    generator: Generator | None,
+    collective: Collective,
+    reporter: Reporter = SILENT,
 ) -> Mapping[str, float]:
     """Validate the generator of an epoch on worker 0, the only one that needs it, while all wait.
 
     Returns and raises as `Rungs.take`.
     """
     rungs = Rungs(HereValidator(work), collective)
-    rungs.begin(epoch, generator)
+    rungs.begin(epoch, generator, reporter)
     return rungs.take(wait=True)
 
 

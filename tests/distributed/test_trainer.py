@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +86,11 @@ def test_last_validation_of_a_trial_is_left_to_its_driver(
             reporter.report(epoch, 2, {"validated_epoch": epoch, "validation_accuracy": 0.5})
 
     monkeypatch.setattr(trainer, "distill_generator", distil)
-    trainer.trial_shards(work, silently, SingleWorker())
+    trainer.trial_shards("trial", work, silently, SingleWorker())
     assert reports == [{"epoch": 1, "validation_accuracy": 0.5}]
 
 
-@pytest.mark.parametrize("job", [trainer.trial_shards, trainer.distill_shards])
+@pytest.mark.parametrize("job", [functools.partial(trainer.trial_shards, "trial"), trainer.distill_shards])
 def test_distillation_that_diverges_is_an_error(
     job: trainer.WorkerJob, work: Workspace, monkeypatch: pytest.MonkeyPatch, reports: list[dict[str, Any]]
 ) -> None:

@@ -162,6 +162,7 @@ class RecordingReporter:
 
     def __init__(self, *, stop_at: int | None = None) -> None:
         self.reports: list[tuple[int, int, dict[str, Any]]] = []
+        self.advances: list[tuple[float, int, str]] = []
         self._stop_at = stop_at
 
     @property
@@ -175,3 +176,6 @@ class RecordingReporter:
         self.reports.append((step, total, dict(metrics)))
         if step == self._stop_at:
             raise InterruptedStageError
+
+    def advance(self, done: float, total: int, note: str = "") -> None:
+        self.advances.append((done, total, note))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dim_ray.core.generator.networks import Generator
-from dim_ray.core.training.ports import SingleWorker
+from dim_ray.core.training.ports import SILENT, Reporter, SingleWorker
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline import validation
 from dim_ray.pipeline.generators import (
@@ -40,8 +40,8 @@ class LateValidator:
         self._here = HereValidator(work)
         self._looks = 0
 
-    def begin(self, generator: Generator) -> None:
-        self._here.begin(generator)
+    def begin(self, generator: Generator, reporter: Reporter = SILENT) -> None:
+        self._here.begin(generator, reporter)
         self._looks = 0
 
     def take(self, *, wait: bool) -> Mapping[str, float] | None:

@@ -15,6 +15,7 @@ from dim_ray.errors import DivergedError
 from dim_ray.pipeline.generators import generator_fingerprint
 from dim_ray.pipeline.validation import HereValidator
 from dim_ray.pipeline.workspace import Workspace
+from tests.helpers.local_board import LocalBoard
 from tests.helpers.small import build_networks, distil, make_work
 from tests.helpers.tiny import GENERATOR
 from tuning import trial
@@ -49,7 +50,7 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def run(work: Workspace, placement: Placement) -> None:
-    run_trial(PARAMETERS, work=work, placement=placement, board=None)
+    run_trial(PARAMETERS, work=work, placement=placement, board=LocalBoard())
 
 
 def chosen(work: Workspace) -> Workspace:
@@ -88,7 +89,7 @@ def test_generator_that_is_there_is_measured_as_this_study_measures(
 ) -> None:
     distil(chosen(work))
     monkeypatch.setattr(trial, "run_workers", lambda *args, **options: pytest.fail("workers were started"))
-    monkeypatch.setattr("dim_ray.pipeline.validation.validate", lambda work, generator: {"validation_accuracy": 0.125})
+    monkeypatch.setattr("dim_ray.pipeline.validation.validate", lambda work, generator, reporter: {"validation_accuracy": 0.125})
     run(work, placement)
     assert reports == [{"epoch": 2, "validation_accuracy": 0.125}]  # and not what its card says
 

@@ -22,6 +22,7 @@ from dim_ray.core.networks.classifiers import accuracies, build_network
 from dim_ray.core.networks.ensemble import Members, stack, train_members
 from dim_ray.core.students.budgets import Budget
 from dim_ray.core.students.images import ImageStream
+from dim_ray.core.training.ports import SILENT, Pace, Reporter
 from dim_ray.core.training.random import derive_seed, stream
 from dim_ray.errors import DivergedError
 
@@ -56,6 +57,7 @@ def train_students(
     budgets: Sequence[Budget],
     seeds: Sequence[int],
     test: bool = True,
+    reporter: Reporter = SILENT,
 ) -> list[StudentResult | DivergedError]:
     """Train fresh students at once, as one batched ensemble, and test them.
 
@@ -69,6 +71,7 @@ def train_students(
         budgets: Budget of each student, all of the same epochs, steps and images per epoch.
         seeds: Seed of each student's initial weights, order and augmentation.
         test: Whether to use the test split; without it both test accuracies are NaN.
+        reporter: Receiver of the epochs done.
 
     Returns:
         The result of each student, or its error if its loss or weights were not finite at the end.
@@ -83,7 +86,9 @@ def train_students(
     device = dataset.train.images.device
     weights = [stream(seed, "weights", device=device) for seed in student_seeds]
     members = stack([build_network(architecture, dataset, rng) for rng in weights])
-    losses, tests = _train(config, members, image_streams, dataset, budgets[0], student_seeds, test=test)
+    losses, tests = _train(
+        config, members, image_streams, dataset, budgets[0], student_seeds, test=test, reporter=reporter
+    )
     members.set_mode(training=False)
     validation_accuracies = accuracies(members.logits, dataset.validation, dataset.normalisation)
     are_finite = members.are_finite()
@@ -137,6 +142,7 @@ def _train(
     seeds: Sequence[int],
     *,
     test: bool,
+    reporter: Reporter,
 ) -> tuple[list[float], list[list[float]]]:
     """Train members; return their last losses, and their accuracies at each test."""
     device = dataset.train.images.device
@@ -148,7 +154,7 @@ def _train(
     tested_after = {round(epochs * (index + 1) / config.num_test_points) for index in range(config.num_test_points)}
     tests = []
     steps_per_epoch = budget.optimiser_steps // budget.epochs
-    losses = torch.full((len(seeds),), math.nan, device=device)
+    losses, pace = torch.full((len(seeds),), math.nan, device=device), Pace()
     for epoch in range(epochs):
         drawn = [image_stream(epoch) for image_stream in image_streams]
         orders = torch.stack([_order(budget.images_per_epoch, seed, epoch, device) for seed in seeds])
@@ -169,6 +175,8 @@ def _train(
                 temperature=config.soft_label_temperature,
             )
             schedule.step()
+            if pace.is_due():
+                reporter.advance(epoch + (index + 1) / steps_per_epoch, epochs)
         if test and epoch + 1 in tested_after and epoch + 1 < epochs:
             tests.append(_test(members, dataset, config))
     if test:

@@ -1,4 +1,4 @@
-"""The loop that every stage shares: batches in a seeded order, checkpoints by time, reports by epoch.
+"""The loop that every stage shares: batches in a seeded order, checkpoints by time, reports by epoch and by time.
 
     stage = AdversarialTraining(pair, config, dataset, health, ports.collective)
     run_epochs(stage, dataset.train, ports)
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dim_ray.core.data.splits import Split
-from dim_ray.core.training.ports import Checkpointer, Ports, State
+from dim_ray.core.training.ports import Checkpointer, Pace, Ports, State
 from dim_ray.core.training.random import stream
 from dim_ray.errors import DivergedError, StorageError
 
@@ -87,7 +87,7 @@ def run_epochs(stage: Stage, split: Split, ports: Ports) -> None:
     if done and done % steps_per_epoch == 0:
         epoch = done // steps_per_epoch
         reporter.report(epoch, stage.epochs, stage.after_epoch(epoch))
-    good, complaints = _GoodState(checkpointer, done), 0
+    good, complaints, pace = _GoodState(checkpointer, done), 0, Pace()
     share = stage.batch_size // collective.num_workers
     for epoch in range(done // steps_per_epoch, stage.epochs):
         order = _shuffled(stage, len(split), epoch, split.images.device)
@@ -96,6 +96,8 @@ def run_epochs(stage: Stage, split: Split, ports: Ports) -> None:
             first = index * stage.batch_size + collective.rank * share
             losses = stage.step(done, order[..., first : first + share])
             done += 1
+            if pace.is_due():  # on a GPU, these are the steps that it was given
+                reporter.advance(done / steps_per_epoch, stage.epochs)
             is_due = index + 1 < steps_per_epoch and not complaints and checkpointer.due()
             if is_due and (collective.num_workers == 1 or stage.is_shared()):
                 state = State(tensors=stage.state(), meta={"steps": done})

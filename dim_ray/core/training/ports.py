@@ -6,22 +6,28 @@ has one contract suite in tests/contracts that every implementation passes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 __all__ = [
+    "SILENT",
     "Checkpointer",
     "Collective",
     "NoCheckpointer",
+    "Pace",
+    "PartReporter",
     "Ports",
     "Reporter",
     "SilentReporter",
     "SingleWorker",
     "State",
 ]
+
+_SECONDS_BETWEEN_REPORTS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +48,9 @@ class Reporter(Protocol):
 
     def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
         """Receive the steps done of `total`, and finite measurements (may be empty)."""
+
+    def advance(self, done: float, total: int, note: str = "") -> None:
+        """Receive the steps done of `total`, fractions included, every few seconds, and what is being done beside."""
 
 
 class Checkpointer(Protocol):
@@ -85,6 +94,43 @@ class SilentReporter:
 
     def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
         pass
+
+    def advance(self, done: float, total: int, note: str = "") -> None:
+        pass
+
+
+SILENT: Reporter = SilentReporter()
+
+
+class PartReporter:
+    """A Reporter for one of a job's parts."""
+
+    def __init__(self, whole: Reporter, part: int, num_parts: int) -> None:
+        self._whole = whole
+        self._part = part
+        self._num_parts = num_parts
+
+    def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        self._whole.report(self._part * total + step, self._num_parts * total, metrics)
+
+    def advance(self, done: float, total: int, note: str = "") -> None:
+        self._whole.advance(self._part * total + done, self._num_parts * total, note)
+
+
+class Pace:
+    """A clock for what is done every few seconds, such as a report."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last = clock()
+
+    def is_due(self) -> bool:
+        """Return whether the time has come, and begin to wait for the next one."""
+        now = self._clock()
+        if now - self._last < _SECONDS_BETWEEN_REPORTS:
+            return False
+        self._last = now
+        return True
 
 
 class NoCheckpointer:

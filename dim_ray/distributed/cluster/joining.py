@@ -28,6 +28,7 @@ from dim_ray.distributed.cluster.own_ray import agents_end_with_driver, start_ow
 from dim_ray.distributed.cluster.placement import Growth, Node, Placement, local_resources, plan_placement
 from dim_ray.errors import DimError, ResourceError
 from dim_ray.progress import Progress
+from dim_ray.start.threads import wait_policy
 
 __all__ = ["cluster", "joins_a_cluster"]
 
@@ -72,8 +73,13 @@ def cluster(config: Config, progress: Progress) -> Iterator[Placement]:
 
     _quiet_ray()
     options: dict[str, Any] = {"configure_logging": False, "log_to_driver": False}
+    environment: dict[str, Any] = {}
     if config.study.workers_per_trial > 1:
-        options["runtime_env"] = {"worker_process_setup_hook": make_address_hook()}
+        environment["worker_process_setup_hook"] = make_address_hook()
+    if joins and wait_policy():  # processes of a Ray of one's own inherit it
+        environment["env_vars"] = wait_policy()
+    if environment:
+        options["runtime_env"] = environment
     on_terminate = signal.getsignal(signal.SIGTERM)
     # Ray prints what its nodes complain about, such as the death of a worker.
     with redirect_stdout(_LogFile()):

@@ -15,7 +15,7 @@ from dim_ray.core.generator.adversarial import AdversarialTraining
 from dim_ray.core.generator.health import HealthCheck
 from dim_ray.core.generator.networks import Generator
 from dim_ray.core.training.loop import run_epochs
-from dim_ray.core.training.ports import Ports, SingleWorker
+from dim_ray.core.training.ports import Ports, SilentReporter, SingleWorker
 from dim_ray.errors import DivergedError
 from tests.helpers.tiny import GENERATOR, PRIOR, MemoryCheckpointer, equal_states, make_dataset, make_pair
 
@@ -124,7 +124,7 @@ def test_training_that_collapsed_ends_with_the_last_good_state() -> None:
     first = AdversarialTraining(healthy, replace(config, epochs=2), DATASET, HealthConfig(), SingleWorker())
     run_epochs(first, DATASET.train, Ports())
 
-    class Breaking:
+    class Breaking(SilentReporter):
         """Sets the generator's last layer to zero after the second epoch: its images are grey from then on."""
 
         def report(self, step: int, total: int, metrics: Any) -> None:

@@ -58,10 +58,12 @@ def _distill_here(work: Workspace, progress: Progress) -> None:
     work = on_device(work)
     train_pool(work, progress)
     if not prior_is_settled(work):
-        progress.start("prior", 1, "networks")
-        build_prior(work, ProgressReporter(progress), SingleWorker())
-    progress.start("distillation", 1, "networks")
-    distill_generator(work, ProgressReporter(progress), SingleWorker(), HereValidator(work))
+        epochs = work.config.prior.epochs
+        progress.start("prior", epochs, "epochs")
+        build_prior(work, ProgressReporter(progress, size=epochs), SingleWorker())
+    epochs = max(1, work.config.matching.epochs)
+    progress.start("distillation", epochs, "epochs")
+    distill_generator(work, ProgressReporter(progress, size=epochs), SingleWorker(), HereValidator(work))
 
 
 def _distill_with_ray(work: Workspace, progress: Progress) -> None:

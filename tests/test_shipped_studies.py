@@ -8,6 +8,7 @@ import pytest
 
 from dim_ray.cli.flags import DEFAULT_STUDY, DISTILL_FLAGS, add_local, shipped_studies
 from dim_ray.cli.main import parse
+from dim_ray.cli.settings import read_study
 from dim_ray.config import Config
 from dim_ray.core.data.checks import check_evaluation, check_training
 from tests.helpers.tiny import make_dataset
@@ -40,9 +41,24 @@ def test_shipped_configuration_begins_with_a_sentence_about_itself(name: str) ->
 
 
 def test_every_study_that_is_promised_is_shipped() -> None:
-    assert set(shipped_studies()) == {
-        "cifar10", "cifar10_gpu", "digits", "fashion_mnist", "mnist", "mnist_cpu", "pool_scaling", "svhn"
-    }  # fmt: skip
+    assert {"cifar_cpu", "digits", "fashion_cpu", "gpu", "mnist_cpu", "pool_scaling", "small"} <= set(shipped_studies())
+
+
+@pytest.mark.parametrize("name", shipped_studies())
+def test_shipped_configuration_says_what_it_suits(name: str) -> None:
+    _, suits = read_study(shipped_studies()[name])
+    assert suits
+    assert suits.minutes.keys() == ({"tune", "distill"} if suits.automatic else suits.minutes.keys())
+
+
+@pytest.mark.parametrize("per_class", [30, 150])
+def test_small_fits_few_images_of_any_size(per_class: int) -> None:
+    config = read("small")
+    for num_classes, channels, size in ((2, 1, 8), (2, 3, 64), (10, 3, 48)):
+        held_out = per_class * 8 // 10 * 9 // 10  # what is left for training
+        dataset = make_dataset(num_classes=num_classes, per_class=held_out, channels=channels, size=size)
+        for check in (check_training, check_evaluation, check_search):
+            check(config, dataset)
 
 
 def test_pool_scaling_is_a_grid_of_doubling_pools_and_several_seeds() -> None:

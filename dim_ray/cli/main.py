@@ -117,11 +117,12 @@ def parse(
         _print_config(configs, recipes)
     for recipe in recipes if is_automatic else []:
         say(recipe.reason)
+    config = configs[0]
     if several:
         named = zip(itertools.cycle(configs), several, strict=False)
         configs = [replace(own, data=replace(own.data, dataset=name)) for own, name in named]
     namespace.recipe, namespace.configs = recipes[0], configs
-    return configs[0], namespace
+    return config, namespace
 
 
 def run_main(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:

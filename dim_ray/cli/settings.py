@@ -258,7 +258,7 @@ def _read_nodes(loader: yaml.SafeLoader, path: Path) -> tuple[list[Setting], Sui
         if key in known_fields():  # "pool.size: 8" at the top level
             entries = [(key, line, node)]
         elif key == "base":
-            base = _read_base(loader.construct_object(node), where)
+            base = _read_base(loader.construct_object(node, deep=True), where)
         elif key == "suits":
             suits = Suits.read(loader.construct_object(node, deep=True), f"{where}: suits")
         elif key not in section_types():
@@ -278,7 +278,7 @@ def _read_nodes(loader: yaml.SafeLoader, path: Path) -> tuple[list[Setting], Sui
 
 def _read_base(name: Any, where: str) -> list[Setting]:
     studies = shipped_studies()
-    if name not in studies:
+    if not isinstance(name, str) or name not in studies:
         raise ConfigError(f"{where}: base is {name!r}, which is no shipped study; {nearest(str(name), studies)}")
     return read_settings(studies[name])
 

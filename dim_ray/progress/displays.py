@@ -19,6 +19,7 @@ __all__ = ["LiveProgress", "PlainProgress"]
 
 _REFRESHES_PER_SECOND = 4.0
 _PLAIN_SECONDS = 20.0
+_FEW = 10  # units of a stage
 _WIDEST_BAR = 30
 _NARROWEST_BAR = 6
 _WIDTH_BESIDE_BAR = 54
@@ -68,7 +69,7 @@ class PlainProgress:
     def _finish(self, *, is_complete: bool) -> None:
         stage = self._stages.finish(is_complete=is_complete)
         if stage is not None:
-            done = f"stopped at {_count(stage.done)} of {_count(stage.total)} {stage.unit}"
+            done = f"stopped at {_count(stage.done, stage.total)} of {_count(stage.total)} {stage.unit}"
             line = f"{stage.name}: {'finished' if is_complete else done} after {format_duration(stage.seconds)}"
             self._print("; ".join(filter(None, [line, self._trials])))
 
@@ -77,7 +78,7 @@ class PlainProgress:
         if stage is None or self._stages.clock() - self._printed_at < _PLAIN_SECONDS:
             return
         parts = [
-            f"{stage.name}: {_count(stage.done)} of {_count(stage.total)} {stage.unit}",
+            f"{stage.name}: {_count(stage.done, stage.total)} of {_count(stage.total)} {stage.unit}",
             self._trials,
             stage.note,
             f"stage {format_time_left(self._stages.stage_seconds_left())}",
@@ -179,7 +180,7 @@ class LiveProgress:
         from rich.text import Text
 
         is_ascii = self._console.options.ascii_only
-        counts = f"{_count(stage.done)}/{_count(stage.total)} {stage.unit}"
+        counts = f"{_count(stage.done, stage.total)}/{_count(stage.total)} {stage.unit}"
         if stage.state == "running":
             width = min(max(self._console.width - _WIDTH_BESIDE_BAR, _NARROWEST_BAR), _WIDEST_BAR)
             bar = ProgressBar(total=max(stage.total, 1.0), completed=stage.done, width=width)
@@ -214,6 +215,8 @@ def _trials_text(done: int, running: int, stopped: int, failed: int, best: float
     return f"{counts}; best validation accuracy {100 * best:.1f} %"
 
 
-def _count(number: float) -> str:
-    """Return whole numbers as such, and others rounded down to one digit."""
-    return f"{number:.0f}" if number == int(number) else f"{math.floor(10 * number) / 10:.1f}"
+def _count(number: float, total: float = math.inf) -> str:
+    """Return whole numbers as such, and others rounded down, to a hundredth if there are few."""
+    if number == int(number):
+        return f"{number:.0f}"
+    return f"{math.floor(100 * number) / 100:.2f}" if total < _FEW else f"{math.floor(10 * number) / 10:.1f}"

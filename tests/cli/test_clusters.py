@@ -225,7 +225,7 @@ def test_address_is_the_one_that_ray_reads(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
     options = {"program": "python -m dim_ray.tune", "description": "", "flags": TUNE_FLAGS, "defaults": None}
     _, extras = parse([], **options)  # type: ignore[arg-type]
-    assert (os.environ["RAY_ADDRESS"], vars(extras)) == ("192.0.2.1:6379", {"datasets": ()})
+    assert (os.environ["RAY_ADDRESS"], {*vars(extras)}) == ("192.0.2.1:6379", {"datasets", "recipe", "configs"})
     parse(["--address", "auto"], **options)  # type: ignore[arg-type]
     assert os.environ["RAY_ADDRESS"] == "auto"  # the flag wins
 

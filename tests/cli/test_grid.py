@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dim_ray.cli.grid import run_missing
+from dim_ray.core.training import ports
 from dim_ray.core.training.ports import SilentReporter
 from dim_ray.distributed import measure
 from dim_ray.distributed.cluster.placement import Placement
@@ -122,3 +123,16 @@ def test_student_that_diverges_is_told_when_all_others_have_their_rows(
             run()
         assert missing_rows(work, EVALUATION_TABLE, planned) == [planned[0]]
         assert progress.seen[-1] == (num_trained if is_local else 6)
+
+
+@pytest.mark.parametrize("students_at_once", [1, 2])
+def test_progress_within_a_student_is_shown(
+    students_at_once: int, work: Workspace, planned: list[StudentPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ports, "_SECONDS_BETWEEN_REPORTS", 0.0)
+    evaluation = replace(work.config.evaluation, students_at_once=students_at_once)
+    progress = Counting()
+    run_missing(replace(work, config=replace(work.config, evaluation=evaluation)), planned, progress, is_local=True)
+    assert progress.seen == sorted(progress.seen)
+    assert any(done != int(done) for done in progress.seen)
+    assert progress.seen[-1] == progress.total == 6

@@ -64,7 +64,8 @@ def _no_warning_reaches_a_user() -> Iterator[None]:
 def test_without_anything_the_configuration_is_the_default() -> None:
     config, extras = run_parse()
     assert config == Config()
-    assert vars(extras) == {"local": False, "rows": 3, "datasets": ()}
+    own = vars(extras)
+    assert own == {"local": False, "rows": 3, "datasets": (), "recipe": own["recipe"], "configs": [config]}
 
 
 def test_study_file_is_under_the_flags(study_file: Path) -> None:
@@ -167,7 +168,7 @@ def test_seed_sets_every_seed_over_the_file_but_not_those_given_by_flag(tmp_path
 
 def test_extra_arguments_come_back_with_their_types() -> None:
     _, extras = run_parse("--rows", "12", "--local", "--num-trials", "3")
-    assert vars(extras) == {"local": True, "rows": 12, "datasets": ()}
+    assert (extras.local, extras.rows, extras.datasets) == (True, 12, ())
 
 
 def test_command_may_take_an_argument_without_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
@@ -230,8 +231,8 @@ def test_command_may_take_an_argument_without_a_flag(capsys: pytest.CaptureFixtu
         (["--config", "nowhere.yaml"], "There is no configuration file nowhere.yaml."),
         (
             ["--config", "mnst"],
-            "There is no configuration file and no study mnst; did you mean 'mnist'? "
-            "Known: cifar10, cifar10_gpu, digits, fashion_mnist, mnist, mnist_cpu, pool_scaling, svhn.",
+            "There is no configuration file and no study mnst; did you mean 'mnist_cpu'? "
+            f"Known: {', '.join(shipped_studies())}.",
         ),
         (["--rows", "x"], "--rows: invalid int value: 'x'. See --help."),
         # What follows the flag are Config's own messages.
@@ -314,7 +315,7 @@ SECTIONS = "data, networks, pool, generator, prior, matching, health, evaluation
         ("pool:\n  size: 4\npool.size: 5\n", ":3: pool.size is repeated; keep one of them."),
         (
             "pool:\n  size: 4\npool:\n  epochs: 5\n",
-            ":3: pool is repeated; write its fields below one of them.",
+            ":3: pool is repeated; write what it has at one of them.",
         ),
         ("pool: 5", ":1: pool is 5; expected names with values, such as 'pool:' and below it '  size: 8'."),
         ("- pool", ": the file is ['pool']; expected names with values, such as 'pool:' and below it '  size: 8'."),
@@ -394,7 +395,7 @@ def test_help_shows_everyday_flags_with_their_defaults_and_fits_a_screen(
     words = " ".join(text.split())
     assert "folder:PATH; several get a study each (default: digits)" in words
     assert "one or more (default: 2 3)" in words
-    assert "instead of study.yaml" in words
+    assert "instead of the recipe that suits" in words
     assert "100 % here" in text
     assert "--pool.*        The teacher pool that distillation matches against\n" in text
     assert "--pool.size N" not in text
@@ -445,9 +446,10 @@ def test_printed_configuration_is_read_back_to_the_same(
 
 def test_shipped_studies_are_listed_with_what_they_are_for(capsys: pytest.CaptureFixture[str]) -> None:
     lines = help_text(capsys, "--list-studies").splitlines()
-    assert [line.split()[0] for line in lines] == list(shipped_studies())
+    assert [line.split()[0] for line in lines[::2]] == list(shipped_studies())
     assert any(line.startswith("digits ") and "The default study" in line for line in lines)
-    assert all(len(line.split()) > 5 and "#" not in line for line in lines)
+    assert all(len(line.split()) > 3 and "#" not in line for line in lines)
+    assert all(line.split()[0] == "for" for line in lines[1::2])
 
 
 def test_print_config_refuses_what_a_run_would_refuse() -> None:

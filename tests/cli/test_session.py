@@ -152,7 +152,7 @@ def test_storage_that_cannot_be_written_is_refused_before_data_are_read(
     closed_folder: Path,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(session, "load_dataset", lambda data: pytest.fail("data were read"))
+    monkeypatch.setattr(session, "open_dataset", lambda data: pytest.fail("data were read"))
     with pytest.raises(StorageError, match="closed"):
         open_named(replace(config, storage=replace(config.storage, root=str(closed_folder / "storage"))))
 

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import pytest
 
-from dim_ray.core.training.ports import Reporter, SilentReporter
+from dim_ray.core.training.ports import PartReporter, Reporter, SilentReporter
 from dim_ray.distributed.bridge import BoardReporter, TrainReporter
 from dim_ray.pipeline.local import ProgressReporter
 from dim_ray.progress import SilentProgress
@@ -18,6 +18,7 @@ from tests.helpers.tiny import RecordingReporter
 IMPLEMENTATIONS: dict[str, Callable[[], Reporter]] = {
     "SilentReporter": SilentReporter,
     "RecordingReporter": RecordingReporter,
+    "PartReporter": lambda: PartReporter(SilentReporter(), 1, 2),
     "ProgressReporter": lambda: ProgressReporter(SilentProgress(), done=2),
     "BoardReporter": lambda: BoardReporter(LocalBoard(), "teacher 0"),
     "TrainReporter": lambda: TrainReporter(SilentReporter()),  # nothing is due for Ray Train
@@ -50,3 +51,10 @@ def test_resumed_stage_may_report_an_epoch_again_and_begin_in_the_middle(reporte
     reporter.report(7, 9, {"loss": 1.0})
     reporter.report(7, 9, {})
     reporter.report(8, 9, {"loss": 1.0})
+
+
+def test_progress_comes_between_epochs_in_fractions_and_with_notes(reporter: Reporter) -> None:
+    reporter.advance(0.25, 3)
+    reporter.report(1, 3, {"loss": 1.0})
+    reporter.advance(1.0, 3, "validation 50%")
+    reporter.advance(1.5, 3)

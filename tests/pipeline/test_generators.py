@@ -18,7 +18,7 @@ from dim_ray.core.generator.pair import Pair, build_pair
 from dim_ray.core.teachers.pool import StoredPool
 from dim_ray.core.training.checkpoint import without_prefix
 from dim_ray.core.training.loop import Stage, run_epochs
-from dim_ray.core.training.ports import Ports, SilentReporter, SingleWorker, State
+from dim_ray.core.training.ports import Ports, Reporter, SilentReporter, SingleWorker, State
 from dim_ray.pipeline import generators, teachers, validation
 from dim_ray.pipeline.checkpoints import StoredCheckpointer
 from dim_ray.pipeline.generators import (
@@ -259,9 +259,9 @@ def test_generator_that_is_measured_is_the_moving_average_that_is_stored(
         pairs.append(pair)
         return Distillation(pair, *args, **options)
 
-    def watch_validate(work: Workspace, generator: Generator) -> Mapping[str, float]:
+    def watch_validate(work: Workspace, generator: Generator, reporter: Reporter) -> Mapping[str, float]:
         measured.append(generator)
-        return validate(work, generator)
+        return validate(work, generator, reporter)
 
     monkeypatch.setattr(generators, "Distillation", watch_distillation)
     monkeypatch.setattr(validation, "validate", watch_validate)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dim_ray.core.generator.networks import Generator
+from dim_ray.core.training import ports
 from dim_ray.core.training.ports import SILENT, Reporter, SingleWorker
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline import validation
@@ -128,3 +129,16 @@ def test_losses_of_a_later_epoch_are_not_those_of_the_rung() -> None:
     assert validation_in(3, metrics) == (3, {"matching": 0.5, "validation_accuracy": 0.9, "wall_seconds": 7.0})
     assert validation_in(4, metrics) == (3, {"validation_accuracy": 0.9, "wall_seconds": 7.0})
     assert validation_in(4, {"matching": 0.5}) is None
+
+
+def test_progress_of_students_that_training_waits_for_is_shown_beside_the_epoch(
+    built: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ports, "_SECONDS_BETWEEN_REPORTS", 0.0)
+    work = with_matching(built, epochs=3)
+    reporter = RecordingReporter()
+    distil(work, reporter)
+    epochs = work.config.matching.epochs
+    beside = [(done, total) for done, total, note in reporter.advances if note.startswith("validation ")]
+    assert {*beside} == {(epoch, epochs) for epoch in rung_epochs(work.config)}
+    assert len(beside) > len({*beside})

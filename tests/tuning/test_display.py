@@ -161,3 +161,14 @@ def test_trial_that_the_time_budget_cut_is_neither_done_nor_stopped(
 
 def test_nothing_is_left_for_ray_to_pickle(display: TrialDisplay) -> None:
     assert display.__getstate__() == {}
+
+
+def test_running_trials_are_shown_between_rungs(display: TrialDisplay, progress: RecordingProgress) -> None:
+    for name in ("0", "1"):
+        display.on_trial_start(0, [], Trial(name))
+    display.show_running({"0": 0.25, "1": 0.125, "8": 1.0})  # the last one has ended
+    assert progress.done == 0.375
+    display.on_trial_result(0, [], Trial("1"), result(1, 0.5))
+    display.show_running({"0": 0.25, "1": 0.25})  # posted before the rung
+    assert progress.done == 0.75
+    assert progress.counts["running"] == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -89,7 +90,8 @@ def test_generator_that_is_there_is_measured_as_this_study_measures(
 ) -> None:
     distil(chosen(work))
     monkeypatch.setattr(trial, "run_workers", lambda *args, **options: pytest.fail("workers were started"))
-    monkeypatch.setattr("dim_ray.pipeline.validation.validate", lambda work, generator, reporter: {"validation_accuracy": 0.125})
+    measured = {"validation_accuracy": 0.125}
+    monkeypatch.setattr("dim_ray.pipeline.validation.validate", lambda work, generator, reporter: measured)
     run(work, placement)
     assert reports == [{"epoch": 2, "validation_accuracy": 0.125}]  # and not what its card says
 
@@ -131,3 +133,13 @@ def test_trial_that_diverges_is_reported_with_a_finite_number(
     monkeypatch.setattr(trial, what, diverge)
     run(work, placement)
     assert reports == [{"epoch": 2, "validation_accuracy": 0.0, "diverged": "matching diverged by step 3"}]
+
+
+def test_progress_of_a_trial_is_posted_under_its_id(
+    work: Workspace, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune, "get_context", lambda: SimpleNamespace(get_trial_id=lambda: "0123_00001"))
+    board = LocalBoard()
+    run_trial(PARAMETERS, work=work, placement=ONE, board=board)
+    assert board.read.remote() == {"0123_00001": 1.0}
+    assert [report["epoch"] for report in reports] == [1, 2]

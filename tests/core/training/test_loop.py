@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from dim_ray.core.data.splits import Split
+from dim_ray.core.training import loop, ports
 from dim_ray.core.training.checkpoint import loads
 from dim_ray.core.training.loop import Losses, Stage, run_epochs
-from dim_ray.core.training.ports import Checkpointer, Collective, Ports, SingleWorker, State
+from dim_ray.core.training.ports import Checkpointer, Collective, Pace, PartReporter, Ports, SingleWorker, State
 from dim_ray.errors import DivergedError, StorageError
 from tests.helpers.tiny import InterruptedStageError, MemoryCheckpointer, OneOfSeveral, RecordingReporter
 
@@ -270,3 +271,41 @@ def test_workers_that_see_different_storages_are_an_error(has_state: bool) -> No
     with pytest.raises(StorageError, match=r"checkpoint of counting.*same storage"):
         stage.run(checkpointer, collective=OneOfSeveral(0, 2, flagged=lambda call: call <= 2))
     assert stage.seen == []
+
+
+# ------------------------------------------------------------------------------------------------ progress by time
+
+
+def test_progress_within_epochs_is_reported_by_time_without_reading_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[Losses] = []
+    read = loop._values
+
+    def watch(losses: Losses) -> dict[str, float]:
+        reads.append(losses)
+        return read(losses)
+
+    monkeypatch.setattr(loop, "_values", watch)
+    Counting().run()
+    num_reads = len(reads)
+    reads.clear()
+    monkeypatch.setattr(ports, "_SECONDS_BETWEEN_REPORTS", 0.0)
+    stage, reporter = Counting(), RecordingReporter()
+    stage.run(reporter=reporter)
+    assert reporter.advances == [((step + 1) / STEPS_PER_EPOCH, EPOCHS, "") for step in range(NUM_STEPS)]
+    assert reporter.steps == [1, 2, 3, 4]
+    assert len(reads) == num_reads
+
+
+def test_time_between_reports_is_kept() -> None:
+    times = iter((0.0, 0.0, 1.9, 2.0, 2.1, 3.9, 4.1, 100.0, 101.0))
+    pace = Pace(lambda: next(times))
+    assert [pace.is_due() for _ in range(8)] == [False, False, True, False, False, True, True, False]
+
+
+def test_part_of_a_job_reports_its_share_of_the_whole() -> None:
+    whole = RecordingReporter()
+    part = PartReporter(whole, 2, 4)
+    part.advance(0.5, 3, "a note")
+    part.report(3, 3, {"loss": 1.0})
+    assert whole.advances == [(6.5, 12, "a note")]
+    assert whole.reports == [(9, 12, {"loss": 1.0})]

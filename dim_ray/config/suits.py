@@ -90,8 +90,7 @@ class Suits:
                 )
         require(type(self.automatic) is bool, "suits.automatic", self.automatic, "true or false")
         is_mapping = isinstance(self.minutes, Mapping) and self.minutes.keys() <= {*get_args(Command)}
-        numbers = self.minutes.values() if is_mapping else [None]
-        are_positive = all(type(number) in (int, float) and number > 0 for number in numbers)
+        are_positive = is_mapping and all(type(own) in (int, float) and own > 0 for own in self.minutes.values())
         require(are_positive, "suits.minutes", self.minutes, "numbers above 0 for tune and distill")
 
     @classmethod
@@ -107,8 +106,11 @@ class Suits:
         for name in values:
             if name not in names:
                 raise ConfigError(f"{where}.{name} is not a known field; {nearest(str(name), names)}")
+        own: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
         try:
-            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+            return cls(**own)
         except ConfigError as error:
             raise ConfigError(str(error).replace("suits", where, 1)) from error
 

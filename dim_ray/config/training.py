@@ -40,8 +40,9 @@ class PoolConfig:
     """Epochs of each stored teacher on real images."""
     num_snapshots: int = 4
     """Snapshots of each stored teacher, from early to the last step; 1 keeps only the last."""
-    snapshot_spacing: SnapshotSpacing = "logarithmic"
-    """Spacing of a stored teacher's snapshots over its steps: logarithmic (most of them early) or linear."""
+    snapshot_spacing: SnapshotSpacing = "linear"
+    """Spacing of a stored teacher's snapshots over its steps: linear, or logarithmic, with most of them early, where
+    teachers know little."""
     online_steps: int = 16
     """Training batches of an online teacher before each generator step; at 0 its weights stay random."""
     online_order: Literal["passes", "reshuffled"] = field(default="passes", metadata={"added": True})

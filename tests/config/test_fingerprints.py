@@ -31,7 +31,7 @@ def test_fingerprint_is_the_hash_of_the_sorted_json_of_all_fields() -> None:
         "size": 8,
         "epochs": 50,
         "num_snapshots": 4,
-        "snapshot_spacing": "logarithmic",
+        "snapshot_spacing": "linear",
         "online_steps": 16,
         "batch_size": 128,
         "learning_rate": 0.25,

@@ -58,7 +58,7 @@ def test_generator_is_another_one_for_everything_that_makes_it(built: Workspace)
         replace(built, dataset=replace(built.dataset, digest="1" * 16)),
         with_pool(built, size=1),
         with_pool(built, epochs=9),
-        with_pool(built, snapshot_spacing="linear"),
+        with_pool(built, snapshot_spacing="logarithmic"),
         replace(built, config=replace(config, prior=replace(config.prior, epochs=9))),
         replace(built, config=replace(config, generator=replace(config.generator, ema_decay=0.5))),
         replace(built, config=replace(config, study=replace(config.study, workers_per_trial=2))),
@@ -68,7 +68,7 @@ def test_generator_is_another_one_for_everything_that_makes_it(built: Workspace)
 
 
 @pytest.mark.parametrize(
-    "unused", [{"size": 1}, {"epochs": 9}, {"num_snapshots": 1}, {"snapshot_spacing": "linear"}], ids=str
+    "unused", [{"size": 1}, {"epochs": 9}, {"num_snapshots": 1}, {"snapshot_spacing": "logarithmic"}], ids=str
 )
 def test_online_generator_does_not_depend_on_what_stored_teachers_need(
     built: Workspace, unused: dict[str, Any]

@@ -160,7 +160,7 @@ def test_teacher_is_another_one_for_other_data_recipe_or_architecture(tmp_path: 
     others = [
         replace(work, dataset=replace(work.dataset, digest="1" * 16)),
         with_pool(work, epochs=3),
-        with_pool(work, snapshot_spacing="linear"),
+        with_pool(work, snapshot_spacing="logarithmic"),
         with_pool(work, seed=9),
         replace(work, config=replace(work.config, networks=NetworksConfig(teachers=("convnet3_w4",)))),
     ]

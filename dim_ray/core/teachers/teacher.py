@@ -107,8 +107,8 @@ class TeacherTraining(Stage):
         ]
 
 
-def snapshot_steps(num_steps: int, num_snapshots: int, spacing: SnapshotSpacing = "logarithmic") -> list[int]:
-    """Return up to `num_snapshots` distinct steps, ending with `num_steps`, at one ratio or (linear) one distance."""
+def snapshot_steps(num_steps: int, num_snapshots: int, spacing: SnapshotSpacing = "linear") -> list[int]:
+    """Return up to `num_snapshots` distinct steps, ending with `num_steps`, at one distance or (logarithmic) ratio."""
     shares = [(index + 1) / num_snapshots for index in range(num_snapshots - 1)]
     steps = [num_steps**share if spacing == "logarithmic" else num_steps * share for share in shares]
     return sorted({max(1, round(step)) for step in steps} | {num_steps})

@@ -12,7 +12,7 @@ from dim_ray.config import HealthConfig, MatchingConfig, MatchingKind, PoolConfi
 from dim_ray.core.data.augment import Augmentation, augment, draw_augmentation
 from dim_ray.core.data.dataset import Dataset, signed
 from dim_ray.core.generator.distances import DISTANCES
-from dim_ray.core.generator.matching import Distillation
+from dim_ray.core.generator.matching import Distillation, matching_loss
 from dim_ray.core.generator.networks import Generator
 from dim_ray.core.generator.pair import Pair
 from dim_ray.core.networks.classifiers import build_network
@@ -26,6 +26,7 @@ from dim_ray.core.training.random import derive_seed, stream
 from tests.helpers import reference
 from tests.helpers.gloo_workers import workers
 from tests.helpers.tiny import (
+    ARCHITECTURE,
     GENERATOR,
     MATCHING,
     POOL,
@@ -36,6 +37,7 @@ from tests.helpers.tiny import (
     make_pair,
     make_plain_pair,
     make_teachers,
+    train_teachers,
 )
 
 DATASET = make_dataset()
@@ -476,3 +478,26 @@ def test_workers_train_as_one_that_computes_every_share_itself(
         assert reported == pytest.approx(losses[-1][rank], rel=1e-5, abs=1e-5)
         assert equal_states(own_weights, weights), f"worker {rank} has another generator than worker 0"
         assert equal_states(own_gradients, found)
+
+
+def gradient_sizes(config: PoolConfig, dataset: Dataset) -> list[float]:
+    """Return the size of the matching loss's gradient on noise, for each snapshot of a teacher."""
+    [teacher] = train_teachers(config, [0], ARCHITECTURE, dataset, Ports())
+    fake = (2 * torch.rand(dataset.train.images.shape, generator=stream(0)) - 1).requires_grad_()
+    network = build(ARCHITECTURE, stream(0), dataset).eval()
+    sizes = []
+    for snapshot in teacher.snapshots:
+        drawn = DrawnTeacher(network=network, tensors=snapshot)
+        same = draw_augmentation("none", batch_size=len(fake), image_size=8, rng=stream(0), shared=True)
+        loss = matching_loss([(drawn, same)], MATCHING, dataset, dataset.train.images, fake, dataset.train.labels)
+        sizes.append(torch.autograd.grad(loss, fake)[0].norm().item())
+    return sizes
+
+
+def test_most_snapshots_of_a_pool_have_a_gradient() -> None:
+    dataset = make_dataset(per_class=20)
+    config = replace(POOL, epochs=20, batch_size=20, num_snapshots=8, learning_rate=0.05, augmentation="none")
+    sizes = gradient_sizes(config, dataset)
+    assert sum(size > 0.1 * max(sizes) for size in sizes) == 5
+    sizes = gradient_sizes(replace(config, snapshot_spacing="logarithmic"), dataset)
+    assert sum(size > 0.1 * max(sizes) for size in sizes) == 2

@@ -159,7 +159,7 @@ def test_number_of_teachers_does_not_change_a_teacher() -> None:
     ],
 )
 def test_snapshots_are_taken_at_powers_of_one_ratio(num_steps: int, num_snapshots: int, steps: list[int]) -> None:
-    assert snapshot_steps(num_steps, num_snapshots) == steps
+    assert snapshot_steps(num_steps, num_snapshots, "logarithmic") == steps
 
 
 @pytest.mark.parametrize(
@@ -169,11 +169,11 @@ def test_snapshots_are_taken_at_powers_of_one_ratio(num_steps: int, num_snapshot
 def test_snapshots_of_linear_spacing_are_taken_at_equal_distances(
     num_steps: int, num_snapshots: int, steps: list[int]
 ) -> None:
-    assert snapshot_steps(num_steps, num_snapshots, "linear") == steps
+    assert snapshot_steps(num_steps, num_snapshots) == steps
 
 
 def test_teacher_keeps_the_snapshots_of_its_spacing() -> None:
-    config = replace(POOL, num_snapshots=2, snapshot_spacing="linear")
+    config = replace(POOL, num_snapshots=2)
     assert train(config)[0].steps == [NUM_STEPS // 2, NUM_STEPS]
     assert train(replace(config, snapshot_spacing="logarithmic"))[0].steps == [round(NUM_STEPS**0.5), NUM_STEPS]
 

@@ -5,24 +5,33 @@
     verdict.winner, verdict.text()
 
 The search measures each trial by few students, so its best one may only be the luckiest. Contenders are measured again
-by other students, with seeds that all contenders share, and the highest mean wins.
+by other students, with seeds that all contenders share, and the highest mean wins. The same students of its control say
+what matching brought.
 """
 
 from __future__ import annotations
 
+import json
 import statistics
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 
+from dim_ray.config import Config
 from dim_ray.pipeline.contenders import plan_validations
+from dim_ray.pipeline.controls import control_config
+from dim_ray.pipeline.generators import generator_fingerprint
 from dim_ray.pipeline.rows import missing_rows, read_planned
 from dim_ray.pipeline.students import StudentPlan
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.schema import VALIDATION_TABLE
+from tuning.control import Comparison, compare_rows
 from tuning.intervals import Interval, paired_interval
+from tuning.search.space import configure
 
-__all__ = ["Verdict", "by_objective", "contender_students", "decide"]
+__all__ = ["Verdict", "by_objective", "compare", "contender_students", "controlled", "decide"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +93,24 @@ def decide(work: Workspace, trials: pd.DataFrame) -> Verdict | None:
         num_seeds=len(own),
         lead=paired_interval((table[first] - table[second]).to_list()),
     )
+
+
+def controlled(work: Workspace, best: Mapping[str, Any]) -> Config | None:
+    """Return the configuration of the best trial's control; None if that matches nothing, or no control is wanted."""
+    config = configure(work.config, json.loads(best["params_json"]))
+    return control_config(config) if work.config.study.control and config.matching.kind != "none" else None
+
+
+def compare(work: Workspace, best: Mapping[str, Any]) -> Comparison | None:
+    """Compare the generator of the best trial with its control; None while students are missing, or without one."""
+    config = controlled(work, best)
+    if config is None:
+        return None
+    control = replace(work, config=config)
+    name, generator = generator_fingerprint(control), str(best["generator"])
+    planned = [*plan_validations(work, [generator]), *plan_validations(control, [name])]
+    rows = read_planned(work, VALIDATION_TABLE, planned)
+    return compare_rows(rows, generator, name) if len(rows) == len(planned) else None
 
 
 def _contenders(work: Workspace, trials: pd.DataFrame) -> pd.DataFrame:

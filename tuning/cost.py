@@ -27,7 +27,7 @@ class StudyCost:
     networks_seconds: float
     """Teachers and priors that were built for it."""
     contenders_seconds: float
-    """Students that decided between its best trials."""
+    """Students that decided between its best trials, and the control with its students."""
     alone_seconds: float
     """All of it, if each trial had built its own teachers and prior, and no result had been reused."""
 
@@ -73,13 +73,16 @@ def study_cost(work: Workspace, trials: pd.DataFrame, built: Iterable[str]) -> S
     Args:
         work: The study's workspace.
         trials: Rows of its trials.
-        built: Keys of the teachers and priors that it had to build, as from `network_keys`.
+        built: Keys of the teachers, priors and controls that it had to build, as from `network_keys`.
     """
     ran = float(trials["device_seconds"].fillna(0.0).sum())
+    costs, keys = NetworkCosts(work), set(built)
+    controls = {key for key in keys if key.startswith("generators/")}
     contended = float(Reader(work.config.storage.root).validations(study=work.study)["wall_seconds"].sum())
+    contended += costs.total(controls) * work.config.study.workers_per_trial
     return StudyCost(
         trials_seconds=ran,
-        networks_seconds=NetworkCosts(work).total(built),
+        networks_seconds=costs.total(keys - controls),
         contenders_seconds=contended,
         alone_seconds=ran + contended + float(trials["saved_device_seconds"].fillna(0.0).sum()),
     )

@@ -24,6 +24,7 @@ from dim_ray.config import Config, fingerprint, to_dict
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.errors import ConfigError, DimError, ResourceError, listed
 from dim_ray.pipeline.checkpoints import checkpoint_key
+from dim_ray.pipeline.controls import missing_students
 from dim_ray.pipeline.evaluations import plan_evaluations
 from dim_ray.pipeline.generators import generator_fingerprint
 from dim_ray.pipeline.rows import missing_rows
@@ -34,7 +35,7 @@ from dim_ray.store.reader import Reader
 from dim_ray.store.schema import EVALUATION_TABLE, VALIDATION_TABLE
 from dim_ray.store.writer import Writer
 from dim_ray.version import __version__
-from tuning.contenders import by_objective, contender_students, decide
+from tuning.contenders import by_objective, contender_students, controlled, decide
 from tuning.cost import NetworkCosts, StudyCost, network_keys, study_cost
 from tuning.search.objectives import generator_costs, objective_name, row_values, worst_costs
 from tuning.search.optuna_search import FAILED_TRIAL, METRIC, REUSED_SECONDS, REUSED_TRIAL, SECONDS, TIME_ATTRIBUTE
@@ -152,7 +153,7 @@ class StudyRecord:
         return {**result, **(generator_costs(trial, self._network_costs) if is_there else worst_costs())}
 
     def note_missing(self, keys: Iterable[str]) -> None:
-        """Note teachers and priors that the study is about to build: they count among its costs."""
+        """Note networks that the study is about to build: they count among its costs."""
         known = self._built()
         if new := sorted({*known, *keys}):
             self._work.artifacts.write_bytes(self.key("networks.json"), json.dumps(new, indent=1).encode())
@@ -195,17 +196,20 @@ class StudyRecord:
             best = next(there, completed.iloc[0])
         return {str(name): value for name, value in best.items()}
 
-    def missing_students(self) -> tuple[list[StudentPlan], list[StudentPlan]]:
-        """Return the contenders' students without a row or, once all of them have one, those of the evaluation.
+    def missing_students(self) -> tuple[list[StudentPlan], list[StudentPlan], list[StudentPlan]]:
+        """Return the contenders' students without a row or, once all of them have one, those of evaluation and control.
 
         Raises:
             DimError: No trial completed.
         """
         contending = missing_rows(self._work, VALIDATION_TABLE, contender_students(self._work, self.trials()))
         if contending:
-            return contending, []
-        planned = plan_evaluations(self._work, str(self.best()["generator"]))
-        return [], missing_rows(self._work, EVALUATION_TABLE, planned)
+            return contending, [], []
+        best = self.best()
+        generator, control = str(best["generator"]), controlled(self._work, best)
+        planned = plan_evaluations(self._work, generator)
+        compared = missing_students(self._work, generator, control) if control else []
+        return [], missing_rows(self._work, EVALUATION_TABLE, planned), compared
 
     def write_trial(
         self, number: int, parameters: Mapping[str, Any], result: Mapping[str, Any] | None, error: str | None = None

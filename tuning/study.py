@@ -19,18 +19,28 @@ import optuna
 import pandas as pd
 
 from dim_ray.config import Config
-from dim_ray.distributed.build import ADVERSARIAL_COST, STAGE_BUILD, build_networks
+from dim_ray.distributed.build import ADVERSARIAL_COST, STAGE_BUILD, build_networks, distill_one
 from dim_ray.distributed.cluster.joining import cluster
 from dim_ray.distributed.cluster.placement import Placement
-from dim_ray.distributed.measure import STAGE_CONTEND, STAGE_EVALUATE, run_evaluations, run_validations
+from dim_ray.distributed.measure import (
+    STAGE_CONTEND,
+    STAGE_EVALUATE,
+    control_task,
+    run_evaluations,
+    run_validations,
+)
 from dim_ray.distributed.preflight.check import check_nodes
+from dim_ray.distributed.tasks import Task
 from dim_ray.errors import DimError, DivergedError
+from dim_ray.pipeline.controls import note_divergence
 from dim_ray.pipeline.evaluations import plan_evaluations
+from dim_ray.pipeline.generators import generator_fingerprint
 from dim_ray.pipeline.rows import read_planned
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import PrefixedProgress, Progress
 from dim_ray.store.schema import EVALUATION_TABLE
-from tuning.contenders import Verdict, contender_students, decide
+from tuning.contenders import Verdict, compare, contender_students, controlled, decide
+from tuning.control import Comparison
 from tuning.cost import StudyCost, network_keys
 from tuning.loggers import begin_loggers
 from tuning.record import StudyRecord
@@ -49,6 +59,8 @@ class StudyOutcome:
     """Row of the best trial; None if no trial completed within the time budget."""
     verdict: Verdict | None
     """How it won; None without contenders, or while some of their students are missing."""
+    comparison: Comparison | None
+    """What matching brought it; None without a control, or if that diverged."""
     trials: pd.DataFrame
     """Rows of all trials."""
     evaluations: pd.DataFrame | None
@@ -58,7 +70,7 @@ class StudyOutcome:
     num_trials_run: int
     """Trials of this call."""
     num_evaluations_run: int
-    """Students of this call, those of contenders included."""
+    """Students of this call, those of contenders and control included."""
     diverged: DivergedError | None = None
     """Error that names the students of the evaluation without a row."""
 
@@ -132,12 +144,35 @@ def _run(
     best = record.best()
     diverged = None
     try:
-        num_run += run_evaluations(work, plan_evaluations(work, str(best["generator"])), placement, progress)
+        planned = plan_evaluations(work, str(best["generator"]))
+        beside = _control(work, record, best, placement, progress)
+        num_run += len(beside) + run_evaluations(work, planned, placement, progress, beside)
     except DivergedError as error:  # the other students have their rows
         diverged = error
     record.forget_checkpoints()
     outcome = _outcome(work, record, num_trials_run=num_missing, num_evaluations_run=num_run)
     return replace(outcome, diverged=diverged)
+
+
+def _control(
+    work: Workspace, record: StudyRecord, best: Mapping[str, Any], placement: Placement, progress: Progress
+) -> Mapping[str, Task]:
+    """Return the task that measures the best trial's control; several workers distil it first."""
+    config = controlled(work, best)
+    task = control_task(work, str(best["generator"]), config) if config else {}
+    if config is None or not task:
+        return {}
+    own = replace(work, config=config)
+    build_networks(work, [config], placement, progress)  # somebody may have deleted the prior
+    if not work.artifacts.exists(*(key := ("generators", generator_fingerprint(own)))):
+        record.note_missing(["/".join(key)])
+        if placement.num_workers > 1:
+            try:
+                distill_one(own, placement, progress)
+            except DivergedError as error:
+                note_divergence(own, error)
+                return {}
+    return task
 
 
 def _missing_networks(work: Workspace, variants: Sequence[Config]) -> list[str]:
@@ -163,6 +198,7 @@ def _outcome(
     return StudyOutcome(
         best=best,
         verdict=decide(work, trials),
+        comparison=compare(work, best) if is_over and best else None,
         trials=trials,
         evaluations=evaluations,
         cost=record.cost(),

@@ -55,6 +55,8 @@ def print_outcomes(
         if not rows.empty:  # every student may have diverged
             console.print(accuracy_table(rows))
         for work, outcome in evaluated:
+            if outcome.comparison is not None:
+                print_lines(console, f"{work.dataset.name}: {outcome.comparison.text()}", "")
             if outcome.best is not None:
                 print_places(console, work, str(outcome.best["generator"]))
         first, _ = evaluated[0]
@@ -78,7 +80,7 @@ def _lines(work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> Itera
     share = f" ({cost.saved_seconds / cost.alone_seconds:.0%})" if cost.alone_seconds else ""
     yield (
         f"cost: {cost.spent_seconds:,.0f} device seconds: {cost.networks_seconds:,.0f} for teachers and priors, "
-        f"{cost.trials_seconds:,.0f} for trials, {cost.contenders_seconds:,.0f} for contenders; "
+        f"{cost.trials_seconds:,.0f} for trials, {cost.contenders_seconds:,.0f} for contenders and control; "
         f"reuse saved {cost.saved_seconds:,.0f}{share}"
     )
     if "tensorboard" in config.loggers:

@@ -77,6 +77,8 @@ class StudyConfig:
     """Best completed trials, between which more students decide after the search; 1: the search decides."""
     contender_seeds: int = field(default=5, metadata={"place": True})
     """Additional students for each contender and IPC; raise it later to separate close contenders."""
+    control: bool = field(default=True, metadata={"place": True})
+    """Whether the best trial is compared with its control: the same prior and epochs without matching."""
     grace_epochs: int = 1
     """Matching epochs before the first rung; as many as matching.epochs stop no trial."""
     reduction_factor: int = 3

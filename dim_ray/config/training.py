@@ -197,6 +197,14 @@ class MatchingConfig:
         parse_augmentation(self.augmentation, "matching.augmentation")
         require_seed("matching.seed", self.seed)
 
+    def control(self) -> MatchingConfig:
+        """Return the same stage without matching: fields that then have no effect have their defaults.
+
+        The adversarial weight is one of them, because Adam's steps don't depend on the size of the only loss.
+        """
+        used = ("epochs", "batch_size", "learning_rate", "seed")
+        return MatchingConfig(kind="none", **{name: getattr(self, name) for name in used})
+
 
 @dataclass(frozen=True, kw_only=True)
 class HealthConfig:

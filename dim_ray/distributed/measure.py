@@ -6,70 +6,90 @@ with cluster(config, progress) as placement:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
+from dim_ray.config import Config
 from dim_ray.core.training.ports import Reporter
 from dim_ray.distributed.cluster.placement import Placement
 from dim_ray.distributed.tasks import Job, Task, run_tasks
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.contenders import validate_group
+from dim_ray.pipeline.controls import measure_control, missing_students
 from dim_ray.pipeline.evaluations import check_all_measured, evaluate_group
 from dim_ray.pipeline.rows import missing_rows
 from dim_ray.pipeline.students import StudentPlan, group_students
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
-from dim_ray.store.schema import EVALUATION_TABLE, VALIDATION_TABLE, Table
+from dim_ray.store.schema import EVALUATION_TABLE, VALIDATION_TABLE
 
-__all__ = ["STAGE_CONTEND", "STAGE_EVALUATE", "run_evaluations", "run_validations"]
+__all__ = ["STAGE_CONTEND", "STAGE_EVALUATE", "control_task", "run_evaluations", "run_validations"]
 
 STAGE_CONTEND, STAGE_EVALUATE = "contenders", "evaluation"
+_DISTILLATION_COST = 2  # of a control and its students, in that of the students
 
 
-def run_evaluations(work: Workspace, planned: list[StudentPlan], placement: Placement, progress: Progress) -> int:
-    """Run the evaluations that have no row yet, and return their number.
+def run_evaluations(
+    work: Workspace,
+    planned: list[StudentPlan],
+    placement: Placement,
+    progress: Progress,
+    beside: Mapping[str, Task] | None = None,
+) -> int:
+    """Run the evaluations that have no row yet, and return their number; other tasks run beside them.
 
     Raises:
         DivergedError: Students diverged; all others have their rows.
         DimError: As for `run_tasks`.
     """
-    num_seeds = work.config.evaluation.num_seeds
-    num_run = _run_students(
-        work, planned, placement, progress, EVALUATION_TABLE, _evaluation_job, num_seeds, STAGE_EVALUATE
-    )
+    plans = missing_rows(work, EVALUATION_TABLE, planned)
+    groups = _grouped(work, plans, placement, work.config.evaluation.num_seeds)
+    tasks = {**(beside or {}), **_tasks(_evaluation_job, groups)}
+    _run(work, tasks, placement, progress, STAGE_EVALUATE, len(planned), len(plans))
     check_all_measured(work, planned)
-    return num_run
+    return len(plans)
 
 
 def run_validations(work: Workspace, planned: list[StudentPlan], placement: Placement, progress: Progress) -> int:
     """Run the contenders' students that have no row yet, and return their number."""
-    num_seeds = work.config.study.contender_seeds
-    return _run_students(
-        work, planned, placement, progress, VALIDATION_TABLE, _validation_job, num_seeds, STAGE_CONTEND
-    )
+    plans = missing_rows(work, VALIDATION_TABLE, planned)
+    groups = _grouped(work, plans, placement, work.config.study.contender_seeds)
+    _run(work, _tasks(_validation_job, groups), placement, progress, STAGE_CONTEND, len(planned), len(plans))
+    return len(plans)
 
 
-def _run_students(
-    work: Workspace,
-    planned: Sequence[StudentPlan],
-    placement: Placement,
-    progress: Progress,
-    table: Table,
-    job: Job,
-    num_seeds: int,
-    stage: str,
-) -> int:
-    plans = missing_rows(work, table, planned)
-    if not plans:
-        return 0
-    present = len(planned) - len(plans)
-    progress.start(stage, len(planned), "students")
+def control_task(work: Workspace, generator: str, config: Config) -> dict[str, Task]:
+    """Return the task that makes and measures a generator's control; none if no student is missing."""
+    num_students = len(missing_students(work, generator, config))
+    cost = float(num_students * _DISTILLATION_COST)
+    return {"control": Task(job=_control_job, argument=(generator, config), cost=cost)} if num_students else {}
+
+
+def _grouped(
+    work: Workspace, plans: Sequence[StudentPlan], placement: Placement, num_seeds: int
+) -> list[list[StudentPlan]]:
     # Students that are trained at once share one worker, however many a distillation uses.
     num_slots = placement.max_concurrent * placement.num_workers
-    groups = group_students(work, plans, num_seeds=num_seeds, device_type=placement.device_type, num_slots=num_slots)
-    tasks = {f"students {i}": Task(job=job, argument=group, cost=len(group)) for i, group in enumerate(groups)}
-    run_tasks(work, tasks, placement, on_progress=lambda share, _: progress.advance(present + share * len(plans)))
-    return len(plans)
+    return group_students(work, plans, num_seeds=num_seeds, device_type=placement.device_type, num_slots=num_slots)
+
+
+def _tasks(job: Job, groups: Sequence[Sequence[StudentPlan]]) -> dict[str, Task]:
+    return {f"students {i}": Task(job=job, argument=group, cost=len(group)) for i, group in enumerate(groups)}
+
+
+def _run(
+    work: Workspace,
+    tasks: Mapping[str, Task],
+    placement: Placement,
+    progress: Progress,
+    stage: str,
+    num_planned: int,
+    num_missing: int,
+) -> None:
+    if tasks:
+        progress.start(stage, num_planned, "students")
+        present = num_planned - num_missing
+        run_tasks(work, tasks, placement, on_progress=lambda share, _: progress.advance(present + share * num_missing))
 
 
 def _evaluation_job(work: Workspace, plans: list[StudentPlan], reporter: Reporter) -> None:
@@ -79,3 +99,7 @@ def _evaluation_job(work: Workspace, plans: list[StudentPlan], reporter: Reporte
 
 def _validation_job(work: Workspace, plans: list[StudentPlan], reporter: Reporter) -> None:
     validate_group(work, plans, reporter)
+
+
+def _control_job(work: Workspace, argument: tuple[str, Config], reporter: Reporter) -> None:
+    measure_control(work, *argument, reporter)

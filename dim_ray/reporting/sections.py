@@ -6,6 +6,7 @@ report = make_report(Reader(root), ArtifactStore(root), {"dataset": "digits"})
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from dim_ray.reporting.tables import failure_tables, leaderboard
 from dim_ray.store.analysis.selection import may_choose, no_evaluations, rank
 from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.reader import Reader
+from tuning.control import compare_rows, control_of
 
 __all__ = ["Report", "make_report"]
 
@@ -82,7 +84,7 @@ def make_report(reader: Reader, artifacts: ArtifactStore, filters: Mapping[str, 
         num_evaluations=len(evaluations),
         num_trials=len(trials),
         num_studies=int(trials["study"].nunique()),
-        answers=[_answer(cells, best, artifacts) for best in drawn],
+        answers=[_answer(cells, best, artifacts, _matching(reader, best, artifacts)) for best in drawn],
         num_datasets=len(bests),
         sections=[section for section in sections if section.figures or section.tables],
     )
@@ -109,7 +111,7 @@ def _read(reader: Reader, filters: Mapping[str, Any]) -> tuple[pd.DataFrame, pd.
     return evaluations, trials
 
 
-def _answer(cells: pd.DataFrame, best: Best, artifacts: ArtifactStore) -> Answer:
+def _answer(cells: pd.DataFrame, best: Best, artifacts: ArtifactStore, matching: str) -> Answer:
     points = curve(cells, best, best.protocol)
     point = points[points["ipc"] == best.ipc].iloc[0]
     mean, real = 100 * point["mean"], 100 * point["real_mean"]
@@ -127,12 +129,23 @@ def _answer(cells: pd.DataFrame, best: Best, artifacts: ArtifactStore) -> Answer
         headline=f"{mean:.1f} %",
         sentence="of real test images are classified correctly by networks trained only on generated images, "
         f"{best.ipc} per class, {how} ({best.architecture}, {seeds}{spread}).",
-        comparison=f"{comparison} {_chosen_from(best.num_compared)}",
+        comparison=f"{comparison} {_chosen_from(best.num_compared)}{matching}",
         generator=best.generator,
         load=_load_line(artifacts, best),
         figure=answer_figure(cells, best),
         picture=samples(artifacts, best),
     )
+
+
+def _matching(reader: Reader, best: Best, artifacts: ArtifactStore) -> str:
+    """Return a sentence on what matching brought the best generator; nothing if it has no measured control."""
+    with suppress(StorageError):
+        control = control_of(artifacts.read_card("generators", best.generator)) or best.generator
+        rows = reader.validations(dataset=best.dataset, generator=[best.generator, control])
+        if control != best.generator and (comparison := compare_rows(rows, best.generator, control)):
+            text = comparison.text()
+            return f" {text[0].upper()}{text[1:]}."
+    return ""
 
 
 def _load_line(artifacts: ArtifactStore, best: Best) -> str:

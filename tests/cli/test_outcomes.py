@@ -33,6 +33,7 @@ def outcome(work: Workspace, **changes: Any) -> StudyOutcome:
     values: dict[str, Any] = {
         "best": best,
         "verdict": None,
+        "comparison": None,
         "trials": pd.DataFrame([best]),
         "evaluations": pd.DataFrame(rows),
         "cost": StudyCost(trials_seconds=8.0, networks_seconds=4.0, contenders_seconds=0.0, alone_seconds=24.0),
@@ -49,7 +50,10 @@ def test_study_ends_with_its_best_trial_its_cost_and_its_table(
     text = capsys.readouterr().out
     assert "study tiny: 1 completed; this run took 1 min 35 s" in text
     assert "best: trial 0, matching.weight 0.0123, pool.size 4; validation accuracy 88.0 % (IPC 2)" in text
-    assert "cost: 12 device seconds: 4 for teachers and priors, 8 for trials, 0 for contenders; reuse saved 12" in text
+    assert (
+        "cost: 12 device seconds: 4 for teachers and priors, 8 for trials, 0 for contenders and control; reuse saved 12"
+        in text
+    )
     assert "test accuracy in %" in text
     assert "finished" not in text
 

@@ -50,6 +50,7 @@ FLAGS: Mapping[str, str] = {
     "--study.grace_epochs": "1",
     "--study.contender_seeds": "2",
     "--study.selection_images_per_class": "2",
+    "--study.control": "false",
     "--num-trials": "2",
 }
 ONE_STUDENT = {

@@ -33,7 +33,7 @@ SEARCHED: dict[str, Any] = {
     "matching.weight": {"low": 0.1, "high": 1.0, "log": True},
     "matching.adversarial_weight": {"low": 0.5, "high": 2.0, "log": True},
 }
-STUDY = StudyConfig(num_trials=3, space=SEARCHED, selection_images_per_class=(2,))
+STUDY = StudyConfig(num_trials=3, space=SEARCHED, selection_images_per_class=(2,), control=False)
 
 
 def make_config(root: Path | str, **sections: Any) -> Config:

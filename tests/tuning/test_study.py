@@ -16,13 +16,14 @@ from tests.helpers.runs import LONG, ONE_STUDENT, Run, evaluations, files, run, 
 
 pytestmark = pytest.mark.timeout(1500)  # several runs, on a machine that may be busy
 
+CONTROL = {"--study.control": "true"}
 CELLS = 4 * 2 * 2  # protocols x IPCs x seeds
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A study of two trials that ended; its storage is not to be changed."""
-    study = run(tmp_path_factory.mktemp("study") / "storage")
+    study = run(tmp_path_factory.mktemp("study") / "storage", CONTROL)
     assert study.returncode == 0, f"{study.stdout}\n{study.stderr}\n{study.log()}"
     return study
 
@@ -39,6 +40,7 @@ def test_study_leaves_rows_of_every_trial_and_of_the_whole_grid(finished: Run) -
     assert rows["number"].tolist() == [0, 1]
     assert set(rows["state"]) <= {"completed", "stopped"}
     contended = validations(finished.storage)
+    contended = contended[contended["generator"].isin(rows["generator"])]
     if (rows["state"] == "completed").all():
         assert contended.groupby("generator")["seed"].nunique().tolist() == [2, 2]
         best = contended.groupby("generator")["accuracy"].mean().idxmax()
@@ -54,6 +56,16 @@ def test_study_leaves_rows_of_every_trial_and_of_the_whole_grid(finished: Run) -
 
 
 @pytest.mark.ray
+def test_study_compares_its_best_generator_with_its_control(finished: Run) -> None:
+    rows = validations(finished.storage)
+    [control] = set(rows["generator"]) - set(trials(finished.storage)["generator"])
+    assert rows[rows["generator"] == control]["seed"].nunique() == 2
+    assert control not in set(evaluations(finished.storage)["generator"])  # the test split is for what was chosen
+    [line] = [line for line in finished.stdout.splitlines() if "without matching" in line]
+    assert re.search(r"matching .* points of validation accuracy at IPC 2, n = 2 pairs of students; the control", line)
+
+
+@pytest.mark.ray
 def test_study_prints_its_own_lines_alone(finished: Run) -> None:
     times = r"\[([\d.]+ s|\d+ min \d+ s)\]"
     for line in finished.stderr.splitlines():
@@ -65,6 +77,8 @@ def test_study_prints_its_own_lines_alone(finished: Run) -> None:
         "cost: ",
         "curves: ",
         "test accuracy",
+        "digits: it isn't certain that matching",
+        "digits: matching ",
         " IPC",
         " ──",
         "rows ",
@@ -96,7 +110,7 @@ def test_driver_takes_all_of_ray_with_it(finished: Run) -> None:
 @pytest.mark.ray
 def test_finished_study_says_so_and_adds_nothing(copied: Path) -> None:
     before = files(copied)
-    again = run(copied)
+    again = run(copied, CONTROL)
     assert again.returncode == 0, again.stderr
     assert "is finished; nothing was added" in again.stdout
     assert "Extend it with --num-trials above 2" in again.stdout
@@ -118,7 +132,7 @@ def test_trial_that_can_never_be_placed_is_refused_before_ray_starts(tmp_path: P
 @pytest.mark.slow
 def test_larger_number_of_trials_extends_the_study(copied: Path) -> None:
     before = files(copied)
-    longer = run(copied, {"--num-trials": "3"})
+    longer = run(copied, {**CONTROL, "--num-trials": "3"})
     assert longer.returncode == 0, longer.stderr
     assert trials(copied)["number"].tolist() == [0, 1, 2]
     after = files(copied)

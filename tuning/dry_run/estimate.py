@@ -74,19 +74,22 @@ class Costs:
 
 def students_left(
     work: Workspace, record: StudyRecord, num_trials: int
-) -> tuple[Sequence[StudentPlan], Sequence[StudentPlan]]:
-    """Return the students that are to decide between contenders, and those of the final evaluation.
+) -> tuple[Sequence[StudentPlan], Sequence[StudentPlan], Sequence[StudentPlan]]:
+    """Return the students that are to decide between contenders, those of the final evaluation, and the control's.
 
     Args:
         work: The study's workspace.
         record: Its rows.
-        num_trials: Trials that are to run: before they have, the generators of both aren't known.
+        num_trials: Trials that are to run: before they have, the generators aren't known.
     """
-    contending, final = ([], []) if num_trials else record.missing_students()
+    study = work.config.study
+    contending, final, compared = ([], [], []) if num_trials else record.missing_students()
     if num_trials:
-        contending = plan_selection(work, range(1)) * work.config.study.num_contender_students
+        contending = plan_selection(work, range(1)) * study.num_contender_students
     if num_trials or contending:
+        num_compared = study.contender_seeds * (1 if study.num_contender_students else 2)
+        compared = plan_selection(work, range(1)) * num_compared if study.control else []
         # With hard labels, because the teachers that would give soft ones aren't known.
         evaluation = replace(work.config.evaluation, labels="hard")
         final = plan_evaluations(replace(work, config=replace(work.config, evaluation=evaluation)), "unknown")
-    return contending, final
+    return contending, final, compared

@@ -12,6 +12,7 @@ import heapq
 import itertools
 import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from dim_ray.config import Config
@@ -20,6 +21,7 @@ from dim_ray.distributed.cluster.placement import Placement, local_resources, wo
 from dim_ray.distributed.preflight.check import check_nodes
 from dim_ray.distributed.preflight.needs import estimate_needs
 from dim_ray.distributed.preflight.probe import free_memory
+from dim_ray.pipeline.controls import control_config
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
 from dim_ray.progress.stages import counted, format_duration
@@ -67,21 +69,27 @@ def plan_study(work: Workspace, progress: Progress, begins: datetime) -> tuple[l
         trials = list(itertools.islice(itertools.cycle(each), num_trials))
         progress.advance(2)
         typical = variants[len(variants) // 2]
-        contending_left, final_left = students_left(work, record, num_trials)
+        contending_left, final_left, compared_left = students_left(work, record, num_trials)
         contending = costs.students(contending_left, typical, study.contender_seeds)
         final = costs.students(final_left, typical, work.config.evaluation.num_seeds)
+        control = []
+        if compared_left and typical.matching.kind != "none":
+            alone = replace(control_config(typical), study=replace(study, scheduler="none"))
+            students = costs.students(compared_left, typical, study.contender_seeds)
+            control = [costs.seconds("trial", alone) + sum(students)]
         progress.advance(3)
     stages = {
         "teachers and priors": networks,
         "trials": trials,
         "students of contenders": contending,
         "students": final,
+        "control": control,
     }
     workers = placement.num_workers
     shares = [trial / workers for trial in trials for _ in range(workers)]
     # The command, Ray, and the processes of networks and of trials have to start; students use those of the networks.
     seconds = probe.start_seconds * (2 + bool(networks) + bool(trials)) + sum(
-        makespan(jobs, placement.max_concurrent * workers) for jobs in (networks, shares, contending, final)
+        makespan(jobs, placement.max_concurrent * workers) for jobs in (networks, shares, contending, control + final)
     )
     end = begins + timedelta(seconds=seconds)
     parts = [f"{format_duration(sum(jobs))} for {len(jobs)} {name}" for name, jobs in stages.items() if jobs]

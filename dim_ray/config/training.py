@@ -156,8 +156,11 @@ class MatchingConfig:
 
     kind: MatchingKind = "logits"
     """What is matched: logits of pairs, their class means or moments, features, gradients; or none (GAN only)."""
-    weight: float = 0.01
-    """Weight of the matching loss."""
+    weight: float = 0.3
+    """Weight of the matching loss, in `weight_unit`."""
+    weight_unit: Literal["relative", "absolute"] = "relative"
+    """relative: at 1 the gradient of any kind is as large as the adversarial loss's, when stage 2 starts; absolute: a
+    factor of the kind's own distance (DiM's code: 0.01)."""
     temperature: float = 1.0
     """Divisor of logits before the softmax, in the kinds that begin with logit."""
     standardised: bool = False

@@ -118,10 +118,11 @@ def distill_generator(
         beside = _Beside(reporter, epoch, config.matching.epochs)
         measured = validate_here(work, epoch, chosen, collective, beside)
         if collective.rank == 0:
-            _store_generator(work, name, pair, measured, saved.seconds())
+            _store_generator(work, name, pair, stage and stage.scale, measured, saved.seconds())
             saved.clear()  # there may be no time after the report
         return timed(measured)
 
+    stage: Distillation | None = None
     if config.matching.epochs == 0:
         reporter.report(1, 1, after_epoch(0))
         return name
@@ -209,7 +210,9 @@ class _Beside(SilentReporter):
         self._reporter.advance(*self._at, f"validation {done / total:.0%}")
 
 
-def _store_generator(work: Workspace, name: str, pair: Pair, measured: Mapping[str, float], seconds: float) -> None:
+def _store_generator(
+    work: Workspace, name: str, pair: Pair, scale: float | None, measured: Mapping[str, float], seconds: float
+) -> None:
     config = work.config
     _, accuracy = validation_in(config.matching.epochs, measured) or (0, {})
     card = {
@@ -224,6 +227,7 @@ def _store_generator(work: Workspace, name: str, pair: Pair, measured: Mapping[s
             "pool": to_dict(config.pool),
             "prior": to_dict(config.prior),
             "matching": to_dict(config.matching),
+            "matching_scale": scale,
         },
         "validation": {
             **accuracy,

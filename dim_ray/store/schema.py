@@ -154,7 +154,7 @@ TRIALS: pa.Schema = pa.schema(
         _column("state", _TEXT, "How it ended; stopped means by the scheduler.", allowed=STATES),
         _column("pool_size", _INT, "Teachers in the pool.", "teachers"),
         _column("capacity", _INT, "Generator's channels.", "channels"),
-        _column("matching_weight", _REAL, "Weight of the matching loss.", "weight"),
+        _column("matching_weight", _REAL, "Weight of the matching loss, in matching.weight_unit.", "weight"),
         _column("adversarial_weight", _REAL, "Weight of the adversarial and class losses.", "weight"),
         _column("params_json", _TEXT, "Parameters that the search chose, by field.", "JSON"),
         _optional("objective", _REAL, "Validation accuracy, to be maximised.", FRACTION),

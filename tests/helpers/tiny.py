@@ -24,7 +24,9 @@ ARCHITECTURE = "convnet3_w8"
 GENERATOR = GeneratorConfig(capacity=6, discriminator_capacity=4, latent_dim=8, refinements=(1,))
 POOL = PoolConfig(size=2, epochs=2, num_snapshots=3, batch_size=8, precision="float32", seed=3)
 PRIOR = PriorConfig(epochs=2, batch_size=8, learning_rate=1e-3, precision="float32", seed=4)
-MATCHING = MatchingConfig(epochs=2, batch_size=8, learning_rate=1e-3, weight=0.5, precision="float32", seed=5)
+MATCHING = MatchingConfig(
+    epochs=2, batch_size=8, learning_rate=1e-3, weight=0.5, weight_unit="absolute", precision="float32", seed=5
+)
 STEPS_PER_EPOCH = 3
 NUM_STEPS = 6
 

@@ -32,7 +32,7 @@ def test_shipped_configuration_fits_the_data_that_it_names(name: str) -> None:
     check_evaluation(config, dataset)
     check_search(config, dataset)
     make_sampler(config, num_drawn=0)
-    make_scheduler(config)
+    make_scheduler(config, len(dataset.train))
 
 
 @pytest.mark.parametrize("name", shipped_studies())

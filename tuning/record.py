@@ -242,7 +242,7 @@ class StudyRecord:
                 "params_json": json.dumps(dict(parameters), sort_keys=True),
                 "objective": result.get(METRIC),
                 "objective_name": objective_name(config.study),
-                "num_seeds": config.study.selection_seeds if state in ("completed", "stopped") else None,
+                "num_seeds": {"completed": config.study.selection_seeds, "stopped": config.study.rung_seeds}.get(state),
                 "objective_std": result.get(METRIC_STD),
                 "epoch": epoch,
                 "device_seconds": None if seconds is None else seconds * config.study.workers_per_trial,

@@ -21,7 +21,7 @@ from dim_ray.distributed.trainer import run_workers, trial_shards
 from dim_ray.distributed.validator import SlotValidator
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.generators import distill_generator, generator_fingerprint, load_module
-from dim_ray.pipeline.validation import WALL_SECONDS, validation_in
+from dim_ray.pipeline.validation import WALL_SECONDS, at_rungs, validation_in
 from dim_ray.pipeline.workspace import Workspace, on_device
 from tuning.search.schedulers import METRIC, METRIC_STD, TIME_ATTRIBUTE
 from tuning.search.space import configure
@@ -72,7 +72,7 @@ def run_trial(parameters: dict[str, Any], *, work: Workspace, placement: Placeme
 
 def _run_here(work: Workspace, held: Mapping[str, float], also: Reporter) -> None:
     try:
-        distill_generator(work, _TuneReporter(also), SingleWorker(), SlotValidator(work, held))
+        distill_generator(work, _TuneReporter(also), SingleWorker(), SlotValidator(at_rungs(work), held))
     except DivergedError as error:
         _report_divergence(work, error)
 

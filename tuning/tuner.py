@@ -74,7 +74,7 @@ def run_trials(
             _trainable(work, placement, board),
             tune_config=tune.TuneConfig(
                 search_alg=search,
-                scheduler=make_scheduler(work.config),
+                scheduler=make_scheduler(work.config, len(work.dataset.train)),
                 num_samples=num_trials,
                 max_concurrent_trials=placement.max_concurrent,
                 # A stopped trial of several workers still waits for them, so its process can't be used again.

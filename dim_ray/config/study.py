@@ -29,6 +29,7 @@ Objective = Literal["accuracy", "generator_bytes", "device_seconds"]
 OBJECTIVES: tuple[str, ...] = get_args(Objective)
 Logger = Literal["tensorboard", "mlflow", "wandb"]
 
+_LEAST_AT_RUNGS = 3  # by one student, weak trials and good ones are hardly told apart
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smh])")
 
@@ -72,7 +73,7 @@ class StudyConfig:
     selection_images_per_class: tuple[int, ...] = (10,)
     """IPCs of the on-the-fly students whose mean validation accuracy is the objective."""
     selection_seeds: int = 1
-    """Students for each of these IPCs, averaged at each rung."""
+    """Students for each of these IPCs, averaged; at rungs at least 3."""
     contenders: int = field(default=3, metadata={"place": True})
     """Best completed trials, between which more students decide after the search; 1: the search decides."""
     contender_seeds: int = field(default=5, metadata={"place": True})
@@ -80,7 +81,8 @@ class StudyConfig:
     control: bool = field(default=True, metadata={"place": True})
     """Whether the best trial is compared with its control: the same prior and epochs without matching."""
     grace_epochs: int = 1
-    """Matching epochs before the first rung; as many as matching.epochs stop no trial."""
+    """Fewest matching epochs before the first rung, which also waits until the generator's moving average has forgotten
+    its prior. As many as matching.epochs stop no trial."""
     reduction_factor: int = 3
     """Ratio of successive rungs' epochs; asha and hyperband keep one trial in this many."""
     seed: int = 0
@@ -154,6 +156,11 @@ class StudyConfig:
     def num_grid_trials(self) -> int:
         """Number of trials of a grid over the space."""
         return sum(1 for _ in assignments(self.choices, lambda choice: choice.points(self.grid_points)))
+
+    @property
+    def rung_seeds(self) -> int:
+        """Students for each IPC that judge a trial at a rung before its end."""
+        return self.selection_seeds if self.scheduler == "none" else max(_LEAST_AT_RUNGS, self.selection_seeds)
 
     @property
     def num_contender_students(self) -> int:

@@ -30,6 +30,7 @@ from dim_ray.errors import DimError
 from dim_ray.pipeline.generators import distill_generator
 from dim_ray.pipeline.priors import build_prior
 from dim_ray.pipeline.teachers import build_teachers
+from dim_ray.pipeline.validation import at_rungs
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.files.filesystem import open_root
 
@@ -137,7 +138,8 @@ def distill_shards(work: Workspace, report_to: ReportTo, collective: Collective)
 
 def trial_shards(name: str, work: Workspace, report_to: ReportTo, collective: Collective) -> None:
     """Distil as `distill_shards` does for a trial of this name; report validations at the rungs through Ray Train."""
-    distill_generator(work, TrainReporter(report_to(name)), collective, SlotValidator(work, held_resources()))
+    validator = SlotValidator(at_rungs(work), held_resources())
+    distill_generator(work, TrainReporter(report_to(name)), collective, validator)
 
 
 def _worker(settings: dict[str, Any]) -> None:

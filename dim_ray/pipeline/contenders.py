@@ -30,7 +30,7 @@ __all__ = ["plan_validations", "validate_group"]
 def plan_validations(work: Workspace, generators: Sequence[str]) -> list[StudentPlan]:
     """Return `study.contender_seeds` students for each generator, given by fingerprint."""
     study = work.config.study
-    indices = range(study.selection_seeds, study.selection_seeds + study.contender_seeds)
+    indices = range(study.rung_seeds, study.rung_seeds + study.contender_seeds)
     return [
         plan
         for generator in generators

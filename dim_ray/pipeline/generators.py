@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -32,6 +33,7 @@ __all__ = [
     "GENERATOR_FILE",
     "SAMPLES_FILE",
     "distill_generator",
+    "first_rung",
     "generator_bytes",
     "generator_fingerprint",
     "generator_from_artifact",
@@ -46,6 +48,7 @@ GENERATOR_FILE = "generator.safetensors"
 _AVERAGE_FILE = "average.safetensors"
 SAMPLES_FILE = "samples.png"
 _SAMPLES_PER_CLASS = 10
+_FORGOTTEN = 0.05  # share of the prior in an average
 _SPLITS = ("validation_fraction", "test_fraction", "split_seed")
 
 
@@ -100,7 +103,7 @@ def distill_generator(
     load = pair.load_state if config.matching.adam_state == "prior" else pair.load_weights
     load(load_prior(work))
     saved = shared_checkpointer(work, name, collective)
-    rungs, epochs = Rungs(validator, collective), rung_epochs(config)
+    rungs, epochs = Rungs(validator, collective), rung_epochs(config, len(work.dataset.train))
 
     def timed(measured: Mapping[str, float]) -> Mapping[str, float]:
         return {**measured, WALL_SECONDS: saved.seconds()} if measured else measured
@@ -141,9 +144,30 @@ def distill_generator(
     return name
 
 
-def rung_epochs(config: Config) -> list[int]:
+def first_rung(config: Config, num_images: int) -> int:
+    """Return the epoch of the scheduler's first rung, which may be after the last epoch.
+
+    Before it, the moving average is still the prior's more than `_FORGOTTEN`, and says little about a trial. All trials
+    of a study have the same rungs, so of searched values the slowest counts.
+
+    Args:
+        config: Configuration of the study, or of one of its trials.
+        num_images: Size of the training split.
+    """
+
+    def largest(field: str, own: float) -> float:
+        choice = next((choice for choice in config.study.choices if choice.field == field), None)
+        return own if choice is None else max([*choice.values, *([own] if choice.when else [])])
+
+    decay = largest("generator.ema_decay", config.generator.ema_decay) if config.evaluation.weights == "average" else 0
+    steps = max(1, num_images // int(largest("matching.batch_size", config.matching.batch_size)))
+    epochs = math.ceil(math.log(_FORGOTTEN) / math.log(decay) / steps) if decay else 0
+    return max(config.study.grace_epochs, epochs)
+
+
+def rung_epochs(config: Config, num_images: int) -> list[int]:
     """Return the epochs after which the generator is validated: the scheduler's rungs, and the last epoch."""
-    epochs, rung = [], config.study.grace_epochs
+    epochs, rung = [], first_rung(config, num_images)
     while config.study.scheduler != "none" and rung < config.matching.epochs:
         epochs.append(rung)
         rung *= config.study.reduction_factor

@@ -1,6 +1,6 @@
 """Validation of a generator during its distillation: worker 0 measures, and all workers learn the epoch.
 
-rungs = Rungs(HereValidator(work), collective)
+rungs = Rungs(HereValidator(at_rungs(work)), collective)
 rungs.begin(3, generator)
 rungs.take(wait=False)      # {"validated_epoch": 3, "validation_accuracy": 0.93}, or {} until it is there
 """
@@ -8,6 +8,7 @@ rungs.take(wait=False)      # {"validated_epoch": 3, "validation_accuracy": 0.93
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Protocol
 
 from dim_ray.core.generator.networks import Generator
@@ -16,7 +17,7 @@ from dim_ray.errors import DivergedError
 from dim_ray.pipeline.students import validate
 from dim_ray.pipeline.workspace import Workspace
 
-__all__ = ["WALL_SECONDS", "HereValidator", "Rungs", "Validator", "validate_here", "validation_in"]
+__all__ = ["WALL_SECONDS", "HereValidator", "Rungs", "Validator", "at_rungs", "validate_here", "validation_in"]
 
 WALL_SECONDS = "wall_seconds"
 """Metric: time of the distillation so far, in all processes that worked on it."""
@@ -102,6 +103,12 @@ class Rungs:
             return {}
         epoch, self._epoch = self._epoch, None
         return {_EPOCH: epoch, **measured}
+
+
+def at_rungs(work: Workspace) -> Workspace:
+    """Return the workspace whose validations are those of a rung, with more students."""
+    study = work.config.study
+    return replace(work, config=replace(work.config, study=replace(study, selection_seeds=study.rung_seeds)))
 
 
 def validate_here(

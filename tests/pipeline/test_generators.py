@@ -267,7 +267,7 @@ def test_generator_that_is_measured_is_the_moving_average_that_is_stored(
     monkeypatch.setattr(validation, "validate", watch_validate)
     distil(work)
     [pair] = pairs
-    assert len(measured) == len(rung_epochs(work.config))
+    assert len(measured) == len(rung_epochs(work.config, 24))
     assert all(module is pair.average for module in measured)
     assert pair.average is not pair.generator
 
@@ -353,7 +353,7 @@ def test_average_is_kept_beside_the_raw_weights_and_either_can_be_measured(built
     work = with_matching(work, seed=seed)
     identity = distil(work, reporter)
     loaded = {name: load_module(work, identity, name) for name in ("average", "raw")}
-    assert validate(work, loaded[weights])["validation_accuracy"] == reporter.losses("validation_accuracy")[-1]
+    assert validate(work, loaded[weights])["validation_accuracy"] == reporter.reports[-1][2]["validation_accuracy"]
     assert not equal_states(loaded["average"].state_dict(), loaded["raw"].state_dict())
     assert work.artifacts.read_card("generators", identity)["validation"]["weights"] == weights
 

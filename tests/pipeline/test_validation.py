@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from dim_ray.config import StudyConfig, Weights
 from dim_ray.core.generator.networks import Generator
 from dim_ray.core.training import ports
 from dim_ray.core.training.ports import SILENT, Reporter, SingleWorker
@@ -18,9 +20,9 @@ from dim_ray.pipeline.generators import (
     generator_fingerprint,
     rung_epochs,
 )
-from dim_ray.pipeline.validation import HereValidator, validation_in
+from dim_ray.pipeline.validation import HereValidator, at_rungs, validation_in
 from dim_ray.pipeline.workspace import Workspace
-from tests.helpers.small import distil, file_bytes, make_config, undistilled, with_matching
+from tests.helpers.small import distil, file_bytes, make_config, make_work, undistilled, with_matching
 from tests.helpers.tiny import OneOfSeveral, RecordingReporter
 
 
@@ -121,7 +123,7 @@ def test_rungs_are_multiplied_until_the_last_epoch(
         matching=replace(config.matching, epochs=epochs),
         study=replace(config.study, grace_epochs=grace, reduction_factor=factor),
     )
-    assert rung_epochs(config) == expected
+    assert rung_epochs(config, 24) == expected
 
 
 def test_losses_of_a_later_epoch_are_not_those_of_the_rung() -> None:
@@ -140,5 +142,59 @@ def test_progress_of_students_that_training_waits_for_is_shown_beside_the_epoch(
     distil(work, reporter)
     epochs = work.config.matching.epochs
     beside = [(done, total) for done, total, note in reporter.advances if note.startswith("validation ")]
-    assert {*beside} == {(epoch, epochs) for epoch in rung_epochs(work.config)}
+    assert {*beside} == {(epoch, epochs) for epoch in rung_epochs(work.config, len(work.dataset.train))}
     assert len(beside) > len({*beside})
+
+
+@pytest.mark.parametrize(
+    ("decay", "weights", "batch_size", "grace", "first"),
+    [
+        (0.0, "average", 10, 2, 2),
+        (0.99, "average", 10, 1, 30),  # 299 steps
+        (0.99, "average", 10, 40, 40),
+        (0.99, "average", 20, 1, 60),
+        (0.99, "raw", 10, 1, 1),
+        (0.5, "average", 10, 1, 1),
+        (0.999, "average", 10, 1, 300),
+    ],
+)
+def test_rungs_begin_where_the_average_has_forgotten_its_prior(
+    tmp_path: Path, decay: float, weights: Weights, batch_size: int, grace: int, first: int
+) -> None:
+    config = make_config(tmp_path).with_fields(
+        {
+            "generator.ema_decay": decay,
+            "evaluation.weights": weights,
+            "matching.batch_size": batch_size,
+            "matching.epochs": 1000,
+            "study.grace_epochs": grace,
+        }
+    )
+    assert rung_epochs(config, 100)[0] == first
+    assert weights == "raw" or decay ** (first * (100 // batch_size)) < 0.05 or decay == 0
+
+
+@pytest.mark.parametrize(
+    ("space", "first"),
+    [
+        ({"generator.ema_decay": [0.5, 0.99]}, 30),
+        ({"generator.ema_decay": [0.0, 0.5]}, 1),
+        ({"matching.batch_size": [10, 50]}, 150),
+    ],
+)
+def test_rungs_of_a_search_are_those_of_its_slowest_average(tmp_path: Path, space: dict[str, Any], first: int) -> None:
+    config = make_config(tmp_path, study=StudyConfig(space=space)).with_fields(
+        {"generator.ema_decay": 0.99, "matching.batch_size": 10, "matching.epochs": 1000}
+    )
+    assert rung_epochs(config, 100)[0] == first
+    [(field, values)] = space.items()
+    for value in values:
+        assert rung_epochs(config.with_fields({field: value}), 100) == rung_epochs(config, 100)
+
+
+def test_rungs_are_judged_by_three_students_and_the_end_by_those_of_the_search(tmp_path: Path) -> None:
+    work = make_work(tmp_path)
+    assert at_rungs(work).config.study.selection_seeds == 3
+    for changes, seeds in (({"selection_seeds": 5}, 5), ({"scheduler": "none"}, 1)):
+        study = replace(work.config.study, **changes)  # type: ignore[arg-type]
+        assert at_rungs(replace(work, config=replace(work.config, study=study))).config.study.selection_seeds == seeds

@@ -138,9 +138,10 @@ def _trial_seconds(work: Workspace) -> float:
         collective=SingleWorker(),
         measure=lambda epoch: {},
     )
-    num_seeds = config.study.selection_seeds
+    num_seeds, rungs = config.study.selection_seeds, rung_epochs(config, len(dataset.train))[:-1]
     students = sum(_student_seconds(work, student, num_seeds) for student in plan_selection(work, range(1)))
-    return _stage_seconds(stage, dataset.train) + len(rung_epochs(config)) * num_seeds * students
+    num_students = len(rungs) * config.study.rung_seeds + num_seeds
+    return _stage_seconds(stage, dataset.train) + num_students * students
 
 
 def _student_seconds(work: Workspace, student: StudentPlan, num_seeds: int) -> float:

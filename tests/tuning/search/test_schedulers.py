@@ -40,7 +40,7 @@ class _Trial(SimpleNamespace):
 
 def decide(config: Config, curves: list[dict[int, float]]) -> list[list[str]]:
     """Returns a scheduler's decisions on trials that report their curves one after the other."""
-    scheduler = make_scheduler(config)
+    scheduler = make_scheduler(config, 24)
     waiting = SimpleNamespace(get_live_trials=lambda: [SimpleNamespace(status="PENDING")])  # as Tune always has some
     decisions = []
     for number, curve in enumerate(curves):
@@ -78,15 +78,15 @@ def test_diverged_trial_does_not_end_the_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("epochs", "grace", "factor"), [(6, 2, 3), (100, 1, 3), (81, 1, 3), (64, 1, 4), (5, 5, 2)])
 def test_generators_are_measured_at_the_rungs_of_asha(tmp_path: Path, epochs: int, grace: int, factor: int) -> None:
     config = make_config_of(tmp_path, epochs=epochs, grace=grace, factor=factor)
-    [bracket] = make_scheduler(config)._brackets
+    [bracket] = make_scheduler(config, 24)._brackets
     rungs = {milestone for milestone, _ in bracket._rungs}
-    assert rungs | {epochs} == set(rung_epochs(config))
+    assert rungs | {epochs} == set(rung_epochs(config, 24))
 
 
 def test_without_a_scheduler_no_trial_is_stopped_and_none_measured_before_its_end(tmp_path: Path) -> None:
     config = make_config_of(tmp_path, epochs=6, grace=2, factor=3, scheduler="none")
     assert decide(config, CURVES) == [["CONTINUE"] * len(curve) for curve in CURVES]
-    assert rung_epochs(config) == [6]
+    assert rung_epochs(config, 24) == [6]
 
 
 def test_median_stops_what_is_below_the_median_of_the_others_once_there_are_three(tmp_path: Path) -> None:
@@ -104,9 +104,9 @@ def test_median_leaves_every_trial_the_epochs_of_grace_and_pauses_none(tmp_path:
 
 def test_brackets_of_hyperband_begin_at_asha_s_rungs_and_the_last_stops_nothing(tmp_path: Path) -> None:
     config = make_config_of(tmp_path, epochs=18, grace=2, factor=3, scheduler="hyperband")
-    rungs = [sorted(milestone for milestone, _ in b._rungs) for b in make_scheduler(config)._brackets]
+    rungs = [sorted(milestone for milestone, _ in b._rungs) for b in make_scheduler(config, 24)._brackets]
     assert rungs == [[2, 6, 18], [6, 18], [18]]
-    assert set(rungs[0]) == set(rung_epochs(config))
+    assert set(rungs[0]) == set(rung_epochs(config, 24))
 
 
 def test_hyperband_stops_weak_trials_in_some_brackets_and_lets_some_go_on(tmp_path: Path) -> None:

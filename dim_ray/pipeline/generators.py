@@ -121,7 +121,7 @@ def distill_generator(
         beside = _Beside(reporter, epoch, config.matching.epochs)
         measured = validate_here(work, epoch, chosen, collective, beside)
         if collective.rank == 0:
-            _store_generator(work, name, pair, stage and stage.scale, measured, saved.seconds())
+            _store_generator(work, name, pair, stage.scale if stage else None, measured, saved.seconds())
             saved.clear()  # there may be no time after the report
         return timed(measured)
 

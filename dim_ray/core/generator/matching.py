@@ -169,7 +169,8 @@ class Distillation(Stage):
                 f"their gradients have the sizes {float(matched):g} and {float(adversarial):g}. Set "
                 "--matching.weight_unit absolute, or choose another matching.kind."
             )
-        return adversarial / matched
+        scale: Tensor = adversarial / matched
+        return scale
 
     def _draw(self, pool: TeacherPool, number: int, batch: int) -> list[tuple[DrawnTeacher, Augmentation]]:
         """Return the teachers f of a step, each with its A, and let the pool prepare those of the next step."""

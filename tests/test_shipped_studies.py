@@ -69,5 +69,5 @@ def test_pool_scaling_is_a_grid_of_doubling_pools_and_several_seeds() -> None:
 
 def test_pool_scaling_has_the_recipe_of_the_default_study() -> None:
     digits, scaling = read("digits"), read("pool_scaling")
-    fixed = {"generator.capacity": 24, "matching.weight": 0.1}
+    fixed = {"generator.capacity": 24, "matching.weight": 0.3}
     assert scaling == replace(digits, study=scaling.study).with_fields(fixed)

@@ -38,7 +38,7 @@ def _default_space() -> dict[str, Any]:
     return {
         "pool.size": [1, 2, 4, 8, 16],
         "generator.capacity": [64, 128, 196],
-        "matching.weight": {"low": 1e-3, "high": 1.0, "log": True},
+        "matching.weight": {"low": 0.03, "high": 3.0, "log": True},
         "matching.adversarial_weight": {"low": 0.1, "high": 10.0, "log": True},
     }
 

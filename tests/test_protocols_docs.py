@@ -107,7 +107,6 @@ def test_what_is_called_a_default_is_one() -> None:
         "evaluation.preset": "corrected",
         "evaluation.decay_factor": 0.1,
         "evaluation.decay_points": (0.5,),
-        "matching.weight": 0.01,
     }.items():
         assert value_of(config, field) == value
 

@@ -49,7 +49,7 @@ def _space(pool_sizes: Sequence[int], capacities: Sequence[int]) -> str:
     space = {
         "pool.size": pool_sizes,
         "generator.capacity": capacities,
-        "matching.weight": {"low": 0.03, "high": 3.0, "log": True},
+        "matching.weight": {"low": 0.03, "high": 1.0, "log": True},
         "matching.adversarial_weight": {"low": 0.5, "high": 3.0, "log": True},
     }
     return json.dumps(space, separators=(",", ":"))

@@ -95,7 +95,8 @@ def test_study_of_another_configuration_is_refused_with_the_fields_that_differ(
     text = str(refusal.value)
     assert "study 'tiny' began with another configuration" in text
     assert "matching.weight was 0.5 and is 0.9" in text
-    assert f"study.space was {SEARCHED} and is {{'pool.size': [1]}}" in text
+    assert f"study.space was {str(SEARCHED)[:20]}" in text
+    assert "and is {'pool.size': [1]}" in text
     assert "num_trials" not in text  # it may differ
     assert "--study" in text
 

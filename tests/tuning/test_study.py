@@ -43,16 +43,18 @@ def test_study_leaves_rows_of_every_trial_and_of_the_whole_grid(finished: Run) -
     contended = contended[contended["generator"].isin(rows["generator"])]
     if (rows["state"] == "completed").all():
         assert contended.groupby("generator")["seed"].nunique().tolist() == [2, 2]
-        best = contended.groupby("generator")["accuracy"].mean().idxmax()
+        means = contended.groupby("generator")["accuracy"].mean()
+        best = set(means[means == means.max()].index)
     else:
         assert contended.empty
-        [best] = rows["generator"].dropna()
+        best = set(rows["generator"].dropna())
     grid = evaluations(finished.storage)
     cells = set(zip(grid["protocol"], grid["ipc"], grid["seed"], strict=True))
     assert len(grid) == len(cells) == CELLS
     assert set(grid["protocol"]) == set(EvaluationConfig().protocols)
     assert set(grid["split"]) == {"test"}
-    assert set(grid["generator"].dropna()) == {best}
+    [chosen] = set(grid["generator"].dropna())
+    assert chosen in best
 
 
 @pytest.mark.ray
@@ -68,7 +70,10 @@ def test_study_compares_its_best_generator_with_its_control(finished: Run) -> No
 @pytest.mark.ray
 def test_study_prints_its_own_lines_alone(finished: Run) -> None:
     times = r"\[([\d.]+ s|\d+ min \d+ s)\]"
-    for line in finished.stderr.splitlines():
+    recipe, data, *stages = finished.stderr.splitlines()
+    assert recipe.startswith("recipe digits for digits, ")
+    assert data.startswith("digits: 10 classes")
+    for line in stages:
         assert re.match(rf"{times} (Ray|teachers and priors|trials|contenders|evaluation): ", line), line
     lines = finished.stdout.splitlines()
     assert re.fullmatch(r"study digits-[0-9a-f]{8}: .*completed; this run took .*", lines[0])
@@ -115,14 +120,15 @@ def test_finished_study_says_so_and_adds_nothing(copied: Path) -> None:
     assert "is finished; nothing was added" in again.stdout
     assert "Extend it with --num-trials above 2" in again.stdout
     assert files(copied) == before
-    assert again.stderr == ""
+    assert [line.split()[0] for line in again.stderr.splitlines()] == ["recipe", "digits:"]
     assert again.log().count("Started a local Ray instance") == 1  # by the first run
 
 
 def test_trial_that_can_never_be_placed_is_refused_before_ray_starts(tmp_path: Path) -> None:
     refused = run(tmp_path / "storage", {"--study.cpus_per_worker": "1000"})
     assert refused.returncode == 2
-    assert re.fullmatch(r"error: a trial can never be placed: 1 worker x 1,000 CPUs .*\n", refused.stderr)
+    *_, error = refused.stderr.splitlines()
+    assert error.startswith("error: a trial can never be placed: 1 worker x 1,000 CPUs ")
     assert refused.stdout == ""
     assert "Started a local Ray instance" not in refused.log()
     assert refused.leftovers() == {}

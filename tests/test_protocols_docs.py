@@ -130,3 +130,14 @@ def test_commands_are_understood() -> None:
 def test_measured_table_has_its_place() -> None:
     assert TEXT.count(BEGIN) == TEXT.count(END) == 1
     assert TEXT.index(BEGIN) < TEXT.index(END)
+
+
+def test_ledger_of_training_has_the_fields_of_the_study_paper_and_their_defaults() -> None:
+    paper, default = (parse(argv, program="tune", description="", flags=())[0] for argv in (["--config", "paper"], []))
+    fields = set()
+    for _, cell, written, _ in table("### Training"):
+        for name, value in re.findall(r"`(\w+\.\w+): (\w+)`", cell):
+            fields.add(name)
+            assert str(value_of(paper, name)) == value
+            assert written.split(", ")[0] == str(value_of(default, name)) != value
+    assert len(fields) > 6

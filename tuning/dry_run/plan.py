@@ -74,9 +74,9 @@ def plan_study(work: Workspace, progress: Progress, begins: datetime) -> tuple[l
         final = costs.students(final_left, typical, work.config.evaluation.num_seeds)
         control = []
         if compared_left and typical.matching.kind != "none":
-            alone = replace(control_config(typical), study=replace(study, scheduler="none"))
+            own = replace(control_config(typical), study=replace(study, scheduler="none"))
             students = costs.students(compared_left, typical, study.contender_seeds)
-            control = [costs.seconds("trial", alone) + sum(students)]
+            control = [costs.seconds("trial", own) + sum(students)]
         progress.advance(3)
     stages = {
         "teachers and priors": networks,

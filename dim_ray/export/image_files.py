@@ -59,7 +59,7 @@ class ImageSet:
 def class_folders(names: Sequence[str]) -> list[str]:
     """Return a folder per class, distinct and in the order of the labels on any disk.
 
-    They begin with the label if the names by themselves aren't, or if `--dataset folder:PATH` would take them for splits.
+    They begin with the label if the names don't suffice, or if `--dataset folder:PATH` would take them for splits.
     """
     folders = [plain_name(name, "_") for name in names]
     are_distinct = len({name_key(folder) for folder in folders}) == len(folders)

@@ -45,7 +45,7 @@ def parse_augmentation(text: str, where: str) -> tuple[AugmentationStep, ...]:
 
 
 def _parse_step(step: str, text: str, where: str) -> AugmentationStep:
-    names, _, share = step.partition("@")
+    names, mark, share = step.partition("@")
     operations = tuple(names.split("|"))
     for name in operations:
         if name not in DSA_OPERATIONS:
@@ -54,7 +54,7 @@ def _parse_step(step: str, text: str, where: str) -> AugmentationStep:
                 "'+' what is applied in turn and with '|' that of which one is drawn, or write 'none'."
             )
     try:
-        probability = float(share or 1)
+        probability = float(share) if mark else 1.0
     except ValueError:
         probability = 0.0
     if not 0 < probability <= 1:

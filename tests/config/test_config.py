@@ -141,6 +141,8 @@ IMPOSSIBLE: list[tuple[type, dict[str, Any], str]] = [
     (DataConfig, {"dataset": "parqet:x"}, "unknown prefix 'parqet'.*did you mean 'parquet:'"),
     (DataConfig, {"dataset": "folder:"}, "data.dataset is 'folder:'.*a path"),
     (DataConfig, {"dataset": ""}, "data.dataset is ''"),
+    (PoolConfig, {"augmentation": "color_crop"}, "unknown operation 'color_crop'.*did you mean 'color'"),
+    *((PoolConfig, {"augmentation": f"cutout@{p}"}, f"with the probability '{p}'") for p in ("", "0", "2", "half")),
     (DataConfig, {"name": "a/b"}, "data.name is 'a/b'"),
     (DataConfig, {"name": "../up"}, "data.name"),
     (DataConfig, {"name": ""}, "data.name"),

@@ -183,7 +183,7 @@ def test_job_is_chosen(forward: Path, tmp_path: Path) -> None:
         assert choose("attach", name="errand-choice-1") == "errand-choice-1-1"
         assert choose("attach", "errand-choice-1-1") == "errand-choice-1-1"
         jobs._submit(client, errand("long", tmp_path / "never", 0, study="choice-2"))
-        known = r"errand-choice-0-1 \(running\), errand-choice-1-1 \(succeeded\), errand-choice-2-1 \("
+        known = r"errand-choice-2-1 \(\w+\), errand-choice-1-1 \(succeeded\), errand-choice-0-1 \(running\)\."
         refusals: list[tuple[Action, str | None, str, str]] = [
             ("attach", None, "other", "no job named other-"),
             ("stop", None, "errand-choice-1", r"--stop needs .*: errand-choice-1-1 \(succeeded\)\."),

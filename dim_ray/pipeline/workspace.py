@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,9 +11,12 @@ import torch
 from dim_ray.config import Config
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.training.memory import keep_freed_memory
+from dim_ray.start.threads import idle_cores
 from dim_ray.store.artifacts import ArtifactStore
 
 __all__ = ["Workspace", "dataset_card", "on_device"]
+
+_SMALL_IMAGE = 8  # pixels; measured (docs/benchmarks.md)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +35,16 @@ class Workspace:
 
 
 def on_device(work: Workspace, num_threads: int | None = None, *, may_use_gpu: bool = True) -> Workspace:
-    """Prepare this process for training: CPU threads (by default all cores), memory, and the data on its GPU, if any.
+    """Prepare this process for training: CPU threads, memory, and the data on its GPU, if any.
 
-    `may_use_gpu` is false if others hold the GPUs that this process sees.
+    Args:
+        work: The workspace.
+        num_threads: PyTorch's threads. By default, unless OMP_NUM_THREADS says, one for each idle core, and a single
+            one for images so small that more would only wait for each other.
+        may_use_gpu: False if others hold the GPUs that this process sees.
     """
+    if num_threads is None and "OMP_NUM_THREADS" not in os.environ:
+        num_threads = 1 if work.dataset.image_size <= _SMALL_IMAGE else idle_cores()
     if num_threads is not None:
         torch.set_num_threads(num_threads)
     keep_freed_memory()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from dim_ray.config.checks import require, require_name, require_seed
 from dim_ray.config.names import path_name, plain_name
@@ -43,8 +43,10 @@ class DataConfig:
                 )
             require(bool(path), "data.dataset", self.dataset, f"a path behind {prefix!r}:")
         elif self.dataset not in DATASETS:
-            known = [*DATASETS, "parquet:PATH", "folder:PATH"]
-            raise ConfigError(f"data.dataset is {self.dataset!r}, which is unknown; {nearest(self.dataset, known)}")
+            hint = nearest(self.dataset, [*DATASETS, "parquet:PATH", "folder:PATH"])
+            if Path(self.dataset).is_dir():
+                hint = f"for the images of that folder write folder:{self.dataset}, for Parquet parquet:{self.dataset}."
+            raise ConfigError(f"data.dataset is {self.dataset!r}, which is unknown; {hint}")
         if self.name is not None:
             require_name("data.name", self.name)
         require(0 < self.validation_fraction <= 0.5, "data.validation_fraction", self.validation_fraction, "(0, 0.5]")

@@ -137,6 +137,7 @@ def changed(section: str, field: Field[Any], config: Config) -> Config:
 
 
 IMPOSSIBLE: list[tuple[type, dict[str, Any], str]] = [
+    (DataConfig, {"dataset": "/"}, "unknown; for the images of that folder write folder:/, for Parquet parquet:/"),
     (DataConfig, {"dataset": "minst"}, "data.dataset is 'minst'.*did you mean 'mnist'"),
     (DataConfig, {"dataset": "parqet:x"}, "unknown prefix 'parqet'.*did you mean 'parquet:'"),
     (DataConfig, {"dataset": "folder:"}, "data.dataset is 'folder:'.*a path"),

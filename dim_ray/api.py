@@ -33,14 +33,7 @@ _BATCH = 500  # images generated at a time: bounds memory
 
 
 class StoredGenerator:
-    """A generator with everything needed to train on its images.
-
-    Args:
-        module: Network in eval mode.
-        card: Card of the artefact.
-        uri: URI of the artefact.
-        weights: Weights that the network has.
-    """
+    """A generator, in eval mode, with everything needed to train on its images."""
 
     def __init__(self, module: Generator, card: dict[str, Any], uri: str, weights: Weights = "raw") -> None:
         self.weights = weights

@@ -81,8 +81,7 @@ def effects(rows: pd.DataFrame) -> pd.DataFrame:
     Differences are between students of the same seed, which start with the same weights and noise. So if a quirk
     changes only the test, the spread of students doesn't add to its error.
 
-    Args:
-        rows: Evaluations of one generator with a column `variant`, one of which is corrected.
+    The rows are evaluations of one generator, with a column `variant`.
 
     Returns:
         One row per IPC, architecture and variant: `mean` and `std` of accuracy (std with n - 1; NaN if n is 1), `n`,

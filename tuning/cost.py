@@ -68,13 +68,7 @@ def network_keys(work: Workspace) -> list[str]:
 
 
 def study_cost(work: Workspace, trials: pd.DataFrame, built: Iterable[str]) -> StudyCost:
-    """Add up the costs of a study.
-
-    Args:
-        work: The study's workspace.
-        trials: Rows of its trials.
-        built: Keys of the teachers, priors and controls that it had to build, as from `network_keys`.
-    """
+    """Add up the costs of a study's trials and of the teachers, priors and controls, by key, that it had to build."""
     ran = float(trials["device_seconds"].fillna(0.0).sum())
     costs, keys = NetworkCosts(work), set(built)
     controls = {key for key in keys if key.startswith("generators/")}

@@ -58,11 +58,7 @@ def check_loggers(config: Config, dataset: Dataset) -> None:
 
 
 def begin_loggers(work: Workspace) -> dict[str, LoggerCallback]:
-    """Return the study's loggers by name, set up.
-
-    Raises:
-        UsageError: One can't be set up, for example without an account.
-    """
+    """Return the study's loggers by name, set up; raise a UsageError if one can't be, such as without an account."""
     loggers: dict[str, LoggerCallback] = {name: _MAKERS[name](work) for name in work.config.study.loggers}
     for name, logger in loggers.items():
         try:
@@ -77,14 +73,7 @@ def begin_loggers(work: Workspace) -> dict[str, LoggerCallback]:
 def make_callbacks(
     work: Workspace, loggers: Mapping[str, LoggerCallback], lookup: Lookup, progress: Progress
 ) -> list[tune.Callback]:
-    """Return callbacks for Ray Tune.
-
-    Args:
-        work: The study's workspace.
-        loggers: Loggers, as from `begin_loggers`.
-        lookup: Function that finds trials.
-        progress: Display for messages about loggers that fail.
-    """
+    """Return callbacks for Ray Tune, given loggers from `begin_loggers`."""
     return [TrialLogger(name, logger, logger_folder(work, name), lookup, progress) for name, logger in loggers.items()]
 
 

@@ -66,11 +66,7 @@ class StudyRecord:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the study's lock; an object store has none.
-
-        Raises:
-            ResourceError: Another process holds it.
-        """
+        """Hold the study's lock, or raise a ResourceError if another process does; an object store has none."""
         root = open_root(self._work.config.storage.root)
         if not root.is_local:
             yield
@@ -89,11 +85,7 @@ class StudyRecord:
             lock.release()
 
     def open(self) -> None:
-        """Write the configuration, or compare it with the one that the study began with.
-
-        Raises:
-            ConfigError: The study began with another configuration or other data.
-        """
+        """Write the configuration if the study begins, or `check` the one that it began with."""
         if self.check():
             return
         artifacts, config = self._work.artifacts, to_dict(self._work.config)
@@ -102,11 +94,7 @@ class StudyRecord:
         artifacts.write_bytes(self.key("study.json"), json.dumps(ours, indent=1).encode())
 
     def check(self) -> bool:
-        """Return whether the study has begun, without writing anything.
-
-        Raises:
-            ConfigError: It began with another configuration or other data.
-        """
+        """Return whether the study has begun; raise a ConfigError if with another configuration or other data."""
         stored = self._work.artifacts.read_bytes(self.key("study.json"))
         if stored is None:
             return False
@@ -197,11 +185,7 @@ class StudyRecord:
         return {str(name): value for name, value in best.items()}
 
     def missing_students(self) -> tuple[list[StudentPlan], list[StudentPlan], list[StudentPlan]]:
-        """Return the contenders' students without a row or, once all of them have one, those of evaluation and control.
-
-        Raises:
-            DimError: No trial completed.
-        """
+        """Return the students without a row: the contenders' or, once those are done, of evaluation and control."""
         contending = missing_rows(self._work, VALIDATION_TABLE, contender_students(self._work, self.trials()))
         if contending:
             return contending, [], []
@@ -214,14 +198,7 @@ class StudyRecord:
     def write_trial(
         self, number: int, parameters: Mapping[str, Any], result: Mapping[str, Any] | None, error: str | None = None
     ) -> None:
-        """Write a trial's row, or replace it.
-
-        Args:
-            number: Number in the study, from 0.
-            parameters: Parameters that Optuna chose.
-            result: Last result, as from `measured`; None if the trial failed.
-            error: Reason of a failure.
-        """
+        """Write a trial's row, or replace it, with its last result as from `measured`; None if the trial failed."""
         trial = self._configured(parameters)
         config, generator = trial.config, generator_fingerprint(trial)
         result = result or {}

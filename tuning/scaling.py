@@ -106,10 +106,7 @@ def is_pool_scaling(trials: pd.DataFrame) -> bool:
 
 
 def fit_pool_scaling(trials: pd.DataFrame) -> PoolScaling:
-    """Fit accuracy against pool size.
-
-    Args:
-        trials: Rows of one study, as from `Reader.trials`. Only completed trials that ran themselves count.
+    """Fit accuracy against pool size to the trials of one study that completed and ran themselves.
 
     Raises:
         UsageError: There are fewer than three sizes, no size has two trials, or trials differ in more than pool size
@@ -157,12 +154,7 @@ def _fitted(sizes: _Array, accuracies: _Array) -> tuple[_Array, _Array]:
 
 
 def _gains(groups: pd.DataFrame, deviations: _Array) -> tuple[Interval, ...]:
-    """Return the gain from each smaller size to the largest, with pooled noise.
-
-    Args:
-        groups: Mean and size (count) of each pool size.
-        deviations: Deviations of all trials from the mean of their size.
-    """
+    """Return the gain from each smaller size to the largest, with noise pooled over all deviations from their mean."""
     freedom = len(deviations) - len(groups)
     std = math.sqrt(float((deviations**2).sum()) / freedom)
     *others, (most, count) = zip(groups["mean"].tolist(), groups["size"].tolist(), strict=True)

@@ -78,12 +78,7 @@ class StudyOutcome:
 def run_studies(
     works: Sequence[Workspace], progress: Progress, *, on_begin: Callable[[Workspace], None] = lambda work: None
 ) -> list[StudyOutcome | DimError]:
-    """Complete each study in turn on one cluster, holding its lock.
-
-    Args:
-        works: Workspaces that differ in their data, which is on the CPU.
-        progress: Display, entered.
-        on_begin: Function called with each workspace when its turn comes.
+    """Complete each study in turn on one cluster, holding its lock; `on_begin` is called when its turn comes.
 
     Returns:
         Outcome of each study, or the error of one that failed among others. If the time budget, which they share, is

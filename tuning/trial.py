@@ -32,14 +32,7 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def run_trial(parameters: dict[str, Any], *, work: Workspace, placement: Placement, board: Any) -> None:
-    """Run a trial as Ray Tune's trainable.
-
-    Args:
-        parameters: Parameters that Optuna chose.
-        work: The study's workspace.
-        placement: Workers and their resources.
-        board: Board for messages to the user.
-    """
+    """Run a trial as Ray Tune's trainable, with the parameters that Optuna chose."""
     trial_work = replace(work, config=configure(work.config, parameters))
     fingerprint, name = generator_fingerprint(trial_work), tune.get_context().get_trial_id()
     held = {"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker}

@@ -41,18 +41,7 @@ def run_trials(
     progress: Progress,
     loggers: Mapping[str, Any],
 ) -> bool:
-    """Run a study's missing trials.
-
-    Args:
-        work: The study's workspace.
-        record: Its rows.
-        time_budget: Time budget.
-        placement: Workers of a trial, and trials at a time.
-        progress: Display, entered.
-        loggers: Loggers that have begun.
-
-    Returns:
-        Whether all trials ended before the time was over.
+    """Run a study's missing trials, and return whether all ended before the time was over.
 
     Raises:
         DimError: The search failed, or ended early.

@@ -53,11 +53,7 @@ class WarmStart:
 
 
 def check_warm_start(config: Config, dataset: Dataset) -> None:
-    """Check that there are trials to begin from.
-
-    Raises:
-        ConfigError: A name is neither another study of the storage, nor a dataset of one.
-    """
+    """Raise a ConfigError if a source is neither another study of the storage, nor a dataset of one."""
     if not config.study.warm_start:
         return
     rows = _other_trials(config, study_name(config, dataset))
@@ -74,17 +70,10 @@ def check_warm_start(config: Config, dataset: Dataset) -> None:
 def warm_start(
     storage: BaseStorage, name: str, config: Config, *, is_new: bool, limit: SizeLimit | None = None
 ) -> WarmStart | None:
-    """Add earlier trials to Optuna's study, once.
+    """Add earlier trials to Optuna's study, once, and return what was added.
 
-    Args:
-        storage: Optuna's storage.
-        name: Name of the study.
-        config: Configuration with the sources and the space.
-        is_new: Whether no trial is finished. A study that lost its journal has tried them, so nothing is queued.
-        limit: Limit on the generators' size; larger ones aren't queued.
-
-    Returns:
-        What was added, or None.
+    If a trial is finished, nothing is queued: a study that lost its journal has tried them. Generators beyond the limit
+    aren't queued either.
     """
     study = open_study(storage, name, config)
     if not config.study.warm_start or _DONE in study.user_attrs:

@@ -26,11 +26,7 @@ __all__ = ["find_generator", "run_missing"]
 
 
 def find_generator(work: Workspace, uri: str | None) -> str:
-    """Return the generator's fingerprint; verify one from elsewhere and copy it into the storage.
-
-    Args:
-        work: Workspace with the data that the generator was made from.
-        uri: Folder or URI of the generator. Default: the storage's best by validation accuracy.
+    """Return a generator's fingerprint, by default of the storage's best; verify and copy one from elsewhere.
 
     Raises:
         DataError: The generator was made from other data.
@@ -58,13 +54,7 @@ def find_generator(work: Workspace, uri: str | None) -> str:
 
 
 def run_missing(work: Workspace, planned: list[StudentPlan], progress: Progress, *, is_local: bool) -> int:
-    """Run the planned students that have no row yet, and return their number.
-
-    Args:
-        work: Workspace with the students' data.
-        planned: Students, each with its own recipe.
-        progress: Display of one stage.
-        is_local: Whether to run in this process instead of over the cluster.
+    """Run the planned students that have no row yet, in this process or over the cluster, and return their number.
 
     Raises:
         DivergedError: Students diverged; all others have their rows.

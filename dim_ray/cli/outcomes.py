@@ -31,16 +31,7 @@ __all__ = ["print_outcomes"]
 def print_outcomes(
     works: Sequence[Workspace], outcomes: Sequence[StudyOutcome | DimError], wall_seconds: float
 ) -> None:
-    """Print the outcomes of studies, or raise why they failed after printing the others.
-
-    Args:
-        works: Workspaces of the studies.
-        outcomes: Outcome or error of each study.
-        wall_seconds: Duration of the whole run.
-
-    Raises:
-        DimError: Studies failed, or students diverged.
-    """
+    """Print the outcomes of studies, or raise why they failed after printing the others."""
     console = make_console()
     pairs = list(zip(works, outcomes, strict=True))
     done = [(work, outcome) for work, outcome in pairs if isinstance(outcome, StudyOutcome)]

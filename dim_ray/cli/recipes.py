@@ -41,12 +41,7 @@ class Recipe:
 
 
 def choose_recipe(data: DataConfig, find_device: Callable[[], Device], *, command: str) -> Recipe:
-    """Return the shipped recipe for a dataset.
-
-    Args:
-        data: The dataset.
-        find_device: Called if the device matters.
-        command: What will run, such as ``tune``.
+    """Return the shipped recipe for a dataset and a command such as ``tune``; asks for the device if it matters.
 
     Raises:
         DataError: The data can't be read.
@@ -88,11 +83,7 @@ def find_device(config: Config, *, is_local: bool) -> Device:
 
 
 def find_images(data: DataConfig) -> Images:
-    """Return number, size and colours of a dataset's images; reads data without a known name.
-
-    Raises:
-        DataError: The data can't be read.
-    """
+    """Return number, size and colours of a dataset's images; loads data without a known name."""
     if data.dataset in KNOWN_IMAGES:
         return KNOWN_IMAGES[data.dataset]
     from dim_ray.core.data.dataset import load_dataset
@@ -108,11 +99,7 @@ def find_images(data: DataConfig) -> Images:
 
 
 def open_dataset(data: DataConfig) -> Dataset:
-    """Load a dataset, or return the one that `find_images` read and forget it.
-
-    Raises:
-        DataError: The data can't be read.
-    """
+    """Load a dataset, or return the one that `find_images` loaded and forget it."""
     from dim_ray.core.data.dataset import load_dataset
 
     return _opened.pop(data, None) or load_dataset(data)

@@ -37,12 +37,7 @@ def open_session(
 ) -> Workspace:
     """Return the workspace of a command, or refuse what can't work before anything runs.
 
-    Args:
-        config: Configuration, whose storage may be a relative path.
-        name: Function that names the study.
-        checks: Checks of the configuration against the data.
-        progress: Shows one line about the data.
-        writes_rows: Whether the data's name is going to be in rows and artefacts, so that it belongs to them.
+    With `writes_rows` the data's name is going to be in rows and artefacts, so from now on it belongs to them.
 
     Raises:
         DimError: The storage can't be used, the data can't be read, or a budget doesn't fit them.
@@ -66,14 +61,7 @@ def open_session(
 def open_shared_session(config: Config, study: str, check: Check, progress: Progress) -> Workspace:
     """Return the workspace of a study that configurations share, and store this configuration beside the others.
 
-    Args:
-        config: Configuration, whose storage may be a relative path.
-        study: Name of the study, unless the configuration has one.
-        check: Check of the configuration against the data.
-        progress: Shows one line about the data.
-
-    Raises:
-        DimError: See `open_session`.
+    A name in the configuration comes before `study`. Raises as `open_session`.
     """
     work = open_session(config, lambda config, dataset: config.study.name or study, [check], progress, writes_rows=True)
     key = f"studies/{work.study}/config-{fingerprint(work.config)}.yaml"

@@ -57,8 +57,7 @@ def make_console() -> Console:
 def accuracy_table(rows: pd.DataFrame) -> Table:
     """Return test accuracies, mean ± standard deviation over seeds, with one row per dataset, IPC and architecture.
 
-    Args:
-        rows: Evaluations of one generator per dataset, and of the baselines at the same budgets.
+    The rows are evaluations of one generator per dataset, and of the baselines at the same budgets.
     """
     cells = summarise(rows)
     protocols = [protocol for protocol in PROTOCOLS if (cells["protocol"] == protocol).any()]

@@ -116,10 +116,9 @@ class Config:
         self._check_space()
 
     def with_fields(self, values: Mapping[str, Any]) -> Config:
-        """Return the configuration with other values of some fields.
+        """Return the configuration with other values of some fields, such as pool.size.
 
-        Args:
-            values: Values by section and name, such as pool.size; a list may also be JSON text, as from `as_parameter`.
+        A list may also be JSON text, as from `as_parameter`.
         """
         sections: dict[str, dict[str, Any]] = {}
         for where, value in values.items():

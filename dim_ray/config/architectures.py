@@ -80,11 +80,7 @@ ARCHITECTURES = tuple(_FAMILIES)
 
 
 def check_architecture(name: str, where: str = "architecture") -> Architecture:
-    """Parse an architecture's name.
-
-    Args:
-        name: Name, such as ``convnet3``, ``resnet18_ap_dim`` or ``convnet4_bn_w64``.
-        where: Field with the name, for the error message.
+    """Parse an architecture's name, such as ``resnet18_ap_dim``, which the field `where` has.
 
     Raises:
         ConfigError: The family or an option of it is unknown, or the name isn't written as described above.

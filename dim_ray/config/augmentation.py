@@ -30,11 +30,7 @@ class AugmentationStep:
 
 @lru_cache(maxsize=64)
 def parse_augmentation(text: str, where: str) -> tuple[AugmentationStep, ...]:
-    """Return the steps of an augmentation, in the order in which they are applied.
-
-    Args:
-        text: The augmentation, such as ``flip+color+crop|scale|rotate+cutout``.
-        where: Name of the setting, for messages.
+    """Return the steps of an augmentation, in the order in which they are applied; `where` is the setting's name.
 
     Raises:
         ConfigError: An operation or a probability can't be used.

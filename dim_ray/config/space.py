@@ -100,11 +100,7 @@ Points = Callable[[Choice], Sequence[Any]]
 
 
 def read_space(space: Mapping[str, Any]) -> tuple[Choice, ...]:
-    """Return the choices of `study.space` in their order, those with a condition last.
-
-    Raises:
-        ConfigError: A field can't be searched, or its entry isn't a choice.
-    """
+    """Return the choices of `study.space`, those with a condition last; refuse fields that can't be searched."""
     choices = [_read(field, written) for field, written in space.items()]
     free = {choice.field: choice for choice in choices if not choice.when}
     bound = {choice.field: choice for choice in choices if choice.when}
@@ -115,12 +111,7 @@ def read_space(space: Mapping[str, Any]) -> tuple[Choice, ...]:
 
 
 def assignments(choices: Iterable[Choice], points: Points) -> Iterator[dict[str, Any]]:
-    """Yield every combination of values once, without fields whose condition doesn't hold.
-
-    Args:
-        choices: Choices, and those that their conditions name.
-        points: Function that returns the values of a choice.
-    """
+    """Yield every combination of values once, without fields whose condition doesn't hold."""
     every = list(choices)
     free = [choice for choice in every if not choice.when]
     for first in itertools.product(*map(points, free)):

@@ -43,12 +43,7 @@ _EXAMPLE_IMAGES = 3  # not 0 or 1, which torch.export would take for a constant
 
 
 def export_generator(generator: StoredGenerator, rows: pd.DataFrame, folder: Path) -> None:
-    """Write a generator's folder.
-
-    Args:
-        generator: Generator on the CPU.
-        rows: Evaluations of the generator and of real images at the same budgets; may be empty.
-        folder: New or empty folder.
+    """Write a generator, which is on the CPU, with evaluations of it and of real images at the same budgets.
 
     Raises:
         UsageError: The folder exists and isn't empty.

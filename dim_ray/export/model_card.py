@@ -26,12 +26,7 @@ _MAX_CLASSES = 20
 
 
 def model_card(card: Mapping[str, Any], rows: pd.DataFrame) -> str:
-    """Return the model card.
-
-    Args:
-        card: Card of the generator.
-        rows: Evaluations; those of this generator and of real images at the same budgets are shown.
-    """
+    """Return the model card for a generator's card; of the rows, its own and those of real images beside it count."""
     data, fingerprint = card["dataset"], card["fingerprint"]
     size, channels, names = data["image_size"], data["num_channels"], data["class_names"]
     shown = ", ".join(names[:_MAX_CLASSES]) + (

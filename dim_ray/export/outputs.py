@@ -23,11 +23,7 @@ def check_absent(folder: Path) -> None:
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Make a new or empty folder appear with all files at once.
-
-    Args:
-        folder: Folder to make.
-        files: Contents by path, with parts joined by "/".
+    """Make a new or empty folder appear with all files, which have paths with parts joined by "/", at once.
 
     Raises:
         UsageError: The folder exists and isn't empty.

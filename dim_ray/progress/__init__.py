@@ -50,12 +50,7 @@ class Progress(Protocol):
 
 
 def make_progress(console: Console | None = None, *, clock: Callable[[], float] = time.monotonic) -> Progress:
-    """Return a live display on a terminal, and plain lines everywhere else.
-
-    Args:
-        console: Console to write to. Default: stderr.
-        clock: Monotonic clock in seconds.
-    """
+    """Return a live display on a terminal, and plain lines everywhere else, by default on stderr."""
     from rich.console import Console
 
     from dim_ray.progress.displays import LiveProgress, PlainProgress
@@ -91,12 +86,7 @@ class SilentProgress:
 
 
 class PrefixedProgress(SilentProgress):
-    """A Progress for one of several parts of a run: forwards to the run's display, which is already shown.
-
-    Args:
-        progress: The run's display.
-        prefix: Prefix of stages and messages, for example "mnist: ", or nothing.
-    """
+    """A Progress for a part of a run: passes stages and messages to its display with a prefix such as "mnist: "."""
 
     def __init__(self, progress: Progress, prefix: str) -> None:
         self._progress = progress

@@ -94,10 +94,7 @@ class PlainProgress:
 class LiveProgress:
     """A Progress that updates a checklist of the stages in place on the terminal.
 
-    Args:
-        console: The terminal.
-        clock: Monotonic clock in seconds.
-        is_refreshed: Whether to redraw all the time, or only when a stage starts and at the end.
+    Without `is_refreshed`, it's redrawn only when a stage starts and at the end.
     """
 
     def __init__(

@@ -101,10 +101,7 @@ def whole_set(cells: pd.DataFrame, best: Best) -> Mapping[Any, Any] | None:
 def leaders(cells: pd.DataFrame, protocol: str, most: int) -> tuple[pd.DataFrame, int]:
     """Return the best generators of each dataset, IPC, architecture and terms, best first, and the number of all.
 
-    Args:
-        cells: Rows of `measured_cells`.
-        protocol: Protocol of generated images.
-        most: Maximum number of rows; if there are more groups, each has one.
+    There are at most `most` rows, or one for each group if there are more groups.
     """
     there = cells[cells["protocol"] == protocol]
     groups = there.groupby(_PAIRED, dropna=False).ngroup()

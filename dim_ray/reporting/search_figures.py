@@ -186,11 +186,7 @@ def parallel_figure(study: Study) -> Figure | None:
 def pareto_figure(points: pd.DataFrame, *, name: str, title: str, axis: str) -> Figure | None:
     """Return validation accuracy against a cost with the Pareto front, or None for fewer than two points.
 
-    Args:
-        points: Columns `label`, `cost` (above 0) and `accuracy`, in [0, 1].
-        name: Name of the files.
-        title: Title of the figure.
-        axis: Label of the cost axis.
+    Points have the columns `label`, `cost` (above 0; `axis` is its label) and `accuracy`, in [0, 1].
     """
     points = points.dropna(subset=["cost", "accuracy"])
     if len(points) < 2:

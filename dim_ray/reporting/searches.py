@@ -32,13 +32,9 @@ class Study:
 
 
 def studies(trials: pd.DataFrame, most: int) -> list[Study]:
-    """Return the studies with the most completed trials, leaving out those that reused another's result.
+    """Return at most `most` studies, those with the most completed trials that didn't reuse another's result.
 
     Stopped and diverged trials had another budget, so their objectives can't be compared.
-
-    Args:
-        trials: Rows of `Reader.trials`.
-        most: Maximum number of studies.
     """
     rows = trials[(trials["state"] == "completed") & trials["objective"].notna() & trials["reused_trial"].isna()]
     sizes = rows.groupby("study").size().sort_values(ascending=False, kind="stable")

@@ -86,13 +86,8 @@ class ArtifactStore:
     def write(self, kind: str, fingerprint: str, files: Mapping[str, bytes], card: Mapping[str, Any]) -> str:
         """Write an artefact whole or not at all, and return its address.
 
-        An artefact that is there already is kept if it's undamaged, and replaced otherwise.
-
-        Args:
-            kind: One of `KINDS`, or `DATASETS`.
-            fingerprint: Fingerprint of the configuration that made it, or a data set's name.
-            files: Contents by name.
-            card: JSON values. format_version, kind, fingerprint, code_version, created_at and files are added.
+        An artefact that is there already is kept if it's undamaged, and replaced otherwise. The card gets
+        format_version, kind, fingerprint, code_version, created_at and files.
 
         Raises:
             ArtifactError: The card isn't JSON, a name can't be used, or a newer version of dim_ray wrote the artefact.
@@ -161,11 +156,7 @@ class ArtifactStore:
                 self._root.filesystem.delete_dir(self._root.path_of(key))
 
     def write_bytes(self, key: str, data: bytes, *, is_patient: bool = True) -> str:
-        """Write a plain file, such as ``studies/digits/config.yaml``, whole or not at all, and return its address.
-
-        Raises:
-            StorageError: The file can't be written; with `is_patient` after trying again.
-        """
+        """Write a plain file, such as ``studies/digits/config.yaml``, whole or not at all; return its address."""
         root = self._root if is_patient else replace(self._root, pauses_seconds=())
         return root.write(key, data)
 
@@ -190,11 +181,7 @@ class ArtifactStore:
 
 
 def read_artifact(uri: str, kind: str | None = None) -> Artifact:
-    """Read and verify an artefact anywhere.
-
-    Args:
-        uri: Its folder, or a file in it: local path, or file://, s3:// or gs:// URI.
-        kind: Required kind. Default: any.
+    """Read and verify an artefact anywhere, given its folder or a file in it; any kind will do unless one is named.
 
     Raises:
         ArtifactError: The artefact is missing, truncated, altered, of another kind or of a newer format.

@@ -23,12 +23,7 @@ _MAX_SHOWN = 80
 
 
 def row_id(table: Table, values: Mapping[str, Any]) -> str:
-    """Return the id of a row: 16 hexadecimal digits, the same in every process.
-
-    Args:
-        table: Table of the row.
-        values: At least the columns `table.id_columns`; others don't matter.
-    """
+    """Return the id of a row, of its columns `table.id_columns`: 16 hexadecimal digits, the same in every process."""
     return fingerprint(table.name, *(values[name] for name in table.id_columns))
 
 

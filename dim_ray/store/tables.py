@@ -56,11 +56,7 @@ class RowFile:
 
 
 def list_files(root: Root, table: Table) -> list[RowFile]:
-    """Return a table's files, packs first.
-
-    Raises:
-        StorageError: A file lies where no rows belong.
-    """
+    """Return a table's files, packs first; raise a StorageError if a file lies where no rows belong."""
     places: dict[str, tuple[Any, ...]] = {}
     files = []
     for info in root.children(table.name, recursive=True):
@@ -74,13 +70,9 @@ def list_files(root: Root, table: Table) -> list[RowFile]:
 
 
 def read_rows(root: Root, table: Table, filters: Mapping[str, Any], columns: Sequence[str] | None = None) -> pa.Table:
-    """Return rows, oldest first.
+    """Return rows, oldest first, with all or some columns.
 
-    Args:
-        root: Storage to read.
-        table: Table to read.
-        filters: A value or a list of values by column; None means null.
-        columns: Columns to return. Default: all.
+    A filter is a value or a list of values by column; None means null.
 
     Raises:
         UsageError: There is no such column, or a filter's value has another type than its column.
@@ -108,11 +100,7 @@ def newest(table: Table, rows: pa.Table) -> pa.Table:
 
 
 def checked(table: Table, file: RowFile, rows: pa.Table) -> pa.Table:
-    """Return a file's rows with the partition columns added.
-
-    Raises:
-        StorageError: A column that needs a value has null; the file is named.
-    """
+    """Return a file's rows with the partition columns added; raise a StorageError if a needed value is null."""
     for name, value in zip(table.partitions, file.place, strict=True):
         rows = rows.append_column(name, pa.repeat(pa.scalar(value, table.schema.field(name).type), len(rows)))
     schema = pa.schema([field for field in table.schema if field.name in rows.column_names])
@@ -123,11 +111,7 @@ def checked(table: Table, file: RowFile, rows: pa.Table) -> pa.Table:
 
 
 def allowed_values(table: Table, name: str, value: Any) -> pa.Array:
-    """Return a filter's values with the type of its column.
-
-    Raises:
-        UsageError: There is no such column, or a value has another type.
-    """
+    """Return a filter's values with the type of its column; raise a UsageError if there is none, or it's another."""
     if name not in table.schema.names:
         raise UsageError(f"{table.name} has no column {name!r}; {nearest(name, table.schema.names)}")
     values = list(value) if isinstance(value, list | tuple | set | frozenset | range) else [value]

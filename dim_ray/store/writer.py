@@ -29,10 +29,7 @@ class Writer:
         self._root = open_root(root, pauses_seconds)
 
     def append_evaluations(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Write evaluations after checking all of them, and return the addresses of their files.
-
-        Args:
-            rows: Values by column of `dim_ray.store.schema.EVALUATIONS`.
+        """Write evaluations, with the columns of `EVALUATIONS`, after checking all; return their files' addresses.
 
         Raises:
             StorageError: A row doesn't fit the table, or the storage can't be written.

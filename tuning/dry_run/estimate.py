@@ -24,12 +24,7 @@ __all__ = ["Costs", "students_left"]
 
 
 class Costs:
-    """Device seconds of jobs; each kind of job is looked up or measured once.
-
-    Args:
-        work: The study's workspace, data on the CPU.
-        probe: Measures what the store doesn't know.
-    """
+    """Device seconds of jobs; each kind of job is looked up in the store, or measured by the probe, once."""
 
     def __init__(self, work: Workspace, probe: Probe) -> None:
         self.num_stored = self.num_probed = 0
@@ -61,13 +56,7 @@ class Costs:
         return sorted(jobs.values(), reverse=True)
 
     def students(self, plans: Sequence[StudentPlan], config: Config, num_seeds: int) -> list[float]:
-        """Return the seconds of each student, the longest first.
-
-        Args:
-            plans: The students.
-            config: Configuration of a generator that stands for theirs.
-            num_seeds: Students that differ only in their seeds.
-        """
+        """Return the seconds of each student, the longest first; one configuration stands for all generators'."""
         alike = (replace(plan, seed=0, generator=None, weights=None, teachers=()) for plan in plans)
         return sorted((self.seconds("student", config, plan, num_seeds) for plan in alike), reverse=True)
 
@@ -77,10 +66,7 @@ def students_left(
 ) -> tuple[Sequence[StudentPlan], Sequence[StudentPlan], Sequence[StudentPlan]]:
     """Return the students that are to decide between contenders, those of the final evaluation, and the control's.
 
-    Args:
-        work: The study's workspace.
-        record: Its rows.
-        num_trials: Trials that are to run: before they have, the generators aren't known.
+    While trials are to run, the generators aren't known.
     """
     study = work.config.study
     contending, final, compared = ([], [], []) if num_trials else record.missing_students()

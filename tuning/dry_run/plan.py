@@ -37,15 +37,7 @@ _STAGE = "estimate"
 
 
 def plan_study(work: Workspace, progress: Progress, begins: datetime) -> tuple[list[str], datetime]:
-    """Estimate what is left of a study.
-
-    Args:
-        work: The study's workspace, data on the CPU.
-        progress: Display, entered.
-        begins: Time at which the study would begin.
-
-    Returns:
-        The estimate as lines of text, and the time at which the study would end.
+    """Return an estimate of what is left of a study as lines of text, and the time at which it would end.
 
     Raises:
         ConfigError: The study began with another configuration.

@@ -55,12 +55,7 @@ _works: list[Workspace] = []  # of a process of the probe: one, on the worker's 
 
 
 class Probe:
-    """Processes that measure jobs and keep nothing.
-
-    Args:
-        work: The study's workspace, data on the CPU.
-        placement: What a worker holds.
-        num_processes: Workers side by side.
+    """Processes, as many as workers run side by side, that measure jobs and keep nothing.
 
     Attributes:
         start_seconds: Time until a process has imported what a job needs.

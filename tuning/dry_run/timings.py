@@ -37,12 +37,7 @@ _FREE = {  # fields that change a result but not its cost
 
 
 def cost_key(job: Job, config: Mapping[str, Any]) -> str:
-    """Return a digest that is the same for jobs of the same cost.
-
-    Args:
-        job: Kind of job.
-        config: Configuration as a dictionary; only the job's own sections are read.
-    """
+    """Return a digest of the configuration's sections that the job reads, the same for jobs of the same cost."""
     costly = {
         section: {name: value for name, value in config[section].items() if name not in _FREE}
         for section in _SECTIONS[job]
@@ -55,11 +50,8 @@ def cost_key(job: Job, config: Mapping[str, Any]) -> str:
 def stored_seconds(work: Workspace, job: Job, config: Config, *arguments: Any) -> float | None:
     """Return the median device seconds of the jobs in the store that are like this one; None if there are none.
 
-    Args:
-        work: The study's workspace.
-        job: Kind of job.
-        config: The job's configuration.
-        *arguments: A teacher's architecture; a student's plan, and the number of students that differ in their seeds.
+    The arguments are a teacher's architecture; or a student's plan, and the number of students that differ in their
+    seeds.
     """
     seconds = list(_READERS[job](work, config, *arguments))
     return float(statistics.median(seconds)) if seconds else None

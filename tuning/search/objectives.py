@@ -63,12 +63,7 @@ def objective_name(study: StudyConfig) -> str:
 
 
 def generator_costs(work: Workspace, networks: NetworkCosts) -> dict[str, float]:
-    """Return size and device seconds of a trial's generator by column, or nothing if it isn't stored.
-
-    Args:
-        work: The trial's workspace.
-        networks: Costs of teachers and priors.
-    """
+    """Return size and device seconds of a trial's generator by column, or nothing if it isn't stored."""
     fingerprint = generator_fingerprint(work)
     if not work.artifacts.exists("generators", fingerprint):
         return {}

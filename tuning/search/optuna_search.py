@@ -73,15 +73,9 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
     If the driver dies between the two, the row is there and the trial isn't run again. A trial with the same generator
     as another of the study isn't run: it ends with that one's result, which then has REUSED_TRIAL.
 
-    Args:
-        config: Space and seed.
-        storage: Optuna's storage.
-        study_name: Name of Optuna's study in it.
-        record: Rows of the study's trials.
-        num_trials: Number of trials to draw.
-        time_budget: Time budget; when it's over, no trial is drawn, and the trials that it cut stay unfinished.
-        limit: Limit on the generators' size; a draw beyond it doesn't become a trial.
-        on_reused: Function called with number and result of a trial that took over the outcome of an equal one.
+    When the time budget is over, no trial is drawn, and the trials that it cut stay unfinished. A draw beyond the size
+    limit doesn't become a trial. `on_reused` is called with number and result of a trial that took over the outcome of
+    an equal one.
     """
 
     def __init__(
@@ -221,13 +215,6 @@ def settle(
 
     Running and failed trials are queued again with their parameters and number, unless they finished after all.
     Finished ones that the journal doesn't know are added.
-
-    Args:
-        storage: Optuna's storage.
-        study_name: Name of Optuna's study in it.
-        config: Configuration with the space.
-        finished: Trials that have a row.
-        failed: Parameters of the failed trials, by number.
     """
     study = open_study(storage, study_name, config)
     space = search_space(config.study)

@@ -22,10 +22,8 @@ _NUM_SEEDS = 2**32  # that Optuna takes
 def make_sampler(config: Config, num_drawn: int) -> BaseSampler:
     """Return the sampler that the study names.
 
-    Args:
-        config: Name, space and seed.
-        num_drawn: Number of trials that the study has drawn, finished or not. It is part of the seed of samplers that
-            don't find their place in the journal, so that a resumed study doesn't repeat its draws.
+    The number of trials that the study has drawn, finished or not, is part of the seed of samplers that don't find
+    their place in the journal, so that a resumed study doesn't repeat its draws.
     """
     study = config.study
     fixed = derive_seed(study.seed, "sampler", 0) % _NUM_SEEDS

@@ -19,12 +19,7 @@ __all__ = ["TimeBudget"]
 
 
 class TimeBudget(tune.Stopper):  # type: ignore[misc]  # ray has no types
-    """Stopper of Ray Tune whose time starts when it is made.
-
-    Args:
-        config: Configuration of the study.
-        clock: Function that returns the time in seconds.
-    """
+    """Stopper of Ray Tune whose time starts when it is made."""
 
     def __init__(self, config: Config, clock: Callable[[], float] = time.monotonic) -> None:
         self._epochs = config.matching.epochs

@@ -22,12 +22,7 @@ _NUM_POINTS = 3
 
 
 class SizeLimit:
-    """The limit on the size of generators' files, which is known before any training.
-
-    Args:
-        config: Configuration of the study.
-        dataset: Data, whose image size decides the generator's.
-    """
+    """The limit on the size of generators' files, which follows from the images' size before any training."""
 
     def __init__(self, config: Config, dataset: Dataset) -> None:
         self._config = config
@@ -44,11 +39,7 @@ class SizeLimit:
         return [fields for fields in self._fields() if self.holds(self._config.with_fields(fields).generator)]
 
     def describe(self) -> str | None:
-        """Return which generators are left out, as text; None if all are within the limit.
-
-        Raises:
-            ConfigError: None is.
-        """
+        """Return which generators are left out, as text, or None; raise a ConfigError if all of them are."""
         limit = self._config.study.max_generator_bytes
         if limit is None:
             return None

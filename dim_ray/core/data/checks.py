@@ -22,11 +22,7 @@ _REAL_OF_AN_IPC = ("real_on_the_fly", "real_fixed")
 
 
 def check_training(config: Config, dataset: Dataset) -> None:
-    """Check what teachers, priors and distillation need.
-
-    Raises:
-        ConfigError: A batch is larger than the training split, or the labels leave no noise in the latent vector.
-    """
+    """Raise a ConfigError if a batch is larger than the training split, or labels leave z without noise."""
     num_images = len(dataset.train)
     for section, batch_size in (
         ("pool", config.pool.batch_size),
@@ -49,11 +45,7 @@ def check_training(config: Config, dataset: Dataset) -> None:
 
 
 def check_evaluation(config: Config, dataset: Dataset) -> None:
-    """Check what students need.
-
-    Raises:
-        ConfigError: An IPC of a real baseline is larger than a class.
-    """
+    """Raise a ConfigError if an IPC of a real baseline is larger than a class."""
     baselines = [protocol for protocol in config.evaluation.protocols if protocol in _REAL_OF_AN_IPC]
     counts = class_counts(dataset.train, dataset.num_classes)
     smallest = counts.index(min(counts))

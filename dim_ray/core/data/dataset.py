@@ -147,10 +147,6 @@ def to_bytes(images: Tensor) -> Tensor:
 def load_dataset(config: DataConfig, device: torch.device | str = "cpu") -> Dataset:
     """Load a data set, and hold out the splits that its source doesn't have.
 
-    Args:
-        config: Source, name, fractions and seed of the splits.
-        device: Device of the tensors.
-
     Raises:
         DataError: The source is missing, can't be read or downloaded, or has unusable images, labels or classes.
     """

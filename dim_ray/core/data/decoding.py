@@ -54,9 +54,7 @@ class Decoder:
     def decode(self, encoded: Iterable[bytes | Path], where: Callable[[int], str]) -> NDArray[np.uint8]:
         """Decode a batch to (B, C, H, W); C is 1 if all images are grey, otherwise 3.
 
-        Args:
-            encoded: Contents of image files, or their paths; at least one.
-            where: Name of the image at a position of `encoded`, for messages.
+        There is at least one image; `where` names the one at a position, for messages.
 
         Raises:
             DataError: An image is damaged, not square, of an unsupported size or depth, or of another size than the

@@ -37,12 +37,7 @@ class Columns:
 
 
 def find_columns(schema: pa.Schema, where: str, *, needs_label: bool) -> Columns:
-    """Find the columns of a file by the Hub's metadata, by their names and types.
-
-    Args:
-        schema: The file's columns.
-        where: Name of the file, for messages.
-        needs_label: Whether to refuse a file without a label column.
+    """Find the columns of the file `where` by the Hub's metadata, by their names and types.
 
     Raises:
         DataError: No column fits, or several do.

@@ -47,13 +47,10 @@ class Layout:
 
 
 def plan_layout(names: Sequence[str], card: Mapping[str, Any], *, subset: str | None, where: str) -> Layout:
-    """Deal Parquet files to splits.
+    """Deal the Parquet files of the folder `where` to splits.
 
-    Args:
-        names: Names of all files, relative to the folder, sorted.
-        card: Metadata of README.md; empty without one.
-        subset: Name of a configuration, for data with several.
-        where: Name of the folder, for messages.
+    Names are relative to the folder and sorted. The card is README.md's metadata, and `subset` names one of several
+    configurations.
 
     Raises:
         DataError: There is nothing to train on, a shard is missing, a file fits two splits, or several configurations

@@ -40,10 +40,7 @@ class _Table:
 
 
 def read_parquet(path: str) -> Source:
-    """Read a data set in the Hugging Face image layout from a file or a folder, local or a URI.
-
-    Args:
-        path: The file or folder; a `#` and the name of a configuration may follow.
+    """Read a data set in the Hugging Face image layout from a file or a folder, local or a URI; `#NAME` may follow.
 
     Raises:
         DataError: Files, columns, rows or classes are missing or unusable, or the layout can be understood in two ways.

@@ -66,11 +66,7 @@ def hold_out(split: Split, fraction: float, rng: torch.Generator) -> tuple[Split
 
 
 def check_image_size(size: tuple[int, int], where: str) -> None:
-    """Check that images of this (width, height), in pixels, can be generated.
-
-    Raises:
-        DataError: They are not square, too small or too large.
-    """
+    """Raise a DataError if images of this (width, height), in pixels, aren't square, or are too small or too large."""
     allowed = f"allowed: square images of {IMAGE_SIZES[0]} to {IMAGE_SIZES[-1]} pixels"
     if size[0] != size[1]:
         raise DataError(

@@ -41,10 +41,6 @@ def pareto_set(trials: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
 
     Of trials with the same generator only the earliest counts.
 
-    Args:
-        trials: Rows of `Reader.trials`.
-        objectives: At least one of `study.objectives`.
-
     Raises:
         UsageError: An objective is unknown, or none is given.
         StorageError: No trial has values for all objectives.

@@ -54,10 +54,7 @@ TERMS = [name for name in CELL if name not in ("generator", "weights")]
 def summarise(evaluations: pd.DataFrame) -> pd.DataFrame:
     """Return means and standard deviations over seeds.
 
-    If two versions of the code measured the same seed, the later row counts.
-
-    Args:
-        evaluations: Rows of `Reader.evaluations`, oldest first.
+    If two versions of the code measured the same seed, the later row counts: rows come oldest first.
 
     Returns:
         One row per cell: the columns `CELL`, mean and std of accuracy (std with n - 1; NaN if n is 1), validation_mean,
@@ -79,8 +76,7 @@ def summarise(evaluations: pd.DataFrame) -> pd.DataFrame:
 def rank(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the cells of comparable generators, as of `summarise`, highest mean validation accuracy first.
 
-    Args:
-        rows: At least one evaluation, all of one dataset, IPC and protocol, that `may_choose`.
+    There is at least one row, and all of them `may_choose` and have one dataset, IPC and protocol.
     """
     group = rows.groupby(TERMS, dropna=False).ngroup()
     groups = rows.groupby(group).agg(num_generators=("generator", "nunique"), latest=("created_at", "max"))
@@ -105,12 +101,7 @@ def no_evaluations(root: str) -> StorageError:
 
 
 def only_dataset(root: str, evaluations: pd.DataFrame) -> str:
-    """Return the name of the only dataset.
-
-    Raises:
-        StorageError: There are no evaluations.
-        UsageError: There are several datasets.
-    """
+    """Return the name of the only dataset, or raise an error if there is none or several."""
     names = sorted(evaluations["dataset"].unique())
     if not names:
         raise no_evaluations(root)

@@ -16,11 +16,7 @@ __all__ = ["query"]
 
 
 def query(text: str, tables: Mapping[str, pa.Table]) -> pd.DataFrame:
-    """Return the result of a query.
-
-    Args:
-        text: SQL in duckdb's dialect.
-        tables: Tables by the names that `text` uses.
+    """Return the result of a query in duckdb's dialect, of tables by name.
 
     Raises:
         UsageError: duckdb isn't installed, or can't run the query.

@@ -108,11 +108,7 @@ class Root:
         return sorted(visible, key=lambda info: str(info.path))
 
     def write(self, key: str, data: bytes) -> str:
-        """Write a file whole or not at all, replacing an existing one, and return its address.
-
-        Raises:
-            StorageError: The file can't be written; an existing one is unchanged.
-        """
+        """Write a file whole or not at all, replacing an existing one, and return its address."""
         target = self.path_of(key)
 
         def put() -> None:
@@ -137,12 +133,9 @@ class Root:
         self.attempt("delete", key, delete)
 
     def publish_folder(self, key: str, files: Mapping[str, bytes], is_whole: Callable[[], bool]) -> None:
-        """Make a folder appear with all files at once (disk), or with the last file last (object store).
+        """Make a folder appear with all files at once (disk), or with the last file last, which commits (object store).
 
-        Args:
-            key: Folder to write.
-            files: Contents by name, in order; the last file commits.
-            is_whole: Returns whether a folder that another writer has put there is undamaged; then it stays.
+        A folder that another writer has put there stays if it `is_whole`.
         """
         if self.is_local:
             target = self.path_of(key)

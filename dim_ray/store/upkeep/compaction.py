@@ -50,13 +50,9 @@ def compact(
     settled_seconds: float | None = None,
     pauses_seconds: tuple[float, ...] = PAUSES_SECONDS,
 ) -> Compaction:
-    """Merge the small files of every partition.
+    """Merge the small files of every partition to files of about `rows_per_pack` rows.
 
-    Args:
-        root: Root of the storage, as for `dim_ray.store.files.filesystem.open_root`.
-        rows_per_pack: Approximate number of rows per file.
-        settled_seconds: Age from which a row is packed. Default: any on a disk, an hour on an object store.
-        pauses_seconds: Pauses between attempts while a refusal may pass.
+    Rows are packed at an age of `settled_seconds`, by default any on a disk and an hour on an object store.
 
     Raises:
         StorageError: A file is damaged, of a newer version, or can't be read or written. Nothing was lost.

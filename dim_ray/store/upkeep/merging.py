@@ -54,11 +54,6 @@ def merge(into: str, other: str, *, pauses_seconds: tuple[float, ...] = PAUSES_S
 
     Artefacts come first, so that no row lacks its generator if copying stops early.
 
-    Args:
-        into: Root of the storage that receives.
-        other: Root of the other storage; it isn't changed.
-        pauses_seconds: Pauses between attempts while a refusal may pass.
-
     Raises:
         UsageError: Both roots are the same, or the other storage is empty.
         StorageError: A table of either can't be read, or ours can't be written.

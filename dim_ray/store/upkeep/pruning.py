@@ -64,13 +64,9 @@ class Plan:
 
 
 def plan_pruning(root: str, *, quota_bytes: int | None = None, **interest: Any) -> Plan:
-    """Return what to delete; nothing is deleted yet.
+    """Return what nobody needs, and with a quota what else to delete, until the whole storage is as small.
 
-    Args:
-        root: Root of the storage, as for `dim_ray.store.files.filesystem.open_root`.
-        quota_bytes: Largest size of the whole storage. Default: delete only what nobody needs.
-        **interest: Values by column of the evaluations of interest; trials and validations then don't count.
-            Default: every row.
+    With `interest`, only evaluations with these values by column count, and neither trials nor validations.
 
     Raises:
         UsageError: There is no such column.

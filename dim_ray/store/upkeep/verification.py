@@ -43,12 +43,6 @@ def verify(root: str) -> Verification:
 
     Files of rows must be readable, have good checksums and hold the rows that their place and name say; an artefact's
     files must match its card, and data sets' cards their digests; and every generator that a row names must exist.
-
-    Args:
-        root: Root of the storage, as for `dim_ray.store.files.filesystem.open_root`.
-
-    Raises:
-        StorageAddressError: The root isn't a valid address.
     """
     opened, artifacts = open_root(root), ArtifactStore(root)
     problems: list[str] = []

@@ -49,16 +49,14 @@ def main(argv: Sequence[str]) -> None:
 
 def print_nodes(console: Console, found: Preflight) -> None:
     """Print one row per node and one column per check: ok, what is wrong, or - if it wasn't checked."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
+    from dim_ray.cli.summary import new_table
     from dim_ray.distributed.preflight.findings import CHECKS
 
     marks: dict[tuple[str, Check], str] = {(problem.name, problem.check): problem.mark for problem in found.problems}
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("node", *CHECKS):
-        table.add_column(heading.replace(" ", "\n"))
+    headings = [heading.replace(" ", "\n") for heading in ("node", *CHECKS)]
+    table = new_table(*headings, left=headings)
     for report in found.reports:
         cells = [marks.get((report.name, check)) or _fine(report, check) for check in CHECKS]
         table.add_row(*(Text(cell) for cell in (report.name, *cells)))

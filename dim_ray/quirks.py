@@ -39,6 +39,7 @@ _STUDY = "quirks"
 _PROTOCOL: Protocol = "on_the_fly"
 _BASE = "corrected"
 _HEADINGS = ("IPC", "student", "evaluated", "test accuracy in %", "minus corrected", "steps", "images drawn")
+_LEFT = ("student", "evaluated")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -123,10 +124,8 @@ def _print(
     work: Workspace, fingerprint: str, planned: dict[str, list[StudentPlan]], num_new: int, file: Path | None
 ) -> None:
     import pandas as pd
-    from rich import box
-    from rich.table import Table
 
-    from dim_ray.cli.summary import make_console, print_lines
+    from dim_ray.cli.summary import make_console, new_table, print_lines
     from dim_ray.pipeline.rows import read_planned
     from dim_ray.store.schema import EVALUATION_TABLE
 
@@ -134,9 +133,7 @@ def _print(
         [read_planned(work, EVALUATION_TABLE, plans).assign(variant=name) for name, plans in planned.items()]
     )
     lines = _lines(effects(rows))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in _HEADINGS:
-        table.add_column(name, justify="left" if name in ("student", "evaluated") else "right", no_wrap=True)
+    table = new_table(*_HEADINGS, left=_LEFT)
     for line in lines:
         table.add_row(*line)
     console = make_console()
@@ -188,7 +185,7 @@ def _conditions(work: Workspace, fingerprint: str, rows: pd.DataFrame) -> str:
 def _markdown(lines: Sequence[Sequence[str]], conditions: str) -> str:
     import textwrap
 
-    alignments = ["---" if name in ("student", "evaluated") else "---:" for name in _HEADINGS]
+    alignments = ["---" if name in _LEFT else "---:" for name in _HEADINGS]
     table = ["| " + " | ".join(line) + " |" for line in (_HEADINGS, alignments, *lines)]
     return "\n".join([*table, "", textwrap.fill(conditions, 120)])
 

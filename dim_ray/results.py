@@ -35,7 +35,6 @@ if TYPE_CHECKING:  # --help doesn't wait for these
 
 __all__ = ["main", "parse_arguments"]
 
-_FILE_WIDTH = 140  # columns of a table that goes to a file or a pipe
 _FINGERPRINT_SHOWN = 8
 
 
@@ -184,7 +183,7 @@ def _ranking(reader: Reader, arguments: argparse.Namespace) -> None:
 
 
 def _pareto(reader: Reader, arguments: argparse.Namespace) -> None:
-    from dim_ray.cli.pareto_table import pareto_table
+    from dim_ray.cli.summary import pareto_table
     from dim_ray.store.analysis.pareto import study_objectives
 
     trials = reader.trials()
@@ -199,16 +198,11 @@ def _pareto(reader: Reader, arguments: argparse.Namespace) -> None:
 
 
 def _scores_table(scores: pd.DataFrame) -> Table:
-    from rich import box
-    from rich.table import Table
-
+    from dim_ray.cli.summary import new_table
     from dim_ray.store.analysis.selection import terms
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("generator", "architecture", "students"):
-        table.add_column(name, overflow="fold")
-    for name in ("n", "HLR", "IOR", "LRS", "ARS"):
-        table.add_column(name, justify="right", no_wrap=True)
+    texts = ("generator", "architecture", "students")
+    table = new_table(*texts, "n", "HLR", "IOR", "LRS", "ARS", left=texts)
     for score in scores.to_dict("records"):
         numbers = (
             "-" if math.isnan(score[name]) else f"{100 * score[name]:.1f}" for name in ("hlr", "ior", "lrs", "ars")
@@ -243,17 +237,12 @@ def _missing_command(root: str, cell: Mapping[Any, Any], missing: Missing) -> st
 
 
 def _table(cells: pd.DataFrame) -> Table:
-    from rich import box
-    from rich.table import Table
-
+    from dim_ray.cli.summary import new_table
     from dim_ray.store.analysis.selection import terms
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     has_terms = any(terms(cell) for cell in cells.to_dict("records"))
-    for name in ("dataset", "protocol", "architecture", "generator", *(["quirks, labels"] if has_terms else [])):
-        table.add_column(name, overflow="fold")
-    for name in ("IPC", "steps", "test accuracy in %"):
-        table.add_column(name, justify="right", no_wrap=True)
+    texts = ("dataset", "protocol", "architecture", "generator", *(["quirks, labels"] if has_terms else []))
+    table = new_table(*texts, "IPC", "steps", "test accuracy in %", left=texts)
     order = {protocol: place for place, protocol in enumerate(PROTOCOLS)}
     cells = cells.assign(place=cells["protocol"].map(order))
     cells = cells.sort_values(["dataset", "place", "architecture", "generator", "weights", "ipc"])
@@ -282,11 +271,13 @@ def _counts(trials: pd.DataFrame) -> str:
 
 
 def _print(what: str | Table) -> None:
-    from rich.console import Console
+    from dim_ray.cli.summary import make_console, print_lines
 
-    console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH, highlight=False)
-    # don't wrap paths or commands
-    console.print(what, markup=False, soft_wrap=isinstance(what, str))
+    console = make_console()
+    if isinstance(what, str):
+        print_lines(console, what)
+    else:
+        console.print(what)
 
 
 _SHOWN: Mapping[str, Callable[[Reader, argparse.Namespace], None]] = {

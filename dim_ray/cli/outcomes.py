@@ -11,10 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
 
-from dim_ray.cli.pareto_table import pareto_table
-from dim_ray.cli.summary import accuracy_table, make_console, print_lines, print_next, print_places
+from dim_ray.cli.summary import accuracy_table, make_console, pareto_table, print_lines, print_next, print_places
 from dim_ray.errors import DimError, DivergedError
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress.stages import format_duration
@@ -41,7 +39,8 @@ def print_outcomes(
     if evaluated:
         print_lines(console, "")
         for work, outcome in evaluated:
-            _print_pareto(console, work, outcome)
+            if len(objectives := work.config.study.objectives) > 1:
+                console.print(pareto_table(pareto_set(outcome.trials, objectives), objectives))
         rows = pd.concat([own.evaluations for _, own in evaluated], ignore_index=True)
         if not rows.empty:  # every student may have diverged
             console.print(accuracy_table(rows))
@@ -91,9 +90,3 @@ def _best(best: Mapping[str, Any], verdict: Verdict | None) -> str:
     measured = verdict.text() if verdict else f"{100 * best['objective']:.1f} %"
     chosen = ", ".join(filter(None, [f"trial {best['number']}", describe(json.loads(best["params_json"]))]))
     return f"best: {chosen}; validation accuracy {measured} ({best['objective_name'].split(', ', 1)[1]})"
-
-
-def _print_pareto(console: Console, work: Workspace, outcome: StudyOutcome) -> None:
-    objectives = work.config.study.objectives
-    if len(objectives) > 1:
-        console.print(pareto_table(pareto_set(outcome.trials, objectives), objectives))

@@ -1,10 +1,10 @@
-"""Print results: accuracies beside their baselines, where files are, and what to do next."""
+"""Print results: tables, accuracies beside their baselines, where files are, and what to do next."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +12,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from dim_ray.cli.session import log_path
 from dim_ray.config import PROTOCOLS, DataConfig
-from dim_ray.pipeline.generators import SAMPLES_FILE
-from dim_ray.pipeline.workspace import Workspace
 from dim_ray.store.analysis.selection import summarise, terms
 from dim_ray.store.files.filesystem import open_root
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from dim_ray.pipeline.workspace import Workspace
 
 __all__ = [
     "accuracy_table",
@@ -28,6 +27,8 @@ __all__ = [
     "data_flags",
     "literal",
     "make_console",
+    "new_table",
+    "pareto_table",
     "pool_table",
     "print_lines",
     "print_next",
@@ -54,6 +55,17 @@ def make_console() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=_FILE_WIDTH)
 
 
+def new_table(*columns: str, left: Collection[str] = (), title: str | None = None) -> Table:
+    """Return a table without rows. Columns in `left` are aligned to the left and may be folded, others to the right."""
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    for name in columns:
+        if name in left:
+            table.add_column(name, overflow="fold")
+        else:
+            table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
 def accuracy_table(rows: pd.DataFrame) -> Table:
     """Return test accuracies, mean ± standard deviation over seeds, with one row per dataset, IPC and architecture.
 
@@ -63,19 +75,13 @@ def accuracy_table(rows: pd.DataFrame) -> Table:
     protocols = [protocol for protocol in PROTOCOLS if (cells["protocol"] == protocol).any()]
     counts = sorted({int(n) for n in cells["n"]})
     unusual = "; ".join(sorted({text for cell in cells.to_dict("records") if (text := terms(cell))}))
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=f"test accuracy in %, mean ± std of n = {' or '.join(map(str, counts))} seeds"
-        + (f"; {unusual}" if unusual else ""),
-        title_justify="left",
-        title_style="bold",
-        pad_edge=False,
-    )
+    title = f"test accuracy in %, mean ± std of n = {' or '.join(map(str, counts))} seeds"
     is_of_several = rows["dataset"].nunique() > 1
-    for name in (*(["dataset"] if is_of_several else []), "IPC", "student", "steps", "images"):
-        table.add_column(name, justify="left" if name in ("dataset", "student") else "right")
-    for protocol in protocols:
-        table.add_column(_HEADINGS[protocol], justify="right")
+    columns = (*(["dataset"] if is_of_several else []), "IPC", "student", "steps", "images")
+    headings = (_HEADINGS[protocol] for protocol in protocols)
+    table = new_table(
+        *columns, *headings, left=("dataset", "student"), title=f"{title}; {unusual}" if unusual else title
+    )
     for (dataset, ipc, architecture), group in cells.groupby(["dataset", "ipc", "architecture"], sort=True):
         same = (rows["dataset"] == dataset) & (rows["ipc"] == ipc) & (rows["architecture"] == architecture)
         budget = rows[same].iloc[0]
@@ -96,9 +102,8 @@ def accuracy_table(rows: pd.DataFrame) -> Table:
 
 def pool_table(cards: Sequence[Mapping[str, Any]]) -> Table:
     """Return the table of a pool, given its teachers' cards in order."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("teacher", "architecture", "validation accuracy", "snapshots after steps", "seconds", "fingerprint"):
-        table.add_column(name, justify="left" if name in ("architecture", "fingerprint") else "right")
+    columns = ("teacher", "architecture", "validation\naccuracy", "snapshots\nafter steps", "seconds", "fingerprint")
+    table = new_table(*columns, left=("architecture", "fingerprint"))
     for card in cards:
         table.add_row(
             str(card["number"]),
@@ -111,8 +116,29 @@ def pool_table(cards: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def pareto_table(trials: pd.DataFrame, objectives: Sequence[str]) -> Table:
+    """Return the table of a Pareto set, as from `Reader.pareto`, with one line per trial."""
+    columns = ("trial", "capacity", "pool size", "validation\naccuracy in %", "generator\nbytes", "device\nseconds")
+    title = f"Pareto set of {', '.join(objectives)}: {', '.join(sorted(set(trials['study'])))}"
+    table = new_table(*columns, "generator", left=("generator",), title=title)
+    for row in trials.to_dict("records"):
+        table.add_row(
+            str(row["number"]),
+            str(row["capacity"]),
+            str(row["pool_size"]),
+            f"{100 * row['objective']:.1f}",
+            f"{row['generator_bytes']:,.0f}",
+            f"{row['alone_device_seconds']:,.0f}",
+            row["generator"],
+        )
+    return table
+
+
 def print_places(console: Console, work: Workspace, generator: str) -> None:
     """Print the addresses of rows, generator, picture and log."""
+    from dim_ray.cli.session import log_path
+    from dim_ray.pipeline.generators import SAMPLES_FILE
+
     root = open_root(work.config.storage.root)
     folder = work.artifacts.uri("generators", generator)
     places = {

@@ -23,7 +23,6 @@ from dim_ray.core.students.images import balanced_labels
 from dim_ray.core.training.random import derive_seed, stream
 from dim_ray.errors import UsageError
 from dim_ray.pipeline.generators import generator_from_artifact, stored_weights
-from dim_ray.store.analysis.selection import only_dataset, usual_ipc
 from dim_ray.store.artifacts import ArtifactStore, read_artifact
 from dim_ray.store.reader import Reader
 
@@ -217,10 +216,7 @@ def named_generator(
     """
     artifacts = ArtifactStore(fspath(storage))
     if name is None:
-        reader = Reader(artifacts.root)
-        every = reader.measured(**({} if dataset is None else {"dataset": dataset}))
-        chosen = dataset or only_dataset(reader.root, every)
-        cell = reader.best_cell(dataset=chosen, ipc=usual_ipc(every, dataset=chosen))
+        cell = Reader(artifacts.root).best_cell(dataset=dataset)
         name, weights = str(cell["generator"]), weights or cell["weights"]
     if is_name(name) and artifacts.exists("generators", name):
         name = artifacts.uri("generators", name)

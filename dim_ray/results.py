@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from dim_ray.cli.parser import Parser
 from dim_ray.cli.upkeep import UPKEEP
 from dim_ray.config import OBJECTIVES, PROTOCOLS, StudyConfig
-from dim_ray.errors import StorageError, UsageError, listed, nearest
+from dim_ray.errors import StorageError, UsageError, listed
 
 if TYPE_CHECKING:  # --help doesn't wait for these
     import pandas as pd
@@ -100,46 +100,37 @@ def _parser() -> Parser:
 
 
 def _list(reader: Reader, arguments: argparse.Namespace) -> None:
-    from dim_ray.store.analysis.selection import no_evaluations, summarise
+    from dim_ray.store.analysis.selection import no_evaluations, none_chosen, summarise
 
-    every = reader.evaluations()
-    trials = reader.trials()
-    if every.empty and trials.empty:
-        raise no_evaluations(reader.root)
-    chosen = every
     columns = ("dataset", "ipc", "architecture", "protocol")
     filters = {column: value for column in columns if (value := getattr(arguments, column)) is not None}
-    for column, value in filters.items():
-        chosen = chosen[chosen[column] == value]
-        if chosen.empty and not every.empty:
-            there = [str(known) for known in every[column].unique()]
-            raise StorageError(f"no evaluations with {column} {value} in this choice; {nearest(str(value), there)}")
-    if not chosen.empty:
-        _print(_table(summarise(chosen)))
-    counts = f"evaluations: {len(chosen)}; "
+    rows, trials = reader.evaluations(**filters), reader.trials()
+    if rows.empty and len(every := reader.measured()):
+        raise none_chosen(reader.root, every, filters)
+    if rows.empty and trials.empty:
+        raise no_evaluations(reader.root)
+    if not rows.empty:
+        _print(_table(summarise(rows)))
+    counts = f"evaluations: {len(rows)}; "
     if not filters:  # trials have neither dataset nor IPC
         counts += _counts(trials)
     _print(f"{counts}under {reader.root}")
 
 
 def _best(reader: Reader, arguments: argparse.Namespace) -> None:
-    from dim_ray.store.analysis.selection import only_dataset, summarise, usual_ipc
+    from dim_ray.store.analysis.selection import summarise
     from dim_ray.store.artifacts import ArtifactStore
 
-    dataset, protocol, ipc = arguments.dataset, arguments.protocol or "on_the_fly", arguments.ipc
-    if dataset is None or ipc is None:
-        every = reader.measured()
-        dataset = dataset or only_dataset(reader.root, every)
-        ipc = usual_ipc(every, dataset=dataset, protocol=protocol) if ipc is None else ipc
-    cell = reader.best_cell(dataset=dataset, ipc=ipc, architecture=arguments.architecture, protocol=protocol)
-    best = str(cell["generator"])
+    asked = {name: getattr(arguments, name) for name in ("dataset", "ipc", "architecture")}
+    cell = reader.best_cell(**asked, protocol=arguments.protocol or "on_the_fly")
+    dataset, best = cell["dataset"], str(cell["generator"])
     store = ArtifactStore(reader.root)
     uri = store.uri("generators", best)
     rows = reader.measured(dataset=dataset, generator=best)
     if arguments.architecture is not None:
         rows = rows[rows["architecture"] == arguments.architecture]
     _print(
-        f"best generator of {dataset} at IPC {ipc}, {protocol}, {cell['architecture']}: "
+        f"best generator of {dataset} at IPC {cell['ipc']}, {cell['protocol']}, {cell['architecture']}: "
         f"mean validation accuracy {100 * cell['validation_mean']:.2f} %"
     )
     _print(f"  fingerprint  {best}")

@@ -17,7 +17,6 @@ from dim_ray.pipeline.rows import missing_rows
 from dim_ray.pipeline.students import StudentPlan, group_students
 from dim_ray.pipeline.workspace import Workspace, on_device
 from dim_ray.progress import Progress
-from dim_ray.store.analysis.selection import usual_ipc
 from dim_ray.store.artifacts import read_artifact
 from dim_ray.store.reader import Reader
 from dim_ray.store.schema import EVALUATION_TABLE
@@ -34,10 +33,7 @@ def find_generator(work: Workspace, uri: str | None) -> str:
     """
     artifacts, dataset = work.artifacts, work.dataset.name
     if uri is None:
-        reader = Reader(artifacts.root)
-        ipc = usual_ipc(reader.measured(dataset=dataset), dataset=dataset)
-        best = reader.best_cell(dataset=dataset, ipc=ipc)["generator"]
-        uri = artifacts.uri("generators", str(best))
+        uri = artifacts.uri("generators", str(Reader(artifacts.root).best_cell(dataset=dataset)["generator"]))
     artifact = read_artifact(uri, kind="generators")
     theirs = artifact.card["dataset"]
     if theirs["digest"] != work.dataset.digest:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from dim_ray.errors import StorageError, nearest
+from dim_ray.errors import StorageError
 from dim_ray.reporting.accuracy_figures import answer_figure, ipc_figures
 from dim_ray.reporting.cells import REAL, Best, best_generators, curve, measured_cells
 from dim_ray.reporting.content import Answer, Figure, Section
@@ -21,7 +21,7 @@ from dim_ray.reporting.pictures import samples
 from dim_ray.reporting.search_figures import importance_figure, parallel_figure, pareto_figure, pool_figure
 from dim_ray.reporting.searches import Study, datasets_of, studies
 from dim_ray.reporting.tables import failure_tables, leaderboard
-from dim_ray.store.analysis.selection import may_choose, no_evaluations, rank
+from dim_ray.store.analysis.selection import may_choose, no_evaluations, none_chosen, rank
 from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.reader import Reader
 from tuning.control import compare_rows, control_of
@@ -99,13 +99,7 @@ def _read(reader: Reader, filters: Mapping[str, Any]) -> tuple[pd.DataFrame, pd.
         trials = trials[datasets_of(trials) == filters["dataset"]]
     is_refused = trials.empty or filters.keys() - _OF_TRIALS
     if evaluations.empty and filters and is_refused and len(every := reader.measured()):
-        for column, value in filters.items():
-            if value not in set(every[column]):
-                there = [str(known) for known in every[column].unique()]
-                raise StorageError(
-                    f"no evaluations with {column} {value} under {reader.root}; {nearest(str(value), there)}"
-                )
-        raise StorageError(f"no evaluations under {reader.root} have all of {dict(filters)}; ask for less.")
+        raise none_chosen(reader.root, every, filters)
     if evaluations.empty and trials.empty:
         raise no_evaluations(reader.root)
     return evaluations, trials

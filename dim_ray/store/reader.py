@@ -20,7 +20,15 @@ import pandas as pd
 
 from dim_ray.errors import StorageError, nearest
 from dim_ray.store.analysis.pareto import pareto_set, study_objectives
-from dim_ray.store.analysis.selection import CELL, may_choose, no_evaluations, rank, what_is_there
+from dim_ray.store.analysis.selection import (
+    CELL,
+    may_choose,
+    no_evaluations,
+    only_dataset,
+    rank,
+    usual_ipc,
+    what_is_there,
+)
 from dim_ray.store.analysis.sql import query
 from dim_ray.store.files.filesystem import open_root
 from dim_ray.store.schema import EVALUATION_TABLE, TABLES, TRIAL_TABLE, VALIDATION_TABLE, Table
@@ -161,9 +169,16 @@ class Reader:
             rows = _at_most("max_device_seconds", max_device_seconds, rows, seconds, asked)
         return rank(rows)
 
-    def best_cell(self, **asked: Any) -> dict[str, Any]:
-        """Return the first row of `best` as a dictionary; same arguments and errors."""
-        return {str(name): value for name, value in self.best(**asked).iloc[0].items()}
+    def best_cell(
+        self, *, dataset: str | None = None, ipc: int | None = None, protocol: str = "on_the_fly", **asked: Any
+    ) -> dict[str, Any]:
+        """Return the first row of `best` as a dictionary, by default of the only dataset and its `usual_ipc`."""
+        if dataset is None or ipc is None:
+            every = self.measured(**({} if dataset is None else {"dataset": dataset}))
+            dataset = dataset or only_dataset(self.root, every)
+            ipc = usual_ipc(every, dataset=dataset, protocol=protocol) if ipc is None else ipc
+        best = self.best(dataset=dataset, ipc=ipc, protocol=protocol, **asked).iloc[0]
+        return {str(name): value for name, value in best.items()}
 
     def _read(self, table: Table, columns: Sequence[str] | None, filters: dict[str, Any]) -> pd.DataFrame:
         frame: pd.DataFrame = read_rows(self._root, table, filters, columns).to_pandas()

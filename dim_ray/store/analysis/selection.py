@@ -15,13 +15,14 @@ from typing import Any
 import pandas as pd
 
 from dim_ray.config import NO_QUIRKS, StudyConfig
-from dim_ray.errors import StorageError, UsageError, listed
+from dim_ray.errors import StorageError, UsageError, listed, nearest
 
 __all__ = [
     "CELL",
     "TERMS",
     "may_choose",
     "no_evaluations",
+    "none_chosen",
     "only_dataset",
     "rank",
     "summarise",
@@ -98,6 +99,15 @@ def no_evaluations(root: str) -> StorageError:
         f"no evaluations under {root}: run python -m dim_ray.tune, or measure an existing generator with "
         "python -m dim_ray.evaluate PATH."
     )
+
+
+def none_chosen(root: str, evaluations: pd.DataFrame, filters: Mapping[str, Any]) -> StorageError:
+    """Return the error for values by column that none of the evaluations has."""
+    for column, value in filters.items():
+        there = [str(known) for known in evaluations[column].unique()]
+        if str(value) not in there:
+            return StorageError(f"no evaluations with {column} {value} under {root}; {nearest(str(value), there)}")
+    return StorageError(f"no evaluations under {root} have all of {dict(filters)}; ask for less.")
 
 
 def only_dataset(root: str, evaluations: pd.DataFrame) -> str:

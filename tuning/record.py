@@ -113,6 +113,7 @@ class StudyRecord:
         return rows.sort_values("number", ignore_index=True)
 
     def finished(self) -> dict[int, tuple[dict[str, Any], tuple[float, ...] | None]]:
+        """Return parameters and objectives of the finished trials, by number; a failed one isn't finished."""
         rows, study = self.trials(), self._work.config.study
         return {
             int(row["number"]): (json.loads(row["params_json"]), row_values(study, row))
@@ -120,9 +121,11 @@ class StudyRecord:
         }
 
     def generator_of(self, parameters: Mapping[str, Any]) -> str:
+        """Return the fingerprint of the generator that parameters lead to."""
         return generator_fingerprint(self._configured(parameters))
 
     def results(self) -> dict[str, tuple[int, dict[str, Any]]]:
+        """Return number and last result of the trials that ran themselves, by generator fingerprint."""
         found: dict[str, tuple[int, dict[str, Any]]] = {}
         for row in self.trials().to_dict("records"):
             if row["state"] == "failed" or pd.notna(row["reused_trial"]) or pd.isna(row["objective"]):
@@ -136,6 +139,7 @@ class StudyRecord:
         return found
 
     def measured(self, parameters: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a trial's last result with the objectives that Tune doesn't know."""
         trial = self._configured(parameters)
         is_there = _state(trial.config, result) == "completed"
         return {**result, **(generator_costs(trial, self._network_costs) if is_there else worst_costs())}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState, create_trial
@@ -22,6 +22,9 @@ from tuning.search.space import asked_space, configure, open_names, search_space
 from tuning.search.time_budget import TimeBudget
 from tuning.search.variants import SizeLimit
 
+if TYPE_CHECKING:
+    from tuning.record import StudyRecord
+
 __all__ = [
     "FAILED_TRIAL",
     "METRIC",
@@ -30,7 +33,6 @@ __all__ = [
     "SECONDS",
     "TIME_ATTRIBUTE",
     "StudySearch",
-    "TrialRecord",
     "settle",
 ]
 
@@ -46,25 +48,6 @@ Parameters = Mapping[str, Any]
 Result = Mapping[str, Any]
 Finished = Mapping[int, tuple[Parameters, Sequence[float] | None]]
 """Parameters and objectives, if any, of finished trials by number."""
-
-
-class TrialRecord(Protocol):
-    """Rows of a study's trials."""
-
-    def finished(self) -> Finished:
-        """Return the finished trials; a failed one isn't finished."""
-
-    def results(self) -> Mapping[str, tuple[int, Result]]:
-        """Return number and last result of the trials that ran themselves, by generator fingerprint."""
-
-    def generator_of(self, parameters: Parameters) -> str:
-        """Return the fingerprint of the generator that parameters lead to."""
-
-    def measured(self, parameters: Parameters, result: Result) -> Result:
-        """Return a trial's last result with the objectives that Tune doesn't know."""
-
-    def write_trial(self, number: int, parameters: Parameters, result: Result | None) -> None:
-        """Write the row of a trial that ended; one that failed has no result, or one without METRIC."""
 
 
 class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
@@ -84,7 +67,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
         storage: BaseStorage,
         study_name: str,
         *,
-        record: TrialRecord,
+        record: StudyRecord,
         num_trials: int,
         time_budget: TimeBudget,
         limit: SizeLimit | None = None,

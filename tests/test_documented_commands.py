@@ -11,8 +11,7 @@ import pytest
 
 from dim_ray.cli import recipes
 from dim_ray.cli.flags import shipped_studies
-from dim_ray.cli.recipes import choose_recipe
-from dim_ray.cli.settings import read_study
+from dim_ray.cli.recipes import choose_recipe, read_shipped
 from dim_ray.config import DataConfig
 from dim_ray.config.suits import KNOWN_IMAGES, Device, Images
 
@@ -53,9 +52,8 @@ def test_recipe_suits_what_the_command_names(page: str, arguments: str, monkeypa
     datasets, config = value(words, "--dataset") or ["digits"], value(words, "--config")
     device: Device = "gpu" if page in ON_GPUS or config == ["gpu"] else "cpu"
     if config and config[0] in shipped_studies():
-        settings, suits = read_study(shipped_studies()[config[0]])
+        settings, suits = read_shipped(config[0])
         own = [setting.value for setting in settings if setting.field == "data.dataset"]
-        assert suits
         dataset = (value(words, "--dataset") or own or ["digits"])[0]
         assert suits.fits(KNOWN_IMAGES[dataset], device), f"{config[0]} doesn't suit {dataset}"
         return
@@ -64,8 +62,7 @@ def test_recipe_suits_what_the_command_names(page: str, arguments: str, monkeypa
         monkeypatch.setattr(recipes, "find_images", lambda data, known=known: known)
         if not config:
             recipe = choose_recipe(DataConfig(dataset=dataset), lambda: device, command="tune")
-            suits = read_study(shipped_studies()[recipe.name])[1]
-            assert suits
+            suits = read_shipped(recipe.name)[1]
             assert suits.fits(known, device)
             assert (recipe.name == "digits") == (dataset == "digits")
 

@@ -8,8 +8,8 @@ import pytest
 
 from dim_ray.cli.flags import DEFAULT_STUDY, DISTILL_FLAGS, add_local, shipped_studies
 from dim_ray.cli.main import parse
-from dim_ray.cli.settings import read_study
-from dim_ray.config import Config
+from dim_ray.cli.recipes import read_shipped
+from dim_ray.config import DATASETS, IMAGE_SIZES, Config
 from dim_ray.core.data.checks import check_evaluation, check_training
 from tests.helpers.tiny import make_dataset
 from tuning.search.samplers import make_sampler
@@ -46,9 +46,13 @@ def test_every_study_that_is_promised_is_shipped() -> None:
 
 @pytest.mark.parametrize("name", shipped_studies())
 def test_shipped_configuration_says_what_it_suits(name: str) -> None:
-    _, suits = read_study(shipped_studies()[name])
-    assert suits
+    _, suits = read_shipped(name)
     assert suits.minutes.keys() == ({"tune", "distill"} if suits.automatic else suits.minutes.keys())
+    assert suits.device in ("cpu", "gpu", "any")
+    assert suits.colours in ("grey", "colour", "any")
+    assert set(suits.datasets) <= set(DATASETS)
+    assert {*suits.pixels} <= set(IMAGE_SIZES)
+    assert suits.images[0] < suits.images[1]
 
 
 @pytest.mark.parametrize("per_class", [30, 150])

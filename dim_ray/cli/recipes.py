@@ -23,7 +23,7 @@ from dim_ray.progress import SilentProgress
 if TYPE_CHECKING:
     from dim_ray.core.data.dataset import Dataset
 
-__all__ = ["Recipe", "choose_recipe", "find_device", "find_images", "list_studies", "open_dataset"]
+__all__ = ["Recipe", "choose_recipe", "find_device", "find_images", "list_studies", "open_dataset", "read_shipped"]
 
 _WIDTH_OF_NAME = 14
 
@@ -40,6 +40,12 @@ class Recipe:
     """Why it was chosen and what it takes; empty for a file."""
 
 
+def read_shipped(name: str) -> tuple[list[Setting], Suits]:
+    """Return the settings of a shipped study, and what it suits."""
+    settings, suits = read_study(shipped_studies()[name])
+    return settings, Suits(**{key: tuple(own) if isinstance(own, list) else own for key, own in suits.items()})
+
+
 def choose_recipe(data: DataConfig, find_device: Callable[[], Device], *, command: str) -> Recipe:
     """Return the shipped recipe for a dataset and a command such as ``tune``; asks for the device if it matters.
 
@@ -48,8 +54,8 @@ def choose_recipe(data: DataConfig, find_device: Callable[[], Device], *, comman
         UsageError: No recipe suits them.
     """
     images = find_images(data)
-    studies = {name: read_study(path) for name, path in shipped_studies().items()}
-    offered = {name: suits for name, (_, suits) in studies.items() if suits and suits.automatic}
+    studies = {name: read_shipped(name) for name in shipped_studies()}
+    offered = {name: suits for name, (_, suits) in studies.items() if suits.automatic}
     fitting = [name for name, suits in offered.items() if images.dataset in suits.datasets]
     device = ""
     if not fitting or any(offered[name].device != "any" for name in fitting):
@@ -110,8 +116,8 @@ def list_studies() -> str:
     lines = []
     for name, path in shipped_studies().items():
         title = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
-        _, suits = read_study(path)
-        lines += [f"{name:<{_WIDTH_OF_NAME}}{title}", *([f"{'':<{_WIDTH_OF_NAME}}{_offer(suits)}"] if suits else [])]
+        _, suits = read_shipped(name)
+        lines += [f"{name:<{_WIDTH_OF_NAME}}{title}", f"{'':<{_WIDTH_OF_NAME}}{_offer(suits)}"]
     return "\n".join(lines)
 
 

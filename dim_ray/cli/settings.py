@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get
 
 from dim_ray.cli.flags import shipped_studies
 from dim_ray.config import PRESETS, Config, to_dict
-from dim_ray.config.suits import Suits
 from dim_ray.errors import ConfigError, UsageError, listed, nearest
 
 if TYPE_CHECKING:
@@ -87,12 +86,12 @@ def read_settings(path: Path) -> list[Setting]:
     return read_study(path)[0]
 
 
-def read_study(path: Path) -> tuple[list[Setting], Suits | None]:
-    """Return the settings of a YAML file, which has fields below their sections, and what it suits, if it says so.
+def read_study(path: Path) -> tuple[list[Setting], dict[str, Any]]:
+    """Return the settings of a YAML file, which has fields below their sections, and its `suits`.
 
     Raises:
         UsageError: The file is missing or unreadable.
-        ConfigError: It isn't YAML, a section or field is unknown or repeated, or `base` or `suits` can't be used.
+        ConfigError: It isn't YAML, a section or field is unknown or repeated, or `base` can't be used.
     """
     import yaml
 
@@ -240,15 +239,15 @@ def _describe(hint: Any, *, several: bool = False) -> str:
     return many if several else one
 
 
-def _read_nodes(loader: yaml.SafeLoader, path: Path) -> tuple[list[Setting], Suits | None]:
+def _read_nodes(loader: yaml.SafeLoader, path: Path) -> tuple[list[Setting], dict[str, Any]]:
     # Nodes have line numbers, and keep repeated keys.
     root = loader.get_single_node()
     if root is None:
-        return [], None
+        return [], {}
     settings: dict[str, Setting] = {}
     keys: set[str] = set()
     base: list[Setting] = []
-    suits: Suits | None = None
+    suits: dict[str, Any] = {}
     for key, line, node in _items(loader, root, f"{path}: the file"):
         where = f"{path}:{line}"
         entries: Sequence[tuple[str, int, yaml.Node]] = []
@@ -260,7 +259,7 @@ def _read_nodes(loader: yaml.SafeLoader, path: Path) -> tuple[list[Setting], Sui
         elif key == "base":
             base = _read_base(loader.construct_object(node, deep=True), where)
         elif key == "suits":
-            suits = Suits.read(loader.construct_object(node, deep=True), f"{where}: suits")
+            suits = loader.construct_object(node, deep=True)
         elif key not in section_types():
             kind = "field" if "." in key else "section"
             raise ConfigError(f"{where}: {key} is not a known {kind}; {_nearest_field(key)}")

@@ -1,4 +1,4 @@
-"""What a study file suits: its key `suits`, by which a command without --config finds a recipe for its images.
+"""What a shipped study suits: its key `suits`, by which a command without --config finds a recipe for its images.
 
     Suits(device="cpu", colours="grey", images=(10_000, 100_000)).fits(images, "cpu")
 
@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal
 
-from dim_ray.config.checks import require, require_known
-from dim_ray.config.data import DATASETS, IMAGE_SIZES
-from dim_ray.errors import ConfigError, nearest
+from dim_ray.config.data import IMAGE_SIZES
 
 __all__ = ["KNOWN_IMAGES", "Device", "Images", "Suits"]
 
 Device = Literal["cpu", "gpu"]
-Command = Literal["tune", "distill"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +51,7 @@ KNOWN_IMAGES: Mapping[str, Images] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Suits:
-    """Limits of what a study file suits."""
+    """Limits of what a shipped study suits."""
 
     device: Literal["cpu", "gpu", "any"] = "any"
     """Devices that train."""
@@ -72,47 +69,6 @@ class Suits:
     """What `tune` and `distill` take on two CPU cores or one GPU, for `measured_on`."""
     measured_on: tuple[int, int] = (1, 1)
     """Number of images and their pixels."""
-
-    def __post_init__(self) -> None:
-        require_known("suits", self)
-        for name in ("pixels", "images", "measured_on"):
-            value = getattr(self, name)
-            is_pair = isinstance(value, tuple) and len(value) == 2 and all(type(number) is int for number in value)
-            require(is_pair and min(value) > 0, f"suits.{name}", value, "two whole numbers above 0, such as [28, 64]")
-        for name in ("pixels", "images"):
-            low, high = getattr(self, name)
-            require(low <= high, f"suits.{name}", (low, high), "the smaller number first")
-        require(isinstance(self.datasets, tuple), "suits.datasets", self.datasets, "a list of known names")
-        for dataset in self.datasets:
-            if dataset not in DATASETS:
-                raise ConfigError(
-                    f"suits.datasets has {dataset!r}, which is unknown; {nearest(str(dataset), DATASETS)}"
-                )
-        require(type(self.automatic) is bool, "suits.automatic", self.automatic, "true or false")
-        is_mapping = isinstance(self.minutes, Mapping) and self.minutes.keys() <= {*get_args(Command)}
-        are_positive = is_mapping and all(type(own) in (int, float) and own > 0 for own in self.minutes.values())
-        require(are_positive, "suits.minutes", self.minutes, "numbers above 0 for tune and distill")
-
-    @classmethod
-    def read(cls, values: Any, where: str) -> Suits:
-        """Make it from a YAML value.
-
-        Raises:
-            ConfigError: It isn't a mapping of known names to possible values.
-        """
-        names = cls.__dataclass_fields__
-        if not isinstance(values, dict):
-            raise ConfigError(f"{where} is {values!r}; expected names with values, such as 'device: cpu'.")
-        for name in values:
-            if name not in names:
-                raise ConfigError(f"{where}.{name} is not a known field; {nearest(str(name), names)}")
-        own: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-        }
-        try:
-            return cls(**own)
-        except ConfigError as error:
-            raise ConfigError(str(error).replace("suits", where, 1)) from error
 
     def fits(self, images: Images, device: Device) -> bool:
         """Return whether it suits these images on this kind of device."""

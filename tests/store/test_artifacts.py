@@ -287,27 +287,10 @@ def test_folder_under_the_name_of_another_artifact_is_refused(local: ArtifactSto
         local.read("generators", "ffff")
 
 
-def test_unknown_kind_is_refused_with_the_nearest(store: ArtifactStore) -> None:
-    with pytest.raises(ArtifactError, match="did you mean 'generators'"):
-        store.exists("generator", FINGERPRINT)
-
-
 @pytest.mark.parametrize("fingerprint", ["", "../teachers", ".hidden", "a/b"])
 def test_fingerprint_that_leaves_its_folder_is_refused(store: ArtifactStore, fingerprint: str) -> None:
     with pytest.raises(StorageError, match="the fingerprint is"):
         store.write("generators", fingerprint, FILES, CARD)
-
-
-def test_card_that_is_not_json_is_refused_and_nothing_written(store: ArtifactStore) -> None:
-    for value in (float("nan"), object(), b"bytes"):
-        with pytest.raises(ArtifactError, match="can't be written as JSON"):
-            store.write("priors", FINGERPRINT, FILES, {"accuracy": value})
-    assert store.list("priors") == []
-
-
-def test_file_with_the_name_of_the_card_is_refused(store: ArtifactStore) -> None:
-    with pytest.raises(ArtifactError, match=r"card\.json is the card's own name"):
-        store.write("priors", FINGERPRINT, {"card.json": b"{}"}, {})
 
 
 def test_artifact_is_read_by_its_folder_or_by_a_file_in_it(store: ArtifactStore, root: str) -> None:

@@ -113,7 +113,9 @@ def _list(reader: Reader, arguments: argparse.Namespace) -> None:
         _print(_table(summarise(rows)))
     counts = f"evaluations: {len(rows)}; "
     if not filters:  # trials have neither dataset nor IPC
-        counts += _counts(trials)
+        counts += f"studies: {trials['study'].nunique()}; trials: {len(trials)}"
+        states = [f"{count} {state}" for state, count in trials["state"].value_counts().sort_index().items()]
+        counts += f" ({', '.join(states)}); " if states else "; "
     _print(f"{counts}under {reader.root}")
 
 
@@ -254,11 +256,6 @@ def _table(cells: pd.DataFrame) -> Table:
             f"{100 * cell['mean']:.2f}{spread} ({cell['n']})",
         )
     return table
-
-
-def _counts(trials: pd.DataFrame) -> str:
-    states = ", ".join(f"{count} {state}" for state, count in trials["state"].value_counts().sort_index().items())
-    return f"studies: {trials['study'].nunique()}; trials: {len(trials)}{f' ({states})' if states else ''}; "
 
 
 def _print(what: str | Table) -> None:

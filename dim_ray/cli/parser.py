@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import shutil
 import textwrap
 from collections.abc import Callable, Sequence
@@ -71,7 +72,8 @@ class FlagParser(Parser):
         shipped: Sequence[Setting],
         defaults: Path | None,
     ) -> None:
-        super().__init__(program, description, formatter_class=_formatter, epilog=_sections_help(), add_help=False)
+        formatter = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=_HELP_COLUMN)
+        super().__init__(program, description, formatter_class=formatter, epilog=_sections_help(), add_help=False)
         self.set_defaults(settings=[], **{flag.all_values: () for flag in flags if flag.all_values is not None})
         written = {setting.field: setting.value for setting in shipped}
         for flag in flags:
@@ -179,10 +181,6 @@ def _sections_help() -> str:
 def _sentence(cls: type) -> str:
     """Return the first sentence of a section's docstring, without its full stop."""
     return (cls.__doc__ or "").strip().partition("\n")[0].partition(". ")[0].rstrip(".")
-
-
-def _formatter(prog: str) -> argparse.HelpFormatter:
-    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=_HELP_COLUMN)
 
 
 def _fields_formatter() -> type[argparse.HelpFormatter]:

@@ -17,8 +17,7 @@ from dim_ray.cli.settings import to_yaml
 from dim_ray.config import Config, fingerprint
 from dim_ray.config.names import path_name
 from dim_ray.core.data.checks import Check
-from dim_ray.core.data.dataset import Dataset
-from dim_ray.core.data.summary import summarise
+from dim_ray.core.data.dataset import Dataset, describe
 from dim_ray.pipeline.dataset_names import keep_name, with_own_name
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
@@ -47,7 +46,7 @@ def open_session(
     # An absolute root, because workers have other working directories.
     config = replace(config, storage=replace(config.storage, root=root.uri))
     config, dataset = with_own_name(config, open_dataset(config.data), progress.message)
-    progress.message(summarise(dataset))
+    progress.message(describe(dataset))
     config, study = _named(config, name(config, dataset), progress)
     for check in checks:
         check(config, dataset)

@@ -49,12 +49,12 @@ def _verify(storage: str, exported: str | None = None, **options: Any) -> None:
 
 
 def _reevaluate(exported: str, *, seeds: int | None, **options: Any) -> None:
-    from dim_ray.core.data.summary import summarise
+    from dim_ray.core.data.dataset import describe
     from dim_ray.export.reevaluation import reevaluate
 
     verdicts = []
     for cell in reevaluate(
-        exported, num_seeds=seeds, on_dataset=lambda dataset: print(summarise(dataset), file=sys.stderr), **options
+        exported, num_seeds=seeds, on_dataset=lambda dataset: print(describe(dataset), file=sys.stderr), **options
     ):
         low, high = cell.interval
         verdicts.append(cell.is_match)

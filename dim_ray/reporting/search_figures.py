@@ -19,7 +19,7 @@ from dim_ray.reporting.searches import Study, pool_scaling, thinned
 from dim_ray.store.analysis.pareto import undominated
 from tuning.importances import MOST_TRIALS, importances
 from tuning.intervals import CONFIDENCE
-from tuning.scaling import PoolScaling, fit_pool_scaling, is_pool_scaling
+from tuning.scaling import fit_pool_scaling, is_pool_scaling
 
 __all__ = ["importance_figure", "parallel_figure", "pareto_figure", "pool_figure"]
 
@@ -62,6 +62,10 @@ def pool_figure(study: Study) -> Figure | None:
         axes.set_xlabel("teachers in the pool (logarithmic)")
         axes.set_ylabel("validation accuracy, %")
 
+    about = "trials of one size also differ in their other parameters"
+    if fit is not None:
+        verdict = f"{fit.text[0].upper()}{fit.text[1:]}"
+        about = f"the line is a fitted curve with its {100 * CONFIDENCE:.0f} % interval. {verdict}"
     rows = [
         (number(row["pool_size"]), percent(row["mean"], row["std"]), number(int(row["count"])))
         for row in scaling.to_dict("records")
@@ -73,7 +77,7 @@ def pool_figure(study: Study) -> Figure | None:
         + ", ".join(f"{accuracy} % with {size}" for size, accuracy, _ in rows)
         + " teachers.",
         caption=f"{study.name}: mean ± standard deviation of completed trials, in blue; each grey dot is a trial; "
-        + ("trials of one size also differ in their other parameters." if fit is None else _fit_text(fit)),
+        + f"{about}.",
         table=Table(
             caption=f"{study.objective}, in %, by pool size, in {study.name}",
             columns=("teachers", "accuracy", "trials"),
@@ -232,12 +236,6 @@ def pareto_figure(points: pd.DataFrame, *, name: str, title: str, axis: str) -> 
                 for row in listed.to_dict("records")
             ],
         ),
-    )
-
-
-def _fit_text(fit: PoolScaling) -> str:
-    return (
-        f"the line is a fitted curve with its {100 * CONFIDENCE:.0f} % interval. {fit.text[0].upper()}{fit.text[1:]}."
     )
 
 

@@ -77,7 +77,8 @@ def make_report(reader: Reader, artifacts: ArtifactStore, filters: Mapping[str, 
         _failures(trials),
     ]
     if not filters.keys() - _OF_TRIALS:
-        sections.insert(-1, _cost(costs(artifacts, trials, evaluations, reader.validations(**filters))))
+        spent = costs(artifacts, trials, evaluations, reader.validations(**filters))
+        sections.insert(-1, Section(key="cost", title="Cost", figures=[] if spent.empty else [cost_figure(spent)]))
     return Report(
         root=reader.root,
         chosen=", ".join(f"{name} {value}" for name, value in filters.items()),
@@ -214,10 +215,6 @@ def _trial_fronts(searched: Sequence[Study]) -> Iterator[Figure]:
             figure = pareto_figure(points.assign(cost=cost), name=f"{key}-{study.name}", title=title, axis=axis)
             if figure is not None:
                 yield figure
-
-
-def _cost(table: pd.DataFrame) -> Section:
-    return Section(key="cost", title="Cost", figures=[] if table.empty else [cost_figure(table)])
 
 
 def _failures(trials: pd.DataFrame) -> Section:

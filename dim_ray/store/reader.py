@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from dim_ray.errors import StorageError, nearest
+from dim_ray.errors import StorageError, UsageError, nearest
 from dim_ray.store.analysis.pareto import pareto_set, study_objectives
 from dim_ray.store.analysis.selection import (
     CELL,
@@ -29,7 +29,6 @@ from dim_ray.store.analysis.selection import (
     usual_ipc,
     what_is_there,
 )
-from dim_ray.store.analysis.sql import query
 from dim_ray.store.files.filesystem import open_root
 from dim_ray.store.schema import EVALUATION_TABLE, TABLES, TRIAL_TABLE, VALIDATION_TABLE, Table
 from dim_ray.store.tables import allowed_values, read_rows
@@ -118,7 +117,24 @@ class Reader:
             UsageError: duckdb isn't installed, or rejects the text.
             StorageError: See `evaluations`.
         """
-        return query(text, {table.name: read_rows(self._root, table, {}) for table in TABLES})
+        try:
+            import duckdb
+        except ImportError as error:
+            raise UsageError(
+                "SQL needs duckdb, which isn't installed: pip install 'dim-ray[sql]'. pandas reads the same rows: "
+                "dim_ray.open_store(root).evaluations()."
+            ) from error
+        with duckdb.connect() as connection:
+            for table in TABLES:
+                connection.register(table.name, read_rows(self._root, table, {}))
+            try:
+                answer = connection.sql(text)
+                if answer is None:
+                    raise UsageError(f"the SQL {text!r} asks for no rows; write a select.")
+                frame: pd.DataFrame = answer.to_arrow_table().to_pandas()
+            except duckdb.Error as error:
+                raise UsageError(f"the SQL can't be answered: {error}") from error
+        return frame
 
     def best(
         self,

@@ -20,9 +20,9 @@ from torch import Tensor
 from dim_ray.config import DataConfig, NormalisationKind
 from dim_ray.core.data.splits import Source, Split, check_image_size, class_counts, hold_out
 from dim_ray.core.training.random import stream
-from dim_ray.errors import DataError
+from dim_ray.errors import DataError, listed
 
-__all__ = ["Dataset", "Normalisation", "Split", "load_dataset", "signed", "to_bytes"]
+__all__ = ["Dataset", "Normalisation", "Split", "describe", "load_dataset", "signed", "to_bytes"]
 
 _BYTE_MAXIMUM = 255
 # m and s in DiM's code, where CIFAR-10's s is the mean of the deviations within single images.
@@ -132,6 +132,25 @@ class Dataset:
             for split in (self.train, self.validation, self.test)
         )
         return replace(self, train=train, validation=validation, test=test)
+
+
+def describe(dataset: Dataset) -> str:
+    """Return a line on splits, classes and images for the person who runs a command, with the reader's remarks."""
+    counts = class_counts(dataset.train, dataset.num_classes)
+    smallest, largest = (counts.index(edge(counts)) for edge in (min, max))
+    classes = f"{counts[smallest]:,} a class"
+    if smallest != largest:
+        names = dataset.class_names
+        classes = f"{counts[smallest]:,} ({names[smallest]}) to {counts[largest]:,} ({names[largest]}) a class"
+    own = {"validation": dataset.validation, "test": dataset.test}
+    splits = [f"{role} {len(split):,}" + " held out" * (role in dataset.held_out) for role, split in own.items()]
+    colours = "grey" if dataset.num_channels == 1 else "colour"
+    text = (
+        f"{dataset.name}: {dataset.num_classes} classes ({listed(dataset.class_names, most=3)}), "
+        f"{dataset.image_size}x{dataset.image_size} pixels, {colours}; "
+        f"train {len(dataset.train):,} images, {classes}; {', '.join(splits)}."
+    )
+    return " ".join((text, *(f"{remark[0].upper()}{remark[1:]}." for remark in dataset.remarks)))
 
 
 def signed(images: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""Questions about rows: the best generator, Pareto sets, DD-Ranking's scores, SQL."""
+"""Questions about rows: the best generator, Pareto sets, DD-Ranking's scores."""

@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 from dim_ray.config import DataConfig
-from dim_ray.core.data.dataset import Dataset, Normalisation, load_dataset, signed, to_bytes
+from dim_ray.core.data.dataset import Dataset, Normalisation, describe, load_dataset, signed, to_bytes
 from dim_ray.core.data.splits import class_counts
-from dim_ray.core.data.summary import summarise
 from dim_ray.errors import DataError
 from tests.helpers.tiny import make_dataset
 from tests.helpers.written_images import pixels, write_folder, write_parquet
@@ -233,7 +232,7 @@ def test_a_data_set_is_summarised_in_one_line(tmp_path: Path) -> None:
             tmp_path / "pets" / split, {"cat": pixels(count, channels=3), "dog": pixels(2 * count, channels=3)}
         )
     (tmp_path / "pets" / "LICENSE").touch()
-    assert summarise(load_dataset(DataConfig(dataset=f"folder:{tmp_path / 'pets'}"))) == (
+    assert describe(load_dataset(DataConfig(dataset=f"folder:{tmp_path / 'pets'}"))) == (
         "pets: 2 classes (cat, dog), 8x8 pixels, colour; train 27 images, 9 (cat) to 18 (dog) a class; "
         "validation 3 held out, test 12. Other files left out: 1 (LICENSE)."
     )

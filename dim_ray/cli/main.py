@@ -20,7 +20,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -61,13 +61,8 @@ def parse(
     recipe that suits the images and the devices; a line on stderr says which. Beside the extra arguments there is
     `recipe`, the first dataset's, and `configs`, one for each dataset.
 
-    Args:
-        argv: Arguments without the program's name.
-        program: The command as the user types it, for example ``python -m dim_ray.tune``.
-        description: Text for --help.
-        flags: Short flags; every field has a long one.
-        defaults: YAML file of a command without --config; `DEFAULT_STUDY` stands for the recipe that suits.
-        extra: Function that adds the command's own arguments.
+    The program is the command as the user types it, such as ``python -m dim_ray.tune``. `defaults` is the file of a
+    command without --config; `DEFAULT_STUDY` stands for the recipe that suits. `extra` adds arguments of its own.
 
     Raises:
         UsageError: An argument, the file or a value can't be used.
@@ -77,52 +72,28 @@ def parse(
     """
     shipped = read_settings(defaults) if defaults else []
     parser = FlagParser(program, description or "", flags, extra, shipped, defaults)
-    if "--help-all" in argv:
-        _show(parser.format_help_all(shipped))
-    if "--help" in argv or "-h" in argv:
-        _show(parser.format_help())
-    if "--list-studies" in argv:
-        _show(list_studies())
+    _answer(parser, argv, shipped)
     parser.refuse_unknown_flags(argv)
     namespace = parser.parse_args(argv)
-    given: list[Setting] = namespace.settings
-    seed, is_printed, elsewhere = namespace.seed, namespace.print_config, namespace.cluster is not None
-    file = _find(namespace.config) if namespace.config else None
-    usual = Recipe(name=namespace.config or "", settings=read_settings(file) if file else shipped)
-    for ours in ("settings", "config", "seed", "list_studies", "print_config"):
-        delattr(namespace, ours)
-
-    def configure(recipe: Recipe) -> Config:
-        config = make_config([*recipe.settings, *given])
-        return config if seed is None else _with_seed(config, seed, given)
-
-    is_automatic = file is None and defaults == DEFAULT_STUDY
-    if is_printed and elsewhere and is_automatic:
-        raise UsageError("--print-config can't know the recipe of --cluster, whose devices decide; give --config, too.")
-    if not (is_printed and elsewhere):
+    is_printed, is_elsewhere = namespace.print_config, namespace.cluster is not None
+    given = _take_configuration(namespace, shipped)
+    is_automatic = given.file is None and defaults == DEFAULT_STUDY
+    if not (is_printed and is_elsewhere):
         module = program.rpartition(" ")[2]
-        go_to_cluster(namespace, argv, module=module, make=lambda: configure(usual), config_file=file)
-    command, is_local = program.rpartition(".")[2], getattr(namespace, "local", False)
-    several: Sequence[str] = getattr(namespace, "datasets", ())
-    several = several if len(several) > 1 else ()
-    recipes = [usual]
-    if is_automatic:
-        refuse_shadows()
-        few = make_config(setting for setting in given if setting.field != "study.space")
-        device = functools.cache(lambda: find_device(few, is_local=is_local))
-        data = [replace(few.data, dataset=name) for name in several] or [few.data]
-        recipes = [choose_recipe(own, device, command=command) for own in data]
-    configs = [configure(recipe) for recipe in recipes]
+        make = functools.partial(given.configure, given.usual)
+        go_to_cluster(namespace, argv, module=module, make=make, config_file=given.file)
+    elif is_automatic:
+        raise UsageError("--print-config can't know the recipe of --cluster, whose devices decide; give --config, too.")
+    recipes = _choose_recipes(namespace, given, program.rpartition(".")[2]) if is_automatic else [given.usual]
+    configs = [given.configure(recipe) for recipe in recipes]
     if is_printed:
         _print_config(configs, recipes)
     for recipe in recipes if is_automatic else []:
         say(recipe.reason)
-    config = configs[0]
-    if several:
-        named = zip(itertools.cycle(configs), several, strict=False)
-        configs = [replace(own, data=replace(own.data, dataset=name)) for own, name in named]
-    namespace.recipe, namespace.configs = recipes[0], configs
-    return config, namespace
+    named = zip(itertools.cycle(configs), _several(namespace), strict=False)
+    several = [replace(config, data=replace(config.data, dataset=name)) for config, name in named]
+    namespace.recipe, namespace.configs = recipes[0], several or configs
+    return configs[0], namespace
 
 
 def run_main(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
@@ -220,6 +191,60 @@ def _show(text: str) -> NoReturn:
     raise SystemExit(0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Given:
+    """What a command line says about the configuration."""
+
+    settings: Sequence[Setting]
+    seed: int | None
+    file: Path | None
+    """File of --config."""
+    usual: Recipe
+    """That file's settings, or the defaults."""
+
+    def configure(self, recipe: Recipe) -> Config:
+        """Return the configuration of a recipe with the flags over it."""
+        config = make_config([*recipe.settings, *self.settings])
+        if self.seed is None:
+            return config
+        fields = (setting.field for setting in self.settings)  # those with a flag of their own keep their seed
+        sections = {field.removesuffix(".seed") for field in fields if field.endswith(".seed")}
+        return replace(config.with_seed(self.seed), **{section: getattr(config, section) for section in sections})
+
+
+def _answer(parser: FlagParser, argv: Sequence[str], shipped: Sequence[Setting]) -> None:
+    """Print what is asked for instead of a run, and end."""
+    if "--help-all" in argv:
+        _show(parser.format_help_all(shipped))
+    if "--help" in argv or "-h" in argv:
+        _show(parser.format_help())
+    if "--list-studies" in argv:
+        _show(list_studies())
+
+
+def _take_configuration(namespace: argparse.Namespace, shipped: Sequence[Setting]) -> _Given:
+    """Move what is about the configuration out of the arguments, which keep the command's own."""
+    taken = {name: vars(namespace).pop(name) for name in ("settings", "seed", "config", "list_studies", "print_config")}
+    file = _find(taken["config"]) if taken["config"] else None
+    usual = Recipe(name=taken["config"] or "", settings=read_settings(file) if file else shipped)
+    return _Given(settings=taken["settings"], seed=taken["seed"], file=file, usual=usual)
+
+
+def _several(namespace: argparse.Namespace) -> Sequence[str]:
+    """Return the datasets of a command line if there are several."""
+    names: Sequence[str] = getattr(namespace, "datasets", ())
+    return names if len(names) > 1 else ()
+
+
+def _choose_recipes(namespace: argparse.Namespace, given: _Given, command: str) -> list[Recipe]:
+    """Return the shipped recipe that suits each dataset and the devices."""
+    refuse_shadows()
+    few = make_config(setting for setting in given.settings if setting.field != "study.space")
+    device = functools.cache(lambda: find_device(few, is_local=getattr(namespace, "local", False)))
+    data = [replace(few.data, dataset=name) for name in _several(namespace)] or [few.data]
+    return [choose_recipe(own, device, command=command) for own in data]
+
+
 def _print_config(configs: Sequence[Config], recipes: Sequence[Recipe]) -> NoReturn:
     if len({recipe.name for recipe in recipes}) > 1:
         names = " and ".join(recipe.name for recipe in recipes)
@@ -236,9 +261,3 @@ def _find(name: str) -> Path:
     if name not in shipped:
         raise UsageError(f"There is no configuration file and no study {name}; {nearest(name, shipped)}")
     return shipped[name]
-
-
-def _with_seed(config: Config, seed: int, given: Sequence[Setting]) -> Config:
-    """Set every seed without a flag of its own."""
-    sections = {setting.field.removesuffix(".seed") for setting in given if setting.field.endswith(".seed")}
-    return replace(config.with_seed(seed), **{section: getattr(config, section) for section in sections})

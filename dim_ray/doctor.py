@@ -41,7 +41,11 @@ def main(argv: Sequence[str]) -> None:
         work = open_session(config, lambda config, dataset: _STUDY, [check_training], progress)
         with cluster(work.config, progress) as placement:
             found = run_preflight(work, placement, progress, num_trials=1, with_group=True)
-    _print(found)
+    from dim_ray.cli.summary import make_console, print_lines
+
+    console = make_console()
+    print_nodes(console, found)
+    print_lines(console, *([f"- {sentence}" for sentence in found.sentences] or ["all is well"]))
     if found.problems:
         names = {problem.name for problem in found.problems}
         raise DimError(f"{len(names)} of {len(found.reports)} nodes can't take part in a run; fix the problems above.")
@@ -66,14 +70,6 @@ def print_nodes(console: Console, found: Preflight) -> None:
 def _fine(report: NodeReport, check: Check) -> str:
     is_checked = report.failure is None and (check != "process group" or report.is_member)
     return "ok" if is_checked else "-"
-
-
-def _print(found: Preflight) -> None:
-    from dim_ray.cli.summary import make_console, print_lines
-
-    console = make_console()
-    print_nodes(console, found)
-    print_lines(console, *([f"- {sentence}" for sentence in found.sentences] or ["all is well"]))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ NEEDED = (
 )
 """The packages that runs import."""
 
-_DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit_learn", "yaml": "pyyaml"}
 _OURS = ("dim_ray", "tuning")
 _ROOT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
 
@@ -46,8 +45,9 @@ def explain_failures() -> None:
     """End the process with a sentence and exit code 2, without a traceback, if a hidden module may be behind a bug."""
 
     def explain(kind: type[BaseException], error: BaseException, *trace: Any) -> None:
-        loaded = [(name, _file(module)) for name, module in list(sys.modules.items()) if "." not in name]
-        for name, file in [*_ran(error), *loaded]:
+        loaded = [(name, module) for name, module in list(sys.modules.items()) if "." not in name]
+        files = [(name, getattr(module, "__file__", None) or "") for name, module in loaded]
+        for name, file in [*_ran(error), *files]:
             shadow = _shadow(name, file)
             if shadow:
                 print(f"error: {_sentence(name, shadow, f' ({kind.__name__}: {error})')}", file=sys.stderr)
@@ -68,10 +68,6 @@ def _ran(error: BaseException | None) -> list[tuple[str, str]]:
             trace = trace.tb_next
         error = error.__cause__ or error.__context__
     return found
-
-
-def _file(module: object) -> str:
-    return getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), "")
 
 
 def _shadow(name: str, file: str) -> str | None:
@@ -96,8 +92,7 @@ def _hides(name: str, folder: str, folders: set[str]) -> bool:
         return True
     if name in _OURS:
         return folder != _ROOT
-    installed = _DISTRIBUTIONS.get(name, name).lower()
-    if any(entry.lower().startswith(installed) and entry.endswith("-info") for entry in os.listdir(folder)):
+    if any(entry.endswith(".dist-info") for entry in os.listdir(folder)):  # pip installed into it
         return False
     others = [entry for entry in sys.path if entry and os.path.realpath(entry) not in folders]
     return PathFinder.find_spec(name, others) is not None

@@ -165,10 +165,8 @@ class StudyRecord:
     def best(self) -> dict[str, Any]:
         """Return the row of the winning contender, or if there is no verdict, of the best completed trial.
 
-        That one's generator is stored, or was measured: somebody may have deleted others.
-
-        Raises:
-            DimError: No trial completed.
+        That one's generator is stored, or was measured: somebody may have deleted others. Without a completed trial, a
+        DimError has the first reason.
         """
         rows = self.trials()
         completed = by_objective(rows)

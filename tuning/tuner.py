@@ -41,11 +41,7 @@ def run_trials(
     progress: Progress,
     loggers: Mapping[str, Any],
 ) -> bool:
-    """Run a study's missing trials, and return whether all ended before the time was over.
-
-    Raises:
-        DimError: The search failed, or ended early.
-    """
+    """Run a study's missing trials, and return whether all ended before the time was over."""
     study = work.config.study
     num_trials = study.num_trials - len(record.finished())
     search = _open_search(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dim_ray.cli.flags import shipped_studies
 from dim_ray.cli.settings import Setting, read_study
@@ -43,15 +43,14 @@ class Recipe:
 def read_shipped(name: str) -> tuple[list[Setting], Suits]:
     """Return the settings of a shipped study, and what it suits."""
     settings, suits = read_study(shipped_studies()[name])
-    return settings, Suits(**{key: tuple(own) if isinstance(own, list) else own for key, own in suits.items()})
+    fields: dict[str, Any] = {key: tuple(own) if isinstance(own, list) else own for key, own in suits.items()}
+    return settings, Suits(**fields)
 
 
 def choose_recipe(data: DataConfig, find_device: Callable[[], Device], *, command: str) -> Recipe:
-    """Return the shipped recipe for a dataset and a command such as ``tune``; asks for the device if it matters.
+    """Return the shipped recipe for a dataset and a command such as ``tune``, or raise a UsageError if none suits.
 
-    Raises:
-        DataError: The data can't be read.
-        UsageError: No recipe suits them.
+    It asks for the device only if that matters.
     """
     images = find_images(data)
     studies = {name: read_shipped(name) for name in shipped_studies()}

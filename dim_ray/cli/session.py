@@ -37,9 +37,6 @@ def open_session(
     """Return the workspace of a command, or refuse what can't work before anything runs.
 
     With `writes_rows` the data's name is going to be in rows and artefacts, so from now on it belongs to them.
-
-    Raises:
-        DimError: The storage can't be used, the data can't be read, or a budget doesn't fit them.
     """
     root = open_root(config.storage.root)
     probe(root.uri)

@@ -113,12 +113,9 @@ def read_study(path: Path) -> tuple[list[Setting], dict[str, Any]]:
 
 
 def make_config(settings: Iterable[Setting]) -> Config:
-    """Return the configuration: the defaults, overridden by the settings in order.
+    """Return the configuration: the defaults, overridden by the settings in order, or refuse a value by its source.
 
     The recipe of evaluation.preset comes before the other settings of the same file or command line.
-
-    Raises:
-        ConfigError: A value is of the wrong type, or impossible.
     """
     values: dict[str, dict[str, Any]] = {section: {} for section in section_types()}
     last: dict[str, Setting] = {}

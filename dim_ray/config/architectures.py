@@ -80,11 +80,7 @@ ARCHITECTURES = tuple(_FAMILIES)
 
 
 def check_architecture(name: str, where: str = "architecture") -> Architecture:
-    """Parse an architecture's name, such as ``resnet18_ap_dim``, which the field `where` has.
-
-    Raises:
-        ConfigError: The family or an option of it is unknown, or the name isn't written as described above.
-    """
+    """Parse an architecture's name, such as ``resnet18_ap_dim``, or refuse what the field `where` has."""
     family = next((known for known in ARCHITECTURES if name == known or name.startswith(f"{known}_")), None)
     if family is None:
         head = name.split("_")[0]

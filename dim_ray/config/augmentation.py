@@ -30,11 +30,7 @@ class AugmentationStep:
 
 @lru_cache(maxsize=64)
 def parse_augmentation(text: str, where: str) -> tuple[AugmentationStep, ...]:
-    """Return the steps of an augmentation, in the order in which they are applied; `where` is the setting's name.
-
-    Raises:
-        ConfigError: An operation or a probability can't be used.
-    """
+    """Return the steps of an augmentation in their order, or refuse what the field `where` has."""
     if text == "none":
         return ()
     return tuple(_parse_step(step, text, where) for step in text.split("+"))

@@ -45,10 +45,7 @@ _EXAMPLE_IMAGES = 3  # not 0 or 1, which torch.export would take for a constant
 def export_generator(generator: StoredGenerator, rows: pd.DataFrame, folder: Path) -> None:
     """Write a generator, which is on the CPU, with evaluations of it and of real images at the same budgets.
 
-    Raises:
-        UsageError: The folder exists and isn't empty.
-        ArtifactError: The stored generator is damaged.
-        StorageError: The folder can't be written.
+    Raises as `read_artifact` and `write_folder`.
     """
     stored = read_artifact(generator.uri, kind="generators")
     sealed = {

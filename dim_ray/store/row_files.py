@@ -54,11 +54,7 @@ def encode(table: Table, rows: pa.Table) -> bytes:
 
 
 def write_pack(root: Root, table: Table, place: Mapping[str, Any], rows: pa.Table) -> str:
-    """Write rows of one partition, with distinct ids, as one file, read it back and return its key.
-
-    Raises:
-        StorageError: The file can't be written, or reads differently from what was written.
-    """
+    """Write rows of one partition, with distinct ids, as one file, check that it reads the same, and return its key."""
     data = encode(table, rows)
     digest = hashlib.sha256(data).hexdigest()[:16]
     key = f"{folder_key(table, place)}/rows-{len(rows)}-{digest}.parquet"

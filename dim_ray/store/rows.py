@@ -28,12 +28,9 @@ def row_id(table: Table, values: Mapping[str, Any]) -> str:
 
 
 def check_row(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row with every column of the table, its values checked.
+    """Return a row with every column of the table, or raise a StorageError about a column or value that doesn't fit.
 
     `id`, `schema_version` and `created_at` are filled in if absent. Give all other columns, None for no value.
-
-    Raises:
-        StorageError: A column is missing or unknown, or a value has the wrong type or is out of range.
     """
     names = table.schema.names
     for column in row:

@@ -29,11 +29,7 @@ class Writer:
         self._root = open_root(root, pauses_seconds)
 
     def append_evaluations(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Write evaluations, with the columns of `EVALUATIONS`, after checking all; return their files' addresses.
-
-        Raises:
-            StorageError: A row doesn't fit the table, or the storage can't be written.
-        """
+        """Write evaluations, with the columns of `EVALUATIONS`, after checking all; return their files' addresses."""
         return self._append(EVALUATION_TABLE, rows)
 
     def append_validations(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -39,10 +39,7 @@ _STAGE = "estimate"
 def plan_study(work: Workspace, progress: Progress, begins: datetime) -> tuple[list[str], datetime]:
     """Return an estimate of what is left of a study as lines of text, and the time at which it would end.
 
-    Raises:
-        ConfigError: The study began with another configuration.
-        ResourceError: A trial can never be placed, or this machine or a node of the cluster lacks what a run needs.
-        DimError: Ray doesn't start.
+    What the study itself would refuse when it begins is refused.
     """
     record, study = StudyRecord(work), work.config.study
     record.check()

@@ -82,11 +82,7 @@ class Probe:
         self._executor.shutdown(cancel_futures=True)
 
     def seconds(self, job: Job, config: Config, *arguments: Any) -> float:
-        """Return the device seconds of a job, the mean over the processes; arguments as for `stored_seconds`.
-
-        Raises:
-            DimError: The job fails, or one of the processes was killed.
-        """
+        """Return the device seconds of a job, the mean over the processes; arguments as for `stored_seconds`."""
         return self._mean([self._executor.submit(_measure, job, config, arguments) for _ in range(self._num_processes)])
 
     def _mean(self, calls: list[Future[float]]) -> float:

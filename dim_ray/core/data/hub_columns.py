@@ -37,11 +37,7 @@ class Columns:
 
 
 def find_columns(schema: pa.Schema, where: str, *, needs_label: bool) -> Columns:
-    """Find the columns of the file `where` by the Hub's metadata, by their names and types.
-
-    Raises:
-        DataError: No column fits, or several do.
-    """
+    """Find the columns of the file `where` by the Hub's metadata, names and types; raise a DataError if none fits."""
     features = _features(schema)
     image, others = _image_column(schema, features, where)
     label = _label_column(schema, features, where)

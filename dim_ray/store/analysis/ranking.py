@@ -76,9 +76,6 @@ def ranking(
         `CELL`, `augmentation` and `n`; the accuracies `syn_any`, `rdm_any`, `syn_hard`, `real_hard`, `syn_naug` and
         `rdm_naug`, in [0, 1]; `hlr`, `ior`; `lrs` and `ars`, in [0, 1]; and `missing`, a tuple of `Missing`. A recipe
         without augmentation has no ARS.
-
-    Raises:
-        UsageError: A weight isn't in [0, 1].
     """
     for name, weight in (("label_weight", label_weight), ("augmentation_weight", augmentation_weight)):
         if not 0 <= weight <= 1:

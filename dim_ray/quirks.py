@@ -23,6 +23,7 @@ from dim_ray.cli.main import parse, run_main, show_progress
 from dim_ray.config import PRESETS, QUIRKS, EvaluationConfig, Protocol
 from dim_ray.config.presets import quirks_in_force
 from dim_ray.errors import StorageError, UsageError
+from dim_ray.progress.stages import format_percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -147,14 +148,13 @@ def _print(
 def _lines(table: pd.DataFrame) -> list[tuple[str, ...]]:
     lines: list[tuple[str, ...]] = []
     for cell in table.to_dict("records"):
-        spread = f" ± {100 * cell['std']:.1f}" if cell["n"] > 1 else ""
         error = "" if math.isnan(cell["error"]) else f" ± {100 * cell['error']:.1f}"
         lines.append(
             (
                 str(cell["ipc"]),
                 cell["architecture"],
                 cell["variant"],
-                f"{100 * cell['mean']:.1f}{spread} ({cell['n']})",
+                f"{format_percent(cell['mean'], cell['std'])} ({cell['n']})",
                 "" if cell["variant"] == _BASE else f"{100 * cell['difference']:+.1f}{error}",
                 f"{cell['optimiser_steps']:,}",
                 f"{cell['images_drawn']:,}",

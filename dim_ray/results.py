@@ -25,6 +25,7 @@ from dim_ray.cli.parser import Parser
 from dim_ray.cli.upkeep import UPKEEP
 from dim_ray.config import OBJECTIVES, PROTOCOLS, StudyConfig
 from dim_ray.errors import StorageError, UsageError, listed
+from dim_ray.progress.stages import format_percent
 
 if TYPE_CHECKING:  # --help doesn't wait for these
     import pandas as pd
@@ -244,7 +245,6 @@ def _table(cells: pd.DataFrame) -> Table:
         generator = cell["generator"][:_FINGERPRINT_SHOWN] if isinstance(cell["generator"], str) else "-"
         if cell["generator"] in averaged and cell["weights"] == "raw":
             generator += ", raw"
-        spread = f" ± {100 * cell['std']:.2f}" if cell["n"] > 1 else ""
         table.add_row(
             cell["dataset"],
             cell["protocol"],
@@ -253,7 +253,7 @@ def _table(cells: pd.DataFrame) -> Table:
             *([terms(cell)] if has_terms else []),
             str(cell["ipc"]),
             str(cell["optimiser_steps"]),
-            f"{100 * cell['mean']:.2f}{spread} ({cell['n']})",
+            f"{format_percent(cell['mean'], cell['std'], digits=2)} ({cell['n']})",
         )
     return table
 

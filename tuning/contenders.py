@@ -26,6 +26,7 @@ from dim_ray.pipeline.generators import generator_fingerprint
 from dim_ray.pipeline.rows import missing_rows, read_planned
 from dim_ray.pipeline.students import StudentPlan
 from dim_ray.pipeline.workspace import Workspace
+from dim_ray.progress.stages import format_percent
 from dim_ray.store.schema import VALIDATION_TABLE
 from tuning.control import Comparison, compare_rows
 from tuning.intervals import Interval, paired_interval
@@ -54,7 +55,7 @@ class Verdict:
         """Return it as text: 92.3 ± 0.4 % (n = 5), ahead of trial 2 by 0.8 [0.2, 1.4] points."""
         lead, other = self.lead.points(), f"trial {self.runner_up}"
         relation = f"ahead of {other} by {lead}" if self.lead.is_above_zero else f"not told apart from {other}: {lead}"
-        own = f"{100 * self.accuracy:.1f} ± {100 * self.std:.1f} % (n = {self.num_seeds})"
+        own = f"{format_percent(self.accuracy, self.std)} % (n = {self.num_seeds})"
         return f"{own}, {relation} points"
 
 

@@ -21,6 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dim_ray.errors import UsageError, listed
+from dim_ray.progress.stages import format_percent
 from tuning.intervals import CONFIDENCE, Interval, t_interval
 
 __all__ = ["PoolScaling", "fit_pool_scaling", "is_pool_scaling"]
@@ -80,7 +81,7 @@ class PoolScaling:
         share = f"{CONFIDENCE:.0%}".replace("%", " %")
         header = f"{'teachers':>8}  {'accuracy':<12} {'curve':<19} gain to {self.sizes[-1]}"
         rows = [
-            f"{size:>8}  {_percent(mean, std):<12} {_fit(*fit):<19} {gain}"
+            f"{size:>8}  {format_percent(mean, std):<12} {_fit(*fit):<19} {gain}"
             for size, mean, std, fit, gain in zip(
                 self.sizes,
                 self.means,
@@ -186,10 +187,6 @@ def _problem(rows: pd.DataFrame) -> str | None:
             "each size has one trial, so the noise is unknown. List matching.seed in study.space, as pool_scaling does."
         )
     return None
-
-
-def _percent(mean: float, std: float) -> str:
-    return f"{100 * mean:.1f}" if math.isnan(std) else f"{100 * mean:.1f} ± {100 * std:.1f}"
 
 
 def _fit(curve: float, low: float, high: float) -> str:

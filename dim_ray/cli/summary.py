@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dim_ray.config import PROTOCOLS, DataConfig
+from dim_ray.progress.stages import format_percent
 from dim_ray.store.analysis.selection import summarise, terms
 from dim_ray.store.files.filesystem import open_root
 
@@ -88,7 +89,7 @@ def accuracy_table(rows: pd.DataFrame) -> Table:
         texts = []
         for protocol in protocols:
             cell = group[group["protocol"] == protocol]
-            texts.append(_text(cell.iloc[0]["mean"], cell.iloc[0]["std"], int(cell.iloc[0]["n"])) if len(cell) else "-")
+            texts.append(format_percent(cell["mean"].iloc[0], cell["std"].iloc[0]) if len(cell) else "-")
         table.add_row(
             *([str(dataset)] if is_of_several else []),
             str(ipc),
@@ -189,7 +190,3 @@ def print_lines(console: Console, *lines: str) -> None:
     """Print lines without markup or wrapping."""
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
-
-
-def _text(mean: float, std: float, n: int) -> str:
-    return f"{100 * mean:.1f} ± {100 * std:.1f}" if n > 1 else f"{100 * mean:.1f}"

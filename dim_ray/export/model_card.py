@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from dim_ray.config import PROTOCOLS
+from dim_ray.progress.stages import format_percent
 from dim_ray.store.analysis.selection import summarise, terms
 
 __all__ = ["model_card"]
@@ -103,10 +104,9 @@ def _accuracy(rows: pd.DataFrame) -> Iterator[str]:
         yield "| ---: | --- | --- | --- | ---: | ---: | ---: |"
         for cell in there.to_dict("records"):
             weights = cell["weights"] if isinstance(cell["weights"], str) else "-"
-            spread = f" ± {100 * cell['std']:.1f}" if cell["n"] > 1 else ""
             yield (
                 f"| {cell['ipc']} | {cell['architecture']} | {weights} | {terms(cell) or 'usual'} | "
-                f"{cell['optimiser_steps']:,} | {100 * cell['mean']:.1f}{spread} | {cell['n']} |"
+                f"{cell['optimiser_steps']:,} | {format_percent(cell['mean'], cell['std'])} | {cell['n']} |"
             )
     yield ""
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Stage", "Stages", "counted", "format_duration", "format_time_left"]
+__all__ = ["Stage", "Stages", "counted", "format_duration", "format_percent", "format_time_left"]
 
 _WINDOW_SECONDS = 60.0  # over which speed is measured
 _SAMPLE_SECONDS = 0.2  # reports in quicker succession are one sample
@@ -149,6 +149,11 @@ class Stages:
 def counted(count: int, what: str) -> str:
     """Format a number of things: 1 trial, 2 trials."""
     return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def format_percent(mean: float, std: float = math.nan, digits: int = 1) -> str:
+    """Format a fraction in %, with its standard deviation if there is one: 92.3 ± 0.7."""
+    return f"{100 * mean:.{digits}f}" + ("" if math.isnan(std) else f" ± {100 * std:.{digits}f}")
 
 
 def format_duration(seconds: float) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from dim_ray.progress.stages import format_percent
+
 __all__ = ["DASH", "Answer", "Drawing", "Figure", "Number", "Picture", "Section", "Table", "number", "percent"]
 
 DASH = "\N{EN DASH}"
@@ -103,5 +105,4 @@ def number(value: Any, text: str | None = None) -> Number:
 
 def percent(mean: float, std: float = math.nan) -> Number:
     """Return a fraction as a percentage, with its standard deviation if there is one."""
-    spread = "" if math.isnan(std) else f" ± {100 * std:.1f}"
-    return number(mean, f"{100 * mean:.1f}{spread}")
+    return number(mean, format_percent(mean, std))

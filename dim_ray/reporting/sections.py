@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from dim_ray.errors import StorageError
+from dim_ray.progress.stages import format_percent
 from dim_ray.reporting.accuracy_figures import answer_figure, ipc_figures
 from dim_ray.reporting.cells import REAL, Best, best_generators, curve, measured_cells
 from dim_ray.reporting.content import Answer, Figure, Section
@@ -117,8 +118,8 @@ def _answer(cells: pd.DataFrame, best: Best, artifacts: ArtifactStore, matching:
     if pd.notna(real):
         apart = mean - real
         than = "the same" if abs(apart) < 0.05 else f"{abs(apart):.1f} points {'less' if apart > 0 else 'more'}"
-        spread_real = f" ± {100 * point['real_std']:.1f}" if point["real_n"] > 1 else ""
-        comparison = f"Real images at the same budget reach {real:.1f}{spread_real} %: {than}."
+        reached = format_percent(point["real_mean"], point["real_std"])
+        comparison = f"Real images at the same budget reach {reached} %: {than}."
     return Answer(
         dataset=best.dataset,
         headline=f"{mean:.1f} %",

@@ -38,12 +38,12 @@ def run_trial(parameters: dict[str, Any], *, work: Workspace, placement: Placeme
     held = {"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker}
     if placement.num_workers == 1:
         with told_to(board):
-            own = on_device(trial_work, placement.cpus_per_worker, may_use_gpu=held["GPU"] > 0)
+            own = on_device(trial_work, placement.cpus_per_worker, gpus=held["GPU"])
             _run_here(own, held, BoardReporter(board, name))
         return
     if trial_work.artifacts.exists("generators", fingerprint):
         with told_to(board):
-            _measure(on_device(trial_work, placement.cpus_per_worker, may_use_gpu=False), fingerprint, held)
+            _measure(on_device(trial_work, placement.cpus_per_worker, gpus=0.0), fingerprint, held)
         return
     try:
         run_workers(

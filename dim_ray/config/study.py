@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -92,7 +91,8 @@ class StudyConfig:
     cpus_per_worker: int = field(default=1, metadata={"place": True})
     """CPU cores of one worker."""
     gpus_per_worker: float | None = field(default=None, metadata={"place": True})
-    """GPUs of one worker. Default: 1 if the cluster has GPUs, otherwise 0."""
+    """GPUs of one worker, at most 1; with a part of one, workers share it and its memory. Default: 1 if the cluster has
+    GPUs, otherwise 0."""
     max_concurrent: int | None = field(default=None, metadata={"place": True})
     """Concurrent trials. Default: as many as the resources hold."""
     max_failures: int = field(default=1, metadata={"place": True})
@@ -114,12 +114,12 @@ class StudyConfig:
         require_not_negative("study", self, "max_failures")
         require(self.reduction_factor >= 2, "study.reduction_factor", self.reduction_factor, "2 or more")
         gpus = self.gpus_per_worker
-        require(
-            gpus is None or (math.isfinite(gpus) and gpus >= 0 and (gpus <= 1 or float(gpus).is_integer())),
-            "study.gpus_per_worker",
-            gpus,
-            "0 or more, and above 1 a whole number",
-        )
+        require(gpus is None or 0 <= gpus <= 1, "study.gpus_per_worker", gpus, "0 to 1, because a worker uses one GPU")
+        if gpus is not None and 0 < gpus < 1 and self.workers_per_trial > 1:
+            raise ConfigError(
+                f"study.gpus_per_worker is {gpus:g}, but study.workers_per_trial is {self.workers_per_trial}: workers "
+                "of a trial can't share a GPU. Set --study.gpus_per_worker 1, or --workers-per-trial 1."
+            )
         ipcs = self.selection_images_per_class
         require(
             len(ipcs) > 0 and min(ipcs) > 0,

@@ -132,8 +132,7 @@ def _build_in_turn(
 
 def _teacher_groups(work: Workspace, teachers: Sequence[int], placement: Placement) -> dict[str, Sequence[int]]:
     """Return groups of teachers that are trained at once, by name, the most expensive first."""
-    num_slots = placement.max_concurrent * placement.num_workers
-    groups = group_teachers(work, teachers, device_type=placement.device_type, num_slots=num_slots)
+    groups = group_teachers(work, teachers, device_type=placement.device_type, num_slots=placement.num_slots)
     return {"teacher " + "+".join(map(str, group)): group for group in groups}
 
 

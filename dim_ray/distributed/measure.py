@@ -69,8 +69,8 @@ def _grouped(
     work: Workspace, plans: Sequence[StudentPlan], placement: Placement, num_seeds: int
 ) -> list[list[StudentPlan]]:
     # Students that are trained at once share one worker, however many a distillation uses.
-    num_slots = placement.max_concurrent * placement.num_workers
-    return group_students(work, plans, num_seeds=num_seeds, device_type=placement.device_type, num_slots=num_slots)
+    device_type, num_slots = placement.device_type, placement.num_slots
+    return group_students(work, plans, num_seeds=num_seeds, device_type=device_type, num_slots=num_slots)
 
 
 def _tasks(job: Job, groups: Sequence[Sequence[StudentPlan]]) -> dict[str, Task]:

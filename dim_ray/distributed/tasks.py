@@ -1,11 +1,14 @@
-"""Independent jobs as Ray tasks over the whole cluster.
+"""Independent jobs over the whole cluster: as Ray tasks on CPUs, and in actors that live longer on GPUs.
 
 run_tasks(work, {"teacher 0": Task(job=build_teachers, argument=[0]), ...}, placement, on_progress=print)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,23 +53,13 @@ def run_tasks(work: Workspace, tasks: Mapping[str, Task], placement: Placement, 
         DimError: A job failed with this error, or its process died too often; the other jobs were stopped.
         ray.exceptions.RayTaskError: A job has a defect.
     """
-    held = {"num_cpus": placement.cpus_per_worker, "num_gpus": placement.gpus_per_worker}
-    remote = ray.remote(**held, max_retries=_MAX_RETRIES)(_run)
-    with watching({name: task.cost for name, task in tasks.items()}, on_progress) as board:
-        shared = ray.put(work)
-        running = {  # the name is what Ray's messages, its dashboard and the list of processes show
-            remote.options(name=name).remote(task.job, shared, task.argument, board, name): name
-            for name, task in tasks.items()
-        }
-        try:
-            while running:
-                [reference], _ = ray.wait(list(running))
-                name = running.pop(reference)
-                _check(reference, name)
-                board.post.remote(name, 1.0)  # a job that found its work done reports nothing
-        finally:
-            for reference in running:
-                ray.cancel(reference, force=True)
+    run = _run_in_slots if placement.gpus_per_worker else _run_each
+    with (
+        watching({name: task.cost for name, task in tasks.items()}, on_progress) as board,
+        closing(run(ray.put(work), tasks, placement, board)) as ended,  # closing stops what still runs
+    ):
+        for name in ended:
+            board.post.remote(name, 1.0)  # a job that found its work done reports nothing
 
 
 def worker_died(name: str, error: Exception) -> DimError:
@@ -79,8 +72,73 @@ def worker_died(name: str, error: Exception) -> DimError:
     )
 
 
-def _check(reference: Any, name: str) -> None:
-    """Raise the error of a task that failed, in a form that a user can read."""
+def _run_each(shared: Any, tasks: Mapping[str, Task], placement: Placement, board: Any) -> Iterator[str]:
+    """Run each job as a Ray task, and yield the names in the order in which they end."""
+    remote = ray.remote(num_cpus=placement.cpus_per_worker, num_gpus=0, max_retries=_MAX_RETRIES)(_run)
+    running = {  # the name is what Ray's messages, its dashboard and the list of processes show
+        remote.options(name=name).remote(task.job, shared, task.argument, board, name): name
+        for name, task in tasks.items()
+    }
+    try:
+        while running:
+            [reference], _ = ray.wait(list(running))
+            name = running.pop(reference)
+            if (death := _find_death(reference)) is not None:
+                raise worker_died(name, death) from death
+            yield name
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=True)
+
+
+def _run_in_slots(shared: Any, tasks: Mapping[str, Task], placement: Placement, board: Any) -> Iterator[str]:
+    """Run the jobs in slots, and yield the names in the order in which they end.
+
+    While jobs wait, so do more slots: an autoscaler sees them, and a node that joins has work. A slot without work
+    ends, and leaves its GPU to others.
+    """
+    remote = ray.remote(num_cpus=placement.cpus_per_worker, num_gpus=placement.gpus_per_worker)(_Slot)
+    waiting, deaths = deque(tasks), Counter[str]()
+    calls: dict[Any, tuple[Any, str]] = {}  # slots, each with the name of its job, or its own while it starts
+    slot_names = (f"worker {number}" for number in itertools.count())
+
+    def start(name: str) -> None:
+        if len(waiting) > sum(name not in tasks for _, name in calls.values()):
+            slot = remote.remote(shared, board)
+            calls[slot.begin.remote()] = slot, name
+
+    try:
+        for _ in range(placement.num_slots):
+            start(next(slot_names))
+        while waiting or any(name in tasks for _, name in calls.values()):
+            [reference], _ = ray.wait(list(calls))
+            slot, name = calls[reference]
+            is_job, death = name in tasks, _find_death(reference)
+            del calls[reference]
+            if death is not None:
+                deaths[name] += 1
+                if deaths[name] > _MAX_RETRIES:
+                    raise worker_died(name, death) from death
+                if is_job:
+                    waiting.appendleft(name)
+                start(next(slot_names) if is_job else name)
+                continue
+            if waiting:
+                job = waiting.popleft()
+                calls[slot.run.options(name=job).remote(tasks[job].job, tasks[job].argument, job)] = slot, job
+            else:
+                ray.kill(slot)
+            if is_job:
+                yield name
+            else:
+                start(next(slot_names))
+    finally:
+        for slot, _ in calls.values():
+            ray.kill(slot)
+
+
+def _find_death(reference: Any) -> ray.exceptions.RayError | None:
+    """Return the error of a call whose process died; raise that of one that failed, in a form that a user can read."""
     try:
         ray.get(reference)
     except ray.exceptions.RayTaskError as error:
@@ -88,7 +146,27 @@ def _check(reference: Any, name: str) -> None:
             raise error.cause from error
         raise
     except ray.exceptions.RayError as error:
-        raise worker_died(name, error) from error
+        return error
+    return None
+
+
+class _Slot:
+    """An actor that holds a GPU and runs jobs one after the other.
+
+    For each task with a GPU, Ray would start a process: seconds of imports for what are often seconds of training.
+    """
+
+    def __init__(self, work: Workspace, board: Any) -> None:
+        self._work = work
+        self._board = board
+
+    def begin(self) -> None:
+        """Answer that there is room for this slot."""
+
+    def run(self, job: Job, argument: Any, name: str) -> None:
+        """Run a job."""
+        self._work = on_held_device(self._work)  # it stays there
+        _run(job, self._work, argument, self._board, name)
 
 
 def _run(job: Job, work: Workspace, argument: Any, board: Any, name: str) -> None:

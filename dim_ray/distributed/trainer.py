@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from dim_ray.core.training.collective import TorchCollective
@@ -47,6 +47,8 @@ __all__ = [
     "trial_shards",
 ]
 
+# For the others, while worker 0 validates or stores a generator. Ray notices a worker that died by itself.
+_GROUP_SECONDS = 4 * 60 * 60
 _DEATHS = (WorkerHealthCheckFailedError, ray.exceptions.RayActorError)
 
 PRIOR, DISTILLATION = "prior", "distillation"
@@ -91,6 +93,7 @@ def run_workers(
     """
     trainer = TorchTrainer(
         _worker,
+        torch_config=TorchConfig(timeout_s=_GROUP_SECONDS),
         train_loop_config={"job": job, "work": ray.put(work), "board": board},
         scaling_config=ray.train.ScalingConfig(
             num_workers=(1, placement.num_workers) if is_elastic else placement.num_workers,
@@ -143,7 +146,7 @@ def trial_shards(name: str, work: Workspace, report_to: ReportTo, collective: Co
 
 
 def _worker(settings: dict[str, Any]) -> None:
-    work = on_held_device(ray.get(settings["work"]))
+    work = on_held_device(ray.get(settings["work"]), get_device())
     collective = TorchCollective(work.dataset.train.images.device)
     with told_to(settings["board"]):
         settings["job"](work, lambda job: BoardReporter(settings["board"], job), collective)

@@ -34,21 +34,29 @@ class Workspace:
         return ArtifactStore(self.config.storage.root)
 
 
-def on_device(work: Workspace, num_threads: int | None = None, *, may_use_gpu: bool = True) -> Workspace:
+def on_device(
+    work: Workspace, num_threads: int | None = None, *, gpus: float = 1.0, device: torch.device | str = "cuda"
+) -> Workspace:
     """Prepare this process for training: CPU threads, memory, and the data on its GPU, if any.
 
     Args:
         work: The workspace.
         num_threads: PyTorch's threads. By default, unless OMP_NUM_THREADS says, one for each idle core, and a single
             one for images so small that more would only wait for each other.
-        may_use_gpu: False if others hold the GPUs that this process sees.
+        gpus: 0 if others hold the GPUs that this process sees, and below 1 if they share its GPU.
+        device: Its GPU.
     """
     if num_threads is None and "OMP_NUM_THREADS" not in os.environ:
         num_threads = 1 if work.dataset.image_size <= _SMALL_IMAGE else idle_cores()
     if num_threads is not None:
         torch.set_num_threads(num_threads)
     keep_freed_memory()
-    return replace(work, dataset=work.dataset.to("cuda")) if may_use_gpu and torch.cuda.is_available() else work
+    if gpus == 0 or not torch.cuda.is_available():
+        return work
+    torch.cuda.empty_cache()  # what an earlier job of this process has freed
+    if gpus < 1:
+        torch.cuda.set_per_process_memory_fraction(gpus, device)
+    return replace(work, dataset=work.dataset.to(device))
 
 
 def dataset_card(dataset: Dataset) -> dict[str, Any]:

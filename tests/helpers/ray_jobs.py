@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,13 @@ def break_down(work: Workspace, name: str, reporter: Reporter) -> None:
     raise ZeroDivisionError(name)
 
 
-def die_once(work: Workspace, name: str, reporter: Reporter) -> None:
-    """Kill this process, the first time."""
-    mark = Path(work.config.storage.root, f"{name}-died")
-    if not mark.exists():
-        mark.touch()
-        os._exit(1)
+def die_first(work: Workspace, argument: tuple[str, int], reporter: Reporter) -> None:
+    """Kill this process a number of times, as on a machine without memory; then write a file."""
+    name, num_deaths = argument
+    marks = [Path(work.config.storage.root, f"{name}-died-{number}") for number in range(num_deaths)]
+    if left := [mark for mark in marks if not mark.exists()]:
+        left[0].touch()
+        os.kill(os.getpid(), signal.SIGKILL)
     note(work, name, reporter)
 
 
@@ -64,3 +66,30 @@ def wait_then_fail(work: Workspace, name: str, reporter: Reporter) -> Any:
     while not Path(work.config.storage.root, "began").exists():
         time.sleep(0.05)
     fail(work, name, reporter)
+
+
+def wait_for_room(work: Workspace, cpus: float, reporter: Reporter) -> None:
+    """Wait until so many cores are free, for a minute."""
+    until = time.monotonic() + 60.0
+    while ray.available_resources().get("CPU", 0.0) < cpus:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def meet(work: Workspace, argument: tuple[str, int], reporter: Reporter) -> None:
+    """Write a file, and wait until there are so many."""
+    name, count = argument
+    folder = Path(work.config.storage.root)
+    (folder / name).touch()
+    until = time.monotonic() + 60.0
+    while len([*folder.glob("file-*")]) < count:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def note_times(work: Workspace, argument: tuple[str, float], reporter: Reporter) -> None:
+    """Sleep, and write the process id and when that began and ended."""
+    name, seconds = argument
+    began = time.time()
+    time.sleep(seconds)
+    Path(work.config.storage.root, name).write_text(f"{os.getpid()} {began} {time.time()}")

@@ -37,19 +37,21 @@ def flushed(saved: StoredCheckpointer) -> State:
     ("has_gpu", "options", "device"),
     [
         (True, {}, "cuda"),
-        (True, {"may_use_gpu": True}, "cuda"),
-        (True, {"may_use_gpu": False}, "cpu"),
+        (True, {"gpus": 0.5}, "cuda"),
+        (True, {"gpus": 0.0}, "cpu"),
         (False, {}, "cpu"),
-        (False, {"may_use_gpu": True}, "cpu"),
+        (False, {"gpus": 0.5}, "cpu"),
     ],
 )
 def test_data_are_on_the_gpu_where_there_is_one_that_may_be_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_gpu: bool, options: dict[str, bool], device: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_gpu: bool, options: dict[str, float], device: str
 ) -> None:
-    chosen = ["cpu"]
+    chosen, shares = ["cpu"], list[float]()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
     monkeypatch.setattr(Dataset, "to", lambda dataset, device: chosen.append(device) or dataset)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: shares.append(share))
     on_device(make_work(tmp_path), **options)
+    assert shares == [0.5] * (has_gpu and options.get("gpus") == 0.5)  # others hold the rest
     assert chosen[-1] == device
 
 

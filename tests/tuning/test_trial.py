@@ -101,11 +101,11 @@ def test_generator_that_is_there_is_measured_as_this_study_measures(
 def test_trial_takes_no_gpu_that_it_does_not_hold(
     work: Workspace, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, num_workers: int, gpus: float
 ) -> None:
-    asked: list[bool] = []
+    asked: list[float] = []
     held_by_validator: list[dict[str, float]] = []
 
-    def on_device(work: Workspace, num_threads: int, *, may_use_gpu: bool) -> Workspace:
-        asked.append(may_use_gpu)
+    def on_device(work: Workspace, num_threads: int, *, gpus: float) -> Workspace:
+        asked.append(gpus)
         return work
 
     def make_validator(work: Workspace, held: dict[str, float]) -> HereValidator:
@@ -116,7 +116,7 @@ def test_trial_takes_no_gpu_that_it_does_not_hold(
     monkeypatch.setattr(trial, "on_device", on_device)
     monkeypatch.setattr(trial, "SlotValidator", make_validator)
     run(work, Placement(num_workers=num_workers, cpus_per_worker=3, gpus_per_worker=gpus, max_concurrent=1))
-    assert asked == [gpus > 0 and num_workers == 1]  # a trial of several holds nothing itself
+    assert asked == [gpus if num_workers == 1 else 0]  # a trial of several holds nothing itself
     assert held_by_validator == [{"CPU": 3, "GPU": gpus}]
     assert len(reports) == 1
 

@@ -112,8 +112,7 @@ def makespan(jobs: Iterable[float], num_slots: int) -> float:
 def _side_by_side(placement: Placement, num_trials: int) -> int:
     """Return how many workers of trials will share this machine's cores, or one of its GPUs."""
     node = dict(local_resources())
-    if placement.gpus_per_worker <= 1:
-        node["GPU"] = min(1.0, node["GPU"])
+    node["GPU"] = min(1.0, node["GPU"])
     here = workers_that_fit(placement.cpus_per_worker, placement.gpus_per_worker, node)
     return max(1, min(here, min(placement.max_concurrent, max(1, num_trials)) * placement.num_workers))
 

@@ -64,7 +64,7 @@ class Probe:
     def __init__(self, work: Workspace, placement: Placement, num_processes: int) -> None:
         self._num_processes = num_processes
         # As bytes: PyTorch would send tensors through shared memory, which is small in containers.
-        arguments = (pickle.dumps(work), placement.cpus_per_worker, placement.gpus_per_worker > 0)
+        arguments = (pickle.dumps(work), placement.cpus_per_worker, placement.gpus_per_worker)
         self._executor = ProcessPoolExecutor(
             num_processes, get_context("spawn"), initializer=_begin, initargs=arguments
         )
@@ -95,10 +95,10 @@ class Probe:
             ) from error
 
 
-def _begin(pickled: bytes, num_threads: int, may_use_gpu: bool) -> None:
+def _begin(pickled: bytes, num_threads: int, gpus: float) -> None:
     """Make this process like that of a job."""
     importlib.import_module(_JOB_MODULE)
-    _works.append(on_device(pickle.loads(pickled), num_threads, may_use_gpu=may_use_gpu))
+    _works.append(on_device(pickle.loads(pickled), num_threads, gpus=gpus))
 
 
 def _measure(job: Job, config: Config, arguments: Sequence[Any]) -> float:

@@ -82,12 +82,16 @@ class SnapshotMemory:
 
 
 def device_limit(memory_gib: float | None, device: torch.device) -> int | None:
-    """Return `memory_gib` in bytes, or half of a GPU's free memory if that is None; None, no limit, on the CPU."""
+    """Return `memory_gib` in bytes; None, no limit, on the CPU.
+
+    If it is None: half of what is free of a GPU's memory, or of this process's part if others share the GPU.
+    """
     if device.type != "cuda":
         return None
     if memory_gib is None:
-        free_bytes, _ = torch.cuda.mem_get_info(device)
-        return int(free_bytes * _FREE_SHARE)
+        free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+        own_bytes = total_bytes * torch.cuda.get_per_process_memory_fraction(device)
+        return int(min(free_bytes, own_bytes) * _FREE_SHARE)
     return int(memory_gib * _BYTES_PER_GIB)
 
 

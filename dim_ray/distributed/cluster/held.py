@@ -8,6 +8,7 @@ Ray doesn't hide GPUs from a process that holds none.
 from __future__ import annotations
 
 import ray
+import torch
 
 from dim_ray.pipeline.workspace import Workspace, on_device
 
@@ -20,7 +21,10 @@ def held_resources() -> dict[str, float]:
     return {"CPU": assigned.get("CPU", 1.0), "GPU": assigned.get("GPU", 0.0)}
 
 
-def on_held_device(work: Workspace) -> Workspace:
-    """Return a workspace whose data lie on the GPU that this process holds, if any; limit PyTorch to its cores."""
+def on_held_device(work: Workspace, device: torch.device | str = "cuda") -> Workspace:
+    """Return a workspace whose data lie on the GPU that this process holds, if any; limit PyTorch to its cores.
+
+    `device` says which of the visible GPUs that is; Ray shows a process of a task or an actor only its own.
+    """
     held = held_resources()
-    return on_device(work, int(held["CPU"]), may_use_gpu=held["GPU"] > 0)
+    return on_device(work, int(held["CPU"]), gpus=held["GPU"], device=device)

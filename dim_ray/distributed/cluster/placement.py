@@ -47,6 +47,11 @@ class Placement:
     max_concurrent: int
 
     @property
+    def num_slots(self) -> int:
+        """Workers side by side."""
+        return self.max_concurrent * self.num_workers
+
+    @property
     def device_type(self) -> str:
         """The device that a worker trains on: ``cuda`` or ``cpu``."""
         return "cuda" if self.gpus_per_worker else "cpu"
@@ -111,8 +116,6 @@ def workers_that_fit(cpus_per_worker: int, gpus_per_worker: float, node: Node) -
     """Return how many workers with so many CPU cores and GPUs fit on a node."""
     cpus, gpus = node.get("CPU", 0.0), node.get("GPU", 0.0)
     workers = math.floor(cpus / cpus_per_worker)
-    if gpus_per_worker > 1:
-        return min(workers, math.floor(gpus / gpus_per_worker))
     if gpus_per_worker > 0:  # workers share a GPU, and none is spread over two
         return min(workers, math.floor(gpus) * math.floor(1 / gpus_per_worker))
     return workers

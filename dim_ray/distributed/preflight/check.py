@@ -36,7 +36,7 @@ __all__ = ["Preflight", "check_nodes", "run_preflight"]
 _STAGE = "preflight"
 _ANSWER_SECONDS = 120.0  # to start a process and import PyTorch, on a busy node and from a slow disk
 _STORAGE_SECONDS = 60.0
-_GROUP_SECONDS = 15.0
+_GROUP_SECONDS = {"gloo": 15.0, "nccl": 60.0}  # NCCL and CUDA take seconds to start
 _GRACE_SECONDS = 10.0  # for a group that should have given up
 _MOST_SENTENCES = 10
 _UNSEEN = "what it wrote there doesn't reach this process; give a storage that all nodes share"
@@ -117,7 +117,9 @@ def run_preflight(
         progress.advance(len(answering))
         members = {key: probe for key, probe in answering.items() if reports[key].num_workers}
         if with_group and len(members) > 1:
-            _try_group(members, reports, {node["NodeID"]: node["NodeManagerAddress"] for node in nodes})
+            addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes}
+            backend = _group_backend(placement, [reports[key] for key in members], [addresses[key] for key in members])
+            _try_group(backend, members, reports, addresses)
     needs = estimate_needs(work, placement, num_trials=num_trials, variants=variants)
     log.info("Preflight: %s; %s", reports, needs)
     problems = find_problems(
@@ -194,16 +196,24 @@ def _try_storage(probes: Mapping[str, Any], reports: dict[str, NodeReport], root
     return {key: probe for key, probe in probes.items() if key not in failures}
 
 
-def _try_group(probes: Mapping[str, Any], reports: dict[str, NodeReport], addresses: Mapping[str, str]) -> None:
+def _group_backend(placement: Placement, reports: Sequence[NodeReport], addresses: Sequence[str]) -> str:
+    """Return what the workers will use; gloo if GPUs are missing, or nodes on one machine would take the same one."""
+    has_gpus = placement.gpus_per_worker > 0 and all(report.num_gpus_seen for report in reports)
+    return "nccl" if has_gpus and len(set(addresses)) == len(addresses) else "gloo"
+
+
+def _try_group(
+    backend: str, probes: Mapping[str, Any], reports: dict[str, NodeReport], addresses: Mapping[str, str]
+) -> None:
     """Join the nodes in a process group, which meets at the first one's address in Ray."""
-    first, size = next(iter(probes)), len(probes)
-    opening = probes[first].open_group.remote(addresses[first], size, _GROUP_SECONDS)
-    opened, failures = _collect({first: opening}, _GROUP_SECONDS)
+    first, size, seconds = next(iter(probes)), len(probes), _GROUP_SECONDS[backend]
+    opening = probes[first].open_group.remote(addresses[first], size, seconds)
+    opened, failures = _collect({first: opening}, seconds)
     calls = {
-        key: probe.join_group.remote(addresses[first], opened[first], rank, size, _GROUP_SECONDS)
+        key: probe.join_group.remote(backend, addresses[first], opened[first], rank, size, seconds)
         for rank, (key, probe) in enumerate(probes.items() if opened else ())
     }
-    answers, silent = _collect(calls, _GROUP_SECONDS + _GRACE_SECONDS)
+    answers, silent = _collect(calls, seconds + _GRACE_SECONDS)
     for key in probes:
         reports[key] = replace(reports[key], is_member=True, group_error={**answers, **failures, **silent}.get(key))
 

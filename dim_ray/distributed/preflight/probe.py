@@ -106,8 +106,10 @@ class NodeProbe:
         port: int = self._store.port
         return port
 
-    def join_group(self, address: str, port: int, rank: int, num_workers: int, seconds: float) -> str | None:
-        """Join a gloo process group and sum 1, 2, ... over it.
+    def join_group(
+        self, backend: str, address: str, port: int, rank: int, num_workers: int, seconds: float
+    ) -> str | None:
+        """Join a process group, gloo or nccl, and sum 1, 2, ... over it.
 
         Returns:
             What went wrong; None if the sum is right.
@@ -118,8 +120,9 @@ class NodeProbe:
         try:
             store = self._store or _open_store(address, port, num_workers, seconds, is_master=False)
             within = timedelta(seconds=seconds)
-            dist.init_process_group("gloo", store=store, rank=rank, world_size=num_workers, timeout=within)
-            total = torch.tensor([rank + 1.0])
+            os.environ["TORCH_NCCL_BLOCKING_WAIT"] = "1"  # otherwise a timeout ends the process
+            dist.init_process_group(backend, store=store, rank=rank, world_size=num_workers, timeout=within)
+            total = torch.tensor([rank + 1.0], device="cuda" if backend == "nccl" else "cpu")
             dist.all_reduce(total)
         except (RuntimeError, ValueError) as error:  # PyTorch's own are RuntimeErrors
             text = _SOURCE_LINE.sub("", str(error))

@@ -161,9 +161,16 @@ def test_on_a_cpu_there_is_no_budget() -> None:
 
 def test_on_a_gpu_the_budget_is_what_was_asked_for_or_half_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (6_000, 80_000))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)
     assert device_limit(None, CUDA) == 3_000
     assert device_limit(0.0, CUDA) == 0
     assert device_limit(1.5, CUDA) == 3 * 2**29
+
+
+def test_workers_that_share_a_gpu_and_start_together_share_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (79_000, 80_000))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 0.25)
+    assert device_limit(None, CUDA) == 10_000
 
 
 def test_on_a_gpu_bytes_are_copied_in_a_separate_stream_that_their_user_waits_for(

@@ -89,6 +89,7 @@ def test_task_worker_and_validation_leave_a_gpu_that_they_do_not_hold_to_others(
     give(monkeypatch, {"CPU": 1.0, "GPU": num_gpus} if num_gpus else {"CPU": 1.0})
     monkeypatch.setattr(ray, "get", lambda value: value)
     monkeypatch.setattr(trainer, "TorchCollective", lambda device: None)
+    monkeypatch.setattr(trainer, "get_device", lambda: "cuda")
     monkeypatch.setattr(Generator, "to", lambda generator, device: generator)
     monkeypatch.setattr(validator, "validate", lambda work, generator: {})
     process(make_work(tmp_path))

@@ -29,7 +29,6 @@ def plan(*nodes: dict[str, float], **study: Any) -> Placement:
         ({"CPU": 64.0, "GPU": 8.0}, {"workers_per_trial": 4}, 2),
         ({"CPU": 64.0, "GPU": 2.0}, {"gpus_per_worker": 0.25}, 8),
         ({"CPU": 64.0, "GPU": 1.0}, {"gpus_per_worker": 0.1}, 10),
-        ({"CPU": 64.0, "GPU": 8.0}, {"gpus_per_worker": 3.0}, 2),
         ({"CPU": 6.0, "GPU": 2.0}, {"gpus_per_worker": 0.0}, 6),
         ({"CPU": 16.0}, {"max_concurrent": 3}, 3),
         ({"CPU": 2.0}, {"max_concurrent": 3}, 2),
@@ -49,7 +48,6 @@ def test_as_many_trials_run_as_the_scarcest_resource_holds(
         ([{"CPU": 8.0}] * 8, {"cpus_per_worker": 8, "workers_per_trial": 4}, 2),
         ([{"CPU": 0.0}, {"CPU": 4.0}, {"CPU": 2.0}], {"cpus_per_worker": 2, "workers_per_trial": 3}, 1),
         ([{"CPU": 64.0}, {"CPU": 8.0, "GPU": 4.0}, {"CPU": 2.0, "GPU": 4.0}], {}, 6),
-        ([{"CPU": 8.0, "GPU": 3.0}] * 2, {"gpus_per_worker": 2.0}, 2),
     ],
 )
 def test_no_worker_is_spread_over_nodes_and_those_of_a_trial_may_be(
@@ -104,7 +102,6 @@ def test_trial_that_the_cluster_has_room_for_and_its_nodes_have_not_is_refused(
         ({"CPU": 2.0}, {"cpus_per_worker": 3}),
         ({"CPU": 2.0}, {"gpus_per_worker": 1.0}),
         ({"CPU": 8.0, "GPU": 1.0}, {"workers_per_trial": 2}),
-        ({"CPU": 8.0, "GPU": 1.0}, {"gpus_per_worker": 2.0}),
         ({}, {}),
     ],
 )
@@ -116,14 +113,23 @@ def test_trial_that_needs_more_than_there_is_is_refused(resources: dict[str, flo
 def test_workers_that_do_not_fit_on_single_gpus_are_not_counted() -> None:
     """Two workers of 0.6 GPUs don't share a GPU, although three need less than two GPUs in all."""
     assert plan({"CPU": 8.0, "GPU": 2.0}, gpus_per_worker=0.6).max_concurrent == 2
-    with pytest.raises(ResourceError, match="can never be placed"):
-        plan({"CPU": 8.0, "GPU": 2.0}, gpus_per_worker=0.6, workers_per_trial=3)
 
 
-def test_part_of_a_gpu_beside_whole_ones_is_refused() -> None:
-    """Ray gives out parts of one GPU, or whole GPUs."""
-    with pytest.raises(ConfigError, match=r"study\.gpus_per_worker is 1\.5; allowed: .* above 1 a whole number"):
-        StudyConfig(gpus_per_worker=1.5)
+@pytest.mark.parametrize("gpus", [1.5, 2.0])
+def test_gpus_that_a_worker_would_not_use_are_refused(gpus: float) -> None:
+    with pytest.raises(ConfigError, match=rf"study\.gpus_per_worker is {gpus}; allowed: 0 to 1, because") as refusal:
+        StudyConfig(gpus_per_worker=gpus)
+    assert refusal.value.exit_code == 2
+
+
+def test_workers_of_one_trial_on_one_gpu_are_refused() -> None:
+    """NCCL refuses them."""
+    with pytest.raises(
+        ConfigError, match=r"study\.gpus_per_worker is 0\.5, but study\.workers_per_trial is 2: workers"
+    ):
+        StudyConfig(gpus_per_worker=0.5, workers_per_trial=2)
+    StudyConfig(gpus_per_worker=0.0, workers_per_trial=2)
+    StudyConfig(gpus_per_worker=1.0, workers_per_trial=2)
 
 
 def test_this_machine_is_counted_without_starting_ray() -> None:

@@ -9,6 +9,9 @@ import pytest
 import torch
 from ray import cloudpickle
 
+from dim_ray.distributed.cluster.placement import Placement
+from dim_ray.distributed.preflight.check import _group_backend
+from dim_ray.distributed.preflight.findings import NodeReport
 from dim_ray.distributed.preflight.probe import (
     NOT_SHARED,
     NodeProbe,
@@ -128,8 +131,30 @@ def test_storage_that_can_not_be_written_says_why(node: NodeProbe, tmp_path: Pat
 def test_group_with_a_missing_member_is_an_error_within_its_time(node: NodeProbe) -> None:
     port = node.open_group("127.0.0.1", 2, 1.0)
     began = time.monotonic()
-    error = node.join_group("127.0.0.1", port, 0, 2, 1.0)
+    error = node.join_group("gloo", "127.0.0.1", port, 0, 2, 1.0)
     assert time.monotonic() - began < 10.0
     assert error
     assert "\n" not in error
     assert not torch.distributed.is_initialized()
+
+
+def test_group_that_needs_a_gpu_is_an_error_without_one(node: NodeProbe) -> None:
+    error = node.join_group("nccl", "127.0.0.1", node.open_group("127.0.0.1", 1, 5.0), 0, 1, 5.0)
+    assert bool(error) != torch.cuda.is_available()
+
+
+@pytest.mark.parametrize(
+    ("gpus", "seen", "addresses", "backend"),
+    [
+        (1.0, (1, 8), ("10.0.0.1", "10.0.0.2"), "nccl"),
+        (0.0, (1, 8), ("10.0.0.1", "10.0.0.2"), "gloo"),
+        (1.0, (1, 0), ("10.0.0.1", "10.0.0.2"), "gloo"),
+        (1.0, (2, 2), ("10.0.0.1", "10.0.0.1"), "gloo"),
+    ],
+)
+def test_group_is_tried_as_the_workers_will_use_it(
+    gpus: float, seen: tuple[int, ...], addresses: tuple[str, ...], backend: str
+) -> None:
+    placement = Placement(num_workers=2, cpus_per_worker=1, gpus_per_worker=gpus, max_concurrent=1)
+    reports = [NodeReport(name="node", num_workers=1, num_gpus=number, num_gpus_seen=number) for number in seen]
+    assert _group_backend(placement, reports, addresses) == backend

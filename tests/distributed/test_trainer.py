@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import ray.train
+from ray.train.torch import TorchConfig
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from dim_ray.core.training.ports import Collective, Reporter, SilentReporter, SingleWorker
@@ -122,9 +123,12 @@ def test_failure_of_workers_is_told_by_its_kind(
     def fit(self: object) -> None:
         raise ray.train.WorkerGroupError("workers failed", failures)
 
+    def begin(self: object, job: object, *, torch_config: TorchConfig, **options: Any) -> None:
+        assert torch_config.timeout_s > 3600  # while worker 0 validates
+
     monkeypatch.setattr(ray, "put", lambda value: value)
     monkeypatch.setattr(trainer.TorchTrainer, "fit", fit)
-    monkeypatch.setattr(trainer.TorchTrainer, "__init__", lambda self, *args, **options: None)
+    monkeypatch.setattr(trainer.TorchTrainer, "__init__", begin)
     placement = Placement(num_workers=2, cpus_per_worker=1, gpus_per_worker=0.0, max_concurrent=1)
     with pytest.raises(kind, match=message):
         trainer.run_workers(trainer.prior_shards, work, placement, what="prior", board=None)

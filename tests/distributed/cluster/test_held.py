@@ -29,6 +29,7 @@ def devices(monkeypatch: pytest.MonkeyPatch, threads: list[int]) -> list[str]:
     """Devices that data were moved to, on a machine with a GPU."""
     devices: list[str] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: None)
     monkeypatch.setattr(Dataset, "to", lambda dataset, device: devices.append(device) or dataset)
     return devices
 
@@ -76,21 +77,21 @@ def run_validation(work: Workspace) -> None:
     list(validator._validate(work, Generator.__new__(Generator)))
 
 
-@pytest.mark.parametrize("process", [run_task, run_worker, run_validation])
-@pytest.mark.parametrize(("num_gpus", "moved"), [(0.0, []), (1.0, ["cuda"])])
+@pytest.mark.parametrize(("process", "device"), [(run_task, "cuda"), (run_worker, "cuda:1"), (run_validation, "cuda")])
+@pytest.mark.parametrize("num_gpus", [0.0, 1.0])
 def test_task_worker_and_validation_leave_a_gpu_that_they_do_not_hold_to_others(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     devices: list[str],
     process: Callable[[Workspace], None],
+    device: str,
     num_gpus: float,
-    moved: list[str],
 ) -> None:
     give(monkeypatch, {"CPU": 1.0, "GPU": num_gpus} if num_gpus else {"CPU": 1.0})
     monkeypatch.setattr(ray, "get", lambda value: value)
     monkeypatch.setattr(trainer, "TorchCollective", lambda device: None)
-    monkeypatch.setattr(trainer, "get_device", lambda: "cuda")
+    monkeypatch.setattr(trainer, "get_device", lambda: "cuda:1")  # Ray Train shows all GPUs of a node
     monkeypatch.setattr(Generator, "to", lambda generator, device: generator)
     monkeypatch.setattr(validator, "validate", lambda work, generator: {})
     process(make_work(tmp_path))
-    assert devices == moved
+    assert devices == [device] * bool(num_gpus)

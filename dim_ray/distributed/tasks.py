@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +72,7 @@ def worker_died(name: str, error: Exception) -> DimError:
     )
 
 
-def _run_each(shared: Any, tasks: Mapping[str, Task], placement: Placement, board: Any) -> Iterator[str]:
+def _run_each(shared: Any, tasks: Mapping[str, Task], placement: Placement, board: Any) -> Generator[str, None, None]:
     """Run each job as a Ray task, and yield the names in the order in which they end."""
     remote = ray.remote(num_cpus=placement.cpus_per_worker, num_gpus=0, max_retries=_MAX_RETRIES)(_run)
     running = {  # the name is what Ray's messages, its dashboard and the list of processes show
@@ -91,7 +91,9 @@ def _run_each(shared: Any, tasks: Mapping[str, Task], placement: Placement, boar
             ray.cancel(reference, force=True)
 
 
-def _run_in_slots(shared: Any, tasks: Mapping[str, Task], placement: Placement, board: Any) -> Iterator[str]:
+def _run_in_slots(
+    shared: Any, tasks: Mapping[str, Task], placement: Placement, board: Any
+) -> Generator[str, None, None]:
     """Run the jobs in slots, and yield the names in the order in which they end.
 
     While jobs wait, so do more slots: an autoscaler sees them, and a node that joins has work. A slot without work

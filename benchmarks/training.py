@@ -147,7 +147,15 @@ def _matching(setting: Setting) -> list[Case]:
         rng = stream(0, step=number, device=setting.device)
         [teacher] = online.draw(number, 1, stream(1, step=number))
         plain.matching_step(
-            plain_pair, prior_config, config, dataset, teacher.network, images, labels, rng, stream(2, step=number)
+            plain_pair,
+            prior_config,
+            config,
+            dataset,
+            teacher.network,
+            images,
+            labels,
+            rng,
+            stream(2, step=number, device=setting.device),
         )
 
     name = "plain, float32, online pool"
@@ -214,7 +222,7 @@ def _ensemble_step(architecture: str, config: EvaluationConfig, setting: Setting
     def step(number: int, indices: Tensor) -> None:
         images = dataset.normalisation.from_bytes(dataset.train.images[indices])
         labels = dataset.train.labels[indices]
-        rngs = [stream(seed, step=number) for seed in seeds]
+        rngs = [stream(seed, step=number, device=setting.device) for seed in seeds]
         train_members(
             members, optimizer, images, labels, rngs, augmentation=config.augmentation, precision=config.precision
         )
@@ -233,7 +241,7 @@ def _classifier(setting: Setting, name: str, architecture: str, config: PoolConf
     def plain_step(number: int, indices: Tensor) -> None:
         images = dataset.normalisation.from_bytes(dataset.train.images[indices])
         labels = dataset.train.labels[indices]
-        plain.classifier_step(network, optimizer, config, images, labels, stream(0, step=number))
+        plain.classifier_step(network, optimizer, config, images, labels, stream(0, step=number, device=setting.device))
 
     cases = [_case(name, "plain, float32", setting, dataset, plain_step)]
     for precision in dict.fromkeys(("float32", setting.precision)):
@@ -256,7 +264,7 @@ def _classifier_step(
         network.compile()
 
     def step(number: int, indices: Tensor) -> None:
-        train_step(config, members, optimizer, dataset, indices, [stream(0, step=number)])
+        train_step(config, members, optimizer, dataset, indices, [stream(0, step=number, device=setting.device)])
 
     return step
 

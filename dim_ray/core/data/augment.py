@@ -94,7 +94,7 @@ def draw_augmentation(
         strategy: Augmentation, as in `dim_ray.config.augmentation`.
         batch_size: Number of images.
         image_size: Height and width of the images, in pixels.
-        rng: Source of all random numbers. With one on the CPU, only operations that were drawn are computed.
+        rng: Source of all random numbers, on the images' device: nothing is copied from the host.
         shared: Whether all images get the same parameters.
 
     Raises:
@@ -156,18 +156,18 @@ def _is_on_host(uniforms: Tensor) -> bool:
 
 
 def _apply(operation: Operation, draws: Tensor, images: Tensor) -> Tensor:
-    return operation.apply(images, draws.to(images.device))
+    return operation.apply(images, draws)
 
 
 def _apply_sometimes(step: Callable[[Tensor], Tensor], is_applied: Tensor, images: Tensor) -> Tensor:
-    return torch.where(is_applied.to(images.device)[:, None, None, None], step(images), images)
+    return torch.where(is_applied[:, None, None, None], step(images), images)
 
 
 def _apply_masked(operations: Sequence[Operation], draws: Sequence[Tensor], choices: Tensor, images: Tensor) -> Tensor:
     """Apply each image's own operation. Reading the choices would wait for the device, so all see every image."""
-    chosen, changed = choices.to(images.device)[:, None, None, None], images
+    chosen, changed = choices[:, None, None, None], images
     for number, (operation, own) in enumerate(zip(operations, draws, strict=True)):
-        changed = torch.where(chosen == number, _apply(operation, own, images), changed)
+        changed = torch.where(chosen == number, operation.apply(images, own), changed)
     return changed
 
 
@@ -183,13 +183,13 @@ class _Grouped:
         self._draws = [own[number] for number, own in enumerate(grouped)]
 
     def __call__(self, images: Tensor) -> Tensor:
-        groups = torch.split(images.index_select(0, self._order.to(images.device)), self._lengths)
+        groups = torch.split(images.index_select(0, self._order), self._lengths)
         changed = [
-            _apply(operation, own, group)
+            operation.apply(group, own)
             for operation, own, group in zip(self._operations, self._draws, groups, strict=True)
             if len(group)
         ]
-        return torch.cat(changed).index_select(0, self._inverse.to(images.device)) if changed else images
+        return torch.cat(changed).index_select(0, self._inverse) if changed else images
 
 
 def _color(images: Tensor, draws: Tensor) -> Tensor:

@@ -181,11 +181,16 @@ class Distillation(Stage):
         return [(replace(f, precision=precision), a) for f, a in zip(teachers, augmentations, strict=True)]
 
     def _draw_augmentations(self, number: int, batch: int) -> tuple[list[Augmentation], torch.Generator]:
-        """Return the augmentations of a step, and the stream behind them, of which its teachers are drawn next."""
-        rng = stream(self._config.seed, "pool", self._collective.rank, step=number)
-        operations, size = self._config.augmentation, self._dataset.image_size
+        """Return the augmentations of a step, and the stream on the host of which its teachers are drawn next."""
+        config, device = self._config, self._dataset.train.images.device
+        rng = stream(config.seed, "pool", self._collective.rank, step=number)
+        # Augmentations are drawn on the images' device, so that none waits for a copy; a CPU draws all from one stream.
+        own = rng
+        if device.type != "cpu":
+            own = stream(config.seed, "pool", self._collective.rank, step=number, device=device)
+        size = self._dataset.image_size
         augmentations = [
-            draw_augmentation(operations, batch_size=batch, image_size=size, rng=rng, shared=True)
+            draw_augmentation(config.augmentation, batch_size=batch, image_size=size, rng=own, shared=True)
             for _ in range(self._config.teachers_per_step)
         ]
         return augmentations, rng

@@ -81,7 +81,7 @@ def train_members(
         optimizer: Optimiser of their parameters.
         images: (S x B, C, H, W) normalised; member after member.
         labels: (S x B,) int64, or (S x B, K) float32 probabilities.
-        rngs: Stream of each member's augmentation, on the CPU.
+        rngs: Stream of each member's augmentation, on the images' device.
         augmentation: DSA operations.
         precision: Precision of the passes through the networks.
         temperature: Temperature of soft labels.

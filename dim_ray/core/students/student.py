@@ -163,7 +163,7 @@ def _train(
             own = list(zip(drawn, batches, strict=True))
             images = torch.cat([images[batch] for (images, _), batch in own])
             labels = torch.cat([labels[batch] for (_, labels), batch in own])
-            rngs = [stream(seed, "augment", index, step=epoch) for seed in seeds]
+            rngs = [stream(seed, "augment", index, step=epoch, device=device) for seed in seeds]
             losses = train_members(
                 members,
                 optimizer,

@@ -108,7 +108,7 @@ class _OnlineTeacher:
         """Take the steps that precede one of the generator's; `done` were taken before."""
         self._members.set_mode(training=True)
         for number in range(done, done + self._config.online_steps):
-            rng = stream(self._seed, "augment", step=number)
+            rng = stream(self._seed, "augment", step=number, device=self._device)
             train_step(self._config, self._members, self._optimizer, self._dataset, self._batch(number), [rng])
         self._members.set_mode(training=self._config.online_mode == "train")
 

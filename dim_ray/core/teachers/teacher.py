@@ -70,7 +70,7 @@ class TeacherTraining(Stage):
 
     def step(self, number: int, indices: Tensor) -> Losses:
         """Take one step of every teacher down its cross-entropy, and keep its weights if a snapshot is due."""
-        rngs = [stream(seed, "augment", step=number) for seed in self.seeds]
+        rngs = [stream(seed, "augment", step=number, device=self._device) for seed in self.seeds]
         losses = train_step(self._config, self._members, self._optimizer, self._dataset, indices.flatten(), rngs)
         if number + 1 in self._kept_at:
             snapshot = {name: tensor.clone() for name, tensor in self._members.state().items()}
@@ -137,7 +137,7 @@ def train_step(
         optimizer: Optimiser of their parameters.
         dataset: Real images.
         indices: Training images, teacher after teacher: (S x B,) int64.
-        rngs: Random streams of each teacher's augmentation, on the CPU.
+        rngs: Random streams of each teacher's augmentation, on the images' device.
 
     Returns:
         Their cross-entropies, (S,) and detached.

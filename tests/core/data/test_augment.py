@@ -312,10 +312,10 @@ def test_scaling_and_rotating_keep_their_precision_under_autocast() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("strategy", [ALL, "color|crop", "color+crop+flip", "none"])
 @pytest.mark.parametrize("shared", [True, False])
-def test_images_on_a_device_get_what_the_cpu_gives_for_the_same_stream(strategy: str, shared: bool) -> None:
-    images = pictures(16, 3, 32)
-    on_device = augmented(images.cuda(), strategy, rng(4), shared=shared)
-    torch.testing.assert_close(on_device.cpu(), augmented(images, strategy, rng(4), shared=shared), rtol=0, atol=1e-4)
+def test_images_on_a_device_get_what_the_cpu_gives_for_the_same_numbers(strategy: str, shared: bool) -> None:
+    images, numbers = pictures(16, 3, 32), module._draw(strategy, 1 if shared else 16, rng(4))
+    on_device, expected = (module._make(strategy, own, 32) for own in (numbers.cuda(), numbers))
+    torch.testing.assert_close(on_device(images.cuda()).cpu(), expected(images), rtol=0, atol=1e-4)
 
 
 @pytest.mark.gpu

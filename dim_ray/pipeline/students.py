@@ -172,20 +172,20 @@ def train_group(
             teacher_bytes=teacher_bytes,
         )
         image_stream = make_image_stream(
+            recipe,
             plan.protocol,
             generator=stored.network if stored else None,
             dataset=dataset,
             images_per_class=plan.images_per_class,
             budget=budget,
             seed=plan.seed,
-            uniform_labels="uniform_labels" in recipe.quirks,
             labeller=labeller,
         )
         budgets.append(budget)
         image_streams.append(image_stream)
     at_once = len(plans) > 1 and (
         work.config.evaluation.students_at_once is not None
-        or ensemble_pays(first.architecture, dataset, batch_size=_batch_size(first, dataset))
+        or ensemble_pays(recipe, first.architecture, dataset, batch_size=_batch_size(first, dataset))
     )
     size = len(plans) if at_once else 1
     results: list[StudentResult | DivergedError] = []

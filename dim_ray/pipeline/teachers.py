@@ -121,7 +121,7 @@ def build_teachers(work: Workspace, numbers: Sequence[int], reporter: Reporter) 
     missing = [n for n in numbers if not work.artifacts.exists("teachers", teacher_fingerprint(work, n))]
     at_once = len(missing) > 1 and (
         config.pool.teachers_at_once is not None
-        or ensemble_pays(_architecture(config, missing[0]), dataset, batch_size=config.pool.batch_size)
+        or ensemble_pays(config.pool, _architecture(config, missing[0]), dataset, batch_size=config.pool.batch_size)
     )
     alike: dict[int, list[int]] = {}  # by the step of their interruption
     for number in missing:

@@ -66,15 +66,16 @@ def make_stream(
 ) -> ImageStream:
     arguments: dict[str, Any] = {"generator": make_generator(), "dataset": DATASET, **change}
     split = arguments["dataset"].train
+    config = replace(config, epochs=epochs)
     budget = agree(
         protocol,
-        replace(config, epochs=epochs),
+        config,
         images_per_class=images_per_class,
         num_classes=arguments["dataset"].num_classes,
         real_class_counts=split.labels.bincount().tolist(),
     )
     return make_image_stream(
-        cast(Protocol, protocol), images_per_class=images_per_class, budget=budget, seed=seed, **arguments
+        config, cast(Protocol, protocol), images_per_class=images_per_class, budget=budget, seed=seed, **arguments
     )
 
 

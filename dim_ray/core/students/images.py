@@ -6,16 +6,20 @@ images, labels = image_stream(0)
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from dim_ray.config import EvaluationConfig, Precision
 from dim_ray.config import Protocol as ProtocolName
 from dim_ray.core.data.dataset import Dataset, Split, to_bytes
 from dim_ray.core.generator.networks import Generator
 from dim_ray.core.students.budgets import Budget
+from dim_ray.core.training.precision import autocast
 from dim_ray.core.training.random import stream
 
 __all__ = ["ImageStream", "Labelling", "balanced_labels", "make_image_stream"]
@@ -29,10 +33,13 @@ N is the budget's `images_per_epoch`. Labels are (N,) int64, or a labeller's (N,
 Labelling = Callable[[Tensor], Tensor]
 """From normalised images (N, C, H, W) float32 to probabilities (N, K) float32."""
 
-_GENERATION_BATCH = 500  # images generated at a time: bounds memory
+_FLOAT_BYTES = 4
+_MAP_BYTES = 2**27  # of the generator's largest maps, which bound the images of a pass
+_AHEAD_BYTES = 2**26  # of a student's images that are generated at once, epoch after epoch
 
 
 def make_image_stream(
+    config: EvaluationConfig,
     protocol: ProtocolName,
     *,
     generator: Generator | None,
@@ -40,19 +47,19 @@ def make_image_stream(
     images_per_class: int,
     budget: Budget,
     seed: int,
-    uniform_labels: bool = False,
     labeller: Labelling | None = None,
 ) -> ImageStream:
     """Return the image stream of one student.
 
     Args:
+        config: Precision of images on the fly, and the quirk `uniform_labels`, with which each of their labels is drawn
+            uniformly, instead of equally many of each class.
         protocol: Name of the protocol.
-        generator: Generator on the dataset's device, for `on_the_fly` and `fixed`; it is put in eval mode.
+        generator: Generator on the dataset's device, for `on_the_fly` and `fixed`, which use it in eval mode.
         dataset: Real images, and the normalisation of both.
         images_per_class: IPC.
         budget: Epochs and images of an epoch.
         seed: Seed of noise and of the choice of real images.
-        uniform_labels: Whether `on_the_fly` draws each label uniformly, instead of equally many of each class.
         labeller: Source of soft labels. It sees images before augmentation, and those of a fixed set once.
 
     Raises:
@@ -61,7 +68,7 @@ def make_image_stream(
     if protocol in ("on_the_fly", "fixed") and generator is None:
         raise ValueError(f"protocol {protocol!r} needs a generator")
     if generator is not None and protocol == "on_the_fly":
-        draw = _generated(generator, dataset, budget, seed, uniform_labels=uniform_labels)
+        draw = _generated(config, generator, dataset, budget, seed)
     elif protocol == "real_on_the_fly":
         draw = _real(dataset, budget, seed)
     else:
@@ -83,17 +90,31 @@ def balanced_labels(num_classes: int, images_per_class: int, device: torch.devic
 
 
 def _generated(
-    generator: Generator, dataset: Dataset, budget: Budget, seed: int, *, uniform_labels: bool
+    config: EvaluationConfig, generator: Generator, dataset: Dataset, budget: Budget, seed: int
 ) -> ImageStream:
     device, num_classes, count = dataset.train.labels.device, dataset.num_classes, budget.images_per_epoch
+    generator = _folded(generator)
+    epoch_bytes = count * dataset.num_channels * dataset.image_size**2 * _FLOAT_BYTES
+    at_once = max(1, _AHEAD_BYTES // epoch_bytes)
+    kept: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def draw_labels(epoch: int) -> Tensor:
+        if "uniform_labels" in config.all_quirks:
+            rng = stream(seed, "labels", step=epoch, device=device)
+            return torch.randint(num_classes, (count,), generator=rng, device=device)
+        return _dealt_labels(num_classes, count, epoch, device)[0]
 
     def draw(epoch: int) -> tuple[Tensor, Tensor]:
-        if uniform_labels:
-            rng = stream(seed, "labels", step=epoch, device=device)
-            labels = torch.randint(num_classes, (count,), generator=rng, device=device)
-        else:
-            labels, _ = _dealt_labels(num_classes, count, epoch, device)
-        return dataset.normalisation.from_signed(_generate(generator, labels, seed, epoch)), labels
+        if epoch not in kept:
+            kept.clear()
+            first = epoch // at_once * at_once
+            epochs = range(first, min(first + at_once, budget.epochs))
+            labels = [draw_labels(number) for number in epochs]
+            noise = torch.cat([_noise(generator, count, seed, number, device) for number in epochs])
+            images = _generate(generator, noise, torch.cat(labels), dataset.image_size, config.precision)
+            normal = dataset.normalisation.from_signed(images).split(count)
+            kept.update(zip(epochs, zip(normal, labels, strict=True), strict=True))
+        return kept[epoch]
 
     return draw
 
@@ -118,7 +139,8 @@ def _image_set(
         return dataset.normalisation.from_bytes(split.images), split.labels
     labels = balanced_labels(dataset.num_classes, images_per_class, split.labels.device)
     if generator is not None and protocol == "fixed":  # stored and rounded, as real images are
-        stored = to_bytes(_generate(generator, labels, seed, 0))
+        noise = _noise(generator.eval(), len(labels), seed, 0, labels.device)
+        stored = to_bytes(_generate(generator, noise, labels, dataset.image_size, "float32"))
     else:
         stored = split.images[_real_draws(split, dataset.num_classes, images_per_class, seed).flatten()]
     return dataset.normalisation.from_bytes(stored), labels
@@ -160,12 +182,34 @@ def _dealt_labels(num_classes: int, count: int, epoch: int, device: torch.device
     return labels, (numbers // num_classes)[order]
 
 
+def _folded(generator: Generator) -> Generator:
+    """Return a copy for eval mode whose batch norms are part of the layers before them: fewer passes over the maps."""
+    copied = copy.deepcopy(generator).eval().requires_grad_(False)
+    for layers in (copied.project, copied.blocks):
+        for index, norm in enumerate(layers):
+            if isinstance(norm, nn.BatchNorm1d):
+                layers[index - 1] = fuse_linear_bn_eval(layers[index - 1], norm)
+            elif isinstance(norm, nn.BatchNorm2d):
+                layer = layers[index - 1]
+                layers[index - 1] = fuse_conv_bn_eval(layer, norm, isinstance(layer, nn.ConvTranspose2d))
+            else:
+                continue
+            layers[index], layers[index + 1] = nn.Identity(), nn.ReLU(inplace=True)
+    return copied
+
+
+def _noise(generator: Generator, count: int, seed: int, epoch: int, device: torch.device) -> Tensor:
+    rng = stream(seed, "images", step=epoch, device=device)
+    return torch.randn(count, generator.latent_dim, generator=rng, device=device)
+
+
 @torch.no_grad()
-def _generate(generator: Generator, labels: Tensor, seed: int, epoch: int) -> Tensor:
-    rng = stream(seed, "images", step=epoch, device=labels.device)
-    generator.eval()
-    images = torch.cat([generator.sample(part, rng) for part in torch.split(labels, _GENERATION_BATCH)])
-    return images.contiguous()  # students are faster with channels first
+def _generate(generator: Generator, noise: Tensor, labels: Tensor, image_size: int, precision: Precision) -> Tensor:
+    """Return the images of noise (N, latent_dim) and labels (N,): (N, C, H, W) float32 in [-1, 1]."""
+    count = max(1, _MAP_BYTES // (generator.to_image.in_channels * image_size**2 * _FLOAT_BYTES))
+    with autocast(precision, labels.device):
+        parts = [generator(*own) for own in zip(noise.split(count), labels.split(count), strict=True)]
+    return torch.cat(parts).float().contiguous()  # students are faster with channels first
 
 
 def _real_draws(split: Split, num_classes: int, draws_per_class: int, seed: int) -> Tensor:

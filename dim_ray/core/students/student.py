@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -90,7 +91,8 @@ def train_students(
         config, members, image_streams, dataset, budgets[0], student_seeds, test=test, reporter=reporter
     )
     members.set_mode(training=False)
-    validation_accuracies = accuracies(members.logits, dataset.validation, dataset.normalisation)
+    logits = partial(members.logits, precision=config.precision)
+    validation_accuracies = accuracies(logits, dataset.validation, dataset.normalisation)
     are_finite = members.are_finite()
     wall_seconds = (time.perf_counter() - started) / len(seeds)
     results: list[StudentResult | DivergedError] = []
@@ -211,19 +213,19 @@ def _test(members: Members, dataset: Dataset, config: EvaluationConfig) -> list[
     is_half = "half_normalised_test" in config.all_quirks and dataset.num_channels == 1
     normalisation = _HALF if is_half else dataset.normalisation
     if "train_mode_test" in config.all_quirks:
-        return _train_mode_accuracies(members, dataset, normalisation, config.batch_size)
+        return _train_mode_accuracies(config, members, dataset, normalisation)
     members.set_mode(training=False)
-    return accuracies(members.logits, dataset.test, normalisation)
+    return accuracies(partial(members.logits, precision=config.precision), dataset.test, normalisation)
 
 
 @torch.no_grad()
 def _train_mode_accuracies(
-    members: Members, dataset: Dataset, normalisation: Normalisation, batch_size: int
+    config: EvaluationConfig, members: Members, dataset: Dataset, normalisation: Normalisation
 ) -> list[float]:
     """Return test accuracies with BatchNorm in training mode; its running statistics are restored afterwards."""
     statistics = [buffer.clone() for buffer in members.buffers]
     members.set_mode(training=True)
-    num_batches = max(1, len(dataset.test) // batch_size)  # no smaller ones: a single image has no statistics
+    num_batches = max(1, len(dataset.test) // config.batch_size)  # no smaller ones: a single image has no statistics
     correct = torch.zeros((), dtype=torch.int64, device=dataset.test.labels.device)
     batches: zip[tuple[Tensor, Tensor]] = zip(
         torch.tensor_split(dataset.test.images, num_batches),
@@ -231,7 +233,8 @@ def _train_mode_accuracies(
         strict=True,
     )
     for images, labels in batches:
-        correct = correct + (members.logits(normalisation.from_bytes(images)).argmax(dim=2) == labels).sum(dim=1)
+        logits = members.logits(normalisation.from_bytes(images), config.precision)
+        correct = correct + (logits.argmax(dim=2) == labels).sum(dim=1)
     for buffer, before in zip(members.buffers, statistics, strict=True):
         buffer.copy_(before)
     return [count / len(dataset.test) for count in correct.tolist()]

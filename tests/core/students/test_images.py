@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dim_ray.config import PROTOCOLS, Protocol, Quirk
+from dim_ray.config import PROTOCOLS, Precision, Protocol, Quirk
 from dim_ray.core.students.images import balanced_labels
 from dim_ray.core.training.random import stream
 from tests.helpers import reference
@@ -81,8 +81,9 @@ def test_all_real_images_come_in_every_epoch() -> None:
 
 
 def test_uniform_labels_are_drawn_for_each_image_and_the_image_is_of_its_label() -> None:
-    generator = make_generator()
-    epochs = drawn_by_epoch("on_the_fly", 20, 5, generator=generator, uniform_labels=True)
+    generator = make_generator().eval()
+    config = replace(CONFIG, quirks=("uniform_labels",))
+    epochs = drawn_by_epoch("on_the_fly", 20, 5, config=config, generator=generator)
     counts = [labels.bincount(minlength=3).tolist() for _, labels in epochs]
     assert all(sum(count) == 60 for count in counts)
     assert len({tuple(count) for count in counts}) > 1
@@ -209,7 +210,7 @@ def test_images_generated_on_the_fly_are_not_rounded() -> None:
 
 
 def test_images_are_generated_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dim_ray.core.students.images._GENERATION_BATCH", 5)
+    monkeypatch.setattr("dim_ray.core.students.images._MAP_BYTES", 5 * 4 * 64 * 4)  # four channels of 8 x 8 floats
     sizes = []
     generator = make_generator()
     generator.register_forward_hook(lambda module, given, images: sizes.append(len(images)))
@@ -217,6 +218,37 @@ def test_images_are_generated_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) 
     assert sizes == [5, 5, 2]
     assert len(images) == len(labels) == 12
     assert len(set(keys(images))) == 12
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_images_of_an_epoch_are_the_same_however_many_epochs_are_generated_at_once(
+    precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, generator, sizes = replace(CONFIG, precision=precision), make_generator(), []
+    generator.register_forward_hook(lambda module, given, images: sizes.append(len(images)))
+    together = drawn_by_epoch("on_the_fly", 2, 5, config=config, generator=generator)
+    monkeypatch.setattr("dim_ray.core.students.images._AHEAD_BYTES", 2 * 6 * 64 * 4)
+    image_stream = make_stream("on_the_fly", config, epochs=5, generator=generator)
+    for epoch in (4, 1, 0, 2, 3):
+        images, labels = image_stream(epoch)
+        assert torch.equal(labels, together[epoch][1])
+        torch.testing.assert_close(images, together[epoch][0], atol=1e-5 if precision == "float32" else 0.05, rtol=0)
+    assert sizes == [30, 6, 12, 12]
+
+
+def test_images_in_bfloat16_differ_from_those_in_float32_by_less_than_rounding_to_bytes_does() -> None:
+    full, half = (
+        drawn_by_epoch("on_the_fly", 20, 2, config=replace(CONFIG, precision=precision))
+        for precision in ("float32", "bfloat16")
+    )
+    levels = torch.cat([bytes_of(a) - bytes_of(b) for (a, _), (b, _) in zip(full, half, strict=True)]).abs()
+    assert 0.01 < levels.mean() < 0.25  # the mean error of rounding
+    assert levels.max() < 2
+    stored = [
+        drawn_by_epoch("fixed", 20, 1, config=replace(CONFIG, precision=precision))
+        for precision in ("float32", "bfloat16")
+    ]
+    assert torch.equal(stored[0][0][0], stored[1][0][0]), "a set has the generator's own precision"
 
 
 @pytest.mark.parametrize("protocol", REAL)

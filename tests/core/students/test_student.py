@@ -248,6 +248,15 @@ def test_student_is_tested_in_eval_mode_and_trained_in_training_mode(monkeypatch
     assert result.validation_accuracy == pytest.approx(share_of_right_answers(network, DATASET.validation))
 
 
+def test_student_is_trained_and_tested_in_the_precision_of_its_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = with_batch_norm()
+    formats: set[tuple[bool, torch.dtype]] = set()
+    network.register_forward_hook(lambda module, images, logits: formats.add((module.training, logits.dtype)))
+    use_network(monkeypatch, lambda: network)
+    train(replace(CONFIG, precision="bfloat16"))
+    assert formats == {(True, torch.bfloat16), (False, torch.bfloat16)}
+
+
 class Forbidden:
     """A split that nobody may look at."""
 

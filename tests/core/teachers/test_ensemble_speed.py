@@ -9,10 +9,11 @@ from unittest import mock
 import pytest
 import torch
 
+from dim_ray.config import EvaluationConfig
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.teachers import ensemble_speed
-from dim_ray.core.teachers.ensemble_speed import ensemble_may_pay, ensemble_pays, measure_ensemble
-from tests.helpers.tiny import ARCHITECTURE, make_dataset
+from dim_ray.core.teachers.ensemble_speed import Recipe, ensemble_may_pay, ensemble_pays, measure_ensemble
+from tests.helpers.tiny import ARCHITECTURE, POOL, make_dataset
 
 DATASET = make_dataset()
 
@@ -32,7 +33,7 @@ def test_ensemble_pays_on_a_cpu_where_a_step_is_small(
 ) -> None:
     dataset = make_dataset(size=image_size)
     assert ensemble_may_pay(architecture, dataset, "cpu", batch_size=batch_size) is pays
-    assert ensemble_pays(architecture, dataset, batch_size=batch_size) is pays
+    assert ensemble_pays(POOL, architecture, dataset, batch_size=batch_size) is pays
     assert ensemble_may_pay(architecture, dataset, "cuda", batch_size=batch_size), "only the device can tell"
 
 
@@ -53,13 +54,19 @@ def test_elsewhere_it_pays_where_a_measurement_says_so(
         return ratio
 
     monkeypatch.setattr(ensemble_speed, "measure_ensemble", measure)
-    assert ensemble_pays(ARCHITECTURE, elsewhere(), batch_size=5) is pays
-    assert measured == [(ARCHITECTURE, torch.device("meta"), 5, (1, 8, 3))]
+    recipe = EvaluationConfig(optimizer="adam")
+    assert ensemble_pays(recipe, ARCHITECTURE, elsewhere(), batch_size=5) is pays
+    assert measured == [(recipe, ARCHITECTURE, torch.device("meta"), 5, (1, 8, 3))]
 
 
-def test_measurement_is_the_ratio_of_real_steps_and_is_made_once() -> None:
-    kind = ("mlp_w16", torch.device("cpu"), 4, (1, 8, 3))
-    assert 0.1 < measure_ensemble(*kind) < 10
+@pytest.mark.parametrize("recipe", [POOL, EvaluationConfig(optimizer="adamw", augmentation="flip")])
+def test_measurement_is_the_ratio_of_steps_of_the_recipe_and_is_made_once(recipe: Recipe) -> None:
+    kind = (recipe, "mlp_w16", torch.device("cpu"), 4, (1, 8, 3))
+    with mock.patch.object(ensemble_speed, "train_members", wraps=ensemble_speed.train_members) as train:
+        assert 0.1 < measure_ensemble(*kind) < 10
+    name = "AdamW" if isinstance(recipe, EvaluationConfig) else "SGD"
+    assert {type(call.args[1]).__name__ for call in train.call_args_list} == {name}
+    assert {call.kwargs["augmentation"] for call in train.call_args_list} == {recipe.augmentation}
     with mock.patch.object(ensemble_speed, "train_members", side_effect=AssertionError("measured again")):
         assert measure_ensemble(*kind) == measure_ensemble(*kind)
 
@@ -68,4 +75,4 @@ def test_measurement_compares_three_networks_with_three_times_one(monkeypatch: p
     seconds = {1: 0.5, 3: 0.75}
     monkeypatch.setattr(ensemble_speed, "_seconds", lambda *kind, num_members: seconds[num_members])
     measure_ensemble.cache_clear()
-    assert measure_ensemble("lenet", torch.device("cpu"), 4, (1, 8, 3)) == 2.0
+    assert measure_ensemble(POOL, "lenet", torch.device("cpu"), 4, (1, 8, 3)) == 2.0

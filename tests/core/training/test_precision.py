@@ -62,7 +62,7 @@ def test_teachers_and_students_in_bfloat16_are_close_to_float32() -> None:
     final_losses, snapshots = [], []
     for precision in ("bfloat16", "float32"):
         image_stream = make_image_stream(
-            "real_on_the_fly", generator=None, dataset=DATASET, images_per_class=2, budget=budget, seed=0
+            config, "real_on_the_fly", generator=None, dataset=DATASET, images_per_class=2, budget=budget, seed=0
         )
         recipe = replace(config, precision=precision)
         [student] = finished(

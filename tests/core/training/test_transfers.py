@@ -152,7 +152,7 @@ def test_students_steps(dataset: Dataset, members: int, optimizer: Optimizer) ->
     generator = make_generator().to(DEVICE)
     image_streams = [
         make_image_stream(
-            "on_the_fly", generator=generator, dataset=dataset, images_per_class=2, budget=budget, seed=seed
+            config, "on_the_fly", generator=generator, dataset=dataset, images_per_class=2, budget=budget, seed=seed
         )
         for seed in range(members)
     ]

@@ -34,8 +34,9 @@ Labelling = Callable[[Tensor], Tensor]
 """From normalised images (N, C, H, W) float32 to probabilities (N, K) float32."""
 
 _FLOAT_BYTES = 4
-_MAP_BYTES = 2**27  # of the generator's largest maps, which bound the images of a pass
-_AHEAD_BYTES = 2**26  # of a student's images that are generated at once, epoch after epoch
+_MAP_BYTES = 2**28  # of a generator's largest maps, which bound the images of a pass
+_MAP_BYTES_ON_CPU = 2**24  # a cache's size
+_AHEAD_BYTES = 2**24  # of a student's images that are generated at once, epoch after epoch
 
 
 def make_image_stream(
@@ -186,15 +187,13 @@ def _folded(generator: Generator) -> Generator:
     """Return a copy for eval mode whose batch norms are part of the layers before them: fewer passes over the maps."""
     copied = copy.deepcopy(generator).eval().requires_grad_(False)
     for layers in (copied.project, copied.blocks):
-        for index, norm in enumerate(layers):
-            if isinstance(norm, nn.BatchNorm1d):
-                layers[index - 1] = fuse_linear_bn_eval(layers[index - 1], norm)
-            elif isinstance(norm, nn.BatchNorm2d):
-                layer = layers[index - 1]
-                layers[index - 1] = fuse_conv_bn_eval(layer, norm, isinstance(layer, nn.ConvTranspose2d))
-            else:
-                continue
-            layers[index], layers[index + 1] = nn.Identity(), nn.ReLU(inplace=True)
+        for index in range(0, len(layers), 3):  # a layer, its norm and a ReLU
+            layer, norm = layers[index], layers[index + 1]
+            if isinstance(layer, nn.Linear):
+                layers[index] = fuse_linear_bn_eval(layer, norm)
+            elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                layers[index] = fuse_conv_bn_eval(layer, norm, isinstance(layer, nn.ConvTranspose2d))
+            layers[index + 1], layers[index + 2] = nn.Identity(), nn.ReLU(inplace=True)
     return copied
 
 
@@ -206,7 +205,8 @@ def _noise(generator: Generator, count: int, seed: int, epoch: int, device: torc
 @torch.no_grad()
 def _generate(generator: Generator, noise: Tensor, labels: Tensor, image_size: int, precision: Precision) -> Tensor:
     """Return the images of noise (N, latent_dim) and labels (N,): (N, C, H, W) float32 in [-1, 1]."""
-    count = max(1, _MAP_BYTES // (generator.to_image.in_channels * image_size**2 * _FLOAT_BYTES))
+    most_bytes = _MAP_BYTES_ON_CPU if labels.device.type == "cpu" else _MAP_BYTES
+    count = max(1, most_bytes // (generator.to_image.in_channels * image_size**2 * _FLOAT_BYTES))
     with autocast(precision, labels.device):
         parts = [generator(*own) for own in zip(noise.split(count), labels.split(count), strict=True)]
     return torch.cat(parts).float().contiguous()  # students are faster with channels first

@@ -210,7 +210,9 @@ def test_images_generated_on_the_fly_are_not_rounded() -> None:
 
 
 def test_images_are_generated_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dim_ray.core.students.images._MAP_BYTES", 5 * 4 * 64 * 4)  # four channels of 8 x 8 floats
+    monkeypatch.setattr(
+        "dim_ray.core.students.images._MAP_BYTES_ON_CPU", 5 * 4 * 64 * 4
+    )  # four channels of 8 x 8 floats
     sizes = []
     generator = make_generator()
     generator.register_forward_hook(lambda module, given, images: sizes.append(len(images)))

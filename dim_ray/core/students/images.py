@@ -189,6 +189,7 @@ def _folded(generator: Generator) -> Generator:
     for layers in (copied.project, copied.blocks):
         for index in range(0, len(layers), 3):  # a layer, its norm and a ReLU
             layer, norm = layers[index], layers[index + 1]
+            assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
             if isinstance(layer, nn.Linear):
                 layers[index] = fuse_linear_bn_eval(layer, norm)
             elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):

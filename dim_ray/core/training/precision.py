@@ -22,12 +22,14 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Precision:
-    """Return what `auto` means on a device: bfloat16 where it multiplies matrices in it, otherwise float32."""
+    """Return what `auto` means on a device: bfloat16 where products in it are faster, otherwise float32."""
     if precision != "auto":
         return precision
     if device.type == "cuda":
         has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
         capabilities = torch.cpu.get_capabilities()
-        has_bfloat16 = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+        # Intel's AVX-512 multiplies bfloat16 at half the rate of float32, AMD's at twice that rate.
+        is_intel = "Intel" in str(capabilities.get("cpu_name", ""))
+        has_bfloat16 = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16")[is_intel:])
     return "bfloat16" if has_bfloat16 else "float32"

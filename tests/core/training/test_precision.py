@@ -20,10 +20,16 @@ DATASET = make_dataset()
 
 @pytest.mark.parametrize(
     ("capabilities", "expected"),
-    [({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16"), ({"avx2": True}, "float32")],
+    [
+        ({"avx512_bf16": True}, "bfloat16"),
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC"}, "bfloat16"),
+        ({"avx512_bf16": True, "cpu_name": "Intel Xeon"}, "float32"),
+        ({"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}, "bfloat16"),
+        ({"avx2": True}, "float32"),
+    ],
 )
-def test_auto_is_bfloat16_where_the_processor_has_it(
-    capabilities: Mapping[str, bool], expected: str, monkeypatch: pytest.MonkeyPatch
+def test_auto_is_bfloat16_where_the_processor_is_faster_in_it(
+    capabilities: Mapping[str, bool | str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert resolve_precision("auto", CPU) == expected

@@ -153,6 +153,7 @@ def discriminator_steps(
     """Take the discriminator's steps of training step `step` down L_D, and return the last L_D, a detached scalar."""
     for index in range(config.discriminator_steps):
         number = step * config.discriminator_steps + index
+        pair.discriminator.follow_spectrum()
         loss = discriminator_loss(pair, config, real, real_labels, rng, number=number)
         pair.discriminator_optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
@@ -185,11 +186,16 @@ def generator_step(pair: Pair, loss: Tensor, collective: Collective, *, number: 
     pair.generator_optimizer.step()
     if pair.average is not pair.generator:
         decay = pair.ema_decay if number is None else min(pair.ema_decay, (1 + number) / (_WARM_UP + number))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(pair.average.parameters()), list(pair.generator.parameters()), 1 - decay)
-            for average, latest in zip(pair.average.buffers(), pair.generator.buffers(), strict=True):
-                # The statistics belong to the weights: the latest ones would not fit the averaged weights.
-                average.lerp_(latest, 1 - decay) if average.is_floating_point() else average.copy_(latest)
+        _follow(pair.average, pair.generator, decay)
+
+
+@torch.no_grad()
+def _follow(average: Generator, generator: Generator, decay: float) -> None:
+    """Take a step of the moving average, of weights and the statistics that belong to them; counters are the latest."""
+    averages, latest = ([*network.parameters(), *network.buffers()] for network in (average, generator))
+    is_float = [tensor.is_floating_point() for tensor in latest]
+    torch._foreach_copy_(*([t for t, f in zip(own, is_float, strict=True) if not f] for own in (averages, latest)))
+    torch._foreach_lerp_(*([t for t, f in zip(own, is_float, strict=True) if f] for own in (averages, latest)), 1 - decay)
 
 
 def _labels_for(network: str, pair: Pair, config: PriorConfig, real_labels: Tensor, rng: torch.Generator) -> Tensor:

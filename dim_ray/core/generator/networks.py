@@ -12,16 +12,15 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from dim_ray.config import GeneratorConfig
+from dim_ray.core.generator import spectral
 from dim_ray.core.networks.batch_norm import BatchNorm1d, BatchNorm2d
 from dim_ray.core.networks.initialise import initialise
 
 __all__ = ["Discriminator", "Generator", "MapNorm", "build_discriminator", "build_generator", "scales"]
 
 _SMALLEST_SCALE = 4
-_MAX_SEED = 2**62
 _DISCRIMINATOR_STRIDES = (1, 2, 1, 2, 1, 1, 1, 2)
 _SLOPE = {True: 0.01, False: 0.1}  # of LeakyReLU, with and without layer norm; without, less signal may be lost
 
@@ -101,6 +100,7 @@ class Discriminator(nn.Module):
         self.source = nn.Linear(capacity, 1)  # the adversarial head, by its name in stored weights
         self.classes = nn.Linear(capacity, num_classes)
         self.projection = nn.Linear(num_classes, capacity, bias=False) if is_projecting else None
+        self._normalised: list[nn.Module] = []
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Judge images.
@@ -112,12 +112,24 @@ class Discriminator(nn.Module):
         Returns:
             Adversarial scores (B,), higher for real; class logits (B, K).
         """
-        hidden = self.features(images).amax(dim=(2, 3))
-        scores, classes = self.source(hidden).squeeze(1), self.classes(hidden)
-        if self.projection is not None:
-            one_hot = F.one_hot(labels, classes.shape[1]).to(hidden.dtype)
-            scores = scores + (self.projection(one_hot) * hidden).sum(dim=1)
+        with spectral.divided(self._normalised):
+            hidden = self.features(images).amax(dim=(2, 3))
+            scores, classes = self.source(hidden).squeeze(1), self.classes(hidden)
+            if self.projection is not None:
+                one_hot = F.one_hot(labels, classes.shape[1]).to(hidden.dtype)
+                scores = scores + (self.projection(one_hot) * hidden).sum(dim=1)
         return scores, classes
+
+    def normalise_spectrum(self, rng: torch.Generator) -> None:
+        """Keep the largest singular value of each weight that leads to the adversarial score at 1, from now on."""
+        convolutions = [part for part in self.features if isinstance(part, nn.Conv2d)]
+        heads = [head for head in (self.source, self.projection) if head is not None]
+        self._normalised = [*convolutions, *heads]
+        spectral.normalise(self._normalised, rng)
+
+    def follow_spectrum(self) -> None:
+        """Take the power iteration that belongs to a step of the discriminator; nothing without spectral norm."""
+        spectral.iterate(self._normalised)
 
 
 class MapNorm(nn.Module):
@@ -154,7 +166,7 @@ def build_discriminator(
         network = Discriminator(config, num_classes=num_classes, num_channels=num_channels, image_size=image_size)
     _materialise(network, rng)
     if config.discriminator_norm == "spectral":
-        _normalise_spectrum(network, rng)
+        network.normalise_spectrum(rng)
     return network
 
 
@@ -174,14 +186,3 @@ def _materialise(network: nn.Module, rng: torch.Generator) -> None:
     network.to_empty(device=rng.device)
     initialise(network, rng)
     network.to(memory_format=torch.channels_last)  # the maps follow the weights
-
-
-def _normalise_spectrum(discriminator: Discriminator, rng: torch.Generator) -> None:
-    """Keep the largest singular value of each weight that leads to the adversarial score at 1, in place."""
-    convolutions = [part for part in discriminator.features if isinstance(part, nn.Conv2d)]
-    heads = [head for head in (discriminator.source, discriminator.projection) if head is not None]
-    # PyTorch draws the first vectors of the power iteration from the global random state, which is put back.
-    with torch.random.fork_rng([rng.device] if rng.device.type == "cuda" else []):
-        torch.manual_seed(int(torch.randint(_MAX_SEED, (), generator=rng, device=rng.device)))
-        for part in (*convolutions, *heads):
-            spectral_norm(part)

@@ -42,7 +42,7 @@ class GeneratorConfig:
     """Generator and discriminator."""
 
     capacity: int = 196
-    """Channels of every layer of the generator (paper: 196)."""
+    """Channels of every layer of the generator (paper: 196); multiples of 16 suit GPUs."""
     discriminator_capacity: int | None = None
     """Channels of the discriminator. Default: capacity."""
     latent_dim: int | None = None

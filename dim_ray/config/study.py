@@ -93,6 +93,8 @@ class StudyConfig:
     gpus_per_worker: float | None = field(default=None, metadata={"place": True})
     """GPUs of one worker, at most 1; with a part of one, workers share it and its memory. Default: 1 if the cluster has
     GPUs, otherwise 0."""
+    deterministic: bool = field(default=False, metadata={"place": True})
+    """Whether GPUs only use algorithms that always give the same bits, which are slower; CPUs always do."""
     max_concurrent: int | None = field(default=None, metadata={"place": True})
     """Concurrent trials. Default: as many as the resources hold."""
     max_failures: int = field(default=1, metadata={"place": True})

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from dim_ray.config import fingerprint, join_quirks, to_dict
-from dim_ray.core.training.precision import resolve_precision
+from dim_ray.core.training.precision import stated_precision
 from dim_ray.pipeline.soft_labels import labeller_name
 from dim_ray.pipeline.students import StudentPlan
 from dim_ray.pipeline.workspace import Workspace
@@ -82,7 +82,7 @@ def circumstances(work: Workspace, plan: StudentPlan, wall_seconds: float) -> di
         "recipe_json": json.dumps(recipe),
         "wall_seconds": wall_seconds,
         "device": str(device),
-        "precision": resolve_precision(plan.recipe.precision, device),
+        "precision": stated_precision(plan.recipe.precision, device),
         "num_threads": torch.get_num_threads(),
         "host": platform.node(),
         "torch_version": torch.__version__,

@@ -19,7 +19,7 @@ from dim_ray.core.teachers.teacher import Teacher, TeacherTraining
 from dim_ray.core.training.checkpoint import dumps, loads, with_prefix, without_prefix
 from dim_ray.core.training.loop import run_epochs
 from dim_ray.core.training.ports import Checkpointer, Collective, PartReporter, Ports, Reporter, State
-from dim_ray.core.training.precision import resolve_precision
+from dim_ray.core.training.precision import stated_precision
 from dim_ray.pipeline.checkpoints import checkpointer
 from dim_ray.pipeline.workspace import Workspace, dataset_card
 
@@ -165,7 +165,7 @@ def _build(work: Workspace, numbers: Sequence[int], reporter: Reporter) -> None:
             "validation_accuracy": teacher.validation_accuracy,
             "dataset": dataset_card(work.dataset),
             "training": to_dict(work.config.pool),
-            "precision": resolve_precision(work.config.pool.precision, work.dataset.train.images.device),
+            "precision": stated_precision(work.config.pool.precision, work.dataset.train.images.device),
             "wall_seconds": own.seconds(),
         }
         work.artifacts.write("teachers", name, {_SNAPSHOTS_FILE: dumps(tensors)}, card)

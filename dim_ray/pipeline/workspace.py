@@ -11,6 +11,7 @@ import torch
 from dim_ray.config import Config
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.training.memory import keep_freed_memory
+from dim_ray.core.training.precision import prepare_cuda
 from dim_ray.start.threads import idle_cores
 from dim_ray.store.artifacts import ArtifactStore
 
@@ -53,6 +54,7 @@ def on_device(
     keep_freed_memory()
     if gpus == 0 or not torch.cuda.is_available():
         return work
+    prepare_cuda(deterministic=work.config.study.deterministic)
     torch.cuda.empty_cache()  # what an earlier job of this process has freed
     if gpus < 1:
         torch.cuda.set_per_process_memory_fraction(gpus, device)

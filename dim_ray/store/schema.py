@@ -119,7 +119,7 @@ EVALUATIONS: pa.Schema = pa.schema(
             "wall_seconds", _REAL, "Training and testing time; an equal share of students trained together.", "seconds"
         ),
         _column("device", _TEXT, "Training device."),
-        _optional("precision", _TEXT, "Number format of training steps."),
+        _optional("precision", _TEXT, "Number format of training steps: float32, tf32 or bfloat16."),
         _optional("num_threads", _INT, "PyTorch's CPU threads.", "threads"),
         *_ORIGIN,
         _column("torch_version", _TEXT, "Version of PyTorch."),

@@ -44,6 +44,7 @@ PLACE_FIELDS = {
     "study.control",
     "study.loggers",
     "study.max_failures",
+    "study.deterministic",
     "study.cpus_per_worker",
     "study.gpus_per_worker",
     "study.max_concurrent",

@@ -55,6 +55,24 @@ def test_data_are_on_the_gpu_where_there_is_one_that_may_be_used(
     assert chosen[-1] == device
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_gpu_gives_the_same_bits_if_asked_to_and_is_fast_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deterministic: bool
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # restored, as are the next two
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(Dataset, "to", lambda dataset, device: dataset)
+    work = make_work(tmp_path)
+    config = replace(work.config, study=replace(work.config.study, deterministic=deterministic))
+    try:
+        on_device(replace(work, config=config))
+        assert torch.are_deterministic_algorithms_enabled() is deterministic
+        assert torch.backends.cudnn.benchmark is not deterministic
+    finally:
+        torch.use_deterministic_algorithms(mode=False)
+
+
 def test_save_is_due_when_the_interval_has_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)

@@ -32,7 +32,7 @@ from dim_ray.core.generator.pair import Pair
 from dim_ray.core.networks.batch_norm import share_batch_norm
 from dim_ray.core.training.loop import Losses, Stage
 from dim_ray.core.training.ports import Collective
-from dim_ray.core.training.precision import autocast
+from dim_ray.core.training.precision import call
 from dim_ray.core.training.random import stream
 
 __all__ = [
@@ -206,12 +206,10 @@ def _labels_for(network: str, pair: Pair, config: PriorConfig, real_labels: Tens
 
 
 def _generate(generator: Generator, config: PriorConfig, labels: Tensor, rng: torch.Generator) -> Tensor:
-    with autocast(config.precision, labels.device):
-        images = generator.sample(labels, rng)
+    images: Tensor = call(generator, config.precision, generator.noise(len(labels), rng), labels)
     return images.float()
 
 
 def _judge(discriminator: Discriminator, config: PriorConfig, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    with autocast(config.precision, images.device):
-        scores, classes = discriminator(images, labels)
+    scores, classes = call(discriminator, config.precision, images, labels)
     return scores.float(), classes.float()

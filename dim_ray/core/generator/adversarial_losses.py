@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dim_ray.config import Precision, PriorConfig
 from dim_ray.core.generator.networks import Discriminator
-from dim_ray.core.training.precision import autocast
+from dim_ray.core.training.precision import call
 
 __all__ = ["adversarial_loss", "gradient_penalty"]
 
@@ -38,8 +38,7 @@ def gradient_penalty(
     """
     share = torch.rand(len(real), 1, 1, 1, generator=rng, device=real.device)
     between = torch.lerp(fake, real, share).requires_grad_(True)
-    with autocast(precision, between.device):
-        scores, _ = discriminator(between, labels)
+    scores, _ = call(discriminator, precision, between, labels)
     (gradient,) = torch.autograd.grad(scores.float().sum(), between, create_graph=True)
     penalty: Tensor = ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
     return penalty

@@ -70,9 +70,12 @@ class Generator(nn.Module):
 
     def sample(self, labels: Tensor, rng: torch.Generator) -> Tensor:
         """Generate one image for each label (B,), with noise from `rng`: (B, C, H, W) in [-1, 1]."""
-        noise = torch.randn(len(labels), self.latent_dim, generator=rng, device=rng.device)
-        images: Tensor = self(noise.to(labels.device), labels)
+        images: Tensor = self(self.noise(len(labels), rng).to(labels.device), labels)
         return images
+
+    def noise(self, count: int, rng: torch.Generator) -> Tensor:
+        """Draw z of `count` images, (count, latent_dim), on the device of `rng`."""
+        return torch.randn(count, self.latent_dim, generator=rng, device=rng.device)
 
 
 class Discriminator(nn.Module):

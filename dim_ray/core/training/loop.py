@@ -74,8 +74,9 @@ def run_epochs(stage: Stage, split: Split, ports: Ports) -> None:
     global batches don't depend on the number of workers.
 
     The state is saved when the checkpointer says so, but never with a loss or weight that is not finite, or while
-    `stage.check` complains. Training that diverges leaves the last good state. A resumed run has the same weights, bit
-    for bit. With several workers, the state of worker 0 stands for all of them.
+    `stage.check` complains. Training that diverges leaves the last good state. On a CPU, and on a GPU with
+    `study.deterministic`, a resumed run has the same weights, bit for bit. With several workers, the state of worker 0
+    stands for all of them.
 
     Raises:
         DivergedError: A loss or weight was not finite, or `stage.check` complained for `stage.patience` epochs.

@@ -253,7 +253,7 @@ class Echo(Generator):
         super().__init__(GENERATOR, num_classes=3, num_channels=1, image_size=8)
         self._dataset = dataset
 
-    def sample(self, labels: Tensor, rng: torch.Generator) -> Tensor:
+    def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
         first = (self._dataset.train.labels == labels[:, None]).int().argmax(dim=1)
         return signed(self._dataset.train.images[first]) + 0 * next(self.parameters()).sum()
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from dim_ray.config import Config, GeneratorConfig, MatchingConfig, PriorConfig, StudyConfig
 from dim_ray.core.generator.networks import Discriminator, Generator, build_discriminator, build_generator, scales
@@ -201,17 +202,31 @@ def test_spectral_norm_keeps_the_weights_that_lead_to_the_adversarial_score_at_n
 ) -> None:
     discriminator = make_discriminator(replace(CONFIG, discriminator_norm="spectral", source_head=head))
     assert not any(isinstance(part, nn.LayerNorm) for part in discriminator.modules())
-    images, labels = torch.randn(4, 3, 9, 9, generator=rng()), torch.tensor([0, 1, 2, 3])
-    for _ in range(20):  # a power iteration in each
-        discriminator(images, labels)
+    for _ in range(20):
+        discriminator.follow_spectrum()
     layers = [layer for layer in discriminator.features if isinstance(layer, nn.Conv2d)]
     heads = [part for part in (discriminator.source, discriminator.projection) if part is not None]
     for part in [*layers, *heads]:
         assert torch.linalg.matrix_norm(part.weight.flatten(1), ord=2).item() == pytest.approx(1, abs=0.02)
     assert len(heads) == (2 if head == "projection" else 1)
-    discriminator.eval()
-    first, second = discriminator(images, labels), discriminator(images, labels)
-    assert torch.equal(first[0], second[0]), "the power iteration continues in eval mode"
+
+
+def test_passes_and_stored_weights_of_pytorchs_spectral_norm_are_ours() -> None:
+    config = replace(CONFIG, discriminator_norm="spectral", source_head="projection")
+    ours, theirs = make_discriminator(config), Discriminator(config, **SHAPE)
+    assert theirs.projection is not None
+    for part in (*(layer for layer in theirs.features if isinstance(layer, nn.Conv2d)), theirs.source, theirs.projection):
+        spectral_norm(part)
+    images, labels = torch.randn(4, 3, 9, 9, generator=rng()), torch.tensor([0, 1, 2, 3])
+    theirs(images, labels)
+    ours.load_state_dict(theirs.state_dict())  # with the vectors v, as in what older versions stored
+    for discriminator in (ours, theirs.eval()):
+        scores, classes = discriminator(images, labels)
+        (scores.sum() + classes[:, 0].sum()).backward()
+    gradients = dict(ours.named_parameters())
+    torch.testing.assert_close(ours(images, labels), theirs(images, labels))
+    for name, parameter in theirs.named_parameters():
+        torch.testing.assert_close(gradients[name].grad, parameter.grad)
 
 
 def test_spectral_norm_does_not_touch_the_global_random_state() -> None:

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dim_ray.config import EvaluationConfig
+from dim_ray.config import EvaluationConfig, Precision
 from dim_ray.core.students.budgets import plan_budget
 from dim_ray.core.students.images import make_image_stream
 from dim_ray.core.students.student import finished, train_students
 from dim_ray.core.training.ports import Ports
-from dim_ray.core.training.precision import autocast, resolve_precision
+from dim_ray.core.training.precision import autocast, call, resolve_precision, stated_precision
 from tests.helpers.tiny import ARCHITECTURE, POOL, equal_states, make_dataset, train_teachers
 
 CPU = torch.device("cpu")
@@ -52,6 +52,39 @@ def test_weights_used_without_a_gradient_have_one_afterwards() -> None:
             layer(torch.ones(1, 2))
         layer(torch.ones(1, 2)).sum().backward()
     assert layer.weight.grad is not None
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_weights_that_are_cast_at_once_give_the_bits_of_autocast(precision: Precision) -> None:
+    images, results = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)), []
+    layers = [torch.nn.Conv2d(3, 5, 3), torch.nn.BatchNorm2d(5), torch.nn.Flatten(), torch.nn.Linear(180, 2)]
+    network = torch.nn.Sequential(*layers).to(memory_format=torch.channels_last)
+    for at_once in (False, True):
+        network.zero_grad()
+        with autocast(precision, CPU):
+            out = call(network, precision, images) if at_once else network(images)
+        out.float().square().sum().backward()
+        results.append({"out": out.detach(), **{name: p.grad.clone() for name, p in network.named_parameters()}})
+    assert equal_states(*results)
+    assert layers[0].weight.grad.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("capability", "allowed", "precision", "expected"),
+    [
+        ((9, 0), True, "float32", "tf32"),
+        ((9, 0), False, "float32", "float32"),
+        ((7, 5), True, "auto", "float32"),
+        ((9, 0), True, "auto", "bfloat16"),
+    ],
+)
+def test_rows_say_tf32_where_convolutions_of_float32_are_in_it(
+    capability: tuple[int, int], allowed: bool, precision: Precision, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
+    assert stated_precision(precision, torch.device("cuda")) == expected
+    assert stated_precision("float32", CPU) == "float32"
 
 
 def test_teachers_and_students_in_bfloat16_are_close_to_float32() -> None:

@@ -192,10 +192,13 @@ def generator_step(pair: Pair, loss: Tensor, collective: Collective, *, number: 
 @torch.no_grad()
 def _follow(average: Generator, generator: Generator, decay: float) -> None:
     """Take a step of the moving average, of weights and the statistics that belong to them; counters are the latest."""
+    moving: list[tuple[Tensor, Tensor]] = []
+    counters: list[tuple[Tensor, Tensor]] = []
     averages, latest = ([*network.parameters(), *network.buffers()] for network in (average, generator))
-    is_float = [tensor.is_floating_point() for tensor in latest]
-    torch._foreach_copy_(*([t for t, f in zip(own, is_float, strict=True) if not f] for own in (averages, latest)))
-    torch._foreach_lerp_(*([t for t, f in zip(own, is_float, strict=True) if f] for own in (averages, latest)), 1 - decay)
+    for pair in zip(averages, latest, strict=True):
+        (moving if pair[0].is_floating_point() else counters).append(pair)
+    torch._foreach_lerp_(*zip(*moving, strict=True), 1 - decay)
+    torch._foreach_copy_(*zip(*counters, strict=True))
 
 
 def _labels_for(network: str, pair: Pair, config: PriorConfig, real_labels: Tensor, rng: torch.Generator) -> Tensor:

@@ -88,7 +88,7 @@ class _Spectral(nn.Module):
 
 
 def _stack(parts: Sequence[nn.Module]) -> tuple[Tensor, Tensor, list[_Spectral]]:
-    """Return the weights as (P, rows, columns), filled up with zeros, their vectors u as (P, 1, rows), and the norms."""
+    """Return weights (P, rows, columns) and their vectors u (P, 1, rows), filled up with zeros, and the norms."""
     norms = [part.parametrizations.weight[0] for part in parts]
     matrices = [_as_matrix(part.parametrizations.weight.original) for part in parts]
     rows, columns = (max(sizes) for sizes in zip(*(matrix.shape for matrix in matrices), strict=True))

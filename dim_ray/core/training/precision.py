@@ -1,9 +1,8 @@
 """The number format of a training step's passes; weights and optimisers are always float32.
 
-    with autocast("auto", images.device):
-        logits = network(images)
-
-    logits = call(network, "auto", images)      # the same, with all weights cast at once
+with autocast("auto", images.device):
+    logits = network(images)
+logits = call(network, "auto", images)      # the same, with all weights cast at once
 """
 
 from __future__ import annotations

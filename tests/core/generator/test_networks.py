@@ -215,7 +215,8 @@ def test_passes_and_stored_weights_of_pytorchs_spectral_norm_are_ours() -> None:
     config = replace(CONFIG, discriminator_norm="spectral", source_head="projection")
     ours, theirs = make_discriminator(config), Discriminator(config, **SHAPE)
     assert theirs.projection is not None
-    for part in (*(layer for layer in theirs.features if isinstance(layer, nn.Conv2d)), theirs.source, theirs.projection):
+    convolutions = [layer for layer in theirs.features if isinstance(layer, nn.Conv2d)]
+    for part in (*convolutions, theirs.source, theirs.projection):
         spectral_norm(part)
     images, labels = torch.randn(4, 3, 9, 9, generator=rng()), torch.tensor([0, 1, 2, 3])
     theirs(images, labels)

@@ -3,6 +3,7 @@
     python -m benchmarks                          all of them
     python -m benchmarks adversarial --repeats 20
     python -m benchmarks student --architecture convnet3 vgg11 --out bench_results
+    python -m benchmarks gpu                      everything about a GPU in eight minutes; see `gpu --help`
 
 Each group begins with matrix products, whose rate is what "of matrix rate" is a share of.
 """
@@ -11,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import platform
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,12 +22,11 @@ from rich import box
 from rich.table import Table
 
 from benchmarks.load import measure_load
-from benchmarks.measure import MATRIX_PRODUCT, Measurement, matrix_products, measure
+from benchmarks.measure import MATRIX_PRODUCT, Measurement, describe, matrix_products, measure
 from benchmarks.pools import POOLS
 from benchmarks.scaling import compute_cases, scaling_table
 from benchmarks.storage import STORAGE
 from benchmarks.stores import STORES
-from benchmarks.train import measure_distillations, measure_pools
 from benchmarks.training import TRAINING, Setting
 from benchmarks.trials import measure_gaps
 from benchmarks.workers import WORKERS
@@ -41,6 +39,7 @@ from dim_ray.errors import UsageError, nearest
 _TRIALS, _SCALING, _RAY_POOL, _RAY_TRAIN, _LOAD = "trials", "scaling", "ray-pool", "ray-train", "load"
 _WORK = {**TRAINING, **POOLS, **WORKERS, **STORAGE, **STORES, _SCALING: compute_cases}
 _NAMES = (*_WORK, _TRIALS, _RAY_POOL, _RAY_TRAIN, _LOAD)
+_GPU = "gpu"  # a command of its own
 
 
 def main(argv: Sequence[str]) -> None:
@@ -52,6 +51,11 @@ def main(argv: Sequence[str]) -> None:
     Raises:
         UsageError: A name or number is not one that is known.
     """
+    if argv[:1] == [_GPU]:
+        from benchmarks.gpu import main as measure_gpu
+
+        measure_gpu(argv[1:])
+        return
     options = _parse(argv)
     if options.list:
         print("\n".join(_NAMES))
@@ -70,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
         num_evaluations=options.evaluations,
     )
     console = make_console()
-    environment = _environment(setting.device)
+    environment = describe(setting.device)
     console.print(", ".join(f"{name} {value}" for name, value in environment.items()))
     rows: list[dict[str, Any]] = []
     for name in options.names or _NAMES:
@@ -92,10 +96,10 @@ def _measure(name: str, setting: Setting, options: argparse.Namespace) -> list[M
         return measure_gaps(repeats)
     if name == _LOAD:
         return measure_load(repeats)
-    if name == _RAY_POOL:
-        return measure_pools(repeats, options.minutes)
-    if name == _RAY_TRAIN:
-        return measure_distillations(repeats, options.minutes)
+    if name in (_RAY_POOL, _RAY_TRAIN):
+        from benchmarks.train import measure_distillations, measure_pools  # the only ones that need Ray
+
+        return (measure_pools if name == _RAY_POOL else measure_distillations)(repeats, options.minutes)
     cases = _WORK[name](setting)
     if any(case.has_arithmetic for case in cases):
         # With each group, because a shared machine is faster in one minute than in the next.
@@ -192,32 +196,6 @@ def _table(name: str, rows: Sequence[dict[str, Any]]) -> Table:
             "-" if share is None or not row["gmac_per_item"] else f"{100 * share:.0f} %",
         )
     return table
-
-
-def _environment(device: torch.device) -> dict[str, str]:
-    return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-        "threads": str(torch.get_num_threads()),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
 
 
 def _write(folder: Path, rows: Sequence[dict[str, Any]]) -> Path:

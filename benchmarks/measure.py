@@ -8,11 +8,15 @@ Ratios within one run are what these numbers are for; on a shared machine the mi
 
 from __future__ import annotations
 
+import datetime
+import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +25,7 @@ from torch.utils.flop_counter import flop_registry
 
 from dim_ray.config import Precision
 
-__all__ = ["MATRIX_PRODUCT", "Case", "Measurement", "matrix_products", "measure"]
+__all__ = ["MATRIX_PRODUCT", "Case", "Measurement", "describe", "matrix_products", "measure"]
 
 MATRIX_PRODUCT = "matrix product"
 """The benchmark whose rate others are shares of."""
@@ -105,12 +109,12 @@ def measure(cases: Sequence[Case], *, repeats: int, device: torch.device) -> lis
     ]
 
 
-def matrix_products(device: torch.device, precisions: Sequence[Precision]) -> list[Case]:
-    """Return products of square matrices: the rate that a device reaches where nothing but arithmetic counts."""
+def matrix_products(device: torch.device, precisions: Sequence[Precision], size: int = _MATRIX_SIZE) -> list[Case]:
+    """Return products of matrices (size, size): the rate that a device reaches where nothing but arithmetic counts."""
     cases = []
     for precision in precisions:
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        matrix = torch.randn(_MATRIX_SIZE, _MATRIX_SIZE, device=device).to(dtype)
+        matrix = torch.randn(size, size, device=device).to(dtype)
         cases.append(
             Case(
                 benchmark=MATRIX_PRODUCT,
@@ -121,6 +125,18 @@ def matrix_products(device: torch.device, precisions: Sequence[Precision]) -> li
             )
         )
     return cases
+
+
+def describe(device: torch.device) -> dict[str, str]:
+    """Return date, commit, hardware and versions."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": str(torch.get_num_threads()),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def _count_macs(case: Case) -> int:
@@ -164,3 +180,21 @@ class _Counter(TorchDispatchMode):
 def _wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # a machine without git
+        return "unknown"
+    return found.stdout.strip() or "unknown"

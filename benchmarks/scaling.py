@@ -16,7 +16,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks.measure import Case, Measurement
-from benchmarks.training import Setting, matching_case, matching_step, noise_images, untrained_teacher
+from benchmarks.training import Setting, matching_case, matching_stage, noise_images, untrained_teacher
 from dim_ray.core.networks.batch_norm import BatchNorm1d, BatchNorm2d
 from dim_ray.core.teachers.pool import StoredPool
 from dim_ray.core.training.ports import SingleWorker
@@ -61,7 +61,7 @@ def traffic(setting: Setting) -> tuple[list[int], list[int]]:
     """Return the bytes of each all-reduce of a step, and of each gather by one worker."""
     dataset = noise_images(setting, count=10)
     pool = StoredPool([untrained_teacher("convnet3", dataset, 0)], dataset)
-    pair, _ = matching_step(setting, pool, dataset, SingleWorker())
+    pair, _ = matching_stage(setting, pool, dataset, SingleWorker())
     reduced = [_FLOAT_BYTES * _count(network.parameters()) for network in (pair.generator, pair.discriminator)]
     norms = [part for part in pair.generator.modules() if isinstance(part, BatchNorm1d | BatchNorm2d)]
     return reduced, [2 * _FLOAT_BYTES * norm.num_features for norm in norms] * _PASSES

@@ -34,7 +34,16 @@ from dim_ray.core.training.ports import Collective, SingleWorker
 from dim_ray.core.training.precision import resolve_precision
 from dim_ray.core.training.random import stream
 
-__all__ = ["TRAINING", "Setting", "matching_case", "matching_step", "noise_images", "untrained_teacher"]
+__all__ = [
+    "TRAINING",
+    "Setting",
+    "ensemble_step",
+    "matching_case",
+    "matching_stage",
+    "noise_images",
+    "prior_stage",
+    "untrained_teacher",
+]
 
 Step = Callable[[int, Tensor], object]
 """Takes step number and image indices (B,)."""
@@ -97,8 +106,8 @@ def matching_case(
     collective: Collective | None = None,
 ) -> Case:
     """Return the steps of a distillation that draws from this pool, by one worker unless others are given."""
-    _, step = matching_step(setting, pool, dataset, collective or SingleWorker())
-    return _case(benchmark, variant, setting, dataset, step, setting.precision)
+    _, stage = matching_stage(setting, pool, dataset, collective or SingleWorker())
+    return _case(benchmark, variant, setting, dataset, stage.step, setting.precision)
 
 
 def untrained_teacher(architecture: str, dataset: Dataset, number: int) -> Teacher:
@@ -127,9 +136,7 @@ def _adversarial(setting: Setting) -> list[Case]:
         (f"hinge, {setting.precision}", hinge, setting.precision),
     ]
     for name, config, precision in dict.fromkeys(variants):
-        pair = _pair(setting, config, dataset)
-        own = replace(config, precision=precision)
-        stage = AdversarialTraining(pair, own, dataset, HealthConfig(), SingleWorker())
+        stage = prior_stage(setting, replace(config, precision=precision), dataset, SingleWorker())
         steps = config.gradient_penalty_every
         cases.append(_case("adversarial step", name, setting, dataset, stage.step, precision, steps=steps))
     return cases
@@ -170,10 +177,21 @@ def _matching(setting: Setting) -> list[Case]:
     return cases
 
 
-def matching_step(setting: Setting, pool: TeacherPool, dataset: Dataset, collective: Collective) -> tuple[Pair, Step]:
-    """Return a pair, and its step in a distillation."""
+def prior_stage(setting: Setting, config: PriorConfig, dataset: Dataset, collective: Collective) -> AdversarialTraining:
+    """Return a prior's training; with the hinge loss, of a discriminator with spectral norm."""
+    return AdversarialTraining(_pair(setting, config, dataset), config, dataset, HealthConfig(), collective)
+
+
+def matching_stage(
+    setting: Setting,
+    pool: TeacherPool,
+    dataset: Dataset,
+    collective: Collective,
+    config: MatchingConfig | None = None,
+) -> tuple[Pair, Distillation]:
+    """Return a pair, and its distillation."""
     prior_config = PriorConfig(precision=setting.precision)
-    config = MatchingConfig(precision=setting.precision)
+    config = replace(config or MatchingConfig(), precision=setting.precision)
     pair = _pair(setting, prior_config, dataset)
     stage = Distillation(
         pair,
@@ -185,7 +203,7 @@ def matching_step(setting: Setting, pool: TeacherPool, dataset: Dataset, collect
         collective=collective,
         measure=lambda epoch: {},
     )
-    return pair, stage.step
+    return pair, stage
 
 
 def _teacher(setting: Setting) -> list[Case]:
@@ -208,13 +226,16 @@ def _ensemble(setting: Setting, name: str, architecture: str) -> list[Case]:
     dataset = noise_images(setting)
     cases = []
     for precision in dict.fromkeys(("float32", setting.precision)):
-        step = _ensemble_step(architecture, EvaluationConfig(precision=precision), setting, dataset)
+        step = ensemble_step(architecture, EvaluationConfig(precision=precision), setting, dataset)
         cases.append(_case(name, f"ensemble of {_MEMBERS}, {precision}", setting, dataset, step, precision))
     return cases
 
 
-def _ensemble_step(architecture: str, config: EvaluationConfig, setting: Setting, dataset: Dataset) -> Step:
-    seeds = range(_MEMBERS)
+def ensemble_step(
+    architecture: str, config: EvaluationConfig, setting: Setting, dataset: Dataset, num_members: int = _MEMBERS
+) -> Step:
+    """Return a step of students at once."""
+    seeds = range(num_members)
     members = stack([build_network(architecture, dataset, stream(seed, device=setting.device)) for seed in seeds])
     members.set_mode(training=True)
     optimizer = student_optimizer(config, members.parameters)

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.measure import Case
-from benchmarks.training import Setting, matching_step, noise_images, untrained_teacher
+from benchmarks.training import Setting, matching_stage, noise_images, untrained_teacher
 from dim_ray.core.teachers.pool import StoredPool, shard
 from dim_ray.core.training.collective import TorchCollective
 from dim_ray.core.training.memory import keep_freed_memory
@@ -76,7 +76,7 @@ def _work(setting: Setting, rank: int, num_workers: int, rendezvous: str, connec
     dataset = noise_images(setting)
     numbers = shard(range(_TEACHERS), collective)
     pool = StoredPool([untrained_teacher("convnet3", dataset, number) for number in numbers], dataset)
-    _, step = matching_step(setting, pool, dataset, collective)
+    _, stage = matching_stage(setting, pool, dataset, collective)
     share = setting.batch_size // num_workers
     number = 0
     while True:
@@ -85,7 +85,7 @@ def _work(setting: Setting, rank: int, num_workers: int, rendezvous: str, connec
         except EOFError:
             return
         first = (number * setting.batch_size + rank * share) % (len(dataset.train) - share)
-        step(number, torch.arange(first, first + share))
+        stage.step(number, torch.arange(first, first + share))
         number += 1
         connection.send(None)
 

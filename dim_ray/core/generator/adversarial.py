@@ -192,13 +192,11 @@ def generator_step(pair: Pair, loss: Tensor, collective: Collective, *, number: 
 @torch.no_grad()
 def _follow(average: Generator, generator: Generator, decay: float) -> None:
     """Take a step of the moving average, of weights and the statistics that belong to them; counters are the latest."""
-    moving: list[tuple[Tensor, Tensor]] = []
-    counters: list[tuple[Tensor, Tensor]] = []
     averages, latest = ([*network.parameters(), *network.buffers()] for network in (average, generator))
-    for pair in zip(averages, latest, strict=True):
-        (moving if pair[0].is_floating_point() else counters).append(pair)
-    torch._foreach_lerp_(*zip(*moving, strict=True), 1 - decay)
-    torch._foreach_copy_(*zip(*counters, strict=True))
+    moving = [index for index, tensor in enumerate(latest) if tensor.is_floating_point()]
+    torch._foreach_lerp_([averages[index] for index in moving], [latest[index] for index in moving], 1 - decay)
+    counting = [index for index, tensor in enumerate(latest) if not tensor.is_floating_point()]
+    torch._foreach_copy_([averages[index] for index in counting], [latest[index] for index in counting])
 
 
 def _labels_for(network: str, pair: Pair, config: PriorConfig, real_labels: Tensor, rng: torch.Generator) -> Tensor:

@@ -103,7 +103,7 @@ class Discriminator(nn.Module):
         self.source = nn.Linear(capacity, 1)  # the adversarial head, by its name in stored weights
         self.classes = nn.Linear(capacity, num_classes)
         self.projection = nn.Linear(num_classes, capacity, bias=False) if is_projecting else None
-        self._normalised: list[nn.Module] = []
+        self._normalised: list[spectral.Part] = []
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Judge images.
@@ -126,8 +126,7 @@ class Discriminator(nn.Module):
     def normalise_spectrum(self, rng: torch.Generator) -> None:
         """Keep the largest singular value of each weight that leads to the adversarial score at 1, from now on."""
         convolutions = [part for part in self.features if isinstance(part, nn.Conv2d)]
-        heads = [head for head in (self.source, self.projection) if head is not None]
-        self._normalised = [*convolutions, *heads]
+        self._normalised = [*convolutions, self.source, *([] if self.projection is None else [self.projection])]
         spectral.normalise(self._normalised, rng)
 
     def follow_spectrum(self) -> None:

@@ -20,12 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-__all__ = ["divided", "iterate", "normalise"]
+__all__ = ["Part", "divided", "iterate", "normalise"]
+
+Part = nn.Conv2d | nn.Linear
 
 _FIRST_ITERATIONS = 15  # PyTorch's number
 
 
-def normalise(parts: Sequence[nn.Module], rng: torch.Generator) -> None:
+def normalise(parts: Sequence[Part], rng: torch.Generator) -> None:
     """Divide the weights of layers, in place, with first vectors of a random stream."""
     for part in parts:
         u = torch.randn(len(part.weight), generator=rng, device=rng.device)
@@ -35,7 +37,7 @@ def normalise(parts: Sequence[nn.Module], rng: torch.Generator) -> None:
 
 
 @torch.no_grad()
-def iterate(parts: Sequence[nn.Module]) -> None:
+def iterate(parts: Sequence[Part]) -> None:
     """Take one step of the power iteration."""
     if not parts:
         return
@@ -46,20 +48,20 @@ def iterate(parts: Sequence[nn.Module]) -> None:
 
 
 @contextmanager
-def divided(parts: Sequence[nn.Module]) -> Iterator[None]:
+def divided(parts: Sequence[Part]) -> Iterator[None]:
     """Divide all weights together, for one pass."""
     if not parts:
         yield
         return
-    device = parts[0].bias.device.type
+    matrices, vectors, norms = _stack(parts)
+    device = matrices.device.type
     with torch.autocast(device, enabled=False):
-        matrices, vectors, norms = _stack(parts)
         sigmas = torch.linalg.vector_norm(torch.bmm(vectors, matrices), dim=2, keepdim=True)
         quotients = matrices / sigmas
     if torch.is_autocast_enabled(device):  # once, instead of one by one
         quotients = quotients.to(torch.get_autocast_dtype(device))
     for norm, part, quotient in zip(norms, parts, quotients.unbind(), strict=True):
-        norm.quotient = _as_weight(quotient, part.parametrizations.weight.original)
+        norm.quotient = _as_weight(quotient, _weight_and_norm(part)[0])
     try:
         yield
     finally:
@@ -80,21 +82,28 @@ class _Spectral(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         if self.quotient is not None:
             return self.quotient
-        return weight / torch.linalg.vector_norm(self._u @ _as_matrix(weight))
+        sigma: Tensor = torch.linalg.vector_norm(self._u @ _as_matrix(weight))
+        return weight / sigma
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         state_dict.pop(f"{prefix}_v", None)  # of PyTorch's, in what older versions stored
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
-def _stack(parts: Sequence[nn.Module]) -> tuple[Tensor, Tensor, list[_Spectral]]:
+def _stack(parts: Sequence[Part]) -> tuple[Tensor, Tensor, list[_Spectral]]:
     """Return weights (P, rows, columns) and their vectors u (P, 1, rows), filled up with zeros, and the norms."""
-    norms = [part.parametrizations.weight[0] for part in parts]
-    matrices = [_as_matrix(part.parametrizations.weight.original) for part in parts]
+    weights, norms = zip(*map(_weight_and_norm, parts), strict=True)
+    matrices = [_as_matrix(weight) for weight in weights]
     rows, columns = (max(sizes) for sizes in zip(*(matrix.shape for matrix in matrices), strict=True))
     filled = [_fill(matrix, (0, columns - matrix.shape[1], 0, rows - matrix.shape[0])) for matrix in matrices]
     vectors = [_fill(norm._u, (0, rows - len(norm._u))) for norm in norms]
-    return torch.stack(filled), torch.stack(vectors)[:, None], norms
+    return torch.stack(filled), torch.stack(vectors)[:, None], list(norms)
+
+
+def _weight_and_norm(part: Part) -> tuple[Tensor, _Spectral]:
+    """Return a layer's weight as it is before it's divided, and what divides it."""
+    parametrizations: Any = part.parametrizations
+    return parametrizations.weight.original, parametrizations.weight[0]
 
 
 def _fill(values: Tensor, widths: tuple[int, ...]) -> Tensor:
@@ -103,11 +112,11 @@ def _fill(values: Tensor, widths: tuple[int, ...]) -> Tensor:
 
 def _as_matrix(weight: Tensor) -> Tensor:
     """Return a weight as (rows, columns), in the order of channels last: no copy where it is stored so."""
-    return weight.permute(0, *range(2, weight.ndim), 1).flatten(1)
+    return weight.movedim(1, -1).flatten(1)
 
 
 def _as_weight(matrix: Tensor, weight: Tensor) -> Tensor:
     """Return a filled-up matrix in the shape of its weight."""
     rows, channels, *kernel = weight.shape
-    cut = matrix[:rows, : weight[0].numel()].unflatten(1, (*kernel, channels))
-    return cut.permute(0, cut.ndim - 1, *range(1, cut.ndim - 1))
+    cut: Tensor = matrix[:rows, : weight[0].numel()].unflatten(1, (*kernel, channels))
+    return cut.movedim(-1, 1)

@@ -58,7 +58,8 @@ def prepare_cuda(*, deterministic: bool) -> None:
     """
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    if torch.are_deterministic_algorithms_enabled() is not deterministic:  # the call imports PyTorch's compiler
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
     torch.backends.cudnn.benchmark = not deterministic
 
 
@@ -88,8 +89,8 @@ class _Cast(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        given = [(weight, own) for weight, own in zip(ctx.weights, gradients, strict=True) if own is not None]
-        copies = iter(_copies(*zip(*given, strict=True), torch.float32))
+        weights = [weight for weight, own in zip(ctx.weights, gradients, strict=True) if own is not None]
+        copies = iter(_copies(weights, [own for own in gradients if own is not None], torch.float32))
         return tuple(None if own is None else next(copies) for own in gradients)
 
 

@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,15 +56,11 @@ from dim_ray.progress import SilentProgress
 __all__ = ["Bench", "Result", "main"]
 
 _FAILURES = (RuntimeError, ValueError, TypeError, OSError, DimError)  # CUDA's and NCCL's are RuntimeErrors
+_NCCL_TIMEOUT = timedelta(seconds=60)
 _STEPS = 2  # before an interruption, and after it
 _SAME_BITS = "flip+color+crop+cutout"  # rotate and scale have no derivative that always gives the same bits
-_TINY: dict[str, Any] = {
-    "generator.capacity": 8,
-    "prior.batch_size": 16,
-    "matching.batch_size": 16,
-    "evaluation.epochs": 2,
-}
-_TINY |= {f"networks.{networks}": ["convnet1_w4"] for networks in ("teachers", "students")}
+_TINY: dict[str, Any] = {"generator.capacity": 8, "prior.batch_size": 16, "matching.batch_size": 16}
+_TINY |= {"networks.teachers": ["convnet1_w4"], "networks.students": ["convnet1_w4"], "evaluation.epochs": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +88,8 @@ class Bench:
         self.images_per_second: dict[str, float] = {}
         self._dataset = training.noise_images(self.setting)
         self._matrix_rate = 0.0  # multiply-accumulates a second
+        if self.is_cuda:
+            prepare_cuda(deterministic=False)
 
     def checks(self) -> Lines:
         """Yield what must hold."""
@@ -120,12 +119,11 @@ class Bench:
         def teachers(count: int, workers: Collective) -> Stage:
             return TeacherTraining(recipe, range(count), architecture, dataset)
 
-        def match(config: MatchingConfig, pool_kind: str, workers: Collective) -> Stage:
-            pool: TeacherPool = StoredPool([training.untrained_teacher(architecture, dataset, 0)], dataset)
-            if pool_kind == "online":
-                pool = OnlinePool(
-                    replace(recipe, kind="online"), (architecture,), dataset, steps_per_epoch=1000, rank=0
-                )
+        def match(config: MatchingConfig, pool_kind: Any, workers: Collective) -> Stage:
+            own = replace(recipe, kind=pool_kind)
+            pool: TeacherPool = OnlinePool(own, (architecture,), dataset, steps_per_epoch=1000, rank=0)
+            if pool_kind == "stored":
+                pool = StoredPool([training.untrained_teacher(architecture, dataset, 0)], dataset)
             return training.matching_stage(setting, pool, dataset, workers, config)[1]
 
         def adversarial(config: PriorConfig) -> Callable[[Collective], Stage]:
@@ -175,7 +173,8 @@ class Bench:
 
     def _check_group(self, make: Callable[[Collective], Stage], backend: str) -> Result:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # whatever the machine's name resolves to
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=_NCCL_TIMEOUT)
         try:
             with self._same_bits():
                 found = self._run(make(TorchCollective(self.setting.device)), range(_STEPS))
@@ -185,7 +184,10 @@ class Bench:
 
     @contextmanager
     def _same_bits(self) -> Iterator[None]:
-        prepare_cuda(deterministic=self.is_cuda)
+        if not self.is_cuda:
+            yield
+            return
+        prepare_cuda(deterministic=True)
         try:
             yield
         finally:

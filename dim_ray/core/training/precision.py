@@ -65,9 +65,10 @@ def prepare_cuda(*, deterministic: bool) -> None:
 
 def call(network: nn.Module, precision: Precision, *inputs: Tensor) -> Any:
     """Call a network under `autocast`, which finds the weights of linear layers and convolutions cast already."""
-    with autocast(precision, inputs[0].device) as context:
-        if not context._enabled:
-            return network(*inputs)
+    device = inputs[0].device
+    if resolve_precision(precision, device) == "float32":
+        return network(*inputs)
+    with autocast(precision, device):
         weights = {
             f"{name}.{own}": weight
             for name, module in network.named_modules()

@@ -17,6 +17,7 @@ import pytest
 from dim_ray.cli.main import run_main, start_logging
 from dim_ray.errors import ArtifactError, StorageError, UsageError
 from tests.helpers.disks import fill, small_disk
+from tests.helpers.logs import closed_logs as closed_logs
 
 
 @pytest.fixture(autouse=True)
@@ -112,22 +113,6 @@ def test_reader_of_the_output_that_leaves_early_is_no_error(num_lines: int) -> N
 # ------------------------------------------------------------------------------------------------ logging
 
 
-@pytest.fixture
-def _logging_restored() -> Iterator[None]:
-    logging.captureWarnings(False)  # a test before may have left it on, and pytest taken its hook away
-    root = logging.getLogger()
-    before = list(root.handlers)
-    levels = {name: logging.getLogger(name).level for name in ("dim_ray", "tuning")}
-    yield
-    logging.captureWarnings(False)
-    for handler in [h for h in root.handlers if h not in before]:
-        root.removeHandler(handler)
-        handler.close()
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
-
-
-@pytest.mark.usefixtures("_logging_restored")
 def test_our_details_and_the_warnings_of_libraries_go_to_the_file_only(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,7 +133,6 @@ def test_our_details_and_the_warnings_of_libraries_go_to_the_file_only(
     assert (output.out, output.err) == ("", "")
 
 
-@pytest.mark.usefixtures("_logging_restored")
 def test_log_goes_on_in_the_new_file_when_started_again(tmp_path: Path) -> None:
     start_logging(tmp_path / "first.log")
     start_logging(tmp_path / "second.log")
@@ -157,7 +141,6 @@ def test_log_goes_on_in_the_new_file_when_started_again(tmp_path: Path) -> None:
     assert (tmp_path / "second.log").read_text().count("hello") == 1
 
 
-@pytest.mark.usefixtures("_logging_restored")
 def test_log_on_a_full_disk_lets_the_command_go_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with small_disk(tmp_path / "disk") as disk:
         start_logging(disk / "run.log")
@@ -171,7 +154,6 @@ def test_log_on_a_full_disk_lets_the_command_go_on(tmp_path: Path, capfd: pytest
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.usefixtures("_logging_restored")
 def test_error_that_a_person_reads_in_one_line_has_its_traceback_in_the_log(tmp_path: Path) -> None:
     def main(argv: Sequence[str]) -> None:
         start_logging(tmp_path / "run.log")

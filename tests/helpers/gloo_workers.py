@@ -25,7 +25,8 @@ class Workers:
     """Up to `MAX_WORKERS` processes; a call may use the first few of them."""
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])  # torch is imported once for all
         self._folder = tempfile.TemporaryDirectory()
         self._connections: list[Connection] = []
         self._processes = []

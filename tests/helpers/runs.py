@@ -69,6 +69,12 @@ NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}
 _MARK = "DIM_RAY_TEST_RUN"  # inherited by every process that a run starts, Ray's included
 
 
+def arguments(storage: Path | str, changes: Mapping[str, str] | None = None) -> list[str]:
+    """Return those of the command, with flags beside or instead of `FLAGS`."""
+    flags = {**FLAGS, "--storage": str(storage), **(changes or {})}
+    return [word for flag, value in flags.items() for word in (flag, *value.split())]
+
+
 class Run:
     """One run of the command.
 
@@ -83,8 +89,6 @@ class Run:
     ) -> None:
         self.storage = storage
         self._mark = uuid.uuid4().hex
-        flags = {**FLAGS, "--storage": str(storage), **(changes or {})}
-        arguments = [word for flag, value in flags.items() for word in (flag, *value.split())]
         # Its own session, so that nothing of ours goes to it by accident; one thread, as on a busy machine.
         environment = {**os.environ, _MARK: self._mark, "OMP_NUM_THREADS": "1"}
         environment.pop("RAY_ADDRESS", None)
@@ -93,7 +97,7 @@ class Run:
         self._started_at = time.monotonic()
         self.returncode: int | None = None
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "dim_ray.tune", *arguments],
+            [sys.executable, "-m", "dim_ray.tune", *arguments(storage, changes)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

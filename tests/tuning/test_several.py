@@ -8,8 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 
-from tests.helpers.runs import ONE_STUDENT, evaluations, run, trials
+from dim_ray import tune
+from dim_ray.cli.main import run_main
+from tests.helpers.logs import closed_logs as closed_logs
+from tests.helpers.runs import ONE_STUDENT, arguments, evaluations, run, trials
 from tests.helpers.written_images import pixels, write_folder
 
 pytestmark = pytest.mark.timeout(1500)  # several runs, on a machine that may be busy
@@ -25,11 +29,13 @@ def shapes(tmp_path: Path) -> Path:
     return write_folder(tmp_path / "shapes", {"left": images[0], "right": images[1]})
 
 
-def test_the_same_data_twice_are_refused(tmp_path: Path, shapes: Path) -> None:
+def test_the_same_data_twice_are_refused(
+    tmp_path: Path, shapes: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("Ray was started"))
     copy = shutil.copytree(shapes, tmp_path / "copy/shapes")
-    refused = run(tmp_path / "storage", {"--dataset": f"folder:{shapes} folder:{copy}"})
-    assert refused.returncode == 2
-    assert f"--dataset has folder:{shapes} and folder:{copy}, which are the same data." in refused.stderr
+    assert run_main(tune.main, arguments(tmp_path / "storage", {"--dataset": f"folder:{shapes} folder:{copy}"})) == 2
+    assert f"--dataset has folder:{shapes} and folder:{copy}, which are the same data." in capsys.readouterr().err
 
 
 @pytest.mark.ray

@@ -12,8 +12,6 @@ import pytest
 
 from dim_ray.store.writer import Writer
 from tests.helpers.made_rows import evaluation, trial
-from tests.helpers.runs import ONE_STUDENT
-from tests.helpers.runs import run as run_study
 
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 PRINTING = """
@@ -84,16 +82,20 @@ def test_symbols_that_an_encoding_lacks_have_stand_ins(
     assert done.returncode == 1
 
 
-@pytest.mark.parametrize("unbuffered", [{}, {"PYTHONUNBUFFERED": "1"}])
+UNBUFFERED = {"PYTHONUNBUFFERED": "1"}
+
+
 @pytest.mark.parametrize(
-    ("shell", "code"),
+    ("shell", "code", "unbuffered"),
     [
-        (">/dev/full", 1),
-        ("2>/dev/full", 0),
-        (">/dev/full 2>/dev/full", 1),
-        (">&-", 0),
-        ("2>&-", 0),
-        ("<&- >&- 2>&-", 0),
+        (">/dev/full", 1, {}),
+        (">/dev/full", 1, UNBUFFERED),
+        ("2>/dev/full", 0, {}),
+        (">/dev/full 2>/dev/full", 1, {}),
+        (">&-", 0, {}),
+        ("2>&-", 0, {}),
+        ("<&- >&- 2>&-", 0, {}),
+        ("<&- >&- 2>&-", 0, UNBUFFERED),
     ],
 )
 def test_stream_that_is_full_or_closed_ends_nothing(
@@ -120,13 +122,12 @@ def test_closed_stream_isnt_mixed_with_the_next_file_that_is_opened(tmp_path: Pa
     assert (tmp_path / "made").read_text() == ""
 
 
-@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}, C_LOCALE])
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "environment"),
     [
-        ["results", "list"],
-        ["results", "pareto"],
-        ["report", "--output", "report"],
+        (["results", "list"], {"PYTHONIOENCODING": "ascii"}),
+        (["results", "pareto"], {"PYTHONIOENCODING": "latin-1"}),
+        (["report", "--output", "report"], C_LOCALE),
     ],
 )
 def test_commands_print_their_tables_in_any_encoding(
@@ -145,13 +146,3 @@ def test_argument_that_is_no_text_is_refused(tmp_path: Path) -> None:
     done = run("-m", "dim_ray.tune", "--dataset", b"folder:\xff")
     assert done.returncode == 2
     assert done.stderr.startswith(b"error: the argument folder:\\udcff has bytes that aren't text in this locale")
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_study_ends_well_where_output_is_ascii(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
-    done = run_study(tmp_path / "données", {**ONE_STUDENT, "--evaluation.num_seeds": "2"})
-    assert done.returncode == 0, done.stderr
-    assert "mean +- std of n = 2 seeds" in done.stdout
-    assert "donn\\xe9es" in done.stdout

@@ -24,7 +24,7 @@ from tests.helpers.disk_steps import Crash, Hook, steps
 from tests.helpers.made_rows import trial
 
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
-_QUICK, _MANY = 200, 2_000
+_QUICK, _MANY = 60, 2_000
 _IDS = {row_id(TRIAL_TABLE, trial(number=number)): number for number in range(5)}
 _MEMORY = Path("/dev/shm")  # where there is one, so that flushing to the disk costs nothing
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -51,11 +53,12 @@ def study(curve: Curve, rng: np.random.Generator, *, sizes: Sequence[int] = SIZE
     return pd.DataFrame([row(n, curve(n) + std * rng.normal(), seed) for n in sizes for seed in range(3)])
 
 
-def fits(curve: Curve, monkeypatch: pytest.MonkeyPatch) -> list[PoolScaling]:
+@functools.cache
+def fits(curve: Curve) -> list[PoolScaling]:
     """Fits of many studies that differ in their noise alone."""
-    monkeypatch.setattr(scaling, "_NUM_RESAMPLES", 200)
     rng = np.random.default_rng(1)
-    return [fit_pool_scaling(study(curve, rng)) for _ in range(NUM_STUDIES)]
+    with mock.patch.object(scaling, "_NUM_RESAMPLES", 200):
+        return [fit_pool_scaling(study(curve, rng)) for _ in range(NUM_STUDIES)]
 
 
 def share(claims: Sequence[bool]) -> float:
@@ -73,8 +76,8 @@ def test_curve_without_noise_is_found_again() -> None:
 
 
 @pytest.mark.parametrize("curve", [power, flat])
-def test_intervals_hold_the_truth_as_often_as_they_say(curve: Curve, monkeypatch: pytest.MonkeyPatch) -> None:
-    studies = fits(curve, monkeypatch)
+def test_intervals_hold_the_truth_as_often_as_they_say(curve: Curve) -> None:
+    studies = fits(curve)
     of_curve = [
         low <= curve(size) <= high
         for own in studies
@@ -89,13 +92,13 @@ def test_intervals_hold_the_truth_as_often_as_they_say(curve: Curve, monkeypatch
     assert 0.92 <= share(of_gains) <= 0.98
 
 
-def test_where_nothing_is_gained_the_smallest_pool_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    studies = fits(flat, monkeypatch)
+def test_where_nothing_is_gained_the_smallest_pool_is_enough() -> None:
+    studies = fits(flat)
     assert share([own.pays_until == 1 for own in studies]) >= 0.94  # one tail of 95 %
 
 
-def test_what_pays_is_seen_through_the_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    studies = fits(power, monkeypatch)  # from 4 to 64 it gains 6.5 points, from 32 to 64 0.7
+def test_what_pays_is_seen_through_the_noise() -> None:
+    studies = fits(power)  # from 4 to 64 it gains 6.5 points, from 32 to 64 0.7
     until = [own.pays_until for own in studies]
     assert min(until) >= 8
     assert share([size == 64 for size in until]) < 0.5

@@ -263,7 +263,7 @@ def test_probe_measures_every_job_in_processes_and_keeps_nothing(
 ) -> None:
     config = work.config
     student = plan_evaluations(with_evaluation(work, protocols=("real_fixed",)), "unknown")[0]
-    with Probe(work, PLACEMENT, 2) as probe:
+    with Probe(work, PLACEMENT, 1) as probe:
         assert probe.start_seconds > 0
         for seconds in (
             probe.seconds("teacher", config, tiny.ARCHITECTURE),

@@ -155,8 +155,13 @@ def test_search_ends_with_its_number_of_trials(driver: Driver) -> None:
     assert len(driver.trials()) == 2
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsga2", "qmc", "random"])
-@pytest.mark.parametrize("objectives", [("accuracy",), ("accuracy", "generator_bytes")])
+@pytest.mark.parametrize(
+    ("sampler", "objectives"),
+    [
+        *((sampler, ("accuracy",)) for sampler in ("tpe", "gp", "qmc", "random")),
+        *((sampler, ("accuracy", "generator_bytes")) for sampler in ("tpe", "nsga2")),
+    ],
+)
 def test_generator_that_is_too_large_is_never_a_trial(
     tmp_path: Path, sampler: str, objectives: tuple[str, ...]
 ) -> None:
@@ -171,13 +176,13 @@ def test_generator_that_is_too_large_is_never_a_trial(
     driver.search = driver.make_search(config, limit)
     allowed = [(choice["generator.capacity"], choice["generator.refinements"]) for choice in limit.choices()]
     assert 0 < len(allowed) < 4
-    for name in map(str, range(20)):
+    for name in map(str, range(12)):  # of which the first ten teach the samplers
         driver.start(name)
         driver.end(name, 0.04 * int(name))
     drawn = {(own["generator.capacity"], own["generator.refinements"]) for own, _ in driver.rows.values()}
     assert drawn <= set(allowed)
     assert sorted(driver.rows) == list(range(len(driver.rows)))  # the draws that were refused have no number
     assert "PRUNED" in driver.states()
-    assert driver.states().count("COMPLETE") == len(driver.rows) >= 20
+    assert driver.states().count("COMPLETE") == len(driver.rows) >= 12
     driver = driver.restarted()
     assert driver.queued() == {}

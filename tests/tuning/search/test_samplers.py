@@ -103,7 +103,7 @@ def test_a_resumed_study_draws_no_trial_again(tmp_path: Path, sampler: Sampler) 
 @pytest.mark.parametrize("sampler", ["tpe", "gp"])
 def test_samplers_that_learn_find_a_better_place_than_chance(tmp_path: Path, sampler: Sampler) -> None:
     learned, random = (
-        max(map(accuracy, search(config_of(tmp_path / name, name), 30)[15:])) for name in (sampler, "random")
+        max(map(accuracy, search(config_of(tmp_path / name, name), 24)[12:])) for name in (sampler, "random")
     )
     assert learned > random
 
@@ -140,7 +140,7 @@ SPACE = {
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_draws_conditional_parameters_where_they_apply_alone(tmp_path: Path, sampler: Sampler) -> None:
     config = config_of(tmp_path, sampler, space={**WIDE, **SPACE})
-    drawn = [*search(config, 15), *search(config, 5, taken=15)]
+    drawn = [*search(config, 11), *search(config, 2, taken=11)]
     for parameters in drawn:
         assert list(parameters) == open_names(config.study, parameters)
         for name, value in parameters.items():

@@ -8,11 +8,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+import ray
 from PIL import Image
 
 import dim_ray
+from dim_ray import tune
+from dim_ray.cli.main import run_main
 from dim_ray.config import EvaluationConfig
-from tests.helpers.runs import LONG, ONE_STUDENT, Run, evaluations, files, run, space, trials, validations
+from tests.helpers.logs import closed_logs as closed_logs
+from tests.helpers.runs import LONG, ONE_STUDENT, Run, arguments, evaluations, files, run, space, trials, validations
 
 pytestmark = pytest.mark.timeout(1500)  # several runs, on a machine that may be busy
 
@@ -124,28 +128,37 @@ def test_finished_study_says_so_and_adds_nothing(copied: Path) -> None:
     assert again.log().count("Started a local Ray instance") == 1  # by the first run
 
 
-def test_trial_that_can_never_be_placed_is_refused_before_ray_starts(tmp_path: Path) -> None:
-    refused = run(tmp_path / "storage", {"--study.cpus_per_worker": "1000"})
-    assert refused.returncode == 2
-    *_, error = refused.stderr.splitlines()
+def test_trial_that_can_never_be_placed_is_refused_before_ray_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("Ray was started"))
+    assert run_main(tune.main, arguments(tmp_path / "storage", {"--study.cpus_per_worker": "1000"})) == 2
+    output = capsys.readouterr()
+    *_, error = output.err.splitlines()
     assert error.startswith("error: a trial can never be placed: 1 worker x 1,000 CPUs ")
-    assert refused.stdout == ""
-    assert "Started a local Ray instance" not in refused.log()
-    assert refused.leftovers() == {}
+    assert output.out == ""
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_larger_number_of_trials_extends_the_study(copied: Path) -> None:
-    before = files(copied)
-    longer = run(copied, {**CONTROL, "--num-trials": "3"})
+def test_larger_number_of_trials_extends_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its output is ASCII, unlike the name of its storage."""
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    storage = tmp_path / "données"
+    flags = {**ONE_STUDENT, "--evaluation.num_seeds": "2"}
+    study = run(storage, {**flags, "--num-trials": "1"})
+    assert study.returncode == 0, study.stderr
+    assert "mean +- std of n = 2 seeds" in study.stdout
+    assert "donn\\xe9es" in study.stdout
+    before = files(storage)
+    longer = run(storage, {**flags, "--num-trials": "2"})
     assert longer.returncode == 0, longer.stderr
-    assert trials(copied)["number"].tolist() == [0, 1, 2]
-    after = files(copied)
+    assert trials(storage)["number"].tolist() == [0, 1]
+    after = files(storage)
     assert {name: after[name] for name in before} == before
     assert "teachers" not in longer.stderr  # they were there
-    parameters = trials(copied)["params_json"]
-    assert parameters.nunique() == 3
+    assert trials(storage)["params_json"].nunique() == 2
 
 
 @pytest.mark.ray

@@ -154,7 +154,7 @@ def test_trial_whose_process_dies_too_often_fails_and_the_study_goes_on(start: S
 def test_journal_that_is_taken_away_ends_the_study_with_a_sentence(start: Start, tmp_path: Path) -> None:
     """Tune wraps what a searcher raises in a traceback of its own."""
     storage = tmp_path / "storage"
-    flags = {**LONG, "--study.grace_epochs": "7"}
+    flags = {**LONG, "--study.grace_epochs": "7", "--num-trials": "1"}
     study = start(storage, flags)
     study.wait_for_state()
     [journal] = storage.glob("studies/*/optuna.journal")
@@ -170,13 +170,15 @@ def test_journal_that_is_taken_away_ends_the_study_with_a_sentence(start: Start,
 
     again = run(storage, flags)
     assert again.returncode == 0, f"{again.stderr}\n{again.log()}"
-    assert len(trials(storage)) == 2
+    assert len(trials(storage)) == 1
     assert study.leftovers() == again.leftovers() == {}
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "exit_code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)]
+)
 def test_interrupt_ends_the_study_with_a_sentence(
     start: Start, tmp_path: Path, number: signal.Signals, exit_code: int
 ) -> None:
@@ -193,7 +195,7 @@ def test_interrupt_ends_the_study_with_a_sentence(
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["prior", "matching"])
+@pytest.mark.parametrize("stage", [pytest.param("prior", marks=pytest.mark.long), "matching"])
 def test_study_of_which_every_trial_diverges_ends_with_a_sentence(tmp_path: Path, stage: str) -> None:
     storage = tmp_path / "storage"
     study = run(storage, {f"--{stage}.learning_rate": "1e30"})

@@ -295,7 +295,7 @@ FUNCTIONS = [F.relu, torch.relu, Tensor.relu, F.gelu, F.silu, torch.tanh, Tensor
 @pytest.mark.parametrize(
     ("activation", "function"),
     [*((module, F.relu) for module in MODULES), *((nn.ReLU(), function) for function in FUNCTIONS[1:])],
-    ids=str,
+    ids=lambda part: getattr(part, "__name__", str(part)),
 )
 def test_features_are_the_outputs_of_non_linearities_as_modules_or_functions(
     activation: nn.Module, function: Callable[[Tensor], Tensor]

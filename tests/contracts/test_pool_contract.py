@@ -157,7 +157,7 @@ def restored(make: Make, state: Mapping[str, Tensor]) -> TeacherPool:
     return pool
 
 
-@pytest.mark.parametrize("stop_after", range(1, NUM_STEPS))
+@pytest.mark.parametrize("stop_after", [1, STEPS_PER_EPOCH, STEPS_PER_EPOCH + 2])
 def test_a_restored_pool_continues_with_the_same_bits(make: Make, stop_after: int) -> None:
     expected = answers(make(0), range(NUM_STEPS))
     stopped = make(0)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from dim_ray.config.checks import require, require_name, require_seed
 from dim_ray.config.names import path_name, plain_name
@@ -44,7 +45,7 @@ class DataConfig:
             require(bool(path), "data.dataset", self.dataset, f"a path behind {prefix!r}:")
         elif self.dataset not in DATASETS:
             hint = nearest(self.dataset, [*DATASETS, "parquet:PATH", "folder:PATH"])
-            if Path(self.dataset).is_dir():
+            if os.path.isdir(self.dataset):  # false for what can't be a path, where Path raises
                 hint = f"for the images of that folder write folder:{self.dataset}, for Parquet parquet:{self.dataset}."
             raise ConfigError(f"data.dataset is {self.dataset!r}, which is unknown; {hint}")
         if self.name is not None:

@@ -96,7 +96,7 @@ def _generated(
     device, num_classes, count = dataset.train.labels.device, dataset.num_classes, budget.images_per_epoch
     generator = _folded(generator)
     epoch_bytes = count * dataset.num_channels * dataset.image_size**2 * _FLOAT_BYTES
-    at_once = max(1, _AHEAD_BYTES // epoch_bytes)
+    at_once = max(1, _AHEAD_BYTES // max(1, epoch_bytes))
     kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def draw_labels(epoch: int) -> Tensor:

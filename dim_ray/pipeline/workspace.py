@@ -47,7 +47,7 @@ def on_device(
         gpus: 0 if others hold the GPUs that this process sees, and below 1 if they share its GPU.
         device: Its GPU.
     """
-    if num_threads is None and "OMP_NUM_THREADS" not in os.environ:
+    if num_threads is None and not os.environ.get("OMP_NUM_THREADS"):
         num_threads = 1 if work.dataset.image_size <= _SMALL_IMAGE else idle_cores()
     if num_threads is not None:
         torch.set_num_threads(num_threads)

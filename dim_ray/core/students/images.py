@@ -199,8 +199,7 @@ def _folded(generator: Generator) -> Generator:
 
 
 def _noise(generator: Generator, count: int, seed: int, epoch: int, device: torch.device) -> Tensor:
-    rng = stream(seed, "images", step=epoch, device=device)
-    return torch.randn(count, generator.latent_dim, generator=rng, device=device)
+    return generator.noise(count, stream(seed, "images", step=epoch, device=device))
 
 
 @torch.no_grad()

@@ -40,7 +40,8 @@ def main(argv: Sequence[str]) -> None:
         raise UsageError(
             "pool.kind is 'online', whose teachers aren't stored; only 'stored' ones can be trained ahead."
         )
-    config = replace(config, matching=MatchingConfig())  # a pool doesn't depend on it
+    # A pool doesn't depend on how it's matched; the batch size is only compared with the data.
+    config = replace(config, matching=MatchingConfig(batch_size=config.matching.batch_size))
     check_local(config, is_local=extras.local)
     with show_progress() as progress:
         from dim_ray.cli.session import open_shared_session

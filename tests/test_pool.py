@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
 from dim_ray.cli.main import run_main
 from dim_ray.pool import main
@@ -36,6 +38,18 @@ def test_pool_is_trained_extended_and_named_for_the_distillation(
 def test_teachers_are_trained_whatever_is_matched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["--size", "1", *FLAGS, "--matching.kind", "none", "--storage", str(tmp_path)])
     assert "1 trained" in capsys.readouterr().out
+
+
+def test_recipe_of_few_images_trains_teachers_of_forty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pixels = torch.randint(256, (40, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8).numpy()
+    for number, image in enumerate(pixels):
+        folder = tmp_path / "few" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number}.png")
+    main(["--size", "1", *FLAGS, "--dataset", f"folder:{tmp_path / 'few'}", "--storage", str(tmp_path / "storage")])
+    said = capsys.readouterr()
+    assert "recipe small for few, 40 grey images of 8 pixels" in said.err
+    assert "1 trained" in said.out
 
 
 @pytest.mark.parametrize(

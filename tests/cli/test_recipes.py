@@ -155,7 +155,7 @@ def test_data_that_no_recipe_suits_are_refused_with_what_is_shipped(
         choose_recipe(DataConfig(dataset="folder:/own"), lambda: "cpu", command="tune")
     message = str(error.value)
     assert message.startswith(f"No shipped recipe suits own, {images} on CPUs. There are ")
-    assert "small for 50 to 9,999 images of 8 to 64 pixels. Take " in message
+    assert "small for 30 to 9,999 images of 8 to 64 pixels. Take " in message
     assert "pool_scaling" not in message
     assert error.value.exit_code == 2
 

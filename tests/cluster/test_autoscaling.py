@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 
 from tests.helpers.cluster_files import ROOT
-from tests.helpers.hosts import Network, missing
+from tests.helpers.hosts import Host, Network, missing
 from tests.helpers.runs import FLAGS, NO_TOKEN, evaluations, trials
 
 pytestmark = [
@@ -48,6 +50,7 @@ CONFIGURATION = {
     },
     "cluster_synced_files": [],
 }
+ENVIRONMENT = [*(f"{name}={value}" for name, value in NO_TOKEN.items()), f"PYTHONPATH={ROOT}", "OMP_NUM_THREADS=1"]
 SWITCHES = (
     "AUTOSCALER_UPDATE_INTERVAL_S=1",
     "RAY_FAKE_CLUSTER=1",
@@ -57,25 +60,46 @@ SWITCHES = (
 )
 
 
-def test_study_starts_the_nodes_that_it_needs(tmp_path: Path) -> None:
-    storage = tmp_path / "storage"
+JOIN = """
+import sys
+
+from dim_ray.config import Config
+from dim_ray.distributed.cluster.joining import cluster
+from dim_ray.progress import SilentProgress
+
+class Progress(SilentProgress):
+    def message(self, text):
+        print(text, file=sys.stderr)
+
+with cluster(Config(), Progress()) as placement:
+    print("room for", placement.max_concurrent, file=sys.stderr)
+"""
+
+
+@contextmanager
+def head_alone(folder: Path, configuration: str) -> Iterator[tuple[Host, Path]]:
+    """Yields a head whose autoscaler reads its configuration there, and a storage that it shares with this machine."""
+    storage = folder / "storage"
     storage.mkdir()
-    configuration = storage / "cluster.json"
-    configuration.write_text(json.dumps(CONFIGURATION))
-    environment = [*(f"{name}={value}" for name, value in NO_TOKEN.items()), f"PYTHONPATH={ROOT}", "OMP_NUM_THREADS=1"]
-    arguments = [word for flag, value in FLAGS.items() for word in (flag, *value.split())]
+    (storage / "cluster.json").write_text(json.dumps(CONFIGURATION))
     with Network(shared=[ROOT, storage]) as network:
         head = network.add("head")
-        copy = head.run("cp", str(configuration), "/root/ray_bootstrap_config.yaml")  # where `ray up` puts it
+        copy = head.run("cp", str(storage / "cluster.json"), configuration)
         assert copy.returncode == 0, copy.stderr
         begun = head.run(
-            *("ray", "start", "--head", "--num-cpus=0", "--autoscaling-config=/root/ray_bootstrap_config.yaml"),
-            environment=[*environment, *SWITCHES],
+            *("ray", "start", "--head", "--num-cpus=0", f"--autoscaling-config={configuration}"),
+            environment=[*ENVIRONMENT, *SWITCHES],
         )
         assert begun.returncode == 0, begun.stderr
+        yield head, storage
+
+
+def test_study_starts_the_nodes_that_it_needs(tmp_path: Path) -> None:
+    arguments = [word for flag, value in FLAGS.items() for word in (flag, *value.split())]
+    with head_alone(tmp_path, "/root/ray_bootstrap_config.yaml") as (head, storage):  # where `ray up` puts it
         study = head.run(
             *("python", "-m", "dim_ray.tune", "--storage", str(storage), *arguments),
-            environment=[*environment, "RAY_ADDRESS=auto"],
+            environment=[*ENVIRONMENT, "RAY_ADDRESS=auto"],
             seconds=500,
         )
     log = "".join(file.read_text() for file in storage.glob("studies/*/study.log"))
@@ -84,3 +108,12 @@ def test_study_starts_the_nodes_that_it_needs(tmp_path: Path) -> None:
     assert "max_concurrent=2" in log
     assert trials(storage)["state"].tolist() == ["completed"] * 2
     assert len(evaluations(storage))
+
+
+def test_room_is_asked_for_where_nobody_says_what_may_start(tmp_path: Path) -> None:
+    with head_alone(tmp_path, "/root/elsewhere.yaml") as (head, _):
+        joined = head.run("python", "-c", JOIN, environment=[*ENVIRONMENT, "RAY_ADDRESS=auto"], seconds=400)
+    assert joined.returncode == 0, joined.stderr
+    said, *_, room = joined.stderr.splitlines()
+    assert said == "no room yet for a trial of 1 worker x 1 CPU and 0 GPUs on 1 node; waiting up to 300 s for more"
+    assert room == "room for 1"

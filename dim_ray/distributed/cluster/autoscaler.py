@@ -1,8 +1,10 @@
-"""Nodes of a cluster of `ray up`, including those that its autoscaler may still start.
+"""Nodes of a cluster, including those that its autoscaler may still start.
 
-    nodes, growth = nodes_with_growth(progress)
+    nodes, growth = nodes_with_growth(config.study, progress)
 
-Such a cluster begins with only its head, which trains nothing. The autoscaler's configuration lies on the head.
+Such a cluster begins with only its head, which trains nothing, and is there again when idle workers have gone. The head
+knows what the autoscaler may start: from the file of `ray up`, or from Kubernetes, whose KubeRay lets it read the
+RayCluster. Where neither says anything, a trial's room is asked for and waited for.
 """
 
 from __future__ import annotations
@@ -15,27 +17,40 @@ from typing import Any
 
 import ray
 import yaml
+from ray.util.placement_group import placement_group, remove_placement_group
 
-from dim_ray.distributed.cluster.placement import HEAD, Growth, Node
+from dim_ray.config import StudyConfig
+from dim_ray.distributed.cluster.placement import DRIVER_SHARE, HEAD, Growth, Node, has_room, trial_needs, worker_gpus
 from dim_ray.progress import Progress
+from dim_ray.progress.stages import counted
 
-__all__ = ["first_nodes", "nodes_with_growth", "possible_growth"]
+__all__ = ["autoscaler_config", "first_nodes", "nodes_with_growth", "possible_growth"]
 
 _CONFIGURATION = "ray_bootstrap_config.yaml"  # in the home folder, where Ray's launcher puts it
 _FIRST_NODES_SECONDS = 120.0
+_ROOM_SECONDS = 300.0
 _POLL_SECONDS = 1.0
 
 
-def nodes_with_growth(progress: Progress) -> tuple[list[Node], Growth | None]:
+def nodes_with_growth(study: StudyConfig, progress: Progress) -> tuple[list[Node], Growth | None]:
     """Wait for the first nodes of the joined cluster, and return its nodes and those that may still start."""
-    config = _autoscaler_config()
-    if config is not None:
-        _wait_for_nodes(first_nodes(config), progress)
-    present: list[Node] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    growth = None if config is None else possible_growth(config, present)
-    if growth and len(present) <= growth.max_workers:  # one of them is the head
+    config = _ask_head()
+    if config is None:
+        return _wait_for_room(study, progress), None
+    present = _wait_for_nodes(first_nodes(config), progress)
+    growth = possible_growth(config, present)
+    if len(present) <= growth.max_workers:  # one of them is the head
         progress.message("the cluster starts nodes as they are needed, which takes minutes where it has too few")
     return present, growth
+
+
+def autoscaler_config() -> dict[str, Any] | None:
+    """Return the configuration of the autoscaler of the cluster whose head this is, or None if it can't be read."""
+    name, namespace = os.environ.get("RAY_CLUSTER_NAME"), os.environ.get("RAY_CLUSTER_NAMESPACE")
+    if name and namespace:  # KubeRay sets them
+        return _kuberay_config(name, namespace)
+    path = Path(os.path.expanduser("~"), _CONFIGURATION)
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
 def first_nodes(config: Mapping[str, Any]) -> int:
@@ -52,20 +67,59 @@ def possible_growth(config: Mapping[str, Any], present: Sequence[Node]) -> Growt
     return Growth(head=head, workers=workers, max_workers=min(most, len(workers)))
 
 
-def _autoscaler_config() -> dict[str, Any] | None:
-    """Return the configuration of this cluster's autoscaler, or None if this isn't the head of one."""
-    path = Path(os.path.expanduser("~"), _CONFIGURATION)
-    head, _, _ = ray.get_runtime_context().gcs_address.rpartition(":")
-    if head != ray.util.get_node_ip_address() or not path.exists():
+def _ask_head() -> dict[str, Any] | None:
+    config: dict[str, Any] | None = ray.get(ray.remote(num_cpus=0, resources=DRIVER_SHARE)(autoscaler_config).remote())
+    return config
+
+
+def _kuberay_config(name: str, namespace: str) -> dict[str, Any] | None:
+    """Return what KubeRay's autoscaler makes of the RayCluster, which its role lets the head's pod read."""
+    # Ray has no public way: its autoscaler publishes nothing of the nodes that it may start.
+    from ray.autoscaler._private.kuberay import autoscaling_config
+    from ray.autoscaler._private.kuberay.node_provider import KubernetesHttpApiClient
+
+    try:
+        found = KubernetesHttpApiClient(namespace).get(f"rayclusters/{name}")
+        if not found["spec"].get("enableInTreeAutoscaling"):
+            return None
+        return autoscaling_config._derive_autoscaling_config_from_ray_cr(found)
+    except (OSError, KeyError, ValueError):  # no role, no answer, or a group without its limits
         return None
-    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
-def _wait_for_nodes(count: int, progress: Progress) -> None:
+def _wait_for_nodes(count: int, progress: Progress) -> list[Node]:
     until = time.monotonic() + _FIRST_NODES_SECONDS
     said = None
-    while (alive := sum(node["Alive"] for node in ray.nodes())) < count and time.monotonic() < until:
-        if alive != said:
-            said = alive
-            progress.message(f"waiting for the cluster's first nodes: {alive} of {count} are there")
+    while len(nodes := _nodes()) < count and time.monotonic() < until:
+        if len(nodes) != said:
+            said = len(nodes)
+            progress.message(f"waiting for the cluster's first nodes: {said} of {count} are there")
         time.sleep(_POLL_SECONDS)
+    return nodes
+
+
+def _wait_for_room(study: StudyConfig, progress: Progress) -> list[Node]:
+    """Ask whatever autoscaler there may be for a trial's room; return the nodes when it's there, or at the limit."""
+    until = time.monotonic() + _ROOM_SECONDS
+    said, asked = None, None
+    try:
+        while not has_room(study, nodes := _nodes()) and time.monotonic() < until:
+            if len(nodes) != said:
+                said = len(nodes)
+                progress.message(
+                    f"no room yet for a trial of {trial_needs(study, nodes)} on {counted(said, 'node')}; waiting up to "
+                    f"{_ROOM_SECONDS:.0f} s for more"
+                )
+                if asked:
+                    remove_placement_group(asked)
+                worker = {"CPU": float(study.cpus_per_worker), "GPU": worker_gpus(study, nodes)}
+                asked = placement_group([worker] * study.workers_per_trial)  # ends with this process
+            time.sleep(_POLL_SECONDS)
+    finally:
+        if asked:
+            remove_placement_group(asked)
+    return nodes
+
+
+def _nodes() -> list[Node]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -21,7 +21,7 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from dim_ray.config import Config
+from dim_ray.config import Config, StudyConfig
 from dim_ray.distributed.cluster.address import make_address_hook
 from dim_ray.distributed.cluster.machine import check_machine, make_folder
 from dim_ray.distributed.cluster.own_ray import agents_end_with_driver, start_own_ray
@@ -91,7 +91,7 @@ def cluster(config: Config, progress: Progress) -> Iterator[Placement]:
                     start_own_ray(options, folder, with_dashboard=config.study.workers_per_trial > 1)
                 if threading.current_thread() is threading.main_thread():  # Ray's own handler prints a stack
                     signal.signal(signal.SIGTERM, on_terminate)
-                nodes, growth = _nodes_with_growth(progress) if joins else ([ray.cluster_resources()], None)
+                nodes, growth = _find_nodes(config.study, progress) if joins else ([ray.cluster_resources()], None)
             except (Exception, SystemExit) as error:  # Ray's errors are of many kinds, a bare Exception among them
                 if isinstance(error, SystemExit) and error.code == signal.SIGTERM and callable(on_terminate):
                     on_terminate(signal.SIGTERM, None)  # Ray's own handler ended its start
@@ -107,10 +107,10 @@ def cluster(config: Config, progress: Progress) -> Iterator[Placement]:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _nodes_with_growth(progress: Progress) -> tuple[Sequence[Node], Growth | None]:
+def _find_nodes(study: StudyConfig, progress: Progress) -> tuple[Sequence[Node], Growth | None]:
     from dim_ray.distributed.cluster.autoscaler import nodes_with_growth  # imports Ray
 
-    return nodes_with_growth(progress)
+    return nodes_with_growth(study, progress)
 
 
 def _address() -> str:

@@ -86,13 +86,45 @@ def test_nodes_that_died_are_not_counted_and_who_waits_for_others_is_told(
     config = {"max_workers": 2, **workers(small=(2, {"CPU": 4}))}
     alive = [HEAD_ALONE, *[{"CPU": 4.0}] * num_started]
     nodes = [{"Alive": True, "Resources": node} for node in alive]
-    monkeypatch.setattr(autoscaler, "_autoscaler_config", lambda: config)
+    monkeypatch.setattr(autoscaler, "_ask_head", lambda: config)
     monkeypatch.setattr(ray, "nodes", lambda: [*nodes, {"Alive": False, "Resources": {"CPU": 99.0}}])
     told: list[str] = []
     progress = SilentProgress()
     monkeypatch.setattr(progress, "message", told.append)
-    assert nodes_with_growth(progress) == (alive, possible_growth(config, alive))
+    assert nodes_with_growth(StudyConfig(), progress) == (alive, possible_growth(config, alive))
     assert bool(told) is is_told
+
+
+def test_where_nobody_says_what_may_start_room_is_asked_for_and_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once a node with a GPU is there, a trial needs GPUs."""
+    worker = {"CPU": 8.0, "GPU": 1.0}
+    there = [[HEAD_ALONE]] * 3 + [[HEAD_ALONE, worker]] * 2 + [[HEAD_ALONE, worker, worker]]
+    calls: list[Any] = []
+    monkeypatch.setattr(autoscaler, "_ask_head", lambda: None)
+    monkeypatch.setattr(autoscaler, "_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(autoscaler, "_nodes", lambda: there.pop(0))
+    monkeypatch.setattr(autoscaler, "placement_group", lambda bundles: calls.append(bundles) or "asked")
+    monkeypatch.setattr(autoscaler, "remove_placement_group", lambda asked: calls.append("removed"))
+    progress = SilentProgress()
+    monkeypatch.setattr(progress, "message", calls.append)
+    study = StudyConfig(workers_per_trial=2, cpus_per_worker=4)
+    assert nodes_with_growth(study, progress) == ([HEAD_ALONE, worker, worker], None)
+    said = "no room yet for a trial of 2 workers x 4 CPUs and {} GPUs on {}; waiting up to 300 s for more"
+    assert calls == [
+        *(said.format(0, "1 node"), [{"CPU": 4.0, "GPU": 0.0}] * 2),
+        *(said.format(1, "2 nodes"), "removed", [{"CPU": 4.0, "GPU": 1.0}] * 2, "removed"),
+    ]
+
+
+def test_room_that_does_not_come_is_waited_for_no_longer_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    removed: list[Any] = []
+    monkeypatch.setattr(autoscaler, "_ask_head", lambda: None)
+    monkeypatch.setattr(autoscaler, "_ROOM_SECONDS", 0.1)
+    monkeypatch.setattr(autoscaler, "_nodes", lambda: [HEAD_ALONE])
+    monkeypatch.setattr(autoscaler, "placement_group", lambda bundles: "asked")
+    monkeypatch.setattr(autoscaler, "remove_placement_group", removed.append)
+    assert nodes_with_growth(StudyConfig(), SilentProgress()) == ([HEAD_ALONE], None)
+    assert removed == ["asked"]
 
 
 def test_machines_of_a_fixed_list_are_all_waited_for_and_those_of_a_cloud_are_not() -> None:

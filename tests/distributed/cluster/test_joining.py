@@ -154,10 +154,12 @@ def test_cluster_of_another_version_of_ray_is_one_sentence(monkeypatch: pytest.M
 
 JOIN = """
 from dim_ray.config import Config, StudyConfig
+from dim_ray.distributed.cluster import autoscaler
 from dim_ray.distributed.cluster.joining import cluster
 from dim_ray.errors import ResourceError
 from dim_ray.progress import SilentProgress
 
+autoscaler._ROOM_SECONDS = 2.0
 for study in (StudyConfig(cpus_per_worker=3), StudyConfig(cpus_per_worker=2)):
     try:
         with cluster(Config(study=study), SilentProgress()) as placement:

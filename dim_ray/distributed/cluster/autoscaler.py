@@ -2,21 +2,18 @@
 
     nodes, growth = nodes_with_growth(config.study, progress)
 
-Such a cluster begins with only its head, which trains nothing, and is there again when idle workers have gone. The head
-knows what the autoscaler may start: from the file of `ray up`, or from Kubernetes, whose KubeRay lets it read the
-RayCluster. Where neither says anything, a trial's room is asked for and waited for.
+Such a cluster begins with only its head, which trains nothing, and ends so when idle workers have gone. The head knows
+what may start, from the file of `ray up` or from KubeRay's RayCluster. Where neither says anything, room for a trial is
+asked for and waited for.
 """
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
-import yaml
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from dim_ray.config import StudyConfig
@@ -24,9 +21,8 @@ from dim_ray.distributed.cluster.placement import DRIVER_SHARE, HEAD, Growth, No
 from dim_ray.progress import Progress
 from dim_ray.progress.stages import counted
 
-__all__ = ["autoscaler_config", "first_nodes", "nodes_with_growth", "possible_growth"]
+__all__ = ["first_nodes", "make_config_reader", "nodes_with_growth", "possible_growth"]
 
-_CONFIGURATION = "ray_bootstrap_config.yaml"  # in the home folder, where Ray's launcher puts it
 _FIRST_NODES_SECONDS = 120.0
 _ROOM_SECONDS = 300.0
 _POLL_SECONDS = 1.0
@@ -44,13 +40,34 @@ def nodes_with_growth(study: StudyConfig, progress: Progress) -> tuple[list[Node
     return present, growth
 
 
-def autoscaler_config() -> dict[str, Any] | None:
-    """Return the configuration of the autoscaler of the cluster whose head this is, or None if it can't be read."""
-    name, namespace = os.environ.get("RAY_CLUSTER_NAME"), os.environ.get("RAY_CLUSTER_NAMESPACE")
-    if name and namespace:  # KubeRay sets them
-        return _kuberay_config(name, namespace)
-    path = Path(os.path.expanduser("~"), _CONFIGURATION)
-    return dict(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.exists() else None
+def make_config_reader() -> Callable[[], dict[str, Any] | None]:
+    """Return a function that returns, on the head, its autoscaler's configuration, or None if it can't be read."""
+
+    # Ray sends a local function as code: the head may have another version of ours, or none.
+    def read_config() -> dict[str, Any] | None:
+        import os
+        from pathlib import Path
+
+        import yaml
+
+        name, namespace = os.environ.get("RAY_CLUSTER_NAME"), os.environ.get("RAY_CLUSTER_NAMESPACE")
+        if not (name and namespace):  # which KubeRay sets
+            path = Path(os.path.expanduser("~"), "ray_bootstrap_config.yaml")  # where Ray's launcher puts it
+            return dict(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.exists() else None
+        # Ray has no public way: its autoscaler publishes nothing of the nodes that it may start. Its role in
+        # Kubernetes, which is the head's too, may read the RayCluster.
+        from ray.autoscaler._private.kuberay import autoscaling_config
+        from ray.autoscaler._private.kuberay.node_provider import KubernetesHttpApiClient
+
+        try:
+            found = KubernetesHttpApiClient(namespace).get(f"rayclusters/{name}")
+            if not found["spec"].get("enableInTreeAutoscaling"):
+                return None
+            return dict(autoscaling_config._derive_autoscaling_config_from_ray_cr(found))
+        except (OSError, KeyError, ValueError):  # no role, no answer, or a group without its limits
+            return None
+
+    return read_config
 
 
 def first_nodes(config: Mapping[str, Any]) -> int:
@@ -68,23 +85,9 @@ def possible_growth(config: Mapping[str, Any], present: Sequence[Node]) -> Growt
 
 
 def _ask_head() -> dict[str, Any] | None:
-    config: dict[str, Any] | None = ray.get(ray.remote(num_cpus=0, resources=DRIVER_SHARE)(autoscaler_config).remote())
+    read_config = ray.remote(num_cpus=0, resources=DRIVER_SHARE)(make_config_reader())
+    config: dict[str, Any] | None = ray.get(read_config.remote())
     return config
-
-
-def _kuberay_config(name: str, namespace: str) -> dict[str, Any] | None:
-    """Return what KubeRay's autoscaler makes of the RayCluster, which its role lets the head's pod read."""
-    # Ray has no public way: its autoscaler publishes nothing of the nodes that it may start.
-    from ray.autoscaler._private.kuberay import autoscaling_config
-    from ray.autoscaler._private.kuberay.node_provider import KubernetesHttpApiClient
-
-    try:
-        found = KubernetesHttpApiClient(namespace).get(f"rayclusters/{name}")
-        if not found["spec"].get("enableInTreeAutoscaling"):
-            return None
-        return autoscaling_config._derive_autoscaling_config_from_ray_cr(found)
-    except (OSError, KeyError, ValueError):  # no role, no answer, or a group without its limits
-        return None
 
 
 def _wait_for_nodes(count: int, progress: Progress) -> list[Node]:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +11,7 @@ from ray.autoscaler._private.util import prepare_config
 
 from dim_ray.config import StudyConfig
 from dim_ray.distributed.cluster import autoscaler
-from dim_ray.distributed.cluster.autoscaler import first_nodes, nodes_with_growth, possible_growth
+from dim_ray.distributed.cluster.autoscaler import first_nodes, make_config_reader, nodes_with_growth, possible_growth
 from dim_ray.distributed.cluster.placement import Placement, plan_placement
 from dim_ray.errors import ResourceError
 from dim_ray.progress import SilentProgress
@@ -100,10 +103,15 @@ def test_where_nobody_says_what_may_start_room_is_asked_for_and_waited_for(monke
     worker = {"CPU": 8.0, "GPU": 1.0}
     there = [[HEAD_ALONE]] * 3 + [[HEAD_ALONE, worker]] * 2 + [[HEAD_ALONE, worker, worker]]
     calls: list[Any] = []
+
+    def ask(bundles: list[dict[str, float]]) -> str:
+        calls.append(bundles)
+        return "asked"
+
     monkeypatch.setattr(autoscaler, "_ask_head", lambda: None)
     monkeypatch.setattr(autoscaler, "_POLL_SECONDS", 0.0)
     monkeypatch.setattr(autoscaler, "_nodes", lambda: there.pop(0))
-    monkeypatch.setattr(autoscaler, "placement_group", lambda bundles: calls.append(bundles) or "asked")
+    monkeypatch.setattr(autoscaler, "placement_group", ask)
     monkeypatch.setattr(autoscaler, "remove_placement_group", lambda asked: calls.append("removed"))
     progress = SilentProgress()
     monkeypatch.setattr(progress, "message", calls.append)
@@ -125,6 +133,24 @@ def test_room_that_does_not_come_is_waited_for_no_longer_than_its_limit(monkeypa
     monkeypatch.setattr(autoscaler, "remove_placement_group", removed.append)
     assert nodes_with_growth(StudyConfig(), SilentProgress()) == ([HEAD_ALONE], None)
     assert removed == ["asked"]
+
+
+READ = """
+import pickle, sys
+sys.modules["dim_ray"] = None  # as if it weren't installed
+print(pickle.load(sys.stdin.buffer)())
+"""
+
+
+@pytest.mark.parametrize(("text", "config"), [("max_workers: 3\n", {"max_workers": 3}), (None, None)])
+def test_head_without_our_code_says_what_ray_up_left_there(
+    text: str | None, config: dict[str, Any] | None, tmp_path: Path
+) -> None:
+    if text:
+        (tmp_path / "ray_bootstrap_config.yaml").write_text(text)
+    sent = ray.cloudpickle.dumps(make_config_reader())
+    said = subprocess.run([sys.executable, "-c", READ], input=sent, env={"HOME": str(tmp_path)}, capture_output=True)
+    assert said.stdout.decode() == f"{config}\n", said.stderr
 
 
 def test_machines_of_a_fixed_list_are_all_waited_for_and_those_of_a_cloud_are_not() -> None:

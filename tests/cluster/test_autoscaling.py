@@ -115,5 +115,5 @@ def test_room_is_asked_for_where_nobody_says_what_may_start(tmp_path: Path) -> N
         joined = head.run("python", "-c", JOIN, environment=[*ENVIRONMENT, "RAY_ADDRESS=auto"], seconds=400)
     assert joined.returncode == 0, joined.stderr
     said, *_, room = joined.stderr.splitlines()
-    assert said == "no room yet for a trial of 1 worker x 1 CPU and 0 GPUs on 1 node; waiting up to 300 s for more"
+    assert said == "no room for a trial on 1 node; asking for more, up to 300 s"
     assert room == "room for 1"

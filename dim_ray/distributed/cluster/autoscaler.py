@@ -17,7 +17,7 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from dim_ray.config import StudyConfig
-from dim_ray.distributed.cluster.placement import DRIVER_SHARE, HEAD, Growth, Node, has_room, trial_needs, worker_gpus
+from dim_ray.distributed.cluster.placement import DRIVER_SHARE, HEAD, Growth, Node, has_room, worker_gpus
 from dim_ray.progress import Progress
 from dim_ray.progress.stages import counted
 
@@ -110,8 +110,7 @@ def _wait_for_room(study: StudyConfig, progress: Progress) -> list[Node]:
             if len(nodes) != said:
                 said = len(nodes)
                 progress.message(
-                    f"no room yet for a trial of {trial_needs(study, nodes)} on {counted(said, 'node')}; waiting up to "
-                    f"{_ROOM_SECONDS:.0f} s for more"
+                    f"no room for a trial on {counted(said, 'node')}; asking for more, up to {_ROOM_SECONDS:.0f} s"
                 )
                 if asked:
                     remove_placement_group(asked)

@@ -26,7 +26,6 @@ __all__ = [
     "has_room",
     "local_resources",
     "plan_placement",
-    "trial_needs",
     "worker_gpus",
     "workers_that_fit",
 ]
@@ -100,9 +99,11 @@ def plan_placement(study: StudyConfig, nodes: Sequence[Node], growth: Growth | N
         sizes = [(node.get("GPU", 0.0), node.get("CPU", 0.0)) for node in possible]
         gpus, cpus = max(sizes, key=lambda size: (min(size[0], gpus_per_worker), size[1]), default=(0.0, 0.0))
         raise ResourceError(
-            f"a trial can never be placed: {trial_needs(study, possible)}, each worker on one node, and there is room "
-            f"for {workers} on {counted(len(nodes), 'node')}, the largest with {cpus:g} CPUs and {gpus:g} GPUs; lower "
-            "--workers-per-trial, study.cpus_per_worker or study.gpus_per_worker, or use more or larger nodes."
+            f"a trial can never be placed: {counted(study.workers_per_trial, 'worker')} x "
+            f"{counted(study.cpus_per_worker, 'CPU')} and {gpus_per_worker:g} GPUs, each worker on one node, and there "
+            f"is room for {workers} on {counted(len(nodes), 'node')}, the largest with {cpus:g} CPUs and "
+            f"{gpus:g} GPUs; lower --workers-per-trial, study.cpus_per_worker or study.gpus_per_worker, or "
+            "use more or larger nodes."
         )
     return Placement(
         num_workers=study.workers_per_trial,
@@ -116,14 +117,6 @@ def worker_gpus(study: StudyConfig, nodes: Sequence[Node]) -> float:
     """Return the GPUs of a worker: as configured, otherwise one where any node has any."""
     has_gpus = any(node.get("GPU") for node in nodes)
     return float(has_gpus) if study.gpus_per_worker is None else study.gpus_per_worker
-
-
-def trial_needs(study: StudyConfig, nodes: Sequence[Node]) -> str:
-    """Return what a trial needs, in words."""
-    return (
-        f"{counted(study.workers_per_trial, 'worker')} x {counted(study.cpus_per_worker, 'CPU')} and "
-        f"{worker_gpus(study, nodes):g} GPUs"
-    )
 
 
 def has_room(study: StudyConfig, nodes: Sequence[Node]) -> bool:

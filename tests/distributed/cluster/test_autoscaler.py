@@ -117,10 +117,10 @@ def test_where_nobody_says_what_may_start_room_is_asked_for_and_waited_for(monke
     monkeypatch.setattr(progress, "message", calls.append)
     study = StudyConfig(workers_per_trial=2, cpus_per_worker=4)
     assert nodes_with_growth(study, progress) == ([HEAD_ALONE, worker, worker], None)
-    said = "no room yet for a trial of 2 workers x 4 CPUs and {} GPUs on {}; waiting up to 300 s for more"
+    said = "no room for a trial on {}; asking for more, up to 300 s"
     assert calls == [
-        *(said.format(0, "1 node"), [{"CPU": 4.0, "GPU": 0.0}] * 2),
-        *(said.format(1, "2 nodes"), "removed", [{"CPU": 4.0, "GPU": 1.0}] * 2, "removed"),
+        *(said.format("1 node"), [{"CPU": 4.0, "GPU": 0.0}] * 2),
+        *(said.format("2 nodes"), "removed", [{"CPU": 4.0, "GPU": 1.0}] * 2, "removed"),
     ]
 
 

@@ -22,6 +22,7 @@ from dim_ray.store.files.filesystem import Root
 __all__ = ["Copy"]
 
 _EVERY_SECONDS = 60.0
+_LAST_PAUSES_SECONDS = PAUSES_SECONDS[:4]
 
 
 class Copy:
@@ -44,7 +45,7 @@ class Copy:
         self._ended.set()
         self._thread.join()
         try:
-            self.put(PAUSES_SECONDS)
+            self.put(_LAST_PAUSES_SECONDS)
         except StorageError as refusal:
             log.warning("The last lines of %s weren't copied: %s", self._path.name, refusal)
 

@@ -58,7 +58,7 @@ def test_copy_is_continued(tmp_path: Path, object_store: str) -> None:
 def test_refused_copy_is_tried_again_and_at_the_end_only_said(
     tmp_path: Path, object_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(copies, "PAUSES_SECONDS", ())
+    monkeypatch.setattr(copies, "_LAST_PAUSES_SECONDS", ())
     path = tmp_path / "journal"
     path.write_text("one\n")
     with Proxy() as proxy:

@@ -52,8 +52,6 @@ def test_compacted_rows_are_the_same_rows(root: str) -> None:
 def test_partitions_of_few_files_are_left_as_they_are_if_asked(root: str) -> None:
     rows = [evaluation(seed=seed, ipc=1 + (seed > 1), created_at=LONG_AGO) for seed in range(6)]
     Writer(root).append_evaluations(rows)
-        [evaluation(seed=seed, ipc=1 + (seed > 1), created_at=LONG_AGO) for seed in range(6)]
-    )
     before = Reader(root).evaluations()
     assert compact(root, most_files=4, settled_seconds=1e-6).num_rows == 0
     assert compact(root, most_files=3, settled_seconds=3600).num_rows == 0  # too new by the storage's clock

@@ -15,14 +15,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 __all__ = ["LateStorage", "late_storage"]
 
-_COUNTS = "/-/counts"
+_COUNTS, _FILL = "/-/counts", "/-/fill"
 _CREDENTIALS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_EC2_METADATA_DISABLED": "true"}
 _BUCKET = "bench"
 
@@ -46,6 +46,10 @@ class LateStorage:
     def put(self, key: str, data: bytes) -> None:
         """Write a file as another machine would."""
         self._ask("PUT", f"/{_BUCKET}/store/{key}", data)
+
+    def fill(self, keys: Sequence[str]) -> None:
+        """Write empty files."""
+        self._ask("POST", _FILL, json.dumps([f"store/{key}" for key in keys]).encode())
 
     def make_bucket(self) -> None:
         self._ask("PUT", f"/{_BUCKET}")
@@ -77,8 +81,9 @@ def late_storage(latency_seconds: float) -> Iterator[LateStorage]:
 class _Late:
     """A WSGI application that waits before it hands a request on."""
 
-    def __init__(self, inside: Any, latency_seconds: float) -> None:
+    def __init__(self, inside: Any, backend: Any, latency_seconds: float) -> None:
         self._inside = inside
+        self._backend = backend
         self._latency_seconds = latency_seconds
         self._counts: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -88,15 +93,21 @@ class _Late:
         if path == _COUNTS:
             start_response("200 OK", [("Content-Type", "application/json")])
             return [json.dumps(self._counts).encode()]
+        if path == _FILL:
+            for key in json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))):
+                self._backend.put_object(_BUCKET, key, b"")
+            start_response("200 OK", [])
+            return []
         if "HTTP_X_WORKER" in environ:
             answer: Iterable[bytes] = self._inside(environ, start_response)
             return answer
         time.sleep(self._latency_seconds)
         answer = list(self._inside(environ, start_response))
-        own = {environ["REQUEST_METHOD"]: 1, "requests": 1, "bytes sent": int(environ.get("CONTENT_LENGTH") or 0)}
+        size_bytes = int(environ.get("HTTP_X_AMZ_DECODED_CONTENT_LENGTH") or environ.get("CONTENT_LENGTH") or 0)
+        own = {environ["REQUEST_METHOD"]: 1, "requests": 1, "bytes sent": size_bytes}
         own["bytes received"] = sum(map(len, answer))
         if "journal" in path:
-            own = {**own, "journal requests": 1, "journal bytes sent": own["bytes sent"]}
+            own = {**own, "journal requests": 1, "journal bytes sent": size_bytes}
         with self._lock:
             for name, value in own.items():
                 self._counts[name] = self._counts.get(name, 0) + value
@@ -104,11 +115,14 @@ class _Late:
 
 
 def _serve(latency_seconds: float) -> None:
+    from moto.core import DEFAULT_ACCOUNT_ID
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+    from moto.s3.models import s3_backends
     from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    application = _Late(DomainDispatcherApplication(create_backend_app), latency_seconds)
+    backend = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
+    application = _Late(DomainDispatcherApplication(create_backend_app), backend, latency_seconds)
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=MotoRequestHandler)
     print(server.server_port, flush=True)
     server.serve_forever()

@@ -9,7 +9,6 @@ study that was given more trials, and costs nothing if nothing is missing.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -101,7 +100,7 @@ def run_studies(
         for _, record, _ in studies:
             stack.enter_context(record.held())
             record.open()
-        _pack_rows(works[0], progress)
+        compact(works[0].config.storage.root, most_files=_MOST_FILES)  # says so
         time_budget = TimeBudget(works[0].config)
         costs = {name + stage: cost for work, record, name in studies for stage, cost in _costs(work, record).items()}
         if costs:
@@ -118,15 +117,6 @@ def run_studies(
                 part.message(str(error))
                 outcomes.append(error)
     return outcomes
-
-
-def _pack_rows(work: Workspace, progress: Progress) -> None:
-    """Merge the rows of earlier runs to few files where there are many, which would slow down each question."""
-    packed = compact(work.config.storage.root, most_files=_MOST_FILES)
-    if packed.num_rows:
-        text = f"{packed.num_files_before} files of rows became {packed.num_files_after}, as by dim_ray.results compact"
-        logging.getLogger(__name__).info(text)
-        progress.message(text)
 
 
 def _run(

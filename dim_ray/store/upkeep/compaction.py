@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dim_ray.progress.notices import log
 from dim_ray.store.files.faults import PAUSES_SECONDS
 from dim_ray.store.files.filesystem import Root, open_root
 from dim_ray.store.parsing import parse
@@ -83,8 +84,10 @@ def _batches(
             places.setdefault(file.place, []).append(file)
     for small in places.values():
         settled = [file for file in small if latest is None or file.modified is None or file.modified < latest]
-        if most_files is not None and len(settled) <= most_files:
-            continue
+        if most_files is not None:
+            if len(settled) <= most_files:
+                continue
+            log.warning("%d small files of %s are merged.", len(settled), settled[0].path.rpartition("/")[0])
         batch, count = [], 0
         for file in small:
             batch.append(file)

@@ -222,7 +222,7 @@ def _workspace(root: str, scale: Scale) -> Workspace:
 
 def _search(record: StudyRecord, work: Workspace, folder: Path, num_trials: int) -> StudySearch:
     """Open the search as `tuning.tuner` does."""
-    journal = open_journal(folder / "journal")
+    journal = open_journal(folder / "journal", is_lasting=False)
     settle(journal, work.study, work.config, finished=record.finished(), failed=record.failed())
     budget = TimeBudget(work.config)
     return StudySearch(work.config, journal, work.study, record=record, num_trials=num_trials, time_budget=budget)

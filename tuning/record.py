@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import pandas as pd
@@ -45,6 +46,7 @@ from tuning.search.space import configure
 __all__ = ["StudyRecord", "study_name"]
 
 _NAME_DIGITS = 8
+_CONFIGURATIONS = 1024  # kept: more than trials run at once
 
 
 def study_name(config: Config, dataset: Dataset) -> str:
@@ -59,6 +61,10 @@ class StudyRecord:
         self._work = work
         self._writer = Writer(work.config.storage.root)
         self._network_costs = NetworkCosts(work)
+        # Checking a configuration takes milliseconds, and a trial's is needed five times.
+        self._configure = lru_cache(_CONFIGURATIONS)(
+            lambda items: replace(work, config=configure(work.config, dict(items)))
+        )
         self._check_claim: Callable[[], None] | None = None  # while it's held
         self._rows: pd.DataFrame | None = None  # while nobody else writes them
 
@@ -257,7 +263,7 @@ class StudyRecord:
         return fingerprint(self._work.config, self._work.dataset.digest)
 
     def _configured(self, parameters: Mapping[str, Any]) -> Workspace:
-        return replace(self._work, config=configure(self._work.config, parameters))
+        return self._configure(tuple(sorted(parameters.items())))
 
     def _built(self) -> list[str]:
         keys: list[str] = json.loads(self._work.artifacts.read_bytes(self.key("networks.json")) or b"[]")

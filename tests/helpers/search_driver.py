@@ -83,7 +83,7 @@ class Driver(FakeRecord):
         self.copy = None if root.is_local else Copy(self.path, root, f"{KEY}.gz")
         if self.copy is not None:
             self.copy.fetch()
-        self.journal: BaseStorage = open_journal(self.path)
+        self.journal: BaseStorage = open_journal(self.path, is_lasting=root.is_local)
         self.settle()
         self.time_budget = TimeBudget(self.config, lambda: self.now)
         self.search = self.make_search(self.config)

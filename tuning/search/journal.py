@@ -6,6 +6,7 @@ with study_journal(artifacts, "studies/digits-0123abcd/optuna.journal") as stora
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
 from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.files.copies import Copy
@@ -38,13 +39,13 @@ def study_journal(artifacts: ArtifactStore, key: str) -> Iterator[BaseStorage]:
         path = Path(folder, "optuna.journal")
         with Copy(path, root, f"{key}.gz") as copy:
             copy.fetch()
-            yield open_journal(path)
+            yield open_journal(path, is_lasting=False)
 
 
-def open_journal(path: Path) -> BaseStorage:
-    """Open a journal of a disk."""
+def open_journal(path: Path, *, is_lasting: bool = True) -> BaseStorage:
+    """Open a journal of a disk; one that needn't survive a power cut isn't flushed to it 14 times per trial."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(_JournalFile(path))
+    return JournalStorage(_JournalFile(path) if is_lasting else _PassingJournal(path))
 
 
 class _JournalFile(JournalFileBackend):
@@ -67,3 +68,19 @@ class _JournalFile(JournalFileBackend):
 
         with storage_errors("write", str(self._path)):
             patiently(append, PAUSES_SECONDS, f"write {self._path}")
+
+
+class _PassingJournal(BaseJournalBackend):
+    """Journal of one process, which appends to a file without flushing it to the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._logs = [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+        self._file = path.open("a", encoding="utf-8")
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        return self._logs[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        self._file.writelines(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        self._file.flush()
+        self._logs += logs

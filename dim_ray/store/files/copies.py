@@ -9,6 +9,7 @@ Copies are compressed and end with a whole line. A copy that the storage refuses
 from __future__ import annotations
 
 import gzip
+import logging
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -57,15 +58,20 @@ class Copy:
 
     def put(self, pauses_seconds: tuple[float, ...] = ()) -> None:
         """Copy the file if it has grown; raises StorageError."""
-        data = self._path.read_bytes() if self._path.exists() else b""
+        if not self._path.exists() or self._path.stat().st_size <= self._num_copied:
+            return
+        data = self._path.read_bytes()
         data = data[: data.rfind(b"\n") + 1]  # the next line may be half written
         if len(data) > self._num_copied:
             replace(self._root, pauses_seconds=pauses_seconds).write(self._key, gzip.compress(data, mtime=0))
             self._num_copied = len(data)
 
     def _run(self) -> None:
+        level = logging.WARNING
         while not self._ended.wait(self._every_seconds):
             try:
                 self.put()
+                level = logging.WARNING
             except StorageError as refusal:
-                log.warning("%s isn't copied, which is tried again: %s", self._path.name, refusal)
+                log.log(level, "%s isn't copied, which is tried again: %s", self._path.name, refusal)
+                level = logging.INFO  # said once

@@ -115,7 +115,7 @@ class _Late:
 
 
 def _serve(latency_seconds: float) -> None:
-    from moto.core import DEFAULT_ACCOUNT_ID
+    from moto.core.models import DEFAULT_ACCOUNT_ID
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
     from moto.s3.models import s3_backends
     from werkzeug.serving import make_server

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -147,11 +148,11 @@ def _run(
                 copy.put()  # by a thread of its own in a study
             result = {METRIC: 0.5 + 0.4 * rng.random(), TIME_ATTRIBUTE: epoch, SECONDS: epoch * length / _REPORTS}
             if epoch < _REPORTS:
-                clock.spend(lambda result=result, name=name: search.on_trial_result(name, result))
+                clock.spend(partial(search.on_trial_result, name, result))
                 heapq.heappush(events, (max(at, clock.now) + length / _REPORTS, name, epoch + 1, length))
             else:
                 _write_generator(storage, work, search.lookup(name)[1])
-                clock.spend(lambda result=result, name=name: search.on_trial_complete(name, result))
+                clock.spend(partial(search.on_trial_complete, name, result))
                 begin()
         copy.put()
     ideal = _without_driver(lengths, scale.slots)

@@ -8,7 +8,6 @@ from benchmarks.__main__ import main
 from benchmarks.scale import Scale, simulate
 from dim_ray.errors import UsageError
 
-
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a machine that is busy with other things
 
 

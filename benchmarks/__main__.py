@@ -4,6 +4,7 @@
     python -m benchmarks adversarial --repeats 20
     python -m benchmarks student --architecture convnet3 vgg11 --out bench_results
     python -m benchmarks gpu                      everything about a GPU in eight minutes; see `gpu --help`
+    python -m benchmarks scale                    a driver's work in a large study on an object store; `scale --help`
 
 Each group begins with matrix products, whose rate is what "of matrix rate" is a share of.
 """
@@ -39,7 +40,7 @@ from dim_ray.errors import UsageError, nearest
 _TRIALS, _SCALING, _RAY_POOL, _RAY_TRAIN, _LOAD = "trials", "scaling", "ray-pool", "ray-train", "load"
 _WORK = {**TRAINING, **POOLS, **WORKERS, **STORAGE, **STORES, _SCALING: compute_cases}
 _NAMES = (*_WORK, _TRIALS, _RAY_POOL, _RAY_TRAIN, _LOAD)
-_GPU = "gpu"  # a command of its own
+_GPU, _SCALE = "gpu", "scale"  # commands of their own
 
 
 def main(argv: Sequence[str]) -> None:
@@ -55,6 +56,11 @@ def main(argv: Sequence[str]) -> None:
         from benchmarks.gpu import main as measure_gpu
 
         measure_gpu(argv[1:])
+        return
+    if argv[:1] == [_SCALE]:
+        from benchmarks.scale import main as measure_scale
+
+        measure_scale(argv[1:])
         return
     options = _parse(argv)
     if options.list:

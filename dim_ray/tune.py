@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from dim_ray.cli.main import TUNE_FLAGS, parse, run_main, show_progress, start_logging
+from dim_ray.cli.main import TUNE_FLAGS, parse, run_main, show_progress
 from dim_ray.config import Config
 from dim_ray.errors import UsageError
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     _check_name(configs)
     with show_progress() as progress:
         # Imported after the display is shown, because torch takes seconds.
-        from dim_ray.cli.session import log_path, open_session
+        from dim_ray.cli.session import begin_log, open_session
         from dim_ray.core.data.checks import check_evaluation, check_training
         from tuning.loggers import check_loggers
         from tuning.record import study_name
@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
                 lines += plan
             lines.append("the study wasn't started; leave --dry-run out to start it")
         else:
-            outcomes = run_studies(works, progress, on_begin=lambda work: start_logging(log_path(work)))
+            outcomes = run_studies(works, progress, on_begin=begin_log)
     if arguments.dry_run:
         print("\n".join(lines))
         return

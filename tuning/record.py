@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import pandas as pd
 import yaml
-from filelock import FileLock, Timeout
 
 from dim_ray.config import Config, fingerprint, to_dict
 from dim_ray.core.data.dataset import Dataset
-from dim_ray.errors import ConfigError, DimError, ResourceError, listed
+from dim_ray.errors import ConfigError, DimError, listed
 from dim_ray.pipeline.checkpoints import checkpoint_key
 from dim_ray.pipeline.controls import missing_students
 from dim_ray.pipeline.evaluations import plan_evaluations
@@ -30,6 +30,7 @@ from dim_ray.pipeline.generators import generator_fingerprint
 from dim_ray.pipeline.rows import missing_rows
 from dim_ray.pipeline.students import StudentPlan
 from dim_ray.pipeline.workspace import Workspace
+from dim_ray.store.files.claims import claimed
 from dim_ray.store.files.filesystem import open_root
 from dim_ray.store.reader import Reader
 from dim_ray.store.schema import EVALUATION_TABLE, VALIDATION_TABLE
@@ -45,6 +46,7 @@ from tuning.search.space import configure
 __all__ = ["StudyRecord", "study_name"]
 
 _NAME_DIGITS = 8
+_CONFIGURATIONS = 1024  # kept: more than trials run at once
 
 
 def study_name(config: Config, dataset: Dataset) -> str:
@@ -59,6 +61,12 @@ class StudyRecord:
         self._work = work
         self._writer = Writer(work.config.storage.root)
         self._network_costs = NetworkCosts(work)
+        # Checking a configuration takes milliseconds, and a trial's is needed five times.
+        self._configure = lru_cache(_CONFIGURATIONS)(
+            lambda items: replace(work, config=configure(work.config, dict(items)))
+        )
+        self._check_claim: Callable[[], None] | None = None  # while it's held
+        self._rows: pd.DataFrame | None = None  # while nobody else writes them
 
     def key(self, name: str) -> str:
         """Return the key of a file of the study, relative to the storage's root."""
@@ -66,23 +74,13 @@ class StudyRecord:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the study's lock, or raise a ResourceError if another process does; an object store has none."""
+        """Be the study's only driver, or raise a ResourceError if another process is."""
         root = open_root(self._work.config.storage.root)
-        if not root.is_local:
-            yield
-            return
-        lock = FileLock(root.path_of(self.key("driver.lock")))
         try:
-            lock.acquire(blocking=False)
-        except Timeout as error:
-            raise ResourceError(
-                f"study {self._work.study!r} is being run by another process. Wait until it ends, or choose another "
-                "name with --study."
-            ) from error
-        try:
-            yield
+            with claimed(root, self.key("driver"), f"study {self._work.study!r}") as self._check_claim:
+                yield
         finally:
-            lock.release()
+            self._check_claim = self._rows = None
 
     def open(self) -> None:
         """Write the configuration if the study begins, or `check` the one that it began with."""
@@ -109,8 +107,13 @@ class StudyRecord:
 
     def trials(self) -> pd.DataFrame:
         """Return the rows of the study's trials, by number."""
+        if self._rows is not None:
+            return self._rows.copy()
         rows = Reader(self._work.config.storage.root).trials(study=self._work.study)
-        return rows.sort_values("number", ignore_index=True)
+        rows = rows.sort_values("number", ignore_index=True)
+        if self._check_claim is not None:
+            self._rows = rows.copy()
+        return rows
 
     def finished(self) -> dict[int, tuple[dict[str, Any], tuple[float, ...] | None]]:
         """Return parameters and objectives of the finished trials, by number; a failed one isn't finished."""
@@ -201,6 +204,9 @@ class StudyRecord:
         self, number: int, parameters: Mapping[str, Any], result: Mapping[str, Any] | None, error: str | None = None
     ) -> None:
         """Write a trial's row, or replace it, with its last result as from `measured`; None if the trial failed."""
+        self._rows = None
+        if self._check_claim is not None:
+            self._check_claim()
         trial = self._configured(parameters)
         config, generator = trial.config, generator_fingerprint(trial)
         result = result or {}
@@ -257,7 +263,7 @@ class StudyRecord:
         return fingerprint(self._work.config, self._work.dataset.digest)
 
     def _configured(self, parameters: Mapping[str, Any]) -> Workspace:
-        return replace(self._work, config=configure(self._work.config, parameters))
+        return self._configure(tuple(sorted(parameters.items())))
 
     def _built(self) -> list[str]:
         keys: list[str] = json.loads(self._work.artifacts.read_bytes(self.key("networks.json")) or b"[]")

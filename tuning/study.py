@@ -39,16 +39,22 @@ from dim_ray.pipeline.rows import read_planned
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import PrefixedProgress, Progress
 from dim_ray.store.schema import EVALUATION_TABLE
+from dim_ray.store.upkeep.compaction import compact
 from tuning.contenders import Verdict, compare, contender_students, controlled, decide
 from tuning.control import Comparison
 from tuning.cost import StudyCost, network_keys
 from tuning.loggers import begin_loggers
 from tuning.record import StudyRecord
+from tuning.search.journal import study_journal
 from tuning.search.time_budget import TimeBudget
 from tuning.search.variants import SizeLimit, network_variants
 from tuning.tuner import STAGE_TRIALS, run_trials
 
 __all__ = ["StudyOutcome", "run_studies"]
+
+_MOST_FILES = 1000
+"""Small files of rows of one IPC, or one study, from which they are merged: a second to read on a disk, a minute on an
+object store."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +100,7 @@ def run_studies(
         for _, record, _ in studies:
             stack.enter_context(record.held())
             record.open()
+        compact(works[0].config.storage.root, most_files=_MOST_FILES)  # says so
         time_budget = TimeBudget(works[0].config)
         costs = {name + stage: cost for work, record, name in studies for stage, cost in _costs(work, record).items()}
         if costs:
@@ -133,7 +140,9 @@ def _run(
             progress.message(left_out)
         record.note_missing(_missing_networks(work, variants))
         build_networks(work, variants, placement, progress)
-        if not run_trials(work, record, time_budget, placement, progress, loggers):
+        with study_journal(work.artifacts, record.key("optuna.journal")) as journal:
+            is_over = run_trials(work, record, journal, time_budget, placement, progress, loggers)
+        if not is_over:
             return _outcome(work, record, num_trials_run=num_missing, is_over=False)
     num_run = run_validations(work, contender_students(work, record.trials()), placement, progress)
     best = record.best()

@@ -1,6 +1,6 @@
 """A study's trials, by Ray Tune.
 
-if run_trials(work, record, time_budget, placement, progress, loggers):
+if run_trials(work, record, journal, time_budget, placement, progress, loggers):
     record.best()
 """
 
@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from optuna.storages import BaseStorage
 from ray import tune
 
 from dim_ray.distributed.bridge import watching
@@ -20,7 +21,6 @@ from dim_ray.progress import Progress
 from tuning.display import TrialDisplay
 from tuning.loggers import make_callbacks
 from tuning.record import StudyRecord
-from tuning.search.journal import open_journal
 from tuning.search.optuna_search import StudySearch, settle
 from tuning.search.schedulers import make_scheduler
 from tuning.search.time_budget import TimeBudget
@@ -36,6 +36,7 @@ STAGE_TRIALS = "trials"
 def run_trials(
     work: Workspace,
     record: StudyRecord,
+    journal: BaseStorage,
     time_budget: TimeBudget,
     placement: Placement,
     progress: Progress,
@@ -45,7 +46,12 @@ def run_trials(
     study = work.config.study
     num_trials = study.num_trials - len(record.finished())
     search = _open_search(
-        work, record, time_budget, progress, on_reused=lambda number, result: display.on_trial_reused(number, result)
+        work,
+        record,
+        journal,
+        time_budget,
+        progress,
+        on_reused=lambda number, result: display.on_trial_reused(number, result),
     )
     progress.start(STAGE_TRIALS, study.num_trials, "trials")
     display = TrialDisplay(work.config, record, search, time_budget, progress)
@@ -92,13 +98,13 @@ def run_trials(
 def _open_search(
     work: Workspace,
     record: StudyRecord,
+    journal: BaseStorage,
     time_budget: TimeBudget,
     progress: Progress,
     on_reused: Callable[[int, Mapping[str, Any]], None],
 ) -> StudySearch:
     config, finished = work.config, record.finished()
     limit = SizeLimit(config, work.dataset)
-    journal = open_journal(work.artifacts, record.key("optuna.journal"))
     settle(journal, work.study, config, finished=finished, failed=record.failed())
     start = warm_start(journal, work.study, config, is_new=not finished, limit=limit)
     if start is not None:

@@ -19,7 +19,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
@@ -131,6 +131,8 @@ def run_main(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None =
         if unwritten is None:
             raise
     finally:
+        with suppress(KeyboardInterrupt):
+            _end_logging()
         signal.signal(signal.SIGTERM, before)
     close_broken(sys.stderr)
     unwritten = close_broken(sys.stdout) or unwritten
@@ -149,27 +151,43 @@ def show_progress() -> Iterator[Progress]:
         yield progress
 
 
-def start_logging(path: Path) -> None:
-    """Send our log and all libraries' warnings to a file instead of the one before; raises a `StorageError`."""
+def start_logging(path: Path, copying: AbstractContextManager[object] | None = None) -> None:
+    """Send our log and all libraries' warnings to a file instead of the one before; raises a `StorageError`.
+
+    `copying` is entered now, and left when the file is closed: at the end of `run_main`, or with the next file.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
+        handler = _LogFile(path, copying or nullcontext())
     except OSError as error:
         raise StorageError(f"The log file {path} can't be written: {error.strerror}.") from error
-    handler.set_name("dim_ray.cli.main")
+    handler.set_name(__name__)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    for previous in [h for h in root.handlers if h.get_name() == handler.get_name()]:
-        root.removeHandler(previous)
-        previous.close()
-    root.addHandler(handler)
+    _end_logging()
+    logging.getLogger().addHandler(handler)
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.INFO)
     logging.captureWarnings(True)
 
 
+def _end_logging() -> None:
+    root = logging.getLogger()
+    for handler in [own for own in root.handlers if own.get_name() == __name__]:
+        root.removeHandler(handler)
+        handler.close()
+
+
 class _LogFile(logging.FileHandler):
     """A log file that ignores a full disk, which `dim_ray.progress.notices` reports."""
+
+    def __init__(self, path: Path, copying: AbstractContextManager[object]) -> None:
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
+        self._copying = ExitStack()
+        self._copying.enter_context(copying)
+
+    def close(self) -> None:
+        super().close()
+        self._copying.close()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's own name
         if not isinstance(sys.exc_info()[1], OSError):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 from dim_ray.cli.main import start_logging
@@ -21,9 +23,10 @@ from dim_ray.core.data.dataset import Dataset, describe
 from dim_ray.pipeline.dataset_names import keep_name, with_own_name
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
-from dim_ray.store.files.filesystem import open_root, probe
+from dim_ray.store.files.copies import Copy
+from dim_ray.store.files.filesystem import Root, open_root, probe
 
-__all__ = ["log_path", "open_session", "open_shared_session"]
+__all__ = ["begin_log", "log_address", "open_session", "open_shared_session"]
 
 
 def open_session(
@@ -50,7 +53,7 @@ def open_session(
     if writes_rows:
         keep_name(config, dataset)
     work = Workspace(config=config, dataset=dataset, study=study)
-    start_logging(log_path(work))
+    begin_log(work)
     return work
 
 
@@ -75,9 +78,30 @@ def _named(config: Config, study: str, progress: Progress) -> tuple[Config, str]
     return replace(config, study=replace(config.study, name=name)), name
 
 
-def log_path(work: Workspace) -> Path:
-    """Return the log file: in the study's folder of a local storage, else among the temporary files."""
-    root = open_root(work.config.storage.root)
+def begin_log(work: Workspace) -> None:
+    """Write the log to the study's folder; on an object store to a temporary file, of which that folder has a copy."""
+    root, key = _log_place(work)
     if root.is_local:
-        return Path(root.path_of(f"studies/{work.study}/study.log"))
-    return Path(tempfile.gettempdir()) / f"dim_ray-{work.study}.log"
+        start_logging(Path(root.path_of(key)))
+        return
+    path = Path(_temporary_folder(), f"{work.study}.log")
+    start_logging(path, Copy(path, root, key))
+
+
+def log_address(work: Workspace) -> str:
+    """Return the address of the log in the study's folder."""
+    root, key = _log_place(work)
+    return root.uri_of(key)
+
+
+def _log_place(work: Workspace) -> tuple[Root, str]:
+    """Return the storage and the log's key there; on an object store, which can't append, each run has a log."""
+    root = open_root(work.config.storage.root)
+    name = "study.log" if root.is_local else f"{Path(_temporary_folder()).name}.log.gz"
+    return root, f"studies/{work.study}/{name}"
+
+
+@cache
+def _temporary_folder() -> str:
+    """Return a folder of this process, whose name begins with the time and is like no other."""
+    return tempfile.mkdtemp(prefix=f"study-{datetime.now(UTC):%Y%m%d-%H%M%S}-")

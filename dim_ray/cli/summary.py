@@ -137,7 +137,7 @@ def pareto_table(trials: pd.DataFrame, objectives: Sequence[str]) -> Table:
 
 def print_places(console: Console, work: Workspace, generator: str) -> None:
     """Print the addresses of rows, generator, picture and log."""
-    from dim_ray.cli.session import log_path
+    from dim_ray.cli.session import log_address
     from dim_ray.pipeline.generators import SAMPLES_FILE
 
     root = open_root(work.config.storage.root)
@@ -146,7 +146,7 @@ def print_places(console: Console, work: Workspace, generator: str) -> None:
         "rows": root.uri_of("evaluations"),
         "generator": folder,
         "picture": root.uri_of(f"generators/{generator}/{SAMPLES_FILE}"),
-        "log": str(log_path(work)),
+        "log": log_address(work),
     }
     print_lines(console, *(f"{name:<10} {place}" for name, place in places.items()))
 

@@ -34,8 +34,9 @@ def missing_rows(work: Workspace, table: Table, planned: Sequence[StudentPlan]) 
     Raises:
         StorageError: The table can't be read.
     """
-    present = set(read_planned(work, table, planned)["id"])
-    return [plan for plan in planned if planned_id(work, table, plan) not in present]
+    plans = {planned_id(work, table, plan): plan for plan in planned}
+    present = Reader(work.config.storage.root).ids(table, dataset=work.dataset.name, id=list(plans))
+    return [plan for name, plan in plans.items() if name not in present]
 
 
 def read_planned(work: Workspace, table: Table, planned: Sequence[StudentPlan]) -> pd.DataFrame:

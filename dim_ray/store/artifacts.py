@@ -126,11 +126,11 @@ class ArtifactStore:
     def read_card(self, kind: str, fingerprint: str) -> dict[str, Any]:
         """Read only an artefact's card, without verifying its files; raises as `read`."""
         folder = self._root.below(_folder(kind, fingerprint))
-        if not self.exists(kind, fingerprint):
+        if (data := folder.read(CARD_FILE)) is None:
             there = self.list(kind)
             known = nearest(fingerprint, there) if there else f"There are no {kind} yet: run python -m dim_ray.tune."
             raise ArtifactError(f"there is no {folder.uri}. {known}")
-        card = _read_card(folder, kind)
+        card = _parse_card(folder.uri, data, kind)
         if (own := card.get("fingerprint")) != fingerprint:
             raise ArtifactError(f"{folder.uri} holds {own!r}, not the artefact of its name. {_REPAIR}")
         return card
@@ -222,6 +222,10 @@ def _read_card(folder: Root, kind: str | None) -> dict[str, Any]:
             f"{where} has no {CARD_FILE}, so it's no finished artefact; give the folder of one, such as "
             f"{where}/generators/<fingerprint> if this is a storage."
         )
+    return _parse_card(where, data, kind)
+
+
+def _parse_card(where: str, data: bytes, kind: str | None) -> dict[str, Any]:
     try:
         card = json.loads(data)
     except ValueError as error:

@@ -31,7 +31,7 @@ from dim_ray.store.analysis.selection import (
 )
 from dim_ray.store.files.filesystem import open_root
 from dim_ray.store.schema import EVALUATION_TABLE, TABLES, TRIAL_TABLE, VALIDATION_TABLE, Table
-from dim_ray.store.tables import allowed_values, read_rows
+from dim_ray.store.tables import allowed_values, read_rows, stored_ids
 
 __all__ = ["Reader", "open_store"]
 
@@ -83,6 +83,10 @@ class Reader:
     def rows(self, table: Table, **filters: Any) -> pd.DataFrame:
         """Return the rows of a table of `dim_ray.store.schema`; see `evaluations`."""
         return self._read(table, None, filters)
+
+    def ids(self, table: Table, **filters: Any) -> set[str]:
+        """Return the ids of rows; see `dim_ray.store.tables.stored_ids`, and `evaluations`."""
+        return stored_ids(self._root, table, filters)
 
     def measured(self, **filters: Any) -> pd.DataFrame:
         """Return evaluations with only the columns that `summarise` and `usual_ipc` need; see `evaluations`."""

@@ -10,11 +10,12 @@ As a listing isn't of one moment, it lists until two listings in succession show
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from functools import reduce
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import numpy as np
@@ -24,15 +25,18 @@ import pyarrow.compute as pc
 from dim_ray.errors import StorageError, UsageError, nearest
 from dim_ray.store.files.filesystem import Root
 from dim_ray.store.parsing import first_line, parse
-from dim_ray.store.row_files import num_packed
+from dim_ray.store.row_files import num_packed, row_of
 from dim_ray.store.schema import Table
 
-__all__ = ["RowFile", "allowed_values", "checked", "list_files", "newest", "read_rows"]
+__all__ = ["RowFile", "allowed_values", "at_once", "checked", "list_files", "newest", "read_rows", "stored_ids"]
 
 _REMOTE_THREADS = 16
 _MAX_LISTINGS = 100
 _MOST_TEXT_BYTES = 2**30  # a column of strings can't be sorted above 2 GiB
 _AGE = ("created_at", "id")
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,8 @@ class RowFile:
     """Path in the root's file system."""
     place: tuple[Any, ...]
     """Values of the partition columns, in the table's order."""
+    modified: datetime | None = field(compare=False, default=None)
+    """When it was written, by the storage's clock."""
 
     @property
     def name(self) -> str:
@@ -65,7 +71,7 @@ def list_files(root: Root, table: Table) -> list[RowFile]:
             folder = path.rpartition("/")[0]
             if folder not in places:
                 places[folder] = _place(root, table, path)
-            files.append(RowFile(path=path, place=places[folder]))
+            files.append(RowFile(path=path, place=places[folder], modified=info.mtime))
     return sorted(files, key=lambda file: not file.is_pack)
 
 
@@ -86,6 +92,21 @@ def read_rows(root: Root, table: Table, filters: Mapping[str, Any], columns: Seq
     if fits and not pc.all(chosen := reduce(pc.and_, fits)).as_py():
         rows = rows.filter(chosen)
     return rows.sort_by([(name, "ascending") for name in _AGE]).select(wanted)
+
+
+def stored_ids(root: Root, table: Table, filters: Mapping[str, Any]) -> set[str]:
+    """Return the ids of rows, opening only packs; filter by partition columns and id, otherwise as `read_rows`."""
+    allowed = {name: allowed_values(table, name, value) for name, value in filters.items()}
+    ids = set(_read_all(root, table, allowed, ["id", *table.partitions])["id"].to_pylist())
+    return ids & set(allowed["id"].to_pylist()) if "id" in allowed else ids
+
+
+def at_once(root: Root, call: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
+    """Call a function for each item, on an object store for several at once."""
+    if root.is_local:  # parsing holds the interpreter and takes as long as reading, so threads wouldn't help
+        return [call(item) for item in items]
+    with ThreadPoolExecutor(_REMOTE_THREADS) as threads:
+        return list(threads.map(call, items))
 
 
 def newest(table: Table, rows: pa.Table) -> pa.Table:
@@ -143,14 +164,12 @@ def _read_files(root: Root, table: Table, files: Sequence[RowFile], columns: Seq
     """Return the rows of the files that still exist."""
 
     def read(file: RowFile) -> pa.Table | None:
+        if not file.is_pack and {*columns} <= {"id", *table.partitions}:
+            return pa.table({"id": [row_of(file.name)]})
         data = root.read(root.key_of(file.path))
         return None if data is None else parse(table, file.path, data, columns)
 
-    if root.is_local:  # parsing holds the interpreter and takes as long as reading, so threads wouldn't help
-        parts = [read(file) for file in files]
-    else:
-        with ThreadPoolExecutor(_REMOTE_THREADS) as threads:
-            parts = list(threads.map(read, files))
+    parts = at_once(root, read, files)
     return {file: part for file, part in zip(files, parts, strict=True) if part is not None}
 
 
@@ -175,9 +194,13 @@ def _join(table: Table, read: Mapping[RowFile, pa.Table], columns: Sequence[str]
 
 
 def _chosen(table: Table, files: Iterable[RowFile], allowed: Mapping[str, pa.Array]) -> list[RowFile]:
-    """Return the files whose partitions may have rows that are asked for."""
-    wanted = [(index, set(allowed[name].to_pylist())) for index, name in enumerate(table.partitions) if name in allowed]
-    return [file for file in files if all(file.place[index] in values for index, values in wanted)]
+    """Return the files that may have rows that are asked for, by their folders and, of single rows, their names."""
+    sets = {name: set(values.to_pylist()) for name, values in allowed.items()}
+    wanted = [(index, sets[name]) for index, name in enumerate(table.partitions) if name in sets]
+    chosen = [file for file in files if all(file.place[index] in values for index, values in wanted)]
+    if "id" not in sets:
+        return chosen
+    return [file for file in chosen if file.is_pack or row_of(file.name) in sets["id"]]
 
 
 def _place(root: Root, table: Table, path: str) -> tuple[Any, ...]:

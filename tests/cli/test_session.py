@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from dim_ray.cli import session
-from dim_ray.cli.session import log_path, open_session, open_shared_session
+from dim_ray.cli.main import run_main
+from dim_ray.cli.session import begin_log, log_address, open_session, open_shared_session
 from dim_ray.cli.settings import make_config as config_of
 from dim_ray.cli.settings import read_settings
 from dim_ray.config import Config, DataConfig, fingerprint
@@ -15,6 +17,7 @@ from dim_ray.core.data.checks import check_evaluation, check_training
 from dim_ray.errors import ConfigError, DataError, StorageError
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import SilentProgress
+from dim_ray.store.files.filesystem import open_root
 from tests.helpers.logs import closed_logs  # noqa: F401  # a fixture
 from tests.helpers.small import make_config, make_work
 from tests.helpers.written_images import pixels, write_folder
@@ -134,17 +137,28 @@ def test_messages_and_warnings_go_to_the_studys_log_file(
     logging.getLogger("other.library").warning("careful")
     logging.getLogger("other.library").info("too much detail")
     text = (tmp_path / "storage/studies/pets-study/study.log").read_text()
-    assert log_path(work) == tmp_path / "storage/studies/pets-study/study.log"
+    assert log_address(work) == f"{tmp_path}/storage/studies/pets-study/study.log"
     assert "dim_ray.here: began" in text
     assert "careful" in text
     assert "too much detail" not in text
     assert capfd.readouterr() == ("", "")
 
 
-def test_log_of_a_study_on_an_object_store_is_a_temporary_file(object_store: str) -> None:  # noqa: F811
-    path = log_path(make_work(object_store))
-    assert path.name == "dim_ray-tiny.log"
-    assert path.parent.is_dir()
+def test_log_of_a_study_on_an_object_store_is_there_in_the_end_with_the_error(object_store: str) -> None:  # noqa: F811
+    work = make_work(object_store)
+
+    def main(argv: object) -> None:
+        begin_log(work)
+        logging.getLogger("dim_ray.here").info("began")
+        raise StorageError("the disk is full")
+
+    assert run_main(main, []) == 1
+    root = open_root(object_store)
+    [log] = root.children("studies/tiny")
+    assert log_address(work) == root.uri_of(root.key_of(log.path))
+    text = gzip.decompress(root.read(root.key_of(log.path)) or b"").decode()
+    assert "dim_ray.here: began" in text
+    assert "StorageError: the disk is full" in text
 
 
 def test_storage_that_cannot_be_written_is_refused_before_data_are_read(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import optuna
@@ -12,7 +14,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from dim_ray.config import Config
-from dim_ray.store.artifacts import ArtifactStore
+from dim_ray.store.files.copies import Copy
+from dim_ray.store.files.filesystem import open_root
 from tests.helpers.small import SEARCHED, make_config
 from tests.store.conftest import object_store  # noqa: F401  # a fixture
 from tuning.search.journal import open_journal
@@ -74,7 +77,13 @@ class Driver(FakeRecord):
     def __post_init__(self) -> None:
         config = make_config(self.root)
         self.config: Config = replace(config, study=replace(config.study, **self.changes))
-        self.journal: BaseStorage = open_journal(ArtifactStore(self.root), KEY)
+        root = open_root(self.root)
+        self.folder = None if root.is_local else TemporaryDirectory()
+        self.path = Path(root.path_of(KEY)) if self.folder is None else Path(self.folder.name, "journal")
+        self.copy = None if root.is_local else Copy(self.path, root, f"{KEY}.gz")
+        if self.copy is not None:
+            self.copy.fetch()
+        self.journal: BaseStorage = open_journal(self.path, is_lasting=root.is_local)
         self.settle()
         self.time_budget = TimeBudget(self.config, lambda: self.now)
         self.search = self.make_search(self.config)
@@ -112,7 +121,12 @@ class Driver(FakeRecord):
             if REUSED_TRIAL in result:
                 self.reused[number] = result[REUSED_TRIAL]
 
-    def restarted(self) -> Driver:
+    def restarted(self, *, keeps_journal: bool = True) -> Driver:
+        """Returns the next process, which finds the journal or, on an object store, its copy as of now; or neither."""
+        if self.copy is not None and keeps_journal:
+            self.copy.put()
+        elif not keeps_journal:
+            self.path.unlink()
         return replace(self, ended=[])
 
     def start(self, *names: str) -> list[int]:
@@ -129,8 +143,7 @@ class Driver(FakeRecord):
             self.search.on_trial_complete(name, result)
 
     def trials(self) -> list[FrozenTrial]:
-        study = optuna.load_study(storage=open_journal(ArtifactStore(self.root), KEY), study_name=STUDY)
-        return study.get_trials()
+        return optuna.load_study(storage=self.journal, study_name=STUDY).get_trials()
 
     def queued(self) -> dict[int, dict[str, Any]]:
         return {

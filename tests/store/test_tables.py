@@ -21,7 +21,8 @@ from dim_ray.errors import StorageError, UsageError
 from dim_ray.store import tables
 from dim_ray.store.files.filesystem import open_root
 from dim_ray.store.reader import Reader
-from dim_ray.store.schema import EVALUATIONS, SCHEMA_VERSION, TRIAL_TABLE, TRIALS, VALIDATIONS
+from dim_ray.store.schema import EVALUATION_TABLE, EVALUATIONS, SCHEMA_VERSION, TRIAL_TABLE, TRIALS, VALIDATIONS
+from dim_ray.store.upkeep.compaction import compact
 from dim_ray.store.writer import Writer
 from tests.helpers.made_rows import evaluation, real_evaluation, trial, validation
 
@@ -29,6 +30,7 @@ from tests.helpers.made_rows import evaluation, real_evaluation, trial, validati
 NEWER = SCHEMA_VERSION + 1
 WRITER_IN_MID_FILE = """
 import os, sys, time
+from dim_ray.store.upkeep.compaction import compact
 from dim_ray.store.writer import Writer
 from tests.helpers.made_rows import evaluation
 
@@ -215,6 +217,30 @@ def test_filters_choose_rows(root: str, filters: dict[str, Any], seeds: list[int
     frame = Reader(root).evaluations(**filters)
     assert sorted(frame["seed"]) == seeds
     assert list(frame.columns) == EVALUATIONS.names
+
+
+def test_ids_are_those_of_rows_and_packs_that_are_asked_for(root: str) -> None:
+    Writer(root).append_evaluations([evaluation(seed=seed, ipc=1 + seed % 2) for seed in range(6)])
+    compact(root, settled_seconds=0.0)
+    Writer(root).append_evaluations([evaluation(seed=seed, dataset="mnist") for seed in range(2)])
+    Writer(root).append_evaluations([evaluation(seed=seed, ipc=1) for seed in (0, 10, 12)])  # the first is in a pack
+    reader = Reader(root)
+    rows = reader.evaluations(dataset="digits")
+    assert len(rows) == 8
+    assert reader.ids(EVALUATION_TABLE, dataset="digits") == set(rows["id"])
+    asked = [*rows["id"][:7], "0" * 16]
+    assert reader.ids(EVALUATION_TABLE, dataset="digits", id=asked) == set(rows["id"][:7])
+    assert set(reader.evaluations(id=asked)["id"]) == set(rows["id"][:7])
+    assert reader.ids(EVALUATION_TABLE, dataset="cifar10") == set()
+
+
+def test_ids_that_are_asked_for_open_no_file_of_another_row(tmp_path: Path) -> None:
+    Writer(str(tmp_path)).append_evaluations([evaluation(seed=seed) for seed in range(3)])
+    rows = Reader(str(tmp_path)).evaluations()
+    for damaged in rows["id"][1:]:
+        (tmp_path / f"evaluations/dataset=digits/ipc=10/{damaged}.parquet").write_bytes(b"")
+    assert Reader(str(tmp_path)).ids(EVALUATION_TABLE) == set(rows["id"])
+    assert list(Reader(str(tmp_path)).evaluations(id=rows["id"][0])["seed"]) == [0]
 
 
 def test_filter_on_an_unknown_column_names_the_nearest(root: str) -> None:

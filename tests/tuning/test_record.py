@@ -16,7 +16,11 @@ from dim_ray.errors import ConfigError, DimError, ResourceError
 from dim_ray.pipeline.checkpoints import checkpoint_key
 from dim_ray.pipeline.generators import generator_fingerprint
 from dim_ray.pipeline.workspace import Workspace
+from dim_ray.store.files import claims
+from dim_ray.store.files.filesystem import open_root
+from dim_ray.store.reader import Reader
 from tests.helpers.small import SEARCHED, make_work
+from tests.store.conftest import object_store  # noqa: F401  # a fixture
 from tuning.cost import network_keys
 from tuning.record import StudyRecord, study_name
 from tuning.search.space import configure
@@ -204,6 +208,45 @@ def test_trial_that_is_written_again_takes_the_place_of_its_row(record: StudyRec
     assert record.finished() == {0: (PARAMETERS, (0.6,))}
     assert record.failed() == {}
     assert len(list((tmp_path / "trials").rglob("*.parquet"))) == 1
+
+
+def test_driver_reads_its_rows_once_and_again_after_it_wrote_one(
+    record: StudyRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads, read = [], Reader.trials
+
+    def count(reader: Reader, **filters: str) -> pd.DataFrame:
+        reads.append(filters)
+        return read(reader, **filters)
+
+    monkeypatch.setattr(Reader, "trials", count)
+    with record.held():
+        record.write_trial(0, PARAMETERS, result(0.5))
+        record.trials()["number"] = 7  # the frame is the caller's
+        assert [record.best()["number"], len(record.finished())] == [0, 1]
+        assert len(reads) == 1
+        record.write_trial(1, PARAMETERS, result(0.6))
+        assert [record.best()["number"], len(record.finished()), len(reads)] == [1, 2, 2]
+    record.trials()
+    record.trials()
+    assert len(reads) == 4  # another process may write now
+
+
+def test_driver_that_lost_its_study_to_another_writes_no_row(
+    object_store: str,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(claims._Claim, "check", lost)
+    record = StudyRecord(make_work(object_store))
+    with record.held():
+        assert len(open_root(object_store).children("studies/tiny/driver")) == 1
+        with pytest.raises(ResourceError, match="taken over"):
+            record.write_trial(0, PARAMETERS, result(0.5))
+    assert record.trials().empty
+
+
+def lost(claim: object) -> None:
+    raise ResourceError("taken over")
 
 
 def test_trials_come_in_order_of_their_numbers_and_of_this_study_alone(work: Workspace, record: StudyRecord) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from dim_ray.errors import StorageError
-from dim_ray.store.artifacts import ArtifactStore
-from tests.helpers.search_driver import KEY, PARAMETERS, SPACE, Driver, KilledError
+from tests.helpers.search_driver import PARAMETERS, SPACE, Driver, KilledError
 from tests.helpers.small import make_config
 from tuning.search.time_budget import TimeBudget
 
@@ -182,9 +182,26 @@ def test_conditional_trials_are_known_again_where_the_journal_is_lost(root: str)
     for name in "abcdefgh":
         driver.start(name)
         driver.end(name)
-    ArtifactStore(root).delete(KEY)
-    again = driver.restarted()
+    again = driver.restarted(keeps_journal=False)
     assert [trial.params for trial in again.trials()] == [driver.rows[number][0] for number in range(8)]
+
+
+def test_driver_lost_between_two_copies_of_its_journal_continues_with_what_the_rows_know(object_store: str) -> None:
+    driver = Driver(object_store)
+    driver.start("a", "b")
+    assert driver.copy is not None
+    driver.copy.put()
+    running = driver.search.lookup("b")[1]
+    driver.end("a", 0.25)
+    driver.start("c", "d")
+    driver.end("c", 0.75)
+    again = driver.restarted(keeps_journal=False)
+    ended = [trial for trial in again.trials() if trial.state == TrialState.COMPLETE]
+    assert {t.user_attrs["number"]: (t.value, t.params) for t in ended} == {
+        0: (0.25, driver.rows[0][0]), 2: (0.75, driver.rows[2][0])
+    }  # fmt: skip
+    assert again.queued() == {1: running}
+    assert again.start("x", "y") == [1, 3]  # the draw of d is lost
 
 
 def test_trial_that_died_before_it_was_drawn_as_a_whole_is_not_run(root: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,6 @@ import optuna
 import pytest
 
 import dim_ray
-from dim_ray.store.artifacts import ArtifactStore
 from tests.helpers.runs import ONE_STUDENT, run, space, trials
 from tuning.search.journal import open_journal
 
@@ -47,7 +46,7 @@ def test_study_of_two_objectives_ends_with_its_pareto_set_and_goes_on_from_its_j
         chosen_line = [str(row["number"]), str(row["capacity"]), str(row["pool_size"]), *values, row["generator"]]
         assert chosen_line in shown
 
-    journal = open_journal(ArtifactStore(str(storage)), "studies/two/optuna.journal")
+    journal = open_journal(storage / "studies/two/optuna.journal")
     told = optuna.load_study(storage=journal, study_name="two")
     values_by_number = {trial.user_attrs["number"]: trial.values for trial in told.get_trials()}
     expected = zip(rows["number"], rows["objective"], rows["generator_bytes"], strict=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from dim_ray.errors import ConfigError
@@ -20,7 +21,6 @@ from tuning.search.time_budget import TimeBudget
 from tuning.search.variants import SizeLimit
 from tuning.warm_start import WarmStart, check_warm_start, warm_start
 
-JOURNAL = "studies/new/optuna.journal"
 PARAMETERS = {"pool.size": 2, "generator.capacity": 8, "matching.weight": 0.25, "matching.adversarial_weight": 1.5}
 
 
@@ -38,12 +38,16 @@ def make_new(root: Path, *sources: str, **changes: Any) -> Workspace:
     return replace(work, config=replace(work.config, study=study))
 
 
+def journal(work: Workspace) -> BaseStorage:
+    return open_journal(Path(work.config.storage.root, "studies/new/optuna.journal"))
+
+
 def start(work: Workspace, *, is_new: bool = True) -> WarmStart | None:
-    return warm_start(open_journal(work.artifacts, JOURNAL), work.study, work.config, is_new=is_new)
+    return warm_start(journal(work), work.study, work.config, is_new=is_new)
 
 
 def trials(work: Workspace, state: TrialState) -> list[FrozenTrial]:
-    study = optuna.load_study(storage=open_journal(work.artifacts, JOURNAL), study_name=work.study)
+    study = optuna.load_study(storage=journal(work), study_name=work.study)
     return study.get_trials(states=[state])
 
 
@@ -92,7 +96,7 @@ def test_trials_of_the_study_itself_are_numbered_as_ever_and_run(tmp_path: Path)
     start(work)
     search = StudySearch(
         work.config,
-        open_journal(work.artifacts, JOURNAL),
+        journal(work),
         "new",
         record=FakeRecord(),
         num_trials=3,
@@ -227,8 +231,6 @@ def test_generators_that_are_too_large_are_not_queued_before_smaller_ones(old: S
     small = generator_bytes(replace(work.config.generator, capacity=6), work.dataset)
     limited = make_new(tmp_path, "old", max_generator_bytes=small)
     limit = SizeLimit(limited.config, limited.dataset)
-    found = warm_start(
-        open_journal(limited.artifacts, JOURNAL), limited.study, limited.config, is_new=True, limit=limit
-    )
+    found = warm_start(journal(limited), limited.study, limited.config, is_new=True, limit=limit)
     assert found is not None
     assert [own["generator.capacity"] for own in queued(limited)] == [6]

@@ -1,33 +1,51 @@
-"""Optuna's journal on the study's storage: a file, or one object.
+"""Optuna's journal on the driver's disk; for a study on an object store, with a copy there.
 
-storage = open_journal(artifacts, "studies/digits-0123abcd/optuna.journal")
+with study_journal(artifacts, "studies/digits-0123abcd/optuna.journal") as storage:
+    optuna.load_study(storage=storage, study_name="digits-0123abcd")
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
 from dim_ray.store.artifacts import ArtifactStore
+from dim_ray.store.files.copies import Copy
 from dim_ray.store.files.faults import PAUSES_SECONDS, patiently, storage_errors
 from dim_ray.store.files.filesystem import open_root
 
-__all__ = ["open_journal"]
+__all__ = ["open_journal", "study_journal"]
 
 
-def open_journal(artifacts: ArtifactStore, key: str) -> BaseStorage:
-    """Open Optuna's journal: a file on a disk, or one object that is rewritten as a whole."""
+@contextmanager
+def study_journal(artifacts: ArtifactStore, key: str) -> Iterator[BaseStorage]:
+    """Open a study's journal; on an object store continue its copy `key`.gz, which a lost driver leaves a minute old.
+
+    `tuning.search.optuna_search.settle` adds what the rows know and the journal doesn't.
+    """
     root = open_root(artifacts.root)
-    if not root.is_local:
-        return JournalStorage(_StoredJournal(artifacts, key))
-    path = Path(root.path_of(key))
+    if root.is_local:
+        yield open_journal(Path(root.path_of(key)))
+        return
+    with TemporaryDirectory(prefix="dim_ray-journal-") as folder:
+        path = Path(folder, "optuna.journal")
+        with Copy(path, root, f"{key}.gz") as copy:
+            copy.fetch()
+            yield open_journal(path, is_lasting=False)
+
+
+def open_journal(path: Path, *, is_lasting: bool = True) -> BaseStorage:
+    """Open a journal of a disk; one that needn't survive a power cut isn't flushed to it 14 times per trial."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(_JournalFile(path))
+    return JournalStorage(_JournalFile(path) if is_lasting else _PassingJournal(path))
 
 
 class _JournalFile(JournalFileBackend):
@@ -52,18 +70,17 @@ class _JournalFile(JournalFileBackend):
             patiently(append, PAUSES_SECONDS, f"write {self._path}")
 
 
-class _StoredJournal(BaseJournalBackend):
-    """Journal as one object; its only writer is the driver."""
+class _PassingJournal(BaseJournalBackend):
+    """Journal of one process, which appends to a file without flushing it to the disk."""
 
-    def __init__(self, artifacts: ArtifactStore, key: str) -> None:
-        self._artifacts = artifacts
-        self._key = key
-        self._lines = (artifacts.read_bytes(key) or b"").splitlines()
+    def __init__(self, path: Path) -> None:
+        self._logs = [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+        self._file = path.open("a", encoding="utf-8")
 
     def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._lines[log_number_from:]]
+        return self._logs[log_number_from:]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        lines = self._lines + [json.dumps(log, separators=(",", ":")).encode() for log in logs]
-        self._artifacts.write_bytes(self._key, b"\n".join(lines) + b"\n")
-        self._lines = lines
+        self._file.writelines(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        self._file.flush()
+        self._logs += logs

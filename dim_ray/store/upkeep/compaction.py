@@ -16,17 +16,17 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dim_ray.progress.notices import log
 from dim_ray.store.files.faults import PAUSES_SECONDS
 from dim_ray.store.files.filesystem import Root, open_root
 from dim_ray.store.parsing import parse
 from dim_ray.store.row_files import ROWS_PER_PACK, aside_name, is_aside, num_packed, write_pack
 from dim_ray.store.schema import TABLES, Table
-from dim_ray.store.tables import RowFile, checked, list_files, newest
+from dim_ray.store.tables import RowFile, at_once, checked, list_files, newest
 
 __all__ = ["Compaction", "compact"]
 
@@ -47,10 +47,13 @@ def compact(
     root: str,
     *,
     rows_per_pack: int = ROWS_PER_PACK,
+    most_files: int | None = None,
     settled_seconds: float | None = None,
     pauses_seconds: tuple[float, ...] = PAUSES_SECONDS,
 ) -> Compaction:
     """Merge the small files of every partition to files of about `rows_per_pack` rows.
+
+    With `most_files`, only of partitions with more small files of that age than these.
 
     Rows are packed at an age of `settled_seconds`, by default any on a disk and an hour on an object store.
 
@@ -65,19 +68,26 @@ def compact(
     for table in TABLES:
         files = list_files(opened, table)
         num_before += len(files)
-        for batch in _batches(files, rows_per_pack):
-            num_rows += _pack(opened, table, batch, latest)
-        num_after += len(list_files(opened, table))
+        packed = [_pack(opened, table, batch, latest) for batch in _batches(files, rows_per_pack, most_files, latest)]
+        num_rows += sum(packed)
+        num_after += len(list_files(opened, table)) if packed else len(files)
     return Compaction(num_files_before=num_before, num_files_after=num_after, num_rows=num_rows)
 
 
-def _batches(files: Iterable[RowFile], rows_per_pack: int) -> Iterator[list[RowFile]]:
+def _batches(
+    files: Iterable[RowFile], rows_per_pack: int, most_files: int | None, latest: datetime | None
+) -> Iterator[list[RowFile]]:
     """Yield at least two files of one partition that together make about one pack."""
     places: dict[tuple[object, ...], list[RowFile]] = {}
     for file in files:
         if (num_packed(file.name) or 1) < rows_per_pack:
             places.setdefault(file.place, []).append(file)
     for small in places.values():
+        settled = [file for file in small if latest is None or file.modified is None or file.modified < latest]
+        if most_files is not None:
+            if len(settled) <= most_files:
+                continue
+            log.warning("%d small files of %s are merged.", len(settled), settled[0].path.rpartition("/")[0])
         batch, count = [], 0
         for file in small:
             batch.append(file)
@@ -91,24 +101,28 @@ def _batches(files: Iterable[RowFile], rows_per_pack: int) -> Iterator[list[RowF
 
 def _pack(root: Root, table: Table, batch: Sequence[RowFile], latest: datetime | None) -> int:
     """Replace files by one pack, and return its number of rows."""
-    packed: list[tuple[RowFile, str]] = []
-    parts: list[pa.Table] = []
-    for file in batch:
+
+    def read(file: RowFile) -> tuple[RowFile, str, pa.Table] | None:
         data = root.read(root.key_of(file.path))
         if data is None:  # another compaction was faster
-            continue
-        rows = checked(table, file, parse(table, file.path, data))
+            return None
+        return file, hashlib.sha256(data).hexdigest(), checked(table, file, parse(table, file.path, data))
+
+    def delete(file: RowFile, digest: str) -> None:
+        root.attempt("delete", root.key_of(file.path), lambda: _delete(root, file, digest))
+
+    packed: list[tuple[RowFile, str]] = []
+    parts: list[pa.Table] = []
+    for file, digest, rows in filter(None, at_once(root, read, batch)):
         if latest is None or file.is_pack or pc.max(rows["created_at"]).as_py() < latest:
-            packed.append((file, hashlib.sha256(data).hexdigest()))
+            packed.append((file, digest))
             parts.append(rows)
     if len(packed) < 2:
         return 0
     place = dict(zip(table.partitions, packed[0][0].place, strict=True))
     rows = newest(table, pa.concat_tables(parts)).sort_by([("created_at", "ascending"), ("id", "ascending")])
     pack = root.path_of(write_pack(root, table, place, rows))
-    for file, digest in packed:
-        if file.path != pack:
-            root.attempt("delete", root.key_of(file.path), partial(_delete, root, file, digest))
+    at_once(root, lambda own: delete(*own), [own for own in packed if own[0].path != pack])
     return len(rows)
 
 

@@ -18,6 +18,7 @@ from dim_ray.store.files import faults, object_stores
 from dim_ray.store.files.faults import PAUSES_SECONDS, patiently
 from dim_ray.store.files.filesystem import open_root, probe
 from dim_ray.store.reader import Reader
+from dim_ray.store.schema import EVALUATION_TABLE
 from dim_ray.store.upkeep.compaction import compact
 from dim_ray.store.upkeep.merging import merge
 from dim_ray.store.upkeep.verification import verify
@@ -191,6 +192,16 @@ def test_folder_of_more_files_than_a_listing_has_is_read_whole(proxy: Proxy, uri
     with proxy.doing(Fault("refuse", "GET", 1, "continuation-token")):
         assert [info.base_name for info in opened.children("many")] == [f"{number:04}" for number in range(1005)]
         assert proxy.num_faults() == 1
+
+
+def test_ids_of_many_rows_are_found_with_few_requests(proxy: Proxy, uri: str) -> None:
+    root, places = open_root(uri), [f"evaluations/dataset=digits/ipc={ipc}" for ipc in (1, 10)]
+    ids = [f"{number:016x}" for number in range(1100)]
+    with ThreadPoolExecutor(8) as threads:  # what is in the files isn't looked at
+        list(threads.map(lambda own: root.write(f"{places[int(own, 16) % 2]}/{own}.parquet", b""), ids))
+    proxy.requests.clear()
+    assert Reader(uri).ids(EVALUATION_TABLE, dataset="digits", id=ids) == set(ids)
+    assert len(proxy.requests) <= len(ids) / 100
 
 
 def test_compaction_merging_and_every_command_work_beside_faults(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -46,6 +47,17 @@ def test_compacted_rows_are_the_same_rows(root: str) -> None:
     pd.testing.assert_frame_equal(Reader(root).evaluations(), before)
     pd.testing.assert_frame_equal(Reader(root).trials(), trials)
     assert list(Reader(root).evaluations(ipc=2, seed=[1, 3])["seed"]) == [1, 3]
+
+
+def test_partitions_of_few_files_are_left_as_they_are_if_asked(root: str) -> None:
+    rows = [evaluation(seed=seed, ipc=1 + (seed > 1), created_at=LONG_AGO) for seed in range(6)]
+    Writer(root).append_evaluations(rows)
+    before = Reader(root).evaluations()
+    assert compact(root, most_files=4, settled_seconds=1e-6).num_rows == 0
+    assert compact(root, most_files=3, settled_seconds=3600).num_rows == 0  # too new by the storage's clock
+    time.sleep(1.1)  # an object store's ages have whole seconds
+    assert compact(root, most_files=3, settled_seconds=1e-6).num_rows == 4
+    pd.testing.assert_frame_equal(Reader(root).evaluations(), before)
 
 
 def test_plain_pandas_reads_compacted_rows(tmp_path: Path) -> None:

@@ -3,14 +3,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from dim_ray.errors import StorageError
 from dim_ray.store.artifacts import ArtifactStore
+from dim_ray.store.files.filesystem import open_root
 from tests.helpers.disks import after, fill, small_disk
-from tests.helpers.search_driver import KEY, Driver
+from tests.helpers.s3 import Proxy
+from tests.helpers.search_driver import KEY, STUDY, Driver
 from tuning.search import journal as journal_module
-from tuning.search.journal import open_journal
+from tuning.search.journal import study_journal
 
 
 def test_journal_waits_for_a_full_disk_and_keeps_no_part_of_a_line(
@@ -41,31 +44,16 @@ def test_nothing_is_left_for_ray_to_pickle(driver: Driver, tmp_path: Path) -> No
     assert driver.search.__getstate__() == {}
 
 
-def test_journal_is_one_file_of_the_study(driver: Driver) -> None:
-    driver.start("a")
-    data = ArtifactStore(driver.root).read_bytes(KEY)
-    assert data is not None
-    assert data.endswith(b"\n")
-
-
-def test_log_that_could_not_be_stored_is_not_remembered_either(
-    object_store: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    driver = Driver(object_store)
-    artifacts = ArtifactStore(object_store)
-    storage: Any = open_journal(artifacts, KEY)
-    backend = storage._backend
-    before = list(backend.read_logs(0))
-
-    def fail(key: str, data: bytes) -> str:
-        raise StorageError("no space left")
-
-    monkeypatch.setattr(artifacts, "write_bytes", fail)
-    with pytest.raises(StorageError):
-        backend.append_logs([{"op_code": 0}])
-    assert list(backend.read_logs(0)) == before
-    assert driver.trials() == []
+def test_journal_of_an_object_store_is_copied_in_few_requests_and_continued(object_store: str) -> None:
+    with Proxy() as proxy:
+        artifacts = ArtifactStore(proxy.uri(open_root(object_store).path))
+        with study_journal(artifacts, KEY) as journal:
+            study = optuna.create_study(storage=journal, study_name=STUDY)
+            study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=20)
+            best = study.best_value
+        assert [request.method for request in proxy.requests if request.method == "PUT"] == ["PUT"]
+    with study_journal(ArtifactStore(object_store), KEY) as journal:
+        assert optuna.load_study(storage=journal, study_name=STUDY).best_value == best
 
 
 def test_object_store_and_file_hold_the_same_journal(tmp_path: Path, object_store: str) -> None:

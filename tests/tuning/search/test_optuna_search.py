@@ -10,8 +10,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from dim_ray.pipeline.generators import generator_bytes
-from dim_ray.store.artifacts import ArtifactStore
-from tests.helpers.search_driver import KEY, PARAMETERS, STUDY, Driver, FakeRecord
+from tests.helpers.search_driver import PARAMETERS, STUDY, Driver, FakeRecord
 from tests.helpers.small import SEARCHED, make_config
 from tests.helpers.tiny import make_dataset
 from tuning.search.journal import open_journal
@@ -126,7 +125,7 @@ def test_sampler_has_a_seed_of_its_own_for_every_study_seed_and_number_of_drawn_
     monkeypatch.setattr(optuna.samplers, "TPESampler", Recording)
     seeds = [0, 1, 2, 5_000_000_000, 5_000_000_000 % 2**32]
     for study_seed in seeds:
-        journal = open_journal(ArtifactStore(str(tmp_path / str(study_seed))), KEY)
+        journal = open_journal(tmp_path / str(study_seed))
         config = make_config(tmp_path)
         config = replace(config, study=replace(config.study, seed=study_seed))
         for num_drawn in range(3):

@@ -14,7 +14,6 @@ import pytest
 
 from dim_ray.config import Config
 from dim_ray.config.study import SAMPLERS, Sampler
-from dim_ray.store.artifacts import ArtifactStore
 from tests.helpers.search_driver import FakeRecord
 from tests.helpers.small import make_config
 from tuning.search.journal import open_journal
@@ -55,7 +54,7 @@ def config_of(root: Path, sampler: Sampler, **changes: Any) -> Config:
 
 def search(config: Config, num_trials: int, *, taken: int = 0) -> list[dict[str, Any]]:
     """Runs trials in one process of a study, and returns their parameters."""
-    journal = open_journal(ArtifactStore(config.storage.root), "journal")
+    journal = open_journal(Path(config.storage.root, "journal"))
     asked = StudySearch(
         config,
         journal,
@@ -80,7 +79,7 @@ def test_every_sampler_stays_in_the_space_and_optuna_remembers_its_trials(tmp_pa
     for parameters in drawn:
         for name, distribution in search_space(config.study).items():
             assert distribution._contains(distribution.to_internal_repr(parameters[name]))
-    study = optuna.load_study(storage=open_journal(ArtifactStore(str(tmp_path)), "journal"), study_name="study")
+    study = optuna.load_study(storage=open_journal(tmp_path / "journal"), study_name="study")
     assert [trial.state.name for trial in study.get_trials()] == ["COMPLETE"] * 12
     assert study.best_value == max(map(accuracy, drawn))
 
@@ -90,7 +89,7 @@ def test_a_resumed_study_draws_no_trial_again(tmp_path: Path, sampler: Sampler) 
     config = config_of(tmp_path, sampler)
     first = search(config, 3)
     settle(
-        open_journal(ArtifactStore(str(tmp_path)), "journal"),
+        open_journal(tmp_path / "journal"),
         "study",
         config,
         finished={number: (parameters, accuracy(parameters)) for number, parameters in enumerate(first)},

@@ -60,11 +60,12 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         stored_token()
         _make_bucket(region, given.bucket)
+        iam = boto3.client("iam", region_name=region)
         for role, deletable in ((head, "*"), (worker, "*/studies/*")):
-            _make_role(region, role)
-            _allow(role, f"bucket-{given.bucket}", "aws_policy.json", BUCKET=given.bucket, DELETABLE=deletable)
+            _make_role(iam, role)
+            _allow(iam, role, f"bucket-{given.bucket}", "aws_policy.json", BUCKET=given.bucket, DELETABLE=deletable)
         names = {"REGION": region, "CLUSTER": cluster, "WORKER_ROLE": worker, "INSTANCE_TYPES": types}
-        _allow(head, f"cluster-{cluster}-{region}", "aws_head_policy.json", **names)
+        _allow(iam, head, f"cluster-{cluster}-{region}", "aws_head_policy.json", **names)
         group = _make_group(region, cluster, ssh_from)
     except (BotoCoreError, ClientError) as error:
         raise SystemExit(f"error: AWS refuses: {error}") from error
@@ -100,8 +101,7 @@ def _make_bucket(region: str, bucket: str) -> None:
         s3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": [rule]})
 
 
-def _make_role(region: str, role: str) -> None:
-    iam = boto3.client("iam", region_name=region)
+def _make_role(iam: Any, role: str) -> None:
     exists = ("EntityAlreadyExists",)
     _unless(exists, iam.create_role, RoleName=role, AssumeRolePolicyDocument=json.dumps(_TRUST))
     _unless(exists, iam.create_instance_profile, InstanceProfileName=role)
@@ -109,14 +109,14 @@ def _make_role(region: str, role: str) -> None:
     _unless(("LimitExceeded",), iam.add_role_to_instance_profile, InstanceProfileName=role, RoleName=role)
 
 
-def _allow(role: str, policy: str, file: str, **names: str | list[str]) -> None:
+def _allow(iam: Any, role: str, policy: str, file: str, **names: str | list[str]) -> None:
     """Give a role what a file says. Policies of other names, such as another bucket's, stay."""
     document = (_FOLDER / file).read_text(encoding="utf-8")
     for name, value in names.items():
         document = document.replace(f'"{name}"', json.dumps(value))
         if isinstance(value, str):
             document = document.replace(name, value)
-    boto3.client("iam").put_role_policy(RoleName=role, PolicyName=policy, PolicyDocument=document)
+    iam.put_role_policy(RoleName=role, PolicyName=policy, PolicyDocument=document)
 
 
 def _make_group(region: str, name: str, ssh_from: str) -> str:

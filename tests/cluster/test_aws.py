@@ -203,7 +203,7 @@ def test_bootstrap_adds_a_key_and_subnets_and_touches_neither_roles_nor_ports(
         assert node["node_config"]["SecurityGroupIds"] == [group]
         assert node["node_config"]["IamInstanceProfile"] == before[name]["node_config"]["IamInstanceProfile"]
     assert "IamInstanceProfile" not in bootstrapped["head_node"]
-    assert [rule["IpRanges"] for rule in inbound(group) if rule["IpRanges"]] == [[{"CidrIp": OWN}]]
+    assert open_to(group) == [OWN]
     roles = {role["RoleName"] for role in client("iam").list_roles()["Roles"]}
     assert {name for name in roles if "ray" in name} == {"dim-ray-head", "dim-ray-worker"}
 

@@ -13,7 +13,7 @@ from dim_ray.errors import ResourceError
 from dim_ray.progress import SilentProgress
 from tests.helpers.cluster_files import LAUNCHED, load, prepared
 
-HEAD_ALONE = {"CPU": 0.0, "GPU": 0.0, "memory": 1e9, "node:__internal_head__": 1.0}
+HEAD_ALONE = {"CPU": 0.0, "GPU": 0.0, "memory": 8e9, "node:__internal_head__": 1.0}
 
 
 def workers(**types: tuple[int, dict[str, float]]) -> dict[str, Any]:
@@ -49,6 +49,13 @@ def test_no_more_nodes_are_counted_than_the_cluster_and_each_type_may_have(
 ) -> None:
     config = {"max_workers": 5, **workers(small=(10, {"CPU": 4}), large=(2, {"CPU": 16, "GPU": 4}))}
     assert plan(config, HEAD_ALONE, **study).max_concurrent == max_concurrent
+
+
+@pytest.mark.parametrize(("memory", "max_concurrent"), [(8e9, 8), (2e9, 2), (0.5e9, 1)])
+def test_trials_of_several_workers_are_as_many_as_the_head_has_memory_for(memory: float, max_concurrent: int) -> None:
+    config, head = {"max_workers": 9, **workers(small=(9, {"CPU": 4}))}, {**HEAD_ALONE, "memory": memory}
+    assert plan(config, head, workers_per_trial=4).max_concurrent == max_concurrent
+    assert plan(config, head).max_concurrent == 9 * 4
 
 
 def test_nodes_that_were_started_already_are_counted_once() -> None:

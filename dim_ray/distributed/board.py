@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 __all__ = ["Board", "is_given_up", "make_board", "num_lost", "summarise"]
 
 _LARGEST_NOTE = 4  # jobs that are named
-_NEWS_SECONDS = 5.0  # a node's last processes may die before Ray knows that it is lost
+_NEWS_SECONDS = 20.0  # within which Ray finds out that a node is lost, after its processes died
 
 
 class Board:

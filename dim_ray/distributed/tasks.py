@@ -75,9 +75,8 @@ def worker_died(name: str, error: Exception) -> DimError:
 
 def _run_each(shared: Any, tasks: Mapping[str, Task], placement: Placement, board: Any) -> Generator[str, None, None]:
     """Run each job as a Ray task, and yield the names in the order in which they end."""
-    remote = ray.remote(num_cpus=placement.cpus_per_worker, num_gpus=0, max_retries=0)(
-        _run
-    )  # Ray counts lost nodes too
+    # Ray's own retries would count lost nodes too.
+    remote = ray.remote(num_cpus=placement.cpus_per_worker, num_gpus=0, max_retries=0)(_run)
     running, deaths = dict[Any, str](), Counter[str]()
 
     def start(name: str) -> None:

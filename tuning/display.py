@@ -16,6 +16,7 @@ from dim_ray.progress import Progress
 from tuning.record import StudyRecord
 from tuning.search.optuna_search import FAILED_TRIAL, METRIC, REUSED_TRIAL, TIME_ATTRIBUTE, StudySearch
 from tuning.search.time_budget import TimeBudget
+from tuning.trial import GIVEN_UP
 
 __all__ = ["TrialDisplay"]
 
@@ -101,7 +102,7 @@ class TrialDisplay(tune.Callback):  # type: ignore[misc]  # ray has no types
         error = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
         number, parameters = self._search.lookup(trial.trial_id)
         log.error("Trial %d failed: %s", number, error)
-        text = _last_line(error)
+        text = _reason(error)
         self._record.write_trial(number, parameters, None, error=text)
         self._progress.message(f"trial {number} failed: {text} (details are in the log)")
         self._end(trial)
@@ -129,7 +130,8 @@ class TrialDisplay(tune.Callback):  # type: ignore[misc]  # ray has no types
         )
 
 
-def _last_line(error: str) -> str:
-    """Return the error's own sentence, without the traceback."""
-    lines = [line.strip() for line in error.splitlines() if line.strip()]
+def _reason(error: str) -> str:
+    """Return the last failure's own sentence, without the traceback, from Tune's file of all failures."""
+    failures = [failure for failure in error.split("Failure # ") if GIVEN_UP not in failure]
+    lines = [line.strip() for line in failures[-1].splitlines() if line.strip()]
     return lines[-1].removeprefix(f"{DimError.__module__}.") if lines else "unknown reason"

@@ -14,6 +14,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,13 @@ def logger_folder(work: Workspace, name: str) -> Path:
     root = open_root(work.config.storage.root)
     if root.is_local:
         return Path(root.path_of(f"studies/{work.study}/{name}"))
-    return Path(tempfile.gettempdir()) / f"dim_ray-{work.study}-{name}"
+    return Path(_temporary_folder(), work.study, name)
+
+
+@cache
+def _temporary_folder() -> str:
+    """Return a folder of this process, whose name nobody can predict."""
+    return tempfile.mkdtemp(prefix="dim_ray-curves-")
 
 
 class TrialLogger(tune.Callback):  # type: ignore[misc]  # ray has no types

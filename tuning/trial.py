@@ -11,23 +11,27 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from dim_ray.core.training.ports import Reporter, SingleWorker
+from dim_ray.distributed.board import is_given_up
 from dim_ray.distributed.bridge import BoardReporter, told_to
 from dim_ray.distributed.cluster.placement import Placement
 from dim_ray.distributed.trainer import run_workers, trial_shards
 from dim_ray.distributed.validator import SlotValidator
-from dim_ray.errors import DivergedError
+from dim_ray.errors import DimError, DivergedError
 from dim_ray.pipeline.generators import distill_generator, generator_fingerprint, load_module
 from dim_ray.pipeline.validation import WALL_SECONDS, at_rungs, validation_in
 from dim_ray.pipeline.workspace import Workspace, on_device
 from tuning.search.schedulers import METRIC, METRIC_STD, TIME_ATTRIBUTE
 from tuning.search.space import configure
 
-__all__ = ["run_trial"]
+__all__ = ["GIVEN_UP", "run_trial"]
 
+GIVEN_UP = "the trial has failed too often"
+"""Error of a trial that isn't tried again; those before it say why."""
 _SECONDS_BETWEEN_LOOKS = 0.5
 
 
@@ -35,6 +39,7 @@ def run_trial(parameters: dict[str, Any], *, work: Workspace, placement: Placeme
     """Run a trial as Ray Tune's trainable, with the parameters that Optuna chose."""
     trial_work = replace(work, config=configure(work.config, parameters))
     fingerprint, name = generator_fingerprint(trial_work), tune.get_context().get_trial_id()
+    _begin(name, board, work.config.study.max_failures)
     held = {"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker}
     if placement.num_workers == 1:
         with told_to(board):
@@ -61,6 +66,12 @@ def run_trial(parameters: dict[str, Any], *, work: Workspace, placement: Placeme
     measured = {**card["validation"], WALL_SECONDS: card["wall_seconds"]}
     known = {name: measured[name] for name in (METRIC, METRIC_STD, WALL_SECONDS) if name in measured}
     tune.report({TIME_ATTRIBUTE: trial_work.config.matching.epochs, **known})
+
+
+def _begin(name: str, board: Any, max_failures: int) -> None:
+    before = ray.get(board.begin.remote(name, ray.get_runtime_context().get_node_id()))
+    if is_given_up(before, len(before), max_failures):
+        raise DimError(GIVEN_UP)
 
 
 def _run_here(work: Workspace, held: Mapping[str, float], also: Reporter) -> None:

@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import ray
 from optuna.storages import BaseStorage
 from ray import tune
 
+from dim_ray.distributed.board import num_lost
 from dim_ray.distributed.bridge import watching
 from dim_ray.distributed.cluster.placement import DRIVER_SHARE, Placement
 from dim_ray.errors import DimError
@@ -76,8 +78,12 @@ def run_trials(
                 storage_path=folder,
                 verbose=0,
                 stop=time_budget,
-                callbacks=[display, *make_callbacks(work, loggers, search.lookup, progress)],
-                failure_config=tune.FailureConfig(max_failures=study.max_failures),
+                callbacks=[
+                    display,
+                    _LostNodes(board, study.max_failures),
+                    *make_callbacks(work, loggers, search.lookup, progress),
+                ],
+                failure_config=tune.FailureConfig(max_failures=study.max_failures + 1),
             ),
         )
         try:
@@ -130,6 +136,21 @@ def _trainable(work: Workspace, placement: Placement, board: Any) -> Any:
     if placement.num_workers == 1:
         held = {"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker}
     return tune.with_resources(tune.with_parameters(run_trial, work=work, placement=placement, board=board), held)
+
+
+class _LostNodes(tune.Callback):  # type: ignore[misc]  # ray has no types
+    """Lets Tune try a trial again for each lost node and once more: the trial itself says what is too often."""
+
+    def __init__(self, board: Any, max_failures: int) -> None:
+        self._board = board
+        self._max_failures = max_failures
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        nodes = ray.get(self._board.nodes.remote(trial.trial_id))
+        trial.max_failures = self._max_failures + 1 + num_lost(nodes)
 
 
 def _own_error(error: BaseException | None) -> DimError | None:

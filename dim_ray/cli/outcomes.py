@@ -73,9 +73,8 @@ def _lines(work: Workspace, outcome: StudyOutcome, wall_seconds: float) -> Itera
         f"{cost.trials_seconds:,.0f} for trials, {cost.contenders_seconds:,.0f} for contenders and control; "
         f"reuse saved {cost.saved_seconds:,.0f}{share}"
     )
-    if "tensorboard" in config.loggers:
-        folder = shlex.quote(str(logger_folder(work, "tensorboard")))
-        yield f"curves: tensorboard --logdir {folder} (pip install tensorboard)"
+    if "tensorboard" in config.loggers and (folder := logger_folder(work, "tensorboard")).exists():
+        yield f"curves: tensorboard --logdir {shlex.quote(str(folder))} (pip install tensorboard)"
     if is_pool_scaling(trials):
         yield from ("", *fit_pool_scaling(trials).lines())
     if outcome.evaluations is None:

@@ -98,7 +98,7 @@ class StudyConfig:
     max_concurrent: int | None = field(default=None, metadata={"place": True})
     """Concurrent trials. Default: as many as the resources hold."""
     max_failures: int = field(default=1, metadata={"place": True})
-    """Times that a trial whose process died resumes from its last checkpoint before it counts as failed."""
+    """Times that a failed trial resumes from its last checkpoint until it counts as failed; lost nodes are free."""
     loggers: tuple[Logger, ...] = field(default=("tensorboard",), metadata={"place": True})
     """Loggers of the trials' curves and parameters: tensorboard, mlflow, wandb (Weights & Biases); [] for none."""
     time_budget: str | None = field(default=None, metadata={"place": True})

@@ -9,14 +9,16 @@ The actor's process imports only this module: without torch it starts sooner and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-__all__ = ["Board", "make_board", "summarise"]
+__all__ = ["Board", "is_given_up", "make_board", "num_lost", "summarise"]
 
 _LARGEST_NOTE = 4  # jobs that are named
+_NEWS_SECONDS = 20.0  # within which Ray finds out that a node is lost, after its processes died
 
 
 class Board:
@@ -25,6 +27,17 @@ class Board:
     def __init__(self) -> None:
         self._done: dict[str, float] = {}
         self._notices: list[str] = []
+        self._nodes: dict[str, list[str]] = {}
+
+    def begin(self, job: str, node: str) -> list[str]:
+        """Record that a process for a job has begun on a node, and return the nodes of those before it."""
+        before = self.nodes(job)
+        self._nodes[job] = [*before, node]
+        return before
+
+    def nodes(self, job: str) -> list[str]:
+        """Return the nodes on which processes for a job have begun."""
+        return self._nodes.get(job, [])
 
     def post(self, job: str, done: float) -> None:
         """Record the fraction in [0, 1] that a job has done; a late post doesn't reopen a finished job."""
@@ -49,6 +62,27 @@ def make_board() -> ray.actor.ActorHandle[Board]:
     """Start a board that takes no CPU, on this process's node: with another node it would be lost, and the run too."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
+
+
+def is_given_up(nodes: Sequence[str], num_deaths: int, most: int) -> bool:
+    """Return whether more than so many processes of a job died by themselves, and not with their node.
+
+    Args:
+        nodes: On which the job's processes began.
+        num_deaths: Of these processes, and of those that died before they could say where they were.
+        most: Deaths that are allowed.
+    """
+    for pause in (0.0, _NEWS_SECONDS):
+        time.sleep(pause)
+        if num_deaths - num_lost(nodes) <= most:
+            return False
+    return True
+
+
+def num_lost(nodes: Sequence[str]) -> int:
+    """Return how many of these nodes have left the cluster."""
+    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    return sum(node not in alive for node in nodes)
 
 
 def summarise(fractions: Mapping[str, float], costs: Mapping[str, float]) -> tuple[float, str]:

@@ -15,6 +15,7 @@ from typing import Any
 import ray
 
 from dim_ray.core.training.ports import Reporter
+from dim_ray.distributed.board import is_given_up
 from dim_ray.distributed.bridge import BoardReporter, OnProgress, told_to, watching
 from dim_ray.distributed.cluster.held import on_held_device
 from dim_ray.distributed.cluster.placement import Placement
@@ -23,7 +24,7 @@ from dim_ray.pipeline.workspace import Workspace
 
 __all__ = ["Job", "Task", "run_tasks", "worker_died"]
 
-_MAX_RETRIES = 2  # of a task whose worker died; what it had stored is found again
+_MAX_RETRIES = 2  # of a job whose process died by itself; what it had stored is found again
 
 Job = Callable[[Workspace, Any, Reporter], None]
 """A function of the workspace on the worker's device, one argument and a reporter."""
@@ -74,18 +75,26 @@ def worker_died(name: str, error: Exception) -> DimError:
 
 def _run_each(shared: Any, tasks: Mapping[str, Task], placement: Placement, board: Any) -> Generator[str, None, None]:
     """Run each job as a Ray task, and yield the names in the order in which they end."""
-    remote = ray.remote(num_cpus=placement.cpus_per_worker, num_gpus=0, max_retries=_MAX_RETRIES)(_run)
-    running = {  # the name is what Ray's messages, its dashboard and the list of processes show
-        remote.options(name=name).remote(task.job, shared, task.argument, board, name): name
-        for name, task in tasks.items()
-    }
+    # Ray's own retries would count lost nodes too.
+    remote = ray.remote(num_cpus=placement.cpus_per_worker, num_gpus=0, max_retries=0)(_run)
+    running, deaths = dict[Any, str](), Counter[str]()
+
+    def start(name: str) -> None:
+        # The name is what Ray's messages, its dashboard and the list of processes show.
+        reference = remote.options(name=name).remote(tasks[name].job, shared, tasks[name].argument, board, name)
+        running[reference] = name
+
     try:
+        for name in tasks:
+            start(name)
         while running:
             [reference], _ = ray.wait(list(running))
             name = running.pop(reference)
-            if (death := _find_death(reference)) is not None:
-                raise worker_died(name, death) from death
-            yield name
+            if (death := _find_death(reference)) is None:
+                yield name
+                continue
+            _count(name, death, deaths, board)
+            start(name)
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
@@ -118,9 +127,7 @@ def _run_in_slots(
             is_job, death = name in tasks, _find_death(reference)
             del calls[reference]
             if death is not None:
-                deaths[name] += 1
-                if deaths[name] > _MAX_RETRIES:
-                    raise worker_died(name, death) from death
+                _count(name, death, deaths, board)
                 if is_job:
                     waiting.appendleft(name)
                 start(next(slot_names) if is_job else name)
@@ -137,6 +144,13 @@ def _run_in_slots(
     finally:
         for slot, _ in calls.values():
             ray.kill(slot)
+
+
+def _count(name: str, death: ray.exceptions.RayError, deaths: Counter[str], board: Any) -> None:
+    """Count the death of a job's process, and raise an error if it is one too many."""
+    deaths[name] += 1
+    if deaths[name] > _MAX_RETRIES and is_given_up(ray.get(board.nodes.remote(name)), deaths[name], _MAX_RETRIES):
+        raise worker_died(name, death) from death
 
 
 def _find_death(reference: Any) -> ray.exceptions.RayError | None:
@@ -172,5 +186,6 @@ class _Slot:
 
 
 def _run(job: Job, work: Workspace, argument: Any, board: Any, name: str) -> None:
+    board.begin.remote(name, ray.get_runtime_context().get_node_id())
     with told_to(board):
         job(on_held_device(work), argument, BoardReporter(board, name))

@@ -21,6 +21,7 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from dim_ray.core.training.collective import TorchCollective
 from dim_ray.core.training.ports import Collective, Reporter
+from dim_ray.distributed.board import is_given_up
 from dim_ray.distributed.bridge import BoardReporter, TrainReporter, told_to
 from dim_ray.distributed.cluster.held import held_resources, on_held_device
 from dim_ray.distributed.cluster.placement import Placement
@@ -76,7 +77,7 @@ def run_workers(
     callbacks: Sequence[Any] = (),
     is_elastic: bool = False,
 ) -> None:
-    """Run a job on all workers of a placement, and wait for its end.
+    """Run a job on all workers of a placement, and wait for its end. If a node was lost, begin it again.
 
     Args:
         job: For example `distill_shards`.
@@ -88,35 +89,42 @@ def run_workers(
         is_elastic: Whether fewer workers may finish the job if a node is lost and no other has room.
 
     Raises:
-        DimError: A worker failed with this error, or workers died too often.
+        DimError: A worker failed with this error, or workers died too often by themselves.
         ray.train.TrainingFailedError: A worker has a defect.
     """
-    trainer = TorchTrainer(
-        _worker,
-        torch_config=TorchConfig(timeout_s=_GROUP_SECONDS),
-        train_loop_config={"job": job, "work": ray.put(work), "board": board},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=(1, placement.num_workers) if is_elastic else placement.num_workers,
-            use_gpu=placement.gpus_per_worker > 0,
-            resources_per_worker={"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker},
-        ),
-        run_config=ray.train.RunConfig(
-            name=f"{what.replace(' ', '-')}-{time.time_ns()}",
-            storage_path=ray_path(work),
-            failure_config=ray.train.FailureConfig(max_failures=work.config.study.max_failures),
-            callbacks=list(callbacks),
-        ),
-    )
-    try:
-        trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        failures = getattr(error, "worker_failures", {}).values()
-        for failure in sorted(failures, key=lambda failure: not isinstance(failure, DimError)):
-            if isinstance(failure, DimError):
-                raise failure from error
-            if isinstance(failure, _DEATHS):  # the other workers fail because they lost this one
-                raise worker_died(what, failure) from error
-        raise
+    shared = ray.put(work)
+    while True:
+        run = f"{what.replace(' ', '-')}-{time.time_ns()}"
+        trainer = TorchTrainer(
+            _worker,
+            torch_config=TorchConfig(timeout_s=_GROUP_SECONDS),
+            train_loop_config={"job": job, "work": shared, "board": board, "run": run},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=(1, placement.num_workers) if is_elastic else placement.num_workers,
+                use_gpu=placement.gpus_per_worker > 0,
+                resources_per_worker={"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker},
+            ),
+            run_config=ray.train.RunConfig(
+                name=run,
+                storage_path=ray_path(work),
+                failure_config=ray.train.FailureConfig(max_failures=work.config.study.max_failures),
+                callbacks=list(callbacks),
+            ),
+        )
+        try:
+            trainer.fit()
+            return
+        except ray.train.TrainingFailedError as error:
+            failures = list(getattr(error, "worker_failures", {}).values())
+            if own := next((failure for failure in failures if isinstance(failure, DimError)), None):
+                raise own from error
+            # The other workers fail because they lost this one.
+            death = next((failure for failure in failures if isinstance(failure, _DEATHS)), None)
+            if death is None:
+                raise
+            nodes = ray.get(board.nodes.remote(run))
+            if is_given_up(nodes, len(nodes), len(nodes) - 1):  # none of them was lost
+                raise worker_died(what, death) from error
 
 
 def teacher_shards(
@@ -148,5 +156,6 @@ def trial_shards(name: str, work: Workspace, report_to: ReportTo, collective: Co
 def _worker(settings: dict[str, Any]) -> None:
     work = on_held_device(ray.get(settings["work"]), get_device())
     collective = TorchCollective(work.dataset.train.images.device)
+    settings["board"].begin.remote(settings["run"], ray.get_runtime_context().get_node_id())
     with told_to(settings["board"]):
         settings["job"](work, lambda job: BoardReporter(settings["board"], job), collective)

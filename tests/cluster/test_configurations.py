@@ -1,22 +1,16 @@
 from __future__ import annotations
 
+import json
 import re
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import jsonschema
 import pytest
-from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
-from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
-from ray.autoscaler.v2.schema import AutoscalerInstance
-from ray.autoscaler.v2.utils import ResourceRequestUtil
-from ray.core.generated.autoscaler_pb2 import NodeState, NodeStatus
-from ray.core.generated.instance_manager_pb2 import Instance, NodeKind
+from googleapiclient.discovery_cache import get_static_doc
 
-from tests.helpers.cluster_files import FOLDER, LAUNCHED, ROOT, head_port, load, locked, prepared
+from tests.helpers.cluster_files import FOLDER, LAUNCHED, ROOT, head_port, load, prepared
 
 AUTOSCALED = ["cluster.yaml", "gcp.yaml"]
 DESCRIBED = [path for path in (ROOT / "cluster.yaml", *sorted(FOLDER.iterdir())) if path.is_file()]
@@ -51,7 +45,9 @@ def test_what_is_sent_to_the_nodes_is_the_code_and_the_lock_of_the_checkout(name
 def test_every_node_is_set_up_and_started_by_the_shared_scripts(name: str) -> None:
     config = prepared(load(name))
     for commands in (config["head_setup_commands"], config["worker_setup_commands"]):
-        assert all(re.match(r"bash ~/dim-ray/cluster/setup_node\.sh ", command) for command in commands)
+        own = [command for command in commands if command != "chmod 600 ~/.ray/auth_token"]
+        assert own
+        assert all(re.match(r"bash ~/dim-ray/cluster/setup_node\.sh ", command) for command in own)
         assert len(commands) == len(set(commands)) >= 1
     assert "setup_node.sh --head" in config["head_setup_commands"][-1]
     (head,), (worker,) = config["head_start_ray_commands"], config["worker_start_ray_commands"]
@@ -60,22 +56,10 @@ def test_every_node_is_set_up_and_started_by_the_shared_scripts(name: str) -> No
     assert worker == "bash ~/dim-ray/cluster/start_node.sh ray start --address=$RAY_HEAD_IP"
 
 
-def test_versions_of_images_are_those_of_the_lock() -> None:
-    found = [
-        (path.name, *tag)
-        for path in DESCRIBED
-        for tag in re.findall(r"rayproject/ray:([\d.]+)-py(\d)(\d+)", path.read_text())
-    ]
-    makefile = re.search(r"--python-version (\d)\.(\d+)", (ROOT / "Makefile").read_text())
-    assert makefile is not None
-    assert {name for name, *_ in found} == {"cluster.yaml", "gcp.yaml"}
-    assert {tuple(tag) for _, *tag in found} == {(locked("ray"), *makefile.groups())}
-
-
 def test_python_of_the_nodes_is_that_of_the_lock() -> None:
     makefile = (ROOT / "Makefile").read_text()
     (version,) = re.findall(r"--python-version ([\d.]+)", makefile)
-    for name in ("setup_node.sh", "Dockerfile"):
+    for name in ("setup_node.sh", "Dockerfile", "gcp.yaml"):
         assert set(re.findall(r"python:?(\d\.\d+)", (FOLDER / name).read_text())) == {version}
 
 
@@ -93,12 +77,41 @@ def test_no_package_is_named_beside_the_lock(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", AUTOSCALED)
-def test_head_gets_no_work_and_workers_one_gpu_each(name: str) -> None:
-    config = prepared(load(name))
-    types = dict(config["available_node_types"])
-    assert types.pop(config["head_node_type"])["resources"] == {"CPU": 0, "GPU": 0}
-    assert [node["resources"]["GPU"] for node in types.values()] == [1, 1]
-    assert {node["min_workers"] for node in types.values()} == {0}
+def test_head_gets_no_work_and_the_autoscaler_knows_what_a_worker_has(name: str) -> None:
+    types = prepared(load(name))["available_node_types"]
+    assert types["head"]["resources"] == {"CPU": 0, "GPU": 0}
+    assert {"CPU": 8, "GPU": 1}.items() <= types["gpu"]["resources"].items()
+    assert types["gpu"]["min_workers"] == 0
+
+
+def test_type_of_instances_on_aws_is_changed_in_one_place() -> None:
+    config = load("cluster.yaml")
+    config["available_node_types"]["gpu"]["node_config"]["InstanceType"] = "g6.48xlarge"
+    assert {"CPU": 192, "GPU": 8}.items() <= prepared(config)["available_node_types"]["gpu"]["resources"].items()
+
+
+def test_both_clouds_share_all_but_what_is_theirs() -> None:
+    shared = [
+        LAUNCHED[name].read_text().partition("# The same in cluster.yaml and cluster/gcp.yaml")[2]
+        for name in AUTOSCALED
+    ]
+    assert shared[0] == shared[1]
+    assert "worker_start_ray_commands" in shared[0]
+
+
+def test_nodes_of_google_cloud_are_described_in_its_words() -> None:
+    schemas = json.loads(get_static_doc("compute", "v1"))["schemas"]
+    for node in load("gcp.yaml")["available_node_types"].values():
+        jsonschema.validate(node["node_config"], {"$ref": "#/schemas/Instance", "schemas": closed(schemas)})
+    wrong = {"scheduling": [{"provisioningModel": "SPOT"}]}
+    with pytest.raises(jsonschema.ValidationError, match="is not of type 'object'"):
+        jsonschema.validate(wrong, {"$ref": "#/schemas/Instance", "schemas": closed(schemas)})
+
+
+def closed(schemas: dict[str, Any]) -> dict[str, Any]:
+    """Returns schemas that refuse keys that they don't know, with references as JSON Schema has them."""
+    text = re.sub(r'"\$ref": "(\w+)"', r'"$ref": "#/schemas/\1"', json.dumps(schemas))
+    return {name: {"additionalProperties": False, **schema} for name, schema in json.loads(text).items()}
 
 
 def test_ray_opens_no_port_on_aws() -> None:
@@ -107,54 +120,3 @@ def test_ray_opens_no_port_on_aws() -> None:
         # Where Ray makes a group, it opens SSH to the world.
         assert node["node_config"]["SecurityGroupIds"] == config["metadata"]["security_groups"]
         assert node["node_config"]["MetadataOptions"] == {"HttpTokens": "required"}
-
-
-@pytest.mark.parametrize("name", AUTOSCALED)
-def test_spot_instances_are_asked_for_first_and_others_where_there_are_none(name: str) -> None:
-    config = prepared(load(name))
-    assert launches(config, num_trials=2) == {"gpu_spot": 2}
-    assert launches(config, num_trials=2, refused={"gpu_spot": 0.0}) == {"gpu_on_demand": 2}
-
-
-@pytest.mark.parametrize("name", AUTOSCALED)
-def test_as_many_nodes_are_started_as_are_asked_for_and_no_more_than_are_allowed(name: str) -> None:
-    config = prepared(load(name))
-    assert launches(config, num_trials=0) == {}
-    assert launches(config, num_trials=100) == {"gpu_spot": config["max_workers"]}
-
-
-def launches(
-    config: dict[str, Any], *, num_trials: int, refused: Mapping[str, float] = MappingProxyType({})
-) -> dict[str, int]:
-    """Returns how many nodes of each type Ray's autoscaler starts for trials of a GPU each.
-
-    Args:
-        config: Of the cluster.
-        num_trials: That wait.
-        refused: Availability of types that the cloud had none of lately.
-    """
-    autoscaling = AutoscalingConfig(config, skip_content_hash=True)
-    trial = ResourceRequestUtil.make({"CPU": 1, "GPU": 1})
-    head = AutoscalerInstance(
-        im_instance=Instance(instance_id="head", instance_type=config["head_node_type"], status=Instance.RAY_RUNNING),
-        ray_node=NodeState(
-            node_id=b"head",
-            ray_node_type_name=config["head_node_type"],
-            instance_id="head",
-            status=NodeStatus.RUNNING,
-        ),
-        cloud_instance_id="head",
-    )
-    head.im_instance.node_kind = NodeKind.HEAD
-    reply = ResourceDemandScheduler(event_logger=None).schedule(
-        SchedulingRequest(
-            disable_launch_config_check=True,
-            node_type_configs=autoscaling.get_node_type_configs(),
-            max_num_nodes=autoscaling.get_max_num_nodes(),
-            resource_requests=ResourceRequestUtil.group_by_count([trial] * num_trials),
-            current_instances=[head],
-            cloud_resource_availabilities=dict(refused),
-            recoverable_resource_availabilities=dict(refused),
-        )
-    )
-    return {launch.instance_type: launch.count for launch in reply.to_launch}

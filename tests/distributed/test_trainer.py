@@ -126,9 +126,30 @@ def test_failure_of_workers_is_told_by_its_kind(
     def begin(self: object, job: object, *, torch_config: TorchConfig, **options: Any) -> None:
         assert torch_config.timeout_s > 3600  # while worker 0 validates
 
-    monkeypatch.setattr(ray, "put", lambda value: value)
     monkeypatch.setattr(trainer.TorchTrainer, "fit", fit)
     monkeypatch.setattr(trainer.TorchTrainer, "__init__", begin)
-    placement = Placement(num_workers=2, cpus_per_worker=1, gpus_per_worker=0.0, max_concurrent=1)
+    monkeypatch.setattr(trainer, "is_given_up", lambda *_: True)
     with pytest.raises(kind, match=message):
-        trainer.run_workers(trainer.prior_shards, work, placement, what="prior", board=None)
+        run_two_workers(work, monkeypatch)
+
+
+def test_training_that_lost_a_node_is_begun_again(work: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = [True, False, False]
+
+    def fit(self: object) -> None:
+        if not outcomes.pop():
+            raise ray.train.WorkerGroupError("workers failed", {1: DEATH})
+
+    monkeypatch.setattr(trainer.TorchTrainer, "fit", fit)
+    monkeypatch.setattr(trainer.TorchTrainer, "__init__", lambda *_, **options: None)
+    monkeypatch.setattr(trainer, "is_given_up", lambda *_: False)
+    run_two_workers(work, monkeypatch)
+    assert outcomes == []
+
+
+def run_two_workers(work: Workspace, patch: pytest.MonkeyPatch) -> None:
+    """Trains a prior, without Ray."""
+    patch.setattr(ray, "put", lambda value: value)
+    patch.setattr(ray, "get", lambda value: value)
+    placement = Placement(num_workers=2, cpus_per_worker=1, gpus_per_worker=0.0, max_concurrent=1)
+    trainer.run_workers(trainer.prior_shards, work, placement, what="prior", board=LocalBoard())

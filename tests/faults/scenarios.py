@@ -58,6 +58,31 @@ def node(folder: Path) -> list[Harm]:
         return study.finish()
 
 
+def reclaims(folder: Path) -> list[Harm]:
+    """Lose the node that trains three times, first a teacher's and then a trial's; another one joins each time."""
+    return _reclaims(folder, 2, {"teacher": _TEACHER, "trial 0": _TRIAL}, {"--pool.epochs": "60"})
+
+
+def reclaims_of_two(folder: Path) -> list[Harm]:
+    """Lose the node of one of two workers three times; another one joins each time."""
+    flags = {**_SHORT_BUILD, "--workers-per-trial": "2", "--study.space": space({"pool.size": [2]})}
+    return _reclaims(folder, 3, {"trial 0": _TRAIN_WORKER}, flags)
+
+
+def _reclaims(folder: Path, num_nodes: int, stages: Mapping[str, str], flags: Mapping[str, str]) -> list[Harm]:
+    with RayCluster(num_nodes=num_nodes) as cluster, harmed(folder, 1, {**_LONGEST_TRIALS, **flags}) as study:
+
+        def lose(name: str) -> Callable[[], None]:
+            return lambda: cluster.lose(cluster.find(name)[-1][0])
+
+        study.start(cluster)
+        for stage, name in stages.items():
+            for number in (1, 2, 3):
+                study.harm_training([stage], f"loss of a node, {number} of 3", lose(name))
+                cluster.add()
+        return study.finish()
+
+
 def driver(folder: Path) -> list[Harm]:
     """Kill the driver in one trial, and head and nodes in the next; give the same command again each time."""
     clusters: list[RayCluster] = []
@@ -139,6 +164,8 @@ def preemption(folder: Path) -> list[Harm]:
 SCENARIOS: Mapping[str, Callable[[Path], list[Harm]]] = {
     "workers": workers,
     "node": node,
+    "reclaims": reclaims,
+    "reclaims_of_two": reclaims_of_two,
     "two_workers": two_workers,
     "preemption": preemption,
     "driver": driver,

@@ -21,9 +21,19 @@ SECONDS = 600.0
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.timeout(900)  # a machine that is busy with other things
-def test_study_continues_without_a_message_if_the_node_that_trains_is_lost(tmp_path: Path) -> None:
-    harms = SCENARIOS["node"](tmp_path)
-    assert [harm.stage for harm in harms] == ["teacher", "trial 0"]
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("node", ["teacher", "trial 0"]),
+        ("reclaims", ["teacher"] * 3 + ["trial 0"] * 3),
+        ("reclaims_of_two", ["trial 0"] * 3),
+    ],
+)
+def test_study_continues_however_often_the_node_that_trains_is_lost(
+    name: str, stages: list[str], tmp_path: Path
+) -> None:
+    harms = SCENARIOS[name](tmp_path)
+    assert [harm.stage for harm in harms] == stages
     for harm in harms:
         assert harm.is_finished
         assert harm.again_seconds < AGAIN_SECONDS

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import re
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import yaml
 
@@ -20,14 +24,20 @@ def load(name: str) -> dict[str, Any]:
 
 
 def prepared(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns a configuration as `ray up` completes it.
+    """Returns a configuration as `ray up` completes it, with the instance types of moto's AWS.
 
     Raises:
         jsonschema.ValidationError: It isn't one.
     """
+    from ray.autoscaler._private.aws import node_provider
+    from ray.autoscaler._private.providers import _get_node_provider_cls
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     config = prepare_config(config)
+    packed = (files("moto") / "ec2/resources/instance_types.json.gz").read_bytes()
+    types = list(json.loads(gzip.decompress(packed)).values())
+    with patch.object(node_provider, "list_ec2_instances", lambda *_: types):
+        config = _get_node_provider_cls(config["provider"]).fillout_available_node_types_resources(config)
     validate_config(config)
     return dict(config)
 

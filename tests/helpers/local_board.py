@@ -22,6 +22,8 @@ class LocalBoard:
         self.num_posts = 0
         self.post = Method(self._post)
         self._board = Board()
+        self.begin = Method(self._board.begin)
+        self.nodes = Method(self._board.nodes)
         self.read = Method(self._board.read)
         self.tell = Method(self._board.tell)
         self.take_notices = Method(self._board.take_notices)

@@ -13,6 +13,7 @@ from tests.helpers.small import make_work
 from tuning.display import TrialDisplay
 from tuning.record import StudyRecord
 from tuning.search.optuna_search import METRIC
+from tuning.trial import GIVEN_UP
 
 CUT = {"9"}
 """Trials that the time budget cut."""
@@ -105,6 +106,7 @@ def test_rows_of_earlier_runs_count_and_failed_ones_do_not(work: Workspace, prog
     [
         ("Failure # 1\nray::train()\n  File deep\ndim_ray.errors.DataError: no row\n\n", "DataError: no row"),
         ("Failure # 1\nValueError: first\nFailure # 2\nThe actor died.\n\tpid: 7\nIt was killed.\n", "It was killed."),
+        (f"Failure # 1\nIt was killed.\nFailure # 2\nray::train()\nDimError: {GIVEN_UP}\n", "It was killed."),
         (None, "unknown reason"),
     ],
 )

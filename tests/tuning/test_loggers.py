@@ -133,8 +133,11 @@ def test_trial_that_goes_on_in_another_process_goes_on_in_its_folder(
 
 def test_files_are_local_where_the_storage_is_not(object_store: str) -> None:  # noqa: F811
     folder = logger_folder(make_work(object_store), "tensorboard")
-    assert folder.is_absolute()
-    assert folder.name == "dim_ray-tiny-tensorboard"
+    assert folder == logger_folder(make_work(object_store), "tensorboard")
+    root = folder.parents[1]
+    assert folder == root / "tiny" / "tensorboard"
+    assert root.stat().st_mode & 0o777 == 0o700
+    root.rmdir()
 
 
 def test_no_loggers_are_none(work: Workspace, progress: RecordingProgress) -> None:

@@ -45,6 +45,7 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     reports: list[dict[str, Any]] = []
     monkeypatch.setattr(tune, "report", reports.append)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    monkeypatch.setattr(trial, "_begin", lambda *_: None)
     monkeypatch.setattr(trial, "TuneReportCallback", lambda: None)
     monkeypatch.setattr(trial, "SlotValidator", lambda work, held: HereValidator(work))
     return reports

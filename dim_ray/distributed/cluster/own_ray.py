@@ -23,7 +23,7 @@ from typing import Any
 
 from dim_ray.distributed.cluster.machine import LOOPBACK, object_store_bytes
 
-__all__ = ["agents_end_with_driver", "start_own_ray"]
+__all__ = ["agents_end_with_driver", "start_own_ray", "stored_token"]
 
 _TOKEN = "RAY_AUTH_TOKEN"
 _TOKEN_BYTES = 32
@@ -108,7 +108,7 @@ def _provide_token() -> None:
     Without a file for it, such as in a home that can't be written to, it is in the environment of Ray's processes.
     """
     try:
-        token = os.environ.get(_TOKEN) or _stored_token()
+        token = os.environ.get(_TOKEN) or stored_token()
     except (OSError, RuntimeError, UnicodeDecodeError):
         log.info("The token has no file.", exc_info=True)
         token = ""
@@ -116,7 +116,8 @@ def _provide_token() -> None:
         os.environ[_TOKEN] = secrets.token_hex(_TOKEN_BYTES)
 
 
-def _stored_token() -> str:
+def stored_token() -> str:
+    """Return the token of its file, which is made where there is none, and which only its owner can read then."""
     if chosen := os.environ.get(f"{_TOKEN}_PATH"):
         return Path(chosen).read_text().strip()
     path = Path.home() / ".ray" / "auth_token"

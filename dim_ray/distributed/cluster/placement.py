@@ -18,6 +18,7 @@ from dim_ray.errors import ResourceError
 from dim_ray.progress.stages import counted
 
 __all__ = [
+    "DRIVER_BYTES",
     "DRIVER_SHARE",
     "HEAD",
     "Growth",
@@ -34,6 +35,8 @@ HEAD = "node:__internal_head__"
 """A resource that only the head node has."""
 DRIVER_SHARE = {HEAD: 0.001}
 """Resources of a trial that only waits for its workers: almost none, and on the head node."""
+DRIVER_BYTES = 900_000_000
+"""Memory of such a trial's processes on the head node: measured on Linux."""
 
 Node = Mapping[str, float]
 """Resources of a node, by Ray's names."""
@@ -95,6 +98,9 @@ def plan_placement(study: StudyConfig, nodes: Sequence[Node], growth: Growth | N
         nodes = max([growth.head, *best], nodes, key=workers_in)
     workers = workers_in(nodes)
     trials = workers // study.workers_per_trial
+    if study.workers_per_trial > 1:
+        drivers = [int(node["memory"] // DRIVER_BYTES) for node in nodes if HEAD in node and "memory" in node]
+        trials = min([trials, *(max(1, number) for number in drivers)])
     if trials < 1:
         sizes = [(node.get("GPU", 0.0), node.get("CPU", 0.0)) for node in possible]
         gpus, cpus = max(sizes, key=lambda size: (min(size[0], gpus_per_worker), size[1]), default=(0.0, 0.0))

@@ -146,6 +146,8 @@ def _blank_report(node: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]], p
         name=f"{address}{number} ({host_name})",
         num_workers=workers_that_fit(placement.cpus_per_worker, placement.gpus_per_worker, resources),
         num_gpus=resources.get("GPU", 0.0),
+        is_head=HEAD in resources,
+        shares_machine=len(twins) > 1,
     )
 
 

@@ -36,6 +36,8 @@ class NodeReport:
     name: str  # address and host name
     num_workers: int  # that fit on the node
     num_gpus: float  # that Ray counts
+    is_head: bool = False
+    shares_machine: bool = False  # with another node
     num_gpus_seen: int = 0  # by PyTorch
     versions: Mapping[str, str] | None = None  # as `library_versions` returns them
     memory_bytes: int | None = None  # free; None if unknown
@@ -121,12 +123,14 @@ def _versions(report: NodeReport, reference: Mapping[str, str]) -> Finding | Non
 
 
 def _memory(report: NodeReport, needs: Needs) -> Finding | None:
-    needed = needs.memory_bytes(report.num_workers)
+    drivers = needs.num_drivers if report.is_head else 0
+    needed = needs.memory_bytes(report.num_workers, drivers)
     if report.memory_bytes is None or report.memory_bytes >= needed:
         return None
     workers = min(report.num_workers, needs.num_workers)
+    who = f"{workers} workers" if not drivers else f"{workers} workers and {drivers} trials' drivers"
     return _of(report.memory_bytes, needed), (
-        f"has {_bytes(report.memory_bytes)} of free memory, and {workers} workers need at least {_bytes(needed)}. "
+        f"has {_bytes(report.memory_bytes)} of free memory, and {who} need at least {_bytes(needed)}. "
         "Free some, or let fewer run side by side: --study.max_concurrent, --study.cpus_per_worker."
     )
 
@@ -148,8 +152,16 @@ def _disk(report: NodeReport, needs: Needs, storage: str) -> Finding | None:
 
 
 def _gpus(report: NodeReport) -> Finding | None:
-    if report.num_gpus_seen >= report.num_gpus:
+    if report.num_gpus_seen == report.num_gpus:
         return None
+    if report.num_gpus_seen > report.num_gpus:
+        if not report.num_workers or report.shares_machine:
+            return None
+        return f"{report.num_gpus:g} of {report.num_gpus_seen} used", (
+            f"has {report.num_gpus_seen} GPUs, and Ray counts {report.num_gpus:g}: the others would be idle. Say how "
+            "many there are in the cluster's configuration (resources) or with `ray start --num-gpus`, or hide them "
+            "from Ray's processes with CUDA_VISIBLE_DEVICES."
+        )
     return f"{report.num_gpus_seen} of {report.num_gpus:g}", (
         f"has {report.num_gpus:g} GPUs by Ray's count, and PyTorch sees {report.num_gpus_seen}. Install the driver and "
         "a PyTorch with CUDA there, or start Ray with the right --num-gpus."

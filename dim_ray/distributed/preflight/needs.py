@@ -18,7 +18,7 @@ from dim_ray.config import Config
 from dim_ray.core.generator.pair import build_pair
 from dim_ray.core.networks.classifiers import build_network
 from dim_ray.core.training.random import stream
-from dim_ray.distributed.cluster.placement import Placement
+from dim_ray.distributed.cluster.placement import DRIVER_BYTES, Placement
 from dim_ray.pipeline.teachers import pool_teachers, teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace
 
@@ -39,11 +39,12 @@ class Needs:
     dataset_bytes: int  # all images and labels
     temp_bytes: int  # disk for Ray's temporary folder, on each node
     storage_bytes: int  # disk for the storage
+    num_drivers: int = 0  # trials that wait for their workers at a time, on the head
 
-    def memory_bytes(self, num_workers: int) -> int:
-        """Return the memory of a node that has room for so many workers."""
-        workers = min(num_workers, self.num_workers)
-        return workers * self.worker_bytes + self.dataset_bytes if workers else 0
+    def memory_bytes(self, num_workers: int, num_drivers: int = 0) -> int:
+        """Return the memory of a node that has room for so many workers, and has so many trials' drivers."""
+        workers, drivers = min(num_workers, self.num_workers), num_drivers * DRIVER_BYTES
+        return drivers + (workers * self.worker_bytes + self.dataset_bytes if workers else 0)
 
 
 def estimate_needs(
@@ -83,6 +84,7 @@ def estimate_needs(
         worker_bytes=_PROCESS_BYTES + dataset_bytes + largest,
         dataset_bytes=dataset_bytes,
         temp_bytes=_LOG_BYTES + dataset_bytes,
+        num_drivers=side_by_side if placement.num_workers > 1 else 0,
         storage_bytes=stored + side_by_side * _SAVED * max(pairs.values()),
     )
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import ray
-from ray.autoscaler._private.util import prepare_config
 
 from dim_ray.config import StudyConfig
 from dim_ray.distributed.cluster import autoscaler
@@ -15,9 +14,9 @@ from dim_ray.distributed.cluster.autoscaler import first_nodes, make_config_read
 from dim_ray.distributed.cluster.placement import Placement, plan_placement
 from dim_ray.errors import ResourceError
 from dim_ray.progress import SilentProgress
-from tests.helpers.cluster_files import LAUNCHED, load
+from tests.helpers.cluster_files import LAUNCHED, load, prepared
 
-HEAD_ALONE = {"CPU": 0.0, "GPU": 0.0, "memory": 1e9, "node:__internal_head__": 1.0}
+HEAD_ALONE = {"CPU": 0.0, "GPU": 0.0, "memory": 8e9, "node:__internal_head__": 1.0}
 
 
 def workers(**types: tuple[int, dict[str, float]]) -> dict[str, Any]:
@@ -32,7 +31,7 @@ def plan(config: dict[str, Any], *present: dict[str, float], **study: Any) -> Pl
 
 @pytest.mark.parametrize("name", ["cluster.yaml", "gcp.yaml"])
 def test_study_on_a_cluster_without_workers_counts_on_those_that_it_may_start(name: str) -> None:
-    config = prepare_config(load(name))
+    config = prepared(load(name))
     placement = plan(config, HEAD_ALONE, workers_per_trial=2)
     assert placement.gpus_per_worker == 1
     assert placement.max_concurrent == config["max_workers"] // 2
@@ -55,6 +54,13 @@ def test_no_more_nodes_are_counted_than_the_cluster_and_each_type_may_have(
     assert plan(config, HEAD_ALONE, **study).max_concurrent == max_concurrent
 
 
+@pytest.mark.parametrize(("memory", "max_concurrent"), [(8e9, 8), (2e9, 2), (0.5e9, 1)])
+def test_trials_of_several_workers_are_as_many_as_the_head_has_memory_for(memory: float, max_concurrent: int) -> None:
+    config, head = {"max_workers": 9, **workers(small=(9, {"CPU": 4}))}, {**HEAD_ALONE, "memory": memory}
+    assert plan(config, head, workers_per_trial=4).max_concurrent == max_concurrent
+    assert plan(config, head).max_concurrent == 9 * 4
+
+
 def test_nodes_that_were_started_already_are_counted_once() -> None:
     config = {"max_workers": 3, **workers(small=(3, {"CPU": 4}))}
     assert plan(config, HEAD_ALONE, {"CPU": 4.0}, {"CPU": 4.0}).max_concurrent == 3 * 4
@@ -73,7 +79,7 @@ def test_what_is_there_counts_even_where_the_configuration_knows_nothing_of_it()
 @pytest.mark.parametrize("name", LAUNCHED)
 def test_worker_that_no_node_can_hold_is_refused_before_one_is_started(name: str) -> None:
     with pytest.raises(ResourceError, match="there is room for 0 on"):
-        plan(prepare_config(load(name)), HEAD_ALONE, cpus_per_worker=1000)
+        plan(prepared(load(name)), HEAD_ALONE, cpus_per_worker=1000)
 
 
 def test_refusal_names_the_largest_node_that_may_be_started() -> None:
@@ -154,7 +160,7 @@ def test_head_without_our_code_says_what_ray_up_left_there(
 
 
 def test_machines_of_a_fixed_list_are_all_waited_for_and_those_of_a_cloud_are_not() -> None:
-    assert {name: first_nodes(prepare_config(load(name))) for name in LAUNCHED} == {
+    assert {name: first_nodes(prepared(load(name))) for name in LAUNCHED} == {
         "cluster.yaml": 1,
         "gcp.yaml": 1,
         "on_prem.yaml": 3,

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Runs Ray on one machine of slurm.sh's job until the step is ended: the head, or a node of the head at ADDRESS.
+#
+#     srun bash cluster/slurm_node.sh [ADDRESS]
+set -euo pipefail
+
+head=${1:-}
+# No port is fixed, since two jobs may share a machine.
+options=(--block --num-cpus="${SLURM_CPUS_ON_NODE:?}" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --min-worker-port=0
+  --max-worker-port=0 --dashboard-agent-listen-port=0)
+if [ -n "$head" ]; then
+  options+=(--address="$head")
+else
+  options+=(--head --port=0 --dashboard-port=0 --ray-client-server-port=$((20000 + SLURM_JOB_ID % 10000)))
+fi
+
+rm -rf "$TMPDIR" # of a run before
+mkdir -m 700 "$TMPDIR"
+trap 'rm -rf "$TMPDIR" || { sleep 2; rm -rf "$TMPDIR"; }' EXIT # the second time after what ended late
+trap 'is_ended=1; kill -KILL "$ray"' INT TERM # the rest of Ray ends with it, also while it starts
+# Ray gives up a start after 30 s, which importing it from a shared disk can take the first time.
+for _ in 1 2 3; do
+  ray start "${options[@]}" >"$TMPDIR/start.log" 2>&1 &
+  ray=$!
+  wait "$ray" || code=$?
+  [ -z "${is_ended:-}" ] || exit 0
+  cat "$TMPDIR/start.log" >&2
+  [ ! -e "$TMPDIR/ray/ray_current_cluster" ] || break
+done
+
+# Ray ended by itself. If the head can't be reached although Slurm can, its machine is lost, and the command with it.
+[ -n "$head" ] || exit "$code"
+until scontrol show job "$SLURM_JOB_ID" >/dev/null 2>&1; do sleep 5; done
+timeout 5 bash -c "exec 3<>/dev/tcp/${head/://}" 2>/dev/null || scontrol requeue "$SLURM_JOB_ID"
+exit "$code"

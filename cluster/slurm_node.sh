@@ -21,7 +21,7 @@ trap 'is_ended=1; kill -KILL "$ray"' INT TERM # the rest of Ray ends with it, al
 # Ray gives up a start after 30 s, which importing it from a shared disk can take the first time.
 for _ in 1 2 3; do
   ray start "${options[@]}" >"$TMPDIR/start.log" 2>&1 &
-  ray=$!
+  ray=$! code=0
   wait "$ray" || code=$?
   [ -z "${is_ended:-}" ] || exit 0
   cat "$TMPDIR/start.log" >&2

@@ -30,7 +30,8 @@ done
 
 # Ray ended by itself. If the head can't be reached although Slurm can, its machine is lost, and the command with it.
 [ -n "$head" ] || exit "$code"
-until scontrol show job "$SLURM_JOB_ID" >/dev/null 2>&1; do sleep 5; done
+until state=$(squeue --noheader --format %T --jobs "$SLURM_JOB_ID" 2>/dev/null); do sleep 5; done
+[ "$state" = RUNNING ] || exit "$code" # this machine was cut off, and the job ended without it
 timeout 5 bash -c "exec 3<>/dev/tcp/${head/://}" 2>/dev/null ||
   scontrol requeue "$SLURM_JOB_ID" || scancel "$SLURM_JOB_ID"
 exit "$code"

@@ -93,7 +93,7 @@ def test_study_trains_on_several_machines_and_nothing_is_left_of_it(slurm: Slurm
         seen.update(node.name for node in slurm.nodes if node.processes("ray::RayTrainWorker"))
         return False
 
-    seconds = study(slurm, "plain", 3, FLAGS, look)
+    _, seconds = study(slurm, "plain", 3, FLAGS, look)
     print(f"sbatch to the study's end: {seconds:.0f} s, workers on {sorted(seen)}")
     assert len(seen) >= 2
     assert slurm.left() == {}
@@ -108,12 +108,13 @@ def test_study_ends_without_the_machine_that_is_cut_off(slurm: Slurm) -> None:
             slurm.network.cut_off(cut[0])
         return bool(cut)
 
-    seconds = study(slurm, "worker", 3, LONG, cut_a_worker)
+    job, seconds = study(slurm, "worker", 3, LONG, cut_a_worker)
     slurm.network.reconnect(cut[0])
     again_at = time.monotonic()
     slurm.wait(lambda: not slurm.left(), LEAVE_SECONDS)
     print(f"with a worker cut: {seconds:.0f} s; clean {time.monotonic() - again_at:.0f} s after it was back")
     slurm.wait(slurm.is_idle)
+    assert slurm.fields(job)["JobState"] == "COMPLETED"  # the cut machine didn't take the job's end for a lost head
 
 
 def test_study_continues_on_the_others_after_its_first_machine_is_lost(slurm: Slurm) -> None:
@@ -121,13 +122,15 @@ def test_study_continues_on_the_others_after_its_first_machine_is_lost(slurm: Sl
         slurm.network.power_off(slurm.nodes.pop(0))
         return True
 
-    seconds = study(slurm, "head", 2, LONG, lose_the_head)
+    _, seconds = study(slurm, "head", 2, LONG, lose_the_head)
     print(f"with the head lost: {seconds:.0f} s")
     slurm.wait(lambda: not slurm.left())
 
 
-def study(slurm: Slurm, name: str, num_nodes: int, flags: dict[str, str], harm: Callable[[], bool]) -> float:
-    """Run a study of two trials with two workers each; return what it took, in seconds.
+def study(
+    slurm: Slurm, name: str, num_nodes: int, flags: dict[str, str], harm: Callable[[], bool]
+) -> tuple[int, float]:
+    """Run a study of two trials with two workers each; return the job's number and what it took, in seconds.
 
     Args:
         slurm: Where it runs.
@@ -152,4 +155,4 @@ def study(slurm: Slurm, name: str, num_nodes: int, flags: dict[str, str], harm: 
     assert seconds < STUDY_SECONDS, slurm.output(job)
     assert trials(storage)["state"].tolist() == ["completed"] * 2
     assert len(evaluations(storage)) == evaluations(storage)["id"].nunique() == 1
-    return seconds
+    return job, seconds

@@ -36,6 +36,7 @@ trap : TERM # Slurm sends it to all processes: the command ends in its own way
 trap 'scancel --signal INT "$SLURM_JOB_ID"; wait' EXIT # only the steps: Ray ends
 
 mapfile -t hosts < <(scontrol show hostnames "${SLURM_JOB_NODELIST:?}")
+rm -rf "$TMPDIR" # of a run before
 start_node "${hosts[0]}"
 until RAY_ADDRESS=$(cat "$TMPDIR/ray/ray_current_cluster" 2>/dev/null); do
   kill -0 $! 2>/dev/null || fail "Ray didn't start on ${hosts[0]}; its messages stand above"

@@ -17,7 +17,7 @@ fi
 rm -rf "$TMPDIR" # of a run before
 mkdir -m 700 "$TMPDIR"
 trap 'rm -rf "$TMPDIR" || { sleep 2; rm -rf "$TMPDIR"; }' EXIT # the second time after what ended late
-trap 'is_ended=1; kill -KILL "$ray"' INT TERM # the rest of Ray ends with it, also while it starts
+trap 'is_ended=1; kill -KILL "$ray" || true' INT TERM # the rest of Ray ends with it, also while it starts
 # Ray gives up a start after 30 s, which importing it from a shared disk can take the first time.
 for _ in 1 2 3; do
   ray start "${options[@]}" >"$TMPDIR/start.log" 2>&1 &
@@ -28,6 +28,7 @@ for _ in 1 2 3; do
   [ ! -e "$TMPDIR/ray/ray_current_cluster" ] || break
 done
 
+rm -rf "$TMPDIR"
 # Ray ended by itself. If the head can't be reached although Slurm can, its machine is lost, and the command with it.
 [ -n "$head" ] || exit "$code"
 until state=$(squeue --noheader --format %T --jobs "$SLURM_JOB_ID" 2>/dev/null); do sleep 5; done

@@ -28,7 +28,6 @@ for _ in 1 2 3; do
   [ ! -e "$TMPDIR/ray/ray_current_cluster" ] || break
 done
 
-rm -rf "$TMPDIR"
 # Ray ended by itself. If the head can't be reached although Slurm can, its machine is lost, and the command with it.
 [ -n "$head" ] || exit "$code"
 until state=$(squeue --noheader --format %T --jobs "$SLURM_JOB_ID" 2>/dev/null); do sleep 5; done

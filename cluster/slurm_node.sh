@@ -16,7 +16,7 @@ fi
 
 rm -rf "$TMPDIR" # of a run before
 mkdir -m 700 "$TMPDIR"
-trap 'rm -rf "$TMPDIR" || { sleep 2; rm -rf "$TMPDIR"; }' EXIT # the second time after what ended late
+trap 'until rm -rf "$TMPDIR" 2>/dev/null; do sleep 1; done' EXIT # what of Ray ends late may still write there
 trap 'is_ended=1; kill -KILL "$ray" || true' INT TERM # the rest of Ray ends with it, also while it starts
 # Ray gives up a start after 30 s, which importing it from a shared disk can take the first time.
 for _ in 1 2 3; do

@@ -17,13 +17,14 @@ fi
 rm -rf "$TMPDIR" # of a run before
 mkdir -m 700 "$TMPDIR"
 trap 'until rm -rf "$TMPDIR" 2>/dev/null; do sleep 1; done' EXIT # what of Ray ends late may still write there
-trap 'is_ended=1; kill -KILL "$ray" || true' INT TERM # the rest of Ray ends with it, also while it starts
+trap 'is_ended=1; kill "$ray" || true' INT TERM
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # else Ray waits as long as Slurm does before it kills
 # Ray gives up a start after 30 s, which importing it from a shared disk can take the first time.
 for _ in 1 2 3; do
   ray start "${options[@]}" >"$TMPDIR/start.log" 2>&1 &
   ray=$! code=0
   wait "$ray" || code=$?
-  [ -z "${is_ended:-}" ] || exit 0
+  if [ -n "${is_ended:-}" ]; then wait "$ray" || true && exit 0; fi
   cat "$TMPDIR/start.log" >&2
   [ ! -e "$TMPDIR/ray/ray_current_cluster" ] || break
 done

@@ -1,60 +1,56 @@
 #!/usr/bin/env bash
-# Makes a machine ready to be a node: the locked packages, and what every shell has to know.
+# Makes a machine ready to be a node: the locked packages, and what its shells have to know.
 #
-#     bash cluster/setup_node.sh ENVIRONMENT    of every node: the folder of a Python environment, made where there is none
-#     bash cluster/setup_node.sh --head         of the head, afterwards: commands join the cluster without being told
+#     bash cluster/setup_node.sh ENVIRONMENT    the folder of a Python environment, made where there is none
+#     bash cluster/setup_node.sh --remove       takes our lines out of ~/.bashrc, the only file that it changes
 #
 # The checkout that this file lies in is what runs. Nothing is installed or downloaded where the environment has what
 # requirements.lock says, so that one environment can serve several machines, and a second call takes seconds.
 set -euo pipefail
 
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-shell_file=~/.dim_ray_shell # what every shell reads
+begin='# >>> DiM on Ray; to take these lines out: setup_node.sh --remove'
+end='# <<< DiM on Ray'
 
 install() {
-  local environment=$1
-  if [ ! -x "$environment/bin/python" ]; then
-    python3.11 -m venv "$environment" || {
-      echo "error: no environment at $environment, and Python 3.11 with venv isn't there to make it." >&2
+  if [ ! -x "$1/bin/python" ]; then
+    python3.11 -m venv "$1" || {
+      echo "error: no environment at $1, and Python 3.11 with venv isn't there to make it." >&2
       exit 1
     }
   fi
   # One at a time where several machines share it.
-  exec 9<"$environment/bin/python" && flock 9
-  "$environment/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes \
+  exec 9<"$1/bin/python" && flock 9
+  "$1/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes \
     --requirement "$checkout/requirements.lock"
-  exec 9<&-
 }
 
-write_shell_file() {
-  cat >"$shell_file" <<END
-# Written by $checkout/cluster/setup_node.sh.
-case ":\$PATH:" in *":$1/bin:"*) ;; *) export PATH="$1/bin:\$PATH" ;; esac
-export PYTHONPATH="$checkout"
-export RAY_AUTH_MODE=token
+remove_lines() {
+  [ ! -e ~/.bashrc ] || sed -i --follow-symlinks -e "/^$begin/,/^$end/d" -e "\$a\\" ~/.bashrc
+  [ -s ~/.bashrc ] || rm -f ~/.bashrc
+}
+
+# At the end, so that no other Python comes first: Ray reads the file as an interactive shell does.
+write_lines() {
+  cat >>~/.bashrc <<END
+$begin
+export PATH="$1/bin:\$PATH" PYTHONPATH="$checkout" RAY_AUTH_MODE=token
+# On a head, while it runs, commands join the cluster without being told.
+! pgrep -xu "\$UID" gcs_server >/dev/null 2>&1 || export RAY_ADDRESS=auto
+$end
 END
-  local line=". $shell_file"
-  touch ~/.profile ~/.bashrc
-  for file in ~/.profile ~/.bash_profile ~/.bashrc; do
-    if [ -e "$file" ] && ! grep -qxF "$line" "$file"; then
-      # On top: Debian's .bashrc ends early where a shell isn't interactive.
-      printf '%s\n%s\n' "$line" "$(cat "$file")" >"$file.new"
-      cat "$file.new" >"$file" # keeps owner, mode and link
-      rm "$file.new"
-    fi
-  done
 }
 
 case "${1:-}" in
-  --head)
-    grep -q RAY_ADDRESS "$shell_file" || echo 'export RAY_ADDRESS=auto' >>"$shell_file"
-    ;;
+  --remove) remove_lines ;;
+  --head) ;; # once wrote what shells of a head now see by themselves
   "" | -*)
     sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
     exit 2
     ;;
   *)
     install "$1"
-    write_shell_file "$(cd "$1" && pwd)"
+    remove_lines
+    write_lines "$(cd "$1" && pwd)"
     ;;
 esac

@@ -226,6 +226,16 @@ class Network:
         """Pulls its cable: it goes on, and nobody hears of it."""
         self._inside(self._switch, f"ip link set {host.link} down")
 
+    def reconnect(self, host: Host) -> None:
+        """Plugs its cable in again."""
+        self._inside(self._switch, f"ip link set {host.link} up")
+
+    def power_off(self, host: Host) -> None:
+        """Ends a host at once; nobody hears of it."""
+        self.cut_off(host)
+        host.end()
+        self.hosts.remove(host)
+
     def end(self) -> None:
         """Ends all hosts, and takes everything away."""
         for host in self.hosts:

@@ -72,8 +72,8 @@ class OnPrem:
         return done.returncode, done.stdout + done.stderr
 
     def on_head(self, command: str, seconds: float = 120.0) -> str:
-        """Runs a command in a login shell of the head, and returns what it printed."""
-        done = self.head.run("bash", "--login", "-c", command, seconds=seconds)
+        """Runs a command on the head in a shell like Ray's, and returns what it printed."""
+        done = self.head.run("bash", "--login", "-c", "-i", f"source ~/.bashrc; {command}", seconds=seconds)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

@@ -13,6 +13,7 @@ from dim_ray.core.generator.networks import Generator
 from dim_ray.distributed import tasks, trainer, validator
 from dim_ray.distributed.cluster.held import held_resources, on_held_device
 from dim_ray.pipeline.workspace import Workspace
+from tests.helpers.local_board import LocalBoard
 from tests.helpers.small import make_work
 
 
@@ -36,7 +37,7 @@ def devices(monkeypatch: pytest.MonkeyPatch, threads: list[int]) -> list[str]:
 
 def give(monkeypatch: pytest.MonkeyPatch, assigned: Mapping[str, float]) -> None:
     """Make this a process of Ray's that holds these resources."""
-    context = SimpleNamespace(get_assigned_resources=lambda: dict(assigned))
+    context = SimpleNamespace(get_assigned_resources=lambda: dict(assigned), get_node_id=lambda: "node")
     monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
 
 
@@ -66,11 +67,12 @@ def test_process_uses_the_cores_that_it_holds_and_a_gpu_where_it_holds_one(
 
 
 def run_task(work: Workspace) -> None:
-    tasks._run(lambda work, argument, reporter: None, work, None, None, "teacher 0")
+    tasks._run(lambda work, argument, reporter: None, work, None, LocalBoard(), "teacher 0")
 
 
 def run_worker(work: Workspace) -> None:
-    trainer._worker({"job": lambda work, report_to, collective: None, "work": work, "board": None})
+    job = {"job": lambda work, report_to, collective: None, "run": "teachers"}
+    trainer._worker({**job, "work": work, "board": LocalBoard()})
 
 
 def run_validation(work: Workspace) -> None:

@@ -43,7 +43,6 @@ END
 
 case "${1:-}" in
   --remove) remove_lines ;;
-  --head) ;; # once wrote what shells of a head now see by themselves
   "" | -*)
     sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
     exit 2

@@ -49,7 +49,6 @@ def test_every_node_is_set_up_and_started_by_the_shared_scripts(name: str) -> No
         assert own
         assert all(re.match(r"bash ~/dim-ray/cluster/setup_node\.sh ", command) for command in own)
         assert len(commands) == len(set(commands)) >= 1
-    assert "setup_node.sh --head" in config["head_setup_commands"][-1]
     (head,), (worker,) = config["head_start_ray_commands"], config["worker_start_ray_commands"]
     assert "bash ~/dim-ray/cluster/start_node.sh ray start --head " in head
     assert "--autoscaling-config=~/ray_bootstrap_config.yaml" in head

@@ -71,7 +71,7 @@ def test_job_that_cannot_run_says_why(
 
 def test_jobs_of_two_users_share_machines_and_each_ends_by_itself(slurm: Slurm) -> None:
     options = (*SHARE, "--nodes=2", "--nodelist=node1,node2", "--gpus-per-node=1", "cluster/slurm.sh")
-    look = f"{NODES}; print(ray.cluster_resources()['GPU'], ray.cluster_resources()['CPU']); "
+    look = f"{NODES}; print(*map(ray.cluster_resources().get, ('GPU', 'CPU')), flush=True); "
     stays = slurm.submit(*options, "python", "-c", f"{look}import time; time.sleep(600)", user="ada")
     slurm.wait(lambda: "2 nodes\n2.0 2.0\n" in slurm.output(stays), JOB_SECONDS, stays)
     ends = slurm.submit(*options, "python", "-c", f"{look}raise SystemExit(3)", user="ben")

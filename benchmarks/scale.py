@@ -51,7 +51,7 @@ __all__ = ["main", "simulate"]
 
 _REPORTS = 6
 """Results that a trial reports."""
-_JOURNAL_SECONDS = 60.0
+_JOURNAL_SECONDS = 10.0  # with a trial drawn every five seconds
 _SPREAD = 0.3
 """Trials take so much more or less, at random."""
 _STUDY = "scale"

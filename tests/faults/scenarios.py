@@ -60,7 +60,7 @@ def node(folder: Path) -> list[Harm]:
 
 def reclaims(folder: Path) -> list[Harm]:
     """Lose the node that trains three times, first a teacher's and then a trial's; another one joins each time."""
-    return _reclaims(folder, 2, {"teacher": _TEACHER, "trial 0": _TRIAL}, {"--pool.epochs": "60"})
+    return _reclaims(folder, 2, {"teacher": _TEACHER, "trial 0": _TRIAL}, {"--pool.epochs": "300"})
 
 
 def reclaims_of_two(folder: Path) -> list[Harm]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,9 +27,10 @@ __all__ = ["open_journal", "study_journal"]
 
 @contextmanager
 def study_journal(artifacts: ArtifactStore, key: str) -> Iterator[BaseStorage]:
-    """Open a study's journal; on an object store continue its copy `key`.gz, which a lost driver leaves a minute old.
+    """Open a study's journal; on an object store continue its copy `key`.gz.
 
-    `tuning.search.optuna_search.settle` adds what the rows know and the journal doesn't.
+    A driver that is lost leaves a copy that knows each trial that was drawn ten seconds before, and results up to a
+    minute old. `tuning.search.optuna_search.settle` adds what the rows know and the journal doesn't.
     """
     root = open_root(artifacts.root)
     if root.is_local:
@@ -39,13 +40,13 @@ def study_journal(artifacts: ArtifactStore, key: str) -> Iterator[BaseStorage]:
         path = Path(folder, "optuna.journal")
         with Copy(path, root, f"{key}.gz") as copy:
             copy.fetch()
-            yield open_journal(path, is_lasting=False)
+            yield JournalStorage(_PassingJournal(path, copy.hurry))
 
 
 def open_journal(path: Path, *, is_lasting: bool = True) -> BaseStorage:
     """Open a journal of a disk; one that needn't survive a power cut isn't flushed to it 14 times per trial."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(_JournalFile(path) if is_lasting else _PassingJournal(path))
+    return JournalStorage(_JournalFile(path) if is_lasting else _PassingJournal(path, lambda: None))
 
 
 class _JournalFile(JournalFileBackend):
@@ -71,9 +72,10 @@ class _JournalFile(JournalFileBackend):
 
 
 class _PassingJournal(BaseJournalBackend):
-    """Journal of one process, which appends to a file without flushing it to the disk."""
+    """Journal of one process, which appends to a file without flushing it to the disk, and tells of drawn trials."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, on_drawn: Callable[[], None]) -> None:
+        self._on_drawn = on_drawn
         self._logs = [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
         self._file = path.open("a", encoding="utf-8")
 
@@ -84,3 +86,5 @@ class _PassingJournal(BaseJournalBackend):
         self._file.writelines(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         self._file.flush()
         self._logs += logs
+        if any("user_attr" in log for log in logs):  # which is written last when a trial is drawn
+            self._on_drawn()

@@ -1,4 +1,4 @@
-"""Keep a copy of a growing file on an object store, which can't append: every minute, and at the end.
+"""Keep a copy of a growing file on an object store, which can't append: every minute, on demand, and at the end.
 
     with Copy(Path("/tmp/x/optuna.journal"), open_root("s3://bucket/dim"), "studies/digits/optuna.journal.gz") as copy:
         copy.fetch()  # continue the copy that is there
@@ -23,6 +23,7 @@ from dim_ray.store.files.filesystem import Root
 __all__ = ["Copy"]
 
 _EVERY_SECONDS = 60.0
+_LEAST_SECONDS = 10.0  # between two copies
 _LAST_PAUSES_SECONDS = PAUSES_SECONDS[:4]
 
 
@@ -35,7 +36,7 @@ class Copy:
         self._key = key
         self._every_seconds = every_seconds
         self._num_copied = 0
-        self._ended = threading.Event()
+        self._ended, self._is_urgent = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"copies of {path.name}", daemon=True)
 
     def __enter__(self) -> Self:
@@ -44,6 +45,7 @@ class Copy:
 
     def __exit__(self, *error: object) -> None:
         self._ended.set()
+        self._is_urgent.set()
         self._thread.join()
         try:
             self.put(_LAST_PAUSES_SECONDS)
@@ -56,6 +58,10 @@ class Copy:
         self._path.write_bytes(data)
         self._num_copied = len(data)
 
+    def hurry(self) -> None:
+        """Let the thread copy the file now, or ten seconds after the copy before."""
+        self._is_urgent.set()
+
     def put(self, pauses_seconds: tuple[float, ...] = ()) -> None:
         """Copy the file if it has grown; raises StorageError."""
         if not self._path.exists() or self._path.stat().st_size <= self._num_copied:
@@ -67,11 +73,16 @@ class Copy:
             self._num_copied = len(data)
 
     def _run(self) -> None:
-        level = logging.WARNING
-        while not self._ended.wait(self._every_seconds):
+        level, least = logging.WARNING, min(_LEAST_SECONDS, self._every_seconds)
+        while not self._ended.is_set():
+            self._is_urgent.wait(self._every_seconds - least)
+            self._is_urgent.clear()
+            if self._ended.is_set():
+                return
             try:
                 self.put()
                 level = logging.WARNING
             except StorageError as refusal:
                 log.log(level, "%s isn't copied, which is tried again: %s", self._path.name, refusal)
                 level = logging.INFO  # said once
+            self._ended.wait(least)

@@ -33,6 +33,17 @@ def test_growing_file_is_copied_by_the_clock_and_at_the_end_with_whole_lines(tmp
     assert copied(object_store) == b"one\ntwo\n"
 
 
+def test_file_is_copied_at_once_on_demand(tmp_path: Path, object_store: str) -> None:
+    path = tmp_path / "journal"
+    with Copy(path, open_root(object_store), KEY) as copy:
+        path.write_text("one\n")
+        copy.hurry()
+        until = time.monotonic() + 30
+        while copied(object_store) is None and time.monotonic() < until:
+            time.sleep(0.1)
+        assert copied(object_store) == b"one\n"
+
+
 def test_file_that_has_not_grown_is_not_copied_again(tmp_path: Path, object_store: str) -> None:
     path = tmp_path / "journal"
     path.write_text("one\n")

@@ -29,8 +29,8 @@ __all__ = ["open_journal", "study_journal"]
 def study_journal(artifacts: ArtifactStore, key: str) -> Iterator[BaseStorage]:
     """Open a study's journal; on an object store continue its copy `key`.gz.
 
-    A driver that is lost leaves a copy that knows each trial that was drawn ten seconds before, and results up to a
-    minute old. `tuning.search.optuna_search.settle` adds what the rows know and the journal doesn't.
+    The copy that a lost driver leaves lacks at most the trials drawn in the last ten seconds, and the results of the
+    last minute. `tuning.search.optuna_search.settle` adds what the rows know and the journal doesn't.
     """
     root = open_root(artifacts.root)
     if root.is_local:

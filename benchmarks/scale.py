@@ -51,7 +51,8 @@ __all__ = ["main", "simulate"]
 
 _REPORTS = 6
 """Results that a trial reports."""
-_JOURNAL_SECONDS = 10.0  # with a trial drawn every five seconds
+_DRAWN_SECONDS, _JOURNAL_SECONDS = 10.0, 60.0
+"""The journal is copied so soon after a trial was drawn, and so often anyway."""
 _SPREAD = 0.3
 """Trials take so much more or less, at random."""
 _STUDY = "scale"
@@ -128,23 +129,25 @@ def _run(
     clock = _Clock()
     events: list[tuple[float, str, int, float]] = []  # the next report of each running trial
     names = iter(range(scale.trials))
+    is_drawn, copied_at = False, 0.0
 
     def begin() -> None:
         number = next(names, None)
         if number is not None:
             clock.spend(lambda: search.suggest(str(number)))
+            nonlocal is_drawn
+            is_drawn = True
             heapq.heappush(events, (clock.now + lengths[number] / _REPORTS, str(number), 1, lengths[number]))
 
     before_bytes = _peak_bytes()
-    copied_at = 0.0
     with counter.measuring() as measured:
         for _ in range(scale.slots):
             begin()
         while events:
             at, name, epoch, length = heapq.heappop(events)
             clock.now = max(clock.now, at)
-            if clock.now - copied_at >= _JOURNAL_SECONDS:
-                copied_at = clock.now
+            if clock.now - copied_at >= (_DRAWN_SECONDS if is_drawn else _JOURNAL_SECONDS):
+                is_drawn, copied_at = False, clock.now
                 copy.put()  # by a thread of its own in a study
             result = {METRIC: 0.5 + 0.4 * rng.random(), TIME_ATTRIBUTE: epoch, SECONDS: epoch * length / _REPORTS}
             if epoch < _REPORTS:

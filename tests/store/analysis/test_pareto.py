@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dim_ray.config import OBJECTIVES
@@ -50,6 +50,7 @@ def is_beaten(row: dict[Any, Any], others: list[dict[Any, Any]], objectives: tup
     return False
 
 
+@settings(deadline=None)  # a busy machine
 @given(st.lists(st.tuples(FEW, FEW, FEW), min_size=1, max_size=12), st.sampled_from(CHOICES))
 def test_set_has_the_trials_that_no_other_one_beats_and_no_others(
     points: list[tuple[int, int, int]], objectives: tuple[str, ...]

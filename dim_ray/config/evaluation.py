@@ -52,6 +52,9 @@ class EvaluationConfig:
     """hard: the class; soft: the mean prediction of the generator's teachers for the image before augmentation."""
     soft_label_temperature: float = 1.0
     """T of softmax(logits / T) in teachers and student; only with soft labels."""
+    candidates: int = field(default=1, metadata={"added": True})
+    """Images generated for each that a student sees. Above 1, the generator's teachers choose the first that their mean
+    prediction calls its class, or else the one that comes closest."""
     epochs: int = 1000
     """Epochs of IPC x classes images; of the whole training split for real_full."""
     min_steps: int = 1
@@ -106,7 +109,7 @@ class EvaluationConfig:
         )
         require_positive(
             where, self, "num_seeds", "epochs", "min_steps", "learning_rate", "num_test_points", "decay_factor",
-            "soft_label_temperature", "students_at_once",
+            "soft_label_temperature", "candidates", "students_at_once",
         )  # fmt: skip
         require_batch(f"{where}.batch_size", self.batch_size)
         require_below_one(where, self, "momentum", "beta1", "beta2")
@@ -125,6 +128,11 @@ class EvaluationConfig:
         """Quirks of the preset and additional ones, sorted."""
         return tuple(sorted({*PRESET_QUIRKS[self.preset], *self.quirks}))
 
+    @property
+    def asks_teachers(self) -> bool:
+        """Whether a student needs the generator's teachers."""
+        return self.labels == "soft" or self.candidates > 1
+
     def recipe(self, protocol: Protocol, num_channels: int) -> EvaluationConfig:
         """Return everything that decides how one student is trained and tested, in canonical form.
 
@@ -134,6 +142,8 @@ class EvaluationConfig:
         unused = ["images_per_class", "protocols", "weights", "num_seeds", "seed", "students_at_once"]
         if self.labels == "hard":
             unused.append("soft_label_temperature")
+        if protocol.startswith("real_"):
+            unused.append("candidates")
         default = EvaluationConfig()
         quirks = quirks_in_force(self.all_quirks, protocol, num_channels)
         return replace(self, preset="corrected", quirks=quirks, **{name: getattr(default, name) for name in unused})

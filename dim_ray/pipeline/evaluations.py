@@ -27,7 +27,7 @@ def plan_evaluations(work: Workspace, generator: str) -> list[StudentPlan]:
     `real_full` has no IPC of its own: it comes first, once for each architecture and seed.
 
     Raises:
-        ConfigError: Soft labels are asked for, and the generator has no teachers, or the storage lacks them.
+        ConfigError: Students need teachers, and the generator has none, or the storage lacks them.
     """
     evaluation, num_channels = work.config.evaluation, work.dataset.num_channels
     weights, teachers = weights_in_use(work, generator), labelling_teachers(work, generator)
@@ -35,6 +35,7 @@ def plan_evaluations(work: Workspace, generator: str) -> list[StudentPlan]:
     grid = [(images_per_class, sized) for images_per_class in sorted(evaluation.images_per_class, reverse=True)]
     if "real_full" in evaluation.protocols:
         grid.insert(0, (len(work.dataset.train) // work.dataset.num_classes, ["real_full"]))
+    recipes = {protocol: evaluation.recipe(protocol, num_channels) for protocol in evaluation.protocols}
     return [
         StudentPlan(
             protocol=protocol,
@@ -43,9 +44,9 @@ def plan_evaluations(work: Workspace, generator: str) -> list[StudentPlan]:
             seed=evaluation.seed + index,
             generator=None if protocol.startswith("real_") else generator,
             weights=None if protocol.startswith("real_") else weights,
-            recipe=evaluation.recipe(protocol, num_channels),
+            recipe=recipes[protocol],
             preset=evaluation.preset_name(protocol, num_channels),
-            teachers=teachers,
+            teachers=teachers if recipes[protocol].asks_teachers else (),
         )
         for images_per_class, protocols in grid
         for architecture in work.config.networks.students
@@ -125,6 +126,7 @@ def _row(work: Workspace, plan: StudentPlan, result: StudentResult) -> dict[str,
         "best_test_accuracy": result.best_test_accuracy,
         "validation_accuracy": result.validation_accuracy,
         "images_drawn": budget.images_drawn,
+        "candidates": plan.recipe.candidates if plan.recipe.candidates > 1 else None,
         "distinct_images": budget.distinct_images,
         "optimiser_steps": budget.optimiser_steps,
         "batch_size": budget.batch_size,

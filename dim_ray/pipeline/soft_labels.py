@@ -1,4 +1,4 @@
-"""Soft labels by the teachers that a generator was matched against."""
+"""The teachers that a generator was matched against, which give soft labels and choose among candidates."""
 
 from __future__ import annotations
 
@@ -13,55 +13,49 @@ from dim_ray.pipeline.workspace import Workspace
 
 __all__ = ["check_labels", "labeller_name", "labelling_teachers", "load_labeller", "size_of_teachers"]
 
-_REMEDY = (
-    "Soft labels come from the stored teachers that a generator was matched against. Set --evaluation.labels hard, or "
-    "distil against a stored pool (--matching.kind logits)."
-)
-
 
 def check_labels(config: Config, dataset: Dataset) -> None:
-    """Check that the generators of a search will have teachers, if students get soft labels.
+    """Check that the generators of a search will have teachers, if students need them.
 
     Raises:
         ConfigError: They won't.
     """
-    if config.evaluation.labels == "soft" and not pool_teachers(config):
+    if config.evaluation.asks_teachers and not pool_teachers(config):
+        wish, remedy = _wish(config.evaluation)
         raise ConfigError(
-            f"evaluation.labels is 'soft', but no generator would be matched against stored teachers "
-            f"(matching.kind is {config.matching.kind!r}). {_REMEDY}"
+            f"{wish}, but no generator would be matched against stored teachers (matching.kind is "
+            f"{config.matching.kind!r}). {remedy}"
         )
 
 
 def labelling_teachers(work: Workspace, generator: str) -> tuple[str, ...]:
-    """Return the fingerprints of the teachers that label a generator's students and baselines; none with hard labels.
+    """Return the fingerprints of the teachers that a generator's students and baselines need, if any.
 
     Raises:
         ConfigError: The generator was made without teachers, or the storage lacks them.
     """
-    if work.config.evaluation.labels == "hard":
+    if not work.config.evaluation.asks_teachers:
         return ()
     teachers = tuple(sorted(work.artifacts.read_card("generators", generator)["teachers"]))
+    wish, remedy = _wish(work.config.evaluation)
     if not teachers:
-        raise ConfigError(
-            f"evaluation.labels is 'soft', but the card of generator {generator} names no teachers. {_REMEDY}"
-        )
+        raise ConfigError(f"{wish}, but the card of generator {generator} names no teachers. {remedy}")
     absent = [name for name in teachers if not work.artifacts.exists("teachers", name)]
     if absent:
         raise ConfigError(
-            f"evaluation.labels is 'soft', but of the {len(teachers)} teachers of generator {generator} "
-            f"{work.artifacts.root} lacks {listed(absent)}: copy their folders below teachers/ from the storage "
-            "where it was distilled, or set --evaluation.labels hard."
+            f"{wish}, but of the {len(teachers)} teachers of generator {generator} {work.artifacts.root} lacks "
+            f"{listed(absent)}: copy their folders below teachers/ from the storage where it was distilled. {remedy}"
         )
     return teachers
 
 
 def labeller_name(teachers: Sequence[str]) -> str | None:
-    """Return the rows' name for these teachers together, in any order; None for hard labels."""
+    """Return the rows' name for these teachers together, in any order; None without teachers."""
     return fingerprint("labeller", sorted(teachers)) if teachers else None
 
 
 def load_labeller(work: Workspace, teachers: Sequence[str], recipe: EvaluationConfig) -> Labeller | None:
-    """Return the labeller of these teachers on the dataset's device; None for hard labels."""
+    """Return the labeller of these teachers on the dataset's device; None without teachers."""
     if not teachers:
         return None
     read = [read_teacher(work, name) for name in teachers]
@@ -72,3 +66,15 @@ def size_of_teachers(work: Workspace, teachers: Sequence[str]) -> int:
     """Return the size of the teachers' files, with all snapshots, in bytes."""
     cards = (work.artifacts.read_card("teachers", name) for name in teachers)
     return sum(int(file["size_bytes"]) for card in cards for file in card["files"].values())
+
+
+def _wish(evaluation: EvaluationConfig) -> tuple[str, str]:
+    """Return what needs teachers, and what to do where there are none."""
+    if evaluation.labels == "soft":
+        wish, flag = "evaluation.labels is 'soft'", "--evaluation.labels hard"
+    else:
+        wish, flag = f"evaluation.candidates is {evaluation.candidates}", "--evaluation.candidates 1"
+    return wish, (
+        "That needs the stored teachers that a generator was matched against. "
+        f"Set {flag}, or distil against a stored pool (--matching.kind logits)."
+    )

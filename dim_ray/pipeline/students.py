@@ -41,7 +41,7 @@ class StudentPlan:
     weights: Weights | None = None
     """Which of the generator's weights; None where `generator` is."""
     teachers: tuple[str, ...] = ()
-    """Fingerprints of the teachers that give soft labels; none with hard labels."""
+    """Fingerprints of the teachers that give soft labels or choose among candidates, if any do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +81,10 @@ def plan_selection(
 ) -> list[StudentPlan]:
     """Return on-the-fly students that choose among generators, one per IPC and index.
 
-    They have hard labels, no quirks, and other seeds than the students that are reported. `generator` is a fingerprint,
+    They have no teachers, no quirks, and other seeds than the students that are reported. `generator` is a fingerprint,
     if it's stored.
     """
-    evaluation = replace(work.config.evaluation, preset="corrected", quirks=(), labels="hard")
+    evaluation = replace(work.config.evaluation, preset="corrected", quirks=(), labels="hard", candidates=1)
     return [
         StudentPlan(
             protocol="on_the_fly",
@@ -144,7 +144,7 @@ def train_group(
     """Train a group of `group_students` at once, or one by one if that is faster on the dataset's device.
 
     Args:
-        work: Data, and storage of the teachers that give soft labels.
+        work: Data, and storage of the teachers.
         plans: Students.
         generators: Generator of each student; None if its protocol needs none.
         test: Whether to use the test split.

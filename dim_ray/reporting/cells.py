@@ -138,8 +138,8 @@ def _best(ranked: pd.DataFrame) -> Best:
 
 
 def _is_comparable(cells: pd.DataFrame, best: Best, protocol: str) -> pd.Series[bool]:
-    """Return which cells of a protocol have the best generator's data and students, without quirks and soft labels."""
+    """Return which cells of a protocol have the best generator's data and students, without quirks and teachers."""
     is_own = cells["protocol"] == protocol
     for name in ("dataset", "architecture", "data_fingerprint"):
         is_own &= cells[name] == getattr(best, name)
-    return is_own & (cells["quirks"] == NO_QUIRKS) & (cells["labels"] == "hard")
+    return is_own & (cells["quirks"] == NO_QUIRKS) & cells["labeller"].isna()

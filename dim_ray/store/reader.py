@@ -153,8 +153,8 @@ class Reader:
         """Rank generators by their students' mean validation accuracy over seeds.
 
         Generators are compared on equal terms: the data, budget and architecture that most of them share, and of
-        several such the latest. Rows with quirks or soft labels don't count: quirks measure a mistake, and soft labels
-        measure the teachers too.
+        several such the latest. Rows with quirks or the help of teachers don't count: quirks measure a mistake, and
+        soft labels and candidates measure the teachers too.
 
         Args:
             dataset: Name of the dataset.

@@ -31,7 +31,7 @@ __all__ = [
     "since",
 ]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 STATES = ("completed", "diverged", "failed", "stopped")
 
 FRACTION = "fraction in [0, 1]"
@@ -88,7 +88,7 @@ EVALUATIONS: pa.Schema = pa.schema(
         ),
         _column("quirks", _TEXT, "The reference's quirks in force, joined by +, or none."),
         _column("labels", _TEXT, "Labels used in training.", allowed=("hard", "soft")),
-        _optional("labeller", _TEXT, "Fingerprint of the teachers that gave soft labels.", "hex"),
+        _optional("labeller", _TEXT, "Fingerprint of the teachers that helped: soft labels, candidates.", "hex"),
         _column("accuracy", _REAL, "On split after the last epoch; under best_of_tests, best_test_accuracy.", FRACTION),
         _optional(
             "best_test_accuracy", _REAL, "Best of several tests on split: inflated, never the headline.", FRACTION
@@ -97,6 +97,7 @@ EVALUATIONS: pa.Schema = pa.schema(
             "validation_accuracy", _REAL, "On the validation split after the last epoch, for selection.", FRACTION
         ),
         _column("images_drawn", _INT, "Images shown to the student, repeats included.", "images"),
+        _optional("candidates", _INT, "Images generated for each one drawn, which teachers chose.", "images", since=4),
         _column("distinct_images", _INT, "Different images among them, before augmentation.", "images"),
         _column("optimiser_steps", _INT, "Student's optimiser steps.", "steps"),
         _column("batch_size", _INT, "Images in the largest step; 0 without steps.", "images"),
@@ -104,8 +105,8 @@ EVALUATIONS: pa.Schema = pa.schema(
         _column(
             "stored_bytes",
             _INT,
-            "Generator's file, or images as uint8; soft labels add 4 bytes per image and class for fixed sets, "
-            "otherwise the teachers' files.",
+            "Generator's file, or images as uint8. Soft labels add 4 bytes per image and class to fixed sets; on the "
+            "fly, the teachers of soft labels and candidates count.",
             "bytes",
         ),
         _column("optimizer", _TEXT, "Student's optimizer."),

@@ -37,6 +37,7 @@ def evaluation(**changes: Any) -> dict[str, Any]:
         "quirks": "none",
         "labels": "hard",
         "labeller": None,
+        "candidates": None,
         "best_test_accuracy": 0.91,
         "validation_accuracy": 0.89,
         "images_drawn": 100_000,

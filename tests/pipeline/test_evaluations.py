@@ -72,7 +72,7 @@ def test_row_has_every_column_of_the_table(built: Workspace) -> None:
     assert row["wall_seconds"] > 0
     assert 0 <= row["accuracy"] <= row["best_test_accuracy"] <= 1
     absent = [name for name, value in row.items() if value is None or value != value]
-    assert absent == ["labeller"], "which hard labels don't have"
+    assert absent == ["labeller", "candidates"], "which students without teachers don't have"
 
 
 def test_budget_of_each_protocol_is_what_the_student_used(built: Workspace) -> None:
@@ -282,6 +282,28 @@ def soft(work: Workspace, **changes: Any) -> Workspace:
     return with_evaluation(work, labels="soft", **changes)
 
 
+def test_teachers_choose_among_candidates_and_count_where_images_are_made_on_the_fly(built: Workspace) -> None:
+    work = with_evaluation(built, candidates=3)
+    plain, chosen = ({p: evaluate(w, pick(w, p)) for p in w.config.evaluation.protocols} for w in (built, work))
+    assert {p: row["candidates"] for p, row in chosen.items()} == {
+        "on_the_fly": 3,
+        "fixed": 3,
+        "real_on_the_fly": None,
+        "real_fixed": None,
+    }
+    same = {
+        p
+        for p in chosen
+        if planned_id(built, EVALUATION_TABLE, pick(built, p)) == planned_id(work, EVALUATION_TABLE, pick(work, p))
+    }
+    assert same == {"real_on_the_fly", "real_fixed"}
+    assert chosen["on_the_fly"]["stored_bytes"] > plain["on_the_fly"]["stored_bytes"]
+    assert chosen["fixed"]["stored_bytes"] == plain["fixed"]["stored_bytes"]
+    assert chosen["fixed"]["labeller"] == labeller_name(
+        built.artifacts.read_card("generators", generator_fingerprint(built))["teachers"]
+    )
+
+
 def test_every_student_of_a_generator_is_labelled_by_the_generators_teachers(built: Workspace) -> None:
     work = soft(built)
     teachers = built.artifacts.read_card("generators", generator_fingerprint(built))["teachers"]
@@ -303,6 +325,7 @@ def test_every_student_of_a_generator_is_labelled_by_the_generators_teachers(bui
     assert {protocol: row["stored_bytes"] for protocol, row in rows.items()} == stored
     assert {row["labels"] for row in rows.values()} == {"soft"}
     assert {row["labeller"] for row in rows.values()} == {labeller_name(teachers)}
+    assert {row["candidates"] for row in rows.values()} == {None}
     hard = evaluate(built, pick(built, "fixed"))
     assert hard["labeller"] is None
     assert hard["final_loss"] != rows["fixed"]["final_loss"]

@@ -75,7 +75,7 @@ def students_left(
     if num_trials or contending:
         num_compared = study.contender_seeds * (1 if study.num_contender_students else 2)
         compared = plan_selection(work, range(1)) * num_compared if study.control else []
-        # With hard labels, because the teachers that would give soft ones aren't known.
-        evaluation = replace(work.config.evaluation, labels="hard")
+        # Without teachers, because which ones they would be isn't known.
+        evaluation = replace(work.config.evaluation, labels="hard", candidates=1)
         final = plan_evaluations(replace(work, config=replace(work.config, evaluation=evaluation)), "unknown")
     return contending, final, compared

@@ -58,7 +58,7 @@ def plan_budget(
         image_bytes: Size of one image as uint8.
         generator_bytes: Size of the generator's file.
         real_class_counts: Images of each class in the real training split.
-        teacher_bytes: Size of the files of the teachers that give soft labels.
+        teacher_bytes: Size of the files of the teachers that the student needs.
     """
     num_real = sum(real_class_counts)
     set_size = num_real if protocol == "real_full" else images_per_class * num_classes
@@ -79,11 +79,10 @@ def plan_budget(
     }[protocol]
     is_soft = config.labels == "soft"
     stored_image_bytes = image_bytes + (num_classes * _FLOAT_BYTES if is_soft else 0)
-    labeller_bytes = teacher_bytes if is_soft else 0
     stored = {
-        "on_the_fly": generator_bytes + labeller_bytes,
+        "on_the_fly": generator_bytes + (teacher_bytes if config.asks_teachers else 0),
         "fixed": set_size * stored_image_bytes,
-        "real_on_the_fly": num_real * image_bytes + labeller_bytes,
+        "real_on_the_fly": num_real * image_bytes + (teacher_bytes if is_soft else 0),
         "real_fixed": num_subset * stored_image_bytes,
         "real_full": num_real * stored_image_bytes,
     }[protocol]

@@ -22,7 +22,7 @@ from dim_ray.core.students.budgets import Budget
 from dim_ray.core.training.precision import autocast
 from dim_ray.core.training.random import stream
 
-__all__ = ["ImageStream", "Labelling", "balanced_labels", "make_image_stream"]
+__all__ = ["ImageStream", "Labelling", "balanced_labels", "choose", "make_image_stream"]
 
 ImageStream = Callable[[int], tuple[Tensor, Tensor]]
 """From an epoch's number to N normalised images (N, C, H, W) float32 and their labels, on the dataset's device.
@@ -53,29 +53,32 @@ def make_image_stream(
     """Return the image stream of one student.
 
     Args:
-        config: Precision of images on the fly, and the quirk `uniform_labels`, with which each of their labels is drawn
-            uniformly, instead of equally many of each class.
+        config: Labels, candidates, and for images on the fly their precision and the quirk `uniform_labels`, with which
+            each of their labels is drawn uniformly, instead of equally many of each class.
         protocol: Name of the protocol.
         generator: Generator on the dataset's device, for `on_the_fly` and `fixed`, which use it in eval mode.
         dataset: Real images, and the normalisation of both.
         images_per_class: IPC.
         budget: Epochs and images of an epoch.
         seed: Seed of noise and of the choice of real images.
-        labeller: Source of soft labels. It sees images before augmentation, and those of a fixed set once.
+        labeller: Teachers, if `config` asks them. They see images before augmentation, and those of a fixed set once.
 
     Raises:
-        ValueError: The protocol needs a generator, and there is none.
+        ValueError: The protocol needs a generator, or `config` teachers, and there is none.
     """
-    if protocol in ("on_the_fly", "fixed") and generator is None:
+    is_generated = protocol in ("on_the_fly", "fixed")
+    if is_generated and generator is None:
         raise ValueError(f"protocol {protocol!r} needs a generator")
+    if labeller is None and (config.labels == "soft" or (is_generated and config.candidates > 1)):
+        raise ValueError("soft labels and candidates need teachers")
     if generator is not None and protocol == "on_the_fly":
-        draw = _generated(config, generator, dataset, budget, seed)
+        draw = _generated(config, generator, dataset, budget, seed, labeller)
     elif protocol == "real_on_the_fly":
         draw = _real(dataset, budget, seed)
     else:
-        images, labels = _image_set(protocol, generator, dataset, images_per_class, seed)
-        return _dealt(images, labels if labeller is None else labeller(images), budget, seed)
-    if labeller is None:
+        images, labels = _image_set(config, protocol, generator, dataset, images_per_class, seed, labeller)
+        return _dealt(images, labeller(images) if labeller and config.labels == "soft" else labels, budget, seed)
+    if labeller is None or config.labels == "hard":
         return draw
 
     def labelled(epoch: int) -> tuple[Tensor, Tensor]:
@@ -90,12 +93,33 @@ def balanced_labels(num_classes: int, images_per_class: int, device: torch.devic
     return torch.arange(num_classes, device=device).repeat_interleave(images_per_class)
 
 
+def choose(shares: Tensor, labels: Tensor) -> Tensor:
+    """Return which of C candidates is kept for each of N labels (N,): numbers (N,) in [0, C).
+
+    It is the first that the teachers call its class, or else the one to which they give it the largest share.
+
+    Args:
+        shares: The teachers' probabilities (N, C, K).
+        labels: (N,) int64.
+    """
+    own = shares.gather(2, labels.view(-1, 1, 1).expand(-1, shares.shape[1], 1)).squeeze(2)
+    is_right = shares.argmax(dim=2) == labels[:, None]
+    # A right one counts more than any wrong one, and the first of them most.
+    order = torch.arange(shares.shape[1], 0, -1, device=shares.device)
+    return torch.where(is_right, 1 + order, own).argmax(dim=1)
+
+
 def _generated(
-    config: EvaluationConfig, generator: Generator, dataset: Dataset, budget: Budget, seed: int
+    config: EvaluationConfig,
+    generator: Generator,
+    dataset: Dataset,
+    budget: Budget,
+    seed: int,
+    labeller: Labelling | None,
 ) -> ImageStream:
     device, num_classes, count = dataset.train.labels.device, dataset.num_classes, budget.images_per_epoch
     generator = _folded(generator)
-    epoch_bytes = count * dataset.num_channels * dataset.image_size**2 * _FLOAT_BYTES
+    epoch_bytes = config.candidates * count * dataset.num_channels * dataset.image_size**2 * _FLOAT_BYTES
     at_once = max(1, _AHEAD_BYTES // max(1, epoch_bytes))
     kept: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -111,8 +135,9 @@ def _generated(
             first = epoch // at_once * at_once
             epochs = range(first, min(first + at_once, budget.epochs))
             labels = [draw_labels(number) for number in epochs]
-            noise = torch.cat([_noise(generator, count, seed, number, device) for number in epochs])
-            images = _generate(generator, noise, torch.cat(labels), dataset.image_size, config.precision)
+            drawn = config.candidates * count
+            noise = torch.cat([_noise(generator, drawn, seed, number, device) for number in epochs])
+            images = _chosen(generator, noise, torch.cat(labels), dataset, config.precision, labeller)
             normal = dataset.normalisation.from_signed(images).split(count)
             kept.update(zip(epochs, zip(normal, labels, strict=True), strict=True))
         return kept[epoch]
@@ -132,7 +157,13 @@ def _real(dataset: Dataset, budget: Budget, seed: int) -> ImageStream:
 
 
 def _image_set(
-    protocol: ProtocolName, generator: Generator | None, dataset: Dataset, images_per_class: int, seed: int
+    config: EvaluationConfig,
+    protocol: ProtocolName,
+    generator: Generator | None,
+    dataset: Dataset,
+    images_per_class: int,
+    seed: int,
+    labeller: Labelling | None,
 ) -> tuple[Tensor, Tensor]:
     """Return the images and labels of a student that has the same ones in every epoch."""
     split = dataset.train
@@ -140,8 +171,8 @@ def _image_set(
         return dataset.normalisation.from_bytes(split.images), split.labels
     labels = balanced_labels(dataset.num_classes, images_per_class, split.labels.device)
     if generator is not None and protocol == "fixed":  # stored and rounded, as real images are
-        noise = _noise(generator.eval(), len(labels), seed, 0, labels.device)
-        stored = to_bytes(_generate(generator, noise, labels, dataset.image_size, "float32"))
+        noise = _noise(generator.eval(), config.candidates * len(labels), seed, 0, labels.device)
+        stored = to_bytes(_chosen(generator, noise, labels, dataset, "float32", labeller))
     else:
         stored = split.images[_real_draws(split, dataset.num_classes, images_per_class, seed).flatten()]
     return dataset.normalisation.from_bytes(stored), labels
@@ -200,6 +231,23 @@ def _folded(generator: Generator) -> Generator:
 
 def _noise(generator: Generator, count: int, seed: int, epoch: int, device: torch.device) -> Tensor:
     return generator.noise(count, stream(seed, "images", step=epoch, device=device))
+
+
+def _chosen(
+    generator: Generator,
+    noise: Tensor,
+    labels: Tensor,
+    dataset: Dataset,
+    precision: Precision,
+    labeller: Labelling | None,
+) -> Tensor:
+    """Return an image in [-1, 1] for each label (N,); teachers choose of C candidates, of noise (N * C, latent_dim)."""
+    candidates = len(noise) // len(labels)
+    images = _generate(generator, noise, labels.repeat_interleave(candidates), dataset.image_size, precision)
+    if labeller is None or candidates == 1:
+        return images
+    shares = labeller(dataset.normalisation.from_signed(images)).view(len(labels), candidates, -1)
+    return images[torch.arange(len(labels), device=labels.device) * candidates + choose(shares, labels)]
 
 
 @torch.no_grad()

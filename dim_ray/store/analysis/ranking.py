@@ -111,10 +111,11 @@ def _score_cell(
     label_weight, augmentation_weight = weights
     random = {**cell, "protocol": "real_fixed", "generator": None}
     hard = {**recipe, "labels": "hard", "soft_label_temperature": EvaluationConfig().soft_label_temperature}
-    needed = {"syn_any": (cell, recipe), "rdm_any": (random, recipe), "syn_hard": ({**cell, "labeller": None}, hard)}
+    needed = {"syn_any": (cell, recipe), "rdm_any": (random, recipe), "syn_hard": (cell, hard)}
     if recipe["augmentation"] != "none":
         bare = {**recipe, "augmentation": "none"}
         needed |= {"syn_naug": (cell, bare), "rdm_naug": (random, bare)}
+    needed = {name: _asked(*wanted) for name, wanted in needed.items()}
     found = dict.fromkeys(_MEASURES, math.nan)
     found |= {name: means.get(_key(*wanted), math.nan) for name, wanted in needed.items()}
     missing = [
@@ -135,10 +136,17 @@ def _score_cell(
     return {**found, "augmentation": recipe["augmentation"], "missing": tuple(missing)}
 
 
+def _asked(cell: Mapping[Any, Any], recipe: Mapping[str, Any]) -> tuple[dict[Any, Any], dict[str, Any]]:
+    """Return a cell and its recipe without teachers where nobody asks them."""
+    recipe = {**recipe, "candidates": 1 if cell["protocol"] == "real_fixed" else recipe.get("candidates", 1)}
+    asks = recipe["labels"] == "soft" or recipe["candidates"] > 1
+    return {**cell, "labeller": cell["labeller"] if asks else None}, recipe
+
+
 def _key(cell: Mapping[Any, Any], recipe: Mapping[str, Any]) -> tuple[Any, ...]:
     terms = (None if pd.isna(cell[name]) else cell[name] for name in ("generator", "labeller"))
     plain = (cell[name] for name in ("protocol", "architecture", "data_fingerprint"))
-    return (*terms, *plain, json.dumps(recipe, sort_keys=True))
+    return (*terms, *plain, json.dumps({"candidates": 1, **recipe}, sort_keys=True))
 
 
 def _longest(cells: list[dict[Any, Any]]) -> dict[tuple[Any, ...], float]:

@@ -43,6 +43,7 @@ CELL = (
     "quirks",
     "labels",
     "labeller",
+    "candidates",
     "budget_fingerprint",
     "optimiser_steps",
 )
@@ -87,10 +88,12 @@ def rank(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def terms(cell: Mapping[Any, Any]) -> str:
-    """Return the quirks and soft labels of a row or cell in words, "" for neither."""
+    """Return the quirks of a row or cell and what teachers did for it in words, "" for neither."""
     quirks = "reference" if cell["preset"] == "reference" else cell["quirks"].replace("+", " + ")
     quirks = "" if cell["quirks"] == NO_QUIRKS else quirks
-    return ", ".join(part for part in (quirks, "soft labels" if cell["labels"] == "soft" else "") if part)
+    labels = "soft labels" if cell["labels"] == "soft" else ""
+    chosen = "" if pd.isna(cell["candidates"]) else f"one of {int(cell['candidates'])} candidates"
+    return ", ".join(part for part in (quirks, labels, chosen) if part)
 
 
 def no_evaluations(root: str) -> StorageError:
@@ -132,8 +135,8 @@ def usual_ipc(evaluations: pd.DataFrame, *, dataset: str, protocol: str = "on_th
 
 
 def may_choose(rows: pd.DataFrame) -> pd.Series[bool]:
-    """Return which rows may choose a generator: those with validation, without quirks and soft labels."""
-    is_plain = (rows["quirks"] == NO_QUIRKS) & (rows["labels"] == "hard")
+    """Return which rows may choose a generator: those with validation, without quirks and the help of teachers."""
+    is_plain = (rows["quirks"] == NO_QUIRKS) & rows["labeller"].isna()
     return is_plain & rows["generator"].notna() & rows["validation_accuracy"].notna()
 
 
@@ -141,8 +144,8 @@ def what_is_there(rows: pd.DataFrame) -> str:
     """Return what generators were evaluated with, for the end of an error message."""
     if rows.empty:
         return (
-            "there are only rows of real images, or with quirks or soft labels, which don't choose a generator: run "
-            "python -m dim_ray.tune, or python -m dim_ray.evaluate PATH."
+            "there are only rows of real images, or with quirks or the help of teachers, which don't choose a "
+            "generator: run python -m dim_ray.tune, or python -m dim_ray.evaluate PATH."
         )
     there = [
         f"{dataset} (IPC {_joined(group['ipc'])}; {_joined(group['protocol'])}; {_joined(group['architecture'])})"

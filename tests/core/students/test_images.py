@@ -2,14 +2,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor
 
 from dim_ray.config import PROTOCOLS, Precision, Protocol, Quirk
-from dim_ray.core.students.images import balanced_labels
+from dim_ray.core.students.images import balanced_labels, choose
 from dim_ray.core.training.random import stream
 from tests.helpers import reference
 from tests.helpers.tiny_students import CONFIG, DATASET, agree, make_generator, make_stream
@@ -96,7 +96,9 @@ def test_uniform_labels_are_drawn_for_each_image_and_the_image_is_of_its_label()
     torch.testing.assert_close(images, expected, atol=1e-4, rtol=1e-4)
 
 
-# Soft labels
+# Teachers
+
+SOFT = replace(CONFIG, labels="soft")
 
 
 class Labels:
@@ -113,10 +115,10 @@ class Labels:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_soft_labels_belong_to_the_images_as_they_are_delivered(protocol: str) -> None:
     labeller = Labels()
-    for images, labels in drawn_by_epoch(protocol, 2, 3, labeller=labeller):
+    for images, labels in drawn_by_epoch(protocol, 2, 3, labeller=labeller, config=SOFT):
         torch.testing.assert_close(labels, torch.softmax(images.flatten(1)[:, :3], dim=1))
     hard = drawn_by_epoch(protocol, 2, 3)
-    soft = drawn_by_epoch(protocol, 2, 3, labeller=labeller)
+    soft = drawn_by_epoch(protocol, 2, 3, labeller=labeller, config=SOFT)
     assert all(torch.equal(a[0], b[0]) for a, b in zip(hard, soft, strict=True)), "labels changed the images"
 
 
@@ -124,9 +126,50 @@ def test_soft_labels_belong_to_the_images_as_they_are_delivered(protocol: str) -
 @pytest.mark.parametrize("protocol", ["fixed", "real_fixed", "real_full"])
 def test_labels_of_a_set_are_made_once(protocol: str, quirks: tuple[Quirk, ...]) -> None:
     labeller = Labels()
-    config = replace(CONFIG, quirks=quirks)
+    config = replace(SOFT, quirks=quirks)
     drawn_by_epoch(protocol, 2, 5, labeller=labeller, config=config)
     assert [len(images) for images in labeller.asked] == [24 if protocol == "real_full" else 6]
+
+
+def test_first_candidate_that_teachers_call_its_class_is_chosen_or_else_the_closest() -> None:
+    shares = torch.tensor(
+        [
+            [[0.1, 0.9, 0.0], [0.5, 0.3, 0.2], [0.9, 0.1, 0.0]],  # of class 0: the second, though the third is clearer
+            [[0.6, 0.3, 0.1], [0.5, 0.4, 0.1], [0.9, 0.1, 0.0]],  # of class 1, which none looks like: the second
+        ]
+    )
+    assert choose(shares, torch.tensor([0, 1])).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("labels", ["hard", "soft"])
+@pytest.mark.parametrize("protocol", GENERATED)
+def test_chosen_images_are_those_of_the_slow_reference(protocol: Protocol, labels: Literal["hard", "soft"]) -> None:
+    generator, labeller = make_generator().eval(), Labels()
+    config = replace(CONFIG, candidates=4, labels=labels)
+    for epoch, (images, _) in enumerate(
+        drawn_by_epoch(protocol, 2, 2, config=config, generator=generator, labeller=labeller)
+    ):
+        number = epoch if protocol == "on_the_fly" else 0
+        noise = torch.randn(24, 8, generator=stream(0, "images", step=number)).view(6, 4, 8)
+        for image, label, own in zip(images, balanced_labels(3, 2), noise, strict=True):
+            made = generator(own, label.repeat(4)).detach()
+            seen = DATASET.normalisation.from_signed(made)
+            shares = torch.softmax(seen.flatten(1)[:, :3], dim=1)
+            right = [number for number in range(4) if shares[number].argmax() == label]
+            expected = seen[right[0] if right else int(shares[:, label].argmax())]
+            torch.testing.assert_close(image, expected, atol=0.02, rtol=0)  # a byte's rounding, for a fixed set
+
+
+@pytest.mark.parametrize("protocol", REAL)
+def test_candidates_are_nothing_to_real_images(protocol: Protocol) -> None:
+    plain, recipe = (replace(CONFIG, candidates=count).recipe(protocol, 1) for count in (1, 4))
+    assert plain == recipe
+
+
+@pytest.mark.parametrize("change", [{"labels": "soft"}, {"candidates": 2}])
+def test_teachers_that_are_missing_are_an_error(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="need teachers"):
+        drawn_by_epoch("fixed", 2, 1, config=replace(CONFIG, **change))
 
 
 @pytest.mark.parametrize("protocol", REAL)

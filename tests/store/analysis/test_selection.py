@@ -144,7 +144,7 @@ def test_rows_with_quirks_or_soft_labels_choose_no_generator(root: str, unusual:
 
 def test_rows_that_choose_no_generator_say_what_to_run(root: str) -> None:
     Writer(root).append_evaluations([evaluation(quirks="best_of_tests", preset="custom")])
-    with pytest.raises(StorageError, match=r"quirks or soft labels, which don't choose a generator: run"):
+    with pytest.raises(StorageError, match=r"quirks or the help of teachers, which don't choose a generator: run"):
         Reader(root).best_cell(dataset="digits", ipc=10)
 
 
@@ -154,13 +154,15 @@ def test_quirks_labels_and_their_teachers_are_cells_of_their_own(root: str) -> N
         {"quirks": "best_of_tests+extra_batch", "preset": "custom"},
         {"labels": "soft", "labeller": "eeee000011112222"},
         {"labels": "soft", "labeller": "ffff000011112222"},
+        {"candidates": 4, "labeller": "ffff000011112222"},
     ]
     Writer(root).append_evaluations([evaluation(**change) for change in changes])
     cells = summarise(Reader(root).evaluations())
-    assert list(cells["n"]) == [1, 1, 1, 1]
+    assert list(cells["n"]) == [1, 1, 1, 1, 1]
     assert sorted(terms(cell) for cell in cells.to_dict("records")) == [
         "",
         "best_of_tests + extra_batch",
+        "one of 4 candidates",
         "soft labels",
         "soft labels",
     ]

@@ -18,11 +18,14 @@ from torch.utils.data import IterableDataset, TensorDataset, get_worker_info
 
 from dim_ray.config import WEIGHTS, Weights
 from dim_ray.config.names import is_name
+from dim_ray.core.data.dataset import Normalisation
 from dim_ray.core.generator.networks import Generator
-from dim_ray.core.students.images import balanced_labels
+from dim_ray.core.students.images import balanced_labels, choose
+from dim_ray.core.teachers.soft_labels import Labeller
 from dim_ray.core.training.random import derive_seed, stream
 from dim_ray.errors import UsageError
 from dim_ray.pipeline.generators import generator_from_artifact, stored_weights
+from dim_ray.pipeline.soft_labels import stored_labeller
 from dim_ray.store.artifacts import ArtifactStore, read_artifact
 from dim_ray.store.reader import Reader
 
@@ -39,6 +42,7 @@ class StoredGenerator:
         self.module = module
         self.card = card
         self.uri = uri
+        self._labeller: Labeller | None = None
         self.fingerprint: str = card["fingerprint"]
         self.class_names: tuple[str, ...] = tuple(card["dataset"]["class_names"])
         self.mean: tuple[float, ...] = tuple(card["dataset"]["mean"])
@@ -62,22 +66,26 @@ class StoredGenerator:
     def to(self, device: torch.device | str) -> StoredGenerator:
         """Move the network to a device, and return self."""
         self.module.to(device)
+        self._labeller = None
         return self
 
     @torch.no_grad()
-    def sample(self, labels: Tensor, seed: int | None = None) -> Tensor:
+    def sample(self, labels: Tensor, seed: int | None = None, *, candidates: int = 1) -> Tensor:
         """Generate one image per label.
 
         Args:
             labels: (N,) integers in [0, K).
             seed: Seed of the images; None for new ones each time.
+            candidates: Images generated for each that is returned, as `evaluation.candidates`; the generator's teachers
+                choose, and have to be in its storage.
 
         Returns:
             (N, C, H, W) float32 in [0, 1], on the network's device. For a classifier, normalise with `mean`, `std`.
 
         Raises:
-            UsageError: A label is not a class.
+            UsageError: A label is not a class, or there are no teachers to choose.
         """
+        _require_positive("candidates", candidates)
         labels = torch.as_tensor(labels)
         is_vector = labels.ndim == 1 and not labels.is_floating_point()
         if not is_vector or (len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes):
@@ -90,16 +98,26 @@ class StoredGenerator:
         if seed is None:
             seed = int(torch.randint(2**62, ()))
         rng = stream(seed, "sample", device=device)
-        parts = [self.module.sample(part, rng) for part in torch.split(labels, _BATCH)]
+        parts = [self._draw(part, rng, candidates) for part in torch.split(labels, max(1, _BATCH // candidates))]
         return (torch.cat(parts) + 1) / 2
 
-    def fixed_dataset(self, ipc: int, seed: int = 0) -> TensorDataset:
-        """Return a map-style dataset of IPC images per class: (image (C, H, W) in [0, 1], label)."""
+    def _draw(self, labels: Tensor, rng: torch.Generator, candidates: int) -> Tensor:
+        images = self.module.sample(labels.repeat_interleave(candidates), rng)
+        if candidates == 1:
+            return images
+        if self._labeller is None:
+            self._labeller = stored_labeller(self.card, self.uri, labels.device)
+        normalised = Normalisation(mean=self.mean, std=self.std).from_signed(images)
+        shares = self._labeller(normalised).view(len(labels), candidates, -1)
+        return images[torch.arange(len(labels), device=labels.device) * candidates + choose(shares, labels)]
+
+    def fixed_dataset(self, ipc: int, seed: int = 0, *, candidates: int = 1) -> TensorDataset:
+        """Return a map-style dataset of IPC images per class: (image (C, H, W) in [0, 1], label). See `sample`."""
         _require_positive("ipc", ipc)
         labels = balanced_labels(self.num_classes, ipc)
-        return TensorDataset(self.sample(labels, seed).cpu(), labels)
+        return TensorDataset(self.sample(labels, seed, candidates=candidates).cpu(), labels)
 
-    def stream(self, batch_size: int, images_per_epoch: int, seed: int = 0) -> GeneratedStream:
+    def stream(self, batch_size: int, images_per_epoch: int, seed: int = 0, *, candidates: int = 1) -> GeneratedStream:
         """Return an iterable dataset of batches, with fresh images in every epoch.
 
         It yields (images (B, C, H, W) in [0, 1], labels (B,)). In a DataLoader, use batch_size=None.
@@ -108,21 +126,25 @@ class StoredGenerator:
             batch_size: Images per batch.
             images_per_epoch: Images per pass; the last batch may be smaller.
             seed: Seed of all epochs; a DataLoader's workers mix torch's seed in.
+            candidates: As for `sample`.
         """
         _require_positive("batch_size", batch_size)
         _require_positive("images_per_epoch", images_per_epoch)
-        return GeneratedStream(self, batch_size, images_per_epoch, seed)
+        return GeneratedStream(self, batch_size, images_per_epoch, seed, candidates)
 
 
 class GeneratedStream(IterableDataset[tuple[Tensor, Tensor]]):
     """Batches of fresh images; in an epoch, the numbers of images per class differ by at most one."""
 
-    def __init__(self, generator: StoredGenerator, batch_size: int, images_per_epoch: int, seed: int) -> None:
+    def __init__(
+        self, generator: StoredGenerator, batch_size: int, images_per_epoch: int, seed: int, candidates: int = 1
+    ) -> None:
         super().__init__()
         self._generator = generator
         self._batch_size = batch_size
         self._images_per_epoch = images_per_epoch
         self._seed = seed
+        self._candidates = candidates
         self._epoch = 0
 
     def __len__(self) -> int:
@@ -138,7 +160,8 @@ class GeneratedStream(IterableDataset[tuple[Tensor, Tensor]]):
         order = torch.randperm(self._images_per_epoch, generator=stream(base, "labels")) % self._generator.num_classes
         for index, labels in enumerate(torch.split(order, self._batch_size)):
             if index % stride == first:
-                yield self._generator.sample(labels, derive_seed(base, index)), labels
+                seed = derive_seed(base, index)
+                yield self._generator.sample(labels, seed, candidates=self._candidates), labels
 
 
 def load_generator(

@@ -5,7 +5,8 @@
     python -m dim_ray.generate GENERATOR --format torch --seed 1 --out digits_10
 
 GENERATOR is a folder, a URI, or a fingerprint in --storage. The same seed gives the same images, namely those of
-`dim_ray.load_generator(GENERATOR).fixed_dataset(ipc, seed)`, rounded to bytes except for torch. Contents of --out:
+`dim_ray.load_generator(GENERATOR).fixed_dataset(ipc, seed)`, rounded to bytes except for torch. With --candidates, the
+generator's teachers choose them. Contents of --out:
 
     folder    <class>/<number>.png           for torchvision's ImageFolder, and --dataset folder:OUT
     npz       images.npz                     images (N, H, W, C) uint8, labels, class_names, mean, std
@@ -35,8 +36,9 @@ def main(argv: Sequence[str]) -> None:
     parser = _parser()
     parser.refuse_unknown_flags(argv)
     arguments = parser.parse_args(argv)
-    if arguments.ipc < 1:
-        raise UsageError(f"--ipc is {arguments.ipc}; allowed: 1 or more.")
+    for flag, value in (("--ipc", arguments.ipc), ("--candidates", arguments.candidates)):
+        if value < 1:
+            raise UsageError(f"{flag} is {value}; allowed: 1 or more.")
     out = Path(arguments.out)
     check_absent(out)
     from dim_ray.api import named_generator
@@ -49,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
     labels = balanced_labels(generator.num_classes, arguments.ipc)
     files = FORMATS[arguments.format](
         ImageSet(
-            images=generator.sample(labels, arguments.seed),
+            images=generator.sample(labels, arguments.seed, candidates=arguments.candidates),
             labels=labels,
             class_names=generator.class_names,
             mean=generator.mean,
@@ -76,6 +78,13 @@ def _parser() -> Parser:
     )
     parser.add_argument("--format", choices=_FORMATS, default="folder", help="file format (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the images (default: %(default)s)")
+    parser.add_argument(
+        "--candidates",
+        type=int,
+        default=1,
+        metavar="N",
+        help="images generated for each one, of which the generator's teachers choose (default: %(default)s)",
+    )
     parser.add_argument(
         "--weights",
         choices=WEIGHTS,

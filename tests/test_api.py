@@ -12,9 +12,11 @@ from torch.utils.data import DataLoader
 
 import dim_ray
 from dim_ray.api import StoredGenerator, best_generator, load_generator
+from dim_ray.core.teachers.soft_labels import Labeller
 from dim_ray.errors import ArtifactError, StorageError, UsageError
 from dim_ray.pipeline.generators import GENERATOR_FILE, generator_fingerprint, load_module
 from dim_ray.pipeline.priors import prior_fingerprint
+from dim_ray.pipeline.teachers import read_teacher
 from dim_ray.store.writer import Writer
 from tests.helpers.altered_cards import edit_card
 from tests.helpers.made_rows import evaluation, real_evaluation
@@ -98,6 +100,33 @@ def test_no_labels_give_no_images(generator: StoredGenerator) -> None:
 def test_labels_that_are_no_classes_are_refused(generator: StoredGenerator, labels: Tensor) -> None:
     with pytest.raises(UsageError, match=r"labels are .*; allowed: a vector of whole numbers from 0 to 2"):
         generator.sample(labels)
+
+
+def test_teachers_of_the_storage_choose_among_candidates(storage: Path, generator: StoredGenerator) -> None:
+    labels = torch.tensor([0, 1, 2, 2])
+    candidates = generator.sample(labels.repeat_interleave(4), seed=3).view(4, 4, 1, 8, 8)
+    chosen = generator.sample(labels, seed=3, candidates=4)
+    work = make_work(storage)
+    teachers = [read_teacher(work.artifacts, name) for name in generator.card["teachers"]]
+    shares = Labeller(teachers, work.dataset, temperature=1.0)((candidates.flatten(0, 1) - 0.45) / 0.2).view(4, 4, 3)
+    for image, own, share, label in zip(chosen, candidates, shares, labels.tolist(), strict=True):
+        right = [number for number in range(4) if share[number].argmax() == label]
+        assert torch.equal(image, own[right[0] if right else int(share[:, label].argmax())])
+
+
+def test_candidates_are_for_sets_and_streams_too(generator: StoredGenerator) -> None:
+    plain, chosen = (generator.fixed_dataset(2, candidates=count).tensors[0] for count in (1, 3))
+    assert not torch.equal(plain, chosen)
+    assert torch.equal(chosen, generator.sample(torch.tensor([0, 0, 1, 1, 2, 2]), seed=0, candidates=3))
+    (plain, _), (chosen, _) = (next(iter(generator.stream(6, 6, candidates=count))) for count in (1, 3))
+    assert not torch.equal(plain, chosen)
+
+
+def test_candidates_without_teachers_are_refused(copied: Path, generator: StoredGenerator) -> None:
+    with pytest.raises(UsageError, match=r"candidates need the teachers of .* isn't there. Load the generator from"):
+        load_generator(copied).sample(torch.arange(3), candidates=2)
+    with pytest.raises(UsageError, match=r"candidates is 0; allowed: 1 or more"):
+        generator.sample(torch.arange(3), candidates=0)
 
 
 def test_fixed_dataset_has_ipc_images_of_every_class(generator: StoredGenerator) -> None:

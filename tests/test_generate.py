@@ -46,6 +46,13 @@ def test_images_are_those_of_the_fixed_dataset_of_the_same_seed(folder: Path, tm
     assert labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
 
 
+def test_candidates_are_those_of_the_fixed_dataset(folder: Path, tmp_path: Path) -> None:
+    main([str(folder), "--ipc", "2", "--candidates", "3", "--format", "npz", "--out", str(tmp_path / "out")])
+    expected, _ = load_generator(folder).fixed_dataset(2, candidates=3).tensors
+    images = images_in(tmp_path / "out")
+    np.testing.assert_array_equal(images, (expected * 255).round().to(torch.uint8).permute(0, 2, 3, 1))
+
+
 def test_seed_decides_the_images(folder: Path, tmp_path: Path) -> None:
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
         main([str(folder), "--ipc", "2", "--seed", seed, "--format", "npz", "--out", str(tmp_path / name)])

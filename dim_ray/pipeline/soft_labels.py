@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
 
 from dim_ray.config import Config, EvaluationConfig, fingerprint
-from dim_ray.core.data.dataset import Dataset
+from dim_ray.core.data.dataset import Dataset, Normalisation
+from dim_ray.core.data.splits import Split
 from dim_ray.core.teachers.soft_labels import Labeller
-from dim_ray.errors import ConfigError, listed
+from dim_ray.errors import ConfigError, UsageError, listed
 from dim_ray.pipeline.teachers import pool_teachers, read_teacher
 from dim_ray.pipeline.workspace import Workspace
+from dim_ray.store.artifacts import ArtifactStore
 
-__all__ = ["check_labels", "labeller_name", "labelling_teachers", "load_labeller", "size_of_teachers"]
+__all__ = [
+    "check_labels",
+    "labeller_name",
+    "labelling_teachers",
+    "load_labeller",
+    "size_of_teachers",
+    "stored_labeller",
+]
 
 
 def check_labels(config: Config, dataset: Dataset) -> None:
@@ -58,8 +70,38 @@ def load_labeller(work: Workspace, teachers: Sequence[str], recipe: EvaluationCo
     """Return the labeller of these teachers on the dataset's device; None without teachers."""
     if not teachers:
         return None
-    read = [read_teacher(work, name) for name in teachers]
+    read = [read_teacher(work.artifacts, name) for name in teachers]
     return Labeller(read, work.dataset, recipe.soft_label_temperature, given=recipe.normalisation)
+
+
+def stored_labeller(card: Mapping[str, Any], uri: str, device: torch.device | str) -> Labeller:
+    """Return the labeller of the teachers of the generator at a URI, for images that are normalised as its card says.
+
+    Raises:
+        UsageError: The generator has no teachers, or they aren't in its storage.
+    """
+    artifacts = ArtifactStore(uri.rsplit("/", 2)[0])
+    absent = [name for name in card["teachers"] if not artifacts.exists("teachers", name)]
+    if absent or not card["teachers"]:
+        lack = f"{artifacts.uri('teachers', absent[0])} isn't there" if absent else "it was distilled without any"
+        raise UsageError(
+            f"candidates need the teachers of {uri}, and {lack}. Load the generator from the storage where it "
+            "was distilled, or leave candidates at 1."
+        )
+    shape = card["dataset"]
+    images = torch.empty(0, shape["num_channels"], shape["image_size"], shape["image_size"], dtype=torch.uint8)
+    empty = Split(images=images.to(device), labels=torch.empty(0, dtype=torch.int64, device=device))
+    data = Dataset(
+        name=shape["name"],
+        train=empty,
+        validation=empty,
+        test=empty,
+        class_names=tuple(shape["class_names"]),
+        normalisation=Normalisation(mean=tuple(shape["mean"]), std=tuple(shape["std"])),
+        digest="",
+        content_digest="",
+    )
+    return Labeller([read_teacher(artifacts, name) for name in card["teachers"]], data, temperature=1.0)
 
 
 def size_of_teachers(work: Workspace, teachers: Sequence[str]) -> int:

@@ -22,6 +22,7 @@ from dim_ray.core.training.ports import Checkpointer, Collective, PartReporter, 
 from dim_ray.core.training.precision import stated_precision
 from dim_ray.pipeline.checkpoints import checkpointer
 from dim_ray.pipeline.workspace import Workspace, dataset_card
+from dim_ray.store.artifacts import ArtifactStore
 
 __all__ = [
     "build_teachers",
@@ -74,7 +75,7 @@ def open_pool(work: Workspace, collective: Collective) -> TeacherPool | None:
     if not mine:
         return None
     return StoredPool(
-        (read_teacher(work, teacher_fingerprint(work, number)) for number in mine),
+        (read_teacher(work.artifacts, teacher_fingerprint(work, number)) for number in mine),
         work.dataset,
         limit_bytes=device_limit(config.pool.device_memory_gib, work.dataset.train.images.device),
         weight=shard_weight(pool_teachers(config), collective),
@@ -131,9 +132,9 @@ def build_teachers(work: Workspace, numbers: Sequence[int], reporter: Reporter) 
         _build(work, group, PartReporter(reporter, done, len(alike)))
 
 
-def read_teacher(work: Workspace, name: str) -> Teacher:
+def read_teacher(artifacts: ArtifactStore, name: str) -> Teacher:
     """Read the teacher of a fingerprint with its snapshots, on the CPU."""
-    artifact = work.artifacts.read("teachers", name)
+    artifact = artifacts.read("teachers", name)
     tensors, _ = loads(artifact.files[_SNAPSHOTS_FILE], origin=f"{artifact.uri}/{_SNAPSHOTS_FILE}")
     steps = artifact.card["steps"]
     return Teacher(

@@ -192,7 +192,7 @@ def test_architectures_are_dealt_to_teachers_in_turn(tmp_path: Path) -> None:
     work = make_work(tmp_path, networks=networks)
     for number in range(2):
         build_teachers(work, [number], SilentReporter())
-    assert [read_teacher(work, teacher_fingerprint(work, number)).architecture for number in range(2)] == [
+    assert [read_teacher(work.artifacts, teacher_fingerprint(work, number)).architecture for number in range(2)] == [
         "convnet3_w8",
         "convnet3_w4",
     ]
@@ -202,7 +202,7 @@ def test_loaded_teacher_has_the_snapshots_that_were_trained(tmp_path: Path) -> N
     work = make_work(tmp_path)
     build_teachers(work, [1], SilentReporter())
     [direct] = tiny.train_teachers(work.config.pool, [1], tiny.ARCHITECTURE, work.dataset, Ports())
-    loaded = read_teacher(work, teacher_fingerprint(work, 1))
+    loaded = read_teacher(work.artifacts, teacher_fingerprint(work, 1))
     assert list(loaded.steps) == list(direct.steps)
     assert len(loaded.snapshots) == work.config.pool.num_snapshots
     assert all(map(tiny.equal_states, loaded.snapshots, direct.snapshots))
@@ -217,10 +217,10 @@ def test_teacher_is_trained_and_read_with_its_own_normalisation(tmp_path: Path) 
         build_teachers(own, [0], SilentReporter())
     dataset = usual.dataset.normalised("dim_signed")
     [direct] = tiny.train_teachers(work.config.pool, [0], tiny.ARCHITECTURE, dataset, Ports())
-    loaded = read_teacher(work, teacher_fingerprint(work, 0))
+    loaded = read_teacher(work.artifacts, teacher_fingerprint(work, 0))
     assert all(map(tiny.equal_states, loaded.snapshots, direct.snapshots))
     assert loaded.normalisation == direct.normalisation == "dim_signed"
-    other = read_teacher(usual, teacher_fingerprint(usual, 0))
+    other = read_teacher(usual.artifacts, teacher_fingerprint(usual, 0))
     assert other.normalisation == "measured"
     assert not tiny.equal_states(loaded.snapshots[-1], other.snapshots[-1])
 
@@ -284,8 +284,8 @@ def test_by_default_groups_are_of_four_where_ensembles_may_pay_and_leave_no_slot
 def assert_same_teachers(found: Workspace, expected: Workspace, numbers: list[int]) -> None:
     for number in numbers:
         one, other = (
-            read_teacher(found, teacher_fingerprint(found, number)),
-            read_teacher(expected, teacher_fingerprint(expected, number)),
+            read_teacher(found.artifacts, teacher_fingerprint(found, number)),
+            read_teacher(expected.artifacts, teacher_fingerprint(expected, number)),
         )
         assert one.steps == other.steps
         assert one.architecture == other.architecture

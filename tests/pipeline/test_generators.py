@@ -154,7 +154,7 @@ def test_stored_generator_is_what_distillation_makes_of_the_stored_prior_and_tea
     assert not equal_states(stored.state_dict(), pair.average.state_dict())
     stage = Distillation(
         pair,
-        StoredPool([read_teacher(work, teacher_fingerprint(work, number)) for number in range(3)], work.dataset),
+        StoredPool([read_teacher(work.artifacts, teacher_fingerprint(work, number)) for number in range(3)], work.dataset),
         config.matching,
         config.prior,
         work.dataset,
@@ -207,7 +207,7 @@ def test_each_worker_distils_with_its_own_shard_and_the_weight_of_it(
         assert call["pool"] is None
     else:
         held = call["pool"].teachers
-        expected = [read_teacher(work, teacher_fingerprint(work, number)) for number in numbers]
+        expected = [read_teacher(work.artifacts, teacher_fingerprint(work, number)) for number in numbers]
         assert len(held) == len(expected)
         for teacher, own in zip(held, expected, strict=True):
             assert equal_states(teacher.snapshots[-1], own.snapshots[-1])

@@ -154,7 +154,9 @@ def test_stored_generator_is_what_distillation_makes_of_the_stored_prior_and_tea
     assert not equal_states(stored.state_dict(), pair.average.state_dict())
     stage = Distillation(
         pair,
-        StoredPool([read_teacher(work.artifacts, teacher_fingerprint(work, number)) for number in range(3)], work.dataset),
+        StoredPool(
+            [read_teacher(work.artifacts, teacher_fingerprint(work, number)) for number in range(3)], work.dataset
+        ),
         config.matching,
         config.prior,
         work.dataset,

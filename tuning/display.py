@@ -58,6 +58,7 @@ class TrialDisplay(tune.Callback):  # type: ignore[misc]  # ray has no types
         with self._lock:
             self._running[trial.trial_id] = 0.0
         number, parameters = self._search.lookup(trial.trial_id)
+        log.info("Trial %d was drawn by: %s", number, self._search.drawn_by(trial.trial_id))
         log.info("Trial %d began: %s", number, parameters)
         self._show()
 
@@ -103,7 +104,8 @@ class TrialDisplay(tune.Callback):  # type: ignore[misc]  # ray has no types
         number, parameters = self._search.lookup(trial.trial_id)
         log.error("Trial %d failed: %s", number, error)
         text = _reason(error)
-        self._record.write_trial(number, parameters, None, error=text)
+        drawn_by = self._search.drawn_by(trial.trial_id)
+        self._record.write_trial(number, parameters, None, error=text, drawn_by=drawn_by)
         self._progress.message(f"trial {number} failed: {text} (details are in the log)")
         self._end(trial)
 

@@ -16,7 +16,9 @@ def stages() -> dict[str, dict[str, float]]:
     return dict(simulate(Scale(trials=16, slots=4, evaluations=300, latency=0.001)))
 
 
-def test_trial_costs_few_requests_and_the_journal_one_each_minute_and_for_drawn_trials(stages: dict[str, dict[str, float]]) -> None:
+def test_trial_costs_few_requests_and_the_journal_one_each_minute_and_for_drawn_trials(
+    stages: dict[str, dict[str, float]],
+) -> None:
     trials = stages["16 trials"]
     assert 16 <= trials["requests"] - trials["journal requests"] <= 16 * 5 + 50  # a row, a card; networks' cards
     minutes = 16 / 4 * 300 / 60

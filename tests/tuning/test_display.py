@@ -48,7 +48,9 @@ def display(work: Workspace, progress: RecordingProgress) -> TrialDisplay:
 
 
 def make_display(work: Workspace, progress: RecordingProgress) -> TrialDisplay:
-    search: Any = SimpleNamespace(lookup=lambda trial_id: (int(trial_id), PARAMETERS))
+    search: Any = SimpleNamespace(
+        lookup=lambda trial_id: (int(trial_id), PARAMETERS), drawn_by=lambda trial_id: "sampler"
+    )
     budget: Any = SimpleNamespace(has_cut=lambda trial_id: trial_id in CUT)
     return TrialDisplay(work.config, StudyRecord(work), search, budget, progress)
 

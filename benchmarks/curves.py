@@ -25,7 +25,6 @@ from scipy.stats import qmc
 
 from dim_ray.cli.flags import DEFAULT_STUDY
 from dim_ray.cli.settings import make_config, read_settings
-from dim_ray.config import Choice
 from dim_ray.core.data.dataset import load_dataset
 from dim_ray.core.generator.matching import Distillation
 from dim_ray.core.generator.pair import Pair, build_pair
@@ -39,7 +38,7 @@ from dim_ray.pipeline.teachers import build_teachers, missing_teachers, open_poo
 from dim_ray.pipeline.workspace import Workspace, on_device
 from tuning.search.space import configure
 
-__all__ = ["CURVES", "SPACE", "main", "parameters_at"]
+__all__ = ["CURVES", "SPACE", "main"]
 
 CURVES = Path(__file__).with_name("curves.parquet")
 """Recorded curves: one row per generator, epoch and student."""
@@ -72,19 +71,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{CURVES}: {rows['generator'].nunique()} generators, {CURVES.stat().st_size:,} bytes")
 
 
-def parameters_at(choices: Sequence[Choice], point: Sequence[float]) -> dict[str, Any]:
-    """Return the parameters at a point of the unit cube, of a space without conditions."""
-    parameters: dict[str, Any] = {}
-    for choice, share in zip(choices, point, strict=True):
-        if choice.values:
-            parameters[choice.field] = choice.values[min(int(share * len(choice.values)), len(choice.values) - 1)]
-        elif choice.log:
-            parameters[choice.field] = choice.low * math.exp(share * math.log(choice.high / choice.low))
-        else:
-            parameters[choice.field] = choice.low + share * (choice.high - choice.low)
-    return parameters
-
-
 def _record(folder: Path, num_generators: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config = make_config(read_settings(DEFAULT_STUDY))
@@ -100,10 +86,9 @@ def _record(folder: Path, num_generators: int) -> None:
     for number, point in enumerate(points[:num_generators].tolist()):
         file = folder / f"curve-{number:03}.parquet"
         if not file.exists():
-            parameters = parameters_at(choices, point)
-            rows = pd.DataFrame(_curve(replace(work, config=configure(config, parameters))))
-            rows = pd.concat([pd.DataFrame([{"generator": number, **parameters}]).loc[[0] * len(rows)]
-                              .reset_index(drop=True), rows], axis=1)  # fmt: skip
+            parameters = {choice.field: choice.at(share) for choice, share in zip(choices, point, strict=True)}
+            measured = _curve(replace(work, config=configure(config, parameters)))
+            rows = pd.DataFrame([{"generator": number, **parameters, **row} for row in measured])
             rows.to_parquet(file.with_suffix(".part"), index=False)
             file.with_suffix(".part").rename(file)
             last = rows[rows["epoch"] == config.matching.epochs]["accuracy"]

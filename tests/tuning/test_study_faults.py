@@ -301,6 +301,7 @@ def test_workers_of_stopped_trials_leave_no_placement_groups(start: Start, tmp_p
     flags = {
         **ONE_STUDENT, "--workers-per-trial": "2", "--num-trials": "4", "--matching.epochs": "4", "--prior.epochs": "4",
         "--evaluation.epochs": "20", "--evaluation.min_steps": "60", "--evaluation.weights": "raw",
+        "--study.scheduler": "asha",
         "--study.space": space({"pool.size": [2]}),
     }  # fmt: skip
     storage = tmp_path / "storage"

@@ -63,12 +63,18 @@ def _random(study: StudyConfig, seed: int) -> BaseSampler:
 
 
 def _tpe(study: StudyConfig, seed: int) -> BaseSampler:
-    # Running trials count as bad, so that concurrent ones differ. Parameters that go together are drawn together.
+    # Parameters are drawn together, conditional ones with those that apply where they do; of several objectives, one by
+    # one, as is Optuna's default. Running trials count as bad, so that concurrent ones differ.
+    is_joint = len(study.objectives) == 1
     is_conditional = any(choice.when for choice in study.choices)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # of `group`
         return optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=_NO_START, constant_liar=True, multivariate=True, group=is_conditional
+            seed=seed,
+            n_startup_trials=_NO_START,
+            constant_liar=True,
+            multivariate=is_joint,
+            group=is_joint and is_conditional,
         )
 
 

@@ -205,7 +205,7 @@ def run(driver: Driver, num_trials: int, accuracy: float = 0.5) -> list[str]:
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "nsga2"])
-@pytest.mark.parametrize(("num_trials", "num_start"), [(8, 2), (16, 4), (18, 5), (100, 10)])
+@pytest.mark.parametrize(("num_trials", "num_start"), [(4, 1), (8, 2), (16, 4), (18, 5), (100, 10)])
 def test_a_quarter_of_the_trials_and_at_most_ten_spread_before_the_sampler_draws(
     tmp_path: Path, sampler: str, num_trials: int, num_start: int
 ) -> None:

@@ -6,7 +6,7 @@ import itertools
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import optuna
@@ -78,6 +78,15 @@ class _Drawn:
     number: int
     parameters: dict[str, Any]
     drawn_by: str
+    epochs: set[int] = field(default_factory=set)
+    """Those whose accuracies Optuna knows: it warns of a second one."""
+
+    def report(self, result: Result) -> None:
+        """Tell Optuna the accuracy at an epoch: Tune's iteration starts again with every process."""
+        epoch = result[TIME_ATTRIBUTE]
+        if epoch not in self.epochs:
+            self.epochs.add(epoch)
+            self.trial.report(result[METRIC], epoch)
 
 
 class StudySearch(Searcher):  # type: ignore[misc]  # ray has no types
@@ -155,8 +164,7 @@ class StudySearch(Searcher):  # type: ignore[misc]  # ray has no types
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Tell Optuna the accuracy at an epoch; of several objectives it takes none before the end."""
         if trial_id not in self._ended and len(self._config.study.objectives) == 1:
-            # By matching epoch: Tune's iteration starts again with every process.
-            self._drawn[trial_id].trial.report(result[METRIC], result[TIME_ATTRIBUTE])
+            self._drawn[trial_id].report(result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """End a trial and its equals, first in the record, then in Optuna."""
@@ -177,7 +185,7 @@ class StudySearch(Searcher):  # type: ignore[misc]  # ray has no types
         if result and result.keys() & {FAILED_TRIAL, REUSED_TRIAL}:
             self._on_reused(number, result)
         try:
-            self._tell(drawn.trial, {} if error else result or {})
+            self._tell(drawn, {} if error else result or {})
         except (ValueError, RuntimeError, StorageError) as problem:
             log.warning("Trial %d has its row, but Optuna's journal doesn't know that it ended: %s", number, problem)
         generator = self._record.generator_of(parameters)
@@ -252,16 +260,15 @@ class StudySearch(Searcher):  # type: ignore[misc]  # ray has no types
             drawn_by = START if learns(study) else SAMPLER
             self._study.enqueue_trial(encoded(study, point), user_attrs={DRAWN_BY: drawn_by})
 
-    def _tell(self, trial: optuna.Trial, result: Result) -> None:
-        study = self._config.study
-        told = values(study, result)
+    def _tell(self, drawn: _Drawn, result: Result) -> None:
+        told = values(self._config.study, result)
         if told is None:
-            self._study.tell(trial, state=TrialState.FAIL)
+            self._study.tell(drawn.trial, state=TrialState.FAIL)
         elif result[TIME_ATTRIBUTE] < self._config.matching.epochs and "diverged" not in result:
-            trial.report(result[METRIC], result[TIME_ATTRIBUTE])
-            self._study.tell(trial, state=TrialState.PRUNED)
+            drawn.report(result)
+            self._study.tell(drawn.trial, state=TrialState.PRUNED)
         else:
-            self._study.tell(trial, told)
+            self._study.tell(drawn.trial, told)
 
     def _reuse(self, name: str, generator: str) -> None:
         number, known = self._results[generator]

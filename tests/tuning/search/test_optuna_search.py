@@ -273,6 +273,7 @@ def test_point_of_the_start_follows_a_trial_that_repeats_another(tmp_path: Path)
     assert drawn == ["start"] * 10 + ["sampler", "start"] * 3
 
 
+@pytest.mark.filterwarnings("error:The reported value")
 def test_stopped_trial_is_pruned_for_optuna_with_its_accuracies_by_epoch(tmp_path: Path) -> None:
     driver = Driver(str(tmp_path))
     driver.start("a", "b")

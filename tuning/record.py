@@ -46,9 +46,9 @@ from tuning.search.optuna_search import (
     REUSED_TRIAL,
     SECONDS,
     TIME_ATTRIBUTE,
-    Finished,
 )
 from tuning.search.schedulers import METRIC_STD
+from tuning.search.settling import Finished
 from tuning.search.space import configure
 
 __all__ = ["StudyRecord", "study_name"]

@@ -26,7 +26,7 @@ from dim_ray.store.analysis.pareto import AXES, is_pareto
 from dim_ray.store.reader import Reader
 from tuning.record import study_name
 from tuning.search.objectives import open_study, row_values
-from tuning.search.optuna_search import DRAWN_BY, WARM_START, told_trial
+from tuning.search.settling import DRAWN_BY, WARM_START, told_trial
 from tuning.search.space import configure, encoded
 from tuning.search.variants import SizeLimit
 

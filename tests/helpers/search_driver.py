@@ -20,7 +20,8 @@ from tests.helpers.small import SEARCHED, make_config
 from tests.store.conftest import object_store  # noqa: F401  # a fixture
 from tuning.search.journal import open_journal
 from tuning.search.objectives import values, worst_costs
-from tuning.search.optuna_search import FAILED_TRIAL, METRIC, REUSED_TRIAL, Finished, StudySearch, settle
+from tuning.search.optuna_search import FAILED_TRIAL, METRIC, REUSED_TRIAL, StudySearch
+from tuning.search.settling import Finished, settle
 from tuning.search.space import decoded
 from tuning.search.time_budget import TimeBudget
 from tuning.search.variants import SizeLimit

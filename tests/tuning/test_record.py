@@ -23,7 +23,7 @@ from tests.helpers.small import SEARCHED, make_work
 from tests.store.conftest import object_store  # noqa: F401  # a fixture
 from tuning.cost import network_keys
 from tuning.record import StudyRecord, study_name
-from tuning.search.optuna_search import Finished
+from tuning.search.settling import Finished
 from tuning.search.space import configure
 
 PARAMETERS = {"pool.size": 2, "generator.capacity": 8, "matching.weight": 0.25, "matching.adversarial_weight": 1.5}

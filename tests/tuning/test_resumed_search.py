@@ -13,7 +13,7 @@ from ray.tune.search import Searcher
 from dim_ray.errors import StorageError
 from tests.helpers.search_driver import PARAMETERS, SPACE, Driver, KilledError
 from tests.helpers.small import make_config
-from tuning.search.optuna_search import Finished
+from tuning.search.settling import Finished
 from tuning.search.time_budget import TimeBudget
 
 

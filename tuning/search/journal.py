@@ -30,7 +30,7 @@ def study_journal(artifacts: ArtifactStore, key: str) -> Iterator[BaseStorage]:
     """Open a study's journal; on an object store continue its copy `key`.gz.
 
     The copy that a lost driver leaves lacks at most the trials drawn in the last ten seconds, and the results of the
-    last minute. `tuning.search.optuna_search.settle` adds what the rows know and the journal doesn't.
+    last minute. `tuning.search.settling.settle` adds what the rows know and the journal doesn't.
     """
     root = open_root(artifacts.root)
     if root.is_local:

@@ -7,21 +7,22 @@ import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
-from dim_ray.config import Config, StudyConfig
+from dim_ray.config import Config
 from dim_ray.errors import StorageError
 from dim_ray.pipeline.validation import WALL_SECONDS
 from tuning.search.objectives import open_study, values
 from tuning.search.points import make_points
 from tuning.search.samplers import learns, make_sampler, num_start
 from tuning.search.schedulers import METRIC, METRIC_STD, TIME_ATTRIBUTE
-from tuning.search.space import configure, decoded, draw, encoded, open_names, search_space
+from tuning.search.settling import DRAWN_BY, NUMBER, PARAMETERS, SAMPLER, START
+from tuning.search.space import configure, draw, encoded
 from tuning.search.time_budget import TimeBudget
 from tuning.search.variants import SizeLimit
 
@@ -29,18 +30,13 @@ if TYPE_CHECKING:
     from tuning.record import StudyRecord
 
 __all__ = [
-    "DRAWN_BY",
     "FAILED_TRIAL",
     "METRIC",
     "REUSED_SECONDS",
     "REUSED_TRIAL",
     "SECONDS",
     "TIME_ATTRIBUTE",
-    "WARM_START",
-    "Finished",
     "StudySearch",
-    "settle",
-    "told_trial",
 ]
 
 SECONDS = "time_total_s"
@@ -49,27 +45,11 @@ REUSED_TRIAL, REUSED_SECONDS = "reused_trial", "reused_seconds"
 """Number and seconds of the trial whose result was reused."""
 FAILED_TRIAL = "failed_trial"
 """Number of the equal trial that failed."""
-DRAWN_BY = "drawn_by"
-"""Attribute of Optuna's trials, and column: what drew a trial."""
-START, SAMPLER, WARM_START, RETRY = "start", "sampler", "warm start", "retry"
-_NUMBER, _GENERATOR, _PARAMETERS = "number", "generator", "parameters"  # attributes of Optuna's trials
+_GENERATOR = "generator"  # an attribute of Optuna's trials
 
 log = logging.getLogger(__name__)
 
-Parameters = Mapping[str, Any]
 Result = Mapping[str, Any]
-
-
-class Finished(NamedTuple):
-    """A finished trial, as its row has it."""
-
-    parameters: Parameters
-    values: Sequence[float] | None
-    """Objectives; None if one wasn't measured."""
-    stopped_epoch: int | None = None
-    """Epoch at which the scheduler stopped it."""
-    drawn_by: str | None = None
-    """What drew it; None in rows of older versions."""
 
 
 @dataclass(frozen=True)
@@ -233,14 +213,14 @@ class StudySearch(Searcher):  # type: ignore[misc]  # ray has no types
                 self._study.enqueue_trial(encoded(self._config.study, smaller))
                 return None
         drawn_by = trial.user_attrs.get(DRAWN_BY, SAMPLER)
-        number = trial.user_attrs.get(_NUMBER)
+        number = trial.user_attrs.get(NUMBER)
         if number is None:
             live = [t for t in trials if t.state != TrialState.FAIL]
-            used = self._taken | {t.user_attrs.get(_NUMBER) for t in live}
+            used = self._taken | {t.user_attrs.get(NUMBER) for t in live}
             number = next(number for number in itertools.count() if number not in used)
-            trial.set_user_attr(_NUMBER, number)
+            trial.set_user_attr(NUMBER, number)
         trial.set_user_attr(DRAWN_BY, drawn_by)
-        trial.set_user_attr(_PARAMETERS, parameters)  # for dashboards
+        trial.set_user_attr(PARAMETERS, parameters)  # for dashboards
         return _Drawn(trial, number, parameters, drawn_by)
 
     def _queue_point(self, trials: Sequence[FrozenTrial]) -> None:
@@ -275,73 +255,3 @@ class StudySearch(Searcher):  # type: ignore[misc]  # ray has no types
         kept = {key: known[key] for key in (METRIC, METRIC_STD, TIME_ATTRIBUTE, "diverged") if key in known}
         seconds = known.get(SECONDS, 0.0)
         self.on_trial_complete(name, {**kept, REUSED_TRIAL: number, REUSED_SECONDS: seconds, SECONDS: 0.0})
-
-
-def settle(
-    storage: BaseStorage,
-    study_name: str,
-    config: Config,
-    *,
-    finished: Mapping[int, Finished],
-    failed: Mapping[int, Parameters],
-) -> None:
-    """Bring the journal in line with the rows, after a driver died or trials failed.
-
-    Running and failed trials are queued again with their parameters and number, unless they finished after all.
-    Finished ones that the journal doesn't know are added.
-    """
-    study = open_study(storage, study_name, config)
-    again = dict(failed)
-    known, queued = set(), set()
-    for trial in study.get_trials(deepcopy=False):
-        number = trial.user_attrs.get(_NUMBER, -1)
-        if trial.state == TrialState.WAITING:
-            queued.add(number)
-        elif trial.state == TrialState.RUNNING:
-            row = finished.get(number)
-            state = TrialState.FAIL if row is None else _state(row, trial)
-            study.tell(trial.number, row.values if row and state == TrialState.COMPLETE else None, state=state)
-            parameters = decoded(config.study, trial.params)
-            if row is None and number >= 0 and set(parameters) == set(open_names(config.study, parameters)):
-                again[number] = parameters
-            if state != TrialState.FAIL:
-                known.add(number)
-        elif trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
-            known.add(number)
-    for number, chosen in again.items():
-        if number not in queued:
-            retried = {_NUMBER: number, DRAWN_BY: RETRY}
-            study.enqueue_trial(encoded(config.study, chosen), user_attrs=retried)
-    for number, row in finished.items():
-        if number not in known and row.values is not None:
-            own = {_NUMBER: number} | ({DRAWN_BY: row.drawn_by} if row.drawn_by else {})
-            study.add_trial(told_trial(config.study, row.parameters, row.values, row.stopped_epoch, attributes=own))
-
-
-def told_trial(
-    study: StudyConfig,
-    parameters: Parameters,
-    values: Sequence[float],
-    stopped_epoch: int | None,
-    *,
-    attributes: Mapping[str, Any],
-) -> FrozenTrial:
-    """Return a trial for Optuna's study as if it had run there: pruned if the scheduler stopped it at an epoch."""
-    space, own = search_space(study), encoded(study, parameters)
-    return create_trial(
-        state=TrialState.COMPLETE if stopped_epoch is None else TrialState.PRUNED,
-        params=own,
-        distributions={name: space[name] for name in own},
-        values=values,
-        intermediate_values={} if stopped_epoch is None else {stopped_epoch: values[0]},
-        user_attrs={**attributes, _PARAMETERS: dict(parameters)},
-    )
-
-
-def _state(row: Finished, trial: FrozenTrial) -> TrialState:
-    """Return how Optuna's unfinished trial ended; FAIL if it lacks what the row knows."""
-    if row.values is None:
-        return TrialState.FAIL
-    if row.stopped_epoch is None:
-        return TrialState.COMPLETE
-    return TrialState.PRUNED if row.stopped_epoch in trial.intermediate_values else TrialState.FAIL

@@ -76,5 +76,6 @@ class _Grid:
         random.Random(derive_seed(self._study.seed, "sampler", 0)).shuffle(self._points)
 
     def following(self, trials: Sequence[FrozenTrial]) -> dict[str, Any] | None:
-        taken = [trial.params for trial in trials]
-        return next((point for point in self._points if encoded(self._study, point) not in taken), None)
+        taken = {frozenset(trial.params.items()) for trial in trials}
+        open_points = (one for one in self._points if frozenset(encoded(self._study, one).items()) not in taken)
+        return next(open_points, None)

@@ -16,7 +16,8 @@ from tests.helpers.small import STUDY, build_networks, distil, make_work
 from tuning.cost import NetworkCosts, network_keys
 from tuning.record import StudyRecord
 from tuning.search.objectives import generator_costs, objective_name, row_values, values
-from tuning.search.optuna_search import METRIC, Finished
+from tuning.search.optuna_search import METRIC
+from tuning.search.settling import Finished
 from tuning.search.space import configure
 
 SEVERAL = {"objectives": ("accuracy", "generator_bytes", "device_seconds"), "scheduler": "none"}

@@ -14,7 +14,8 @@ from tests.helpers.search_driver import KEY, PARAMETERS, STUDY, Driver, FakeReco
 from tests.helpers.small import SEARCHED, make_config
 from tests.helpers.tiny import make_dataset
 from tuning.search.journal import open_journal
-from tuning.search.optuna_search import METRIC, Finished, StudySearch
+from tuning.search.optuna_search import METRIC, StudySearch
+from tuning.search.settling import Finished
 from tuning.search.time_budget import TimeBudget
 from tuning.search.variants import SizeLimit
 

@@ -17,8 +17,9 @@ from dim_ray.config.study import SAMPLERS, Sampler
 from tests.helpers.search_driver import FakeRecord
 from tests.helpers.small import make_config
 from tuning.search.journal import open_journal
-from tuning.search.optuna_search import METRIC, Finished, StudySearch, settle
+from tuning.search.optuna_search import METRIC, StudySearch
 from tuning.search.samplers import concurrency_note
+from tuning.search.settling import Finished, settle
 from tuning.search.space import open_names
 from tuning.search.time_budget import TimeBudget
 

@@ -5,7 +5,7 @@
 
 A trial's accuracy is that of a Gaussian process through the recorded means, plus the spread of one student. A study
 keeps the trial with the highest measured accuracy; its regret is how far that one's mean is below the best of the whole
-landscape.
+landscape. The regret of the best trial, which the spread may hide, is beside it.
 """
 
 from __future__ import annotations
@@ -154,19 +154,21 @@ class Landscape:
         return fit.fit(self._points[seen], self._means[epoch].to_numpy()[seen])
 
 
-def replay(landscape: Landscape, variant: Variant, *, num_trials: int, num_slots: int, seed: int) -> list[float]:
+def replay(
+    landscape: Landscape, variant: Variant, *, num_trials: int, num_slots: int, seed: int
+) -> list[tuple[float, float]]:
     """Run a study on the landscape, some trials side by side.
 
     Returns:
-        Regret after each trial that ends.
+        Regret of the trial that is kept, and of the best one, after each trial that ends.
     """
     rng = np.random.default_rng(seed)
     config = Config(study=replace(landscape.study, num_trials=num_trials, seed=seed, sampler="tpe"))
     study = optuna.create_study(direction="maximize", sampler=variant.sampler(seed))
     points = make_points(config, None)
     running: list[tuple[float, int, optuna.Trial, float, float]] = []
-    regrets: list[float] = []
-    best_seen, regret, num_drawn, now = -math.inf, 1.0, 0, 0.0
+    regrets: list[tuple[float, float]] = []
+    best_seen, regret, least, num_drawn, now = -math.inf, 1.0, 1.0, 0, 0.0
     while len(regrets) < num_trials:
         while len(running) < num_slots and num_drawn < num_trials:
             trials = study.get_trials(deepcopy=False)
@@ -184,7 +186,8 @@ def replay(landscape: Landscape, variant: Variant, *, num_trials: int, num_slots
         study.tell(trial, measured, state=TrialState.COMPLETE)
         if measured > best_seen:
             best_seen, regret = measured, landscape.best - mean
-        regrets.append(regret)
+        least = min(least, landscape.best - mean)
+        regrets.append((regret, least))
     return regrets
 
 

@@ -187,22 +187,21 @@ def _verdicts(folder: Path, repeats: int) -> None:
 
 
 def _samplers(folder: Path, repeats: int) -> None:
-    """Replay studies of each sampler, and print the regret of the trial that is the best by its measured accuracy."""
+    """Replay studies of each sampler, and print the regret of the trial that is kept, and of the best one."""
     landscape = _landscape()
-    longest = max(_LENGTHS)
     for num_slots in _SIDE_BY_SIDE:
         print(f"\n{num_slots} side by side: regret in points after {', '.join(map(str, _LENGTHS))} trials")
         for name, variant in VARIANTS.items():
             count = min(repeats, _FEW_REPEATS) if name == "gp" else repeats  # a tenth of a second per draw
-            columns = [
-                _regret(
+            kept, best = [], []
+            for length in _LENGTHS if name in _COMPARED_LONG else _LENGTHS[:-1]:
+                ends = [
                     replay(landscape, variant, num_trials=length, num_slots=num_slots, seed=seed)[-1]
                     for seed in range(count)
-                )
-                for length in _LENGTHS
-                if length < longest or name in _COMPARED_LONG
-            ]
-            print(f"  {name:32} {'  '.join(columns)}  (n = {count})", flush=True)
+                ]
+                kept.append(_regret(end[0] for end in ends))
+                best.append(_regret(end[1] for end in ends))
+            print(f"  {name:30} kept {'  '.join(kept)}; best {'  '.join(best)} (n = {count})", flush=True)
 
 
 def _schedulers(folder: Path, repeats: int) -> None:

@@ -155,9 +155,9 @@ class Landscape:
 
 
 def replay(
-    landscape: Landscape, variant: Variant, *, num_trials: int, num_slots: int, seed: int
+    landscape: Landscape, variant: Variant, *, num_trials: int, num_slots: int, seed: int, num_students: int = 1
 ) -> list[tuple[float, float]]:
-    """Run a study on the landscape, some trials side by side.
+    """Run a study on the landscape, some trials side by side, each measured by so many students.
 
     Returns:
         Regret of the trial that is kept, and of the best one, after each trial that ends.
@@ -178,7 +178,7 @@ def replay(
             trial = study.ask()
             parameters = draw(trial, config.study) if variant.is_ordered else _draw_names(trial, config.study)
             mean = landscape.mean(parameters)
-            measured = mean + landscape.student_std * rng.standard_normal()
+            measured = mean + landscape.student_std / math.sqrt(num_students) * rng.standard_normal()
             ends_at = now + 1.0 + _JITTER * rng.standard_normal()
             heapq.heappush(running, (ends_at, num_drawn, trial, mean, measured))
             num_drawn += 1

@@ -14,6 +14,7 @@ cores. --folder keeps the storages: what is there isn't run again.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -83,6 +84,7 @@ _REPEATS, _REPLAYED, _FEW_REPEATS = 5, 200, 20
 _LENGTHS = (8, 16, 32, 64)
 _COMPARED_LONG = ("random", "qmc", "tpe")  # also in the longest
 _SIDE_BY_SIDE = (1, 4, 16)
+_STUDENTS = (1, 4)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -189,14 +191,19 @@ def _verdicts(folder: Path, repeats: int) -> None:
 def _samplers(folder: Path, repeats: int) -> None:
     """Replay studies of each sampler, and print the regret of the trial that is kept, and of the best one."""
     landscape = _landscape()
-    for num_slots in _SIDE_BY_SIDE:
-        print(f"\n{num_slots} side by side: regret in points after {', '.join(map(str, _LENGTHS))} trials")
+    for num_students, num_slots in itertools.product(_STUDENTS, _SIDE_BY_SIDE):
+        print(
+            f"\n{num_slots} side by side, students per trial: {num_students}; regret in points after "
+            f"{', '.join(map(str, _LENGTHS))} trials"
+        )
         for name, variant in VARIANTS.items():
             count = min(repeats, _FEW_REPEATS) if name == "gp" else repeats  # a tenth of a second per draw
             kept, best = [], []
             for length in _LENGTHS if name in _COMPARED_LONG else _LENGTHS[:-1]:
                 ends = [
-                    replay(landscape, variant, num_trials=length, num_slots=num_slots, seed=seed)[-1]
+                    replay(
+                        landscape, variant, num_trials=length, num_slots=num_slots, seed=seed, num_students=num_students
+                    )[-1]
                     for seed in range(count)
                 ]
                 kept.append(_regret(end[0] for end in ends))

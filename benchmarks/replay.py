@@ -3,7 +3,8 @@
     landscape = Landscape(pd.read_parquet(CURVES), SPACE)
     regrets = replay(landscape, "tpe", num_trials=32, num_slots=4, seed=0)
 
-A trial's accuracy is that of a Gaussian process through the recorded means, plus the spread of one student. A study
+A trial's accuracy is that of a Gaussian process or a forest through the recorded means, plus the spread of one student:
+of a process only, `gp` would be compared where its assumptions hold. A study
 keeps the trial with the highest measured accuracy; its regret is how far that one's mean is below the best of the whole
 landscape. The regret of the best trial, which the spread may hide, is beside it.
 """
@@ -17,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import optuna
@@ -26,6 +27,7 @@ import scipy.stats
 from numpy.typing import NDArray
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
+from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
@@ -37,8 +39,11 @@ from tuning.search.samplers import num_start
 from tuning.search.schedulers import METRIC, TIME_ATTRIBUTE, make_scheduler
 from tuning.search.space import draw, encoded
 
-__all__ = ["VARIANTS", "Landscape", "Variant", "mean_interval", "replay", "replay_scheduler"]
+__all__ = ["VARIANTS", "Fit", "Landscape", "Variant", "mean_interval", "replay", "replay_scheduler"]
 
+Fit = Literal["process", "forest"]
+
+_NUM_TREES = 50
 _NUM_SLICES = 10  # of the held-out check
 _NUM_PROBES = 4096  # among which the best place is sought
 _ENOUGH_IMAGES = 1000
@@ -82,9 +87,11 @@ class Landscape:
     Args:
         curves: Rows of `benchmarks.curves`.
         space: The field `study.space` that they were drawn from, without conditions.
+        fit: What goes through their means.
     """
 
-    def __init__(self, curves: pd.DataFrame, space: Mapping[str, Any]) -> None:
+    def __init__(self, curves: pd.DataFrame, space: Mapping[str, Any], fit: Fit = "process") -> None:
+        self._kind = fit
         self.study = StudyConfig(space=dict(space))
         self._choices = self.study.choices
         self.epochs = int(curves["epoch"].max())
@@ -147,17 +154,20 @@ class Landscape:
                 found.append((value - choice.low) / (choice.high - choice.low))
         return np.array(found)
 
-    def _fit(self, epoch: int, seen: NDArray[np.bool_] | None = None) -> GaussianProcessRegressor:
+    def _fit(self, epoch: int, seen: NDArray[np.bool_] | None = None) -> Any:
         seen = np.ones(len(self._points), dtype=bool) if seen is None else seen
+        if self._kind == "forest":
+            forest = ExtraTreesRegressor(_NUM_TREES, random_state=0)
+            return forest.fit(self._points[seen], self._means[epoch].to_numpy()[seen])
         kernel = ConstantKernel(1.0, (1e-3, 1e2)) * RBF([1.0] * len(self._choices), (0.1, 1e2)) + WhiteKernel(0.5)
         fit = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=1, random_state=0)
         return fit.fit(self._points[seen], self._means[epoch].to_numpy()[seen])
 
 
 def replay(
-    landscape: Landscape, variant: Variant, *, num_trials: int, num_slots: int, seed: int, num_students: int = 1
+    landscape: Landscape, variant: Variant, *, num_trials: int, num_slots: int, seed: int
 ) -> list[tuple[float, float]]:
-    """Run a study on the landscape, some trials side by side, each measured by so many students.
+    """Run a study on the landscape, some trials side by side.
 
     Returns:
         Regret of the trial that is kept, and of the best one, after each trial that ends.
@@ -178,7 +188,7 @@ def replay(
             trial = study.ask()
             parameters = draw(trial, config.study) if variant.is_ordered else _draw_names(trial, config.study)
             mean = landscape.mean(parameters)
-            measured = mean + landscape.student_std / math.sqrt(num_students) * rng.standard_normal()
+            measured = mean + landscape.student_std * rng.standard_normal()
             ends_at = now + 1.0 + _JITTER * rng.standard_normal()
             heapq.heappush(running, (ends_at, num_drawn, trial, mean, measured))
             num_drawn += 1

@@ -34,7 +34,7 @@ import yaml
 from numpy.typing import NDArray
 
 from benchmarks.curves import CURVES, SPACE
-from benchmarks.replay import VARIANTS, Landscape, mean_interval, replay, replay_scheduler
+from benchmarks.replay import VARIANTS, Fit, Landscape, mean_interval, replay, replay_scheduler
 from dim_ray.config.study import Scheduler
 from dim_ray.store.reader import Reader
 from tuning.intervals import paired_interval
@@ -84,7 +84,7 @@ _REPEATS, _REPLAYED, _FEW_REPEATS = 5, 200, 20
 _LENGTHS = (8, 16, 32, 64)
 _COMPARED_LONG = ("random", "qmc", "tpe")  # also in the longest
 _SIDE_BY_SIDE = (1, 4, 16)
-_STUDENTS = (1, 4)
+_FITS: tuple[Fit, ...] = ("process", "forest")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -190,20 +190,15 @@ def _verdicts(folder: Path, repeats: int) -> None:
 
 def _samplers(folder: Path, repeats: int) -> None:
     """Replay studies of each sampler, and print the regret of the trial that is kept, and of the best one."""
-    landscape = _landscape()
-    for num_students, num_slots in itertools.product(_STUDENTS, _SIDE_BY_SIDE):
-        print(
-            f"\n{num_slots} side by side, students per trial: {num_students}; regret in points after "
-            f"{', '.join(map(str, _LENGTHS))} trials"
-        )
+    landscapes = {fit: _landscape(fit) for fit in _FITS}
+    for (fit, landscape), num_slots in itertools.product(landscapes.items(), _SIDE_BY_SIDE):
+        print(f"\n{fit}, {num_slots} side by side; regret in points after {', '.join(map(str, _LENGTHS))} trials")
         for name, variant in VARIANTS.items():
             count = min(repeats, _FEW_REPEATS) if name == "gp" else repeats  # a tenth of a second per draw
             kept, best = [], []
             for length in _LENGTHS if name in _COMPARED_LONG else _LENGTHS[:-1]:
                 ends = [
-                    replay(
-                        landscape, variant, num_trials=length, num_slots=num_slots, seed=seed, num_students=num_students
-                    )[-1]
+                    replay(landscape, variant, num_trials=length, num_slots=num_slots, seed=seed)[-1]
                     for seed in range(count)
                 ]
                 kept.append(_regret(end[0] for end in ends))
@@ -228,14 +223,14 @@ def _schedulers(folder: Path, repeats: int) -> None:
         print(f"  {name:8} {'  '.join(columns)}  (n = {repeats})", flush=True)
 
 
-def _landscape() -> Landscape:
+def _landscape(fit: Fit = "process") -> Landscape:
     """Read the recorded curves, and print how well they are fitted."""
     optuna.logging.disable_default_handler()
     warnings.simplefilter("ignore")  # of fits at their bounds, and of what is experimental
-    landscape = Landscape(pd.read_parquet(CURVES), SPACE)
+    landscape = Landscape(pd.read_parquet(CURVES), SPACE, fit)
     error, average = landscape.held_out()
     print(
-        f"{landscape.num_generators} generators; of held-out means, error {100 * error:.2f} points, and of their "
+        f"{landscape.num_generators} generators, {fit}; error of held-out means {100 * error:.2f} points, of their "
         f"average {100 * average:.2f}; a student's spread {100 * landscape.student_std:.2f}, the landscape's "
         f"{100 * landscape.spread:.2f}; an epoch {landscape.epoch_seconds:.1f} s, a student "
         f"{landscape.student_seconds:.1f} s"

@@ -24,7 +24,7 @@ from tuning.display import TrialDisplay
 from tuning.loggers import make_callbacks
 from tuning.record import StudyRecord
 from tuning.search.optuna_search import StudySearch
-from tuning.search.samplers import concurrency_note, learns
+from tuning.search.samplers import concurrency_note
 from tuning.search.schedulers import make_scheduler
 from tuning.search.settling import settle
 from tuning.search.time_budget import TimeBudget
@@ -96,9 +96,6 @@ def run_trials(
             if own := _own_error(error):
                 raise own from None
             raise
-    if learns(study):
-        drawn = record.trials()["drawn_by"].value_counts()
-        progress.message(f"trials were drawn by: {', '.join(f'{name} {count}' for name, count in drawn.items())}")
     num_lost = study.num_trials - search.num_ended
     if num_lost > 0 and not time_budget.is_over():
         raise DimError(

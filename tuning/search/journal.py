@@ -44,7 +44,7 @@ def study_journal(artifacts: ArtifactStore, key: str) -> Iterator[BaseStorage]:
 
 
 def open_journal(path: Path, *, is_lasting: bool = True) -> BaseStorage:
-    """Open a journal of a disk; one that needn't survive a power cut isn't flushed to it 14 times per trial."""
+    """Open a journal of a disk; one that needn't survive a power cut isn't flushed to it 11 times per trial."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return JournalStorage(_JournalFile(path) if is_lasting else _PassingJournal(path, lambda: None))
 

@@ -163,7 +163,7 @@ class StudySearch(Searcher):  # type: ignore[misc]  # ray has no types
         self._taken.add(number)  # a failed trial has a row, too
         self._record.write_trial(number, parameters, result, drawn_by=drawn.drawn_by)
         if result and result.keys() & {FAILED_TRIAL, REUSED_TRIAL}:
-            self._on_reused(number, result)
+            self._on_reused(number, {**result, DRAWN_BY: drawn.drawn_by})
         try:
             self._tell(drawn, {} if error else result or {})
         except (ValueError, RuntimeError, StorageError) as problem:

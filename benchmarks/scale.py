@@ -43,7 +43,8 @@ from dim_ray.store.schema import EVALUATION_TABLE
 from tuning.cost import network_keys
 from tuning.record import StudyRecord
 from tuning.search.journal import open_journal
-from tuning.search.optuna_search import METRIC, SECONDS, TIME_ATTRIBUTE, StudySearch, settle
+from tuning.search.optuna_search import METRIC, SECONDS, TIME_ATTRIBUTE, StudySearch
+from tuning.search.settling import settle
 from tuning.search.space import configure
 from tuning.search.time_budget import TimeBudget
 

@@ -4,14 +4,17 @@
     python -m benchmarks.searches warm-start    how soon a study that begins from another one's trials is as good
     python -m benchmarks.searches dry-run       the estimate of --dry-run beside what the study took
     python -m benchmarks.searches verdicts      how often contenders that are the same are told apart (a minute)
+    python -m benchmarks.searches samplers      samplers on recorded curves of generators, replayed (minutes)
+    python -m benchmarks.searches schedulers    asha beside no scheduler at equal device time, replayed (minutes)
 
-The others take from a quarter of an hour to one and a half, on two cores. --folder keeps the storages: what is there
-isn't run again.
+`python -m benchmarks.curves` records the curves. The others take from a quarter of an hour to one and a half, on two
+cores. --folder keeps the storages: what is there isn't run again.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -19,15 +22,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
+from benchmarks.curves import CURVES, SPACE
+from benchmarks.replay import VARIANTS, Fit, Landscape, mean_interval, replay, replay_scheduler
+from dim_ray.config.study import Scheduler
 from dim_ray.store.reader import Reader
 from tuning.intervals import paired_interval
 
@@ -72,6 +80,11 @@ _ESTIMATED: Mapping[str, Mapping[str, str]] = {
     "large pools, few students": {**_FEW_STUDENTS, "--num-trials": "6", "--study.space": _space([8, 16], [16, 24])},
 }
 _NUM_SIMULATED = 200_000
+_REPEATS, _REPLAYED, _FEW_REPEATS = 5, 200, 20
+_LENGTHS = (8, 16, 32, 64)
+_COMPARED_LONG = ("random", "qmc", "tpe")  # also in the longest
+_SIDE_BY_SIDE = (1, 4, 16)
+_FITS: tuple[Fit, ...] = ("process", "forest")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -79,11 +92,12 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.searches", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("name", choices=_MEASURED)
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="studies of each (default: 5)")
+    parser.add_argument("--repeats", type=int, metavar="N", help="studies of each (default: 5; replayed ones, 200)")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="keeps the storages (default: a temporary one)")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="dim_ray-bench-") as temporary:
-        _MEASURED[options.name](options.folder or Path(temporary), options.repeats)
+        default = _REPLAYED if options.name in ("samplers", "schedulers") else _REPEATS
+        _MEASURED[options.name](options.folder or Path(temporary), options.repeats or default)
 
 
 def _sharing(folder: Path, repeats: int) -> None:
@@ -174,11 +188,68 @@ def _verdicts(folder: Path, repeats: int) -> None:
     print(f"a control that is the same: behind in {wrong / _NUM_SIMULATED:.1%}, by {flattery:.2f} standard deviations")
 
 
+def _samplers(folder: Path, repeats: int) -> None:
+    """Replay studies of each sampler, and print the regret of the trial that is kept, and of the best one."""
+    landscapes = {fit: _landscape(fit) for fit in _FITS}
+    for (fit, landscape), num_slots in itertools.product(landscapes.items(), _SIDE_BY_SIDE):
+        print(f"\n{fit}, {num_slots} side by side; regret in points after {', '.join(map(str, _LENGTHS))} trials")
+        for name, variant in VARIANTS.items():
+            count = min(repeats, _FEW_REPEATS) if name == "gp" else repeats  # a tenth of a second per draw
+            kept, best = [], []
+            for length in _LENGTHS if name in _COMPARED_LONG else _LENGTHS[:-1]:
+                ends = [
+                    replay(landscape, variant, num_trials=length, num_slots=num_slots, seed=seed)[-1]
+                    for seed in range(count)
+                ]
+                kept.append(_regret(end[0] for end in ends))
+                best.append(_regret(end[1] for end in ends))
+            print(f"  {name:30} kept {'  '.join(kept)}; best {'  '.join(best)} (n = {count})", flush=True)
+
+
+def _schedulers(folder: Path, repeats: int) -> None:
+    """Replay studies with and without asha, and print the regret after equal device seconds."""
+    landscape = _landscape()
+    one = landscape.epochs * landscape.epoch_seconds + landscape.student_seconds
+    names: tuple[Scheduler, ...] = ("none", "asha")
+    print(f"\nregret in points after the device time of {', '.join(map(str, _LENGTHS[:3]))} trials with one student")
+    for name in names:
+        columns = []
+        for length in _LENGTHS[:3]:
+            ends = [
+                replay_scheduler(landscape, name, budget_seconds=length * one, num_slots=4, seed=seed)
+                for seed in range(repeats)
+            ]
+            columns.append(_regret(own[-1][1] for own in ends))
+        print(f"  {name:8} {'  '.join(columns)}  (n = {repeats})", flush=True)
+
+
+def _landscape(fit: Fit = "process") -> Landscape:
+    """Read the recorded curves, and print how well they are fitted."""
+    optuna.logging.disable_default_handler()
+    warnings.simplefilter("ignore")  # of fits at their bounds, and of what is experimental
+    landscape = Landscape(pd.read_parquet(CURVES), SPACE, fit)
+    error, average = landscape.held_out()
+    print(
+        f"{landscape.num_generators} generators, {fit}; error of held-out means {100 * error:.2f} points, of their "
+        f"average {100 * average:.2f}; a student's spread {100 * landscape.student_std:.2f}, the landscape's "
+        f"{100 * landscape.spread:.2f}; an epoch {landscape.epoch_seconds:.1f} s, a student "
+        f"{landscape.student_seconds:.1f} s"
+    )
+    return landscape
+
+
+def _regret(values: Iterable[float]) -> str:
+    mean, half = mean_interval(list(values))
+    return f"{100 * mean:.2f} ± {100 * half:.2f}"
+
+
 _MEASURED: Mapping[str, Callable[[Path, int], None]] = {
     "sharing": _sharing,
     "warm-start": _warm_start,
     "dry-run": _dry_run,
     "verdicts": _verdicts,
+    "samplers": _samplers,
+    "schedulers": _schedulers,
 }
 
 

@@ -15,6 +15,7 @@ from dim_ray.errors import DimError
 from dim_ray.progress import Progress
 from tuning.record import StudyRecord
 from tuning.search.optuna_search import FAILED_TRIAL, METRIC, REUSED_TRIAL, TIME_ATTRIBUTE, StudySearch
+from tuning.search.settling import DRAWN_BY, SAMPLER
 from tuning.search.time_budget import TimeBudget
 from tuning.trial import GIVEN_UP
 
@@ -43,6 +44,7 @@ class TrialDisplay(tune.Callback):  # type: ignore[misc]  # ray has no types
         self._failed = int((rows["state"] == "diverged").sum())
         completed = rows[rows["state"] == "completed"]["objective"]
         self._best = float(completed.max()) if len(completed) else None
+        self._sampled = int((rows["drawn_by"] == SAMPLER).sum())
         self._show_counts()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -58,6 +60,7 @@ class TrialDisplay(tune.Callback):  # type: ignore[misc]  # ray has no types
         with self._lock:
             self._running[trial.trial_id] = 0.0
         number, parameters = self._search.lookup(trial.trial_id)
+        log.info("Trial %d was drawn by: %s", number, self._search.drawn_by(trial.trial_id))
         log.info("Trial %d began: %s", number, parameters)
         self._show()
 
@@ -93,6 +96,7 @@ class TrialDisplay(tune.Callback):  # type: ignore[misc]  # ray has no types
             text = f"trial {number} is the same as trial {result[REUSED_TRIAL]} and has its result"
         self._progress.message(text)
         self._count(result)
+        self._sampled += result.get(DRAWN_BY) == SAMPLER
         self._done += 1
         self._show()
 
@@ -103,7 +107,8 @@ class TrialDisplay(tune.Callback):  # type: ignore[misc]  # ray has no types
         number, parameters = self._search.lookup(trial.trial_id)
         log.error("Trial %d failed: %s", number, error)
         text = _reason(error)
-        self._record.write_trial(number, parameters, None, error=text)
+        drawn_by = self._search.drawn_by(trial.trial_id)
+        self._record.write_trial(number, parameters, None, error=text, drawn_by=drawn_by)
         self._progress.message(f"trial {number} failed: {text} (details are in the log)")
         self._end(trial)
 
@@ -116,6 +121,7 @@ class TrialDisplay(tune.Callback):  # type: ignore[misc]  # ray has no types
     def _end(self, trial: Any) -> None:
         with self._lock:
             self._running.pop(trial.trial_id, None)
+            self._sampled += self._search.drawn_by(trial.trial_id) == SAMPLER
             self._done += 1
             self._show()
 
@@ -126,7 +132,12 @@ class TrialDisplay(tune.Callback):  # type: ignore[misc]  # ray has no types
 
     def _show_counts(self) -> None:
         self._progress.trials(
-            done=self._done, running=len(self._running), stopped=self._stopped, failed=self._failed, best=self._best
+            done=self._done,
+            running=len(self._running),
+            stopped=self._stopped,
+            failed=self._failed,
+            best=self._best,
+            sampled=self._sampled,
         )
 
 

@@ -39,8 +39,16 @@ from dim_ray.version import __version__
 from tuning.contenders import by_objective, contender_students, controlled, decide
 from tuning.cost import NetworkCosts, StudyCost, network_keys, study_cost
 from tuning.search.objectives import generator_costs, objective_name, row_values, worst_costs
-from tuning.search.optuna_search import FAILED_TRIAL, METRIC, REUSED_SECONDS, REUSED_TRIAL, SECONDS, TIME_ATTRIBUTE
+from tuning.search.optuna_search import (
+    FAILED_TRIAL,
+    METRIC,
+    REUSED_SECONDS,
+    REUSED_TRIAL,
+    SECONDS,
+    TIME_ATTRIBUTE,
+)
 from tuning.search.schedulers import METRIC_STD
+from tuning.search.settling import Finished
 from tuning.search.space import configure
 
 __all__ = ["StudyRecord", "study_name"]
@@ -115,11 +123,16 @@ class StudyRecord:
             self._rows = rows.copy()
         return rows
 
-    def finished(self) -> dict[int, tuple[dict[str, Any], tuple[float, ...] | None]]:
-        """Return parameters and objectives of the finished trials, by number; a failed one isn't finished."""
+    def finished(self) -> dict[int, Finished]:
+        """Return the finished trials, by number; a failed one isn't finished."""
         rows, study = self.trials(), self._work.config.study
         return {
-            int(row["number"]): (json.loads(row["params_json"]), row_values(study, row))
+            int(row["number"]): Finished(
+                json.loads(row["params_json"]),
+                row_values(study, row),
+                int(row["epoch"]) if row["state"] == "stopped" else None,
+                row["drawn_by"] if isinstance(row["drawn_by"], str) else None,
+            )
             for row in rows[rows["state"] != "failed"].to_dict("records")
         }
 
@@ -201,7 +214,12 @@ class StudyRecord:
         return [], missing_rows(self._work, EVALUATION_TABLE, planned), compared
 
     def write_trial(
-        self, number: int, parameters: Mapping[str, Any], result: Mapping[str, Any] | None, error: str | None = None
+        self,
+        number: int,
+        parameters: Mapping[str, Any],
+        result: Mapping[str, Any] | None,
+        error: str | None = None,
+        drawn_by: str | None = None,
     ) -> None:
         """Write a trial's row, or replace it, with its last result as from `measured`; None if the trial failed."""
         self._rows = None
@@ -225,6 +243,7 @@ class StudyRecord:
                 "matching_weight": config.matching.weight,
                 "adversarial_weight": config.matching.adversarial_weight,
                 "params_json": json.dumps(dict(parameters), sort_keys=True),
+                "drawn_by": drawn_by,
                 "objective": result.get(METRIC),
                 "objective_name": objective_name(config.study),
                 "num_seeds": {"completed": config.study.selection_seeds, "stopped": config.study.rung_seeds}.get(state),

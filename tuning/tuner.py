@@ -23,8 +23,10 @@ from dim_ray.progress import Progress
 from tuning.display import TrialDisplay
 from tuning.loggers import make_callbacks
 from tuning.record import StudyRecord
-from tuning.search.optuna_search import StudySearch, settle
+from tuning.search.optuna_search import StudySearch
+from tuning.search.samplers import concurrency_note
 from tuning.search.schedulers import make_scheduler
+from tuning.search.settling import settle
 from tuning.search.time_budget import TimeBudget
 from tuning.search.variants import SizeLimit
 from tuning.trial import run_trial
@@ -55,6 +57,8 @@ def run_trials(
         progress,
         on_reused=lambda number, result: display.on_trial_reused(number, result),
     )
+    if note := concurrency_note(study, placement.max_concurrent):
+        progress.message(note)
     progress.start(STAGE_TRIALS, study.num_trials, "trials")
     display = TrialDisplay(work.config, record, search, time_budget, progress)
     # A study resumes from its rows and Optuna's journal, so nothing reads Tune's own state, and only the driver writes

@@ -17,7 +17,6 @@ from typing import Any
 
 import pandas as pd
 from optuna.storages import BaseStorage
-from optuna.trial import create_trial
 
 from dim_ray.config import Config, as_parameter, to_dict
 from dim_ray.config.data import stored_label
@@ -27,7 +26,8 @@ from dim_ray.store.analysis.pareto import AXES, is_pareto
 from dim_ray.store.reader import Reader
 from tuning.record import study_name
 from tuning.search.objectives import open_study, row_values
-from tuning.search.space import configure, search_space
+from tuning.search.settling import DRAWN_BY, WARM_START, told_trial
+from tuning.search.space import configure, encoded
 from tuning.search.variants import SizeLimit
 
 __all__ = ["WarmStart", "check_warm_start", "warm_start"]
@@ -82,26 +82,26 @@ def warm_start(
     names = set(config.study.warm_start)
     rows = rows[rows["study"].isin(names) | rows["dataset"].isin(names)]
     rows = rows.assign(is_pareto=_are_pareto(rows, config.study.objectives))
-    space = search_space(config.study)
     translated = [row | {"parameters": _translate(row, config)} for row in rows.to_dict("records")]
     known = [row for row in translated if row["parameters"] is not None]
     same = [(row, row_values(config.study, row)) for row in known if _is_comparable(row, config)]
-    same = [(row, values) for row, values in same if values is not None]
-    for row, values in same:
+    measured = [(row, values) for row, values in same if values is not None]
+    for row, values in measured:
         study.add_trial(
-            create_trial(
-                params=row["parameters"],
-                distributions={name: space[name] for name in row["parameters"]},
-                values=values,
-                user_attrs={_ORIGIN: f"{row['study']} {row['number']}"},
+            told_trial(
+                config.study,
+                row["parameters"],
+                values,
+                int(row["epoch"]) if row["state"] == "stopped" else None,
+                attributes={_ORIGIN: f"{row['study']} {row['number']}", DRAWN_BY: WARM_START},
             )
         )
     small = [row for row in known if limit is None or limit.holds(configure(config, row["parameters"]).generator)]
     queued = _best(small, config.study.warm_start_trials) if is_new else []
     for parameters in queued:
-        study.enqueue_trial(parameters)
+        study.enqueue_trial(encoded(config.study, parameters), user_attrs={DRAWN_BY: WARM_START})
     study.set_user_attr(_DONE, True)
-    return WarmStart(num_queued=len(queued), num_known=len(same))
+    return WarmStart(num_queued=len(queued), num_known=len(measured))
 
 
 def _other_trials(config: Config, own: str) -> pd.DataFrame:

@@ -84,15 +84,26 @@ class Choice:
         """Return whether a value may be chosen."""
         return value in self.values if self.values else value is not None and self.low <= value <= self.high
 
+    @property
+    def is_ordered(self) -> bool:
+        """Whether it's a list of numbers, whose order means something; a list of names has none."""
+        return bool(self.values) and all(
+            isinstance(value, (int, float)) and not isinstance(value, bool) for value in self.values
+        )
+
+    def at(self, share: float) -> Any:
+        """Return the value at a share of the way through the list or range, in [0, 1)."""
+        if self.values:
+            return self.values[int(share * len(self.values))]
+        if self.log:
+            return self.low * (self.high / self.low) ** share
+        return self.low + (self.high - self.low) * share
+
     def points(self, num_points: int) -> list[Any]:
         """Return the values of a list, or this many of a range: both ends, and evenly spaced on its scale."""
         if self.values:
             return list(self.values)
-        shares = [i / (num_points - 1) for i in range(1, num_points - 1)]
-        if self.log:
-            inside = [self.low * (self.high / self.low) ** share for share in shares]
-        else:
-            inside = [self.low + (self.high - self.low) * share for share in shares]
+        inside = [self.at(i / (num_points - 1)) for i in range(1, num_points - 1)]
         return [self.low, *inside, self.high]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 from dim_ray.config.checks import (
@@ -149,7 +150,7 @@ class StudyConfig:
         """The time budget in seconds; None without a limit."""
         return None if self.time_budget is None else float(self.time_budget[:-1]) * _SECONDS[self.time_budget[-1]]
 
-    @property
+    @cached_property
     def choices(self) -> tuple[Choice, ...]:
         """The choices of `space`, those with a condition last."""
         return read_space(self.space)

@@ -42,8 +42,13 @@ class Progress(Protocol):
         The first call of a stage marks the beginning of its work; starting processes doesn't count towards its speed.
         """
 
-    def trials(self, *, done: int, running: int, stopped: int, failed: int, best: float | None) -> None:
-        """Report the numbers of trials, and the best validation accuracy so far, in [0, 1]."""
+    def trials(
+        self, *, done: int, running: int, stopped: int, failed: int, best: float | None, sampled: int = 0
+    ) -> None:
+        """Report the numbers of trials, and the best validation accuracy so far, in [0, 1].
+
+        `sampled` are those done that the sampler drew; the others were drawn by the start, or came from earlier trials.
+        """
 
     def message(self, text: str) -> None:
         """Show a line that stays: a result, or a warning that the reader can act on."""
@@ -78,7 +83,9 @@ class SilentProgress:
     def advance(self, done: float, note: str = "") -> None:
         pass
 
-    def trials(self, *, done: int, running: int, stopped: int, failed: int, best: float | None) -> None:
+    def trials(
+        self, *, done: int, running: int, stopped: int, failed: int, best: float | None, sampled: int = 0
+    ) -> None:
         pass
 
     def message(self, text: str) -> None:
@@ -101,8 +108,10 @@ class PrefixedProgress(SilentProgress):
     def advance(self, done: float, note: str = "") -> None:
         self._progress.advance(done, note)
 
-    def trials(self, *, done: int, running: int, stopped: int, failed: int, best: float | None) -> None:
-        self._progress.trials(done=done, running=running, stopped=stopped, failed=failed, best=best)
+    def trials(
+        self, *, done: int, running: int, stopped: int, failed: int, best: float | None, sampled: int = 0
+    ) -> None:
+        self._progress.trials(done=done, running=running, stopped=stopped, failed=failed, best=best, sampled=sampled)
 
     def message(self, text: str) -> None:
         self._progress.message(f"{self._prefix}{text}")

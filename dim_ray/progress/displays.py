@@ -58,9 +58,11 @@ class PlainProgress:
             self._stages.advance(done, note)
             self._print_sometimes()
 
-    def trials(self, *, done: int, running: int, stopped: int, failed: int, best: float | None) -> None:
+    def trials(
+        self, *, done: int, running: int, stopped: int, failed: int, best: float | None, sampled: int = 0
+    ) -> None:
         with self._lock:
-            self._trials = _trials_text(done, running, stopped, failed, best)
+            self._trials = _trials_text(done, running, stopped, failed, best, sampled)
             self._print_sometimes()
 
     def message(self, text: str) -> None:
@@ -142,9 +144,11 @@ class LiveProgress:
         with self._lock:
             self._stages.advance(done, note)
 
-    def trials(self, *, done: int, running: int, stopped: int, failed: int, best: float | None) -> None:
+    def trials(
+        self, *, done: int, running: int, stopped: int, failed: int, best: float | None, sampled: int = 0
+    ) -> None:
         with self._lock:
-            self._trials = _trials_text(done, running, stopped, failed, best)
+            self._trials = _trials_text(done, running, stopped, failed, best, sampled)
 
     def message(self, text: str) -> None:
         _print_plain(self._console, text)
@@ -204,8 +208,12 @@ def _print_plain(console: Console, text: str) -> None:
         close_broken(sys.stderr)
 
 
-def _trials_text(done: int, running: int, stopped: int, failed: int, best: float | None) -> str:
-    ended = ", ".join(f"{count} {how}" for count, how in ((stopped, "stopped"), (failed, "failed")) if count)
+def _trials_text(done: int, running: int, stopped: int, failed: int, best: float | None, sampled: int) -> str:
+    ended = ", ".join(
+        f"{count} {how}"
+        for count, how in ((stopped, "stopped"), (failed, "failed"), (sampled, "drawn by the sampler"))
+        if count
+    )
     counts = f"{done} done{f' ({ended})' if ended else ''}, {running} running"
     if best is None or not math.isfinite(best):
         return counts

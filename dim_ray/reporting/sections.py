@@ -5,6 +5,7 @@ report = make_report(Reader(root), ArtifactStore(root), {"dataset": "digits"})
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from dim_ray.reporting.pictures import samples
 from dim_ray.reporting.search_figures import importance_figure, parallel_figure, pareto_figure, pool_figure
 from dim_ray.reporting.searches import Study, datasets_of, studies
 from dim_ray.reporting.tables import failure_tables, leaderboard
+from dim_ray.store.analysis.pareto import AXES, hypervolumes
 from dim_ray.store.analysis.selection import may_choose, no_evaluations, none_chosen, rank
 from dim_ray.store.artifacts import ArtifactStore
 from dim_ray.store.reader import Reader
@@ -32,6 +34,7 @@ __all__ = ["Report", "make_report"]
 _OF_TRIALS = {"dataset"}  # filters that also limit trials
 _MOST_DATASETS = 6  # with figures
 _MOST_STUDIES = 3
+_FEWEST_OF_PROGRESS = 4
 _LEADERBOARD = (
     "Accuracy is that of the last epoch on the test split, which chose nothing, unless a row's terms say otherwise. "
     "Rows of a dataset, IPC and student are ordered by validation accuracy. Best in training is the best of several "
@@ -181,7 +184,7 @@ def _of_studies(evaluations: pd.DataFrame, trials: pd.DataFrame, bests: Sequence
     yield Section(
         key="pareto",
         title="Accuracy for size and time",
-        text="A generator is undominated if none that is as small or as cheap is more accurate.",
+        text=f"A generator is undominated if none that is as small or as cheap is more accurate.{_progress(searched)}",
         figures=[*_measured_fronts(evaluations, bests), *_trial_fronts(searched)],
     )
 
@@ -201,6 +204,33 @@ def _measured_fronts(evaluations: pd.DataFrame, bests: Sequence[Best]) -> Iterat
         title = f"Evaluated generators of {best.dataset}"
         if figure := pareto_figure(points, name=f"size-{best.dataset}", title=title, axis="stored kilobytes"):
             yield figure
+
+
+def _progress(searched: Sequence[Study]) -> str:
+    """Return how the Pareto set of each study with several objectives grew with its trials, as text."""
+    lines = []
+    for study in searched:
+        objectives = _objectives(study)
+        measured = study.trials.dropna(subset=[AXES[name].column for name in objectives])
+        if len(objectives) < 2 or len(measured) < _FEWEST_OF_PROGRESS:
+            continue
+        counts = [-(-len(measured) // 4), -(-len(measured) // 2), len(measured)]
+        shares = hypervolumes(measured, objectives, counts)
+        grown = ", ".join(f"{100 * share:.0f} % after {count}" for share, count in zip(shares, counts, strict=True))
+        lines.append(
+            f" Hypervolume of {', '.join(objectives)} in {study.name}, of the space between the worst and the best "
+            f"values: {grown} completed trials."
+        )
+    return "".join(lines)
+
+
+def _objectives(study: Study) -> list[str]:
+    """Return the objectives of a study; none if its configuration isn't readable."""
+    try:
+        found = json.loads(study.trials.iloc[-1]["config_json"])["study"]["objectives"]
+    except (ValueError, KeyError, TypeError):
+        return []
+    return [name for name in found if name in AXES]
 
 
 def _trial_fronts(searched: Sequence[Study]) -> Iterator[Figure]:

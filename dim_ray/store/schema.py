@@ -33,6 +33,7 @@ __all__ = [
 
 SCHEMA_VERSION = 4
 STATES = ("completed", "diverged", "failed", "stopped")
+DRAWERS = ("start", "sampler", "warm start", "retry")
 
 FRACTION = "fraction in [0, 1]"
 
@@ -158,6 +159,13 @@ TRIALS: pa.Schema = pa.schema(
         _column("matching_weight", _REAL, "Weight of the matching loss, in matching.weight_unit.", "weight"),
         _column("adversarial_weight", _REAL, "Weight of the adversarial and class losses.", "weight"),
         _column("params_json", _TEXT, "Parameters that the search chose, by field.", "JSON"),
+        _optional(
+            "drawn_by",
+            _TEXT,
+            "What drew it: the start, which spreads over the space, the sampler, or an earlier trial.",
+            allowed=DRAWERS,
+            since=4,
+        ),
         _optional("objective", _REAL, "Validation accuracy, to be maximised.", FRACTION),
         _optional("objective_name", _TEXT, "What the objective measures."),
         _optional("num_seeds", _INT, "Seeds averaged in the objective.", "seeds", since=3),

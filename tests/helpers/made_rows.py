@@ -81,6 +81,7 @@ def trial(**changes: Any) -> dict[str, Any]:
         "device_seconds": 12.0,
         "saved_device_seconds": 30.0,
         "reused_trial": None,
+        "drawn_by": "sampler",
         "generator_bytes": 40_000,
         "alone_device_seconds": 42.0,
         "wall_seconds": 12.0,

@@ -20,7 +20,9 @@ from tests.helpers.small import SEARCHED, make_config
 from tests.store.conftest import object_store  # noqa: F401  # a fixture
 from tuning.search.journal import open_journal
 from tuning.search.objectives import values, worst_costs
-from tuning.search.optuna_search import FAILED_TRIAL, METRIC, REUSED_TRIAL, StudySearch, settle
+from tuning.search.optuna_search import FAILED_TRIAL, METRIC, REUSED_TRIAL, StudySearch
+from tuning.search.settling import Finished, settle
+from tuning.search.space import decoded
 from tuning.search.time_budget import TimeBudget
 from tuning.search.variants import SizeLimit
 
@@ -36,7 +38,7 @@ class FakeRecord:
         self.num_finished = num_finished
 
     def finished(self) -> dict[int, Any]:
-        return dict.fromkeys(range(self.num_finished), ({}, None))
+        return dict.fromkeys(range(self.num_finished), Finished({}, None))
 
     def results(self) -> dict[str, Any]:
         return {}
@@ -47,7 +49,9 @@ class FakeRecord:
     def measured(self, parameters: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
         return dict(result)
 
-    def write_trial(self, number: int, parameters: Mapping[str, Any], result: Mapping[str, Any] | None) -> None:
+    def write_trial(
+        self, number: int, parameters: Mapping[str, Any], result: Mapping[str, Any] | None, drawn_by: str
+    ) -> None:
         pass
 
 
@@ -60,12 +64,13 @@ class Driver(FakeRecord):
     """One process of a study, opened on the storage and dropped when it dies."""
 
     root: str
-    rows: dict[int, tuple[dict[str, Any], tuple[float, ...] | None]] = field(default_factory=dict)
+    rows: dict[int, Finished] = field(default_factory=dict)
     """Stands for the table of trials, which outlives the process."""
     failed: dict[int, dict[str, Any]] = field(default_factory=dict)
     failed_with: dict[int, int | None] = field(default_factory=dict)
     """Which trial's failure a trial took over."""
     ended: list[int] = field(default_factory=list)
+    drawn_by: dict[int, str] = field(default_factory=dict)
     reused: dict[int, int] = field(default_factory=dict)
     """Which trial's result a trial took over."""
     last_results: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -109,14 +114,19 @@ class Driver(FakeRecord):
     def settle(self) -> None:
         settle(self.journal, STUDY, self.config, finished=self.rows, failed=self.failed)
 
-    def write_trial(self, number: int, parameters: Mapping[str, Any], result: Mapping[str, Any] | None) -> None:
+    def write_trial(
+        self, number: int, parameters: Mapping[str, Any], result: Mapping[str, Any] | None, drawn_by: str
+    ) -> None:
         self.ended.append(number)
+        self.drawn_by[number] = drawn_by
         if result is None or METRIC not in result:
             self.failed_with[number] = (result or {}).get(FAILED_TRIAL)
             self.failed[number] = dict(parameters)
         else:
             self.failed.pop(number, None)
-            self.rows[number] = (dict(parameters), values(self.config.study, result))
+            is_stopped = result["epoch"] < self.config.matching.epochs and "diverged" not in result
+            stopped_epoch = result["epoch"] if is_stopped else None
+            self.rows[number] = Finished(dict(parameters), values(self.config.study, result), stopped_epoch, drawn_by)
             self.last_results[number] = dict(result)
             if REUSED_TRIAL in result:
                 self.reused[number] = result[REUSED_TRIAL]
@@ -147,10 +157,14 @@ class Driver(FakeRecord):
 
     def queued(self) -> dict[int, dict[str, Any]]:
         return {
-            trial.user_attrs["number"]: trial.system_attrs["fixed_params"]
+            trial.user_attrs["number"]: decoded(self.config.study, trial.system_attrs["fixed_params"])
             for trial in self.trials()
             if trial.state == TrialState.WAITING
         }
+
+    def parameters(self, trial: FrozenTrial) -> dict[str, Any]:
+        """Returns a trial's parameters as the configuration has them."""
+        return decoded(self.config.study, trial.params)
 
     def states(self) -> list[str]:
         return [trial.state.name for trial in self.trials()]

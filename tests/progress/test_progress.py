@@ -298,6 +298,14 @@ def test_failed_trials_are_counted_and_a_missing_best_is_left_out(clock: Clock) 
     assert last_frame(output)[-1] == "  1 done (2 failed), 1 running"
 
 
+def test_trials_that_the_sampler_drew_are_counted(clock: Clock) -> None:
+    progress, output = live(clock)
+    with progress:
+        progress.start("trials", 4, "trials")
+        progress.trials(done=3, running=1, stopped=0, failed=2, best=None, sampled=2)
+    assert last_frame(output)[-1] == "  3 done (2 failed, 2 drawn by the sampler), 1 running"
+
+
 def test_numbers_of_one_stage_are_not_shown_with_the_next(clock: Clock) -> None:
     progress, output = live(clock)
     with progress:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dim_ray.config import Config, DataConfig, to_dict
+from dim_ray.config import Config, DataConfig, StudyConfig, to_dict
 from dim_ray.errors import StorageError
 from dim_ray.reporting.cells import best_generators, measured_cells
 from dim_ray.reporting.cost_figures import costs
@@ -84,6 +84,17 @@ def test_trials_of_a_data_set_make_a_page_before_it_has_evaluations(tmp_path: Pa
     for filters in ({"dataset": "mnist", "ipc": 10}, {"dataset": "svhn"}):
         with pytest.raises(StorageError, match="no evaluations with dataset"):
             make_report(reader, artifacts, filters)
+
+
+def test_study_of_several_objectives_says_how_its_pareto_set_grew(tmp_path: Path) -> None:
+    several = to_dict(Config(study=StudyConfig(objectives=("accuracy", "generator_bytes"), scheduler="none")))
+    for number, (accuracy, size_bytes) in enumerate([(0.5, 10), (0.9, 30), (0.7, 20), (0.6, 30)]):
+        own = {"number": number, "objective": accuracy, "generator_bytes": size_bytes, "generator": f"{number:016x}"}
+        Writer(str(tmp_path)).append_trial(trial(config_json=json.dumps(several), **own))
+    Writer(str(tmp_path)).append_evaluations([evaluation()])
+    report = make_report(Reader(str(tmp_path)), ArtifactStore(str(tmp_path)), {})
+    [section] = [section for section in report.sections if section.key == "pareto"]
+    assert "the best values: 0 % after 1, 0 % after 2, 25 % after 4 completed trials." in str(section.text)
 
 
 def test_damaged_picture_is_left_out(tmp_path: Path) -> None:

@@ -374,14 +374,15 @@ def test_file_of_the_newer_version_without_its_column_is_refused(
         Reader(str(tmp_path)).evaluations()
 
 
-def test_trials_of_version_2_are_read_without_the_columns_of_version_3(tmp_path: Path) -> None:
+def test_trials_of_version_2_are_read_without_the_columns_of_later_ones(tmp_path: Path) -> None:
     path = Writer(str(tmp_path)).append_trial(trial())
-    table = pq.read_table(path, partitioning=None).drop_columns(["num_seeds", "objective_std"])
+    table = pq.read_table(path, partitioning=None).drop_columns(["num_seeds", "objective_std", "drawn_by"])
     pq.write_table(table.replace_schema_metadata({"schema_version": "2", "table": "trials"}), path)
     [row] = Reader(str(tmp_path)).trials().to_dict("records")
     assert row["objective"] == trial()["objective"]
     assert pd.isna(row["num_seeds"])
     assert pd.isna(row["objective_std"])
+    assert pd.isna(row["drawn_by"])
 
 
 def test_texts_above_what_one_array_holds_are_read_as_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,9 @@ def display(work: Workspace, progress: RecordingProgress) -> TrialDisplay:
 
 
 def make_display(work: Workspace, progress: RecordingProgress) -> TrialDisplay:
-    search: Any = SimpleNamespace(lookup=lambda trial_id: (int(trial_id), PARAMETERS))
+    search: Any = SimpleNamespace(
+        lookup=lambda trial_id: (int(trial_id), PARAMETERS), drawn_by=lambda trial_id: "sampler"
+    )
     budget: Any = SimpleNamespace(has_cut=lambda trial_id: trial_id in CUT)
     return TrialDisplay(work.config, StudyRecord(work), search, budget, progress)
 
@@ -63,7 +65,7 @@ def run(display: TrialDisplay, name: str, *results: dict[str, Any]) -> None:
 
 
 def test_new_study_has_nothing_to_show(display: TrialDisplay, progress: RecordingProgress) -> None:
-    assert progress.counts == {"done": 0, "running": 0, "stopped": 0, "failed": 0, "best": None}
+    assert progress.counts == {"done": 0, "running": 0, "stopped": 0, "failed": 0, "best": None, "sampled": 0}
     assert progress.done == 0
 
 
@@ -83,7 +85,7 @@ def test_trials_are_counted_by_their_ends_and_the_best_is_shown(
     run(display, "1", result(1, 0.9))  # stopped: it has no generator
     run(display, "2", result(2, 0.0, diverged="the loss is nan"))
     run(display, "3", result(1, 0.5), result(2, 0.5))
-    assert progress.counts == {"done": 4, "running": 0, "stopped": 1, "failed": 1, "best": 0.6}
+    assert progress.counts == {"done": 4, "running": 0, "stopped": 1, "failed": 1, "best": 0.6, "sampled": 4}
     assert progress.done == 4
     assert progress.messages == ["a trial diverged: the loss is nan"]
 
@@ -95,7 +97,7 @@ def test_rows_of_earlier_runs_count_and_failed_ones_do_not(work: Workspace, prog
     record.write_trial(2, PARAMETERS, result(2, 0.0, diverged="nan"))
     record.write_trial(3, PARAMETERS, None, error="killed")
     display = make_display(work, progress)
-    assert progress.counts == {"done": 3, "running": 0, "stopped": 1, "failed": 1, "best": 0.7}
+    assert progress.counts == {"done": 3, "running": 0, "stopped": 1, "failed": 1, "best": 0.7, "sampled": 0}
     assert progress.done == 0, "the first report says that work begins, and the trials' processes still start"
     display.on_trial_start(0, [], Trial("3"))
     assert progress.done == 3
@@ -125,7 +127,7 @@ def test_failed_trial_shows_and_stores_the_last_sentence_of_its_error(
     display.on_trial_start(0, [], trial)
     display.on_trial_error(0, [], trial)
     assert progress.messages == [f"trial 5 failed: {reason} (details are in the log)"]
-    assert progress.counts == {"done": 1, "running": 0, "stopped": 0, "failed": 1, "best": None}
+    assert progress.counts == {"done": 1, "running": 0, "stopped": 0, "failed": 1, "best": None, "sampled": 1}
     [row] = StudyRecord(work).trials().to_dict("records")
     assert (row["number"], row["state"], row["error"]) == (5, "failed", reason)
 
@@ -141,7 +143,7 @@ def test_trial_that_is_started_again_after_its_process_died_counts_once(
     display.on_trial_result(0, [], trial, result(2, 0.5))
     trial.last_result = result(2, 0.5)
     display.on_trial_complete(0, [], trial)
-    assert progress.counts == {"done": 1, "running": 0, "stopped": 0, "failed": 0, "best": 0.5}
+    assert progress.counts == {"done": 1, "running": 0, "stopped": 0, "failed": 0, "best": 0.5, "sampled": 1}
 
 
 def test_trial_that_took_over_a_result_counts_and_is_told(display: TrialDisplay, progress: RecordingProgress) -> None:
@@ -149,7 +151,7 @@ def test_trial_that_took_over_a_result_counts_and_is_told(display: TrialDisplay,
     display.on_trial_reused(4, {**result(1, 0.5), "reused_trial": 2})
     display.on_trial_reused(5, {**result(2, 0.0), "reused_trial": 0, "diverged": "nan"})
     display.on_trial_reused(6, {"failed_trial": 1})
-    assert progress.counts == {"done": 4, "running": 0, "stopped": 1, "failed": 2, "best": None}
+    assert progress.counts == {"done": 4, "running": 0, "stopped": 1, "failed": 2, "best": None, "sampled": 0}
     assert progress.messages[0] == "trial 3 is the same as trial 1 and has its result"
     assert progress.messages[-1] == "trial 6 is the same as trial 1 and failed with it"
 
@@ -158,7 +160,7 @@ def test_trial_that_the_time_budget_cut_is_neither_done_nor_stopped(
     display: TrialDisplay, progress: RecordingProgress
 ) -> None:
     run(display, "9", result(1, 0.4))
-    assert progress.counts == {"done": 0, "running": 0, "stopped": 0, "failed": 0, "best": None}
+    assert progress.counts == {"done": 0, "running": 0, "stopped": 0, "failed": 0, "best": None, "sampled": 0}
 
 
 def test_nothing_is_left_for_ray_to_pickle(display: TrialDisplay) -> None:

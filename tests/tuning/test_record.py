@@ -23,6 +23,7 @@ from tests.helpers.small import SEARCHED, make_work
 from tests.store.conftest import object_store  # noqa: F401  # a fixture
 from tuning.cost import network_keys
 from tuning.record import StudyRecord, study_name
+from tuning.search.settling import Finished
 from tuning.search.space import configure
 
 PARAMETERS = {"pool.size": 2, "generator.capacity": 8, "matching.weight": 0.25, "matching.adversarial_weight": 1.5}
@@ -205,7 +206,7 @@ def test_devices_of_all_workers_count(work: Workspace) -> None:
 def test_trial_that_is_written_again_takes_the_place_of_its_row(record: StudyRecord, tmp_path: Path) -> None:
     record.write_trial(0, PARAMETERS, None, error="killed")
     record.write_trial(0, PARAMETERS, result(0.6))
-    assert record.finished() == {0: (PARAMETERS, (0.6,))}
+    assert record.finished() == {0: Finished(PARAMETERS, (0.6,))}
     assert record.failed() == {}
     assert len(list((tmp_path / "trials").rglob("*.parquet"))) == 1
 

@@ -13,6 +13,7 @@ from ray.tune.search import Searcher
 from dim_ray.errors import StorageError
 from tests.helpers.search_driver import PARAMETERS, SPACE, Driver, KilledError
 from tests.helpers.small import make_config
+from tuning.search.settling import Finished
 from tuning.search.time_budget import TimeBudget
 
 
@@ -67,7 +68,7 @@ def test_trial_whose_row_was_written_before_the_driver_died_is_not_run_again(
 
 def test_row_is_written_before_optuna_is_told(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     states = []
-    monkeypatch.setattr(driver, "write_trial", lambda *ending: states.extend(driver.states()))
+    monkeypatch.setattr(driver, "write_trial", lambda *ending, **more: states.extend(driver.states()))
     driver.start("a")
     driver.end("a")
     assert states == ["RUNNING"]
@@ -77,7 +78,7 @@ def test_row_is_written_before_optuna_is_told(driver: Driver, monkeypatch: pytes
 def test_row_that_cannot_be_written_leaves_the_trial_unfinished(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*ending: object) -> None:
+    def fail(*ending: object, **more: object) -> None:
         raise StorageError("the disk is full")
 
     driver.start("a")
@@ -99,14 +100,14 @@ def test_failed_trials_are_queued_once_with_their_numbers(root: str) -> None:
 
 
 def test_finished_trials_that_the_journal_lost_are_added(root: str) -> None:
-    rows: dict[int, Any] = {
-        0: (PARAMETERS, (0.5,)),
-        1: ({**PARAMETERS, "generator.capacity": 6}, (0.7,)),
-        2: (PARAMETERS, None),
+    rows = {
+        0: Finished(PARAMETERS, (0.5,)),
+        1: Finished({**PARAMETERS, "generator.capacity": 6}, (0.7,)),
+        2: Finished(PARAMETERS, None),
     }
     driver = Driver(root, rows=rows, last_results={number: {} for number in rows})
     driver.settle()
-    values = {t.user_attrs["number"]: (t.value, t.params) for t in driver.trials()}
+    values = {t.user_attrs["number"]: (t.value, driver.parameters(t)) for t in driver.trials()}
     assert values == {0: (0.5, PARAMETERS), 1: (0.7, {**PARAMETERS, "generator.capacity": 6})}
     assert driver.start("a") == [3]
 
@@ -183,7 +184,7 @@ def test_conditional_trials_are_known_again_where_the_journal_is_lost(root: str)
         driver.start(name)
         driver.end(name)
     again = driver.restarted(keeps_journal=False)
-    assert [trial.params for trial in again.trials()] == [driver.rows[number][0] for number in range(8)]
+    assert [again.parameters(trial) for trial in again.trials()] == [driver.rows[number][0] for number in range(8)]
 
 
 def test_driver_lost_between_two_copies_of_its_journal_continues_with_what_the_rows_know(object_store: str) -> None:
@@ -197,7 +198,7 @@ def test_driver_lost_between_two_copies_of_its_journal_continues_with_what_the_r
     driver.end("c", 0.75)
     again = driver.restarted(keeps_journal=False)
     ended = [trial for trial in again.trials() if trial.state == TrialState.COMPLETE]
-    assert {t.user_attrs["number"]: (t.value, t.params) for t in ended} == {
+    assert {t.user_attrs["number"]: (t.value, again.parameters(t)) for t in ended} == {
         0: (0.25, driver.rows[0][0]), 2: (0.75, driver.rows[2][0])
     }  # fmt: skip
     assert again.queued() == {1: running}

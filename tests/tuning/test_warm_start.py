@@ -17,6 +17,7 @@ from tests.helpers.small import SEARCHED, make_work
 from tuning.record import StudyRecord
 from tuning.search.journal import open_journal
 from tuning.search.optuna_search import METRIC, StudySearch
+from tuning.search.space import decoded
 from tuning.search.time_budget import TimeBudget
 from tuning.search.variants import SizeLimit
 from tuning.warm_start import WarmStart, check_warm_start, warm_start
@@ -52,7 +53,8 @@ def trials(work: Workspace, state: TrialState) -> list[FrozenTrial]:
 
 
 def queued(work: Workspace) -> list[dict[str, Any]]:
-    return [trial.system_attrs["fixed_params"] for trial in trials(work, TrialState.WAITING)]
+    study = work.config.study
+    return [decoded(study, trial.system_attrs["fixed_params"]) for trial in trials(work, TrialState.WAITING)]
 
 
 @pytest.fixture
@@ -74,7 +76,9 @@ def test_best_configurations_are_tried_first_and_all_results_are_known(tmp_path:
     assert start(work) == WarmStart(num_queued=2, num_known=4)
     assert queued(work) == [parameters(0.3), parameters(0.5)]  # completed ones first
     known = {trial.params["matching.weight"]: trial.value for trial in trials(work, TrialState.COMPLETE)}
-    assert known == {0.2: 0.5, 0.3: 0.8, 0.4: 0.9, 0.5: 0.7}
+    assert known == {0.2: 0.5, 0.3: 0.8, 0.5: 0.7}
+    [stopped] = trials(work, TrialState.PRUNED)
+    assert (stopped.params["matching.weight"], stopped.intermediate_values) == (0.4, {1: 0.9})
 
 
 def test_with_several_objectives_the_pareto_set_comes_first_and_results_have_all_values(tmp_path: Path) -> None:
@@ -105,6 +109,7 @@ def test_trials_of_the_study_itself_are_numbered_as_ever_and_run(tmp_path: Path)
     assert [search.suggest(name) for name in "ab"] == [parameters(0.3), parameters(0.5)]
     search.suggest("c")
     assert [search.lookup(name)[0] for name in "abc"] == [0, 1, 2]
+    assert [search.drawn_by(name) for name in "abc"] == ["warm start", "warm start", "sampler"]
 
 
 @pytest.mark.usefixtures("old")
@@ -213,7 +218,8 @@ def test_conditional_trials_are_taken_over_with_and_without_what_did_not_apply(t
     work = make_new(tmp_path, "old", space=SPACE)
     assert start(work) == WarmStart(num_queued=2, num_known=2)
     assert queued(work) == [logits, features]
-    assert [trial.params for trial in trials(work, TrialState.COMPLETE)] == [logits, features]
+    known = [decoded(work.config.study, trial.params) for trial in trials(work, TrialState.COMPLETE)]
+    assert known == [logits, features]
 
 
 @pytest.mark.usefixtures("old")

@@ -30,7 +30,7 @@ def study_journal(artifacts: ArtifactStore, key: str) -> Iterator[BaseStorage]:
     """Open a study's journal; on an object store continue its copy `key`.gz.
 
     The copy that a lost driver leaves lacks at most the trials drawn in the last ten seconds, and the results of the
-    last minute. `tuning.search.optuna_search.settle` adds what the rows know and the journal doesn't.
+    last minute. `tuning.search.settling.settle` adds what the rows know and the journal doesn't.
     """
     root = open_root(artifacts.root)
     if root.is_local:
@@ -44,7 +44,7 @@ def study_journal(artifacts: ArtifactStore, key: str) -> Iterator[BaseStorage]:
 
 
 def open_journal(path: Path, *, is_lasting: bool = True) -> BaseStorage:
-    """Open a journal of a disk; one that needn't survive a power cut isn't flushed to it 14 times per trial."""
+    """Open a journal of a disk; one that needn't survive a power cut isn't flushed to it 11 times per trial."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return JournalStorage(_JournalFile(path) if is_lasting else _PassingJournal(path, lambda: None))
 

@@ -27,7 +27,6 @@ from tuning.search.schedulers import METRIC
 
 __all__ = [
     "generator_costs",
-    "metric_and_mode",
     "objective_name",
     "open_study",
     "row_values",
@@ -35,24 +34,25 @@ __all__ = [
     "worst_costs",
 ]
 
+_FORMAT, _VERSION = "dim_ray_format", 2  # of Optuna's parameters
 _OF_RESULTS = {name: METRIC if name == "accuracy" else axis.column for name, axis in AXES.items()}
 
 
 def open_study(storage: BaseStorage, name: str, config: Config) -> optuna.Study:
-    """Open Optuna's study, or create it."""
+    """Open Optuna's study, or create it.
+
+    One of an older version, whose parameters are other ones for Optuna, begins anew: `settle` adds what the rows know.
+    """
     objectives = config.study.objectives
     directions = [AXES[objective].direction for objective in objectives]
     study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
-    if study.metric_names is None:
+    if study.user_attrs.get(_FORMAT) != _VERSION:
+        if study.get_trials(deepcopy=False):
+            optuna.delete_study(study_name=name, storage=storage)
+            study = optuna.create_study(storage=storage, study_name=name, directions=directions)
+        study.set_user_attr(_FORMAT, _VERSION)
         study.set_metric_names(list(objectives))  # for dashboards
     return study
-
-
-def metric_and_mode(study: StudyConfig) -> tuple[str | list[str], str | list[str]]:
-    """Return metric and mode as Ray's OptunaSearch takes them: lists for several objectives."""
-    metrics = [_OF_RESULTS[name] for name in study.objectives]
-    modes = [AXES[name].direction[:3] for name in study.objectives]
-    return (metrics[0], modes[0]) if len(metrics) == 1 else (metrics, modes)
 
 
 def objective_name(study: StudyConfig) -> str:

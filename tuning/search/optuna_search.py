@@ -1,24 +1,28 @@
-"""The search as Ray Tune sees it: Optuna with a journal."""
+"""The search as Ray Tune sees it: Optuna with a journal, by its public ask and tell."""
 
 from __future__ import annotations
 
 import itertools
+import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import optuna
 from optuna.storages import BaseStorage
-from optuna.trial import TrialState, create_trial
-from ray.tune.result import TRAINING_ITERATION
+from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
-from ray.tune.search.optuna import OptunaSearch
 
 from dim_ray.config import Config
+from dim_ray.errors import StorageError
 from dim_ray.pipeline.validation import WALL_SECONDS
-from tuning.search.objectives import metric_and_mode, open_study
-from tuning.search.samplers import make_sampler
+from tuning.search.objectives import open_study, values
+from tuning.search.points import make_points
+from tuning.search.samplers import learns, make_sampler, num_start
 from tuning.search.schedulers import METRIC, METRIC_STD, TIME_ATTRIBUTE
-from tuning.search.space import asked_space, configure, open_names, search_space
+from tuning.search.settling import DRAWN_BY, NUMBER, PARAMETERS, SAMPLER, START
+from tuning.search.space import configure, draw, encoded
 from tuning.search.time_budget import TimeBudget
 from tuning.search.variants import SizeLimit
 
@@ -33,7 +37,6 @@ __all__ = [
     "SECONDS",
     "TIME_ATTRIBUTE",
     "StudySearch",
-    "settle",
 ]
 
 SECONDS = "time_total_s"
@@ -42,19 +45,38 @@ REUSED_TRIAL, REUSED_SECONDS = "reused_trial", "reused_seconds"
 """Number and seconds of the trial whose result was reused."""
 FAILED_TRIAL = "failed_trial"
 """Number of the equal trial that failed."""
-_NUMBER, _GENERATOR = "number", "generator"  # attributes of Optuna's trials
+_GENERATOR = "generator"  # an attribute of Optuna's trials
 
-Parameters = Mapping[str, Any]
+log = logging.getLogger(__name__)
+
 Result = Mapping[str, Any]
-Finished = Mapping[int, tuple[Parameters, Sequence[float] | None]]
-"""Parameters and objectives, if any, of finished trials by number."""
 
 
-class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
+@dataclass(frozen=True)
+class _Drawn:
+    trial: optuna.Trial
+    number: int
+    parameters: dict[str, Any]
+    drawn_by: str
+    epochs: set[int] = field(default_factory=set)
+    """Those whose accuracies Optuna knows: it warns of a second one."""
+
+    def report(self, result: Result) -> None:
+        """Tell Optuna the accuracy at an epoch: Tune's iteration starts again with every process."""
+        epoch = result[TIME_ATTRIBUTE]
+        if epoch not in self.epochs:
+            self.epochs.add(epoch)
+            self.trial.report(result[METRIC], epoch)
+
+
+class StudySearch(Searcher):  # type: ignore[misc]  # ray has no types
     """Optuna in Ray Tune, with the study's own trial numbers, telling the record before Optuna that a trial ended.
 
     If the driver dies between the two, the row is there and the trial isn't run again. A trial with the same generator
     as another of the study isn't run: it ends with that one's result, which then has REUSED_TRIAL.
+
+    The first trials, all until one has completed, and one after each that repeats another, spread over the space; the
+    sampler draws the others. A trial that the scheduler stopped is pruned for Optuna, with its accuracies by epoch.
 
     When the time budget is over, no trial is drawn, and the trials that it cut stay unfinished. A draw beyond the size
     limit doesn't become a trial. `on_reused` is called with number and result of a trial that took over the outcome of
@@ -73,6 +95,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
         limit: SizeLimit | None = None,
         on_reused: Callable[[int, Result], None] = lambda number, result: None,
     ) -> None:
+        super().__init__()  # the objectives are our own matter
         self._config = config
         self._record = record
         self._taken = set(record.finished())
@@ -82,16 +105,12 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
         self._limit = limit
         self._on_reused = on_reused
         self._waiting: dict[str, list[str]] = {}  # by generator of a running trial, the names of equal ones
-        num_drawn = len(open_study(storage, study_name, config).get_trials(deepcopy=False))
-        metric, mode = metric_and_mode(config.study)
-        super().__init__(
-            space=asked_space(config.study),
-            metric=metric,
-            mode=mode,
-            storage=storage,
-            study_name=study_name,
-            sampler=make_sampler(config, num_drawn),
-        )
+        self._drawn: dict[str, _Drawn] = {}  # by Tune's names
+        self._ended: set[str] = set()
+        self._has_repeated = False  # the sampler drew what there is
+        self._points = make_points(config, limit)
+        self._study = open_study(storage, study_name, config)
+        self._study.sampler = make_sampler(config, len(self._study.get_trials(deepcopy=False)))
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """Ask Optuna for a trial and number it; an interrupted one keeps its number.
@@ -99,22 +118,22 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
         Returns:
             Parameters of a trial to run, or Tune's word for the end.
         """
-        if trial_id in self._ot_trials:
+        if trial_id in self._drawn:
             return self.lookup(trial_id)[1]
         while self._num_left > 0 and not self._time_budget.is_over():
-            parameters: dict[str, Any] = super().suggest(trial_id)
-            if self._limit is not None and not self._limit.holds(configure(self._config, parameters).generator):
-                self._draw_smaller(trial_id, self._limit)
+            drawn = self._draw()
+            if drawn is None:
                 continue
             self._num_left -= 1
-            number = self._give_number(trial_id)
-            generator = self._record.generator_of(parameters)
-            self._ot_trials[trial_id].set_user_attr(_GENERATOR, generator)
+            generator = self._record.generator_of(drawn.parameters)
+            drawn.trial.set_user_attr(_GENERATOR, generator)
             if generator not in self._waiting and generator not in self._results:
                 self._waiting[generator] = []
-                return parameters
-            name = f"{trial_id}-{number}"  # Tune keeps asking under its own name
-            self._ot_trials[name] = self._ot_trials.pop(trial_id)
+                self._drawn[trial_id] = drawn
+                return drawn.parameters
+            self._has_repeated = drawn.drawn_by == SAMPLER
+            name = f"{trial_id}-{drawn.number}"  # Tune keeps asking under its own name
+            self._drawn[name] = drawn
             if generator in self._results:
                 self._reuse(name, generator)
             else:
@@ -123,27 +142,32 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
         return finished
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        # By matching epoch: Tune's iteration starts again with every process.
-        super().on_trial_result(trial_id, {**result, TRAINING_ITERATION: result[TIME_ATTRIBUTE]})
+        """Tell Optuna the accuracy at an epoch; of several objectives it takes none before the end."""
+        if trial_id not in self._ended and len(self._config.study.objectives) == 1:
+            self._drawn[trial_id].report(result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """End a trial and its equals, first in the record, then in Optuna."""
-        if trial_id in self._completed_trials:
+        if trial_id in self._ended:
             return
+        self._ended.add(trial_id)
         if self._time_budget.has_cut(trial_id):
-            self._completed_trials.add(trial_id)
             return
-        number, parameters = self.lookup(trial_id)
+        drawn = self._drawn[trial_id]
+        number, parameters = drawn.number, drawn.parameters
         if result and METRIC in result:
             seconds = max(
                 result.get(SECONDS, 0.0), result.get(WALL_SECONDS, 0.0)
             )  # part of it may be of an earlier process
             result = dict(self._record.measured(parameters, {**result, SECONDS: seconds}))
         self._taken.add(number)  # a failed trial has a row, too
-        self._record.write_trial(number, parameters, result)
+        self._record.write_trial(number, parameters, result, drawn_by=drawn.drawn_by)
         if result and result.keys() & {FAILED_TRIAL, REUSED_TRIAL}:
-            self._on_reused(number, result)
-        super().on_trial_complete(trial_id, None if error else result, error)
+            self._on_reused(number, {**result, DRAWN_BY: drawn.drawn_by})
+        try:
+            self._tell(drawn, {} if error else result or {})
+        except (ValueError, RuntimeError, StorageError) as problem:
+            log.warning("Trial %d has its row, but Optuna's journal doesn't know that it ended: %s", number, problem)
         generator = self._record.generator_of(parameters)
         if result and METRIC in result:
             self._results.setdefault(generator, (number, result))
@@ -161,67 +185,73 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]  # ray has no types
 
     def lookup(self, trial_id: str) -> tuple[int, dict[str, Any]]:
         """Return number and parameters of one of Tune's trials."""
-        trial = self._ot_trials[trial_id]
-        return trial.user_attrs[_NUMBER], trial.params
+        drawn = self._drawn[trial_id]
+        return drawn.number, drawn.parameters
+
+    def drawn_by(self, trial_id: str) -> str:
+        """Return what drew one of Tune's trials: start, sampler, warm start or retry."""
+        return self._drawn[trial_id].drawn_by
 
     @property
     def num_ended(self) -> int:
         """Trials of the study that are finished or ended in this run, failed ones included."""
         return len(self._taken)
 
-    def _give_number(self, trial_id: str) -> int:
-        trial = self._ot_trials[trial_id]
-        if _NUMBER not in trial.user_attrs:
-            live = [t for t in self._ot_study.get_trials(deepcopy=False) if t.state != TrialState.FAIL]
-            used = self._taken | {t.user_attrs.get(_NUMBER) for t in live}
-            trial.set_user_attr(_NUMBER, next(number for number in itertools.count() if number not in used))
-        number: int = trial.user_attrs[_NUMBER]
-        return number
+    def _draw(self) -> _Drawn | None:
+        """Return the next trial; None if its generator is too large, and the next draw is of one that isn't."""
+        trials = self._study.get_trials(deepcopy=False)
+        if not any(trial.state == TrialState.WAITING for trial in trials):
+            self._queue_point(trials)
+        trial = self._study.ask()
+        parameters = draw(trial, self._config.study)
+        if self._limit is not None:
+            excess = self._limit.excess(configure(self._config, parameters).generator)
+            if excess > 0:
+                trial.set_constraint("generator_bytes", excess)  # samplers that learn avoid it
+                self._study.tell(trial, state=TrialState.PRUNED)
+                smaller = random.Random(trial.number).choice(self._limit.choices())
+                self._study.enqueue_trial(encoded(self._config.study, smaller))
+                return None
+        drawn_by = trial.user_attrs.get(DRAWN_BY, SAMPLER)
+        number = trial.user_attrs.get(NUMBER)
+        if number is None:
+            live = [t for t in trials if t.state != TrialState.FAIL]
+            used = self._taken | {t.user_attrs.get(NUMBER) for t in live}
+            number = next(number for number in itertools.count() if number not in used)
+            trial.set_user_attr(NUMBER, number)
+        trial.set_user_attr(DRAWN_BY, drawn_by)
+        trial.set_user_attr(PARAMETERS, parameters)  # for dashboards
+        return _Drawn(trial, number, parameters, drawn_by)
 
-    def _draw_smaller(self, trial_id: str, limit: SizeLimit) -> None:
-        """Prune a trial whose generator is too large, and queue the parameters of one within the limit."""
-        trial = self._ot_trials.pop(trial_id)
-        self._ot_study.tell(trial, state=TrialState.PRUNED)  # samplers that learn count it among the worst
-        self._ot_study.enqueue_trial(random.Random(trial.number).choice(limit.choices()))
+    def _queue_point(self, trials: Sequence[FrozenTrial]) -> None:
+        """Queue the next point of the grid or sequence, if it's the next trial."""
+        study = self._config.study
+        if learns(study):
+            by = [trial.user_attrs.get(DRAWN_BY) for trial in trials if trial.state != TrialState.FAIL]
+            can_learn = any(trial.state == TrialState.COMPLETE for trial in trials)
+            has_started = SAMPLER in by or len(by) >= num_start(study)
+            has_repeated, self._has_repeated = self._has_repeated, False
+            if can_learn and has_started and not has_repeated:
+                return
+        elif study.sampler == "random":
+            return
+        point = self._points.following(trials)
+        if point is not None:
+            drawn_by = START if learns(study) else SAMPLER
+            self._study.enqueue_trial(encoded(study, point), user_attrs={DRAWN_BY: drawn_by})
+
+    def _tell(self, drawn: _Drawn, result: Result) -> None:
+        told = values(self._config.study, result)
+        if told is None:
+            self._study.tell(drawn.trial, state=TrialState.FAIL)
+        elif result[TIME_ATTRIBUTE] < self._config.matching.epochs and "diverged" not in result:
+            drawn.report(result)
+            self._study.tell(drawn.trial, state=TrialState.PRUNED)
+        else:
+            self._study.tell(drawn.trial, told)
 
     def _reuse(self, name: str, generator: str) -> None:
         number, known = self._results[generator]
         kept = {key: known[key] for key in (METRIC, METRIC_STD, TIME_ATTRIBUTE, "diverged") if key in known}
         seconds = known.get(SECONDS, 0.0)
         self.on_trial_complete(name, {**kept, REUSED_TRIAL: number, REUSED_SECONDS: seconds, SECONDS: 0.0})
-
-
-def settle(
-    storage: BaseStorage, study_name: str, config: Config, *, finished: Finished, failed: Mapping[int, Parameters]
-) -> None:
-    """Bring the journal in line with the rows, after a driver died or trials failed.
-
-    Running and failed trials are queued again with their parameters and number, unless they finished after all.
-    Finished ones that the journal doesn't know are added.
-    """
-    study = open_study(storage, study_name, config)
-    space = search_space(config.study)
-    again = dict(failed)
-    known, queued = set(), set()
-    for trial in study.get_trials(deepcopy=False):
-        number = trial.user_attrs.get(_NUMBER, -1)
-        if trial.state == TrialState.WAITING:
-            queued.add(number)
-        elif trial.state == TrialState.RUNNING:
-            _, values = finished.get(number, ({}, None))
-            study.tell(trial.number, values, state=TrialState.FAIL if values is None else TrialState.COMPLETE)
-            is_whole = set(trial.params) == set(open_names(config.study, trial.params))
-            if number >= 0 and number not in finished and is_whole:
-                again[number] = trial.params
-            known.add(number)
-        elif trial.state == TrialState.COMPLETE:
-            known.add(number)
-    for number, parameters in again.items():
-        if number not in queued:
-            study.enqueue_trial(dict(parameters), user_attrs={_NUMBER: number})
-    for number, (parameters, values) in finished.items():
-        if number not in known and values is not None:
-            kinds = {name: space[name] for name in parameters}
-            study.add_trial(
-                create_trial(params=dict(parameters), distributions=kinds, values=values, user_attrs={_NUMBER: number})
-            )

@@ -1,71 +1,95 @@
 """Optuna's samplers by name: how the next trial is chosen.
 
 make_sampler(config, num_drawn=0)
+num_start(config.study)  # trials that are drawn before the sampler
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+import warnings
+from collections.abc import Callable, Mapping
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
 
-from dim_ray.config import Config, StudyConfig, assignments
+from dim_ray.config import Config, StudyConfig
 from dim_ray.core.training.random import derive_seed
 
-__all__ = ["make_sampler"]
+__all__ = ["concurrency_note", "learns", "make_sampler", "num_start"]
 
 _NUM_SEEDS = 2**32  # that Optuna takes
+_START_SHARE, _MOST_START = 0.25, 10
+_MOST_SIDE_BY_SIDE = 3  # the trials' number divided by it
+_FEWEST_TRIALS = 4  # from which it matters
+_NO_START = 1  # result from which a sampler learns: what comes before is drawn here
 
 
-def make_sampler(config: Config, num_drawn: int) -> BaseSampler:
-    """Return the sampler that the study names.
-
-    The number of trials that the study has drawn, finished or not, is part of the seed of samplers that don't find
-    their place in the journal, so that a resumed study doesn't repeat its draws.
-    """
-    study = config.study
-    fixed = derive_seed(study.seed, "sampler", 0) % _NUM_SEEDS
-    return _SAMPLERS[study.sampler](study, derive_seed(study.seed, "sampler", num_drawn) % _NUM_SEEDS, fixed)
+def learns(study: StudyConfig) -> bool:
+    """Return whether the study's sampler learns from results."""
+    return study.sampler in ("tpe", "gp", "nsga2")
 
 
-class _Grid(optuna.samplers.GridSampler):
-    """Grid in the space's order, with each combination of conditional parameters once.
-
-    Optuna's own knows no conditions, and at its end stops `Study.optimize`, which doesn't run here.
-    """
-
-    def __init__(self, study: StudyConfig, seed: int) -> None:
-        values = {choice.field: choice.points(study.grid_points) for choice in study.choices}
-        super().__init__(values, seed=seed)
-        points = assignments(study.choices, lambda choice: values[choice.field])
-        self._param_names = list(values)
-        self._all_grids = [tuple(point.get(name, own[0]) for name, own in values.items()) for point in points]
-        self._n_min_trials = len(self._all_grids)
-        self._rng.rng.seed(seed)
-        self._rng.rng.shuffle(self._all_grids)  # type: ignore[arg-type]  # as in Optuna
-
-    def after_trial(
-        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
-        pass
+def num_start(study: StudyConfig) -> int:
+    """Return how many trials spread over the space before a sampler that learns takes over."""
+    return min(_MOST_START, math.ceil(_START_SHARE * study.num_trials)) if learns(study) else 0
 
 
-def _qmc(study: StudyConfig, seed: int, fixed: int) -> BaseSampler:
-    # The journal has the sequence's place under its seed. Parameters with lists aren't in it, and are drawn at random.
-    others = optuna.samplers.RandomSampler(seed=seed)
-    return optuna.samplers.QMCSampler(
-        seed=fixed, scramble=True, independent_sampler=others, warn_independent_sampling=False
+def concurrency_note(study: StudyConfig, num_concurrent: int) -> str | None:
+    """Return what it costs that so many trials run side by side, as text; None if it costs little."""
+    most, num_trials = study.num_trials // _MOST_SIDE_BY_SIDE, study.num_trials
+    num_blind = min(num_concurrent, num_trials)
+    if not learns(study) or num_trials < _FEWEST_TRIALS or num_blind <= most:
+        return None
+    return (
+        f"{num_blind} of {num_trials} trials run side by side, and are drawn before the first result: {study.sampler} "
+        f"learns little. --max-concurrent {most} takes longer, and lets it choose more of them."
     )
 
 
-_SAMPLERS: Mapping[str, Callable[[StudyConfig, int, int], BaseSampler]] = {
-    # Running trials count as bad, so that concurrent ones differ.
-    "tpe": lambda study, seed, fixed: optuna.samplers.TPESampler(seed=seed, constant_liar=True),
-    "gp": lambda study, seed, fixed: optuna.samplers.GPSampler(seed=seed),
-    "nsga2": lambda study, seed, fixed: optuna.samplers.NSGAIISampler(seed=seed),
-    "qmc": _qmc,
-    "random": lambda study, seed, fixed: optuna.samplers.RandomSampler(seed=seed),
-    "grid": lambda study, seed, fixed: _Grid(study, fixed),
+def make_sampler(config: Config, num_drawn: int) -> BaseSampler:
+    """Return the sampler that the study names; of those that don't learn, one for what `points` leaves open.
+
+    The number of trials that the study has drawn, finished or not, is part of the seed, so that a resumed study doesn't
+    repeat its draws.
+    """
+    study = config.study
+    return _SAMPLERS.get(study.sampler, _random)(study, derive_seed(study.seed, "sampler", num_drawn) % _NUM_SEEDS)
+
+
+def _random(study: StudyConfig, seed: int) -> BaseSampler:
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _tpe(study: StudyConfig, seed: int) -> BaseSampler:
+    # Parameters are drawn together, conditional ones with those that apply where they do; of several objectives, one by
+    # one, as is Optuna's default. Running trials count as bad, so that concurrent ones differ.
+    is_joint = len(study.objectives) == 1
+    is_conditional = any(choice.when for choice in study.choices)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # of `group`
+        return optuna.samplers.TPESampler(
+            seed=seed,
+            n_startup_trials=_NO_START,
+            constant_liar=True,
+            multivariate=is_joint,
+            group=is_joint and is_conditional,
+        )
+
+
+def _gp(study: StudyConfig, seed: int) -> BaseSampler:
+    # It models what all trials share; conditional parameters are left to TPE.
+    return optuna.samplers.GPSampler(
+        seed=seed,
+        n_startup_trials=_NO_START,
+        independent_sampler=_tpe(study, seed),
+        warn_independent_sampling=False,
+    )
+
+
+_SAMPLERS: Mapping[str, Callable[[StudyConfig, int], BaseSampler]] = {
+    "tpe": _tpe,
+    "gp": _gp,
+    "nsga2": lambda study, seed: optuna.samplers.NSGAIISampler(seed=seed),
 }

@@ -1,18 +1,19 @@
 """The search space: what Optuna may choose, and the configuration of one trial.
 
-    ask = asked_space(config.study)                    # for Ray Tune's OptunaSearch
-    trial_config = configure(config, {"pool.size": 4, "generator.capacity": 32, "matching.weight": 0.1})
+    parameters = draw(study.ask(), config.study)       # {"pool.size": 4, "generator.capacity": 32, ...}
+    trial_config = configure(config, parameters)
 
-A parameter has its field's name. One whose condition doesn't hold is absent.
+A parameter has its field's name. One whose condition doesn't hold is absent. For Optuna, a value of a list of numbers
+is its position among them, from the smallest, so that samplers know their order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from optuna import Trial
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from dim_ray.config import Choice, Config, StudyConfig, combinations
 from dim_ray.core.data.checks import check_training
@@ -21,7 +22,7 @@ from dim_ray.errors import ConfigError
 from dim_ray.pipeline.soft_labels import check_labels
 from tuning.search.variants import SizeLimit, network_variants
 
-__all__ = ["asked_space", "check_search", "configure", "describe", "open_names", "search_space"]
+__all__ = ["check_search", "configure", "decoded", "describe", "draw", "encoded", "open_names", "search_space"]
 
 
 def search_space(study: StudyConfig) -> dict[str, BaseDistribution]:
@@ -29,21 +30,31 @@ def search_space(study: StudyConfig) -> dict[str, BaseDistribution]:
     return {choice.field: _distribution(choice) for choice in study.choices}
 
 
-def asked_space(study: StudyConfig) -> Callable[[Trial], None]:
-    """Return the function that asks a trial for its parameters, in the order of the space."""
-    choices = study.choices
+def draw(trial: Trial, study: StudyConfig) -> dict[str, Any]:
+    """Ask a trial for its parameters, in the order of the space."""
+    chosen: dict[str, Any] = {}
+    for choice in study.choices:
+        if not choice.is_open(chosen):
+            continue
+        if choice.is_ordered:
+            chosen[choice.field] = sorted(choice.values)[trial.suggest_int(choice.field, 0, len(choice.values) - 1)]
+        elif choice.values:
+            chosen[choice.field] = trial.suggest_categorical(choice.field, choice.values)
+        else:
+            chosen[choice.field] = trial.suggest_float(choice.field, choice.low, choice.high, log=choice.log)
+    return chosen
 
-    def ask(trial: Trial) -> None:
-        chosen: dict[str, Any] = {}
-        for choice in choices:
-            if not choice.is_open(chosen):
-                continue
-            if choice.values:
-                chosen[choice.field] = trial.suggest_categorical(choice.field, choice.values)
-            else:
-                chosen[choice.field] = trial.suggest_float(choice.field, choice.low, choice.high, log=choice.log)
 
-    return ask
+def encoded(study: StudyConfig, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters as Optuna has them."""
+    ordered = {choice.field: sorted(choice.values) for choice in study.choices if choice.is_ordered}
+    return {name: ordered[name].index(value) if name in ordered else value for name, value in parameters.items()}
+
+
+def decoded(study: StudyConfig, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of one of Optuna's trials as the configuration has them."""
+    ordered = {choice.field: sorted(choice.values) for choice in study.choices if choice.is_ordered}
+    return {name: ordered[name][value] if name in ordered else value for name, value in parameters.items()}
 
 
 def open_names(study: StudyConfig, parameters: Mapping[str, Any]) -> list[str]:
@@ -110,6 +121,8 @@ def check_search(config: Config, dataset: Dataset) -> None:
 
 
 def _distribution(choice: Choice) -> BaseDistribution:
+    if choice.is_ordered:
+        return IntDistribution(0, len(choice.values) - 1)
     if choice.values:
         return CategoricalDistribution(choice.values)
     return FloatDistribution(choice.low, choice.high, log=choice.log)

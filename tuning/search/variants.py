@@ -31,8 +31,12 @@ class SizeLimit:
 
     def holds(self, generator: GeneratorConfig) -> bool:
         """Return whether a generator is within the limit."""
+        return self.excess(generator) <= 0
+
+    def excess(self, generator: GeneratorConfig) -> int:
+        """Return the bytes by which a generator is beyond the limit; 0 or less if it isn't."""
         limit = self._config.study.max_generator_bytes
-        return limit is None or self._size(generator) <= limit
+        return 0 if limit is None else self._size(generator) - limit
 
     def choices(self) -> list[dict[str, Any]]:
         """Return the parameters that decide about generators, for each generator within the limit."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dim_ray.distributed.cluster.machine import LOOPBACK, object_store_bytes
+from dim_ray.distributed.private_names import init_options, without_public_address
 
 __all__ = ["agents_end_with_driver", "start_own_ray", "stored_token"]
 
@@ -43,27 +44,21 @@ def start_own_ray(options: Mapping[str, Any], folder: Path, *, with_dashboard: b
             groups need it: without it these leak.
     """
     import ray
-    from ray._private import ray_constants
 
     _provide_token()
     os.environ.pop("RAY_REDIS_ADDRESS", None)  # a cluster's
     # Keep the processes that built the networks while the trials have theirs: they evaluate afterwards, and a new one
     # spends ten seconds on imports. Ray's default is one process per core.
     os.environ.setdefault("RAY_num_workers_soft_limit", str(2 * (os.cpu_count() or 1)))
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False  # on Linux Ray would replace the loopback address by a public one
-    try:
+    with without_public_address():
         ray.init(
             address="local",  # never join another user's Ray on this machine
             include_dashboard=with_dashboard,
             dashboard_host=LOOPBACK,
-            _node_ip_address=LOOPBACK,
-            _temp_dir=str(folder),
             object_store_memory=object_store_bytes(),
+            **init_options(LOOPBACK, folder),
             **options,
         )
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import torch
 
 from dim_ray.config import StudyConfig
+from dim_ray.distributed.private_names import HEAD
 from dim_ray.errors import ResourceError
 from dim_ray.progress.stages import counted
 
 __all__ = [
     "DRIVER_BYTES",
     "DRIVER_SHARE",
-    "HEAD",
     "Growth",
     "Node",
     "Placement",
@@ -31,8 +31,6 @@ __all__ = [
     "workers_that_fit",
 ]
 
-HEAD = "node:__internal_head__"
-"""A resource that only the head node has."""
 DRIVER_SHARE = {HEAD: 0.001}
 """Resources of a trial that only waits for its workers: almost none, and on the head node."""
 DRIVER_BYTES = 900_000_000

@@ -11,8 +11,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from ray.autoscaler._private.aws.node_provider import AWSNodeProvider  # Ray has no public name for either
-from ray.autoscaler._private.gcp.node_provider import GCPNodeProvider
+from dim_ray.distributed.private_names import AWSNodeProvider, GCPNodeProvider
 
 __all__ = ["AwsProvider", "GcpProvider"]
 

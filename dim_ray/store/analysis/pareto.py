@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dim_ray.config import OBJECTIVES
 from dim_ray.errors import StorageError, UsageError, nearest
 
-__all__ = ["AXES", "Axis", "is_pareto", "pareto_set", "study_objectives", "undominated"]
+__all__ = ["AXES", "Axis", "hypervolumes", "is_pareto", "pareto_set", "study_objectives", "undominated"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +84,25 @@ def undominated(points: NDArray[np.float64]) -> NDArray[np.bool_]:
     return found
 
 
+def hypervolumes(trials: pd.DataFrame, objectives: Sequence[str], counts: Sequence[int]) -> list[float]:
+    """Return the share of the space between the worst and the best values that the first trials dominate.
+
+    Args:
+        trials: Completed trials, with a value for every objective; by their numbers they come first.
+        objectives: Names of objectives.
+        counts: Numbers of trials, each at least 1.
+
+    Returns:
+        The share after each of these numbers of trials, in [0, 1]; 1 means that one trial is the best in all.
+    """
+    axes = [AXES[name] for name in objectives]
+    signs = [1.0 if axis.direction == "minimize" else -1.0 for axis in axes]
+    points = trials.sort_values("number")[[axis.column for axis in axes]].to_numpy(dtype=float) * signs
+    low, high = points.min(axis=0), points.max(axis=0)
+    shares = (points - low) / np.where(high > low, high - low, 1.0)
+    return [_dominated_volume(own[undominated(own)]) for own in (shares[:count] for count in counts)]
+
+
 def study_objectives(trials: pd.DataFrame) -> tuple[str, ...]:
     """Return the objectives of the trials' study if it has several, otherwise all."""
     if not trials.empty:
@@ -91,3 +110,16 @@ def study_objectives(trials: pd.DataFrame) -> tuple[str, ...]:
         if len(asked) > 1:
             return tuple(asked)
     return OBJECTIVES
+
+
+def _dominated_volume(points: NDArray[np.float64]) -> float:
+    """Return the volume of the unit cube that lies above points of shape (n, coordinates): slices by the last one."""
+    if points.shape[1] == 1:
+        return float(1.0 - points.min())
+    ordered = points[np.argsort(points[:, -1], kind="stable")]
+    ends = np.append(ordered[1:, -1], 1.0)
+    heights = ends - ordered[:, -1]
+    slices = (
+        _dominated_volume(ordered[: place + 1, :-1]) if height > 0 else 0.0 for place, height in enumerate(heights)
+    )
+    return float(sum(height * area for height, area in zip(heights, slices, strict=True)))

@@ -30,8 +30,8 @@ __all__ = ["CIRCUMSTANCES", "Merge", "merge"]
 CIRCUMSTANCES = frozenset(
     {
         "created_at", "schema_version", "study", "wall_seconds", "device_seconds", "saved_device_seconds",
-        "alone_device_seconds", "reused_trial", "device", "num_threads", "host", "torch_version", "started_at",
-        "ended_at",
+        "alone_device_seconds", "reused_trial", "drawn_by", "device", "num_threads", "host", "torch_version",
+        "started_at", "ended_at",
     }
 )  # fmt: skip
 """Columns about when, where and how fast a row was measured, not about its result."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dim_ray.config import OBJECTIVES
 from dim_ray.errors import StorageError, UsageError
-from dim_ray.store.analysis.pareto import pareto_set, study_objectives, undominated
+from dim_ray.store.analysis.pareto import hypervolumes, pareto_set, study_objectives, undominated
 from tests.helpers.made_rows import trial
 
 CHOICES = [chosen for size in (1, 2, 3) for chosen in itertools.combinations(OBJECTIVES, size)]
@@ -100,6 +100,28 @@ def test_unknown_objective_and_none_at_all_are_refused() -> None:
         pareto_set(trials, ("accuracy", "byte"))
     with pytest.raises(UsageError, match="no objective is given"):
         pareto_set(trials, ())
+
+
+def test_hypervolume_is_the_share_of_the_space_that_trials_dominate() -> None:
+    two = ("accuracy", "generator_bytes")
+    trials = make_trials([(0.5, 10, 1.0), (0.9, 30, 1.0), (0.7, 20, 1.0)])
+    assert hypervolumes(trials, two, [1, 2, 3]) == pytest.approx([0.0, 0.0, 0.25])
+    assert hypervolumes(make_trials([(0.9, 10, 1.0), (0.5, 30, 1.0)]), two, [1, 2]) == pytest.approx([1.0, 1.0])
+    three = make_trials([(0.9, 10, 9.0), (0.5, 30, 1.0), (0.7, 20, 5.0)])
+    assert hypervolumes(three, OBJECTIVES, [1, 3]) == pytest.approx([0.0, 0.125])
+    assert hypervolumes(make_trials([(0.5, 10, 1.0)] * 2), two, [2]) == [1.0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_hypervolume_is_what_optuna_computes(seed: int) -> None:
+    optuna = pytest.importorskip("optuna._hypervolume")
+    rng = np.random.default_rng(seed)
+    values = rng.random((12, 3))
+    trials = make_trials([(own[0], own[1], own[2]) for own in values])
+    points = values * [-1, 1, 1]
+    points = (points - points.min(axis=0)) / np.ptp(points, axis=0)
+    expected = optuna.compute_hypervolume(points, np.ones(3))
+    assert hypervolumes(trials, OBJECTIVES, [12]) == pytest.approx([expected])
 
 
 def test_objectives_are_those_of_the_study_and_all_where_it_had_one() -> None:

@@ -15,8 +15,9 @@ from tests.helpers.search_driver import PARAMETERS, SAME, Driver
 from tests.helpers.small import STUDY, build_networks, distil, make_work
 from tuning.cost import NetworkCosts, network_keys
 from tuning.record import StudyRecord
-from tuning.search.objectives import generator_costs, metric_and_mode, objective_name, row_values, values
+from tuning.search.objectives import generator_costs, objective_name, row_values, values
 from tuning.search.optuna_search import METRIC
+from tuning.search.settling import Finished
 from tuning.search.space import configure
 
 SEVERAL = {"objectives": ("accuracy", "generator_bytes", "device_seconds"), "scheduler": "none"}
@@ -66,15 +67,9 @@ def test_row_of_a_trial_has_what_its_generator_costs_and_that_of_a_diverged_one_
     assert costs["alone_device_seconds"] > completed["device_seconds"]
     assert math.isnan(diverged["generator_bytes"])
     assert record.finished() == {
-        0: (PARAMETERS, (0.5, costs["generator_bytes"], costs["alone_device_seconds"])),
-        1: (PARAMETERS, (0.0, math.inf, math.inf)),
+        0: Finished(PARAMETERS, (0.5, costs["generator_bytes"], costs["alone_device_seconds"])),
+        1: Finished(PARAMETERS, (0.0, math.inf, math.inf)),
     }
-
-
-def test_one_objective_is_as_optuna_and_ray_take_one_and_several_are_lists() -> None:
-    assert metric_and_mode(study()) == (METRIC, "max")
-    several = study(objectives=("generator_bytes", "accuracy"), scheduler="none")
-    assert metric_and_mode(several) == (["generator_bytes", METRIC], ["min", "max"])
 
 
 def test_values_come_in_the_order_of_the_objectives_and_are_none_where_one_is_missing() -> None:
@@ -113,7 +108,7 @@ def test_journal_has_every_objective_with_its_direction(driver: Driver) -> None:
     driver.start("a", "b")
     driver.end("a", 0.75)
     driver.end("b", None)
-    study = driver.restarted().search._ot_study
+    study = driver.restarted().search._study
     assert study.metric_names == ["accuracy", "generator_bytes", "device_seconds"]
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE", "MINIMIZE"]
     capacity = driver.search.lookup("a")[1]["generator.capacity"]
@@ -122,7 +117,7 @@ def test_journal_has_every_objective_with_its_direction(driver: Driver) -> None:
 
 
 def test_finished_trials_that_the_journal_lost_are_added_with_all_objectives(tmp_path: Path) -> None:
-    rows: dict[int, Any] = {0: (PARAMETERS, (0.5, 800.0, 3.0)), 1: (PARAMETERS, (0.0, math.inf, math.inf))}
+    rows = {0: Finished(PARAMETERS, (0.5, 800.0, 3.0)), 1: Finished(PARAMETERS, (0.0, math.inf, math.inf))}
     driver = Driver(str(tmp_path), changes=SEVERAL, rows=rows, last_results={0: {}, 1: {}})
     assert [trial.values for trial in driver.trials()] == [[0.5, 800.0, 3.0], [0.0, math.inf, math.inf]]
 
@@ -130,10 +125,10 @@ def test_finished_trials_that_the_journal_lost_are_added_with_all_objectives(tmp
 def test_trial_whose_row_was_written_before_the_driver_died_is_told_with_all_objectives(driver: Driver) -> None:
     driver.start("a")
     parameters = driver.search.lookup("a")[1]
-    driver.write_trial(0, parameters, driver.measured(parameters, {METRIC: 0.25}))
+    driver.write_trial(0, parameters, driver.measured(parameters, {METRIC: 0.25, "epoch": 2}), drawn_by="start")
     [trial] = driver.restarted().trials()
     assert trial.state.name == "COMPLETE"
-    assert trial.values == [0.25, 100 * trial.params["generator.capacity"], 7.5]
+    assert trial.values == [0.25, 100 * parameters["generator.capacity"], 7.5]
 
 
 def test_trial_that_is_the_same_takes_over_all_objectives(tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from dim_ray.pipeline.generators import generator_bytes
-from tests.helpers.search_driver import PARAMETERS, STUDY, Driver, FakeRecord
+from tests.helpers.search_driver import KEY, PARAMETERS, STUDY, Driver, FakeRecord
 from tests.helpers.small import SEARCHED, make_config
 from tests.helpers.tiny import make_dataset
 from tuning.search.journal import open_journal
 from tuning.search.optuna_search import METRIC, StudySearch
+from tuning.search.settling import Finished
 from tuning.search.time_budget import TimeBudget
 from tuning.search.variants import SizeLimit
 
@@ -31,7 +32,8 @@ def test_suggestion_is_what_optuna_remembers(driver: Driver) -> None:
     assert set(suggested) == set(PARAMETERS)
     assert driver.search.lookup("a") == (0, suggested)
     [trial] = driver.trials()
-    assert (trial.state, trial.params, trial.user_attrs["number"]) == (TrialState.RUNNING, suggested, 0)
+    assert (trial.state, driver.parameters(trial)) == (TrialState.RUNNING, suggested)
+    assert trial.user_attrs["number"] == 0
 
 
 def test_asking_again_for_a_trial_gives_the_same_one(driver: Driver) -> None:
@@ -90,9 +92,9 @@ def test_finished_trials_of_earlier_runs_keep_their_numbers(driver: Driver) -> N
 def test_sampler_learns_from_earlier_runs(driver: Driver) -> None:
     driver.start("a")
     driver.end("a", 0.9)
-    study = driver.restarted().search._ot_study
+    study = driver.restarted().search._study
     assert study.best_value == 0.9
-    assert study.best_params == driver.rows[0][0]
+    assert driver.parameters(study.best_trial) == driver.rows[0].parameters
 
 
 def test_resumed_study_does_not_draw_again_what_it_drew_before(driver: Driver) -> None:
@@ -143,7 +145,10 @@ def test_optunas_trial_has_its_generator_and_its_accuracies_by_epoch(driver: Dri
         # Tune's own counter begins anew in a resumed process
         driver.search.on_trial_result("a", {METRIC: accuracy, "epoch": epoch, "training_iteration": 1})
     [trial] = driver.trials()
-    assert trial.user_attrs == {"number": 0, "generator": driver.generator_of(trial.params)}
+    parameters = driver.parameters(trial)
+    assert trial.user_attrs == {
+        "number": 0, "drawn_by": "start", "parameters": parameters, "generator": driver.generator_of(parameters)
+    }  # fmt: skip
     assert trial.intermediate_values == {1: 0.25, 3: 0.5}
 
 
@@ -178,10 +183,132 @@ def test_generator_that_is_too_large_is_never_a_trial(
     for name in map(str, range(12)):  # of which the first ten teach the samplers
         driver.start(name)
         driver.end(name, 0.04 * int(name))
-    drawn = {(own["generator.capacity"], own["generator.refinements"]) for own, _ in driver.rows.values()}
+    drawn = {
+        (row.parameters["generator.capacity"], row.parameters["generator.refinements"]) for row in driver.rows.values()
+    }
     assert drawn <= set(allowed)
     assert sorted(driver.rows) == list(range(len(driver.rows)))  # the draws that were refused have no number
-    assert "PRUNED" in driver.states()
+    constraints = [trial.constraints for trial in driver.trials() if trial.state == TrialState.PRUNED]
+    assert all(own["generator_bytes"] > 0 for own in constraints)  # by which samplers learn to avoid it
+    assert len(constraints) > 0 or sampler in ("qmc", "tpe")
     assert driver.states().count("COMPLETE") == len(driver.rows) >= 12
     driver = driver.restarted()
     assert driver.queued() == {}
+
+
+def run(driver: Driver, num_trials: int, accuracy: float = 0.5) -> list[str]:
+    """Runs trials one after another, and returns what drew each."""
+    names = [f"run {number}" for number in range(num_trials)]
+    for name in names:
+        driver.start(name)
+        driver.end(name, accuracy)
+    return [driver.search.drawn_by(name) for name in names]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsga2"])
+@pytest.mark.parametrize(("num_trials", "num_start"), [(4, 1), (8, 2), (16, 4), (18, 5), (100, 10)])
+def test_a_quarter_of_the_trials_and_at_most_ten_spread_before_the_sampler_draws(
+    tmp_path: Path, sampler: str, num_trials: int, num_start: int
+) -> None:
+    driver = Driver(str(tmp_path), changes={"sampler": sampler, "num_trials": num_trials})
+    drawn = run(driver, 12)
+    assert drawn == ["start"] * num_start + ["sampler"] * (12 - num_start)
+    assert driver.drawn_by == dict(enumerate(drawn))
+
+
+@pytest.mark.parametrize("sampler", ["qmc", "random", "grid"])
+def test_samplers_that_learn_nothing_draw_from_the_first_trial(tmp_path: Path, sampler: str) -> None:
+    assert set(run(Driver(str(tmp_path), changes={"sampler": sampler}), 3)) == {"sampler"}
+
+
+def test_all_trials_spread_until_one_has_completed(tmp_path: Path) -> None:
+    driver = Driver(str(tmp_path), changes={"num_trials": 8})
+    driver.start(*"abcd")
+    driver.end("a", 0.5, epoch=1)  # stopped
+    driver.start("e")
+    driver.end("b", 0.5)
+    driver.start("f")
+    assert [driver.search.drawn_by(name) for name in "abcdef"] == ["start"] * 5 + ["sampler"]
+
+
+def test_start_spreads_over_lists_as_over_ranges(tmp_path: Path) -> None:
+    space = {**SEARCHED, "pool.size": [1, 2, 4, 8], "matching.kind": ["logits", "features"]}
+    driver = Driver(str(tmp_path), changes={"num_trials": 100, "space": space})
+    run(driver, 8)
+    drawn = [row.parameters for row in driver.rows.values()]
+    assert {name: len({own[name] for own in drawn}) for name in space} == {
+        "pool.size": 4, "generator.capacity": 2, "matching.weight": 8, "matching.adversarial_weight": 8,
+        "matching.kind": 2,
+    }  # fmt: skip
+    assert [[own["pool.size"] for own in drawn].count(size) for size in space["pool.size"]] == [2] * 4
+    assert [own["matching.weight"] < 0.1**0.5 for own in drawn].count(True) == 4
+
+
+def test_start_goes_on_where_it_was_and_does_not_begin_again_in_a_longer_study(tmp_path: Path) -> None:
+    driver = Driver(str(tmp_path), changes={"num_trials": 16})
+    run(driver, 3)
+    driver = driver.restarted()
+    assert run(driver, 4) == ["start", *["sampler"] * 3]
+    longer = Driver(str(tmp_path), rows=driver.rows, last_results=driver.last_results, changes={"num_trials": 64})
+    assert run(longer, 2) == ["sampler"] * 2
+
+
+def test_trial_that_is_tried_again_is_drawn_by_retry(driver: Driver) -> None:
+    driver.start("a", "b")
+    driver.end("b", None)
+    again = driver.restarted()
+    again.start("c", "d")
+    assert [again.search.drawn_by(name) for name in "cd"] == ["retry", "retry"]
+
+
+def test_point_of_the_start_follows_a_trial_that_repeats_another(tmp_path: Path) -> None:
+    lists = {"pool.size": [1, 2], "generator.capacity": [6, 8]}
+    driver = Driver(str(tmp_path), changes={"sampler": "gp", "num_trials": 40, "space": lists})
+    driver.search._num_left = 16
+    for name in map(str, range(16)):
+        if driver.search.suggest(name) == Searcher.FINISHED:
+            break
+        driver.end(name, 0.5)
+    drawn = [driver.drawn_by[number] for number in range(16)]
+    assert len(driver.reused) == 12  # there are only four
+    assert drawn == ["start"] * 10 + ["sampler", "start"] * 3
+
+
+@pytest.mark.filterwarnings("error:The reported value")
+def test_stopped_trial_is_pruned_for_optuna_with_its_accuracies_by_epoch(tmp_path: Path) -> None:
+    driver = Driver(str(tmp_path))
+    driver.start("a", "b")
+    driver.search.on_trial_result("a", {METRIC: 0.25, "epoch": 1})
+    driver.end("a", 0.25, epoch=1)
+    driver.end("b", 0.5)
+    expected = [("PRUNED", {1: 0.25}), ("COMPLETE", {})]
+    assert [(trial.state.name, trial.intermediate_values) for trial in driver.trials()] == expected
+    assert driver.search._study.best_value == 0.5
+    lost = driver.restarted(keeps_journal=False)
+    assert [(trial.state.name, trial.intermediate_values) for trial in lost.trials()] == expected
+
+
+@pytest.mark.parametrize("has_told", [True, False])
+def test_stopped_trial_whose_end_optuna_was_not_told_is_pruned_when_the_study_continues(
+    tmp_path: Path, has_told: bool
+) -> None:
+    driver = Driver(str(tmp_path))
+    driver.start("a")
+    if has_told:
+        driver.search.on_trial_result("a", {METRIC: 0.25, "epoch": 1})
+    number, parameters = driver.search.lookup("a")
+    driver.write_trial(number, parameters, {METRIC: 0.25, "epoch": 1}, drawn_by="start")
+    trial = driver.restarted().trials()[-1]
+    assert (trial.state.name, trial.intermediate_values) == ("PRUNED", {1: 0.25})
+
+
+def test_study_of_an_older_version_begins_its_journal_anew_with_what_the_rows_know(tmp_path: Path) -> None:
+    old = optuna.create_study(storage=open_journal(tmp_path / KEY), study_name=STUDY, direction="maximize")
+    lists = {"pool.size": [1, 2], "generator.capacity": [6, 8]}
+    trial = old.ask({name: optuna.distributions.CategoricalDistribution(own) for name, own in lists.items()})
+    trial.set_user_attr("number", 0)
+    old.tell(trial, 0.5)
+    driver = Driver(str(tmp_path), rows={0: Finished(PARAMETERS, (0.5,))}, last_results={0: {}})
+    [known] = driver.trials()
+    assert (driver.parameters(known), known.value) == (PARAMETERS, 0.5)
+    assert driver.start("a") == [1]

@@ -17,8 +17,10 @@ from dim_ray.config.study import SAMPLERS, Sampler
 from tests.helpers.search_driver import FakeRecord
 from tests.helpers.small import make_config
 from tuning.search.journal import open_journal
-from tuning.search.optuna_search import METRIC, StudySearch, settle
-from tuning.search.space import open_names, search_space
+from tuning.search.optuna_search import METRIC, StudySearch
+from tuning.search.samplers import concurrency_note
+from tuning.search.settling import Finished, settle
+from tuning.search.space import open_names
 from tuning.search.time_budget import TimeBudget
 
 BEST = {"pool.size": 2, "generator.capacity": 8, "matching.weight": 0.3, "matching.adversarial_weight": 1.0}
@@ -77,8 +79,7 @@ def test_every_sampler_stays_in_the_space_and_optuna_remembers_its_trials(tmp_pa
     config = config_of(tmp_path, sampler)
     drawn = search(config, 12)
     for parameters in drawn:
-        for name, distribution in search_space(config.study).items():
-            assert distribution._contains(distribution.to_internal_repr(parameters[name]))
+        assert all(choice.holds(parameters[choice.field]) for choice in config.study.choices)
     study = optuna.load_study(storage=open_journal(tmp_path / "journal"), study_name="study")
     assert [trial.state.name for trial in study.get_trials()] == ["COMPLETE"] * 12
     assert study.best_value == max(map(accuracy, drawn))
@@ -92,7 +93,7 @@ def test_a_resumed_study_draws_no_trial_again(tmp_path: Path, sampler: Sampler) 
         open_journal(tmp_path / "journal"),
         "study",
         config,
-        finished={number: (parameters, accuracy(parameters)) for number, parameters in enumerate(first)},
+        finished={number: Finished(parameters, (accuracy(parameters),)) for number, parameters in enumerate(first)},
         failed={},
     )
     for parameters in search(config, 3, taken=3):
@@ -140,11 +141,10 @@ SPACE = {
 def test_every_sampler_draws_conditional_parameters_where_they_apply_alone(tmp_path: Path, sampler: Sampler) -> None:
     config = config_of(tmp_path, sampler, space={**WIDE, **SPACE})
     drawn = [*search(config, 11), *search(config, 2, taken=11)]
+    choices = config.study.choices
     for parameters in drawn:
         assert list(parameters) == open_names(config.study, parameters)
-        for name, value in parameters.items():
-            distribution = search_space(config.study)[name]
-            assert distribution._contains(distribution.to_internal_repr(value))
+        assert all(choice.holds(parameters[choice.field]) for choice in choices if choice.field in parameters)
     assert len({tuple(parameters) for parameters in drawn}) > 1
 
 
@@ -154,3 +154,14 @@ def test_grid_of_a_conditional_space_has_each_combination_once_also_when_resumed
     drawn = [*search(config, 5), *search(config, 7, taken=5)]
     assert len({tuple(sorted(parameters.items())) for parameters in drawn}) == 12
     assert sum("matching.temperature" in parameters for parameters in drawn) == 6
+
+
+def test_study_says_what_it_costs_that_many_trials_run_side_by_side(tmp_path: Path) -> None:
+    study = config_of(tmp_path, "tpe", num_trials=8).study
+    assert concurrency_note(study, 2) is None
+    assert concurrency_note(study, 3) == (
+        "3 of 8 trials run side by side, and are drawn before the first result: tpe learns little. --max-concurrent 2 "
+        "takes longer, and lets it choose more of them."
+    )
+    assert str(concurrency_note(study, 64)).startswith("8 of 8 trials")
+    assert concurrency_note(config_of(tmp_path, "random", num_trials=8).study, 64) is None

@@ -13,10 +13,12 @@ from dim_ray.pipeline.generators import generator_bytes
 from tests.helpers.small import SEARCHED, make_config
 from tests.helpers.tiny import make_dataset
 from tuning.search.space import (
-    asked_space,
     check_search,
     configure,
+    decoded,
     describe,
+    draw,
+    encoded,
     open_names,
     search_space,
 )
@@ -45,15 +47,29 @@ def test_space_has_the_names_and_bounds_of_the_configuration() -> None:
     study = StudyConfig(space={"pool.size": [1, 4], "matching.weight": {"low": 0.01, "high": 2.0, "log": True}})
     space: dict[str, Any] = search_space(study)
     assert list(space) == ["pool.size", "matching.weight"]
-    assert space["pool.size"].choices == (1, 4)
+    assert (space["pool.size"].low, space["pool.size"].high) == (0, 1)  # positions: their order counts
     weight = space["matching.weight"]
     assert (weight.low, weight.high, weight.log, weight.step) == (0.01, 2.0, True, None)
+
+
+def test_numbers_of_a_list_keep_their_order_for_optuna_and_names_have_none() -> None:
+    lists = {"pool.size": [4, 1, 2], "matching.unbiased": [False, True], "matching.kind": ["logits", "features"]}
+    study = StudyConfig(space=lists)
+    parameters = {"pool.size": 4, "matching.unbiased": True, "matching.kind": "logits"}
+    assert encoded(study, parameters) == {**parameters, "pool.size": 2}
+    assert decoded(study, encoded(study, parameters)) == parameters
+    kinds = {name: type(distribution).__name__ for name, distribution in search_space(study).items()}
+    assert kinds == {
+        "pool.size": "IntDistribution",
+        "matching.unbiased": "CategoricalDistribution",
+        "matching.kind": "CategoricalDistribution",
+    }
 
 
 def test_every_draw_from_the_space_is_a_configuration(config: Config) -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(20):
-        parameters = study.ask(fixed_distributions=search_space(config.study)).params
+        parameters = draw(study.ask(), config.study)
         trial = configure(config, parameters)
         assert trial.pool.size in (1, 2)
         assert trial.generator.capacity in (6, 8)
@@ -108,17 +124,17 @@ def test_every_draw_of_a_conditional_space_is_a_configuration_and_is_without_wha
     config: Config,
 ) -> None:
     config = with_study(config, space=SPACE)
-    ask = asked_space(config.study)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     kinds = set()
     for _ in range(20):
         trial = study.ask()
-        ask(trial)
-        assert list(trial.params) == open_names(config.study, trial.params)
-        assert ("matching.temperature" in trial.params) == (trial.params["matching.kind"] == "logits")
-        made = configure(config, trial.params)
-        assert made.matching.kind == trial.params["matching.kind"]
-        assert made.matching.temperature == trial.params.get("matching.temperature", config.matching.temperature)
+        drawn = draw(trial, config.study)
+        assert decoded(config.study, trial.params) == drawn
+        assert list(drawn) == open_names(config.study, drawn)
+        assert ("matching.temperature" in drawn) == (drawn["matching.kind"] == "logits")
+        made = configure(config, drawn)
+        assert made.matching.kind == drawn["matching.kind"]
+        assert made.matching.temperature == drawn.get("matching.temperature", config.matching.temperature)
         assert made.generator.refinements in ((1,), (2, 1))
         kinds.add(made.matching.kind)
     assert kinds == {"logits", "features"}

@@ -142,4 +142,4 @@ def _is_comparable(cells: pd.DataFrame, best: Best, protocol: str) -> pd.Series[
     is_own = cells["protocol"] == protocol
     for name in ("dataset", "architecture", "data_fingerprint"):
         is_own &= cells[name] == getattr(best, name)
-    return is_own & (cells["quirks"] == NO_QUIRKS) & cells["labeller"].isna()
+    return is_own & (cells["quirks"] == NO_QUIRKS) & (cells["labels"] == "hard") & cells["candidates"].isna()

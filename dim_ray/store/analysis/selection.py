@@ -136,7 +136,7 @@ def usual_ipc(evaluations: pd.DataFrame, *, dataset: str, protocol: str = "on_th
 
 def may_choose(rows: pd.DataFrame) -> pd.Series[bool]:
     """Return which rows may choose a generator: those with validation, without quirks and the help of teachers."""
-    is_plain = (rows["quirks"] == NO_QUIRKS) & rows["labeller"].isna()
+    is_plain = (rows["quirks"] == NO_QUIRKS) & (rows["labels"] == "hard") & rows["candidates"].isna()
     return is_plain & rows["generator"].notna() & rows["validation_accuracy"].notna()
 
 

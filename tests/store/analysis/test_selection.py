@@ -123,9 +123,13 @@ def test_best_generator_says_what_is_there_instead(root: str) -> None:
 
 @pytest.mark.parametrize(
     "unusual",
-    [{"quirks": "best_of_tests", "preset": "custom"}, {"labels": "soft", "labeller": "eeee000011112222"}],
+    [
+        {"quirks": "best_of_tests", "preset": "custom"},
+        {"labels": "soft", "labeller": "eeee000011112222"},
+        {"candidates": 4, "labeller": "eeee000011112222"},
+    ],
 )
-def test_rows_with_quirks_or_soft_labels_choose_no_generator(root: str, unusual: dict[str, Any]) -> None:
+def test_rows_with_quirks_or_the_help_of_teachers_choose_no_generator(root: str, unusual: dict[str, Any]) -> None:
     late = {"created_at": datetime(2099, 1, 1, tzinfo=UTC), **unusual}
     Writer(root).append_evaluations(
         [

@@ -57,7 +57,7 @@ class _Sequence:
         if not choices:
             return chosen
         sequence = scipy.stats.qmc.Sobol(len(choices), rng=self._seed)
-        if index > 0:  # it can't go on by 0
+        if index > 0:  # SciPy refuses 0
             sequence.fast_forward(index)
         [shares] = sequence.random(1).tolist()
         for choice, share in zip(choices, shares, strict=True):

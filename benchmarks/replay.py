@@ -1,12 +1,12 @@
 """Searches on recorded curves: a landscape fitted to them, and trials that take no training.
 
     landscape = Landscape(pd.read_parquet(CURVES), SPACE)
-    regrets = replay(landscape, "tpe", num_trials=32, num_slots=4, seed=0)
+    regrets = replay(landscape, VARIANTS["tpe"], num_trials=32, num_slots=4, seed=0)
 
-A trial's accuracy is that of a Gaussian process or a forest through the recorded means, plus the spread of one student:
-of a process only, `gp` would be compared where its assumptions hold. A study
-keeps the trial with the highest measured accuracy; its regret is how far that one's mean is below the best of the whole
-landscape. The regret of the best trial, which the spread may hide, is beside it.
+A trial's accuracy is that of a Gaussian process or a forest through the recorded means, plus the spread of one student.
+The forest is there because `gp` assumes a process, which would favour it. A study keeps the trial with the highest
+measured accuracy; its regret is how far that one's mean is below the best of the whole landscape. The regret of the
+best trial, which the spread may hide, is beside it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Fit = Literal["process", "forest"]
 _NUM_TREES = 50
 _NUM_SLICES = 10  # of the held-out check
 _NUM_PROBES = 4096  # among which the best place is sought
-_ENOUGH_IMAGES = 1000
+_ENOUGH_IMAGES = 1000  # of a training split, so that rungs begin after the first epoch
 _JITTER = 0.1  # by which the lengths of trials differ
 
 

@@ -108,8 +108,7 @@ class StoredGenerator:
         if self._labeller is None:
             self._labeller = stored_labeller(self.card, self.uri, labels.device)
         normalised = Normalisation(mean=self.mean, std=self.std).from_signed(images)
-        shares = self._labeller(normalised).view(len(labels), candidates, -1)
-        return images[torch.arange(len(labels), device=labels.device) * candidates + choose(shares, labels)]
+        return images[choose(self._labeller(normalised), labels)]
 
     def fixed_dataset(self, ipc: int, seed: int = 0, *, candidates: int = 1) -> TensorDataset:
         """Return a map-style dataset of IPC images per class: (image (C, H, W) in [0, 1], label). See `sample`."""

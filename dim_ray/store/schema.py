@@ -17,6 +17,7 @@ import pyarrow as pa
 from dim_ray.config import PROTOCOLS, WEIGHTS
 
 __all__ = [
+    "DRAWERS",
     "EVALUATIONS",
     "EVALUATION_TABLE",
     "FRACTION",

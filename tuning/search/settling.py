@@ -14,6 +14,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from dim_ray.config import Config, StudyConfig
+from dim_ray.store.schema import DRAWERS
 from tuning.search.objectives import open_study
 from tuning.search.space import decoded, encoded, open_names, search_space
 
@@ -32,7 +33,7 @@ __all__ = [
 
 NUMBER, PARAMETERS, DRAWN_BY = "number", "parameters", "drawn_by"
 """Attributes of Optuna's trials: the study's own number, the parameters for a reader, and what drew the trial."""
-START, SAMPLER, WARM_START, RETRY = "start", "sampler", "warm start", "retry"
+START, SAMPLER, WARM_START, RETRY = DRAWERS
 """What draws trials; also in their rows."""
 
 Parameters = Mapping[str, Any]

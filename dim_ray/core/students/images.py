@@ -94,19 +94,22 @@ def balanced_labels(num_classes: int, images_per_class: int, device: torch.devic
 
 
 def choose(shares: Tensor, labels: Tensor) -> Tensor:
-    """Return which of C candidates is kept for each of N labels (N,): numbers (N,) in [0, C).
+    """Return which candidates are kept, one for each of N labels: indices (N,) into all of them.
 
     It is the first that the teachers call its class, or else the one to which they give it the largest share.
 
     Args:
-        shares: The teachers' probabilities (N, C, K).
+        shares: The teachers' probabilities (N * C, K) of C candidates for each label, one label's after another's.
         labels: (N,) int64.
     """
+    count = len(labels)
+    shares = shares.view(count, -1, shares.shape[1])
     own = shares.gather(2, labels.view(-1, 1, 1).expand(-1, shares.shape[1], 1)).squeeze(2)
     is_right = shares.argmax(dim=2) == labels[:, None]
     # A right one counts more than any wrong one, and the first of them most.
     order = torch.arange(shares.shape[1], 0, -1, device=shares.device)
-    return torch.where(is_right, 1 + order, own).argmax(dim=1)
+    chosen = torch.where(is_right, 1 + order, own).argmax(dim=1)
+    return torch.arange(count, device=labels.device) * shares.shape[1] + chosen
 
 
 def _generated(
@@ -246,8 +249,7 @@ def _chosen(
     images = _generate(generator, noise, labels.repeat_interleave(candidates), dataset.image_size, precision)
     if labeller is None or candidates == 1:
         return images
-    shares = labeller(dataset.normalisation.from_signed(images)).view(len(labels), candidates, -1)
-    return images[torch.arange(len(labels), device=labels.device) * candidates + choose(shares, labels)]
+    return images[choose(labeller(dataset.normalisation.from_signed(images)), labels)]
 
 
 @torch.no_grad()

@@ -138,7 +138,7 @@ def test_first_candidate_that_teachers_call_its_class_is_chosen_or_else_the_clos
             [[0.6, 0.3, 0.1], [0.5, 0.4, 0.1], [0.9, 0.1, 0.0]],  # of class 1, which none looks like: the second
         ]
     )
-    assert choose(shares, torch.tensor([0, 1])).tolist() == [1, 1]
+    assert choose(shares.flatten(0, 1), torch.tensor([0, 1])).tolist() == [1, 3 + 1]
 
 
 @pytest.mark.parametrize("labels", ["hard", "soft"])

@@ -111,6 +111,13 @@ def test_soft_labels_count_in_ior_and_hard_ones_in_hlr(root: str) -> None:
     assert score["ior"] == pytest.approx(0.85 - 0.8)
 
 
+def test_chosen_images_have_the_plain_baseline_and_are_their_own_hard_labels(root: str) -> None:
+    rows = [*every_row(), row("fixed", 0.8, candidates=4, labeller="eeee")]
+    score = next(score for score in rank(root, rows) if score["labeller"] == "eeee")
+    assert score["syn_hard"] == 0.8
+    assert score["ior"] == pytest.approx(0.8 - 0.5)
+
+
 def test_random_images_with_other_teachers_are_no_baseline(root: str) -> None:
     soft = {"labels": "soft"}
     rows = [*every_row(), row("fixed", 0.85, **soft), row("real_fixed", 0.8, labeller="ffff", **soft)]

@@ -25,7 +25,7 @@ from dim_ray.core.teachers.soft_labels import Labeller
 from dim_ray.core.training.random import derive_seed, stream
 from dim_ray.errors import UsageError
 from dim_ray.pipeline.generators import generator_from_artifact, stored_weights
-from dim_ray.pipeline.soft_labels import stored_labeller
+from dim_ray.pipeline.soft_labels import stored_labeller, stored_matching
 from dim_ray.store.artifacts import ArtifactStore, read_artifact
 from dim_ray.store.reader import Reader
 
@@ -110,11 +110,26 @@ class StoredGenerator:
         normalised = Normalisation(mean=self.mean, std=self.std).from_signed(images)
         return images[choose(self._labeller(normalised), labels)]
 
-    def fixed_dataset(self, ipc: int, seed: int = 0, *, candidates: int = 1) -> TensorDataset:
-        """Return a map-style dataset of IPC images per class: (image (C, H, W) in [0, 1], label). See `sample`."""
+    def fixed_dataset(self, ipc: int, seed: int = 0, *, candidates: int = 1, latent_steps: int = 0) -> TensorDataset:
+        """Return a map-style dataset of IPC images per class: (image (C, H, W) in [0, 1], label). See `sample`.
+
+        With `latent_steps`, as `evaluation.latent_steps`, students learn more from as few images. That needs the
+        generator's teachers in its storage, and the real images where they were.
+        """
         _require_positive("ipc", ipc)
+        if latent_steps < 0:
+            raise UsageError(f"latent_steps is {latent_steps}; allowed: 0 or more.")
         labels = balanced_labels(self.num_classes, ipc)
-        return TensorDataset(self.sample(labels, seed, candidates=candidates).cpu(), labels)
+        if not latent_steps:
+            return TensorDataset(self.sample(labels, seed, candidates=candidates).cpu(), labels)
+        device = self.module.to_image.weight.device
+        own = labels.to(device)
+        noise = self.module.noise(len(own), stream(seed, "sample", device=device))
+        match = stored_matching(self.card, self.uri, device, steps=latent_steps)
+        latents = match(self.module, noise, own, seed)
+        with torch.no_grad():
+            parts = [self.module(*part) for part in zip(latents.split(_BATCH), own.split(_BATCH), strict=True)]
+        return TensorDataset((torch.cat(parts).cpu() + 1) / 2, labels)
 
     def stream(self, batch_size: int, images_per_epoch: int, seed: int = 0, *, candidates: int = 1) -> GeneratedStream:
         """Return an iterable dataset of batches, with fresh images in every epoch.

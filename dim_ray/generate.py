@@ -6,7 +6,8 @@
 
 GENERATOR is a folder, a URI, or a fingerprint in --storage. The same seed gives the same images, namely those of
 `dim_ray.load_generator(GENERATOR).fixed_dataset(ipc, seed)`, rounded to bytes except for torch. With --candidates, the
-generator's teachers choose them. Contents of --out:
+generator's teachers choose them; with --latent-steps, their latents are moved until the teachers see them as they see
+real images, which is worth the most for few images. Contents of --out:
 
     folder    <class>/<number>.png           for torchvision's ImageFolder, and --dataset folder:OUT
     npz       images.npz                     images (N, H, W, C) uint8, labels, class_names, mean, std
@@ -36,22 +37,25 @@ def main(argv: Sequence[str]) -> None:
     parser = _parser()
     parser.refuse_unknown_flags(argv)
     arguments = parser.parse_args(argv)
-    for flag, value in (("--ipc", arguments.ipc), ("--candidates", arguments.candidates)):
-        if value < 1:
-            raise UsageError(f"{flag} is {value}; allowed: 1 or more.")
+    least = {"ipc": 1, "candidates": 1, "latent_steps": 0}
+    for name, number in least.items():
+        if getattr(arguments, name) < number:
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{flag} is {getattr(arguments, name)}; allowed: {number} or more.")
     out = Path(arguments.out)
     check_absent(out)
     from dim_ray.api import named_generator
-    from dim_ray.core.students.images import balanced_labels
     from dim_ray.export.image_files import FORMATS, ImageSet
 
     generator = named_generator(
         arguments.storage, arguments.generator, dataset=arguments.dataset, weights=arguments.weights
     )
-    labels = balanced_labels(generator.num_classes, arguments.ipc)
+    images, labels = generator.fixed_dataset(
+        arguments.ipc, arguments.seed, candidates=arguments.candidates, latent_steps=arguments.latent_steps
+    ).tensors
     files = FORMATS[arguments.format](
         ImageSet(
-            images=generator.sample(labels, arguments.seed, candidates=arguments.candidates),
+            images=images,
             labels=labels,
             class_names=generator.class_names,
             mean=generator.mean,
@@ -84,6 +88,13 @@ def _parser() -> Parser:
         default=1,
         metavar="N",
         help="images generated for each one, of which the generator's teachers choose (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--latent-steps",
+        type=int,
+        default=0,
+        metavar="N",
+        help="steps that match the latents to real images; try 300 (default: %(default)s)",
     )
     parser.add_argument(
         "--weights",

@@ -129,6 +129,15 @@ def test_candidates_without_teachers_are_refused(copied: Path, generator: Stored
         generator.sample(torch.arange(3), candidates=0)
 
 
+def test_latent_steps_without_teachers_or_images_are_refused(copied: Path, generator: StoredGenerator) -> None:
+    with pytest.raises(UsageError, match=r"latent steps need the teachers of .* or leave latent_steps at 0"):
+        load_generator(copied).fixed_dataset(2, latent_steps=1)
+    with pytest.raises(UsageError, match=r"latent steps need real images, and .* doesn't say where tiny is"):
+        generator.fixed_dataset(2, latent_steps=1)
+    with pytest.raises(UsageError, match=r"latent_steps is -1; allowed: 0 or more"):
+        generator.fixed_dataset(2, latent_steps=-1)
+
+
 def test_fixed_dataset_has_ipc_images_of_every_class(generator: StoredGenerator) -> None:
     dataset = generator.fixed_dataset(ipc=5, seed=1)
     images, labels = dataset.tensors

@@ -55,6 +55,9 @@ class EvaluationConfig:
     candidates: int = field(default=1, metadata={"added": True})
     """Images generated for each that a student sees. Above 1, the generator's teachers choose the first that their mean
     prediction calls its class, or else the one that comes closest."""
+    latent_steps: int = field(default=0, metadata={"added": True})
+    """Steps that move the latents of a fixed set until the generator's teachers see its images as they see real ones.
+    Above 0, candidates don't matter for fixed sets."""
     epochs: int = 1000
     """Epochs of IPC x classes images; of the whole training split for real_full."""
     min_steps: int = 1
@@ -113,7 +116,7 @@ class EvaluationConfig:
         )  # fmt: skip
         require_batch(f"{where}.batch_size", self.batch_size)
         require_below_one(where, self, "momentum", "beta1", "beta2")
-        require_not_negative(where, self, "weight_decay")
+        require_not_negative(where, self, "weight_decay", "latent_steps")
         require(
             len(self.decay_points) > 0 and all(low < high for low, high in pairwise((0.0, *self.decay_points, 1.0))),
             f"{where}.decay_points",
@@ -131,7 +134,8 @@ class EvaluationConfig:
     @property
     def asks_teachers(self) -> bool:
         """Whether a student needs the generator's teachers."""
-        return self.labels == "soft" or self.candidates > 1
+        has_latents = self.latent_steps > 0 and "fixed" in self.protocols
+        return self.labels == "soft" or self.candidates > 1 or has_latents
 
     def recipe(self, protocol: Protocol, num_channels: int) -> EvaluationConfig:
         """Return everything that decides how one student is trained and tested, in canonical form.
@@ -142,7 +146,9 @@ class EvaluationConfig:
         unused = ["images_per_class", "protocols", "weights", "num_seeds", "seed", "students_at_once"]
         if self.labels == "hard":
             unused.append("soft_label_temperature")
-        if protocol.startswith("real_"):
+        if protocol != "fixed":
+            unused.append("latent_steps")
+        if protocol.startswith("real_") or (protocol == "fixed" and self.latent_steps):
             unused.append("candidates")
         default = EvaluationConfig()
         quirks = quirks_in_force(self.all_quirks, protocol, num_channels)

@@ -1,4 +1,4 @@
-"""The teachers that a generator was matched against, which give soft labels and choose among candidates."""
+"""The teachers that a generator was matched against, and how they help students: labels, candidates, latents."""
 
 from __future__ import annotations
 
@@ -7,22 +7,27 @@ from typing import Any
 
 import torch
 
-from dim_ray.config import Config, EvaluationConfig, fingerprint
-from dim_ray.core.data.dataset import Dataset, Normalisation
+from dim_ray.config import Config, DataConfig, EvaluationConfig, Precision, fingerprint
+from dim_ray.config.names import name_key
+from dim_ray.core.data.dataset import Dataset, Normalisation, load_dataset
 from dim_ray.core.data.splits import Split
+from dim_ray.core.students.latents import LatentMatching
+from dim_ray.core.teachers.pool import StoredPool
 from dim_ray.core.teachers.soft_labels import Labeller
 from dim_ray.errors import ConfigError, UsageError, listed
 from dim_ray.pipeline.teachers import pool_teachers, read_teacher
 from dim_ray.pipeline.workspace import Workspace
-from dim_ray.store.artifacts import ArtifactStore
+from dim_ray.store.artifacts import DATASETS, ArtifactStore
 
 __all__ = [
     "check_labels",
     "labeller_name",
     "labelling_teachers",
+    "latent_matching",
     "load_labeller",
     "size_of_teachers",
     "stored_labeller",
+    "stored_matching",
 ]
 
 
@@ -74,20 +79,28 @@ def load_labeller(work: Workspace, teachers: Sequence[str], recipe: EvaluationCo
     return Labeller(read, work.dataset, recipe.soft_label_temperature, given=recipe.normalisation)
 
 
+def latent_matching(
+    artifacts: ArtifactStore, card: Mapping[str, Any], dataset: Dataset, *, steps: int, precision: Precision
+) -> LatentMatching:
+    """Return what matches latents of a generator, given by its card, as it was distilled itself."""
+    teachers = [read_teacher(artifacts, name) for name in card["teachers"]]
+    seen = dataset.normalised(teachers[0].normalisation)
+    return LatentMatching(
+        StoredPool(teachers, seen),
+        seen,
+        augmentation=card["training"]["matching"]["augmentation"],
+        steps=steps,
+        precision=precision,
+    )
+
+
 def stored_labeller(card: Mapping[str, Any], uri: str, device: torch.device | str) -> Labeller:
     """Return the labeller of the teachers of the generator at a URI, for images that are normalised as its card says.
 
     Raises:
         UsageError: The generator has no teachers, or they aren't in its storage.
     """
-    artifacts = ArtifactStore(uri.rsplit("/", 2)[0])
-    absent = [name for name in card["teachers"] if not artifacts.exists("teachers", name)]
-    if absent or not card["teachers"]:
-        lack = f"{artifacts.uri('teachers', absent[0])} isn't there" if absent else "it was distilled without any"
-        raise UsageError(
-            f"candidates need the teachers of {uri}, and {lack}. Load the generator from the storage where it "
-            "was distilled, or leave candidates at 1."
-        )
+    artifacts = _storage_with_teachers(card, uri, "candidates need", "leave candidates at 1")
     shape = card["dataset"]
     images = torch.empty(0, shape["num_channels"], shape["image_size"], shape["image_size"], dtype=torch.uint8)
     empty = Split(images=images.to(device), labels=torch.empty(0, dtype=torch.int64, device=device))
@@ -104,6 +117,40 @@ def stored_labeller(card: Mapping[str, Any], uri: str, device: torch.device | st
     return Labeller([read_teacher(artifacts, name) for name in card["teachers"]], data, temperature=1.0)
 
 
+def stored_matching(card: Mapping[str, Any], uri: str, device: torch.device | str, *, steps: int) -> LatentMatching:
+    """Return what matches latents of the generator at a URI to the real images that it was distilled from.
+
+    Raises:
+        UsageError: The generator has no teachers, or they or its data aren't where its storage says.
+        DataError: The data can't be read.
+    """
+    instead = "leave latent_steps at 0"
+    artifacts = _storage_with_teachers(card, uri, "latent steps need", instead)
+    name, digest = card["dataset"]["name"], card["dataset"]["digest"]
+    if not artifacts.exists(DATASETS, name_key(name)):
+        raise UsageError(f"latent steps need real images, and {artifacts.root} doesn't say where {name} is; {instead}.")
+    source = artifacts.read_card(DATASETS, name_key(name))["source"]
+    dataset = load_dataset(DataConfig(dataset=source, **card["splits"]), device)
+    if dataset.digest != digest:
+        raise UsageError(
+            f"latent steps need the images that {uri} was distilled from, and those of {source} have changed since "
+            f"(digest {dataset.digest}, not {digest}). Restore them, or {instead}."
+        )
+    return latent_matching(artifacts, card, dataset, steps=steps, precision="auto")
+
+
+def _storage_with_teachers(card: Mapping[str, Any], uri: str, needed_by: str, instead: str) -> ArtifactStore:
+    artifacts = ArtifactStore(uri.rsplit("/", 2)[0])
+    absent = [name for name in card["teachers"] if not artifacts.exists("teachers", name)]
+    if absent or not card["teachers"]:
+        lack = f"{artifacts.uri('teachers', absent[0])} isn't there" if absent else "it was distilled without any"
+        raise UsageError(
+            f"{needed_by} the teachers of {uri}, and {lack}. Load the generator from the storage where it was "
+            f"distilled, or {instead}."
+        )
+    return artifacts
+
+
 def size_of_teachers(work: Workspace, teachers: Sequence[str]) -> int:
     """Return the size of the teachers' files, with all snapshots, in bytes."""
     cards = (work.artifacts.read_card("teachers", name) for name in teachers)
@@ -114,6 +161,8 @@ def _wish(evaluation: EvaluationConfig) -> tuple[str, str]:
     """Return what needs teachers, and what to do where there are none."""
     if evaluation.labels == "soft":
         wish, flag = "evaluation.labels is 'soft'", "--evaluation.labels hard"
+    elif evaluation.latent_steps and "fixed" in evaluation.protocols:
+        wish, flag = f"evaluation.latent_steps is {evaluation.latent_steps}", "--evaluation.latent_steps 0"
     else:
         wish, flag = f"evaluation.candidates is {evaluation.candidates}", "--evaluation.candidates 1"
     return wish, (

@@ -12,13 +12,13 @@ from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.data.splits import class_counts
 from dim_ray.core.generator.networks import Generator
 from dim_ray.core.students.budgets import Budget, plan_budget
-from dim_ray.core.students.images import ImageStream, make_image_stream
+from dim_ray.core.students.images import ImageStream, MatchingLatents, make_image_stream
 from dim_ray.core.students.student import StudentResult, finished, train_students
 from dim_ray.core.teachers.ensemble_speed import ensemble_may_pay, ensemble_pays
 from dim_ray.core.training.ports import SILENT, PartReporter, Reporter
 from dim_ray.core.training.random import derive_seed
 from dim_ray.errors import DivergedError
-from dim_ray.pipeline.soft_labels import load_labeller, size_of_teachers
+from dim_ray.pipeline.soft_labels import latent_matching, load_labeller, size_of_teachers
 from dim_ray.pipeline.workspace import Workspace
 
 __all__ = ["SizedGenerator", "StudentPlan", "group_students", "plan_selection", "train_group", "validate"]
@@ -41,7 +41,7 @@ class StudentPlan:
     weights: Weights | None = None
     """Which of the generator's weights; None where `generator` is."""
     teachers: tuple[str, ...] = ()
-    """Fingerprints of the teachers that give soft labels or choose among candidates, if any do."""
+    """Fingerprints of the teachers that give soft labels, choose among candidates or match latents, if any do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,10 +157,17 @@ def train_group(
     recipe, teacher_bytes = first.recipe, size_of_teachers(work, first.teachers)
     dataset = work.dataset.normalised(recipe.normalisation)
     labeller = load_labeller(work, first.teachers, recipe)
+    matches: dict[str | None, MatchingLatents] = {}  # by generator
     class_sizes = class_counts(dataset.train, dataset.num_classes)
     budgets: list[Budget] = []
     image_streams: list[ImageStream] = []
     for plan, stored in zip(plans, generators, strict=True):
+        if plan.generator is not None and recipe.latent_steps and plan.generator not in matches:
+            card = work.artifacts.read_card("generators", plan.generator)
+            steps, precision = recipe.latent_steps, recipe.precision
+            matches[plan.generator] = latent_matching(
+                work.artifacts, card, work.dataset, steps=steps, precision=precision
+            )
         budget = plan_budget(
             recipe,
             plan.protocol,
@@ -180,6 +187,7 @@ def train_group(
             budget=budget,
             seed=plan.seed,
             labeller=labeller,
+            match=matches.get(plan.generator),
         )
         budgets.append(budget)
         image_streams.append(image_stream)

@@ -12,8 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from dim_ray.config import NO_QUIRKS
-from dim_ray.store.analysis.selection import CELL, TERMS, may_choose, rank, summarise, usual_ipc
+from dim_ray.store.analysis.selection import CELL, TERMS, is_plain, may_choose, rank, summarise, usual_ipc
 
 __all__ = ["REAL", "Best", "best_generators", "curve", "leaders", "lone_baselines", "measured_cells", "whole_set"]
 
@@ -142,4 +141,4 @@ def _is_comparable(cells: pd.DataFrame, best: Best, protocol: str) -> pd.Series[
     is_own = cells["protocol"] == protocol
     for name in ("dataset", "architecture", "data_fingerprint"):
         is_own &= cells[name] == getattr(best, name)
-    return is_own & (cells["quirks"] == NO_QUIRKS) & (cells["labels"] == "hard") & cells["candidates"].isna()
+    return is_own & is_plain(cells)

@@ -154,7 +154,7 @@ class Reader:
 
         Generators are compared on equal terms: the data, budget and architecture that most of them share, and of
         several such the latest. Rows with quirks or the help of teachers don't count: quirks measure a mistake, and
-        soft labels and candidates measure the teachers too.
+        soft labels, candidates and latent steps measure the teachers too.
 
         Args:
             dataset: Name of the dataset.

@@ -32,7 +32,7 @@ __all__ = [
     "since",
 ]
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 STATES = ("completed", "diverged", "failed", "stopped")
 DRAWERS = ("start", "sampler", "warm start", "retry")
 
@@ -90,7 +90,9 @@ EVALUATIONS: pa.Schema = pa.schema(
         ),
         _column("quirks", _TEXT, "The reference's quirks in force, joined by +, or none."),
         _column("labels", _TEXT, "Labels used in training.", allowed=("hard", "soft")),
-        _optional("labeller", _TEXT, "Fingerprint of the teachers that helped: soft labels, candidates.", "hex"),
+        _optional(
+            "labeller", _TEXT, "Fingerprint of the teachers that helped: soft labels, candidates, latents.", "hex"
+        ),
         _column("accuracy", _REAL, "On split after the last epoch; under best_of_tests, best_test_accuracy.", FRACTION),
         _optional(
             "best_test_accuracy", _REAL, "Best of several tests on split: inflated, never the headline.", FRACTION
@@ -100,6 +102,7 @@ EVALUATIONS: pa.Schema = pa.schema(
         ),
         _column("images_drawn", _INT, "Images shown to the student, repeats included.", "images"),
         _optional("candidates", _INT, "Images generated for each one drawn, which teachers chose.", "images", since=4),
+        _optional("latent_steps", _INT, "Steps that moved the latents of a fixed set.", "steps", since=5),
         _column("distinct_images", _INT, "Different images among them, before augmentation.", "images"),
         _column("optimiser_steps", _INT, "Student's optimiser steps.", "steps"),
         _column("batch_size", _INT, "Images in the largest step; 0 without steps.", "images"),

@@ -38,6 +38,7 @@ def evaluation(**changes: Any) -> dict[str, Any]:
         "labels": "hard",
         "labeller": None,
         "candidates": None,
+        "latent_steps": None,
         "best_test_accuracy": 0.91,
         "validation_accuracy": 0.89,
         "images_drawn": 100_000,

@@ -72,7 +72,7 @@ def test_row_has_every_column_of_the_table(built: Workspace) -> None:
     assert row["wall_seconds"] > 0
     assert 0 <= row["accuracy"] <= row["best_test_accuracy"] <= 1
     absent = [name for name, value in row.items() if value is None or value != value]
-    assert absent == ["labeller", "candidates"], "which students without teachers don't have"
+    assert absent == ["labeller", "candidates", "latent_steps"], "which students without teachers don't have"
 
 
 def test_budget_of_each_protocol_is_what_the_student_used(built: Workspace) -> None:
@@ -302,6 +302,21 @@ def test_teachers_choose_among_candidates_and_count_where_images_are_made_on_the
     assert chosen["fixed"]["labeller"] == labeller_name(
         built.artifacts.read_card("generators", generator_fingerprint(built))["teachers"]
     )
+
+
+def test_teachers_match_the_latents_of_fixed_sets_only(built: Workspace) -> None:
+    work = with_evaluation(built, latent_steps=2)
+    plain, matched = ({p: evaluate(w, pick(w, p)) for p in w.config.evaluation.protocols} for w in (built, work))
+    teachers = built.artifacts.read_card("generators", generator_fingerprint(built))["teachers"]
+    for protocol, row in matched.items():
+        is_fixed = protocol == "fixed"
+        assert row["latent_steps"] == (2 if is_fixed else None)
+        assert row["labeller"] == (labeller_name(teachers) if is_fixed else None)
+        assert row["stored_bytes"] == plain[protocol]["stored_bytes"]
+        assert (row["final_loss"] == plain[protocol]["final_loss"]) == (not is_fixed)
+    chosen = with_evaluation(work, candidates=3)
+    assert pick(chosen, "fixed").recipe == pick(work, "fixed").recipe, "candidates don't matter then"
+    assert not with_evaluation(work, protocols=("on_the_fly",)).config.evaluation.asks_teachers
 
 
 def test_every_student_of_a_generator_is_labelled_by_the_generators_teachers(built: Workspace) -> None:

@@ -46,7 +46,12 @@ Writer(sys.argv[1]).append_evaluations([evaluation(seed=7)])
 def test_written_row_comes_back_with_every_value_and_type(root: str) -> None:
     created_at = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
     row = evaluation(
-        id="0123456789abcdef", created_at=created_at, labels="soft", labeller="eeee000011112222", candidates=4
+        id="0123456789abcdef",
+        created_at=created_at,
+        labels="soft",
+        labeller="eeee000011112222",
+        candidates=4,
+        latent_steps=100,
     )
     Writer(root).append_evaluations([row])
     frame = Reader(root).evaluations()

@@ -76,6 +76,6 @@ def students_left(
         num_compared = study.contender_seeds * (1 if study.num_contender_students else 2)
         compared = plan_selection(work, range(1)) * num_compared if study.control else []
         # Without teachers, because which ones they would be isn't known.
-        evaluation = replace(work.config.evaluation, labels="hard", candidates=1)
+        evaluation = replace(work.config.evaluation, labels="hard", candidates=1, latent_steps=0)
         final = plan_evaluations(replace(work, config=replace(work.config, evaluation=evaluation)), "unknown")
     return contending, final, compared

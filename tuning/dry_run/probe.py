@@ -142,7 +142,9 @@ def _student_seconds(work: Workspace, student: StudentPlan, num_seeds: int) -> f
     generator = None if is_real else SizedGenerator(network=_build_pair(work).generator.eval(), size_bytes=0)
     readings = []
     for num_steps in _STUDENT_STEPS:
-        recipe = replace(student.recipe, epochs=1, min_steps=num_steps, labels="hard", candidates=1, quirks=())
+        recipe = replace(
+            student.recipe, epochs=1, min_steps=num_steps, labels="hard", candidates=1, latent_steps=0, quirks=()
+        )
         cells = [replace(student, recipe=recipe, seed=seed) for seed in range(num_seeds)]
         group = group_students(work, cells, num_seeds=num_seeds, device_type=device_type)[0]
         started = time.perf_counter()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dim_ray.config import Config
+from dim_ray.config import IMAGE_SIZES, Config
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.data.splits import class_counts
 from dim_ray.errors import ConfigError
@@ -22,7 +22,10 @@ _REAL_OF_AN_IPC = ("real_on_the_fly", "real_fixed")
 
 
 def check_training(config: Config, dataset: Dataset) -> None:
-    """Raise a ConfigError if a batch is larger than the training split, or labels leave z without noise."""
+    """Raise a ConfigError if a batch is larger than the training split, or labels leave z without noise.
+
+    Or if the generator's maps would be smaller than it begins with.
+    """
     num_images = len(dataset.train)
     for section, batch_size in (
         ("pool", config.pool.batch_size),
@@ -41,6 +44,13 @@ def check_training(config: Config, dataset: Dataset) -> None:
             f"generator.latent_dim is {latent_dim}, but {dataset.name} has {dataset.num_classes} classes, whose "
             f"labels take the place of its first {label_entries} entries: without noise behind them every image of a "
             f"class would be the same. Leave --generator.latent_dim out, or set it well above {label_entries}."
+        )
+    upsampling, smallest = config.generator.upsampling, IMAGE_SIZES[0] // 2
+    if -(-dataset.image_size // upsampling) < smallest:
+        raise ConfigError(
+            f"generator.upsampling is {upsampling}, but the images of {dataset.name} have {dataset.image_size} pixels, "
+            f"and the generator's maps at least {smallest}. Set --generator.upsampling to "
+            f"{dataset.image_size // smallest} or less."
         )
 
 

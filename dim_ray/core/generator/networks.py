@@ -34,7 +34,8 @@ class Generator(nn.Module):
         self.num_classes = num_classes
         length = config.label_embedding
         self.embedding = None if length is None else nn.Embedding(num_classes, length)
-        capacity, (smallest, *larger) = config.capacity, scales(image_size)
+        self.image_size = image_size
+        capacity, (smallest, *larger) = config.capacity, scales(_inner_size(config, image_size))
         features = capacity * smallest**2
         self.project = nn.Sequential(nn.Linear(self.latent_dim, features), BatchNorm1d(features), nn.ReLU())
         self.unflatten = nn.Unflatten(1, (capacity, smallest, smallest))
@@ -48,6 +49,7 @@ class Generator(nn.Module):
                 layers += _block(nn.Conv2d(capacity, capacity, 3, padding=1), capacity)
             size = next_size
         self.blocks = nn.Sequential(*layers)
+        self.inner_size = size  # of the largest maps
         self.to_image = nn.Conv2d(capacity, num_channels, 3, padding=1)
 
     def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
@@ -66,7 +68,9 @@ class Generator(nn.Module):
             condition = self.embedding(labels)
         hidden = self.project(torch.cat([condition, noise[:, condition.shape[1] :]], dim=1))
         images: Tensor = torch.tanh(self.to_image(self.blocks(self.unflatten(hidden))))
-        return images
+        if self.inner_size == self.image_size:
+            return images
+        return F.interpolate(images, self.image_size, mode="bicubic").clamp(-1, 1)
 
     def sample(self, labels: Tensor, rng: torch.Generator) -> Tensor:
         """Generate one image for each label (B,), with noise from `rng`: (B, C, H, W) in [-1, 1]."""
@@ -91,7 +95,8 @@ class Discriminator(nn.Module):
         capacity = config.discriminator_capacity or config.capacity
         has_layer_norm, is_projecting = config.discriminator_norm == "layer", config.source_head == "projection"
         layers: list[nn.Module] = []
-        channels, size = num_channels, image_size
+        channels, size = num_channels, _inner_size(config, image_size)
+        self.reduce = nn.Identity() if size == image_size else nn.AdaptiveAvgPool2d(size)
         for stride in _DISCRIMINATOR_STRIDES:
             size = (size + stride - 1) // stride
             layers.append(nn.Conv2d(channels, capacity, 3, stride=stride, padding=1))
@@ -116,7 +121,7 @@ class Discriminator(nn.Module):
             Adversarial scores (B,), higher for real; class logits (B, K).
         """
         with spectral.divided(self._normalised):
-            hidden = self.features(images).amax(dim=(2, 3))
+            hidden = self.features(self.reduce(images)).amax(dim=(2, 3))
             scores, classes = self.source(hidden).squeeze(1), self.classes(hidden)
             if self.projection is not None:
                 one_hot = F.one_hot(labels, classes.shape[1]).to(hidden.dtype)
@@ -178,6 +183,11 @@ def scales(image_size: int) -> list[int]:
     while sizes[0] > _SMALLEST_SCALE:
         sizes.insert(0, (sizes[0] + 1) // 2)
     return sizes
+
+
+def _inner_size(config: GeneratorConfig, image_size: int) -> int:
+    """Return the size of the largest maps."""
+    return -(-image_size // config.upsampling)
 
 
 def _block(convolution: nn.Module, capacity: int) -> list[nn.Module]:

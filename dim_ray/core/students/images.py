@@ -22,7 +22,7 @@ from dim_ray.core.students.budgets import Budget
 from dim_ray.core.training.precision import autocast
 from dim_ray.core.training.random import stream
 
-__all__ = ["ImageStream", "Labelling", "balanced_labels", "choose", "make_image_stream"]
+__all__ = ["ImageStream", "Labelling", "MatchingLatents", "balanced_labels", "choose", "make_image_stream"]
 
 ImageStream = Callable[[int], tuple[Tensor, Tensor]]
 """From an epoch's number to N normalised images (N, C, H, W) float32 and their labels, on the dataset's device.
@@ -32,6 +32,9 @@ N is the budget's `images_per_epoch`. Labels are (N,) int64, or a labeller's (N,
 
 Labelling = Callable[[Tensor], Tensor]
 """From normalised images (N, C, H, W) float32 to probabilities (N, K) float32."""
+
+MatchingLatents = Callable[[Generator, Tensor, Tensor, int], Tensor]
+"""From a generator, noise (N, latent_dim), labels (N,) and a seed to latents (N, latent_dim)."""
 
 _FLOAT_BYTES = 4
 _MAP_BYTES = 2**28  # of a generator's largest maps, which bound the images of a pass
@@ -49,6 +52,7 @@ def make_image_stream(
     budget: Budget,
     seed: int,
     labeller: Labelling | None = None,
+    match: MatchingLatents | None = None,
 ) -> ImageStream:
     """Return the image stream of one student.
 
@@ -62,6 +66,7 @@ def make_image_stream(
         budget: Epochs and images of an epoch.
         seed: Seed of noise and of the choice of real images.
         labeller: Teachers, if `config` asks them. They see images before augmentation, and those of a fixed set once.
+        match: Moves the latents of a fixed set, if `config.latent_steps` asks for it.
 
     Raises:
         ValueError: The protocol needs a generator, or `config` teachers, and there is none.
@@ -71,12 +76,14 @@ def make_image_stream(
         raise ValueError(f"protocol {protocol!r} needs a generator")
     if labeller is None and (config.labels == "soft" or (is_generated and config.candidates > 1)):
         raise ValueError("soft labels and candidates need teachers")
+    if match is None and protocol == "fixed" and config.latent_steps:
+        raise ValueError("latents are matched with teachers")
     if generator is not None and protocol == "on_the_fly":
         draw = _generated(config, generator, dataset, budget, seed, labeller)
     elif protocol == "real_on_the_fly":
         draw = _real(dataset, budget, seed)
     else:
-        images, labels = _image_set(config, protocol, generator, dataset, images_per_class, seed, labeller)
+        images, labels = _image_set(config, protocol, generator, dataset, images_per_class, seed, labeller, match)
         return _dealt(images, labeller(images) if labeller and config.labels == "soft" else labels, budget, seed)
     if labeller is None or config.labels == "hard":
         return draw
@@ -167,6 +174,7 @@ def _image_set(
     images_per_class: int,
     seed: int,
     labeller: Labelling | None,
+    match: MatchingLatents | None,
 ) -> tuple[Tensor, Tensor]:
     """Return the images and labels of a student that has the same ones in every epoch."""
     split = dataset.train
@@ -175,6 +183,8 @@ def _image_set(
     labels = balanced_labels(dataset.num_classes, images_per_class, split.labels.device)
     if generator is not None and protocol == "fixed":  # stored and rounded, as real images are
         noise = _noise(generator.eval(), config.candidates * len(labels), seed, 0, labels.device)
+        if match and config.latent_steps:
+            noise = match(generator, noise, labels, seed)
         stored = to_bytes(_chosen(generator, noise, labels, dataset, "float32", labeller))
     else:
         stored = split.images[_real_draws(split, dataset.num_classes, images_per_class, seed).flatten()]
@@ -246,17 +256,17 @@ def _chosen(
 ) -> Tensor:
     """Return an image in [-1, 1] for each label (N,); teachers choose of C candidates, of noise (N * C, latent_dim)."""
     candidates = len(noise) // len(labels)
-    images = _generate(generator, noise, labels.repeat_interleave(candidates), dataset.image_size, precision)
+    images = _generate(generator, noise, labels.repeat_interleave(candidates), precision)
     if labeller is None or candidates == 1:
         return images
     return images[choose(labeller(dataset.normalisation.from_signed(images)), labels)]
 
 
 @torch.no_grad()
-def _generate(generator: Generator, noise: Tensor, labels: Tensor, image_size: int, precision: Precision) -> Tensor:
+def _generate(generator: Generator, noise: Tensor, labels: Tensor, precision: Precision) -> Tensor:
     """Return the images of noise (N, latent_dim) and labels (N,): (N, C, H, W) float32 in [-1, 1]."""
     most_bytes = _MAP_BYTES_ON_CPU if labels.device.type == "cpu" else _MAP_BYTES
-    count = max(1, most_bytes // (generator.to_image.in_channels * image_size**2 * _FLOAT_BYTES))
+    count = max(1, most_bytes // (generator.to_image.in_channels * generator.inner_size**2 * _FLOAT_BYTES))
     with autocast(precision, labels.device):
         parts = [generator(*own) for own in zip(noise.split(count), labels.split(count), strict=True)]
     return torch.cat(parts).float().contiguous()  # students are faster with channels first

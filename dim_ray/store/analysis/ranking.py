@@ -138,15 +138,17 @@ def _score_cell(
 
 def _asked(cell: Mapping[Any, Any], recipe: Mapping[str, Any]) -> tuple[dict[Any, Any], dict[str, Any]]:
     """Return a cell and its recipe without teachers where nobody asks them."""
-    recipe = {**recipe, "candidates": 1 if cell["protocol"] == "real_fixed" else recipe.get("candidates", 1)}
-    asks = recipe["labels"] == "soft" or recipe["candidates"] > 1
+    recipe = {"candidates": 1, "latent_steps": 0, **recipe}
+    if cell["protocol"] == "real_fixed":
+        recipe |= {"candidates": 1, "latent_steps": 0}
+    asks = recipe["labels"] == "soft" or recipe["candidates"] > 1 or recipe["latent_steps"] > 0
     return {**cell, "labeller": cell["labeller"] if asks else None}, recipe
 
 
 def _key(cell: Mapping[Any, Any], recipe: Mapping[str, Any]) -> tuple[Any, ...]:
     terms = (None if pd.isna(cell[name]) else cell[name] for name in ("generator", "labeller"))
     plain = (cell[name] for name in ("protocol", "architecture", "data_fingerprint"))
-    return (*terms, *plain, json.dumps({"candidates": 1, **recipe}, sort_keys=True))
+    return (*terms, *plain, json.dumps({"candidates": 1, "latent_steps": 0, **recipe}, sort_keys=True))
 
 
 def _longest(cells: list[dict[Any, Any]]) -> dict[tuple[Any, ...], float]:

@@ -20,6 +20,7 @@ from dim_ray.errors import StorageError, UsageError, listed, nearest
 __all__ = [
     "CELL",
     "TERMS",
+    "is_plain",
     "may_choose",
     "no_evaluations",
     "none_chosen",
@@ -44,6 +45,7 @@ CELL = (
     "labels",
     "labeller",
     "candidates",
+    "latent_steps",
     "budget_fingerprint",
     "optimiser_steps",
 )
@@ -93,7 +95,8 @@ def terms(cell: Mapping[Any, Any]) -> str:
     quirks = "" if cell["quirks"] == NO_QUIRKS else quirks
     labels = "soft labels" if cell["labels"] == "soft" else ""
     chosen = "" if pd.isna(cell["candidates"]) else f"one of {int(cell['candidates'])} candidates"
-    return ", ".join(part for part in (quirks, labels, chosen) if part)
+    matched = "" if pd.isna(cell["latent_steps"]) else f"{int(cell['latent_steps'])} latent steps"
+    return ", ".join(part for part in (quirks, labels, chosen, matched) if part)
 
 
 def no_evaluations(root: str) -> StorageError:
@@ -136,8 +139,13 @@ def usual_ipc(evaluations: pd.DataFrame, *, dataset: str, protocol: str = "on_th
 
 def may_choose(rows: pd.DataFrame) -> pd.Series[bool]:
     """Return which rows may choose a generator: those with validation, without quirks and the help of teachers."""
-    is_plain = (rows["quirks"] == NO_QUIRKS) & (rows["labels"] == "hard") & rows["candidates"].isna()
-    return is_plain & rows["generator"].notna() & rows["validation_accuracy"].notna()
+    return is_plain(rows) & rows["generator"].notna() & rows["validation_accuracy"].notna()
+
+
+def is_plain(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Return which rows or cells have neither quirks nor the help of teachers."""
+    is_alone = rows["candidates"].isna() & rows["latent_steps"].isna()
+    return is_alone & (rows["quirks"] == NO_QUIRKS) & (rows["labels"] == "hard")
 
 
 def what_is_there(rows: pd.DataFrame) -> str:

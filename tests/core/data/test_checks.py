@@ -83,6 +83,13 @@ def test_a_latent_vector_with_an_entry_of_noise_is_taken(dataset: Dataset) -> No
     check_training(replace(fitting(), generator=GeneratorConfig(latent_dim=3)), dataset)
 
 
+def test_maps_smaller_than_the_generators_first_are_refused(dataset: Dataset) -> None:
+    assert dataset.image_size == 8
+    check_training(replace(fitting(), generator=GeneratorConfig(upsampling=2)), dataset)
+    with pytest.raises(ConfigError, match=r"upsampling is 3, but the images of pets have 8 pixels.*to 2 or less"):
+        check_training(replace(fitting(), generator=GeneratorConfig(upsampling=3)), dataset)
+
+
 def test_a_latent_vector_of_the_default_length_is_never_too_short(dataset: Dataset) -> None:
     names = tuple(str(label) for label in range(1000))
     check_training(fitting(), replace(dataset, class_names=names))

@@ -33,15 +33,16 @@ def make_discriminator(config: GeneratorConfig = CONFIG, **change: Any) -> Discr
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("channels", [1, 3])
-def test_images_have_the_size_asked_for_and_are_judged(size: int, channels: int) -> None:
+@pytest.mark.parametrize(("channels", "upsampling"), [(1, 1), (3, 1), (3, 2)])
+def test_images_have_the_size_asked_for_and_are_judged(size: int, channels: int, upsampling: int) -> None:
     shape: dict[str, Any] = {"image_size": size, "num_channels": channels}
     labels = torch.arange(5)
-    images = make_generator(**shape).sample(labels, rng())
+    config = replace(CONFIG, upsampling=upsampling)
+    images = make_generator(config, **shape).sample(labels, rng())
     assert images.shape == (5, channels, size, size)
     assert images.dtype == torch.float32
     assert images.abs().max() <= 1
-    scores, classes = make_discriminator(**shape)(images, torch.zeros(len(images), dtype=torch.int64))
+    scores, classes = make_discriminator(config, **shape)(images, torch.zeros(len(images), dtype=torch.int64))
     assert (scores.shape, classes.shape) == ((5,), (5, 5))
 
 
@@ -64,6 +65,20 @@ def test_numbers_of_parameters_are_the_reference_implementations() -> None:
     assert (config.capacity, config.resolve_latent_dim(10)) == (196, 100)
     assert num_parameters(build_generator(config, rng=rng(), **shape)) == 3_286_921
     assert num_parameters(build_discriminator(config, rng=rng(), **shape)) == 2_969_803
+
+
+def test_upsampled_images_are_those_of_a_smaller_generator_enlarged_and_are_judged_reduced() -> None:
+    config, labels = replace(CONFIG, upsampling=2), torch.arange(5)
+    small, large = make_generator(image_size=16), make_generator(config, image_size=32)
+    assert num_parameters(small) == num_parameters(large)
+    images = large.sample(labels, rng())
+    expected = F.interpolate(small.sample(labels, rng()), scale_factor=2, mode="bicubic").clamp(-1, 1)
+    torch.testing.assert_close(images, expected)
+    reduced = images.unflatten(3, (16, 2)).unflatten(2, (16, 2)).mean(dim=(3, 5))
+    scores, classes = make_discriminator(config, image_size=32)(images, labels)
+    same_scores, same_classes = make_discriminator(image_size=16)(reduced, labels)
+    torch.testing.assert_close(scores, same_scores)
+    torch.testing.assert_close(classes, same_classes)
 
 
 def test_discriminator_may_have_its_own_capacity() -> None:

@@ -15,7 +15,8 @@ from dim_ray.core.students.latents import LatentMatching
 from dim_ray.core.teachers.pool import DrawnTeacher, StoredPool
 from dim_ray.core.teachers.teacher import Teacher
 from dim_ray.core.training.random import stream
-from tests.helpers.tiny_students import ARCHITECTURE, CONFIG, DATASET, make_generator, make_stream
+from tests.helpers.tiny import ARCHITECTURE
+from tests.helpers.tiny_students import CONFIG, DATASET, make_generator, make_stream
 
 
 def make_teacher(seed: int = 0) -> Teacher:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from dim_ray.config.architectures import check_architecture
@@ -41,6 +41,8 @@ class NetworksConfig:
 class GeneratorConfig:
     """Generator and discriminator."""
 
+    family: Literal["paper", "residual"] = field(default="paper", metadata={"added": True})
+    """Layers of both: the paper's, or residual blocks with class-conditional batch norm."""
     capacity: int = 196
     """Channels of every layer of the generator (paper: 196); multiples of 16 suit GPUs."""
     discriminator_capacity: int | None = None
@@ -48,7 +50,7 @@ class GeneratorConfig:
     latent_dim: int | None = None
     """Length of z, which begins with the label's entries. Default: 100 (paper), or at least 50 more than those."""
     refinements: tuple[int, ...] = (3, 1)
-    """3x3 convolutions after the first, second, ... doubling of the size (paper: 3 and 1)."""
+    """3x3 convolutions after the first, second, ... doubling of the size (paper: 3 and 1). Residual: always 2."""
     label_embedding: int | None = None
     """Length of a learned embedding of the label. Default: one-hot label (paper)."""
     discriminator_norm: Literal["layer", "spectral"] = "layer"

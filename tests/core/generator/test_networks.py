@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from dim_ray.config import Config, GeneratorConfig, MatchingConfig, PriorConfig, StudyConfig
-from dim_ray.core.generator.networks import Discriminator, Generator, build_discriminator, build_generator, scales
+from dim_ray.core.generator.base import scales
+from dim_ray.core.generator.networks import Discriminator, Generator, build_discriminator, build_generator
 from dim_ray.errors import ConfigError
 from tests.helpers.tiny import num_parameters
 

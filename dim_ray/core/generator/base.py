@@ -1,0 +1,61 @@
+"""What every family of generators has: noise, and a way from noise and labels to images."""
+
+from __future__ import annotations
+
+import copy
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from dim_ray.config import GeneratorConfig
+
+__all__ = ["Generator", "scales"]
+
+_SMALLEST_SCALE = 4
+
+
+class Generator(nn.Module):
+    """G(z, y)."""
+
+    to_image: nn.Conv2d
+    """The last layer, from maps of the image's size."""
+
+    def __init__(self, config: GeneratorConfig, *, num_classes: int) -> None:
+        super().__init__()
+        self.latent_dim = config.resolve_latent_dim(num_classes)
+        self.num_classes = num_classes
+
+    def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
+        """Generate images.
+
+        Args:
+            noise: z, (B, latent_dim) float32 from N(0, I).
+            labels: y, (B,) int64 in [0, K). In the paper's family the label, one-hot or embedded, replaces the first
+                entries of z.
+
+        Returns:
+            (B, C, H, W) float32 in [-1, 1].
+        """
+        raise NotImplementedError
+
+    def sample(self, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """Generate one image for each label (B,), with noise from `rng`: (B, C, H, W) in [-1, 1]."""
+        images: Tensor = self(self.noise(len(labels), rng).to(labels.device), labels)
+        return images
+
+    def noise(self, count: int, rng: torch.Generator) -> Tensor:
+        """Draw z of `count` images, (count, latent_dim), on the device of `rng`."""
+        return torch.randn(count, self.latent_dim, generator=rng, device=rng.device)
+
+    def folded(self) -> Self:
+        """Return a copy for eval mode, if possible with batch norms in the layers before them: fewer passes."""
+        return copy.deepcopy(self).eval().requires_grad_(False)
+
+
+def scales(image_size: int) -> list[int]:
+    """Return the sizes that a generator passes through, from the smallest: 28 gives [4, 7, 14, 28]."""
+    sizes = [image_size]
+    while sizes[0] > _SMALLEST_SCALE:
+        sizes.insert(0, (sizes[0] + 1) // 2)
+    return sizes

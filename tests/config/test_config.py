@@ -68,6 +68,7 @@ OTHER_VALUES: dict[str, Any] = {
     "generator.ema_decay": 0.5,
     "generator.label_embedding": 16,
     "generator.discriminator_norm": "spectral",
+    "generator.family": "residual",
     "generator.source_head": "projection",
     "data.name": "renamed",
     "data.data_root": "/elsewhere",

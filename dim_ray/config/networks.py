@@ -44,7 +44,8 @@ class GeneratorConfig:
     family: Literal["paper", "residual"] = field(default="paper", metadata={"added": True})
     """Layers of both: the paper's, or residual blocks with class-conditional batch norm."""
     capacity: int = 196
-    """Channels of every layer of the generator (paper: 196); multiples of 16 suit GPUs."""
+    """Channels of every layer of the generator (paper: 196), or residual: of maps of the image's size, twice as many at
+    half of it and four times below; multiples of 16 suit GPUs."""
     discriminator_capacity: int | None = None
     """Channels of the discriminator. Default: capacity."""
     latent_dim: int | None = None

@@ -34,12 +34,14 @@ class Discriminator(nn.Module):
         super().__init__()
         capacity = config.discriminator_capacity or config.capacity
         self.is_summing = config.family == "residual"
-        features = residual_features if config.family == "residual" else paper_features
-        self.features = features(config, capacity, num_channels=num_channels, image_size=image_size)
-        self.source = nn.Linear(capacity, 1)  # the adversarial head, by its name in stored weights
-        self.classes = nn.Linear(capacity, num_classes)
+        if self.is_summing:
+            self.features, width = residual_features(capacity, num_channels=num_channels, image_size=image_size)
+        else:
+            self.features, width = paper_features(config, capacity, num_channels=num_channels, image_size=image_size)
+        self.source = nn.Linear(width, 1)  # the adversarial head, by its name in stored weights
+        self.classes = nn.Linear(width, num_classes)
         is_projecting = config.source_head == "projection"
-        self.projection = nn.Linear(num_classes, capacity, bias=False) if is_projecting else None
+        self.projection = nn.Linear(num_classes, width, bias=False) if is_projecting else None
         self._normalised: list[spectral.Part] = []
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -69,8 +69,10 @@ class PaperGenerator(Generator):
         return copied
 
 
-def paper_features(config: GeneratorConfig, capacity: int, *, num_channels: int, image_size: int) -> nn.Sequential:
-    """Return eight 3x3 convolutions; with `discriminator_norm: layer`, a layer norm follows each."""
+def paper_features(
+    config: GeneratorConfig, capacity: int, *, num_channels: int, image_size: int
+) -> tuple[nn.Sequential, int]:
+    """Return eight 3x3 convolutions, each with a layer norm if `discriminator_norm: layer`, and their channels."""
     has_layer_norm = config.discriminator_norm == "layer"
     layers: list[nn.Module] = []
     channels, size = num_channels, image_size
@@ -81,7 +83,7 @@ def paper_features(config: GeneratorConfig, capacity: int, *, num_channels: int,
             layers.append(MapNorm(capacity, size))
         layers.append(nn.LeakyReLU(_SLOPE[has_layer_norm]))
         channels = capacity
-    return nn.Sequential(*layers)
+    return nn.Sequential(*layers), capacity
 
 
 class MapNorm(nn.Module):

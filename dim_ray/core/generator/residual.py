@@ -1,11 +1,14 @@
 """The residual family: the layers of a generator and of a discriminator.
 
 Residual blocks with class-conditional batch norm in the generator, and with spectral norm and a sum over positions in
-the discriminator (Miyato and Koyama, arXiv 1802.05637). Convolutions that may run at the smaller of a block's two sizes
-do: a pass costs about as much as one of the paper's networks of the same capacity.
+the discriminator (Miyato and Koyama, arXiv 1802.05637). The capacity is the number of channels at the image's size; each
+halving doubles them, up to four times as many, so that no size costs much more than another.
 """
 
 from __future__ import annotations
+
+import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -17,20 +20,24 @@ from dim_ray.core.networks.batch_norm import BatchNorm2d
 
 __all__ = ["ResidualGenerator", "residual_features"]
 
+_WIDEST = 4  # times the capacity
 _LARGEST_FEATURES = 8  # pixels of the maps that the discriminator sums
 
 
 class ResidualGenerator(Generator):
-    """A linear layer to the smallest scale, then a residual block for each doubling."""
+    """A linear layer to the smallest scale, then a residual block for each doubling, which halves the channels."""
 
     def __init__(self, config: GeneratorConfig, *, num_classes: int, num_channels: int, image_size: int) -> None:
         super().__init__(config, num_classes=num_classes)
-        capacity, (smallest, *larger) = config.capacity, scales(image_size)
-        self.project = nn.Linear(self.latent_dim, capacity * smallest**2)
-        self.unflatten = nn.Unflatten(1, (capacity, smallest, smallest))
-        self.blocks = nn.ModuleList(_Up(capacity, num_classes, size) for size in larger)
-        self.norm = BatchNorm2d(capacity)
-        self.to_image = nn.Conv2d(capacity, num_channels, 3, padding=1)
+        sizes = scales(image_size)
+        widths = list(reversed(_widths(config.capacity, len(sizes))))
+        self.project = nn.Linear(self.latent_dim, widths[0] * sizes[0] ** 2)
+        self.unflatten = nn.Unflatten(1, (widths[0], sizes[0], sizes[0]))
+        self.blocks = nn.ModuleList(
+            _Up(given, made, num_classes, size) for (given, made), size in zip(pairwise(widths), sizes[1:], strict=True)
+        )
+        self.norm = BatchNorm2d(config.capacity)
+        self.to_image = nn.Conv2d(config.capacity, num_channels, 3, padding=1)
 
     def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
         maps = self.unflatten(self.project(noise))
@@ -43,17 +50,18 @@ class ResidualGenerator(Generator):
 class _Up(nn.Module):
     """A residual block whose maps grow to `size`."""
 
-    def __init__(self, capacity: int, num_classes: int, size: int) -> None:
+    def __init__(self, given: int, made: int, num_classes: int, size: int) -> None:
         super().__init__()
         self.size = size
-        self.first_norm, self.second_norm = _ClassNorm(capacity, num_classes), _ClassNorm(capacity, num_classes)
-        self.first = nn.Conv2d(capacity, capacity, 3, padding=1)
-        self.second = nn.Conv2d(capacity, capacity, 3, padding=1)
+        self.first_norm, self.second_norm = _ClassNorm(given, num_classes), _ClassNorm(made, num_classes)
+        self.first = nn.Conv2d(given, made, 3, padding=1)
+        self.second = nn.Conv2d(made, made, 3, padding=1)
+        self.shortcut = _shortcut(given, made)
 
     def forward(self, maps: Tensor, labels: Tensor) -> Tensor:
         hidden = self.first(F.relu(self.first_norm(maps, labels)))
         hidden = F.relu(self.second_norm(F.interpolate(hidden, self.size), labels))
-        grown: Tensor = F.interpolate(maps, self.size) + self.second(hidden)
+        grown: Tensor = F.interpolate(self.shortcut(maps), self.size) + self.second(hidden)
         return grown
 
 
@@ -74,24 +82,50 @@ class _ClassNorm(nn.Module):
         return classed
 
 
-def residual_features(config: GeneratorConfig, capacity: int, *, num_channels: int, image_size: int) -> nn.Sequential:
-    """Return the discriminator's layers from images to maps of at most 8 pixels."""
-    layers: list[nn.Module] = [nn.Conv2d(num_channels, capacity, 3, padding=1)]
-    size = image_size
-    while size > _LARGEST_FEATURES:
-        layers += [nn.AvgPool2d(2, ceil_mode=True), _Residual(capacity)]
-        size = (size + 1) // 2
-    return nn.Sequential(*layers, _Residual(capacity), nn.ReLU())
+def residual_features(capacity: int, *, num_channels: int, image_size: int) -> tuple[nn.Sequential, int]:
+    """Return the discriminator's layers from images to maps of at most 8 pixels, and these maps' channels."""
+    num_halvings = 0
+    while math.ceil(image_size / 2**num_halvings) > _LARGEST_FEATURES:
+        num_halvings += 1
+    widths = _widths(capacity, num_halvings + 1)
+    blocks = [_Down(given, made) for given, made in pairwise(widths)]
+    layers = [nn.Conv2d(num_channels, capacity, 3, padding=1), *blocks, _Residual(widths[-1]), nn.ReLU()]
+    return nn.Sequential(*layers), widths[-1]
+
+
+class _Down(nn.Module):
+    """A residual block that halves its maps."""
+
+    def __init__(self, given: int, made: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(given, given, 3, padding=1)
+        self.second = nn.Conv2d(given, made, 3, padding=1)
+        self.shortcut = _shortcut(given, made)
+        self.halve = nn.AvgPool2d(2, ceil_mode=True)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        hidden = self.halve(F.relu(self.first(F.relu(maps))))
+        shrunk: Tensor = self.shortcut(self.halve(maps)) + self.second(hidden)
+        return shrunk
 
 
 class _Residual(nn.Module):
     """A residual block of one size."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(capacity, capacity, 3, padding=1)
-        self.second = nn.Conv2d(capacity, capacity, 3, padding=1)
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, maps: Tensor) -> Tensor:
         changed: Tensor = maps + self.second(F.relu(self.first(F.relu(maps))))
         return changed
+
+
+def _shortcut(given: int, made: int) -> nn.Module:
+    return nn.Identity() if given == made else nn.Conv2d(given, made, 1)
+
+
+def _widths(capacity: int, count: int) -> list[int]:
+    """Return the channels at `count` sizes, from the image's to the smallest."""
+    return [capacity * min(2**halvings, _WIDEST) for halvings in range(count)]

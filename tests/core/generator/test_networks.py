@@ -201,18 +201,20 @@ def test_residual_generator_is_blocks_with_norms_of_the_class() -> None:
         scale, shift = (weights[f"{name}.{kind}.weight"][:, labels].T[:, :, None, None] for kind in ("scale", "shift"))
         return (normal(maps, f"{name}.norm") * (1 + scale) + shift).relu()
 
-    def convolved(maps: torch.Tensor, name: str) -> torch.Tensor:
-        return F.conv2d(maps, weights[f"{name}.weight"], weights[f"{name}.bias"], padding=1)
+    def convolved(maps: torch.Tensor, name: str, padding: int = 1) -> torch.Tensor:
+        return F.conv2d(maps, weights[f"{name}.weight"], weights[f"{name}.bias"], padding=padding)
 
     def nearest(maps: torch.Tensor, size: int) -> torch.Tensor:
         places = torch.arange(size) * maps.shape[-1] // size
         return maps[:, :, places][:, :, :, places]
 
-    maps = (noise @ weights["project.weight"].T + weights["project.bias"]).view(3, 4, 3, 3)
+    maps = (noise @ weights["project.weight"].T + weights["project.bias"]).view(3, 16, 3, 3)
     for block, size in enumerate((5, 9)):
         hidden = convolved(classed(maps, f"blocks.{block}.first_norm"), f"blocks.{block}.first")
         hidden = classed(nearest(hidden, size), f"blocks.{block}.second_norm")
-        maps = nearest(maps, size) + convolved(hidden, f"blocks.{block}.second")
+        shortcut = convolved(maps, f"blocks.{block}.shortcut", padding=0)
+        maps = nearest(shortcut, size) + convolved(hidden, f"blocks.{block}.second")
+        assert maps.shape[1] == (8, 4)[block]
     expected = convolved(normal(maps, "norm"), "to_image").tanh()
     torch.testing.assert_close(images, expected, atol=1e-5, rtol=1e-4)
 
@@ -220,15 +222,27 @@ def test_residual_generator_is_blocks_with_norms_of_the_class() -> None:
 def test_residual_discriminator_sums_over_positions() -> None:
     discriminator = make_discriminator(FAMILIES["residual"], image_size=16)
     images, labels = torch.randn(2, 3, 16, 16, generator=rng()), torch.tensor([0, 1])
-    first, pool, *blocks, _ = discriminator.features
-    maps = pool(first(images))
-    for block in blocks:
-        maps = maps + block.second(block.first(maps.relu()).relu())
-    assert maps.shape == (2, 4, 8, 8)
+
+    def halved(maps: torch.Tensor) -> torch.Tensor:
+        return (maps[:, :, ::2] + maps[:, :, 1::2])[..., ::2] / 4 + (maps[:, :, ::2] + maps[:, :, 1::2])[..., 1::2] / 4
+
+    first, down, last, _ = discriminator.features
+    maps = first(images)
+    maps = down.shortcut(halved(maps)) + down.second(halved(down.first(maps.relu()).relu()))
+    maps = maps + last.second(last.first(maps.relu()).relu())
+    assert maps.shape == (2, 8, 8, 8)
     sums = maps.relu().sum(dim=(2, 3))
     scores, classes = discriminator(images, labels)
     torch.testing.assert_close(scores, discriminator.source(sums)[:, 0])
     torch.testing.assert_close(classes, discriminator.classes(sums / 64))
+
+
+@pytest.mark.parametrize(("size", "widths"), [(8, [4]), (16, [4, 8]), (28, [4, 8, 16]), (64, [4, 8, 16, 16])])
+def test_each_halving_doubles_the_channels_of_the_residual_discriminator_up_to_four_times(
+    size: int, widths: list[int]
+) -> None:
+    blocks = make_discriminator(FAMILIES["residual"], image_size=size).features[1:-1]
+    assert [block.first.out_channels for block in blocks] == widths
 
 
 def test_learned_vector_of_the_label_replaces_as_many_entries_of_the_noise() -> None:

@@ -16,7 +16,7 @@ from dim_ray.config import EvaluationConfig, MatchingConfig, PoolConfig, PriorCo
 from dim_ray.core.data.augment import augment, draw_augmentation
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.generator.pair import Pair
-from dim_ray.core.generator.paper import MapNorm
+from dim_ray.core.generator.base import MapNorm
 
 __all__ = ["adversarial_step", "classifier_step", "make_plain", "matching_step"]
 

@@ -54,8 +54,8 @@ class GeneratorConfig:
     """3x3 convolutions after the first, second, ... doubling of the size (paper: 3 and 1). Residual: always 2."""
     label_embedding: int | None = None
     """Length of a learned embedding of the label. Default: one-hot label (paper)."""
-    discriminator_norm: Literal["layer", "spectral"] = "layer"
-    """Norm of the discriminator: layer norm (paper), or spectral norm of its weights."""
+    discriminator_norm: Literal["layer", "spectral", "none"] = "layer"
+    """Norm of the discriminator: layer norm (paper), spectral norm of its weights, or none."""
     source_head: Literal["plain", "projection"] = "plain"
     """Adversarial head of the discriminator: plain uses only the image (paper), projection also its label."""
     ema_decay: float = 0.0

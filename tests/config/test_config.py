@@ -90,6 +90,7 @@ OTHER_VALUES: dict[str, Any] = {
     "prior.gradient_penalty_weight": 3.0,
     "prior.precision": "float32",
     "prior.class_loss_on": "both",
+    "prior.discriminator_rate": 0.5,
     "prior.first": "generator",
     "prior.uniform_labels": "discriminator",
     "prior.beta1": 0.5,

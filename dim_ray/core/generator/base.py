@@ -1,4 +1,4 @@
-"""What every family of generators has: noise, and a way from noise and labels to images."""
+"""What both families share: a generator's noise and its way to images, and the discriminator's layer norm."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dim_ray.config import GeneratorConfig
 
-__all__ = ["Generator", "scales"]
+__all__ = ["Generator", "MapNorm", "scales"]
 
 _SMALLEST_SCALE = 4
 
@@ -51,6 +51,22 @@ class Generator(nn.Module):
     def folded(self) -> Self:
         """Return a copy for eval mode, if possible with batch norms in the layers before them: fewer passes."""
         return copy.deepcopy(self).eval().requires_grad_(False)
+
+
+class MapNorm(nn.Module):
+    """Layer norm of whole maps (B, C, H, W), each value with its own scale and shift.
+
+    Works in the maps' order in memory, channels last: nn.LayerNorm's order would copy them, there and back, in each
+    pass and its derivatives.
+    """
+
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm([size, size, channels])
+
+    def forward(self, maps: Tensor) -> Tensor:
+        normal: Tensor = self.norm(maps.permute(0, 2, 3, 1))
+        return normal.permute(0, 3, 1, 2)
 
 
 def scales(image_size: int) -> list[int]:

@@ -34,10 +34,8 @@ class Discriminator(nn.Module):
         super().__init__()
         capacity = config.discriminator_capacity or config.capacity
         self.is_summing = config.family == "residual"
-        if self.is_summing:
-            self.features, width = residual_features(capacity, num_channels=num_channels, image_size=image_size)
-        else:
-            self.features, width = paper_features(config, capacity, num_channels=num_channels, image_size=image_size)
+        make = residual_features if self.is_summing else paper_features
+        self.features, width = make(config, capacity, num_channels=num_channels, image_size=image_size)
         self.source = nn.Linear(width, 1)  # the adversarial head, by its name in stored weights
         self.classes = nn.Linear(width, num_classes)
         is_projecting = config.source_head == "projection"

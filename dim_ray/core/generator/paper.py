@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from dim_ray.config import GeneratorConfig
-from dim_ray.core.generator.base import Generator, scales
+from dim_ray.core.generator.base import Generator, MapNorm, scales
 from dim_ray.core.networks.batch_norm import BatchNorm1d, BatchNorm2d
 
-__all__ = ["MapNorm", "PaperGenerator", "paper_features"]
+__all__ = ["PaperGenerator", "paper_features"]
 
 _DISCRIMINATOR_STRIDES = (1, 2, 1, 2, 1, 1, 1, 2)
 _SLOPE = {True: 0.01, False: 0.1}  # of LeakyReLU, with and without layer norm; without, less signal may be lost
@@ -84,22 +84,6 @@ def paper_features(
         layers.append(nn.LeakyReLU(_SLOPE[has_layer_norm]))
         channels = capacity
     return nn.Sequential(*layers), capacity
-
-
-class MapNorm(nn.Module):
-    """Layer norm of whole maps (B, C, H, W), each value with its own scale and shift.
-
-    Works in the maps' order in memory, channels last: nn.LayerNorm's order would copy them, there and back, in each
-    pass and its derivatives.
-    """
-
-    def __init__(self, channels: int, size: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm([size, size, channels])
-
-    def forward(self, maps: Tensor) -> Tensor:
-        normal: Tensor = self.norm(maps.permute(0, 2, 3, 1))
-        return normal.permute(0, 3, 1, 2)
 
 
 def _block(convolution: nn.Module, capacity: int) -> list[nn.Module]:

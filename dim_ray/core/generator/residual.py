@@ -1,13 +1,12 @@
 """The residual family: the layers of a generator and of a discriminator.
 
-Residual blocks with class-conditional batch norm in the generator, and with spectral norm and a sum over positions in
-the discriminator (Miyato and Koyama, arXiv 1802.05637). The capacity is the number of channels at the image's size; each
+Residual blocks with class-conditional batch norm in the generator, and a sum over positions in the discriminator
+(Miyato and Koyama, arXiv 1802.05637). The capacity is the number of channels at the image's size; each
 halving doubles them, up to four times as many, so that no size costs much more than another.
 """
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 
 import torch
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dim_ray.config import GeneratorConfig
-from dim_ray.core.generator.base import Generator, scales
+from dim_ray.core.generator.base import Generator, MapNorm, scales
 from dim_ray.core.networks.batch_norm import BatchNorm2d
 
 __all__ = ["ResidualGenerator", "residual_features"]
@@ -82,44 +81,54 @@ class _ClassNorm(nn.Module):
         return classed
 
 
-def residual_features(capacity: int, *, num_channels: int, image_size: int) -> tuple[nn.Sequential, int]:
+def residual_features(
+    config: GeneratorConfig, capacity: int, *, num_channels: int, image_size: int
+) -> tuple[nn.Sequential, int]:
     """Return the discriminator's layers from images to maps of at most 8 pixels, and these maps' channels."""
-    num_halvings = 0
-    while math.ceil(image_size / 2**num_halvings) > _LARGEST_FEATURES:
-        num_halvings += 1
-    widths = _widths(capacity, num_halvings + 1)
-    blocks = [_Down(given, made) for given, made in pairwise(widths)]
-    layers = [nn.Conv2d(num_channels, capacity, 3, padding=1), *blocks, _Residual(widths[-1]), nn.ReLU()]
+    sizes = [image_size]
+    while sizes[-1] > _LARGEST_FEATURES:
+        sizes.append((sizes[-1] + 1) // 2)
+    widths = _widths(capacity, len(sizes))
+    layers: list[nn.Module] = [nn.Conv2d(num_channels, capacity, 3, padding=1)]
+    layers += [_Down(config, *channels, size) for channels, size in zip(pairwise(widths), sizes, strict=False)]
+    layers += [_Residual(config, widths[-1], sizes[-1]), _norm(config, widths[-1], sizes[-1]), nn.ReLU()]
     return nn.Sequential(*layers), widths[-1]
 
 
 class _Down(nn.Module):
-    """A residual block that halves its maps."""
+    """A residual block that halves its maps of `size`."""
 
-    def __init__(self, given: int, made: int) -> None:
+    def __init__(self, config: GeneratorConfig, given: int, made: int, size: int) -> None:
         super().__init__()
+        self.first_norm, self.second_norm = _norm(config, given, size), _norm(config, given, size)
         self.first = nn.Conv2d(given, given, 3, padding=1)
         self.second = nn.Conv2d(given, made, 3, padding=1)
         self.shortcut = _shortcut(given, made)
         self.halve = nn.AvgPool2d(2, ceil_mode=True)
 
     def forward(self, maps: Tensor) -> Tensor:
-        hidden = self.halve(F.relu(self.first(F.relu(maps))))
-        shrunk: Tensor = self.shortcut(self.halve(maps)) + self.second(hidden)
+        hidden = F.relu(self.second_norm(self.first(F.relu(self.first_norm(maps)))))
+        shrunk: Tensor = self.shortcut(self.halve(maps)) + self.second(self.halve(hidden))
         return shrunk
 
 
 class _Residual(nn.Module):
     """A residual block of one size."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, config: GeneratorConfig, channels: int, size: int) -> None:
         super().__init__()
+        self.first_norm, self.second_norm = _norm(config, channels, size), _norm(config, channels, size)
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, maps: Tensor) -> Tensor:
-        changed: Tensor = maps + self.second(F.relu(self.first(F.relu(maps))))
+        hidden = self.first(F.relu(self.first_norm(maps)))
+        changed: Tensor = maps + self.second(F.relu(self.second_norm(hidden)))
         return changed
+
+
+def _norm(config: GeneratorConfig, channels: int, size: int) -> nn.Module:
+    return MapNorm(channels, size) if config.discriminator_norm == "layer" else nn.Identity()
 
 
 def _shortcut(given: int, made: int) -> nn.Module:

@@ -18,7 +18,7 @@ from tests.helpers.tiny import num_parameters
 
 SIZES = [8, 9, 10, 15, 16, 21, 28, 31, 32, 33, 48, 63, 64]
 CONFIG = GeneratorConfig(capacity=4, latent_dim=12, refinements=(2, 1))
-FAMILIES = {"paper": CONFIG, "residual": replace(CONFIG, family="residual")}
+FAMILIES = {"paper": CONFIG, "residual": replace(CONFIG, family="residual", discriminator_norm="none")}
 SHAPE: dict[str, Any] = {"num_classes": 5, "num_channels": 3, "image_size": 9}
 
 
@@ -226,7 +226,7 @@ def test_residual_discriminator_sums_over_positions() -> None:
     def halved(maps: torch.Tensor) -> torch.Tensor:
         return (maps[:, :, ::2] + maps[:, :, 1::2])[..., ::2] / 4 + (maps[:, :, ::2] + maps[:, :, 1::2])[..., 1::2] / 4
 
-    first, down, last, _ = discriminator.features
+    first, down, last, _, _ = discriminator.features
     maps = first(images)
     maps = down.shortcut(halved(maps)) + down.second(halved(down.first(maps.relu()).relu()))
     maps = maps + last.second(last.first(maps.relu()).relu())
@@ -237,11 +237,28 @@ def test_residual_discriminator_sums_over_positions() -> None:
     torch.testing.assert_close(classes, discriminator.classes(sums / 64))
 
 
+def test_layer_norm_stands_before_each_non_linearity_of_the_residual_discriminator() -> None:
+    discriminator = make_discriminator(replace(FAMILIES["residual"], discriminator_norm="layer"), image_size=16)
+    images, labels = torch.randn(2, 3, 16, 16, generator=rng()), torch.tensor([0, 1])
+    first, down, last, _, _ = discriminator.features
+
+    def normal(maps: torch.Tensor) -> torch.Tensor:  # whose scales are 1 and shifts 0 at first
+        return F.layer_norm(maps, maps.shape[1:]).relu()
+
+    maps = first(images)
+    hidden = F.avg_pool2d(normal(down.first(normal(maps))), 2)
+    maps = down.shortcut(F.avg_pool2d(maps, 2)) + down.second(hidden)
+    maps = maps + last.second(normal(last.first(normal(maps))))
+    torch.testing.assert_close(
+        discriminator(images, labels)[0], discriminator.source(normal(maps).sum(dim=(2, 3)))[:, 0]
+    )
+
+
 @pytest.mark.parametrize(("size", "widths"), [(8, [4]), (16, [4, 8]), (28, [4, 8, 16]), (64, [4, 8, 16, 16])])
 def test_each_halving_doubles_the_channels_of_the_residual_discriminator_up_to_four_times(
     size: int, widths: list[int]
 ) -> None:
-    blocks = make_discriminator(FAMILIES["residual"], image_size=size).features[1:-1]
+    blocks = make_discriminator(FAMILIES["residual"], image_size=size).features[1:-2]
     assert [block.first.out_channels for block in blocks] == widths
 
 

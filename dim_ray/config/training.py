@@ -115,8 +115,8 @@ class PriorConfig:
     augmentation: str = "none"
     """DSA operations on all images that the discriminator sees, drawn for each image; syntax as for the pool."""
     gradient_penalty_weight: float | None = None
-    """Weight of the gradient penalty. Default: 10 (paper) with the Wasserstein loss, 0 with the hinge loss, 0.05 with the
-    relativistic one, whose penalty is zero-centred."""
+    """Weight of the gradient penalty. Default: 10 (paper) with the Wasserstein loss, 0 with hinge, and 0.05 with the
+    relativistic loss, whose penalty is zero-centred."""
     gradient_penalty_every: int = 1
     """Discriminator steps per gradient penalty, whose weight is multiplied by it (paper: 1)."""
     class_weight: float = 1.0
@@ -223,7 +223,7 @@ class HealthConfig:
     min_diversity: float = field(default=0.02, metadata={"place": True})
     """Least spread of a class's generated images, as a share of real ones' (median over classes); 0: no limit."""
     min_source_loss: float = field(default=0.001, metadata={"place": True})
-    """Least hinge loss of the adversarial head, below which it has nothing left to learn; 0: no limit."""
+    """Least hinge or relativistic loss of the adversarial head, below which it has nothing left to learn; 0: no limit."""
     max_source_gap: float = field(default=10.0, metadata={"place": True})
     """With the Wasserstein loss, largest gap between scores of real and generated images, in largest possible distances
     between two images: a critic of slope 1 can't exceed 1."""

@@ -12,9 +12,9 @@ from benchmarks import plain
 from dim_ray.config import HealthConfig
 from dim_ray.core.data.dataset import signed
 from dim_ray.core.generator.adversarial import discriminator_steps, generator_loss, generator_step
+from dim_ray.core.generator.base import MapNorm
 from dim_ray.core.generator.matching import Distillation
 from dim_ray.core.generator.pair import Pair
-from dim_ray.core.generator.base import MapNorm
 from dim_ray.core.networks.classifiers import build_network
 from dim_ray.core.networks.ensemble import stack
 from dim_ray.core.teachers.pool import StoredPool

@@ -92,7 +92,7 @@ def discriminator_loss(
     if number % config.gradient_penalty_every or not config.penalty_weight:
         return loss
     if config.loss == "relativistic":
-        slopes = [slope(discriminator, *own) for own in (*zip(real, labels), *zip(fake, fake_labels))]
+        slopes = [slope(discriminator, *own) for own in zip(changed, torch.cat([labels, fake_labels]), strict=True)]
         return loss + weight * torch.stack([each**2 for each in slopes]).sum() / len(real) / 2
     shares = torch.rand(len(real), 1, 1, 1, generator=rng)
     penalties = []

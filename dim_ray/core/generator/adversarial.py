@@ -11,8 +11,8 @@ The hinge loss (Lim and Ye, arXiv 1705.02894), for a discriminator with spectral
 
     L_D = E[max(0, 1 + D(G(z,y)))] + E[max(0, 1 - D(x))] + w_c CE(x, y)
 
-The relativistic loss judges pairs of a real and a generated image, and its penalty pulls the slopes at both to 0 (R3GAN:
-Huang et al., arXiv 2501.05441, equations 3 and 4):
+The relativistic loss judges pairs of a real and a generated image, and its penalty pulls the slopes at both to 0
+(R3GAN: Huang et al., arXiv 2501.05441):
 
     L_D = E[softplus(D(G(z,y)) - D(x))] + w_gp (E[|grad D(x)|^2] + E[|grad D(G(z,y))|^2]) / 2 + w_c CE(x, y)
     L_G = E[softplus(D(x) - D(G(z,y)))] + w_c CE(G(z,y), y)

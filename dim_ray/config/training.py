@@ -223,7 +223,7 @@ class HealthConfig:
     min_diversity: float = field(default=0.02, metadata={"place": True})
     """Least spread of a class's generated images, as a share of real ones' (median over classes); 0: no limit."""
     min_source_loss: float = field(default=0.001, metadata={"place": True})
-    """Least hinge or relativistic loss of the adversarial head, below which it has nothing left to learn; 0: no limit."""
+    """Least hinge or relativistic loss, below which the discriminator has nothing left to learn; 0: no limit."""
     max_source_gap: float = field(default=10.0, metadata={"place": True})
     """With the Wasserstein loss, largest gap between scores of real and generated images, in largest possible distances
     between two images: a critic of slope 1 can't exceed 1."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dim_ray.config import EvaluationConfig, MatchingConfig, PoolConfig, PriorConfig
 from dim_ray.core.data.augment import augment, draw_augmentation
 from dim_ray.core.data.dataset import Dataset
-from dim_ray.core.generator.networks import MapNorm
+from dim_ray.core.generator.base import MapNorm
 from dim_ray.core.generator.pair import Pair
 
 __all__ = ["adversarial_step", "classifier_step", "make_plain", "matching_step"]

@@ -41,8 +41,11 @@ class NetworksConfig:
 class GeneratorConfig:
     """Generator and discriminator."""
 
+    family: Literal["paper", "residual"] = field(default="paper", metadata={"added": True})
+    """Layers of both: the paper's, or residual blocks with class-conditional batch norm."""
     capacity: int = 196
-    """Channels of every layer of the generator (paper: 196); multiples of 16 suit GPUs."""
+    """Channels of every layer of the generator (paper: 196), or residual: of maps of the image's size, twice as many at
+    half of it and four times below; multiples of 16 suit GPUs."""
     discriminator_capacity: int | None = None
     """Channels of the discriminator. Default: capacity."""
     latent_dim: int | None = None
@@ -51,11 +54,11 @@ class GeneratorConfig:
     """Factor by which images are enlarged after the last layer, bicubically; the discriminator sees all images reduced
     by it. With 2, steps take a third to a quarter of the time, and the finest detail is lost."""
     refinements: tuple[int, ...] = (3, 1)
-    """3x3 convolutions after the first, second, ... doubling of the size (paper: 3 and 1)."""
+    """3x3 convolutions after the first, second, ... doubling of the size (paper: 3 and 1). Residual: always 2."""
     label_embedding: int | None = None
     """Length of a learned embedding of the label. Default: one-hot label (paper)."""
-    discriminator_norm: Literal["layer", "spectral"] = "layer"
-    """Norm of the discriminator: layer norm (paper), or spectral norm of its weights."""
+    discriminator_norm: Literal["layer", "spectral", "none"] = "layer"
+    """Norm of the discriminator: layer norm (paper), spectral norm of its weights, or none."""
     source_head: Literal["plain", "projection"] = "plain"
     """Adversarial head of the discriminator: plain uses only the image (paper), projection also its label."""
     ema_decay: float = 0.0

@@ -25,7 +25,7 @@ SnapshotSpacing = Literal["logarithmic", "linear"]
 MatchingKind = Literal["logits", "logit_means", "logit_moments", "features", "gradients", "none"]
 
 _PLACE = ("size", "teachers_at_once", "device_memory_gib")  # fields that don't affect a teacher
-_WASSERSTEIN_PENALTY = 10.0  # the paper's
+_PENALTIES = {"wasserstein": 10.0, "hinge": 0.0, "relativistic": 0.05}  # the papers'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,16 +104,19 @@ class PriorConfig:
     """Real images per step, over all workers together."""
     learning_rate: float = 1e-4
     """Learning rate of Adam, for generator and discriminator."""
+    discriminator_rate: float = field(default=1.0, metadata={"added": True})
+    """Learning rate of the discriminator, as a multiple of the generator's, in both stages."""
     beta1: float = 0.0
     """beta1 of Adam, in [0, 1)."""
     beta2: float = 0.9
     """beta2 of Adam, in [0, 1)."""
-    loss: Literal["wasserstein", "hinge"] = "wasserstein"
-    """Adversarial loss."""
+    loss: Literal["wasserstein", "hinge", "relativistic"] = "wasserstein"
+    """Adversarial loss: the paper's, hinge, or relativistic (R3GAN)."""
     augmentation: str = "none"
     """DSA operations on all images that the discriminator sees, drawn for each image; syntax as for the pool."""
     gradient_penalty_weight: float | None = None
-    """Weight of the gradient penalty. Default: 10 (paper) with the Wasserstein loss, 0 with the hinge loss."""
+    """Weight of the gradient penalty. Default: 10 (paper) with the Wasserstein loss, 0 with hinge, and 0.05 with the
+    relativistic loss, whose penalty is zero-centred."""
     gradient_penalty_every: int = 1
     """Discriminator steps per gradient penalty, whose weight is multiplied by it (paper: 1)."""
     class_weight: float = 1.0
@@ -134,8 +137,9 @@ class PriorConfig:
 
     def __post_init__(self) -> None:
         require_positive(
-            "prior", self, "epochs", "batch_size", "learning_rate", "discriminator_steps", "gradient_penalty_every"
-        )
+            "prior", self, "epochs", "batch_size", "learning_rate", "discriminator_rate", "discriminator_steps",
+            "gradient_penalty_every",
+        )  # fmt: skip
         require_known("prior", self)
         require_not_negative("prior", self, "gradient_penalty_weight", "class_weight")
         require_below_one("prior", self, "beta1", "beta2")
@@ -147,7 +151,7 @@ class PriorConfig:
         """Weight of the gradient penalty, resolved."""
         if self.gradient_penalty_weight is not None:
             return self.gradient_penalty_weight
-        return _WASSERSTEIN_PENALTY if self.loss == "wasserstein" else 0.0
+        return _PENALTIES[self.loss]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +223,7 @@ class HealthConfig:
     min_diversity: float = field(default=0.02, metadata={"place": True})
     """Least spread of a class's generated images, as a share of real ones' (median over classes); 0: no limit."""
     min_source_loss: float = field(default=0.001, metadata={"place": True})
-    """Least hinge loss of the adversarial head, below which it has nothing left to learn; 0: no limit."""
+    """Least hinge or relativistic loss, below which the discriminator has nothing left to learn; 0: no limit."""
     max_source_gap: float = field(default=10.0, metadata={"place": True})
     """With the Wasserstein loss, largest gap between scores of real and generated images, in largest possible distances
     between two images: a critic of slope 1 can't exceed 1."""

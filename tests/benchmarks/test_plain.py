@@ -12,8 +12,8 @@ from benchmarks import plain
 from dim_ray.config import HealthConfig
 from dim_ray.core.data.dataset import signed
 from dim_ray.core.generator.adversarial import discriminator_steps, generator_loss, generator_step
+from dim_ray.core.generator.base import MapNorm
 from dim_ray.core.generator.matching import Distillation
-from dim_ray.core.generator.networks import MapNorm
 from dim_ray.core.generator.pair import Pair
 from dim_ray.core.networks.classifiers import build_network
 from dim_ray.core.networks.ensemble import stack
@@ -63,7 +63,7 @@ def test_adversarial_step_is_the_plain_one() -> None:
         other = labels.roll(1)
         rng = stream(0, step=number)
         critic = discriminator_steps(ours, PRIOR, signed(images), labels, rng, SingleWorker(), step=number)
-        loss, _ = generator_loss(ours, PRIOR, other, rng)
+        loss, _ = generator_loss(ours, PRIOR, other, rng, (signed(images), labels))
         generator_step(ours, loss, SingleWorker())
         found = plain.adversarial_step(theirs, PRIOR, signed(images), labels, other, stream(0, step=number))
         torch.testing.assert_close((critic, loss.detach()), found, atol=1e-5, rtol=1e-4)

@@ -81,29 +81,54 @@ def discriminator_loss(
     if config.loss == "hinge":
         loss = sum(max(1 - score, torch.zeros(())) for score in real_scores) / len(labels)
         loss = loss + sum(max(1 + score, torch.zeros(())) for score in fake_scores) / len(labels)
+    elif config.loss == "relativistic":
+        loss = relativistic(real_scores, fake_scores)
     else:
         loss = fake_scores.mean() - real_scores.mean()
     loss = loss + config.class_weight * cross_entropy(real_classes, labels)
     if config.class_loss_on == "both":
         loss = loss + config.class_weight * cross_entropy(fake_classes, fake_labels)
+    weight = config.penalty_weight * config.gradient_penalty_every
     if number % config.gradient_penalty_every or not config.penalty_weight:
         return loss
+    if config.loss == "relativistic":
+        slopes = [slope(discriminator, *own) for own in zip(changed, torch.cat([labels, fake_labels]), strict=True)]
+        return loss + weight * torch.stack([each**2 for each in slopes]).sum() / len(real) / 2
     shares = torch.rand(len(real), 1, 1, 1, generator=rng)
     penalties = []
     for index in range(len(real)):
-        between = (shares[index] * real[index] + (1 - shares[index]) * fake[index]).requires_grad_(True)
-        (score,), _ = discriminator(between[None], labels[index][None])
-        (gradient,) = torch.autograd.grad(score, between, create_graph=True)
-        penalties.append((gradient.square().sum().sqrt() - 1) ** 2)
-    weight = config.penalty_weight * config.gradient_penalty_every
+        between = shares[index] * real[index] + (1 - shares[index]) * fake[index]
+        penalties.append((slope(discriminator, between, labels[index]) - 1) ** 2)
     return loss + weight * torch.stack(penalties).mean()
 
 
+def slope(discriminator: Discriminator, image: Tensor, label: Tensor) -> Tensor:
+    """Return the length of the score's gradient at an image (C, H, W)."""
+    image = image.detach().requires_grad_(True)
+    (score,), _ = discriminator(image[None], label[None])
+    (gradient,) = torch.autograd.grad(score, image, create_graph=True)
+    return gradient.square().sum().sqrt()
+
+
+def relativistic(higher: Tensor, lower: Tensor) -> Tensor:
+    """Return -log of the probability that each score is higher than its partner, on average."""
+    pairs = zip(higher, lower, strict=True)
+    return -sum((torch.sigmoid(one - other).log() for one, other in pairs), torch.zeros(())) / len(higher)
+
+
 def generator_loss(
-    discriminator: Discriminator, config: PriorConfig, fake: Tensor, labels: Tensor, rng: torch.Generator
+    discriminator: Discriminator,
+    config: PriorConfig,
+    fake: Tensor,
+    labels: Tensor,
+    rng: torch.Generator,
+    real: tuple[Tensor, Tensor],
 ) -> Tensor:
-    """Return L_G of generated images."""
+    """Return L_G of generated images, beside real ones with their labels."""
     scores, classes = judge(discriminator, augment(fake, config.augmentation, rng), labels)
+    if config.loss == "relativistic":
+        real_scores, _ = judge(discriminator, augment(real[0], config.augmentation, rng), real[1])
+        return config.class_weight * cross_entropy(classes, labels) + relativistic(scores, real_scores)
     return config.class_weight * cross_entropy(classes, labels) - scores.mean()
 
 
@@ -325,7 +350,7 @@ def prior_losses(
                 descend(discriminator, gradients(critic, discriminator), learning_rate)
                 found["discriminator_loss"] = critic.item()
             else:
-                loss = generator_loss(discriminator, config, fake, labels, rng)
+                loss = generator_loss(discriminator, config, fake, labels, rng, (real, real_labels))
                 descend(generator, gradients(loss, generator), learning_rate)
                 follow(average, generator, min(decay, (1 + number) / (10 + number)))
                 found["generator_loss"] = loss.item()
@@ -394,7 +419,7 @@ def matching_losses(
                     found[rank]["discriminator_loss"] = critic.item()
                     totals.append(critic)
                     continue
-                adversarial = generator_loss(discriminator, prior, fake, labels, rng)
+                adversarial = generator_loss(discriminator, prior, fake, labels, rng, (to_signed(images), labels))
                 total = config.adversarial_weight * adversarial
                 found[rank]["generator_loss"] = adversarial.item()
                 drawn = draw(rank, number)

@@ -11,7 +11,13 @@ The hinge loss (Lim and Ye, arXiv 1705.02894), for a discriminator with spectral
 
     L_D = E[max(0, 1 + D(G(z,y)))] + E[max(0, 1 - D(x))] + w_c CE(x, y)
 
-With either, the discriminator may see all images through differentiable augmentation (Zhao et al., arXiv 2006.10738).
+The relativistic loss judges pairs of a real and a generated image, and its penalty pulls the slopes at both to 0
+(R3GAN: Huang et al., arXiv 2501.05441):
+
+    L_D = E[softplus(D(G(z,y)) - D(x))] + w_gp (E[|grad D(x)|^2] + E[|grad D(G(z,y))|^2]) / 2 + w_c CE(x, y)
+    L_G = E[softplus(D(x) - D(G(z,y)))] + w_c CE(G(z,y), y)
+
+With any, the discriminator may see all images through differentiable augmentation (Zhao et al., arXiv 2006.10738).
 """
 
 from __future__ import annotations
@@ -25,7 +31,7 @@ from torch import Tensor
 from dim_ray.config import HealthConfig, PriorConfig
 from dim_ray.core.data.augment import augment
 from dim_ray.core.data.dataset import Dataset, signed
-from dim_ray.core.generator.adversarial_losses import adversarial_loss, gradient_penalty
+from dim_ray.core.generator.adversarial_losses import adversarial_loss, gradient_penalty, zero_centred_penalty
 from dim_ray.core.generator.health import HealthCheck
 from dim_ray.core.generator.networks import Discriminator, Generator
 from dim_ray.core.generator.pair import Pair
@@ -84,7 +90,8 @@ class AdversarialTraining(Stage):
             return discriminator_steps(pair, config, real, real_labels, rng, self._collective, step=number)
 
         def generate() -> Losses:
-            loss, _ = generator_loss(pair, config, _labels_for("generator", pair, config, real_labels, rng), rng)
+            labels = _labels_for("generator", pair, config, real_labels, rng)
+            loss, _ = generator_loss(pair, config, labels, rng, (real, real_labels))
             generator_step(pair, loss, self._collective, number=number)
             return {"generator_loss": loss.detach()}
 
@@ -132,8 +139,12 @@ def discriminator_loss(
     loss = adversarial_loss(config, scores[:batch], scores[batch:])
     if config.penalty_weight > 0 and number % config.gradient_penalty_every == 0:
         weight = config.penalty_weight * config.gradient_penalty_every
-        real, fake = images.split(batch)
-        loss = loss + weight * gradient_penalty(pair.discriminator, real, fake, real_labels, rng, config.precision)
+        if config.loss == "relativistic":
+            both = torch.cat([real_labels, labels])
+            loss = loss + weight * zero_centred_penalty(pair.discriminator, images, both, config.precision)
+        else:
+            real, fake = images.split(batch)
+            loss = loss + weight * gradient_penalty(pair.discriminator, real, fake, real_labels, rng, config.precision)
     loss = loss + config.class_weight * F.cross_entropy(classes[:batch], real_labels)
     if config.class_loss_on == "both":
         loss = loss + config.class_weight * F.cross_entropy(classes[batch:], labels)
@@ -162,11 +173,22 @@ def discriminator_steps(
     return loss.detach()
 
 
-def generator_loss(pair: Pair, config: PriorConfig, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return L_G of freshly generated images of `labels` (B,), and these images (B, C, H, W) in [-1, 1]."""
+def generator_loss(
+    pair: Pair, config: PriorConfig, labels: Tensor, rng: torch.Generator, real: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return L_G of freshly generated images of `labels` (B,), and these images (B, C, H, W) in [-1, 1].
+
+    `real` are images (B, C, H, W) in [-1, 1] and their labels (B,), with which only the relativistic loss compares.
+    """
     images = _generate(pair.generator, config, labels, rng)
     scores, classes = _judge(pair.discriminator, config, augment(images, config.augmentation, rng), labels)
-    return -scores.mean() + config.class_weight * F.cross_entropy(classes, labels), images
+    if config.loss == "relativistic":
+        with torch.no_grad():
+            real_scores, _ = _judge(pair.discriminator, config, augment(real[0], config.augmentation, rng), real[1])
+        source = adversarial_loss(config, scores, real_scores)  # the discriminator's, with the roles exchanged
+    else:
+        source = -scores.mean()
+    return source + config.class_weight * F.cross_entropy(classes, labels), images
 
 
 def generator_step(pair: Pair, loss: Tensor, collective: Collective, *, number: int | None = None) -> None:

@@ -4,7 +4,8 @@
     metrics, complaint = check(pair)          # {"diversity": 0.81, "source_gap": 0.12}, ""
 
 A GAN's training can end while every loss is finite: the generator collapses to one image per class, whatever the noise,
-or the discriminator has nothing left to learn (hinge loss) or leaves the slopes that its penalty allows (Wasserstein).
+or the discriminator has nothing left to learn (hinge, relativistic) or leaves the slopes that its penalty allows
+(Wasserstein).
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ class HealthCheck:
         """Return measurements, and what is wrong: an empty string where nothing is.
 
         `diversity` is the spread of a class's generated images over that of its real ones, median over classes; a
-        spread is the mean over pixels of the standard deviation over images. `source_loss` is the hinge loss of the
-        adversarial scores. `source_gap`, with the Wasserstein loss, is by how much real images are scored above
-        generated ones, in largest possible distances between two images.
+        spread is the mean over pixels of the standard deviation over images. `source_loss` is the hinge or relativistic
+        loss of the adversarial scores. `source_gap`, with the Wasserstein loss, is by how much real images are scored
+        above generated ones, in largest possible distances between two images.
         """
         networks: tuple[nn.Module, ...] = (pair.generator, pair.discriminator)
         were_training = [network.training for network in networks]
@@ -73,10 +74,10 @@ class HealthCheck:
                 f"the generator collapsed to one image per class: the spread of its images is {diversity:.3g} of that "
                 f"of real ones (health.min_diversity is {self._config.min_diversity:g})"
             )
-        if self._prior_config.loss == "hinge":
+        if (kind := self._prior_config.loss) != "wasserstein":
             if loss < self._config.min_source_loss:
                 complaint = complaint or (
-                    f"the discriminator is saturated and has nothing left to learn: its hinge loss is {loss:.3g} "
+                    f"the discriminator is saturated and has nothing left to learn: its {kind} loss is {loss:.3g} "
                     f"(health.min_source_loss is {self._config.min_source_loss:g})"
                 )
             return {"diversity": diversity, "source_loss": loss}, complaint

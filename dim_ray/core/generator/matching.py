@@ -102,7 +102,7 @@ class Distillation(Stage):
             return discriminator_steps(pair, prior_config, signed(images), labels, rng, self._collective, step=number)
 
         def generate() -> Losses:
-            adversarial, fake = generator_loss(pair, prior_config, labels, rng)
+            adversarial, fake = generator_loss(pair, prior_config, labels, rng, (signed(images), labels))
             loss = config.adversarial_weight * adversarial
             losses = {"generator_loss": adversarial.detach()}
             if self._pool is not None:
@@ -151,7 +151,7 @@ class Distillation(Stage):
             rng = stream(config.seed, "scale", self._collective.rank, step=number, device=sizes.device)
             indices = torch.randint(len(train), (batch,), generator=rng, device=sizes.device)
             images, labels = train.images[indices], train.labels[indices]
-            adversarial, fake = generator_loss(pair, self._prior_config, labels, rng)
+            adversarial, fake = generator_loss(pair, self._prior_config, labels, rng, (signed(images), labels))
             matched = fake.sum() * 0  # a worker without teachers takes part: workers share their batch norms
             if self._pool is not None:
                 drawn = self._draw(self._pool, number, batch)

@@ -82,5 +82,7 @@ def build_pair(
         ema_decay=generator_config.ema_decay,
         discriminator=discriminator,
         generator_optimizer=torch.optim.Adam(generator.parameters(), learning_rate, betas, fused=True),
-        discriminator_optimizer=torch.optim.Adam(discriminator.parameters(), learning_rate, betas, fused=True),
+        discriminator_optimizer=torch.optim.Adam(
+            discriminator.parameters(), learning_rate * prior_config.discriminator_rate, betas, fused=True
+        ),
     )

@@ -6,13 +6,11 @@ images, labels = image_stream(0)
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch import Tensor
 
 from dim_ray.config import EvaluationConfig, Precision
 from dim_ray.config import Protocol as ProtocolName
@@ -128,7 +126,7 @@ def _generated(
     labeller: Labelling | None,
 ) -> ImageStream:
     device, num_classes, count = dataset.train.labels.device, dataset.num_classes, budget.images_per_epoch
-    generator = _folded(generator)
+    generator = generator.folded()
     epoch_bytes = config.candidates * count * dataset.num_channels * dataset.image_size**2 * _FLOAT_BYTES
     at_once = max(1, _AHEAD_BYTES // max(1, epoch_bytes))
     kept: dict[int, tuple[Tensor, Tensor]] = {}
@@ -225,21 +223,6 @@ def _dealt_labels(num_classes: int, count: int, epoch: int, device: torch.device
     numbers = torch.arange(epoch * count, (epoch + 1) * count, device=device)
     labels, order = torch.sort(numbers % num_classes, stable=True)
     return labels, (numbers // num_classes)[order]
-
-
-def _folded(generator: Generator) -> Generator:
-    """Return a copy for eval mode whose batch norms are part of the layers before them: fewer passes over the maps."""
-    copied = copy.deepcopy(generator).eval().requires_grad_(False)
-    for layers in (copied.project, copied.blocks):
-        for index in range(0, len(layers), 3):  # a layer, its norm and a ReLU
-            layer, norm = layers[index], layers[index + 1]
-            assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
-            if isinstance(layer, nn.Linear):
-                layers[index] = fuse_linear_bn_eval(layer, norm)
-            elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-                layers[index] = fuse_conv_bn_eval(layer, norm, isinstance(layer, nn.ConvTranspose2d))
-            layers[index + 1], layers[index + 2] = nn.Identity(), nn.ReLU(inplace=True)
-    return copied
 
 
 def _noise(generator: Generator, count: int, seed: int, epoch: int, device: torch.device) -> Tensor:

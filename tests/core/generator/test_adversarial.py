@@ -40,6 +40,8 @@ from tests.helpers.tiny import (
     make_plain_pair,
 )
 
+AdversarialLoss = Literal["wasserstein", "hinge", "relativistic"]
+
 DATASET = make_dataset()
 LEARNING_RATE = 0.02
 
@@ -53,6 +55,11 @@ def train(pair: Pair, config: PriorConfig = PRIOR, dataset: Dataset = DATASET) -
 
 def first_images(count: int = 8) -> tuple[Tensor, Tensor]:
     return DATASET.train.images[:count], DATASET.train.labels[:count]
+
+
+def first_real(count: int) -> tuple[Tensor, Tensor]:
+    images, labels = first_images(count)
+    return reference.to_signed(images), labels
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.7])
@@ -93,10 +100,12 @@ def test_losses_and_weights_are_those_of_the_slow_reference(
         ("hinge", "crop+cutout", None),
         ("hinge", "color|flip", 2.0),
         ("wasserstein", "crop", 1.0),
+        ("relativistic", "none", None),
+        ("relativistic", "crop", 2.0),
     ],
 )
-def test_hinge_loss_and_augmented_discriminator_are_those_of_the_slow_reference(
-    loss: Literal["wasserstein", "hinge"], augmentation: str, penalty: float | None
+def test_other_losses_and_augmented_discriminator_are_those_of_the_slow_reference(
+    loss: AdversarialLoss, augmentation: str, penalty: float | None
 ) -> None:
     config = replace(PRIOR, loss=loss, augmentation=augmentation, gradient_penalty_weight=penalty)
     pair = make_plain_pair(DATASET, learning_rate=LEARNING_RATE)
@@ -139,9 +148,9 @@ def test_what_the_reference_code_does_otherwise_is_that_of_the_slow_reference(
         torch.testing.assert_close(module.state_dict(), slow.state_dict(), atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("loss", "is_needed"), [("wasserstein", True), ("hinge", False)])
+@pytest.mark.parametrize(("loss", "is_needed"), [("wasserstein", True), ("hinge", False), ("relativistic", True)])
 def test_hinge_loss_needs_no_second_derivative(
-    loss: Literal["wasserstein", "hinge"], is_needed: bool, monkeypatch: pytest.MonkeyPatch
+    loss: AdversarialLoss, is_needed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     has_second = []
     grad = torch.autograd.grad
@@ -246,7 +255,7 @@ def spectral_pair(dataset: Dataset = DATASET, **change: Any) -> Pair:
 def test_generator_step_leaves_the_discriminator_as_it_was_and_ready_to_learn(make: Callable[[], Pair]) -> None:
     pair = make()
     before = copy.deepcopy(pair.discriminator.state_dict())
-    loss, images = generator_loss(pair, PRIOR, torch.tensor([0, 1, 2]), stream(0, "test"))
+    loss, images = generator_loss(pair, PRIOR, torch.tensor([0, 1, 2]), stream(0, "test"), first_real(3))
     generator_step(pair, loss, SingleWorker())
     assert images.shape == (3, 1, 8, 8)
     assert equal_states(pair.discriminator.state_dict(), before)
@@ -292,6 +301,12 @@ def test_hinge_step_has_few_operators(precision: Precision, most: int) -> None:
     assert operators.count <= most
 
 
+def test_discriminator_has_a_multiple_of_the_generators_rate() -> None:
+    pair = build_pair(GENERATOR, replace(PRIOR, discriminator_rate=0.5), DATASET, learning_rate=0.25, seed=1)
+    rates = [own.param_groups[0]["lr"] for own in (pair.generator_optimizer, pair.discriminator_optimizer)]
+    assert rates == [0.25, 0.125]
+
+
 def test_discriminator_steps_leave_the_generators_weights_as_they_were() -> None:
     pair = make_pair(DATASET)
     before = copy.deepcopy(dict(pair.generator.named_parameters()))
@@ -307,7 +322,7 @@ def test_average_follows_the_weights_and_their_statistics() -> None:
     assert equal_states(pair.average.state_dict(), pair.generator.state_dict())
     assert not any(parameter.requires_grad for parameter in pair.average.parameters())
     for step in range(3):
-        loss, _ = generator_loss(pair, PRIOR, torch.tensor([0, 1, 2]), stream(0, "test", step=step))
+        loss, _ = generator_loss(pair, PRIOR, torch.tensor([0, 1, 2]), stream(0, "test", step=step), first_real(3))
         generator_step(pair, loss, SingleWorker())
         reference.follow(expected, pair.generator, 0.9)
         torch.testing.assert_close(pair.average.state_dict(), expected.state_dict(), atol=1e-6, rtol=1e-5)

@@ -13,7 +13,7 @@ from dim_ray.config import HealthConfig
 from dim_ray.core.data.dataset import Dataset, signed
 from dim_ray.core.generator.adversarial import AdversarialTraining
 from dim_ray.core.generator.health import HealthCheck
-from dim_ray.core.generator.networks import Generator
+from dim_ray.core.generator.paper import PaperGenerator
 from dim_ray.core.training.loop import run_epochs
 from dim_ray.core.training.ports import Ports, SilentReporter, SingleWorker
 from dim_ray.errors import DivergedError
@@ -23,7 +23,7 @@ DATASET = make_dataset(per_class=4)
 HINGE = replace(PRIOR, loss="hinge")
 
 
-class Copying(Generator):
+class Copying(PaperGenerator):
     """Generates real images; a small `spread` draws them to their class's mean."""
 
     def __init__(self, dataset: Dataset, spread: float = 1.0) -> None:

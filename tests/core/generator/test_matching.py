@@ -13,8 +13,8 @@ from dim_ray.core.data.augment import Augmentation, augment, draw_augmentation
 from dim_ray.core.data.dataset import Dataset, signed
 from dim_ray.core.generator.distances import DISTANCES
 from dim_ray.core.generator.matching import Distillation, matching_loss
-from dim_ray.core.generator.networks import Generator
 from dim_ray.core.generator.pair import Pair
+from dim_ray.core.generator.paper import PaperGenerator
 from dim_ray.core.networks.classifiers import build_network
 from dim_ray.core.teachers import snapshots
 from dim_ray.core.teachers.online import OnlinePool
@@ -246,7 +246,7 @@ def test_distillation_as_in_the_reference_code_is_that_of_the_slow_reference(kin
     assert_same(pair, reporter, networks, expected, steps_per_epoch=2)
 
 
-class Echo(Generator):
+class Echo(PaperGenerator):
     """Generates the real images of its labels."""
 
     def __init__(self, dataset: Dataset) -> None:

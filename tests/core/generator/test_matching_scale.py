@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dim_ray.config import HealthConfig, MatchingConfig, MatchingKind
+from dim_ray.core.data.dataset import signed
 from dim_ray.core.generator.adversarial import generator_loss
 from dim_ray.core.generator.distances import DISTANCES
 from dim_ray.core.generator.matching import Distillation, matching_loss
@@ -82,7 +83,7 @@ def test_weight_of_one_gives_every_kind_a_gradient_of_the_adversarial_ones_size(
     for step in range(20):
         rng = stream(99, step=step)
         images, labels = DATASET.train.images[INDICES], DATASET.train.labels[INDICES]
-        adversarial, fake = generator_loss(pair, PRIOR, labels, rng)
+        adversarial, fake = generator_loss(pair, PRIOR, labels, rng, (signed(images), labels))
         drawn = [(teacher, lambda same: same) for teacher in pool.draw(step, 1, stream(98, step=step))]
         adversarial_size += gradient_size(pair, adversarial)
         matched_size += gradient_size(pair, scale * matching_loss(drawn, config, DATASET, images, fake, labels))

@@ -67,7 +67,7 @@ def adversarial_gradients(collective: Collective) -> Tensor:
     with SlicesOfGlobalDraws(collective):
         discriminator_steps(pair, PRIOR, signed(images), labels, rng, collective, step=0)
         critic = gradients(pair.discriminator)
-        loss, _ = generator_loss(pair, PRIOR, labels, rng)
+        loss, _ = generator_loss(pair, PRIOR, labels, rng, (signed(images), labels))
         generator_step(pair, loss, collective)
     return torch.cat([critic, gradients(pair.generator)])
 
@@ -81,7 +81,7 @@ def matching_gradients(collective: Collective, num_teachers: int) -> Tensor:
     images = DATASET.train.images[:DISTINCT].repeat(copies, 1, 1, 1)
     noise = torch.randn(DISTINCT, pair.generator.latent_dim, generator=stream(1)).repeat(copies, 1)
     with mock.patch.object(torch, "randn", return_value=noise):
-        adversarial, fake = generator_loss(pair, PRIOR, labels, stream(0))
+        adversarial, fake = generator_loss(pair, PRIOR, labels, stream(0), (signed(images), labels))
     own: Sequence[int] = shard(numbers, collective)
     augmentation = draw_augmentation(
         MATCHING.augmentation, batch_size=len(images), image_size=8, rng=stream(0), shared=True

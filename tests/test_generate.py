@@ -70,7 +70,7 @@ def test_every_format_is_a_choice_and_makes_its_files(
     names = {
         "folder": {f"class_{label}/{number}.png" for label in range(3) for number in range(2)},
         "npz": {"images.npz"},
-        "parquet": {"train.parquet"},
+        "parquet": {"train.parquet", "README.md"},
         "torch": {"images.pt"},
     }[form]
     assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == names

@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> None:
             candidates=arguments.candidates,
             source=arguments.generator if str(arguments.generator).startswith(SCHEME) else None,
             license=arguments.license,
-            name=target.name if target else ".",
+            name=target.name if target else out.name,
         ).encode()
     write_folder(out, files)
     print(f"{len(labels)} images, {arguments.ipc} of each of {generator.num_classes} classes, of {generator.uri}")

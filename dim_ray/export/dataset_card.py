@@ -1,6 +1,6 @@
 """Write the README.md beside generated images in Parquet: metadata for the Hub, how they were made, how to load them.
 
-text = dataset_card(generator, ipc=10, seed=0, candidates=1, source="hf://ORG/NAME")
+text = dataset_card(generator, ipc=10, seed=0, candidates=1, name="ORG/NAME")
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def dataset_card(
     candidates: int,
     source: str | None = None,
     license: str | None = None,
-    name: str = ".",
+    name: str,
 ) -> str:
     """Return the card of a fixed set of a generator's images.
 
@@ -32,7 +32,7 @@ def dataset_card(
         candidates: Images generated for each one.
         source: Address on the Hub that the generator was loaded from; None if it was elsewhere.
         license: The Hub's identifier of a license.
-        name: What `datasets.load_dataset` takes: a repository, or the folder that the card is in.
+        name: What `datasets.load_dataset` takes: a repository or a folder.
     """
     data, num_images = generator.card["dataset"], ipc * generator.num_classes
     size = data["image_size"]

@@ -51,7 +51,7 @@ COMMON_FLAGS: tuple[Flag, ...] = (
     Flag(
         "--dataset",
         "data.dataset",
-        "digits, mnist, fashion_mnist, svhn, cifar10, cifar100, parquet:PATH, folder:PATH or hf://datasets/ORG/NAME",
+        "digits, mnist, fashion_mnist, svhn, cifar10, cifar100, parquet:PATH, hf://datasets/ORG/NAME or folder:PATH",
     ),
     Flag(
         "--data-root", "data.data_root", "folder that has, or receives, torchvision's files (default: ~/.cache/dim_ray)"

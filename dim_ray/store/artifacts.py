@@ -51,6 +51,7 @@ CARD_DIGEST = "card_sha256"
 _PROSE = "README.md"  # earlier exports have its checksum in their cards, but anyone may edit it
 _LFS_POINTER = b"version https://git-lfs"
 _REPAIR = "Delete the folder and make it again, or bring back a copy."
+_FETCH_AGAIN = "Remove this copy with `hf cache rm` and load it again; if nothing changes, tell its owner."
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ def read_artifact(uri: str, kind: str | None = None) -> Artifact:
         try:
             return read_artifact(str(local), kind)
         except ArtifactError as error:
-            raise type(error)(f"{uri}: {error} `hf cache rm` removes the copy on this machine.") from error
+            raise type(error)(f"{uri}: {str(error).replace(_REPAIR, _FETCH_AGAIN)}") from error
     folder = open_root(uri)
     with storage_errors("read", folder.uri):
         found = folder.filesystem.get_file_info(folder.path)

@@ -118,9 +118,7 @@ def test_file_that_was_altered_in_the_cache_is_refused_by_name(push: Callable[..
     push()
     load_generator("hf://org/name")
     (snapshot(tmp_path) / "generator.safetensors").write_bytes(b"x")
-    with pytest.raises(
-        ArtifactError, match=r"generator\.safetensors in .* is truncated: .* `hf cache rm`"
-    ):
+    with pytest.raises(ArtifactError, match=r"generator\.safetensors in .* is truncated: .* `hf cache rm`"):
         load_generator("hf://org/name")
 
 

@@ -303,16 +303,20 @@ def test_address_of_other_things_than_data_is_refused(dataset: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dataset", "label"),
+    ("dataset", "label", "hub_name"),
     [
-        ("hf://datasets/org/flowers", "flowers"),
-        ("hf://datasets/org/flowers@refs/convert/parquet", "flowers"),
-        ("hf://datasets/org/svhn@v1#cropped_digits", "svhn_cropped_digits"),
-        ("hf://datasets/org/flowers/small", "small"),
+        ("hf://datasets/org/flowers", "flowers", "org/flowers"),
+        ("hf://datasets/org/flowers@refs/convert/parquet", "flowers", "org/flowers"),
+        ("hf://datasets/org/svhn@v1#cropped_digits", "svhn_cropped_digits", "org/svhn"),
+        ("hf://datasets/org/flowers/small", "small", "org/flowers"),
+        ("cifar10", "cifar10", "uoft-cs/cifar10"),
+        ("digits", "digits", None),
+        ("folder:cifar10", "cifar10", None),
     ],
 )
-def test_rows_have_the_name_of_the_repository(dataset: str, label: str) -> None:
-    assert DataConfig(dataset=dataset).label == label
+def test_rows_and_cards_have_the_name_of_the_repository(dataset: str, label: str, hub_name: str | None) -> None:
+    config = DataConfig(dataset=dataset)
+    assert (config.label, config.hub_name) == (label, hub_name)
 
 
 def test_storage_knows_data_by_their_address(flowers: Path, tmp_path: Path) -> None:

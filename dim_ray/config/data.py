@@ -15,6 +15,13 @@ from dim_ray.errors import ConfigError, DimError, nearest
 __all__ = ["DATASETS", "IMAGE_SIZES", "DataConfig", "stored_label"]
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "svhn", "cifar10", "cifar100")
+_ON_HUB = {
+    "mnist": "ylecun/mnist",
+    "fashion_mnist": "zalando-datasets/fashion_mnist",
+    "svhn": "ufldl-stanford/svhn",
+    "cifar10": "uoft-cs/cifar10",
+    "cifar100": "uoft-cs/cifar100",
+}
 DATASET_PREFIXES = ("parquet:", "folder:", "hf:")
 IMAGE_SIZES = range(8, 65)
 
@@ -67,6 +74,13 @@ class DataConfig:
             path = re.sub("@[^#]*", "", path)  # the revision
         last = PurePosixPath(path.rstrip("/")).name if separator else prefix
         return path_name(self.name or plain_name(last, "data"), "data")
+
+    @property
+    def hub_name(self) -> str | None:
+        """ORG/NAME of the same images on the Hugging Face Hub, as far as is known."""
+        if self.dataset.startswith("hf:"):
+            return "/".join(re.split("[/@#]", self.dataset)[3:5])
+        return _ON_HUB.get(self.dataset)
 
 
 def stored_label(config_json: str) -> str:

@@ -19,13 +19,6 @@ __all__ = ["README_FILE", "dataset_metadata", "front_matter", "model_metadata"]
 
 README_FILE = "README.md"
 
-_ON_HUB = {
-    "mnist": "ylecun/mnist",
-    "fashion_mnist": "zalando-datasets/fashion_mnist",
-    "svhn": "ufldl-stanford/svhn",
-    "cifar10": "uoft-cs/cifar10",
-    "cifar100": "uoft-cs/cifar100",
-}
 _TAGS = ["dataset-distillation", "arxiv:2303.04707"]
 _TASK = "image-classification"
 _SIZES = (("n<1K", 1_000), ("1K<n<10K", 10_000), ("10K<n<100K", 100_000), ("100K<n<1M", 1_000_000))
@@ -39,7 +32,7 @@ def front_matter(metadata: Mapping[str, Any]) -> str:
 def model_metadata(card: Mapping[str, Any], cells: pd.DataFrame, license: str | None) -> dict[str, Any]:
     """Return the metadata of a generator from its card and, as of `summarise`, its own evaluations."""
     name = card["dataset"]["name"]
-    on_hub = _ON_HUB.get(name)
+    on_hub = card.get("hub_dataset")  # older cards have none
     results = {
         "task": {"type": _TASK, "name": "Train on generated images, test on real ones"},
         "dataset": {"type": on_hub or name, "name": name, "split": "test"},

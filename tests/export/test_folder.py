@@ -298,7 +298,7 @@ def test_model_card_names_license_and_data_of_the_hub(storage: Path) -> None:
     [folder] = (storage / "generators").iterdir()
     card = read_artifact(str(folder)).card
     rows = Reader(str(storage)).evaluations()
-    text = model_card({**card, "dataset": {**card["dataset"], "name": "cifar10"}}, rows, license="cc-by-4.0")
+    text = model_card({**card, "hub_dataset": "uoft-cs/cifar10"}, rows, license="cc-by-4.0")
     data = ModelCard(text).data
     assert (data.license, data.datasets) == ("cc-by-4.0", ["uoft-cs/cifar10"])
     assert {result.dataset_type for result in data.eval_results or []} == {"uoft-cs/cifar10"}

@@ -169,12 +169,13 @@ def load_generator(
     """Load a generator.
 
     Args:
-        path_or_uri: Its folder or a file in it, as a local path or a URI.
+        path_or_uri: Its folder or a file in it, as a local path or a URI. On the Hugging Face Hub it's `hf://ORG/NAME`;
+            `@REVISION` may follow.
         device: Device of the network.
         weights: The moving average of the weights, if there is one, or the `raw` ones.
 
     Raises:
-        UsageError: `weights` is unknown.
+        UsageError: `weights` is unknown, or an hf:// address can't be used.
         ArtifactError: It is not a generator, or is truncated, altered or of a newer format.
     """
     if weights not in WEIGHTS:

@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
     from dim_ray.core.students.images import balanced_labels
     from dim_ray.export.dataset_card import dataset_card
     from dim_ray.export.hub_metadata import README_FILE
-    from dim_ray.export.image_files import FORMATS, PARQUET_FILE, ImageSet
+    from dim_ray.export.image_files import FORMATS, ImageSet
 
     generator = named_generator(
         arguments.storage, arguments.generator, dataset=arguments.dataset, weights=arguments.weights
@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> None:
     print(f"{len(labels)} images, {arguments.ipc} of each of {generator.num_classes} classes, of {generator.uri}")
     print(f"seed {arguments.seed}, {generator.weights} weights; in {out}")
     if target:
-        written = upload(target, out, replaced=(f"*{Path(PARQUET_FILE).suffix}",))
+        written = upload(target, out, replaced=("*.parquet",))
         given = f"{written.name!r}, revision={written.revision!r}, split='train'"
         print(f"load them in Python:\n  import datasets; images = datasets.load_dataset({given})")
 

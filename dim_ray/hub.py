@@ -40,7 +40,7 @@ class Target:
     revision: str | None
     """Branch or commit; None for the main branch."""
     is_private: bool
-    """Whether only those may see it whom its owner lets; a repository that is public already is refused."""
+    """Whether a new repository is private; one that is public already is refused."""
 
     @property
     def address(self) -> str:

@@ -117,8 +117,8 @@ class StoredGenerator:
         generator's teachers in its storage, and the real images where they were.
         """
         _require_positive("ipc", ipc)
-        if latent_steps < 0:
-            raise UsageError(f"latent_steps is {latent_steps}; allowed: 0 or more.")
+        if latent_steps < 0 or (latent_steps and candidates > 1):
+            raise UsageError(f"latent_steps is {latent_steps}; allowed: 0 or more, and with candidates only 0.")
         labels = balanced_labels(self.num_classes, ipc)
         if not latent_steps:
             return TensorDataset(self.sample(labels, seed, candidates=candidates).cpu(), labels)
@@ -184,12 +184,13 @@ def load_generator(
     """Load a generator.
 
     Args:
-        path_or_uri: Its folder or a file in it, as a local path or a URI.
+        path_or_uri: Its folder or a file in it, as a local path or a URI. On the Hugging Face Hub it's `hf://ORG/NAME`;
+            `@REVISION` may follow.
         device: Device of the network.
         weights: The moving average of the weights, if there is one, or the `raw` ones.
 
     Raises:
-        UsageError: `weights` is unknown.
+        UsageError: `weights` is unknown, or an hf:// address can't be used.
         ArtifactError: It is not a generator, or is truncated, altered or of a newer format.
     """
     if weights not in WEIGHTS:

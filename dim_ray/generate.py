@@ -3,6 +3,7 @@
     python -m dim_ray.generate --out digits_10                            10 images per class, of the storage's best
     python -m dim_ray.generate GENERATOR --ipc 50 --format parquet --out digits_50
     python -m dim_ray.generate GENERATOR --format torch --seed 1 --out digits_10
+    python -m dim_ray.generate GENERATOR --ipc 50 --out digits_50 --push-to-hub ORG/NAME
 
 GENERATOR is a folder, a URI, or a fingerprint in --storage. The same seed gives the same images, namely those of
 `dim_ray.load_generator(GENERATOR).fixed_dataset(ipc, seed)`, rounded to bytes except for torch. With --candidates, the
@@ -11,7 +12,7 @@ real images, which is worth the most for few images. Contents of --out:
 
     folder    <class>/<number>.png           for torchvision's ImageFolder, and --dataset folder:OUT
     npz       images.npz                     images (N, H, W, C) uint8, labels, class_names, mean, std
-    parquet   train.parquet                  for datasets.load_dataset("parquet", data_dir=OUT), --dataset parquet:OUT
+    parquet   train.parquet, README.md       for datasets.load_dataset(OUT), --dataset parquet:OUT, the Hugging Face Hub
     torch     images.pt                      for dataset condensation's tools: torch.load(path)["data"][-1] is (images,
                                              labels), images float32 normalised by mean and std
 """
@@ -23,9 +24,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dim_ray.cli.parser import Parser
+from dim_ray.cli.uploads import find_target, upload
 from dim_ray.config import WEIGHTS, StudyConfig
 from dim_ray.errors import UsageError
 from dim_ray.export.outputs import check_absent, write_folder
+from dim_ray.hub import SCHEME
 
 __all__ = ["main"]
 
@@ -42,9 +45,17 @@ def main(argv: Sequence[str]) -> None:
         if getattr(arguments, name) < number:
             flag = f"--{name.replace('_', '-')}"
             raise UsageError(f"{flag} is {getattr(arguments, name)}; allowed: {number} or more.")
-    out = Path(arguments.out)
+    if arguments.latent_steps and arguments.candidates > 1:
+        raise UsageError("--latent-steps and --candidates choose images in two ways; give one of them.")
+    out, is_pushed = Path(arguments.out), arguments.push_to_hub is not None
+    form = arguments.format or ("parquet" if is_pushed else "folder")
+    if form != "parquet" and (is_pushed or arguments.license):
+        raise UsageError(f"--push-to-hub and --license are for --format parquet, which has a README.md; given: {form}.")
+    target = find_target(arguments.push_to_hub, "dataset", is_private=arguments.private, license=arguments.license)
     check_absent(out)
     from dim_ray.api import named_generator
+    from dim_ray.export.dataset_card import dataset_card
+    from dim_ray.export.hub_metadata import README_FILE
     from dim_ray.export.image_files import FORMATS, ImageSet
 
     generator = named_generator(
@@ -53,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
     images, labels = generator.fixed_dataset(
         arguments.ipc, arguments.seed, candidates=arguments.candidates, latent_steps=arguments.latent_steps
     ).tensors
-    files = FORMATS[arguments.format](
+    files = FORMATS[form](
         ImageSet(
             images=images,
             labels=labels,
@@ -62,9 +73,24 @@ def main(argv: Sequence[str]) -> None:
             std=generator.std,
         )
     )
+    if form == "parquet":
+        files[README_FILE] = dataset_card(
+            generator,
+            ipc=arguments.ipc,
+            seed=arguments.seed,
+            candidates=arguments.candidates,
+            latent_steps=arguments.latent_steps,
+            source=arguments.generator if str(arguments.generator).startswith(SCHEME) else None,
+            license=arguments.license,
+            name=target.name if target else out.name,
+        ).encode()
     write_folder(out, files)
     print(f"{len(labels)} images, {arguments.ipc} of each of {generator.num_classes} classes, of {generator.uri}")
     print(f"seed {arguments.seed}, {generator.weights} weights; in {out}")
+    if target:
+        written = upload(target, out, replaced=("*.parquet",))
+        given = f"{written.name!r}, revision={written.revision!r}, split='train'"
+        print(f"load them in Python:\n  import datasets; images = datasets.load_dataset({given})")
 
 
 def _parser() -> Parser:
@@ -80,7 +106,7 @@ def _parser() -> Parser:
         metavar="N",
         help="images per class (default: %(default)s)",
     )
-    parser.add_argument("--format", choices=_FORMATS, default="folder", help="file format (default: %(default)s)")
+    parser.add_argument("--format", choices=_FORMATS, help="file format (default: folder; to the Hub parquet)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the images (default: %(default)s)")
     parser.add_argument(
         "--candidates",
@@ -103,6 +129,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--dataset", metavar="NAME", help="dataset of the storage's best (default: the only one)")
     parser.add_storage()
+    parser.add_hub()
     return parser
 
 

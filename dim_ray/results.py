@@ -93,6 +93,7 @@ def _parser() -> Parser:
     parser.add_argument("--seeds", type=int, metavar="N", help="verify DIR: new students for each cell of its card")
     parser.add_argument("--quota", type=int, metavar="BYTES", help="prune: maximum size of the whole storage")
     parser.add_argument("--delete", action="store_true", help="prune: delete instead of only listing")
+    parser.add_hub()
     for name, what in (("label", "IOR against HLR"), ("augmentation", "students with augmentation against without")):
         parser.add_argument(
             f"--{name}-weight", type=float, metavar="X", help=f"ranking: weight of {what}, 0 to 1 (default: 0.5)"

@@ -134,7 +134,7 @@ def test_latent_steps_without_teachers_or_images_are_refused(copied: Path, gener
         load_generator(copied).fixed_dataset(2, latent_steps=1)
     with pytest.raises(UsageError, match=r"latent steps need real images, and .* doesn't say where tiny is"):
         generator.fixed_dataset(2, latent_steps=1)
-    with pytest.raises(UsageError, match=r"latent_steps is -1; allowed: 0 or more"):
+    with pytest.raises(UsageError, match=r"latent_steps is -1; allowed: 0 or more, and"):
         generator.fixed_dataset(2, latent_steps=-1)
 
 

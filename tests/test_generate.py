@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,12 +94,37 @@ def test_every_format_is_a_choice_and_makes_its_files(
     names = {
         "folder": {f"class_{label}/{number}.png" for label in range(3) for number in range(2)},
         "npz": {"images.npz"},
-        "parquet": {"train.parquet"},
+        "parquet": {"train.parquet", "README.md"},
         "torch": {"images.pt"},
     }[form]
     assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == names
     assert capsys.readouterr().out.startswith(f"6 images, 2 of each of 3 classes, of {folder}\n")
     assert list(out.parent.iterdir()) == [out]  # nothing hidden is left
+
+
+def test_hugging_face_loads_the_parquet_format_as_its_card_says(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    out = tmp_path / "out"
+    main([str(folder), "--ipc", "4", "--seed", "7", "--format", "parquet", "--out", str(out)])
+    expected, labels = load_generator(folder).fixed_dataset(ipc=4, seed=7).tensors
+    monkeypatch.chdir(out.parent)
+    [block] = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    exec(block, names)
+    loaded = names["images"]
+    assert loaded.features["label"].names == ["class 0", "class 1", "class 2"]
+    assert loaded["label"][:] == labels.tolist()
+    pixels = np.stack([np.asarray(image) for image in loaded["image"]])
+    np.testing.assert_array_equal(pixels, (expected * 255).round().to(torch.uint8).squeeze(1))
+    infos = datasets.info.DatasetInfosDict.from_directory(str(out))["default"]
+    assert infos.features == loaded.features
+    assert infos.splits["train"].num_examples == len(loaded) == 12
+    (out / "README.md").write_text((out / "README.md").read_text().replace("num_examples: 12", "num_examples: 13"))
+    with pytest.raises(datasets.exceptions.NonMatchingSplitsSizesError):  # so it does read what the card says
+        exec(block, names)
 
 
 def test_without_a_name_it_is_the_best_with_the_weights_that_were_chosen(

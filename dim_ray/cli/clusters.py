@@ -70,7 +70,7 @@ def go_to_cluster(
         paths = [
             ("--storage", config.storage.root),
             ("--data-root", config.data.data_root),
-            *(("--dataset", dataset.partition(":")[2]) for dataset in datasets),
+            *(("--dataset", name if "://" in name else name.partition(":")[2]) for name in datasets),
             ("GENERATOR", getattr(namespace, "generator", None)),
             ("--write", getattr(namespace, "write", None)),
         ]

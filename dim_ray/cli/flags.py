@@ -51,11 +51,9 @@ COMMON_FLAGS: tuple[Flag, ...] = (
     Flag(
         "--dataset",
         "data.dataset",
-        "digits, mnist, fashion_mnist, svhn, cifar10, cifar100, parquet:PATH or folder:PATH",
+        "digits, mnist, fashion_mnist, svhn, cifar10, cifar100, parquet:PATH, hf://datasets/ORG/NAME or folder:PATH",
     ),
-    Flag(
-        "--data-root", "data.data_root", "folder that has, or receives, torchvision's files (default: ~/.cache/dim_ray)"
-    ),
+    Flag("--data-root", "data.data_root", "torchvision's files (default: ~/.cache/dim_ray)"),
     Flag("--storage", "storage.root", "where everything is kept: a folder, or an s3:// or gs:// URI"),
 )
 TUNE_FLAGS: tuple[Flag, ...] = (

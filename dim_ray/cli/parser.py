@@ -44,6 +44,14 @@ class Parser(argparse.ArgumentParser):
             help="folder, s3:// or gs:// URI (default: %(default)s)",
         )
 
+    def add_hub(self) -> None:
+        """Add --push-to-hub and what it takes, for commands that write a folder for others."""
+        self.add_argument(
+            "--push-to-hub", metavar="ORG/NAME", help="upload the folder to the Hugging Face Hub; @BRANCH may follow"
+        )
+        self.add_argument("--private", action="store_true", help="make the Hub's repository a private one")
+        self.add_argument("--license", metavar="ID", help="the Hub's identifier of a license, for example cc-by-4.0")
+
     def refuse_unknown_flags(self, argv: Sequence[str]) -> None:
         """Raise a `UsageError` for the first unknown flag, before argparse misinterprets its value."""
         known = [name for action in self._actions for name in action.option_strings]

@@ -105,20 +105,27 @@ def _sql(storage: str, text: str) -> None:
     print(Reader(storage).sql(text).to_string(index=False))
 
 
-def _export(storage: str, name: str, folder: str) -> None:
+def _export(
+    storage: str, name: str, folder: str, *, push_to_hub: str | None, private: bool, license: str | None
+) -> None:
     from pathlib import Path
 
     from dim_ray.api import named_generator
+    from dim_ray.cli.uploads import find_target, upload
     from dim_ray.export.folder import export_generator
     from dim_ray.export.outputs import check_absent
     from dim_ray.store.reader import Reader
 
+    target = find_target(push_to_hub, "model", is_private=private, license=license)
     check_absent(Path(folder))
     generator = named_generator(storage, name)
     rows = Reader(storage).evaluations(dataset=generator.card["dataset"]["name"])
-    export_generator(generator, rows, Path(folder))
+    export_generator(generator, rows, Path(folder), license=license, address=target.address if target else ".")
     num_own = int((rows["generator"] == generator.fingerprint).sum())
     print(f"{generator.fingerprint} with {counted(num_own, 'evaluation')} of it; in {folder}")
+    if target:
+        written = upload(target, Path(folder))
+        print(f"load it in Python:\n  import dim_ray; generator = dim_ray.load_generator({written.address!r})")
 
 
 def _prune(storage: str, *, quota: int | None, delete: bool, **interest: Any) -> None:
@@ -149,6 +156,6 @@ UPKEEP: Mapping[str, Command] = {
     "compact": Command(run=_compact),
     "merge": Command(run=_merge, operands=("OURS", "THEIRS")),
     "sql": Command(run=_sql, operands=("QUERY",)),
-    "export": Command(run=_export, operands=("GENERATOR", "DIR")),
+    "export": Command(run=_export, operands=("GENERATOR", "DIR"), flags=("push_to_hub", "private", "license")),
     "prune": Command(run=_prune, flags=("quota", "delete", *_ROWS)),
 }

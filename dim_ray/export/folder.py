@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from dim_ray.api import StoredGenerator
 from dim_ray.core.generator.networks import Generator
 from dim_ray.export import standalone
+from dim_ray.export.hub_metadata import README_FILE
 from dim_ray.export.model_card import model_card
 from dim_ray.export.outputs import write_folder
 from dim_ray.export.reevaluation import CELLS, measured_cells
@@ -38,12 +39,20 @@ from dim_ray.store.artifacts import CARD_FILE, read_artifact, seal_card
 __all__ = ["SCRIPT_FILE", "export_generator"]
 
 SCRIPT_FILE = "sample.py"
-_MODEL_CARD_FILE = "README.md"
 _EXAMPLE_IMAGES = 3  # not 0 or 1, which torch.export would take for a constant
 
 
-def export_generator(generator: StoredGenerator, rows: pd.DataFrame, folder: Path) -> None:
+def export_generator(
+    generator: StoredGenerator,
+    rows: pd.DataFrame,
+    folder: Path,
+    *,
+    license: str | None = None,
+    address: str = ".",
+) -> None:
     """Write a generator, which is on the CPU, with evaluations of it and of real images at the same budgets.
+
+    The model card has the license, if there is one, and loads the generator from an address.
 
     Raises as `read_artifact` and `write_folder`.
     """
@@ -53,7 +62,8 @@ def export_generator(generator: StoredGenerator, rows: pd.DataFrame, folder: Pat
         standalone.PROGRAM_FILE: _program(generator.module),
         SCRIPT_FILE: inspect.getsource(standalone).encode(),
     }
-    prose = {_MODEL_CARD_FILE: model_card(stored.card, rows).encode(), **stored_samples(stored)}
+    text = model_card(stored.card, rows, license=license, address=address)
+    prose = {README_FILE: text.encode(), **stored_samples(stored)}
     cells = measured_cells(rows, generator.fingerprint)
     card = {**stored.card, "program_weights": generator.weights, CELLS: cells}
     write_folder(folder, {**sealed, **prose, CARD_FILE: seal_card(card, sealed)})

@@ -34,7 +34,9 @@ from dim_ray.config.names import is_device, name_key, plain_name
 from dim_ray.core.data.dataset import to_bytes
 from dim_ray.core.data.split_names import role_of
 
-__all__ = ["FORMATS", "ImageSet", "class_folders"]
+__all__ = ["FORMATS", "PARQUET_FILE", "ImageSet", "class_folders"]
+
+PARQUET_FILE = "train.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +110,7 @@ def _parquet(images: ImageSet) -> dict[str, bytes]:
     table = pa.table({"image": encoded, "label": images.labels.tolist()}, schema=schema)
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer)
-    return {"train.parquet": buffer.getvalue().to_pybytes()}
+    return {PARQUET_FILE: buffer.getvalue().to_pybytes()}
 
 
 def _torch(images: ImageSet) -> dict[str, bytes]:

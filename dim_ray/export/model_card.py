@@ -1,6 +1,6 @@
-"""Write a generator's model card in Markdown: what it is, how to use it, and its students' accuracy by protocol.
+"""Write a generator's model card: metadata for the Hub, what it is, how to use it, students' accuracy by protocol.
 
-text = model_card(generator.card, open_store(root).evaluations(dataset="digits"))
+text = model_card(generator.card, open_store(root).evaluations(dataset="digits"), address="hf://ORG/NAME")
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from dim_ray.config import PROTOCOLS
+from dim_ray.export.hub_metadata import front_matter, model_metadata
 from dim_ray.progress.stages import format_percent
 from dim_ray.store.analysis.selection import summarise, terms
 
@@ -26,8 +27,11 @@ _PROTOCOLS = {
 _MAX_CLASSES = 20
 
 
-def model_card(card: Mapping[str, Any], rows: pd.DataFrame) -> str:
-    """Return the model card for a generator's card; of the rows, its own and those of real images beside it count."""
+def model_card(card: Mapping[str, Any], rows: pd.DataFrame, *, license: str | None = None, address: str = ".") -> str:
+    """Return the model card for a generator's card; of the rows, its own and those of real images beside it count.
+
+    The code in it loads the generator from an address: the folder that the card is in, or the Hub.
+    """
     data, fingerprint = card["dataset"], card["fingerprint"]
     size, channels, names = data["image_size"], data["num_channels"], data["class_names"]
     shown = ", ".join(names[:_MAX_CLASSES]) + (
@@ -35,8 +39,10 @@ def model_card(card: Mapping[str, Any], rows: pd.DataFrame) -> str:
     )
     weights = {name: stated["size_bytes"] for name, stated in card["files"].items() if name.endswith(".safetensors")}
     training = card["training"]
+    own = summarise(rows[rows["generator"] == fingerprint])
     return "\n".join(
         [
+            front_matter(model_metadata(card, own, license)),
             f"# Distilled generator of {data['name']}, {fingerprint}",
             "",
             f"A conditional generator that replaces the training images of {data['name']}: networks trained only on "
@@ -57,7 +63,15 @@ def model_card(card: Mapping[str, Any], rows: pd.DataFrame) -> str:
             "",
             "## Use",
             "",
-            "With only PyTorch (`sample.py` is in this folder):",
+            "```python",
+            "import dim_ray",
+            "import torch",
+            "",
+            f'generator = dim_ray.load_generator("{address}")',
+            "images = generator.sample(torch.arange(generator.num_classes), seed=0)",
+            "```",
+            "",
+            "With only PyTorch, in a copy of this folder, which has `sample.py`:",
             "",
             "```python",
             "import torch",
@@ -67,8 +81,8 @@ def model_card(card: Mapping[str, Any], rows: pd.DataFrame) -> str:
             "images = generator.sample(torch.arange(generator.num_classes), seed=0)",
             "```",
             "",
-            'With dim_ray: `dim_ray.load_generator("path/of/this/folder")`. Both first compare weights, program '
-            "and script with card.json. Classifiers were trained on images normalised by the mean and std above.",
+            "Both first compare weights, program and script with card.json. Classifiers were trained on images "
+            "normalised by the mean and std above.",
             "",
             "## Accuracy",
             "",

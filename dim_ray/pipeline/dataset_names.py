@@ -101,7 +101,7 @@ def _usual_name(config: DataConfig) -> str:
 
 def _card(config: DataConfig, dataset: Dataset) -> dict[str, Any]:
     prefix, _, path = config.dataset.partition(":")
-    is_local = bool(path) and not _is_uri(path)
+    is_local = bool(path) and "://" not in config.dataset
     return {
         "name": dataset.name,
         "source": f"{prefix}:{_resolved(path)}" if is_local else config.dataset,
@@ -111,10 +111,6 @@ def _card(config: DataConfig, dataset: Dataset) -> dict[str, Any]:
         "num_channels": dataset.num_channels,
         "image_size": dataset.image_size,
     }
-
-
-def _is_uri(path: str) -> bool:
-    return "://" in path
 
 
 def _resolved(path: str) -> Path:

@@ -243,6 +243,7 @@ def _store_generator(
         "generator": to_dict(replace(config.generator, latent_dim=pair.generator.latent_dim)),
         "value_range": [-1.0, 1.0],
         "dataset": dataset_card(work.dataset),
+        "hub_dataset": config.data.hub_name,
         "splits": {name: getattr(config.data, name) for name in _SPLITS},
         "prior": prior_fingerprint(work),
         "teachers": [teacher_fingerprint(work, number) for number in pool_teachers(config)],

@@ -20,6 +20,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
+from dim_ray import hub
 from dim_ray.config.names import is_name
 from dim_ray.errors import ArtifactError, NewerFormatError, nearest
 from dim_ray.store.files.faults import PAUSES_SECONDS, storage_errors
@@ -50,6 +51,7 @@ CARD_DIGEST = "card_sha256"
 _PROSE = "README.md"  # earlier exports have its checksum in their cards, but anyone may edit it
 _LFS_POINTER = b"version https://git-lfs"
 _REPAIR = "Delete the folder and make it again, or bring back a copy."
+_FETCH_AGAIN = "Remove this copy with `hf cache rm` and load it again; if nothing changes, tell its owner."
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,14 @@ def read_artifact(uri: str, kind: str | None = None) -> Artifact:
     Raises:
         ArtifactError: The artefact is missing, truncated, altered, of another kind or of a newer format.
         StorageError: The storage can't be read.
+        UsageError: An hf:// address can't be used.
     """
+    if uri.startswith(hub.SCHEME):
+        local = hub.download(uri, "model")
+        try:
+            return read_artifact(str(local), kind)
+        except ArtifactError as error:
+            raise type(error)(f"{uri}: {str(error).replace(_REPAIR, _FETCH_AGAIN)}") from error
     folder = open_root(uri)
     with storage_errors("read", folder.uri):
         found = folder.filesystem.get_file_info(folder.path)

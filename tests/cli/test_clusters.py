@@ -212,7 +212,10 @@ def test_folder_is_refused_where_the_nodes_of_a_cloud_share_none(head: Head, aws
 def test_folder_that_machines_of_ones_own_may_share_is_left_to_the_preflight(
     head: Head, on_premises: str, storage: str
 ) -> None:
-    assert tune("--cluster", on_premises, f"--storage={storage}", "--dataset", "folder:/data/images") == 0
+    assert (
+        tune("--cluster", on_premises, f"--storage={storage}", "--dataset", "folder:/data/images", "hf://datasets/a/b")
+        == 0
+    )
 
 
 def test_folder_is_fine_where_there_is_only_a_head(head: Head, tmp_path: Path) -> None:

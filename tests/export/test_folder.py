@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import runpy
 import shutil
 import subprocess
@@ -10,17 +11,21 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from packaging.requirements import Requirement
 
 from dim_ray.api import load_generator
 from dim_ray.cli.grid import find_generator
 from dim_ray.cli.main import run_main
 from dim_ray.errors import ArtifactError
+from dim_ray.export.model_card import model_card
 from dim_ray.results import main
 from dim_ray.store.artifacts import read_artifact
+from dim_ray.store.reader import Reader
 from dim_ray.store.writer import Writer
 from tests.helpers.altered_cards import edit_card
 from tests.helpers.made_rows import evaluation, real_evaluation
@@ -261,10 +266,62 @@ def test_model_card_has_a_table_for_each_protocol_with_mean_spread_and_n(exporte
     assert "mean 0.45, std 0.2 |" in text
 
 
+def test_hub_reads_every_accuracy_out_of_the_model_card(
+    exported: Path, recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    card = ModelCard.load(exported / "README.md")
+    results = {result.metric_name: result for result in card.data.eval_results or []}
+    assert {name: result.metric_value for name, result in results.items()} == {
+        "Accuracy (on_the_fly, IPC 10, convnet3, n = 2)": pytest.approx(0.81),
+        "Accuracy (fixed, IPC 10, convnet3, n = 1, best_of_tests)": pytest.approx(0.7),
+    }
+    stated, single = (result.metric_args or {} for result in results.values() if result.metric_args)
+    stated, single = sorted((stated, single), key=lambda args: args["n"], reverse=True)
+    assert stated == {
+        **{"protocol": "on_the_fly", "ipc": 10, "architecture": "convnet3", "n": 2, "optimiser_steps": 1000},
+        **{"weights": "average", "std": pytest.approx(0.02 / 2**0.5)},
+    }
+    assert "std" not in single
+    assert single["terms"] == "best_of_tests"
+    assert {(one.task_type, one.dataset_name, one.dataset_split) for one in results.values()} == {
+        ("image-classification", "tiny", "test")
+    }
+    assert card.data.model_name == f"tiny-{load_generator(exported).fingerprint}"
+    assert (card.data.library_name, card.data.pipeline_tag) == ("dim_ray", "unconditional-image-generation")
+    assert (card.data.metrics, card.data.datasets, card.data.license) == (["accuracy"], None, None)
+    assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()  # nothing is lost on its way through the parser
+    assert [str(warning.message) for warning in recwarn] == []
+    assert [record.message for record in caplog.records if record.name.startswith("huggingface_hub")] == []
+
+
+def test_model_card_names_license_and_data_of_the_hub(storage: Path) -> None:
+    [folder] = (storage / "generators").iterdir()
+    card = read_artifact(str(folder)).card
+    rows = Reader(str(storage)).evaluations()
+    text = model_card({**card, "hub_dataset": "uoft-cs/cifar10"}, rows, license="cc-by-4.0")
+    data = ModelCard(text).data
+    assert (data.license, data.datasets) == ("cc-by-4.0", ["uoft-cs/cifar10"])
+    assert {result.dataset_type for result in data.eval_results or []} == {"uoft-cs/cifar10"}
+
+
+def test_code_in_the_model_card_runs(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(exported)
+    monkeypatch.syspath_prepend(str(exported))
+    blocks = re.findall(r"```python\n(.*?)```", (exported / "README.md").read_text(), re.DOTALL)
+    images = []
+    for block in blocks:
+        names: dict[str, Any] = {}
+        exec(block, names)
+        images.append(names["images"])
+    assert torch.equal(*images)
+    assert images[0].shape == (3, 1, 8, 8)
+
+
 def test_card_of_a_generator_that_was_not_measured_says_so(storage: Path, tmp_path: Path) -> None:
     [folder] = (storage / "generators").iterdir()
     main(["export", str(folder), str(tmp_path / "out"), "--storage", str(tmp_path / "nothing")])
     assert "Not measured yet." in (tmp_path / "out/README.md").read_text()
+    assert ModelCard.load(tmp_path / "out/README.md").data.eval_results is None
 
 
 def test_export_never_overwrites(exported: Path, storage: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -196,10 +196,10 @@ def load_dataset(config: DataConfig, device: torch.device | str = "cpu") -> Data
 def _read(config: DataConfig) -> Source:
     # Imported here: with a Dataset at hand, torch is enough.
     prefix, separator, path = config.dataset.partition(":")
-    if separator and prefix == "parquet":
+    if separator and prefix in ("parquet", "hf"):
         from dim_ray.core.data.parquet import read_parquet
 
-        return read_parquet(path)
+        return read_parquet(path if prefix == "parquet" else config.dataset)
     if separator:
         from dim_ray.core.data.folder import read_folder
 

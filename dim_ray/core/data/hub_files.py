@@ -16,6 +16,7 @@ import pyarrow as pa
 import yaml
 from pyarrow import fs
 
+from dim_ray import hub
 from dim_ray.core.data.hub_layout import LOOKED_FOR, Layout, plan_layout
 from dim_ray.core.data.tree import is_passed_over, read_tree, remark
 from dim_ray.errors import DataError, listed
@@ -24,6 +25,7 @@ __all__ = ["ParquetFiles", "find_parquet_files"]
 
 _METADATA = re.compile(r"\A\ufeff?---\r?\n(.*?)\r?\n---\s*?$", re.DOTALL | re.MULTILINE)
 _SAVED_TO_DISK = ("dataset_dict.json", "state.json")
+_FETCHED = ("*.parquet", "README.md")
 _ONE_OF = re.compile(r".*-of-0*([2-9]|[1-9]\d+)\b.*")
 
 
@@ -40,12 +42,13 @@ class ParquetFiles:
 
 
 def find_parquet_files(path: str) -> ParquetFiles:
-    """Find the files of a data set: a file or a folder, local (~ is expanded) or a URI that pyarrow.fs knows.
+    """Find the files of a data set: a file or a folder, local (~ is expanded), on the Hub or a URI of pyarrow.fs.
 
     A `#` and the name of a configuration may follow.
 
     Raises:
         DataError: There are no files or they can't be listed, or see `plan_layout`.
+        UsageError, StorageError: See `dim_ray.hub.download`.
     """
     path, subset = _split(path)
     filesystem, root, scheme = _resolve(path)
@@ -83,14 +86,16 @@ def _split(path: str) -> tuple[str, str | None]:
 
 
 def _resolve(path: str) -> tuple[fs.FileSystem, str, str]:
+    if path.startswith(hub.SCHEME):
+        path = str(hub.download(path, "dataset", _FETCHED))
     if "://" not in path:
         return fs.LocalFileSystem(), str(Path(os.path.expanduser(path))), ""
     try:
         filesystem, root = fs.FileSystem.from_uri(path)
     except (OSError, pa.ArrowException) as error:
         raise DataError(
-            f"parquet:{path} can't be opened ({error}). Give a local path or a URI that starts with s3://, gs:// or "
-            "file://."
+            f"parquet:{path} can't be opened ({error}). Give a local path or a URI that starts with s3://, gs://, "
+            "hf:// or file://."
         ) from error
     scheme = path.partition("://")[0]
     return filesystem, root, "" if scheme == "file" else f"{scheme}://"

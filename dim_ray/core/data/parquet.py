@@ -1,9 +1,9 @@
-"""Images in Parquet as the Hugging Face hub stores them: `--dataset parquet:PATH`.
+"""Images in Parquet as the Hugging Face hub stores them: `--dataset parquet:PATH` or `hf://datasets/ORG/NAME`.
 
-PATH is a file or a folder, local or a URI (s3://, gs://, file://); PATH#NAME chooses one of several configurations. A
-single file is a training split; a folder's files are dealt to splits as the Hub does (`hub_layout`). Labels are
-integers, named by the file's or README.md's metadata, or strings. A validation or test split without labels is left
-out. Rows count from 0.
+PATH is a file or a folder, local or a URI (hf://, s3://, gs://, file://); PATH#NAME chooses one of several
+configurations. A single file is a training split; a folder's files are dealt to splits as the Hub does (`hub_layout`).
+Labels are integers, named by the file's or README.md's metadata, or strings. A validation or test split without labels
+is left out. Rows count from 0.
 """
 
 from __future__ import annotations

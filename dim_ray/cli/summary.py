@@ -14,6 +14,7 @@ from rich.table import Table
 
 from dim_ray.config import PROTOCOLS, DataConfig
 from dim_ray.progress.stages import format_percent
+from dim_ray.start.script import as_typed
 from dim_ray.store.analysis.selection import summarise, terms
 from dim_ray.store.files.filesystem import open_root
 
@@ -187,6 +188,6 @@ def literal(text: str) -> str:
 
 
 def print_lines(console: Console, *lines: str) -> None:
-    """Print lines without markup or wrapping."""
+    """Print lines without markup or wrapping, with commands as the person types them."""
     for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(as_typed(line), markup=False, soft_wrap=True)

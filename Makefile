@@ -6,7 +6,7 @@
 # installed with its hashes checked, and the project itself without dependencies on top.
 
 VENV = .venv
-PYTHON = python3.11 python3.12 python3 python
+PYTHON = python3.11 python3.12 python3.13 python3 python
 # One process a core; the tests of a file stay together, and share what they set up.
 SIDE_BY_SIDE = -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 ARGS =
@@ -15,7 +15,7 @@ ARGS =
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help tune test lint check bench lock wheel clean
+.PHONY: help tune test lint check bench lock release clean
 
 help:
 	@echo 'make tune    install, and run the main job: make tune ARGS="--dataset mnist --num-trials 4"'
@@ -23,7 +23,7 @@ help:
 	@echo 'make lint    ruff, mypy and the layers of imports'
 	@echo 'make check   lint and test'
 	@echo 'make bench   install, and run the benchmarks: make bench ARGS="adversarial --repeats 20"'
-	@echo 'make wheel   build dist/*.whl'
+	@echo 'make release build and check what is published: dist/*.whl and dist/*.tar.gz'
 	@echo 'make lock    write requirements.lock again, after a change of pyproject.toml (needs uv);'
 	@echo '             make lock ARGS=--upgrade takes the newest versions'
 	@echo 'make clean   remove .venv, builds and caches; results in dim_storage stay'
@@ -47,9 +47,10 @@ check: lint test
 bench: $(VENV)/.installed
 	@$(VENV)/bin/python -m benchmarks $(ARGS)
 
-wheel: $(VENV)/.installed
+release: $(VENV)/.installed
 	rm -rf build dist
-	$(VENV)/bin/python -m build --wheel --no-isolation
+	$(VENV)/bin/python -m build --no-isolation
+	$(VENV)/bin/twine check --strict dist/*
 
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
@@ -62,7 +63,7 @@ clean:
 # The stamps are written last, so that what was interrupted is done again.
 
 $(VENV)/.made:
-	@python=; found=; fits='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))'; \
+	@python=; found=; fits='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'; \
 	for candidate in $(PYTHON); do \
 	  if "$$candidate" -c "$$fits" 2>/dev/null; then python=$$candidate; break; fi; \
 	  version=$$("$$candidate" --version 2>&1) && found="$$found; $$candidate is $$version"; \
@@ -72,7 +73,7 @@ $(VENV)/.made:
 	elif [ -n "$$python" ]; then \
 	  "$$python" -m venv --clear $(VENV); \
 	else \
-	  echo "error: Python 3.11 or 3.12 is needed, and isn't among: $(PYTHON)$$found." >&2; \
+	  echo "error: Python 3.11, 3.12 or 3.13 is needed, and isn't among: $(PYTHON)$$found." >&2; \
 	  echo "Install one, or say where it is: make PYTHON=/path/to/python3.11 ..." >&2; \
 	  exit 1; \
 	fi

@@ -134,7 +134,8 @@ class StoredGenerator:
     def stream(self, batch_size: int, images_per_epoch: int, seed: int = 0, *, candidates: int = 1) -> GeneratedStream:
         """Return an iterable dataset of batches, with fresh images in every epoch.
 
-        It yields (images (B, C, H, W) in [0, 1], labels (B,)). In a DataLoader, use batch_size=None.
+        It yields (images (B, C, H, W) in [0, 1], labels (B,)). In a DataLoader, use batch_size=None; one with
+        workers needs a generator on the CPU.
 
         Args:
             batch_size: Images per batch.

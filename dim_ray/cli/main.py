@@ -33,6 +33,7 @@ from dim_ray.config import Config
 from dim_ray.errors import DimError, StorageError, UsageError, cut_words, nearest
 from dim_ray.progress import Progress, make_progress
 from dim_ray.progress.notices import told
+from dim_ray.start.script import as_typed
 from dim_ray.start.shadows import refuse_shadows
 from dim_ray.start.streams import close_broken, prepare_output, say
 from dim_ray.start.threads import share_cores
@@ -119,7 +120,7 @@ def run_main(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None =
         main(_readable(sys.argv[1:] if argv is None else argv))
     except DimError as error:
         logging.getLogger("dim_ray").info("The command ended with an error.", exc_info=True)
-        say(cut_words(f"error: {error}"))
+        say(as_typed(cut_words(f"error: {error}")))
         code = error.exit_code
     except KeyboardInterrupt:
         say("interrupted; run the same command again to continue")

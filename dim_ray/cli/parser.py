@@ -15,13 +15,15 @@ import shutil
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_origin
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from dim_ray.cli.clusters import add_cluster_flags
+from dim_ray.cli.completion import complete, is_asked
 from dim_ray.cli.flags import DEFAULT_STUDY, Flag
 from dim_ray.cli.settings import Setting, field_parser, known_fields, make_config, section_types, value_of
 from dim_ray.config import Config, StorageConfig
 from dim_ray.errors import UsageError, listed
+from dim_ray.start.script import as_typed
 
 __all__ = ["FlagParser", "Parser"]
 
@@ -33,7 +35,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, program: str, description: str, **options: Any) -> None:
         shown: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, **options}
-        super().__init__(prog=program, description=description.strip(), allow_abbrev=False, **shown)
+        super().__init__(prog=as_typed(program), description=as_typed(description.strip()), allow_abbrev=False, **shown)
 
     def add_storage(self) -> None:
         """Add --storage, for commands without a configuration."""
@@ -53,7 +55,12 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--license", metavar="ID", help="the Hub's identifier of a license, for example cc-by-4.0")
 
     def refuse_unknown_flags(self, argv: Sequence[str]) -> None:
-        """Raise a `UsageError` for the first unknown flag, before argparse misinterprets its value."""
+        """Raise a `UsageError` for the first unknown flag, before argparse misinterprets its value.
+
+        If a shell asks for completions instead, answer it and end the process.
+        """
+        if is_asked():
+            complete(self)
         known = [name for action in self._actions for name in action.option_strings]
         for token in argv:
             name = token.partition("=")[0]
@@ -95,7 +102,7 @@ class FlagParser(Parser):
         if extra is not None:
             extra(self)
         positionals = [str(action.metavar or action.dest) for action in self._actions if not action.option_strings]
-        self.usage = " ".join([program, *positionals, "[flags]"])
+        self.usage = " ".join([self.prog, *positionals, "[flags]"])
         add_cluster_flags(self)
         self.add_argument("--seed", type=_seed, metavar="N", help="every seed but that of the data split")
         self.add_argument(
@@ -154,7 +161,7 @@ def _add_field(
     numbers = {int: "N", float: "X"}
     kind = next((t for t in (hint, *get_args(hint)) if t in numbers), None)
     metavar = numbers[kind] if kind else name.rpartition("-")[2].rpartition(".")[2].upper()
-    parser.add_argument(
+    action: Any = parser.add_argument(
         name,
         action=_SetField,
         field=field,
@@ -164,6 +171,9 @@ def _add_field(
         metavar=metavar,
         help=help,
     )
+    values = [value for own in (hint, *get_args(hint)) if get_origin(own) is Literal for value in get_args(own)]
+    if values:
+        action.completer = lambda **_: values  # as argcomplete looks for it
 
 
 def _sections_help() -> str:

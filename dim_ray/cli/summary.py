@@ -13,7 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from dim_ray.config import PROTOCOLS, DataConfig
+from dim_ray.progress import is_in_notebook
 from dim_ray.progress.stages import format_percent
+from dim_ray.start.script import as_typed
 from dim_ray.store.analysis.selection import summarise, terms
 from dim_ray.store.files.filesystem import open_root
 
@@ -51,9 +53,9 @@ _HEADINGS = {
 
 
 def make_console() -> Console:
-    """Return a console on stdout, wide enough for tables in a file."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_FILE_WIDTH)
+    """Return a console on stdout, wide enough for tables in a file or notebook."""
+    console = Console(highlight=False, force_terminal=False if is_in_notebook() else None)
+    return console if console.is_terminal else Console(highlight=False, force_terminal=False, width=_FILE_WIDTH)
 
 
 def new_table(*columns: str, left: Collection[str] = (), title: str | None = None) -> Table:
@@ -187,6 +189,9 @@ def literal(text: str) -> str:
 
 
 def print_lines(console: Console, *lines: str) -> None:
-    """Print lines without markup or wrapping."""
-    for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+    """Print lines without markup or wrapping, with commands as the person types them."""
+    for line in map(as_typed, lines):
+        if console.is_jupyter:
+            print(line)  # rich would give each line a box of its own
+        else:
+            console.print(line, markup=False, soft_wrap=True)

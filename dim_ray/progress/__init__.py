@@ -11,6 +11,8 @@ It goes to stderr, so that stdout holds only results. Details belong in the log 
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol, Self
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["PrefixedProgress", "Progress", "SilentProgress", "make_progress"]
+__all__ = ["PrefixedProgress", "Progress", "SilentProgress", "is_in_notebook", "make_progress"]
 
 
 class Progress(Protocol):
@@ -55,14 +57,24 @@ class Progress(Protocol):
 
 
 def make_progress(console: Console | None = None, *, clock: Callable[[], float] = time.monotonic) -> Progress:
-    """Return a live display on a terminal, and plain lines everywhere else, by default on stderr."""
+    """Return a live display on a terminal, and plain lines everywhere else.
+
+    By default they go to stderr; in a notebook, which shows that in red, to stdout.
+    """
     from rich.console import Console
 
     from dim_ray.progress.displays import LiveProgress, PlainProgress
 
+    if console is None and is_in_notebook():
+        console = Console(force_terminal=False, force_jupyter=False)
     console = console or Console(stderr=True)
     is_live = console.is_terminal and not console.is_dumb_terminal
     return LiveProgress(console, clock=clock) if is_live else PlainProgress(console, clock=clock)
+
+
+def is_in_notebook() -> bool:
+    """Return whether this process is a Jupyter kernel, or a cell started it with `!`, on what looks like a terminal."""
+    return "JPY_PARENT_PID" in os.environ or "ipykernel" in sys.modules
 
 
 class SilentProgress:

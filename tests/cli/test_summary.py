@@ -183,6 +183,9 @@ def test_lines_are_printed_as_they_are() -> None:
 def test_output_of_a_pipe_is_wide_enough_for_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "20")
     assert make_console().width == 120
+    monkeypatch.setenv("JPY_PARENT_PID", "1")  # in a notebook, whose kernel also asks for colours
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert (make_console().width, make_console().is_terminal) == (120, False)
     rows = [
         values(protocol=protocol, seed=seed, accuracy=0.5 + seed / 10, architecture="resnet18_w128")
         for protocol, values in {

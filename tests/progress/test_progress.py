@@ -458,3 +458,15 @@ def test_on_a_real_terminal_a_piped_stdout_stays_clean_and_the_cursor_comes_back
 def test_importing_progress_loads_nothing_heavy() -> None:
     code = "import sys, dim_ray.progress; assert not {'rich', 'torch', 'ray'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_notebook_gets_plain_lines_on_stdout(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JPY_PARENT_PID", "1")  # what a kernel has, and what it gives to a command after "!"
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with make_progress() as progress:
+        progress.start("teachers", 2, "teachers")
+    captured = capsys.readouterr()
+    assert captured.out.startswith("[0.0 s] teachers: started, 2 teachers\n")
+    assert captured.err == ""

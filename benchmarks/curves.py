@@ -2,6 +2,7 @@
 
     python -m benchmarks.curves record --folder FOLDER --num 200     half an hour to two hours; what is there is kept
     python -m benchmarks.curves pack --folder FOLDER                 the curves as one small file
+    python -m benchmarks.curves signals                              how well measurements without students order them
 
 Each generator is one of the default study's fields, in wider ranges, at a point of Sobol's sequence. Its validation
 accuracy is measured after every epoch of matching by a student, and after the last by more. These students train for
@@ -23,6 +24,7 @@ import pandas as pd
 import torch
 from scipy.stats import qmc
 
+from benchmarks.signals import Signals, rank_correlations
 from dim_ray.cli.flags import DEFAULT_STUDY
 from dim_ray.cli.settings import make_config, read_settings
 from dim_ray.core.data.dataset import load_dataset
@@ -34,7 +36,13 @@ from dim_ray.core.training.ports import SILENT, Ports, SingleWorker
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.priors import build_prior, load_prior
 from dim_ray.pipeline.students import SizedGenerator, plan_selection, train_group
-from dim_ray.pipeline.teachers import build_teachers, missing_teachers, open_pool
+from dim_ray.pipeline.teachers import (
+    build_teachers,
+    missing_teachers,
+    open_pool,
+    read_teacher,
+    teacher_fingerprint,
+)
 from dim_ray.pipeline.workspace import Workspace, on_device
 from tuning.search.space import configure
 
@@ -59,12 +67,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run ``python -m benchmarks.curves``."""
     parser = argparse.ArgumentParser("python -m benchmarks.curves", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("name", choices=["record", "pack"])
-    parser.add_argument("--folder", type=Path, required=True, metavar="DIR", help="storage and recorded rows")
+    parser.add_argument("name", choices=["record", "pack", "signals"])
+    parser.add_argument("--folder", type=Path, default=Path("curves"), metavar="DIR", help="storage and recorded rows")
     parser.add_argument("--num", type=int, default=200, metavar="N", help="generators (default: 200)")
     options = parser.parse_args(argv)
     if options.name == "record":
         _record(options.folder, options.num)
+    elif options.name == "signals":
+        rows = pd.read_parquet(CURVES)
+        print(f"rank correlation with students' accuracy over {rows['generator'].nunique()} generators")
+        for name, correlation in rank_correlations(rows).items():
+            print(f"{name:<17}{correlation:6.2f}")
     else:
         rows = pd.concat(map(pd.read_parquet, sorted(options.folder.glob("curve-*.parquet"))), ignore_index=True)
         rows.to_parquet(CURVES, compression="zstd", index=False)
@@ -109,6 +122,7 @@ def _curve(work: Workspace) -> list[dict[str, Any]]:
     )
     load = pair.load_state if config.matching.adam_state == "prior" else pair.load_weights
     load(load_prior(work))
+    signals = Signals(read_teacher(work.artifacts, teacher_fingerprint(work, 0)), work.dataset)
     rows: list[dict[str, Any]] = []
     began = time.process_time()
     students_seconds = 0.0
@@ -120,7 +134,8 @@ def _curve(work: Workspace) -> list[dict[str, Any]]:
         measured = time.process_time()
         accuracies = _accuracies(work, pair, num_students)
         seconds = time.process_time() - measured
-        students_seconds += seconds
+        measured_signals = signals(pair.average.eval())
+        students_seconds += time.process_time() - measured
         rows.extend(
             {
                 "epoch": epoch,
@@ -128,6 +143,7 @@ def _curve(work: Workspace) -> list[dict[str, Any]]:
                 "accuracy": accuracy,
                 "training_seconds": trained,  # of all epochs so far
                 "student_seconds": seconds / num_students,
+                **measured_signals,
             }
             for student, accuracy in enumerate(accuracies)
         )

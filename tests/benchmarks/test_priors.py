@@ -19,7 +19,7 @@ def test_prior_trains_until_its_time_is_over() -> None:
 
 
 def test_each_variant_has_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    short = "--recipe digits --seconds 0.2 --students 1 --epochs 1".split()
+    short = ["--recipe", "digits", "--seconds", "0.2", "--students", "1", "--epochs", "1"]
     main(["--dataset", "digits", *short, "--only", "half", "half, residual"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition("seed")[0].strip() for line in lines] == ["half", "half, residual"]

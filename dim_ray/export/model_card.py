@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from dim_ray.config import PROTOCOLS
+from dim_ray.core.data.memorisation import memorisation_in
 from dim_ray.progress.stages import format_percent
 from dim_ray.store.analysis.selection import summarise, terms
 
@@ -34,7 +35,7 @@ def model_card(card: Mapping[str, Any], rows: pd.DataFrame) -> str:
         f" and {len(names) - _MAX_CLASSES} more" if len(names) > _MAX_CLASSES else ""
     )
     weights = {name: stated["size_bytes"] for name, stated in card["files"].items() if name.endswith(".safetensors")}
-    training = card["training"]
+    training, found = card["training"], memorisation_in(card)
     return "\n".join(
         [
             f"# Distilled generator of {data['name']}, {fingerprint}",
@@ -69,6 +70,10 @@ def model_card(card: Mapping[str, Any], rows: pd.DataFrame) -> str:
             "",
             'With dim_ray: `dim_ray.load_generator("path/of/this/folder")`. Both first compare weights, program '
             "and script with card.json. Classifiers were trained on images normalised by the mean and std above.",
+            "",
+            "## Memorisation",
+            "",
+            "Not measured." if found is None else f"{found.verdict()} {found.limits()}",
             "",
             "## Accuracy",
             "",

@@ -80,7 +80,10 @@ def main() -> None:
 
 
 def _checked_card(folder: Path) -> dict[str, Any]:
-    card: dict[str, Any] = json.loads((folder / "card.json").read_bytes())
+    try:
+        card: dict[str, Any] = json.loads((folder / "card.json").read_bytes())
+    except ValueError as error:
+        raise ValueError(f"card.json of {folder} was altered: it isn't JSON ({error}).") from error
     digest = card.pop("card_sha256", None)
     if digest != hashlib.sha256(json.dumps(card, sort_keys=True, allow_nan=False).encode()).hexdigest():
         raise ValueError(f"card.json of {folder} was altered: it doesn't fit its own card_sha256.")

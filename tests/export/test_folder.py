@@ -259,6 +259,9 @@ def test_model_card_has_a_table_for_each_protocol_with_mean_spread_and_n(exporte
     assert "11.0" not in text  # of an architecture that the generator wasn't measured with
     assert "22.0" not in text  # of another generator
     assert "mean 0.45, std 0.2 |" in text
+    memorisation = text.split("## Memorisation\n\n")[1].split("\n")[0]
+    assert memorisation.startswith(("No sign of memorisation: ", "Training images are memorised: "))
+    assert memorisation.endswith("not a guarantee of privacy.")
 
 
 def test_card_of_a_generator_that_was_not_measured_says_so(storage: Path, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ bench: $(VENV)/.installed
 	@$(VENV)/bin/python -m benchmarks $(ARGS)
 
 docs: $(VENV)/.installed
-	$(VENV)/bin/python -m mkdocs --quiet build
+	$(VENV)/bin/python -m mkdocs build --strict
 
 wheel: $(VENV)/.installed
 	rm -rf build dist

@@ -28,6 +28,7 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> 
         target = (_ROOT / folder / path).resolve().relative_to(_ROOT).as_posix()
         target = f"{target}/README.md" if f"{target}/README.md" in _READMES else target
         inside = _READMES.get(target, target.removeprefix("docs/"))
-        return f"[{text}]({inside}{anchor})" if inside in files.src_uris else text
+        is_outside = inside not in files.src_uris and (_ROOT / target).exists()
+        return text if is_outside else f"[{text}]({inside}{anchor})"
 
     return re.sub(r"\[([^\]]+)\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*|)\)", linked, markdown)

@@ -15,7 +15,7 @@ ARGS =
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help tune test lint check bench lock release clean
+.PHONY: help tune test lint check bench docs lock release clean
 
 help:
 	@echo 'make tune    install, and run the main job: make tune ARGS="--dataset mnist --num-trials 4"'
@@ -23,6 +23,7 @@ help:
 	@echo 'make lint    ruff, mypy and the layers of imports'
 	@echo 'make check   lint and test'
 	@echo 'make bench   install, and run the benchmarks: make bench ARGS="adversarial --repeats 20"'
+	@echo 'make docs    build the documentation as a site, build/site/index.html; warnings are errors'
 	@echo 'make release build and check what is published: dist/*.whl and dist/*.tar.gz'
 	@echo 'make lock    write requirements.lock again, after a change of pyproject.toml (needs uv);'
 	@echo '             make lock ARGS=--upgrade takes the newest versions'
@@ -46,6 +47,9 @@ check: lint test
 
 bench: $(VENV)/.installed
 	@$(VENV)/bin/python -m benchmarks $(ARGS)
+
+docs: $(VENV)/.installed
+	$(VENV)/bin/python -m mkdocs build --strict
 
 release: $(VENV)/.installed
 	rm -rf build dist

@@ -40,7 +40,13 @@ def main(argv: Sequence[str]) -> None:
     from dim_ray.reporting.sections import make_report
 
     filters = {name: value for name in _FILTERS if (value := getattr(arguments, name)) is not None}
-    report = make_report(Reader(arguments.storage), ArtifactStore(arguments.storage), filters)
+    report = make_report(
+        Reader(arguments.storage),
+        ArtifactStore(arguments.storage),
+        filters,
+        data_root=arguments.data_root,
+        shows_own=arguments.own_images,
+    )
     page = make_page(report, made_at=datetime.now(UTC))
     try:
         for name, data in {**page.files, PAGE_FILE: page.html.encode()}.items():
@@ -67,6 +73,12 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--ipc", type=int, metavar="N", help="only this number of images per class")
     parser.add_argument("--architecture", metavar="NAME", help="only these students, for example convnet3")
     parser.add_argument("--protocol", choices=PROTOCOLS, help="only this protocol, with its real images beside it")
+    parser.add_argument("--data-root", metavar="DIR", help="folder of torchvision's files, for the gallery")
+    parser.add_argument(
+        "--own-images",
+        action="store_true",
+        help="gallery: also show training images of your own data, beside the generated ones nearest to them",
+    )
     parser.refuse_unknown_flags(argv)
     return parser.parse_args(argv)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import dim_ray
 from dim_ray.api import StoredGenerator
@@ -40,18 +39,15 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> StoredGenerator:
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_example_of_the_readme_runs_as_it_stands(example: str, untrained: StoredGenerator) -> None:
     names: dict[str, Any] = {}
-    exec(example.replace("32_000", "640"), names)  # it's the same with fewer steps
+    exec(example, names)
     images = names["images"]
     assert images.shape[1:] == (1, 8, 8)
     assert images.min() >= 0
     assert images.max() <= 1
-    if "network" in names:
-        assert len(example.splitlines()) < 15
-        assert all(torch.isfinite(p).all() and p.grad is not None for p in names["network"].parameters())
 
 
-def test_the_readme_has_both_examples() -> None:
-    assert len(EXAMPLES) == 2
+def test_the_readme_has_an_example() -> None:
+    assert len(EXAMPLES) == 1
 
 
 @pytest.mark.parametrize(("command", "arguments"), COMMANDS)

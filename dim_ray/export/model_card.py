@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from dim_ray.config import PROTOCOLS
+from dim_ray.core.data.memorisation import memorisation_in
 from dim_ray.export.hub_metadata import front_matter, model_metadata
 from dim_ray.progress.stages import format_percent
 from dim_ray.store.analysis.selection import summarise, terms
@@ -38,7 +39,7 @@ def model_card(card: Mapping[str, Any], rows: pd.DataFrame, *, license: str | No
         f" and {len(names) - _MAX_CLASSES} more" if len(names) > _MAX_CLASSES else ""
     )
     weights = {name: stated["size_bytes"] for name, stated in card["files"].items() if name.endswith(".safetensors")}
-    training = card["training"]
+    training, found = card["training"], memorisation_in(card)
     own = summarise(rows[rows["generator"] == fingerprint])
     return "\n".join(
         [
@@ -83,6 +84,10 @@ def model_card(card: Mapping[str, Any], rows: pd.DataFrame, *, license: str | No
             "",
             "Both first compare weights, program and script with card.json. Classifiers were trained on images "
             "normalised by the mean and std above.",
+            "",
+            "## Memorisation",
+            "",
+            "Not measured." if found is None else f"{found.verdict()} {found.limits()}",
             "",
             "## Accuracy",
             "",

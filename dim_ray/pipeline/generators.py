@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dim_ray.config import Config, GeneratorConfig, Weights, fingerprint, to_dict
 from dim_ray.core.data.dataset import Dataset, to_bytes
+from dim_ray.core.data.memorisation import NUM_IMAGES, measure_memorisation
 from dim_ray.core.generator.matching import Distillation
 from dim_ray.core.generator.networks import Generator, build_generator
 from dim_ray.core.generator.pair import Pair, build_pair
@@ -48,6 +50,7 @@ GENERATOR_FILE = "generator.safetensors"
 _AVERAGE_FILE = "average.safetensors"
 SAMPLES_FILE = "samples.png"
 _SAMPLES_PER_CLASS = 10
+_BATCH = 100  # images generated at a time: bounds memory
 _FORGOTTEN = 0.05  # share of the prior in an average
 _SPLITS = ("validation_fraction", "test_fraction", "split_seed")
 
@@ -234,6 +237,16 @@ class _Beside(SilentReporter):
         self._reporter.advance(*self._at, f"validation {done / total:.0%}")
 
 
+def _generated(work: Workspace, pair: Pair) -> Tensor:
+    """Return images of all classes in turn, (N, C, H, W) uint8."""
+    device = work.dataset.train.images.device
+    rng = stream(work.config.matching.seed, "memorisation", device=device)
+    labels = torch.arange(NUM_IMAGES, device=device) % work.dataset.num_classes
+    with torch.no_grad():
+        parts = [pair.average.eval().sample(part, rng) for part in labels.split(_BATCH)]
+    return to_bytes(torch.cat(parts))
+
+
 def _store_generator(
     work: Workspace, name: str, pair: Pair, scale: float | None, measured: Mapping[str, float], seconds: float
 ) -> None:
@@ -259,6 +272,7 @@ def _store_generator(
             "images_per_class": list(config.study.selection_images_per_class),
             "weights": config.evaluation.weights,
         },
+        "memorisation": asdict(measure_memorisation(_generated(work, pair), work.dataset)),
         "wall_seconds": seconds,
     }
     labels = balanced_labels(work.dataset.num_classes, _SAMPLES_PER_CLASS, work.dataset.train.images.device)

@@ -93,6 +93,7 @@ class Section:
     title: str
     text: str = ""
     figures: Sequence[Figure] = ()
+    pictures: Sequence[Picture] = ()
     tables: Sequence[Table] = ()
 
 

@@ -69,6 +69,7 @@ def _items(report: Report) -> Iterator[Figure | Picture]:
             yield answer.picture
     for section in report.sections:
         yield from section.figures
+        yield from section.pictures
 
 
 def _free_name(name: str, files: dict[str, bytes]) -> str:

@@ -19,6 +19,7 @@ from dim_ray.reporting.accuracy_figures import answer_figure, ipc_figures
 from dim_ray.reporting.cells import REAL, Best, best_generators, curve, measured_cells
 from dim_ray.reporting.content import Answer, Figure, Section
 from dim_ray.reporting.cost_figures import cost_figure, costs
+from dim_ray.reporting.gallery import gallery
 from dim_ray.reporting.pictures import samples
 from dim_ray.reporting.search_figures import importance_figure, parallel_figure, pareto_figure, pool_figure
 from dim_ray.reporting.searches import Study, datasets_of, studies
@@ -60,11 +61,19 @@ class Report:
     sections: Sequence[Section]
 
 
-def make_report(reader: Reader, artifacts: ArtifactStore, filters: Mapping[str, Any]) -> Report:
+def make_report(
+    reader: Reader,
+    artifacts: ArtifactStore,
+    filters: Mapping[str, Any],
+    *,
+    data_root: str | None = None,
+    shows_own: bool = False,
+) -> Report:
     """Read the rows and artefacts of one storage, and draw them.
 
     Filters are values of dataset, ipc, architecture and protocol. A protocol of generated images includes that of the
-    real images beside it. Only the dataset limits trials, so with other filters there is no section of costs.
+    real images beside it. Only the dataset limits trials, so with other filters there is no section of costs. The other
+    arguments are those of `gallery`.
 
     Raises:
         StorageError: There are no such rows; the message says what there is.
@@ -77,6 +86,7 @@ def make_report(reader: Reader, artifacts: ArtifactStore, filters: Mapping[str, 
     sections = [
         Section(key="leaderboard", title="Leaderboard", text=_LEADERBOARD, tables=leaderboard(cells)),
         _against_ipc(cells, drawn, len(bests)),
+        gallery(artifacts, drawn, data_root=data_root, shows_own=shows_own),
         *_of_studies(evaluations, trials, drawn),
         _failures(trials),
     ]
@@ -91,7 +101,7 @@ def make_report(reader: Reader, artifacts: ArtifactStore, filters: Mapping[str, 
         num_studies=int(trials["study"].nunique()),
         answers=[_answer(cells, best, artifacts, _matching(reader, best, artifacts)) for best in drawn],
         num_datasets=len(bests),
-        sections=[section for section in sections if section.figures or section.tables],
+        sections=[section for section in sections if section.figures or section.pictures or section.tables],
     )
 
 

@@ -264,6 +264,9 @@ def test_model_card_has_a_table_for_each_protocol_with_mean_spread_and_n(exporte
     assert "11.0" not in text  # of an architecture that the generator wasn't measured with
     assert "22.0" not in text  # of another generator
     assert "mean 0.45, std 0.2 |" in text
+    memorisation = text.split("## Memorisation\n\n")[1].split("\n")[0]
+    assert memorisation.startswith(("No sign of memorisation: ", "Training images are memorised: "))
+    assert memorisation.endswith("not a guarantee of privacy.")
 
 
 def test_hub_reads_every_accuracy_out_of_the_model_card(

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from dim_ray.config import Config, HealthConfig, NetworksConfig, StorageConfig, Weights
+from dim_ray.core.data.memorisation import memorisation_in
 from dim_ray.core.generator.matching import Distillation
 from dim_ray.core.generator.networks import Generator
 from dim_ray.core.generator.pair import Pair, build_pair
@@ -310,6 +311,9 @@ def test_card_says_all_that_a_user_needs(built: Workspace) -> None:
     assert card["generator"]["latent_dim"] == built.config.generator.latent_dim
     assert card["training"]["matching"]["weight"] == built.config.matching.weight
     assert 0 <= card["validation"]["validation_accuracy"] <= 1
+    memorisation = memorisation_in(card)
+    assert memorisation is not None
+    assert (memorisation.num_generated, memorisation.num_held_out) == (1000, len(dataset.validation))
     assert card["validation"]["images_per_class"] == list(built.config.study.selection_images_per_class)
     assert card["wall_seconds"] > 0
     json.dumps(card, allow_nan=False)

@@ -163,13 +163,13 @@ def to_bytes(images: Tensor) -> Tensor:
     return ((images + 1) * (_BYTE_MAXIMUM / 2)).round().clamp(0, _BYTE_MAXIMUM).to(torch.uint8)
 
 
-def load_dataset(config: DataConfig, device: torch.device | str = "cpu") -> Dataset:
+def load_dataset(config: DataConfig, device: torch.device | str = "cpu", *, may_download: bool = True) -> Dataset:
     """Load a data set, and hold out the splits that its source doesn't have.
 
     Raises:
         DataError: The source is missing, can't be read or downloaded, or has unusable images, labels or classes.
     """
-    source = _read(config)
+    source = _read(config, may_download=may_download)
     remarks = (*source.remarks, *_check(source, config))
     train, validation, test = source.train, source.validation, source.test
     sourced = {"train": train, "validation": validation, "test": test}
@@ -193,7 +193,7 @@ def load_dataset(config: DataConfig, device: torch.device | str = "cpu") -> Data
     return dataset.to(device)
 
 
-def _read(config: DataConfig) -> Source:
+def _read(config: DataConfig, *, may_download: bool) -> Source:
     # Imported here: with a Dataset at hand, torch is enough.
     prefix, separator, path = config.dataset.partition(":")
     if separator and prefix in ("parquet", "hf"):
@@ -206,7 +206,9 @@ def _read(config: DataConfig) -> Source:
         return read_folder(path)
     from dim_ray.core.data.named import read_digits, read_torchvision
 
-    return read_digits() if config.dataset == "digits" else read_torchvision(config.dataset, config.data_root)
+    if config.dataset == "digits":
+        return read_digits()
+    return read_torchvision(config.dataset, config.data_root, may_download=may_download)
 
 
 def _check(source: Source, config: DataConfig) -> list[str]:

@@ -7,6 +7,7 @@ cifar10 = read_torchvision("cifar10", data_root=None)
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import os
 import socket
@@ -40,7 +41,7 @@ def read_digits() -> Source:
     return Source(train=_split(scaled, labels), class_names=_DIGIT_NAMES)
 
 
-def read_torchvision(name: str, data_root: str | None) -> Source:
+def read_torchvision(name: str, data_root: str | None, *, may_download: bool = True) -> Source:
     """Read mnist, fashion_mnist, svhn, cifar10 or cifar100 with torchvision, and download missing files to `data_root`.
 
     Raises:
@@ -49,21 +50,22 @@ def read_torchvision(name: str, data_root: str | None) -> Source:
     from torchvision import datasets
 
     root = Path(os.path.expanduser(data_root or DEFAULT_DATA_ROOT))
+    read = functools.partial(_open, name, root, may_download)
     if name in ("mnist", "fashion_mnist"):
         make = datasets.MNIST if name == "mnist" else datasets.FashionMNIST
-        train, test = (_open(make, name, root, train=is_train) for is_train in (True, False))
+        train, test = (read(make, train=is_train) for is_train in (True, False))
         return Source(
             train=_split(train.data.unsqueeze(1), train.targets),
             test=_split(test.data.unsqueeze(1), test.targets),
             class_names=_DIGIT_NAMES if name == "mnist" else tuple(train.classes),
         )
     if name == "svhn":
-        train, test = (_open(datasets.SVHN, name, root, split=split) for split in ("train", "test"))
+        train, test = (read(datasets.SVHN, split=split) for split in ("train", "test"))
         return Source(
             train=_split(train.data, train.labels), test=_split(test.data, test.labels), class_names=_DIGIT_NAMES
         )
     make = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-    train, test = (_open(make, name, root, train=is_train) for is_train in (True, False))
+    train, test = (read(make, train=is_train) for is_train in (True, False))
     return Source(
         train=_split(train.data.transpose(0, 3, 1, 2), train.targets),
         test=_split(test.data.transpose(0, 3, 1, 2), test.targets),
@@ -71,7 +73,7 @@ def read_torchvision(name: str, data_root: str | None) -> Source:
     )
 
 
-def _open(make: Callable[..., Any], name: str, root: Path, **split: Any) -> Any:
+def _open(name: str, root: Path, may_download: bool, make: Callable[..., Any], **split: Any) -> Any:
     try:
         return make(root, download=False, **split)
     except (RuntimeError, OSError, ValueError, AssertionError, IndexError, KeyError) as error:
@@ -80,6 +82,8 @@ def _open(make: Callable[..., Any], name: str, root: Path, **split: Any) -> Any:
                 f"The files of {name} in {root} can't be read ({_reason(error)}). Where they are damaged, delete "
                 "them, so that they are downloaded again, or give another folder with --data-root."
             ) from error
+        if not may_download:
+            raise DataError(f"{name} isn't in {root}; give the folder that has torchvision's files of it.") from error
     try:
         root.mkdir(parents=True, exist_ok=True)
         # Several trials on one node may need the files at once.

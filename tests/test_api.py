@@ -132,7 +132,7 @@ def test_candidates_without_teachers_are_refused(copied: Path, generator: Stored
 def test_latent_steps_without_teachers_or_images_are_refused(copied: Path, generator: StoredGenerator) -> None:
     with pytest.raises(UsageError, match=r"latent steps need the teachers of .* or leave latent_steps at 0"):
         load_generator(copied).fixed_dataset(2, latent_steps=1)
-    with pytest.raises(UsageError, match=r"latent steps need real images, and .* doesn't say where tiny is"):
+    with pytest.raises(UsageError, match=r"latent steps need the images of tiny .* and they aren't where"):
         generator.fixed_dataset(2, latent_steps=1)
     with pytest.raises(UsageError, match=r"latent_steps is -1; allowed: 0 or more, and"):
         generator.fixed_dataset(2, latent_steps=-1)

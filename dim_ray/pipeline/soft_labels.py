@@ -7,17 +7,17 @@ from typing import Any
 
 import torch
 
-from dim_ray.config import Config, DataConfig, EvaluationConfig, Precision, fingerprint
-from dim_ray.config.names import name_key
-from dim_ray.core.data.dataset import Dataset, Normalisation, load_dataset
+from dim_ray.config import Config, EvaluationConfig, Precision, fingerprint
+from dim_ray.core.data.dataset import Dataset, Normalisation
 from dim_ray.core.data.splits import Split
 from dim_ray.core.students.latents import LatentMatching
 from dim_ray.core.teachers.pool import StoredPool
 from dim_ray.core.teachers.soft_labels import Labeller
 from dim_ray.errors import ConfigError, UsageError, listed
+from dim_ray.pipeline.stored_data import stored_data
 from dim_ray.pipeline.teachers import pool_teachers, read_teacher
 from dim_ray.pipeline.workspace import Workspace
-from dim_ray.store.artifacts import DATASETS, ArtifactStore
+from dim_ray.store.artifacts import ArtifactStore
 
 __all__ = [
     "check_labels",
@@ -122,21 +122,16 @@ def stored_matching(card: Mapping[str, Any], uri: str, device: torch.device | st
 
     Raises:
         UsageError: The generator has no teachers, or they or its data aren't where its storage says.
-        DataError: The data can't be read.
     """
     instead = "leave latent_steps at 0"
     artifacts = _storage_with_teachers(card, uri, "latent steps need", instead)
-    name, digest = card["dataset"]["name"], card["dataset"]["digest"]
-    if not artifacts.exists(DATASETS, name_key(name)):
-        raise UsageError(f"latent steps need real images, and {artifacts.root} doesn't say where {name} is; {instead}.")
-    source = artifacts.read_card(DATASETS, name_key(name))["source"]
-    dataset = load_dataset(DataConfig(dataset=source, **card["splits"]), device)
-    if dataset.digest != digest:
+    dataset = stored_data(artifacts, card, data_root=None)
+    if dataset is None:
         raise UsageError(
-            f"latent steps need the images that {uri} was distilled from, and those of {source} have changed since "
-            f"(digest {dataset.digest}, not {digest}). Restore them, or {instead}."
+            f"latent steps need the images of {card['dataset']['name']} that {uri} was distilled from, and they aren't "
+            f"where {artifacts.root} says, or have changed since. Restore them, or {instead}."
         )
-    return latent_matching(artifacts, card, dataset, steps=steps, precision="auto")
+    return latent_matching(artifacts, card, dataset.to(device), steps=steps, precision="auto")
 
 
 def _storage_with_teachers(card: Mapping[str, Any], uri: str, needed_by: str, instead: str) -> ArtifactStore:

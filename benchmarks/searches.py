@@ -83,7 +83,7 @@ _NUM_SIMULATED = 200_000
 _REPEATS, _REPLAYED, _FEW_REPEATS = 5, 200, 20
 _LENGTHS = (8, 16, 32, 64)
 _COMPARED_LONG = ("random", "qmc", "tpe")  # also in the longest
-_SIDE_BY_SIDE = (1, 4, 16)
+_SIDE_BY_SIDE = (1, 4, 8, 16)
 _FITS: tuple[Fit, ...] = ("process", "forest")
 
 

@@ -137,7 +137,7 @@ def test_each_of_several_datasets_has_its_recipe(capsys: pytest.CaptureFixture[s
     assert extras.configs[0] == config
     assert [(own.data.dataset, own.generator.capacity, own.pool.epochs) for own in extras.configs] == [
         ("mnist", 48, 3),
-        ("cifar10", 48, 3),
+        ("cifar10", 24, 3),
     ]
     assert capsys.readouterr().err.count("recipe ") == 2
     assert run_main(only_parse, ["--dataset", "mnist", "cifar10", "--print-config"]) == 2

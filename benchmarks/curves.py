@@ -59,6 +59,7 @@ SPACE: dict[str, Any] = {
 }
 """What differs between the generators."""
 
+_CAPACITY = "generator.capacity"
 _NUM_STUDENTS, _NUM_LAST_STUDENTS = 1, 4
 _STUDENT_EPOCHS, _STUDENT_STEPS = 15, 60
 
@@ -75,9 +76,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         _record(options.folder, options.num)
     elif options.name == "signals":
         rows = pd.read_parquet(CURVES)
-        print(f"rank correlation with students' accuracy over {rows['generator'].nunique()} generators")
+        print(
+            f"rank correlation with students' accuracy over {rows['generator'].nunique()} generators; of one capacity"
+        )
+        alike = rank_correlations(rows, within=_CAPACITY)
         for name, correlation in rank_correlations(rows).items():
-            print(f"{name:<17}{correlation:6.2f}")
+            print(f"{name:<17}{correlation:6.2f}  {alike[name]:6.2f}")
+        ends = (
+            rows[rows["epoch"] == rows["epoch"].max()]
+            .groupby([_CAPACITY, "generator"])["accuracy"]
+            .agg(["mean", "sem"])
+        )
+        for capacity, own in ends.groupby(level=0):
+            print(
+                f"capacity {capacity}: students' accuracy {own['mean'].mean():.1%}, between generators "
+                f"{own['mean'].std():.2%}, standard error of one's mean {own['sem'].mean():.2%}"
+            )
     else:
         rows = pd.concat(map(pd.read_parquet, sorted(options.folder.glob("curve-*.parquet"))), ignore_index=True)
         rows.to_parquet(CURVES, compression="zstd", index=False)

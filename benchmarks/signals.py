@@ -91,12 +91,18 @@ def neighbours(real: Tensor, generated: Tensor) -> dict[str, float]:
     }
 
 
-def rank_correlations(rows: pd.DataFrame, names: Sequence[str] = NAMES) -> Mapping[str, float]:
+def rank_correlations(
+    rows: pd.DataFrame, names: Sequence[str] = NAMES, *, within: str | None = None
+) -> Mapping[str, float]:
     """Return Spearman's rank correlation of each measurement with the students' mean accuracy, over generators.
 
-    Rows are those of `benchmarks.curves`; the last epoch of each generator counts.
+    Rows are those of `benchmarks.curves`; the last epoch of each generator counts. With the name of a column, as
+    `within`, all are differences from the mean of the generators with the same value there.
     """
-    last = rows[rows["epoch"] == rows["epoch"].max()].groupby("generator")[["accuracy", *names]].mean()
+    ends = rows[rows["epoch"] == rows["epoch"].max()].groupby("generator")
+    last = ends[["accuracy", *names]].mean()
+    if within is not None:
+        last -= last.groupby(ends[within].first()).transform("mean")
     return {name: float(spearmanr(last[name], last["accuracy"]).statistic) for name in names}
 
 

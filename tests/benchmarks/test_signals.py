@@ -47,9 +47,19 @@ def test_every_measurement_is_there_and_the_same_again() -> None:
 
 def test_correlation_is_of_ranks_over_generators_at_their_end() -> None:
     rows = [
-        {"generator": number, "epoch": epoch, "accuracy": number + epoch + student, "up": 2.0**number, "down": -number}
+        {
+            "generator": number,
+            "epoch": epoch,
+            "accuracy": number + epoch + student,
+            "up": 2.0**number,
+            "down": -number,
+            "odd": number % 2,
+        }
         for number in range(5)
         for epoch in (1, 2)
         for student in (0, 1)
     ]
     assert rank_correlations(pd.DataFrame(rows), ["up", "down"]) == pytest.approx({"up": 1, "down": -1})
+    within = [{**row, "down": -100 * (row["generator"] % 2) + row["generator"]} for row in rows]
+    assert rank_correlations(pd.DataFrame(within), ["down"])["down"] < 0.5
+    assert rank_correlations(pd.DataFrame(within), ["down"], within="odd") == pytest.approx({"down": 1})

@@ -12,7 +12,7 @@ from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.data.splits import class_counts
 from dim_ray.core.generator.networks import Generator
 from dim_ray.core.students.budgets import Budget, plan_budget
-from dim_ray.core.students.images import ImageStream, MatchingLatents, make_image_stream
+from dim_ray.core.students.images import ImageStream, MatchingLatents, TeacherHelp, make_image_stream
 from dim_ray.core.students.student import StudentResult, finished, train_students
 from dim_ray.core.teachers.ensemble_speed import ensemble_may_pay, ensemble_pays
 from dim_ray.core.training.ports import SILENT, PartReporter, Reporter
@@ -186,8 +186,7 @@ def train_group(
             images_per_class=plan.images_per_class,
             budget=budget,
             seed=plan.seed,
-            labeller=labeller,
-            match=matches.get(plan.generator),
+            teachers=TeacherHelp(label=labeller, match=matches.get(plan.generator)),
         )
         budgets.append(budget)
         image_streams.append(image_stream)

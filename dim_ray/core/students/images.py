@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,7 +21,15 @@ from dim_ray.core.students.budgets import Budget
 from dim_ray.core.training.precision import autocast
 from dim_ray.core.training.random import stream
 
-__all__ = ["ImageStream", "Labelling", "MatchingLatents", "balanced_labels", "choose", "make_image_stream"]
+__all__ = [
+    "ImageStream",
+    "Labelling",
+    "MatchingLatents",
+    "TeacherHelp",
+    "balanced_labels",
+    "choose",
+    "make_image_stream",
+]
 
 ImageStream = Callable[[int], tuple[Tensor, Tensor]]
 """From an epoch's number to N normalised images (N, C, H, W) float32 and their labels, on the dataset's device.
@@ -33,6 +42,19 @@ Labelling = Callable[[Tensor], Tensor]
 
 MatchingLatents = Callable[[Generator, Tensor, Tensor, int], Tensor]
 """From a generator, noise (N, latent_dim), labels (N,) and a seed to latents (N, latent_dim)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherHelp:
+    """What teachers do for a student's images."""
+
+    label: Labelling | None = None
+    """Gives soft labels, and chooses among candidates."""
+    match: MatchingLatents | None = None
+    """Moves the latents of a fixed set."""
+
+
+_NO_HELP = TeacherHelp()
 
 _FLOAT_BYTES = 4
 _MAP_BYTES = 2**28  # of a generator's largest maps, which bound the images of a pass
@@ -49,8 +71,7 @@ def make_image_stream(
     images_per_class: int,
     budget: Budget,
     seed: int,
-    labeller: Labelling | None = None,
-    match: MatchingLatents | None = None,
+    teachers: TeacherHelp = _NO_HELP,
 ) -> ImageStream:
     """Return the image stream of one student.
 
@@ -63,8 +84,7 @@ def make_image_stream(
         images_per_class: IPC.
         budget: Epochs and images of an epoch.
         seed: Seed of noise and of the choice of real images.
-        labeller: Teachers, if `config` asks them. They see images before augmentation, and those of a fixed set once.
-        match: Moves the latents of a fixed set, if `config.latent_steps` asks for it.
+        teachers: What `config` asks of them. They see images before augmentation, and those of a fixed set once.
 
     Raises:
         ValueError: The protocol needs a generator, or `config` teachers, and there is none.
@@ -72,16 +92,17 @@ def make_image_stream(
     is_generated = protocol in ("on_the_fly", "fixed")
     if is_generated and generator is None:
         raise ValueError(f"protocol {protocol!r} needs a generator")
+    labeller = teachers.label
     if labeller is None and (config.labels == "soft" or (is_generated and config.candidates > 1)):
         raise ValueError("soft labels and candidates need teachers")
-    if match is None and protocol == "fixed" and config.latent_steps:
+    if teachers.match is None and protocol == "fixed" and config.latent_steps:
         raise ValueError("latents are matched with teachers")
     if generator is not None and protocol == "on_the_fly":
         draw = _generated(config, generator, dataset, budget, seed, labeller)
     elif protocol == "real_on_the_fly":
         draw = _real(dataset, budget, seed)
     else:
-        images, labels = _image_set(config, protocol, generator, dataset, images_per_class, seed, labeller, match)
+        images, labels = _image_set(config, protocol, generator, dataset, images_per_class, seed, teachers)
         return _dealt(images, labeller(images) if labeller and config.labels == "soft" else labels, budget, seed)
     if labeller is None or config.labels == "hard":
         return draw
@@ -171,8 +192,7 @@ def _image_set(
     dataset: Dataset,
     images_per_class: int,
     seed: int,
-    labeller: Labelling | None,
-    match: MatchingLatents | None,
+    teachers: TeacherHelp,
 ) -> tuple[Tensor, Tensor]:
     """Return the images and labels of a student that has the same ones in every epoch."""
     split = dataset.train
@@ -181,9 +201,9 @@ def _image_set(
     labels = balanced_labels(dataset.num_classes, images_per_class, split.labels.device)
     if generator is not None and protocol == "fixed":  # stored and rounded, as real images are
         noise = _noise(generator.eval(), config.candidates * len(labels), seed, 0, labels.device)
-        if match and config.latent_steps:
-            noise = match(generator, noise, labels, seed)
-        stored = to_bytes(_chosen(generator, noise, labels, dataset, "float32", labeller))
+        if teachers.match and config.latent_steps:
+            noise = teachers.match(generator, noise, labels, seed)
+        stored = to_bytes(_chosen(generator, noise, labels, dataset, "float32", teachers.label))
     else:
         stored = split.images[_real_draws(split, dataset.num_classes, images_per_class, seed).flatten()]
     return dataset.normalisation.from_bytes(stored), labels

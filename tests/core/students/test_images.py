@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dim_ray.config import PROTOCOLS, Precision, Protocol, Quirk
-from dim_ray.core.students.images import balanced_labels, choose
+from dim_ray.core.students.images import TeacherHelp, balanced_labels, choose
 from dim_ray.core.training.random import stream
 from tests.helpers import reference
 from tests.helpers.tiny_students import CONFIG, DATASET, agree, make_generator, make_stream
@@ -115,10 +115,10 @@ class Labels:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_soft_labels_belong_to_the_images_as_they_are_delivered(protocol: str) -> None:
     labeller = Labels()
-    for images, labels in drawn_by_epoch(protocol, 2, 3, labeller=labeller, config=SOFT):
+    for images, labels in drawn_by_epoch(protocol, 2, 3, teachers=TeacherHelp(label=labeller), config=SOFT):
         torch.testing.assert_close(labels, torch.softmax(images.flatten(1)[:, :3], dim=1))
     hard = drawn_by_epoch(protocol, 2, 3)
-    soft = drawn_by_epoch(protocol, 2, 3, labeller=labeller, config=SOFT)
+    soft = drawn_by_epoch(protocol, 2, 3, teachers=TeacherHelp(label=labeller), config=SOFT)
     assert all(torch.equal(a[0], b[0]) for a, b in zip(hard, soft, strict=True)), "labels changed the images"
 
 
@@ -127,7 +127,7 @@ def test_soft_labels_belong_to_the_images_as_they_are_delivered(protocol: str) -
 def test_labels_of_a_set_are_made_once(protocol: str, quirks: tuple[Quirk, ...]) -> None:
     labeller = Labels()
     config = replace(SOFT, quirks=quirks)
-    drawn_by_epoch(protocol, 2, 5, labeller=labeller, config=config)
+    drawn_by_epoch(protocol, 2, 5, teachers=TeacherHelp(label=labeller), config=config)
     assert [len(images) for images in labeller.asked] == [24 if protocol == "real_full" else 6]
 
 
@@ -147,7 +147,7 @@ def test_chosen_images_are_those_of_the_slow_reference(protocol: Protocol, label
     generator, labeller = make_generator().eval(), Labels()
     config = replace(CONFIG, candidates=4, labels=labels)
     for epoch, (images, _) in enumerate(
-        drawn_by_epoch(protocol, 2, 2, config=config, generator=generator, labeller=labeller)
+        drawn_by_epoch(protocol, 2, 2, config=config, generator=generator, teachers=TeacherHelp(label=labeller))
     ):
         number = epoch if protocol == "on_the_fly" else 0
         noise = torch.randn(24, 8, generator=stream(0, "images", step=number)).view(6, 4, 8)

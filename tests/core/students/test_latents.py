@@ -10,7 +10,7 @@ from dim_ray.config import MatchingConfig
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.generator.distances import ImagePairs, feature_distance
 from dim_ray.core.networks.classifiers import build_network
-from dim_ray.core.students.images import balanced_labels
+from dim_ray.core.students.images import TeacherHelp, balanced_labels
 from dim_ray.core.students.latents import LatentMatching
 from dim_ray.core.teachers.pool import DrawnTeacher, StoredPool
 from dim_ray.core.teachers.teacher import Teacher
@@ -75,7 +75,7 @@ def test_students_see_the_images_of_the_moved_latents() -> None:
     config = replace(CONFIG, latent_steps=3)
     with pytest.raises(ValueError, match="latents are matched with teachers"):
         make_stream("fixed", config)
-    images, labels = make_stream("fixed", config, match=matching(3))(0)
+    images, labels = make_stream("fixed", config, teachers=TeacherHelp(match=matching(3)))(0)
     noise = make_generator().noise(len(labels), stream(0, "images", step=0))
     moved = matching(3)(make_generator(), noise, labels, seed=0)
     expected = DATASET.normalisation.from_signed(make_generator().eval()(moved, labels))

@@ -62,6 +62,9 @@ class _Clock(SilentReporter):
         self._end = time.process_time() + seconds
         self.epochs = 0.0
 
+    def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        self.advance(step, total)
+
     def advance(self, done: float, total: int, note: str = "") -> None:
         self.epochs = done
         if time.process_time() > self._end:

@@ -20,7 +20,19 @@ if TYPE_CHECKING:
 __all__ = ["NEEDED", "explain_failures", "refuse_shadows"]
 
 NEEDED = (
-    *("PIL", "filelock", "fsspec", "jinja2", "jsonargparse", "matplotlib", "numpy", "optuna", "pandas", "pyarrow"),
+    *(
+        "PIL",
+        "argcomplete",
+        "filelock",
+        "fsspec",
+        "jinja2",
+        "jsonargparse",
+        "matplotlib",
+        "numpy",
+        "optuna",
+        "pandas",
+        "pyarrow",
+    ),
     *("ray", "rich", "safetensors", "scipy", "sklearn", "tensorboardX", "torch", "torchvision", "yaml"),
 )
 """The packages that runs import."""

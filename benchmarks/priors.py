@@ -1,9 +1,9 @@
 """Compare priors that were trained for the same time, by students of their images.
 
     python -m benchmarks.priors --dataset parquet:PATH --seconds 600      an hour on a thread
-    python -m benchmarks.priors --only half "half, residual"
+    python -m benchmarks.priors --dataset digits --recipe digits --seconds 20 --only half "half, residual"
 
-Each is the recipe that suits the data with other networks or another loss, trained for as many seconds of this
+Each is the recipe (--recipe) with other networks or another loss, trained for as many seconds of this
 process's processor. Its students count on the validation split, on the fly at IPC 10.
 """
 
@@ -72,7 +72,11 @@ class _Clock(SilentReporter):
 
 
 def train_for(config: Config, dataset: Dataset, seconds: float) -> tuple[Pair, float]:
-    """Return the pair of a prior after so many seconds of the processor, and the epochs that it saw."""
+    """Return the pair of a prior after so many seconds of the processor, and the epochs that it saw.
+
+    Raises:
+        DivergedError: The prior diverged.
+    """
     prior = replace(config.prior, epochs=10**6)
     pair = build_pair(config.generator, prior, dataset, learning_rate=prior.learning_rate, seed=prior.seed)
     stage = AdversarialTraining(pair, prior, dataset, config.health, SingleWorker())

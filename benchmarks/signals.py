@@ -1,6 +1,6 @@
 """Measurements of generated images that need no student, and how well they order generators.
 
-    signals = Signals(teachers, dataset)
+    signals = Signals(teacher, dataset)
     signals(generator)       # {"teacher accuracy": 0.91, "probe accuracy": 0.87, ...}; more is better
 
 All look through one teacher: at its logits, or at the features that its last layer takes. Images are as many as

@@ -44,15 +44,15 @@ class GeneratorConfig:
     family: Literal["paper", "residual"] = field(default="paper", metadata={"added": True})
     """Layers of both: the paper's, or residual blocks with class-conditional batch norm."""
     capacity: int = 196
-    """Channels of every layer of the generator (paper: 196), or residual: of maps of the image's size, twice as many at
-    half of it and four times below; multiples of 16 suit GPUs."""
+    """Channels of every layer of the generator (paper: 196), or residual: of its largest maps, twice as many at half
+    of their size and four times below; multiples of 16 suit GPUs."""
     discriminator_capacity: int | None = None
     """Channels of the discriminator. Default: capacity."""
     latent_dim: int | None = None
     """Length of z, which begins with the label's entries. Default: 100 (paper), or at least 50 more than those."""
     upsampling: int = field(default=1, metadata={"added": True})
     """Factor by which images are enlarged after the last layer, bicubically; the discriminator sees all images reduced
-    by it. With 2, steps take a third to a quarter of the time, and the finest detail is lost."""
+    by it. With 2, steps take little more than a third of the time, and the finest detail is lost."""
     refinements: tuple[int, ...] = (3, 1)
     """3x3 convolutions after the first, second, ... doubling of the size (paper: 3 and 1). Residual: always 2."""
     label_embedding: int | None = None

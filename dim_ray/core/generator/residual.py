@@ -1,7 +1,7 @@
 """The residual family: the layers of a generator and of a discriminator.
 
 Residual blocks with class-conditional batch norm in the generator, and a sum over positions in the discriminator
-(Miyato and Koyama, arXiv 1802.05637). The capacity is the number of channels at the image's size; each
+(Miyato and Koyama, arXiv 1802.05637). The capacity is the number of channels of the largest maps; each
 halving doubles them, up to four times as many, so that no size costs much more than another.
 """
 

@@ -99,7 +99,7 @@ class PriorConfig:
     """
 
     epochs: int = 150
-    """Epochs over the training split."""
+    """Epochs over the training split. A stored prior with fewer, and all else alike, is trained further."""
     batch_size: int = 128
     """Real images per step, over all workers together."""
     learning_rate: float = 1e-4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -11,9 +12,9 @@ from dim_ray.core.generator.adversarial import AdversarialTraining
 from dim_ray.core.generator.pair import build_pair
 from dim_ray.core.training.checkpoint import dumps, loads, without_prefix
 from dim_ray.core.training.loop import run_epochs
-from dim_ray.core.training.ports import Collective, Ports, Reporter
+from dim_ray.core.training.ports import Collective, Ports, Reporter, State
 from dim_ray.errors import ArtifactError, DivergedError
-from dim_ray.pipeline.checkpoints import shared_checkpointer
+from dim_ray.pipeline.checkpoints import StoredCheckpointer, shared_checkpointer
 from dim_ray.pipeline.workspace import Workspace, dataset_card
 
 __all__ = ["build_prior", "load_prior", "prior_fingerprint", "prior_is_settled"]
@@ -35,6 +36,8 @@ def prior_is_settled(work: Workspace) -> bool:
 def build_prior(work: Workspace, reporter: Reporter, collective: Collective) -> None:
     """Train and store the prior if it isn't settled; each of several workers calls this.
 
+    If the storage has one that differs only in having fewer epochs, training goes on from there, to the same weights.
+
     Training that diverges is an outcome: it is recorded with the study, and `load_prior` raises it for every
     distillation from this prior.
     """
@@ -48,6 +51,9 @@ def build_prior(work: Workspace, reporter: Reporter, collective: Collective) -> 
     saved = shared_checkpointer(work, name, collective)
     try:
         with saved:
+            if collective.any(saved.load() is None):
+                _go_on_from_shorter(work, saved)
+                collective.any(False)  # no worker reads the state before it is written
             stage = AdversarialTraining(pair, config.prior, work.dataset, config.health, collective)
             run_epochs(stage, work.dataset.train, Ports(reporter=reporter, checkpointer=saved, collective=collective))
     except DivergedError as error:
@@ -88,6 +94,25 @@ def load_prior(work: Workspace) -> dict[str, Tensor]:
             "--matching.adam_state fresh."
         )
     return tensors
+
+
+def _go_on_from_shorter(work: Workspace, saved: StoredCheckpointer) -> None:
+    """Save the state of the longest stored prior that is the beginning of this one, if there is any."""
+    stored, steps_per_epoch = (
+        set(work.artifacts.list("priors")),
+        len(work.dataset.train) // work.config.prior.batch_size,
+    )
+    for epochs in range(work.config.prior.epochs - 1, 0, -1):
+        shorter = replace(work, config=work.config.with_fields({"prior.epochs": epochs}))
+        if (name := prior_fingerprint(shorter)) not in stored:
+            continue
+        tensors = load_prior(shorter)
+        if without_prefix("generator_optimizer", tensors):
+            saved.go_on_from(
+                State(tensors=tensors, meta={"steps": epochs * steps_per_epoch}),
+                seconds=work.artifacts.read_card("priors", name)["wall_seconds"],
+            )
+            return
 
 
 def _divergence(work: Workspace) -> str | None:

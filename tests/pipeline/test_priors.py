@@ -9,13 +9,14 @@ from dim_ray.config import HealthConfig, StorageConfig
 from dim_ray.core.generator.adversarial import AdversarialTraining
 from dim_ray.core.training.checkpoint import dumps
 from dim_ray.core.training.loop import run_epochs
-from dim_ray.core.training.ports import Ports, SilentReporter, SingleWorker, State
+from dim_ray.core.training.ports import Collective, Ports, SilentReporter, SingleWorker, State
 from dim_ray.errors import ArtifactError, DivergedError
 from dim_ray.pipeline import priors
 from dim_ray.pipeline.checkpoints import StoredCheckpointer
 from dim_ray.pipeline.generators import distill_generator
 from dim_ray.pipeline.priors import build_prior, load_prior, prior_fingerprint, prior_is_settled
 from dim_ray.pipeline.workspace import Workspace
+from tests.helpers.gloo_workers import workers
 from tests.helpers.small import file_bytes, make_work
 from tests.helpers.tiny import InterruptedStageError, RecordingReporter, equal_states, make_pair
 
@@ -171,3 +172,48 @@ def test_prior_that_is_stored_counts_whatever_an_earlier_attempt_came_to(
         build_prior(patient, SilentReporter(), SingleWorker())
     assert load_prior(patient)
     assert load_prior(work)
+
+
+def build_on_worker(collective: Collective, root: Path, epochs: int) -> list[int]:
+    reporter = RecordingReporter()
+    build_prior(with_epochs(root, epochs, **{"study.workers_per_trial": collective.num_workers}), reporter, collective)
+    return reporter.steps
+
+
+def with_epochs(root: Path, epochs: int, **fields: int) -> Workspace:
+    work = make_work(root)
+    return replace(work, config=work.config.with_fields({"prior.epochs": epochs, **fields}))
+
+
+def test_longer_prior_goes_on_from_the_longest_shorter_one_to_the_same_bits(tmp_path: Path) -> None:
+    whole = with_epochs(tmp_path / "whole", 4)
+    build_prior(whole, SilentReporter(), SingleWorker())
+    for epochs, fields in ((1, {}), (2, {}), (3, {"prior.seed": 5})):
+        build_prior(with_epochs(tmp_path / "parts", epochs, **fields), SilentReporter(), SingleWorker())
+    longer, reporter = with_epochs(tmp_path / "parts", 4), RecordingReporter()
+    build_prior(longer, reporter, SingleWorker())
+    assert reporter.steps == [2, 3, 4], "2 is reported again, as by a run that resumes"
+    assert file_bytes(whole, "priors").popitem()[1] in file_bytes(longer, "priors").values()
+    before, after = (
+        own.artifacts.read_card("priors", prior_fingerprint(own))["wall_seconds"]
+        for own in (with_epochs(tmp_path / "parts", 2), longer)
+    )
+    assert before < after
+    assert not list((tmp_path / "parts" / "studies").rglob("*.safetensors"))
+
+
+def test_all_workers_go_on_from_a_shorter_prior(tmp_path: Path) -> None:
+    assert workers().run(2, build_on_worker, tmp_path, 1) == [[1], [1]]
+    assert workers().run(2, build_on_worker, tmp_path, 2) == [[1, 2], [1, 2]]
+    workers().run(2, build_on_worker, tmp_path / "whole", 2)
+    parts, whole = ({*file_bytes(make_work(root), "priors").values()} for root in (tmp_path, tmp_path / "whole"))
+    assert whole <= parts
+
+
+def test_prior_of_an_older_version_without_adams_state_is_no_beginning(tmp_path: Path) -> None:
+    work, older = make_work(tmp_path), with_epochs(tmp_path, 1)
+    weights = {"pair.safetensors": dumps(make_pair(work.dataset).weights())}
+    older.artifacts.write("priors", prior_fingerprint(older), weights, {})
+    reporter = RecordingReporter()
+    build_prior(work, reporter, SingleWorker())
+    assert reporter.steps == [1, 2]

@@ -134,6 +134,9 @@ class Bench:
             "prior, WGAN-GP": adversarial(prior),
             "prior, lazy WGAN-GP": adversarial(replace(prior, gradient_penalty_every=4)),
             "prior, hinge": adversarial(replace(prior, loss="hinge")),
+            "prior, residual, lazy relativistic": adversarial(
+                replace(prior, loss="relativistic", gradient_penalty_every=4)
+            ),
             **{f"matching, {kind}": partial(match, config, "stored") for kind, config in kinds.items()},
             "matching, online pool": partial(match, kinds["logits"], "online"),
         }
@@ -260,10 +263,12 @@ def _recipe(bench: Bench, source: str, ends_at: float, storage: str) -> Lines:
     fields = {"data.dataset": source, "storage.root": storage, "pool.size": 2, **(_TINY if bench.is_tiny else {})}
     config = make_config(read_settings(shipped_studies()["gpu"])).with_fields(fields)
     work: Workspace
+    has_data = False
 
     def load() -> Result:
-        nonlocal work
+        nonlocal work, has_data
         work = on_device(Workspace(config=config, dataset=load_dataset(config.data), study="gpu"))
+        has_data = True
         return Result(value=len(work.dataset.train), unit="images")
 
     def build(section: str, line: str, share: float, run: Callable[[], object]) -> Result:
@@ -280,6 +285,8 @@ def _recipe(bench: Bench, source: str, ends_at: float, storage: str) -> Lines:
         return f"its students: {100 * accuracy:.1f} % of the validation split"
 
     yield "recipe: data", load
+    if not has_data:
+        return
     one, prior, matching = "teachers, 1 at once", "prior, hinge", "matching, logit_means"
     yield "recipe: teachers", lambda: build("pool", one, 0.07, lambda: train_pool(work, SilentProgress()))
     yield "recipe: prior", lambda: build("prior", prior, 0.6, lambda: build_prior(work, SILENT, SingleWorker()))

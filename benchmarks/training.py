@@ -121,6 +121,7 @@ def _adversarial(setting: Setting) -> list[Case]:
     dataset = noise_images(setting)
     paper = PriorConfig()
     hinge, lazy = replace(paper, loss="hinge"), replace(paper, gradient_penalty_every=_LAZY)
+    relativistic = replace(lazy, loss="relativistic")
     plain_pair = plain.make_plain(_pair(setting, paper, dataset))
 
     def plain_step(number: int, indices: Tensor) -> None:
@@ -134,6 +135,7 @@ def _adversarial(setting: Setting) -> list[Case]:
         (f"WGAN-GP, {setting.precision}", paper, setting.precision),
         (f"WGAN-GP, penalty every {_LAZY}, {setting.precision}", lazy, setting.precision),
         (f"hinge, {setting.precision}", hinge, setting.precision),
+        (f"residual, relativistic, penalty every {_LAZY}, {setting.precision}", relativistic, setting.precision),
     ]
     for name, config, precision in dict.fromkeys(variants):
         stage = prior_stage(setting, replace(config, precision=precision), dataset, SingleWorker())
@@ -178,7 +180,7 @@ def _matching(setting: Setting) -> list[Case]:
 
 
 def prior_stage(setting: Setting, config: PriorConfig, dataset: Dataset, collective: Collective) -> AdversarialTraining:
-    """Return a prior's training; with the hinge loss, of a discriminator with spectral norm."""
+    """Return a prior's training: hinge of spectral norms, relativistic of residual blocks, else of layer norms."""
     return AdversarialTraining(_pair(setting, config, dataset), config, dataset, HealthConfig(), collective)
 
 
@@ -314,10 +316,11 @@ TRAINING: Mapping[str, Callable[[Setting], list[Case]]] = {
 
 
 def _pair(setting: Setting, config: PriorConfig, dataset: Dataset) -> Pair:
-    is_hinge = config.loss == "hinge"
-    generator_config = GeneratorConfig(
-        capacity=setting.capacity, discriminator_norm="spectral" if is_hinge else "layer"
-    )
+    generator_config = GeneratorConfig(capacity=setting.capacity)
+    if config.loss == "hinge":
+        generator_config = replace(generator_config, discriminator_norm="spectral")
+    if config.loss == "relativistic":
+        generator_config = replace(generator_config, family="residual", discriminator_norm="none")
     return build_pair(generator_config, config, dataset, learning_rate=config.learning_rate, seed=0)
 
 

@@ -31,7 +31,7 @@ RESULTS = Path(__file__).with_name("results.parquet")
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 BEGIN, END = (f"<!-- written by python -m benchmarks.results: {place} -->" for place in ("begin", "end"))
 
-_HEADINGS = ("images", "generator", "minutes", "student", "IPC", "steps", "generated", "n", "real")
+_HEADINGS = ("images", "student", "IPC", "steps", "n", "generated", "real")
 _NAMES = {"on_the_fly": "on the fly", "fixed": "fixed"}
 _PUBLISHED = {"cifar10-jpeg": "cifar10"}  # other names of published data sets
 
@@ -47,13 +47,22 @@ def record(root: str) -> pd.DataFrame:
 
 
 def tables(rows: pd.DataFrame) -> str:
-    """Return a table in Markdown for each dataset and protocol of generated images; single students are left out."""
-    made = rows.dropna(subset="generator").drop_duplicates("generator").set_index("generator")
+    """Return a table in Markdown for each generator, without cells of a single student."""
     cells = measured_cells(rows)
-    cells = cells[cells["n"] > 1].assign(order=cells["protocol"].map(PROTOCOLS.index))
+    alike = cells.groupby(["dataset", "protocol", "architecture", "ipc", "labels", "optimiser_steps"])
+    cells = cells.assign(  # real images don't depend on what teachers do for generated ones
+        real_mean=alike["real_mean"].transform("first"),
+        real_std=alike["real_std"].transform("first"),
+        place=cells["protocol"].map({name: place for place, name in enumerate(PROTOCOLS)}),
+    )
     lines: list[str] = []
-    for (dataset, protocol), own in cells[cells["protocol"].isin(REAL)].groupby(["dataset", "protocol"]):
-        lines += [f"### {dataset}, {_NAMES[str(protocol)]}", "", *_table(own, made, str(dataset), str(protocol))]
+    for dataset, every in rows.dropna(subset="generator").groupby("dataset"):
+        for name, own in every.groupby("generator", sort=False):
+            maker = own.iloc[0]
+            minutes = f"{maker['making_seconds'] / 60:.0f} minutes"
+            lines += [f"### {dataset}", "", f"Generator: {maker['recipe']}; {minutes}.", ""]
+            lines += [*_table(cells[(cells["generator"] == name) & (cells["n"] > 1)]), ""]
+        lines += _others(str(dataset))
     return "\n".join(lines).rstrip()
 
 
@@ -72,34 +81,38 @@ def main(argv: Sequence[str] | None = None) -> None:
     PAGE.write_text(f"{before}{BEGIN}\n\n{tables(rows)}\n\n{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
-def _table(cells: pd.DataFrame, made: pd.DataFrame, dataset: str, protocol: str) -> list[str]:
-    marks = ["---:" if name in ("minutes", "IPC", "steps", "generated", "n", "real") else "---" for name in _HEADINGS]
-    lines: list[Sequence[str]] = [_HEADINGS, marks]
-    for cell in cells.sort_values(["generator", "architecture", "ipc", "optimiser_steps"]).to_dict("records"):
-        maker = made.loc[cell["generator"]]
-        lines.append(
-            (
-                terms(cell) or "as they come",
-                maker["recipe"],
-                f"{maker['making_seconds'] / 60:.0f}",
-                cell["architecture"],
-                str(cell["ipc"]),
-                f"{cell['optimiser_steps']:,}",
-                format_percent(cell["mean"], cell["std"]),
-                str(cell["n"]),
-                "" if pd.isna(cell["real_mean"]) else format_percent(cell["real_mean"], cell["real_std"]),
-            )
+def _table(cells: pd.DataFrame) -> list[str]:
+    cells = cells.sort_values(["place", "architecture", "ipc", "latent_steps", "optimiser_steps"])
+    lines = [
+        (
+            ", ".join(part for part in (_NAMES[cell["protocol"]], terms(cell)) if part),
+            cell["architecture"],
+            str(cell["ipc"]),
+            f"{cell['optimiser_steps']:,}",
+            str(cell["n"]),
+            format_percent(cell["mean"], cell["std"]),
+            "" if pd.isna(cell["real_mean"]) else format_percent(cell["real_mean"], cell["real_std"]),
         )
-    return [*("| " + " | ".join(line) + " |" for line in lines), "", *_others(dataset, protocol)]
-
-
-def _others(dataset: str, protocol: str) -> list[str]:
-    """Return a paragraph about what papers print."""
-    printed = [
-        f"{other.method} {', '.join(f'{100 * share:.1f} (IPC {ipc})' for ipc, share in other.accuracies.items())}"
-        for other in published(_PUBLISHED.get(dataset, dataset), protocol)
+        for cell in cells.to_dict("records")
     ]
-    return [textwrap.fill(f"Published, with other budgets: {'; '.join(printed)}.", 120), ""] if printed else []
+    marks = ["---", "---", *["---:"] * (len(_HEADINGS) - 2)]
+    return ["| " + " | ".join(line) + " |" for line in (_HEADINGS, marks, *lines)]
+
+
+def _others(dataset: str) -> list[str]:
+    """Return a paragraph for each protocol about what papers print."""
+    lines = []
+    for protocol in REAL:
+        others = published(_PUBLISHED.get(dataset, dataset), protocol)
+        if others:
+            ipcs = " / ".join(map(str, others[0].accuracies))
+            printed = (
+                f"{other.method} {' / '.join(f'{100 * share:.1f}' for share in other.accuracies.values())}"
+                for other in others
+            )
+            text = f"Published at IPC {ipcs}, {_NAMES[protocol]}, with other budgets: {', '.join(printed)}."
+            lines += [textwrap.fill(text, 120), ""]
+    return lines
 
 
 def _recipe(card: Mapping[str, Any]) -> str:

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--candidates", type=int, default=1, metavar="C", help="(default: %(default)s)")
     parser.add_argument("--teachers", type=int, nargs="+", default=[1, 2, 4, 8], metavar="N", help="(default: 1 2 4 8)")
     parser.add_argument("--students", type=int, default=3, metavar="S", help="of each line (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=300, metavar="E", help="of a student (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=200, metavar="E", help="of a student (default: %(default)s)")
     parser.add_argument("--control-epochs", type=int, metavar="E", help="of those without teachers (default: the same)")
     parser.add_argument("--ipc", type=int, default=10, help="(default: %(default)s)")
     parser.add_argument("--recipe", default="cifar_cpu", help="shipped study (default: %(default)s)")
@@ -88,7 +88,7 @@ def _recipe(config: Config, options: argparse.Namespace, num_channels: int, *, w
     labels, candidates, epochs = options.labels, options.candidates, options.epochs
     if not with_teachers:
         labels, candidates, epochs = "hard", 1, options.control_epochs or epochs
-    own = replace(config.evaluation, labels=labels, candidates=candidates, epochs=epochs)
+    own = replace(config.evaluation, labels=labels, candidates=candidates, epochs=epochs, num_test_points=1)
     return own.recipe("on_the_fly", num_channels)
 
 

@@ -123,15 +123,11 @@ def lone_baselines(cells: pd.DataFrame, protocol: str) -> pd.DataFrame:
 
 def _best(ranked: pd.DataFrame) -> Best:
     cell = ranked.iloc[0]
+    texts = ("dataset", "protocol", "architecture", "generator", "data_fingerprint", "budget_fingerprint")
     return Best(
-        dataset=str(cell["dataset"]),
-        protocol=str(cell["protocol"]),
+        **{name: str(cell[name]) for name in texts},
         ipc=int(cell["ipc"]),
-        architecture=str(cell["architecture"]),
-        generator=str(cell["generator"]),
         weights=str(cell["weights"]) if pd.notna(cell["weights"]) else None,
-        data_fingerprint=str(cell["data_fingerprint"]),
-        budget_fingerprint=str(cell["budget_fingerprint"]),
         num_compared=int(ranked["generator"].nunique()),
     )
 

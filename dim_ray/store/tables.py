@@ -24,8 +24,7 @@ import pyarrow.compute as pc
 
 from dim_ray.errors import StorageError, UsageError, nearest
 from dim_ray.store.files.filesystem import Root
-from dim_ray.store.parsing import first_line, parse
-from dim_ray.store.row_files import num_packed, row_of
+from dim_ray.store.row_files import first_line, num_packed, parse, row_of
 from dim_ray.store.schema import Table
 
 __all__ = ["RowFile", "allowed_values", "at_once", "checked", "list_files", "newest", "read_rows", "stored_ids"]

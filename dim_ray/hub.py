@@ -51,9 +51,7 @@ class Target:
     def push(self, folder: Path, *, replaced: Sequence[str] = ()) -> Target:
         """Upload a folder, create repository and branch if they are missing, and return this target at its commit.
 
-        Args:
-            folder: Local folder; all of its files are uploaded.
-            replaced: Patterns of files in the repository that are deleted if the folder doesn't have them.
+        Files of the repository with the patterns `replaced` are deleted if the folder doesn't have them.
 
         Raises:
             UsageError: The Hub refuses it, or the repository is public and shouldn't be.
@@ -104,10 +102,8 @@ def find_target(text: str, kind: Kind, *, is_private: bool) -> Target:
 def download(address: str, kind: Kind, patterns: Sequence[str] = ("*",)) -> Path:
     """Return the local path of a repository, or of a file or folder in it, fetching what the cache doesn't have.
 
-    Args:
-        address: `hf://ORG/NAME` of a model or `hf://datasets/ORG/NAME`; @REVISION and /PATH may follow.
-        kind: Kind that is needed.
-        patterns: Names of the files that are fetched, with `*` for anything.
+    The address is `hf://ORG/NAME` of a model or `hf://datasets/ORG/NAME`; @REVISION and /PATH may follow. Only files
+    with these patterns are fetched.
 
     Raises:
         UsageError: The address is wrong, nothing is there for this user, or huggingface_hub isn't installed.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -78,14 +78,9 @@ def distill_generator(
     """Distil from the stored prior and teachers, store the generator with its card and picture, return its fingerprint.
 
     The validation accuracy is measured at the rungs and at the end. A rung's may be reported in a later epoch, with the
-    epoch that it belongs to. The generator is stored before the last epoch's report, because a scheduler may end the
-    process then. Each of several workers calls this, and holds its shard of the teachers.
-
-    Args:
-        work: Data, recipe and storage.
-        reporter: Receiver of every epoch's measurements.
-        collective: Workers.
-        validator: Validator for the rungs; None to measure only at the end.
+    epoch that it belongs to. Without a validator it's measured only at the end. The generator is stored before the last
+    epoch's report, because a scheduler may end the process then. Each of several workers calls this, and holds its
+    shard of the teachers.
     """
     config = work.config
     name, weights = generator_fingerprint(work), config.evaluation.weights
@@ -118,10 +113,10 @@ def distill_generator(
         if measured:  # of the last rung
             reporter.report(epoch, config.matching.epochs, measured)
         chosen = pair.average if weights == "average" else pair.generator
-        if epoch < config.matching.epochs:
-            rungs.begin(epoch, chosen, _Beside(reporter, epoch, config.matching.epochs))
-            return timed(rungs.take(wait=False))
         beside = _Beside(reporter, epoch, config.matching.epochs)
+        if epoch < config.matching.epochs:
+            rungs.begin(epoch, chosen, beside)
+            return timed(rungs.take(wait=False))
         measured = validate_here(work, epoch, chosen, collective, beside)
         if collective.rank == 0:
             _store_generator(work, name, pair, stage.scale if stage else None, measured, saved.seconds())
@@ -151,11 +146,8 @@ def first_rung(config: Config, num_images: int) -> int:
     """Return the epoch of the scheduler's first rung, which may be after the last epoch.
 
     Before it, the moving average is still the prior's more than `_FORGOTTEN`, and says little about a trial. All trials
-    of a study have the same rungs, so of searched values the slowest counts.
-
-    Args:
-        config: Configuration of the study, or of one of its trials.
-        num_images: Size of the training split.
+    of a study have the same rungs, so of searched values the slowest counts. `num_images` are those of the training
+    split.
     """
 
     def largest(field: str, own: float) -> float:
@@ -226,15 +218,16 @@ def generator_from_artifact(artifact: Artifact, weights: Weights, device: torch.
     return generator.eval().requires_grad_(False)
 
 
+@dataclass(frozen=True)
 class _Beside(SilentReporter):
     """A Reporter of students that validate after an epoch, for the distillation's own."""
 
-    def __init__(self, reporter: Reporter, epoch: int, epochs: int) -> None:
-        self._reporter = reporter
-        self._at = epoch, max(1, epochs)
+    reporter: Reporter
+    epoch: int
+    epochs: int
 
     def advance(self, done: float, total: int, note: str = "") -> None:
-        self._reporter.advance(*self._at, f"validation {done / total:.0%}")
+        self.reporter.advance(self.epoch, max(1, self.epochs), f"validation {done / total:.0%}")
 
 
 def _generated(work: Workspace, pair: Pair) -> Tensor:

@@ -29,11 +29,7 @@ __all__ = ["circumstances", "key_columns", "missing_rows", "planned_id", "read_p
 
 
 def missing_rows(work: Workspace, table: Table, planned: Sequence[StudentPlan]) -> list[StudentPlan]:
-    """Return the students that have no row yet.
-
-    Raises:
-        StorageError: The table can't be read.
-    """
+    """Return the students that have no row yet."""
     plans = {planned_id(work, table, plan): plan for plan in planned}
     present = Reader(work.config.storage.root).ids(table, dataset=work.dataset.name, id=list(plans))
     return [plan for name, plan in plans.items() if name not in present]

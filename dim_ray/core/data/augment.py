@@ -51,36 +51,24 @@ class Operation:
     """From images (B, C, H, W) and random numbers (num_draws, B or 1), uniform in [0, 1), to new images."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Steps with their random numbers, for any number of batches.
+    """Steps with the random numbers of `num_drawn` images, for any number of batches; those of one fit every batch."""
 
-    Args:
-        steps: Steps to apply in turn.
-        num_drawn: Number of images that they were drawn for. Those of one image fit every batch.
-        image_size: Height and width of the images, in pixels.
-    """
-
-    def __init__(self, steps: Sequence[Callable[[Tensor], Tensor]], *, num_drawn: int, image_size: int) -> None:
-        self._steps = steps
-        self._num_drawn = num_drawn
-        self._image_size = image_size
+    steps: Sequence[Callable[[Tensor], Tensor]]
+    num_drawn: int
+    image_size: int
+    """Height and width in pixels."""
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return changed images of the same shape, type and device.
-
-        Args:
-            images: (B, C, H, W) normalised, float.
-
-        Raises:
-            ConfigError: Size or number of the images differ from those that it was drawn for.
-        """
-        if images.shape[-1] != self._image_size or self._num_drawn not in (1, len(images)):
-            batch = "any number of" if self._num_drawn == 1 else self._num_drawn
+        """Return changed images; refuse other sizes or numbers of images (B, C, H, W) than it was drawn for."""
+        if images.shape[-1] != self.image_size or self.num_drawn not in (1, len(images)):
+            batch = "any number of" if self.num_drawn == 1 else self.num_drawn
             raise ConfigError(
-                f"an augmentation drawn for {batch} images of {self._image_size} pixels got {len(images)} of "
+                f"an augmentation drawn for {batch} images of {self.image_size} pixels got {len(images)} of "
                 f"{images.shape[-1]}; draw one for these, or share one set of parameters over batches of any length."
             )
-        for step in self._steps:
+        for step in self.steps:
             images = step(images)
         return images
 
@@ -88,17 +76,9 @@ class Augmentation:
 def draw_augmentation(
     strategy: str, *, batch_size: int, image_size: int, rng: torch.Generator, shared: bool
 ) -> Augmentation:
-    """Draw the parameters of an augmentation.
+    """Draw the parameters of an augmentation: each image's own or, `shared`, one set for all.
 
-    Args:
-        strategy: Augmentation, as in `dim_ray.config.augmentation`.
-        batch_size: Number of images.
-        image_size: Height and width of the images, in pixels.
-        rng: Source of all random numbers, on the images' device: nothing is copied from the host.
-        shared: Whether all images get the same parameters.
-
-    Raises:
-        ConfigError: The strategy names an unknown operation.
+    `rng` is on the images' device, so that nothing is copied from the host.
     """
     return _make(strategy, _draw(strategy, 1 if shared else batch_size, rng), image_size)
 
@@ -132,7 +112,7 @@ def _make(strategy: str, uniforms: Tensor, image_size: int) -> Augmentation:
         last = first + _num_draws(step)
         steps.append(_make_step(step, uniforms[first:last]))
         first = last
-    return Augmentation(steps, num_drawn=uniforms.shape[1], image_size=image_size)
+    return Augmentation(steps=steps, num_drawn=uniforms.shape[1], image_size=image_size)
 
 
 def _make_step(step: AugmentationStep, uniforms: Tensor) -> Callable[[Tensor], Tensor]:

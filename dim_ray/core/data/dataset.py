@@ -108,12 +108,9 @@ class Dataset:
         return self.train.images.shape[2]
 
     def normalised(self, kind: NormalisationKind) -> Dataset:
-        """Return a data set, as it was loaded, with the normalisation of a kind.
+        """Return a data set, as it was loaded, with the normalisation of a kind; see `pool.normalisation`.
 
-        Args:
-            kind: measured: (x - m) / s with mean and deviation of the training split, of x in [0, 1]. dim: with the
-                numbers in DiM's code, or the measured ones of data sets that its code doesn't name. dim_signed: the
-                same of x in [-1, 1].
+        Those of DiM are the measured ones where its code doesn't name the data set.
         """
         if kind == "measured":
             return self

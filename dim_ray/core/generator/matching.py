@@ -43,17 +43,10 @@ _SCALE_BATCHES = 8  # whose gradients s compares
 
 
 class Distillation(Stage):
-    """Stage 2, which trains a pair in place.
+    """Stage 2, which trains the prior `pair` in place.
 
-    Args:
-        pair: The prior.
-        pool: This worker's teachers; None where nothing is matched, or its shard is empty.
-        config: Weights of the loss, and the budget.
-        prior_config: Weights within the adversarial losses, and discriminator steps for each generator step.
-        dataset: Real images, with the teachers' normalisation.
-        health: Limits beyond which the networks count as broken.
-        collective: The workers.
-        measure: Measures the generator; takes the number of epochs done.
+    `pool` has this worker's teachers; it's None where nothing is matched, or its shard is empty. `dataset` has the
+    teachers' normalisation. `measure` measures the generator, and takes the number of epochs done.
     """
 
     name = "matching"
@@ -206,13 +199,7 @@ def matching_loss(
 ) -> Tensor:
     """Return the mean of d(f, A(x), A(G(z, y))) over the drawn teachers f, each with its augmentation A.
 
-    Args:
-        drawn: Teachers and augmentations.
-        config: Kind of d.
-        dataset: Normalisation and number of classes.
-        images: x, (B, C, H, W) uint8.
-        fake: G(z, y), (B, C, H, W) in [-1, 1]; the gradient flows through these only.
-        labels: y, (B,) int64.
+    `images` are x, (B, C, H, W) uint8, and `fake` G(z, y), (B, C, H, W) in [-1, 1]; the gradient flows through these.
     """
     d = DISTANCES[config.kind]
     real, generated = dataset.normalisation.from_bytes(images), dataset.normalisation.from_signed(fake)

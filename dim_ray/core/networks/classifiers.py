@@ -65,11 +65,19 @@ def accuracy(classifier: Classifier, split: Split, normalisation: Normalisation)
 
 
 @torch.no_grad()
-def accuracies(classifiers: Classifier, split: Split, normalisation: Normalisation) -> list[float]:
-    """Return the accuracy in [0, 1] of each of S classifiers in eval mode, which give logits (S, B, K) together."""
+def accuracies(
+    classifiers: Classifier, split: Split, normalisation: Normalisation, *, num_batches: int | None = None
+) -> list[float]:
+    """Return the accuracy in [0, 1] of each of S classifiers, which give logits (S, B, K) together.
+
+    The number of batches only matters where they aren't in eval mode.
+    """
     correct = torch.zeros((), dtype=torch.int64, device=split.labels.device)
-    batches = zip(torch.split(split.images, _TEST_BATCH), torch.split(split.labels, _TEST_BATCH), strict=True)
-    for images, labels in batches:
+    parts = (
+        torch.tensor_split(whole, num_batches) if num_batches else torch.split(whole, _TEST_BATCH)
+        for whole in (split.images, split.labels)
+    )
+    for images, labels in zip(*parts, strict=True):
         correct = correct + (classifiers(normalisation.from_bytes(images)).argmax(dim=2) == labels).sum(dim=1)
     return [count / len(split) for count in correct.tolist()]
 

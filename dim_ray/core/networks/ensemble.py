@@ -76,15 +76,8 @@ def train_members(
 ) -> Tensor:
     """Make one step of S members in training mode, each on its own batch; return their losses, (S,) and detached.
 
-    Args:
-        members: Networks.
-        optimizer: Optimiser of their parameters.
-        images: (S x B, C, H, W) normalised; member after member.
-        labels: (S x B,) int64, or (S x B, K) float32 probabilities.
-        rngs: Stream of each member's augmentation, on the images' device.
-        augmentation: DSA operations.
-        precision: Precision of the passes through the networks.
-        temperature: Temperature of soft labels.
+    Member after member, images are (S x B, C, H, W) and normalised, and labels (S x B,) int64, or (S x B, K) float32
+    probabilities, which have a temperature. Each stream, on the images' device, is of one member's augmentation.
     """
     augmented = augment_parts(images, augmentation, rngs)
     losses = members.losses(augmented, labels, precision=precision, temperature=temperature)

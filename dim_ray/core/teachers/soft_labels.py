@@ -27,13 +27,9 @@ _LABELLING_BATCH = 500  # images at a time; only memory depends on it
 
 
 class Labeller:
-    """Teachers in their last snapshots, on the dataset's device.
+    """Teachers in their last snapshots, on the device of a dataset whose images are not used.
 
-    Args:
-        teachers: At least one.
-        dataset: Decides shapes, device and the teachers' normalisation; its images are not used.
-        temperature: T.
-        given: Normalisation of the images to label.
+    `given` is the normalisation of the images to label.
     """
 
     def __init__(

@@ -62,11 +62,7 @@ def dumps_host(host: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None
 
 
 def loads(data: bytes, origin: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors, on the CPU, and the JSON values of a file that `dumps` made.
-
-    Args:
-        data: The file's bytes.
-        origin: The file's name, for error messages.
+    """Return the tensors, on the CPU, and the JSON values of a file that `dumps` made, named `origin` in messages.
 
     Raises:
         ArtifactError: The file is truncated, altered, of a newer format or not ours.

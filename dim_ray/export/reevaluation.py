@@ -236,7 +236,7 @@ def _readable(artifact: Artifact, what: str) -> Iterator[None]:
 def _train(work: Workspace, artifact: Artifact, cell: Mapping[str, Any], num_seeds: int) -> tuple[float, ...]:
     """Return the accuracies of students with seeds that the card doesn't have."""
     stored = SizedGenerator(
-        network=generator_from_artifact(artifact, cell["weights"], work.dataset.train.images.device),
+        network=generator_from_artifact(artifact, cell["weights"], work.dataset.device),
         size_bytes=len(artifact.files[weights_file(cell["weights"])]),
     )
     first = max(cell["seeds"]) + 1
@@ -253,7 +253,6 @@ def _train(work: Workspace, artifact: Artifact, cell: Mapping[str, Any], num_see
         )
         for seed in range(first, first + num_seeds)
     ]
-    device_type = work.dataset.train.images.device.type
-    groups = group_students(work, students, num_seeds=num_seeds, device_type=device_type)
+    groups = group_students(work, students, num_seeds=num_seeds)
     results = [finished(train_group(work, group, [stored] * len(group), test=True)) for group in groups]
     return tuple(result.accuracy for group in results for result in group)

@@ -188,7 +188,7 @@ def weights_file(weights: Weights) -> str:
 def load_module(work: Workspace, name: str, weights: Weights = "average") -> Generator:
     """Return the generator of a fingerprint on the dataset's device, in eval mode; weights as for `stored_weights`."""
     artifact = work.artifacts.read("generators", name)
-    return generator_from_artifact(artifact, weights, work.dataset.train.images.device)
+    return generator_from_artifact(artifact, weights, work.dataset.device)
 
 
 def generator_from_artifact(artifact: Artifact, weights: Weights, device: torch.device | str = "cpu") -> Generator:
@@ -232,7 +232,7 @@ class _Beside(SilentReporter):
 
 def _generated(work: Workspace, pair: Pair) -> Tensor:
     """Return images of all classes in turn, (N, C, H, W) uint8."""
-    device = work.dataset.train.images.device
+    device = work.dataset.device
     rng = stream(work.config.matching.seed, "memorisation", device=device)
     labels = torch.arange(NUM_IMAGES, device=device) % work.dataset.num_classes
     with torch.no_grad():
@@ -268,7 +268,7 @@ def _store_generator(
         "memorisation": asdict(measure_memorisation(_generated(work, pair), work.dataset)),
         "wall_seconds": seconds,
     }
-    labels = balanced_labels(work.dataset.num_classes, _SAMPLES_PER_CLASS, work.dataset.train.images.device)
+    labels = balanced_labels(work.dataset.num_classes, _SAMPLES_PER_CLASS, work.dataset.device)
     with torch.no_grad():
         images = pair.average.eval().sample(labels, stream(config.matching.seed, "samples", device=labels.device))
     images = to_bytes(images).cpu()

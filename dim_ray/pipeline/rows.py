@@ -73,7 +73,7 @@ def circumstances(work: Workspace, plan: StudentPlan, wall_seconds: float) -> di
     # The grid's fields have columns of their own.
     grid = ("images_per_class", "protocols", "weights", "num_seeds", "seed", "preset", "students_at_once")
     recipe = {name: value for name, value in to_dict(plan.recipe).items() if name not in grid}
-    device = work.dataset.train.images.device
+    device = work.dataset.device
     return {
         "study": work.study,
         "recipe_json": json.dumps(recipe),

@@ -57,10 +57,9 @@ def validate(work: Workspace, generator: Generator, reporter: Reporter = SILENT)
     """Return `plan_selection`'s mean validation accuracy and its deviation over seeds, or raise a DivergedError."""
     num_seeds = work.config.study.selection_seeds
     plans = plan_selection(work, range(num_seeds))
-    device_type = work.dataset.train.images.device.type
     stored = SizedGenerator(network=generator, size_bytes=0)
     results: list[StudentResult | DivergedError] = []
-    groups = group_students(work, plans, num_seeds=num_seeds, device_type=device_type)
+    groups = group_students(work, plans, num_seeds=num_seeds)
     for index, group in enumerate(groups):
         part = PartReporter(reporter, index, len(groups))
         results += train_group(work, group, [stored] * len(group), test=False, reporter=part)
@@ -98,13 +97,19 @@ def plan_selection(
 
 
 def group_students(
-    work: Workspace, plans: Sequence[StudentPlan], *, num_seeds: int, device_type: str, num_slots: int = 1
+    work: Workspace,
+    plans: Sequence[StudentPlan],
+    *,
+    num_seeds: int,
+    device_type: str | None = None,
+    num_slots: int = 1,
 ) -> list[list[StudentPlan]]:
     """Divide students into groups that `train_group` trains at once, in the order of each group's first.
 
     Students of a group differ only in seed, generator and protocols of the same steps. A group has at most
     `evaluation.students_at_once` students; by default `num_seeds`, those of a cell, if an ensemble may pay on this type
-    of device, such as ``cpu``, and fewer if some of the slots, which train groups side by side, would stay empty.
+    of device, such as ``cpu``, or on the dataset's own, and fewer if some of the slots, which train groups side by
+    side, would stay empty.
     """
     alike: dict[object, list[StudentPlan]] = {}
     for plan in plans:
@@ -112,6 +117,7 @@ def group_students(
         key = (plan.architecture, plan.recipe, plan.images_per_class, is_full, plan.teachers)
         alike.setdefault(key, []).append(plan)
     dataset, groups = work.dataset, []
+    device_type = device_type or dataset.device.type
     for own in alike.values():
         largest = work.config.evaluation.students_at_once
         if largest is None:

@@ -78,7 +78,7 @@ def open_pool(work: Workspace, collective: Collective) -> TeacherPool | None:
     return StoredPool(
         (read_teacher(work.artifacts, teacher_fingerprint(work, number)) for number in mine),
         work.dataset,
-        limit_bytes=device_limit(config.pool.device_memory_gib, work.dataset.train.images.device),
+        limit_bytes=device_limit(config.pool.device_memory_gib, work.dataset.device),
         weight=shard_weight(pool_teachers(config), collective),
     )
 
@@ -167,7 +167,7 @@ def _build(work: Workspace, numbers: Sequence[int], reporter: Reporter) -> None:
             "validation_accuracy": teacher.validation_accuracy,
             "dataset": dataset_card(work.dataset),
             "training": to_dict(work.config.pool),
-            "precision": stated_precision(work.config.pool.precision, work.dataset.train.images.device),
+            "precision": stated_precision(work.config.pool.precision, work.dataset.device),
             "wall_seconds": own.seconds(),
         }
         work.artifacts.write("teachers", name, {_SNAPSHOTS_FILE: dumps(tensors)}, card)

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dim_ray.errors import StorageError, listed
+from dim_ray.errors import StorageError, listed, one_line
 from dim_ray.store.files.filesystem import Root
 from dim_ray.store.schema import SCHEMA_VERSION, Table, since
 
@@ -26,7 +26,6 @@ __all__ = [
     "ROWS_PER_PACK",
     "aside_name",
     "encode",
-    "first_line",
     "folder_key",
     "is_aside",
     "num_packed",
@@ -73,7 +72,7 @@ def parse(table: Table, path: str, data: bytes, columns: Sequence[str] | None = 
             rows = file.read(inside, use_threads=len(data) > _LARGE_BYTES)
     except (OSError, pa.ArrowException) as error:  # about these bytes, not about the storage
         raise StorageError(
-            f"{path} is damaged ({len(data)} bytes that aren't a whole Parquet file: {first_line(error)}). "
+            f"{path} is damaged ({len(data)} bytes that aren't a whole Parquet file: {one_line(error)}). "
             "Delete it, and run again what wrote it."
         ) from error
     rows = rows.replace_schema_metadata(None)
@@ -84,13 +83,7 @@ def parse(table: Table, path: str, data: bytes, columns: Sequence[str] | None = 
     try:
         return rows.select(wanted).cast(pa.schema([schema.field(name) for name in wanted]))
     except (pa.ArrowException, ValueError) as error:
-        raise StorageError(f"{path} has columns of other types than {table.name}: {first_line(error)}.") from error
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of a library's error, without its full stop."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+        raise StorageError(f"{path} has columns of other types than {table.name}: {one_line(error)}.") from error
 
 
 def write_pack(root: Root, table: Table, place: Mapping[str, Any], rows: pa.Table) -> str:

@@ -107,6 +107,11 @@ class Dataset:
         """Height and width in pixels."""
         return self.train.images.shape[2]
 
+    @property
+    def device(self) -> torch.device:
+        """Device of all tensors."""
+        return self.train.images.device
+
     def normalised(self, kind: NormalisationKind) -> Dataset:
         """Return a data set, as it was loaded, with the normalisation of a kind; see `pool.normalisation`.
 

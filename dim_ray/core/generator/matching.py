@@ -117,7 +117,7 @@ class Distillation(Stage):
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         self._pair.load_state(tensors)
         if self._is_relative:
-            self._scale = tensors[_SCALE_STATE].to(self._dataset.train.images.device)
+            self._scale = tensors[_SCALE_STATE].to(self._dataset.device)
         if self._pool is not None:
             self._pool.load_state(without_prefix(_POOL_STATE, tensors))
 
@@ -175,7 +175,7 @@ class Distillation(Stage):
 
     def _draw_augmentations(self, number: int, batch: int) -> tuple[list[Augmentation], torch.Generator]:
         """Return the augmentations of a step, and the stream on the host of which its teachers are drawn next."""
-        config, device = self._config, self._dataset.train.images.device
+        config, device = self._config, self._dataset.device
         rng = stream(config.seed, "pool", self._collective.rank, step=number)
         # Augmentations are drawn on the images' device, so that none waits for a copy; a CPU draws all from one stream.
         own = rng

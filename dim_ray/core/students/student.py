@@ -71,7 +71,7 @@ def train_students(
     started = time.perf_counter()
     assert len({(own.epochs, own.optimiser_steps, own.images_per_epoch) for own in budgets}) == 1
     student_seeds = [derive_seed(seed, "student") for seed in seeds]
-    device = dataset.train.images.device
+    device = dataset.device
     weights = [stream(seed, "weights", device=device) for seed in student_seeds]
     members = stack([build_network(architecture, dataset, rng) for rng in weights])
     losses, tests = _train(
@@ -130,7 +130,7 @@ def _train(
     reporter: Reporter,
 ) -> tuple[list[float], list[list[float]]]:
     """Train members; return their last losses, and their accuracies at each test."""
-    device = dataset.train.images.device
+    device = dataset.device
     optimizer = student_optimizer(config, members.parameters)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: _rate(config, step, max(1, budget.optimiser_steps))

@@ -45,7 +45,7 @@ def ensemble_may_pay(architecture: str, dataset: Dataset, device_type: str, *, b
 
 def ensemble_pays(recipe: Recipe, architecture: str, dataset: Dataset, *, batch_size: int) -> bool:
     """Return whether an ensemble is faster on the dataset's device than its members one by one."""
-    device = dataset.train.images.device
+    device = dataset.device
     if device.type == "cpu":
         return ensemble_may_pay(architecture, dataset, "cpu", batch_size=batch_size)
     shape = (dataset.num_channels, dataset.image_size, dataset.num_classes)

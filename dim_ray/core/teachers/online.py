@@ -88,7 +88,7 @@ class _OnlineTeacher:
         self._config = config
         self._dataset = dataset
         self._seed = seed
-        self._device = dataset.train.images.device
+        self._device = dataset.device
         number = int(torch.randint(len(architectures), (), generator=stream(seed, "architecture")))
         self._network = build_network(architectures[number], dataset, stream(seed, "weights", device=self._device))
         self._members = stack([self._network])

@@ -90,7 +90,7 @@ class StoredPool(TeacherPool):
     def __init__(
         self, teachers: Iterable[Teacher], dataset: Dataset, *, limit_bytes: int | None = None, weight: float = 1.0
     ) -> None:
-        device = dataset.train.images.device
+        device = dataset.device
         templates: dict[str, nn.Module] = {}
         self.weight = weight
         self._memory = SnapshotMemory(device, limit_bytes)

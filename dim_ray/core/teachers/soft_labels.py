@@ -43,7 +43,7 @@ class Labeller:
         self._given = dataset.normalised(given).normalisation
         self._networks = []
         for teacher in teachers:
-            network = build_network(teacher.architecture, dataset, torch.Generator(dataset.train.images.device))
+            network = build_network(teacher.architecture, dataset, torch.Generator(dataset.device))
             restore_module(network, teacher.snapshots[-1])
             seen = dataset.normalised(teacher.normalisation).normalisation
             self._networks.append((network.eval().requires_grad_(False), seen))

@@ -54,7 +54,7 @@ class TeacherTraining(Stage):
         self._config = config
         self._architecture = architecture
         self._dataset = dataset
-        self._device = dataset.train.images.device
+        self._device = dataset.device
         rngs = [stream(seed, "weights", device=self._device) for seed in self.seeds]
         self._members = stack([build_network(architecture, dataset, rng) for rng in rngs])
         self._members.set_mode(training=True)

@@ -18,7 +18,7 @@ from dim_ray.core.generator.networks import Generator, build_generator
 from dim_ray.core.generator.pair import Pair, build_pair
 from dim_ray.core.generator.sample_grid import sample_grid
 from dim_ray.core.students.images import balanced_labels
-from dim_ray.core.training.checkpoint import dumps, loads, module_tensors, restore_module
+from dim_ray.core.training.checkpoint import dumps, loads, restore_module
 from dim_ray.core.training.loop import run_epochs
 from dim_ray.core.training.ports import Collective, Ports, Reporter, SilentReporter
 from dim_ray.core.training.random import stream
@@ -69,7 +69,7 @@ def generator_bytes(config: GeneratorConfig, dataset: Dataset) -> int:
         image_size=dataset.image_size,
         rng=stream(0),
     )
-    return len(dumps(module_tensors(generator)))
+    return len(dumps(generator.state_dict()))
 
 
 def distill_generator(
@@ -274,9 +274,9 @@ def _store_generator(
     images = to_bytes(images).cpu()
     grid = images.view(work.dataset.num_classes, _SAMPLES_PER_CLASS, *images.shape[1:])
     files = {
-        GENERATOR_FILE: dumps(module_tensors(pair.generator)),
+        GENERATOR_FILE: dumps(pair.generator.state_dict()),
         SAMPLES_FILE: sample_grid(grid, work.dataset.class_names),
     }
     if pair.average is not pair.generator:
-        files[_AVERAGE_FILE] = dumps(module_tensors(pair.average))
+        files[_AVERAGE_FILE] = dumps(pair.average.state_dict())
     work.artifacts.write("generators", name, files, card)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dim_ray.core.data.dataset import Dataset, Normalisation, Split
 from dim_ray.core.networks import build_classifier
 
-__all__ = ["Classifier", "accuracies", "accuracy", "build_network", "forward_macs", "label_loss"]
+__all__ = ["Classifier", "accuracies", "build_network", "forward_macs", "label_loss"]
 
 Classifier = Callable[[Tensor], Tensor]
 """From normalised images (B, C, H, W) to logits (B, K)."""
@@ -56,12 +56,6 @@ def label_loss(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
     # F.kl_div computes the same, but torch.vmap has no rule for it.
     divergence = torch.xlogy(labels, labels) - labels * F.log_softmax(logits / temperature, dim=1)
     return divergence.sum() / len(labels) * temperature**2
-
-
-def accuracy(classifier: Classifier, split: Split, normalisation: Normalisation) -> float:
-    """Return the accuracy in [0, 1] of a classifier in eval mode."""
-    [share] = accuracies(lambda images: classifier(images)[None], split, normalisation)
-    return share
 
 
 @torch.no_grad()

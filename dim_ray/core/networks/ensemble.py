@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from dim_ray.config import Precision
 from dim_ray.core.data.augment import augment_parts
 from dim_ray.core.networks.classifiers import label_loss
-from dim_ray.core.training.checkpoint import module_tensors, restore_module
+from dim_ray.core.training.checkpoint import restore_module
 from dim_ray.core.training.precision import autocast, resolve_precision
 
 __all__ = ["Members", "stack", "train_members"]
@@ -112,7 +112,7 @@ class _Single:
         return [all(bool(tensor.isfinite().all()) for tensor in self.parameters)]
 
     def state(self) -> dict[str, Tensor]:
-        return module_tensors(self._network)
+        return dict(self._network.state_dict())
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         restore_module(self._network, tensors)

@@ -123,14 +123,8 @@ def reevaluate(
 ) -> Iterator[Reevaluation]:
     """Train new students for every cell of an exported generator's card, and yield each cell when it's done.
 
-    Args:
-        uri: Exported folder.
-        dataset: The data on this machine, as for the flag --dataset. Default: the name in the card.
-        num_seeds: New students per cell. Default: as many as the card has, at least three.
-        protocol: Only cells of this protocol.
-        ipc: Only cells with this number of images per class.
-        architecture: Only cells with these students.
-        on_dataset: Called with the data before anything is trained.
+    Only cells of this protocol, IPC and architecture count, with as many new students as the card has, at least three,
+    by default. `dataset` says where the data are, as the flag --dataset, and `on_dataset` is called with them first.
 
     Raises:
         UsageError: There are too few seeds, or no such dataset.

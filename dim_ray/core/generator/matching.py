@@ -99,7 +99,7 @@ class Distillation(Stage):
             loss = config.adversarial_weight * adversarial
             losses = {"generator_loss": adversarial.detach()}
             if self._pool is not None:
-                drawn = self._draw(self._pool, number, len(indices))
+                drawn = self._draw(self._pool, number)
                 distance = matching_loss(drawn, config, self._dataset, images, fake, labels)
                 scale = 1.0 if self._scale is None else self._scale
                 loss = loss + config.weight * scale * self._pool.weight * distance
@@ -147,7 +147,7 @@ class Distillation(Stage):
             adversarial, fake = generator_loss(pair, self._prior_config, labels, rng, (signed(images), labels))
             matched = fake.sum() * 0  # a worker without teachers takes part: workers share their batch norms
             if self._pool is not None:
-                drawn = self._draw(self._pool, number, batch)
+                drawn = self._draw(self._pool, number)
                 matched = self._pool.weight * matching_loss(drawn, config, self._dataset, images, fake, labels)
             for place, loss in enumerate((adversarial, matched)):
                 gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
@@ -165,15 +165,15 @@ class Distillation(Stage):
         scale: Tensor = adversarial / matched
         return scale
 
-    def _draw(self, pool: TeacherPool, number: int, batch: int) -> list[tuple[DrawnTeacher, Augmentation]]:
+    def _draw(self, pool: TeacherPool, number: int) -> list[tuple[DrawnTeacher, Augmentation]]:
         """Return the teachers f of a step, each with its A, and let the pool prepare those of the next step."""
-        augmentations, rng = self._draw_augmentations(number, batch)
+        augmentations, rng = self._draw_augmentations(number)
         teachers = pool.draw(number, len(augmentations), rng)
-        pool.prefetch(len(augmentations), lambda: self._draw_augmentations(number + 1, batch)[1])
+        pool.prefetch(len(augmentations), lambda: self._draw_augmentations(number + 1)[1])
         precision = self._config.precision
         return [(replace(f, precision=precision), a) for f, a in zip(teachers, augmentations, strict=True)]
 
-    def _draw_augmentations(self, number: int, batch: int) -> tuple[list[Augmentation], torch.Generator]:
+    def _draw_augmentations(self, number: int) -> tuple[list[Augmentation], torch.Generator]:
         """Return the augmentations of a step, and the stream on the host of which its teachers are drawn next."""
         config, device = self._config, self._dataset.device
         rng = stream(config.seed, "pool", self._collective.rank, step=number)
@@ -181,11 +181,7 @@ class Distillation(Stage):
         own = rng
         if device.type != "cpu":
             own = stream(config.seed, "pool", self._collective.rank, step=number, device=device)
-        size = self._dataset.image_size
-        augmentations = [
-            draw_augmentation(config.augmentation, batch_size=batch, image_size=size, rng=own, shared=True)
-            for _ in range(self._config.teachers_per_step)
-        ]
+        augmentations = [draw_augmentation(config.augmentation, own) for _ in range(config.teachers_per_step)]
         return augmentations, rng
 
 

@@ -58,9 +58,7 @@ class LatentMatching:
         for step in range(self.steps):
             rng = stream(seed, "latents", step=step, device=device)
             teachers = self.pool.draw(step, 1, stream(seed, "teachers", step=step))
-            augment = draw_augmentation(
-                self.augmentation, batch_size=len(labels), image_size=dataset.image_size, rng=rng, shared=True
-            )
+            augment = draw_augmentation(self.augmentation, rng)
             drawn = [torch.randint(len(own), (count,), generator=rng, device=device) for own in members]
             real = dataset.train.images[torch.cat([own[i] for own, i in zip(members, drawn, strict=True)])]
             with autocast(self.precision, device):

@@ -85,9 +85,7 @@ def matching_step(
     """
     _discriminator_step(pair, prior_config, images / 255 * 2 - 1, labels, rng)
     loss, fake = _generator_loss(pair, prior_config, labels, rng)
-    change = draw_augmentation(
-        config.augmentation, batch_size=len(images), image_size=images.shape[-1], rng=choices, shared=True
-    )
+    change = draw_augmentation(config.augmentation, choices)
     real_logits = teacher(change(_normalise(images / 255, dataset))).detach()
     fake_logits = teacher(change(_normalise((fake + 1) / 2, dataset)))
     distance = ((F.log_softmax(real_logits, dim=1) - F.log_softmax(fake_logits, dim=1)) ** 2).mean()

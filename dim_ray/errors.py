@@ -24,6 +24,7 @@ __all__ = [
     "cut_words",
     "listed",
     "nearest",
+    "one_line",
 ]
 
 _LONGEST_NAME = 200
@@ -90,6 +91,11 @@ def listed(names: Iterable[object], most: int = 5, *, between: str = ", ") -> st
     every = list(map(str, names))
     end = f" and {len(every) - most:,} more" if len(every) > most else ""
     return between.join(map(_cut, every[:most])) + end
+
+
+def one_line(error: object) -> str:
+    """Return a library's message on one line, without its full stop."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def cut_words(message: str) -> str:

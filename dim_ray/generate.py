@@ -54,8 +54,7 @@ def main(argv: Sequence[str]) -> None:
     target = find_target(arguments.push_to_hub, "dataset", is_private=arguments.private, license=arguments.license)
     check_absent(out)
     from dim_ray.api import named_generator
-    from dim_ray.export.dataset_card import dataset_card
-    from dim_ray.export.hub_metadata import README_FILE
+    from dim_ray.export.cards import README_FILE, images_card
     from dim_ray.export.image_files import FORMATS, ImageSet
 
     generator = named_generator(
@@ -74,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
         )
     )
     if form == "parquet":
-        files[README_FILE] = dataset_card(
+        files[README_FILE] = images_card(
             generator,
             ipc=arguments.ipc,
             seed=arguments.seed,

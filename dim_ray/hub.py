@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
-from dim_ray.errors import StorageError, UsageError
+from dim_ray.errors import StorageError, UsageError, one_line
 from dim_ray.version import __version__
 
 if TYPE_CHECKING:
@@ -51,9 +51,7 @@ class Target:
     def push(self, folder: Path, *, replaced: Sequence[str] = ()) -> Target:
         """Upload a folder, create repository and branch if they are missing, and return this target at its commit.
 
-        Args:
-            folder: Local folder; all of its files are uploaded.
-            replaced: Patterns of files in the repository that are deleted if the folder doesn't have them.
+        Files of the repository with the patterns `replaced` are deleted if the folder doesn't have them.
 
         Raises:
             UsageError: The Hub refuses it, or the repository is public and shouldn't be.
@@ -104,10 +102,8 @@ def find_target(text: str, kind: Kind, *, is_private: bool) -> Target:
 def download(address: str, kind: Kind, patterns: Sequence[str] = ("*",)) -> Path:
     """Return the local path of a repository, or of a file or folder in it, fetching what the cache doesn't have.
 
-    Args:
-        address: `hf://ORG/NAME` of a model or `hf://datasets/ORG/NAME`; @REVISION and /PATH may follow.
-        kind: Kind that is needed.
-        patterns: Names of the files that are fetched, with `*` for anything.
+    The address is `hf://ORG/NAME` of a model or `hf://datasets/ORG/NAME`; @REVISION and /PATH may follow. Only files
+    with these patterns are fetched.
 
     Raises:
         UsageError: The address is wrong, nothing is there for this user, or huggingface_hub isn't installed.
@@ -132,7 +128,7 @@ def _parse(address: str, kind: Kind) -> HfUri:
     try:
         uri = parse_hf_uri(address)
     except HfUriError as error:
-        raise UsageError(f"{address} can't be used ({_line(error.msg)}); allowed: {_FORMS[kind]}.") from error
+        raise UsageError(f"{address} can't be used ({one_line(error.msg)}); allowed: {_FORMS[kind]}.") from error
     if uri.type != kind:
         raise UsageError(f"{address} is a {uri.type}; allowed: {_FORMS[kind]}.")
     return uri
@@ -161,18 +157,14 @@ def _explained(doing: str) -> Iterator[None]:
             "private or gated, run `hf auth login` or set HF_TOKEN."
         ) from error
     except errors.HfHubHTTPError as error:
-        reason = _line(error.server_message or error)
+        reason = one_line(error.server_message or error)
         if error.response.is_client_error:
             hint = " Give a token that may do it: `hf auth login`, or HF_TOKEN." * (error.response.status_code != 400)
             raise UsageError(f"can't {doing}: {server} refuses it ({reason}).{hint}") from error
         raise StorageError(f"can't {doing}: {server} failed ({reason}). Try again later.") from error
     except ValueError as error:  # metadata that the Hub doesn't accept
-        raise UsageError(f"can't {doing}: {_line(error)}") from error
+        raise UsageError(f"can't {doing}: {one_line(error)}") from error
     except (httpx2.HTTPError, OSError, RuntimeError) as error:  # RuntimeError: an upload of a large file
         raise StorageError(
-            f"can't {doing}: {_line(error.__cause__ or error)}. Check the network, and that {server} is reachable."
+            f"can't {doing}: {one_line(error.__cause__ or error)}. Check the network, and that {server} is reachable."
         ) from error
-
-
-def _line(what: object) -> str:
-    return " ".join(str(what).split())

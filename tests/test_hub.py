@@ -182,7 +182,7 @@ def test_errors_of_loading_say_what_to_do(server: HubServer, monkeypatch: pytest
     ("token", "name", "flags", "code", "message"),
     [
         (None, "org/name", [], 2, "needs a token that may write. Run `hf auth login`, or set HF_TOKEN"),
-        (READER, "org/name", [], 2, "refuses it (Invalid username or password.). Give a token that may do it"),
+        (READER, "org/name", [], 2, "refuses it (Invalid username or password). Give a token that may do it"),
         (WRITER, "others/name", [], 2, "refuses it (You don't have the rights"),
         (WRITER, "name", [], 2, "allowed: hf://ORG/NAME"),
         (WRITER, "org/name/folder", [], 2, "allowed: ORG/NAME or ORG/NAME@BRANCH"),

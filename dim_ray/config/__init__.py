@@ -101,17 +101,11 @@ class Config:
         workers = self.study.workers_per_trial
         for where, batch in (("prior", self.prior.batch_size), ("matching", self.matching.batch_size)):
             require(
-                batch % workers == 0,
+                batch % workers == 0 and batch // workers > 1,
                 f"{where}.batch_size",
                 batch,
-                f"a multiple of study.workers_per_trial ({workers}), which share the batch equally",
-            )
-            require(
-                batch // workers > 1,
-                f"{where}.batch_size",
-                batch,
-                f"at least {2 * workers}: the generator's BatchNorm needs two images for each of "
-                f"study.workers_per_trial ({workers})",
+                f"a multiple of study.workers_per_trial ({workers}), which share the batch equally, and at least "
+                f"{2 * workers}: the generator's BatchNorm needs two images on each worker",
             )
         self._check_space()
 

@@ -29,8 +29,7 @@ from torch import Tensor, nn
 from dim_ray.api import StoredGenerator
 from dim_ray.core.generator.networks import Generator
 from dim_ray.export import standalone
-from dim_ray.export.hub_metadata import README_FILE
-from dim_ray.export.model_card import model_card
+from dim_ray.export.cards import README_FILE, model_card
 from dim_ray.export.outputs import write_folder
 from dim_ray.export.reevaluation import CELLS, measured_cells
 from dim_ray.pipeline.generators import stored_samples

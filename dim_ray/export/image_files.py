@@ -3,15 +3,8 @@
     files = FORMATS["npz"](ImageSet(images=images, labels=labels, class_names=names, mean=mean, std=std))
     files["images.npz"]  # bytes
 
-| format | file | contents |
-| --- | --- | --- |
-| folder | <class>/<number>.png | one folder per class; their names sort in the order of the labels |
-| npz | images.npz | images (N, H, W, C) uint8, labels (N,) int64, class_names, mean, std |
-| parquet | train.parquet | Hugging Face's layout: columns image (encoded) and label |
-| torch | images.pt | dataset condensation's layout: `torch.load(path)["data"][-1]` is (images, labels) |
-
-The torch file has images (N, C, H, W) float32 normalised by mean and std, and loads with weights_only=True. In the
-others images are bytes in [0, 255].
+`python -m dim_ray.generate --help` has the formats. Images are bytes in [0, 255], except in the torch file: there they
+are float32 normalised by mean and std, and weights_only=True loads it.
 """
 
 from __future__ import annotations

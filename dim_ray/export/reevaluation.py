@@ -123,14 +123,8 @@ def reevaluate(
 ) -> Iterator[Reevaluation]:
     """Train new students for every cell of an exported generator's card, and yield each cell when it's done.
 
-    Args:
-        uri: Exported folder.
-        dataset: The data on this machine, as for the flag --dataset. Default: the name in the card.
-        num_seeds: New students per cell. Default: as many as the card has, at least three.
-        protocol: Only cells of this protocol.
-        ipc: Only cells with this number of images per class.
-        architecture: Only cells with these students.
-        on_dataset: Called with the data before anything is trained.
+    Only cells of this protocol, IPC and architecture count, with as many new students as the card has, at least three,
+    by default. `dataset` says where the data are, as the flag --dataset, and `on_dataset` is called with them first.
 
     Raises:
         UsageError: There are too few seeds, or no such dataset.
@@ -236,7 +230,7 @@ def _readable(artifact: Artifact, what: str) -> Iterator[None]:
 def _train(work: Workspace, artifact: Artifact, cell: Mapping[str, Any], num_seeds: int) -> tuple[float, ...]:
     """Return the accuracies of students with seeds that the card doesn't have."""
     stored = SizedGenerator(
-        network=generator_from_artifact(artifact, cell["weights"], work.dataset.train.images.device),
+        network=generator_from_artifact(artifact, cell["weights"], work.dataset.device),
         size_bytes=len(artifact.files[weights_file(cell["weights"])]),
     )
     first = max(cell["seeds"]) + 1
@@ -253,7 +247,6 @@ def _train(work: Workspace, artifact: Artifact, cell: Mapping[str, Any], num_see
         )
         for seed in range(first, first + num_seeds)
     ]
-    device_type = work.dataset.train.images.device.type
-    groups = group_students(work, students, num_seeds=num_seeds, device_type=device_type)
+    groups = group_students(work, students, num_seeds=num_seeds)
     results = [finished(train_group(work, group, [stored] * len(group), test=True)) for group in groups]
     return tuple(result.accuracy for group in results for result in group)

@@ -30,14 +30,7 @@ class StoredCheckpointer:
 
     `save` takes as long as a copy to the CPU's memory. Writing is retried; if nothing could be written for
     `give_up_seconds` and five intervals, `save` raises a StorageError. As a context manager, it finishes writing if the
-    stage was interrupted or failed.
-
-    Args:
-        artifacts: Storage.
-        key: File, relative to the root.
-        every_seconds: Time between saves.
-        times: Patience of the writing.
-        num_sharing: Number of artefacts built at once, which share the time evenly.
+    stage was interrupted or failed. `num_sharing` artefacts that are built at once share the time evenly.
     """
 
     def __init__(

@@ -51,8 +51,7 @@ def measure_control(work: Workspace, generator: str, config: Config, reporter: R
         except DivergedError as error:
             note_divergence(control, error)
     plans = missing_students(work, generator, config)
-    num_seeds, device_type = work.config.study.contender_seeds, work.dataset.train.images.device.type
-    for group in group_students(work, plans, num_seeds=num_seeds, device_type=device_type):
+    for group in group_students(work, plans, num_seeds=work.config.study.contender_seeds):
         validate_group(work, group)
 
 

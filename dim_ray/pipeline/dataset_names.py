@@ -30,14 +30,10 @@ _DIGEST_DIGITS = 8
 def with_own_name(config: Config, dataset: Dataset, tell: Callable[[str], None]) -> tuple[Config, Dataset]:
     """Return a configuration and its data set, both with the name that the data have in the storage.
 
-    Args:
-        config: Configuration with the storage.
-        dataset: Its data set.
-        tell: Function that is called with a sentence if the name isn't the one that a person expects.
+    `tell` is called with a sentence if that isn't the one that a person expects.
 
     Raises:
         UsageError: The configured name belongs to other data.
-        StorageError: The storage can't be read, or a card is damaged.
     """
     artifacts, given = ArtifactStore(config.storage.root), config.data.name
     usual = _usual_name(config.data)
@@ -62,7 +58,6 @@ def keep_name(config: Config, dataset: Dataset) -> None:
 
     Raises:
         UsageError: Another process has just taken the name for other data.
-        StorageError: The storage can't be written.
     """
     artifacts, key = ArtifactStore(config.storage.root), name_key(dataset.name)
     if not artifacts.exists(DATASETS, key):

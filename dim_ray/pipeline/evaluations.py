@@ -56,11 +56,7 @@ def plan_evaluations(work: Workspace, generator: str) -> list[StudentPlan]:
 
 
 def evaluate_group(work: Workspace, plans: Sequence[StudentPlan], reporter: Reporter = SILENT) -> list[dict[str, Any]]:
-    """Train and test a group of `group_students`; write its rows and return them.
-
-    Raises:
-        DivergedError: A student diverged; the others have their rows.
-    """
+    """Train and test a group of `group_students`; write its rows, and return them or raise the first DivergedError."""
     results = train_group(work, plans, load_generators(work, plans), test=True, reporter=reporter)
     rows = [
         _row(work, plan, result)
@@ -74,11 +70,7 @@ def evaluate_group(work: Workspace, plans: Sequence[StudentPlan], reporter: Repo
 
 
 def check_all_measured(work: Workspace, planned: Sequence[StudentPlan]) -> None:
-    """Check that every student of a trained grid has a row.
-
-    Raises:
-        DivergedError: Some diverged and have none; all of them are named.
-    """
+    """Raise a DivergedError that names all students of a trained grid without a row, if there are any."""
     diverged = missing_rows(work, EVALUATION_TABLE, planned)
     if not diverged:
         return

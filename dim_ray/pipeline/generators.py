@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from dim_ray.core.generator.networks import Generator, build_generator
 from dim_ray.core.generator.pair import Pair, build_pair
 from dim_ray.core.generator.sample_grid import sample_grid
 from dim_ray.core.students.images import balanced_labels
-from dim_ray.core.training.checkpoint import dumps, loads, module_tensors, restore_module
+from dim_ray.core.training.checkpoint import dumps, loads, restore_module
 from dim_ray.core.training.loop import run_epochs
 from dim_ray.core.training.ports import Collective, Ports, Reporter, SilentReporter
 from dim_ray.core.training.random import stream
@@ -69,7 +69,7 @@ def generator_bytes(config: GeneratorConfig, dataset: Dataset) -> int:
         image_size=dataset.image_size,
         rng=stream(0),
     )
-    return len(dumps(module_tensors(generator)))
+    return len(dumps(generator.state_dict()))
 
 
 def distill_generator(
@@ -78,14 +78,9 @@ def distill_generator(
     """Distil from the stored prior and teachers, store the generator with its card and picture, return its fingerprint.
 
     The validation accuracy is measured at the rungs and at the end. A rung's may be reported in a later epoch, with the
-    epoch that it belongs to. The generator is stored before the last epoch's report, because a scheduler may end the
-    process then. Each of several workers calls this, and holds its shard of the teachers.
-
-    Args:
-        work: Data, recipe and storage.
-        reporter: Receiver of every epoch's measurements.
-        collective: Workers.
-        validator: Validator for the rungs; None to measure only at the end.
+    epoch that it belongs to. Without a validator it's measured only at the end. The generator is stored before the last
+    epoch's report, because a scheduler may end the process then. Each of several workers calls this, and holds its
+    shard of the teachers.
     """
     config = work.config
     name, weights = generator_fingerprint(work), config.evaluation.weights
@@ -118,10 +113,10 @@ def distill_generator(
         if measured:  # of the last rung
             reporter.report(epoch, config.matching.epochs, measured)
         chosen = pair.average if weights == "average" else pair.generator
-        if epoch < config.matching.epochs:
-            rungs.begin(epoch, chosen, _Beside(reporter, epoch, config.matching.epochs))
-            return timed(rungs.take(wait=False))
         beside = _Beside(reporter, epoch, config.matching.epochs)
+        if epoch < config.matching.epochs:
+            rungs.begin(epoch, chosen, beside)
+            return timed(rungs.take(wait=False))
         measured = validate_here(work, epoch, chosen, collective, beside)
         if collective.rank == 0:
             _store_generator(work, name, pair, stage.scale if stage else None, measured, saved.seconds())
@@ -151,11 +146,8 @@ def first_rung(config: Config, num_images: int) -> int:
     """Return the epoch of the scheduler's first rung, which may be after the last epoch.
 
     Before it, the moving average is still the prior's more than `_FORGOTTEN`, and says little about a trial. All trials
-    of a study have the same rungs, so of searched values the slowest counts.
-
-    Args:
-        config: Configuration of the study, or of one of its trials.
-        num_images: Size of the training split.
+    of a study have the same rungs, so of searched values the slowest counts. `num_images` are those of the training
+    split.
     """
 
     def largest(field: str, own: float) -> float:
@@ -196,7 +188,7 @@ def weights_file(weights: Weights) -> str:
 def load_module(work: Workspace, name: str, weights: Weights = "average") -> Generator:
     """Return the generator of a fingerprint on the dataset's device, in eval mode; weights as for `stored_weights`."""
     artifact = work.artifacts.read("generators", name)
-    return generator_from_artifact(artifact, weights, work.dataset.train.images.device)
+    return generator_from_artifact(artifact, weights, work.dataset.device)
 
 
 def generator_from_artifact(artifact: Artifact, weights: Weights, device: torch.device | str = "cpu") -> Generator:
@@ -226,20 +218,21 @@ def generator_from_artifact(artifact: Artifact, weights: Weights, device: torch.
     return generator.eval().requires_grad_(False)
 
 
+@dataclass(frozen=True)
 class _Beside(SilentReporter):
     """A Reporter of students that validate after an epoch, for the distillation's own."""
 
-    def __init__(self, reporter: Reporter, epoch: int, epochs: int) -> None:
-        self._reporter = reporter
-        self._at = epoch, max(1, epochs)
+    reporter: Reporter
+    epoch: int
+    epochs: int
 
     def advance(self, done: float, total: int, note: str = "") -> None:
-        self._reporter.advance(*self._at, f"validation {done / total:.0%}")
+        self.reporter.advance(self.epoch, max(1, self.epochs), f"validation {done / total:.0%}")
 
 
 def _generated(work: Workspace, pair: Pair) -> Tensor:
     """Return images of all classes in turn, (N, C, H, W) uint8."""
-    device = work.dataset.train.images.device
+    device = work.dataset.device
     rng = stream(work.config.matching.seed, "memorisation", device=device)
     labels = torch.arange(NUM_IMAGES, device=device) % work.dataset.num_classes
     with torch.no_grad():
@@ -275,15 +268,15 @@ def _store_generator(
         "memorisation": asdict(measure_memorisation(_generated(work, pair), work.dataset)),
         "wall_seconds": seconds,
     }
-    labels = balanced_labels(work.dataset.num_classes, _SAMPLES_PER_CLASS, work.dataset.train.images.device)
+    labels = balanced_labels(work.dataset.num_classes, _SAMPLES_PER_CLASS, work.dataset.device)
     with torch.no_grad():
         images = pair.average.eval().sample(labels, stream(config.matching.seed, "samples", device=labels.device))
     images = to_bytes(images).cpu()
     grid = images.view(work.dataset.num_classes, _SAMPLES_PER_CLASS, *images.shape[1:])
     files = {
-        GENERATOR_FILE: dumps(module_tensors(pair.generator)),
+        GENERATOR_FILE: dumps(pair.generator.state_dict()),
         SAMPLES_FILE: sample_grid(grid, work.dataset.class_names),
     }
     if pair.average is not pair.generator:
-        files[_AVERAGE_FILE] = dumps(module_tensors(pair.average))
+        files[_AVERAGE_FILE] = dumps(pair.average.state_dict())
     work.artifacts.write("generators", name, files, card)

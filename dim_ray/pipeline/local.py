@@ -34,7 +34,7 @@ def train_pool(work: Workspace, progress: Progress) -> None:
     if not missing:
         return
     progress.start("teachers", len(missing), "teachers")
-    done, device_type = 0, work.dataset.train.images.device.type
-    for group in group_teachers(work, missing, device_type=device_type, num_slots=1):
+    done = 0
+    for group in group_teachers(work, missing, device_type=work.dataset.device.type, num_slots=1):
         build_teachers(work, group, ProgressReporter(progress, done, len(group)))
         done += len(group)

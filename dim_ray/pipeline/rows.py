@@ -29,11 +29,7 @@ __all__ = ["circumstances", "key_columns", "missing_rows", "planned_id", "read_p
 
 
 def missing_rows(work: Workspace, table: Table, planned: Sequence[StudentPlan]) -> list[StudentPlan]:
-    """Return the students that have no row yet.
-
-    Raises:
-        StorageError: The table can't be read.
-    """
+    """Return the students that have no row yet."""
     plans = {planned_id(work, table, plan): plan for plan in planned}
     present = Reader(work.config.storage.root).ids(table, dataset=work.dataset.name, id=list(plans))
     return [plan for name, plan in plans.items() if name not in present]
@@ -77,7 +73,7 @@ def circumstances(work: Workspace, plan: StudentPlan, wall_seconds: float) -> di
     # The grid's fields have columns of their own.
     grid = ("images_per_class", "protocols", "weights", "num_seeds", "seed", "preset", "students_at_once")
     recipe = {name: value for name, value in to_dict(plan.recipe).items() if name not in grid}
-    device = work.dataset.train.images.device
+    device = work.dataset.device
     return {
         "study": work.study,
         "recipe_json": json.dumps(recipe),

@@ -23,11 +23,7 @@ def stored_data(
 ) -> Dataset | None:
     """Return the data of a generator's card with its splits; None if they aren't here or have changed.
 
-    Args:
-        artifacts: Storage of the generator.
-        card: Card of the generator.
-        data_root: Folder of torchvision's files; nothing is downloaded.
-        only_known: Read only data that are known by name, which are public.
+    Nothing is downloaded. With `only_known`, only data that are known by name, which are public, are read.
     """
     name, digest = card["dataset"]["name"], card["dataset"]["digest"]
     try:

@@ -54,17 +54,12 @@ class SizedGenerator:
 
 
 def validate(work: Workspace, generator: Generator, reporter: Reporter = SILENT) -> dict[str, float]:
-    """Return the mean validation accuracy of `plan_selection`, and the standard deviation over several seeds.
-
-    Raises:
-        DivergedError: A student diverged.
-    """
+    """Return `plan_selection`'s mean validation accuracy and its deviation over seeds, or raise a DivergedError."""
     num_seeds = work.config.study.selection_seeds
     plans = plan_selection(work, range(num_seeds))
-    device_type = work.dataset.train.images.device.type
     stored = SizedGenerator(network=generator, size_bytes=0)
     results: list[StudentResult | DivergedError] = []
-    groups = group_students(work, plans, num_seeds=num_seeds, device_type=device_type)
+    groups = group_students(work, plans, num_seeds=num_seeds)
     for index, group in enumerate(groups):
         part = PartReporter(reporter, index, len(groups))
         results += train_group(work, group, [stored] * len(group), test=False, reporter=part)
@@ -102,20 +97,19 @@ def plan_selection(
 
 
 def group_students(
-    work: Workspace, plans: Sequence[StudentPlan], *, num_seeds: int, device_type: str, num_slots: int = 1
+    work: Workspace,
+    plans: Sequence[StudentPlan],
+    *,
+    num_seeds: int,
+    device_type: str | None = None,
+    num_slots: int = 1,
 ) -> list[list[StudentPlan]]:
     """Divide students into groups that `train_group` trains at once, in the order of each group's first.
 
     Students of a group differ only in seed, generator and protocols of the same steps. A group has at most
-    `evaluation.students_at_once` students; by default `num_seeds` if an ensemble may pay, and fewer if slots would stay
-    empty.
-
-    Args:
-        work: Data and configuration.
-        plans: Students.
-        num_seeds: Students per cell of the grid.
-        device_type: Kind of device that will train them, such as ``cpu`` or ``cuda``.
-        num_slots: Groups that are trained side by side.
+    `evaluation.students_at_once` students; by default `num_seeds`, those of a cell, if an ensemble may pay on this type
+    of device, such as ``cpu``, or on the dataset's own, and fewer if some of the slots, which train groups side by
+    side, would stay empty.
     """
     alike: dict[object, list[StudentPlan]] = {}
     for plan in plans:
@@ -123,6 +117,7 @@ def group_students(
         key = (plan.architecture, plan.recipe, plan.images_per_class, is_full, plan.teachers)
         alike.setdefault(key, []).append(plan)
     dataset, groups = work.dataset, []
+    device_type = device_type or dataset.device.type
     for own in alike.values():
         largest = work.config.evaluation.students_at_once
         if largest is None:
@@ -143,15 +138,8 @@ def train_group(
 ) -> list[StudentResult | DivergedError]:
     """Train a group of `group_students` at once, or one by one if that is faster on the dataset's device.
 
-    Args:
-        work: Data, and storage of the teachers.
-        plans: Students.
-        generators: Generator of each student; None if its protocol needs none.
-        test: Whether to use the test split.
-        reporter: Receiver of the progress of all together.
-
-    Returns:
-        The result of each student, or its error if it diverged.
+    Each student has its generator, None if its protocol needs none. Returns the result of each, or its error if it
+    diverged.
     """
     first = plans[0]
     recipe, teacher_bytes = first.recipe, size_of_teachers(work, first.teachers)

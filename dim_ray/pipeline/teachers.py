@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -77,7 +78,7 @@ def open_pool(work: Workspace, collective: Collective) -> TeacherPool | None:
     return StoredPool(
         (read_teacher(work.artifacts, teacher_fingerprint(work, number)) for number in mine),
         work.dataset,
-        limit_bytes=device_limit(config.pool.device_memory_gib, work.dataset.train.images.device),
+        limit_bytes=device_limit(config.pool.device_memory_gib, work.dataset.device),
         weight=shard_weight(pool_teachers(config), collective),
     )
 
@@ -166,32 +167,29 @@ def _build(work: Workspace, numbers: Sequence[int], reporter: Reporter) -> None:
             "validation_accuracy": teacher.validation_accuracy,
             "dataset": dataset_card(work.dataset),
             "training": to_dict(work.config.pool),
-            "precision": stated_precision(work.config.pool.precision, work.dataset.train.images.device),
+            "precision": stated_precision(work.config.pool.precision, work.dataset.device),
             "wall_seconds": own.seconds(),
         }
         work.artifacts.write("teachers", name, {_SNAPSHOTS_FILE: dumps(tensors)}, card)
         own.clear()
 
 
+@dataclass(frozen=True)
 class _Stacked:
-    """A Checkpointer of teachers that are trained at once: each one's state is kept as if it were trained by itself.
+    """A Checkpointer of teachers that are trained at once: each one's state is kept as if it were trained by itself."""
 
-    Args:
-        members: Checkpointers of the teachers, all with a state of the same step or none.
-    """
-
-    def __init__(self, members: Sequence[Checkpointer]) -> None:
-        self._members = members
+    members: Sequence[Checkpointer]
+    """Of the teachers, all with a state of the same step or none."""
 
     def due(self) -> bool:
-        return self._members[0].due()
+        return self.members[0].due()
 
     def save(self, state: State) -> None:
-        for index, member in enumerate(self._members):
+        for index, member in enumerate(self.members):
             member.save(State(tensors={name: own[index] for name, own in state.tensors.items()}, meta=state.meta))
 
     def load(self) -> State | None:
-        loaded = [member.load() for member in self._members]
+        loaded = [member.load() for member in self.members]
         states = [state for state in loaded if state is not None]
         # Another driver that builds the same teachers may have saved or cleared one of them meanwhile.
         if len(states) < len(loaded) or len({state.meta["steps"] for state in states}) > 1:
@@ -201,7 +199,7 @@ class _Stacked:
         return State(tensors=tensors, meta=first.meta)
 
     def clear(self) -> None:
-        for member in self._members:
+        for member in self.members:
             member.clear()
 
 

@@ -37,13 +37,7 @@ class UploadTimes:
 
 
 class Uploads:
-    """Writes states in a thread that lives while there is something to write; the interpreter waits for it at exit.
-
-    Args:
-        write: Function that writes a file's bytes; raises StorageError.
-        what: Name of the file, for the log and errors.
-        times: Patience.
-    """
+    """Writes states in a thread that lives while there is something to write; the interpreter waits for it at exit."""
 
     def __init__(self, write: Callable[[bytes], None], what: str, times: UploadTimes) -> None:
         self._write = write
@@ -58,10 +52,7 @@ class Uploads:
         self._defect: Exception | None = None
 
     def put(self, copy: Callable[[], Encode]) -> None:
-        """Copy a state and queue it, in place of an older one that waits.
-
-        Args:
-            copy: Function that copies the state; called after the older one is dropped.
+        """Copy a state and queue it, in place of an older one that waits and is dropped before.
 
         Raises:
             StorageError: Nothing could be written for `give_up_seconds`; the state is still tried.

@@ -36,11 +36,7 @@ class Validator(Protocol):
         """
 
     def take(self, *, wait: bool) -> Mapping[str, float] | None:
-        """Return the measurements, once; None if they aren't there yet and `wait` is false.
-
-        Raises:
-            DivergedError: A student diverged.
-        """
+        """Return the measurements, once, or raise a DivergedError; None if they aren't there and `wait` is false."""
 
 
 class HereValidator:

@@ -40,12 +40,9 @@ def on_device(
 ) -> Workspace:
     """Prepare this process for training: CPU threads, memory, and the data on its GPU, if any.
 
-    Args:
-        work: The workspace.
-        num_threads: PyTorch's threads. By default, unless OMP_NUM_THREADS says, one for each idle core, and a single
-            one for images so small that more would only wait for each other.
-        gpus: 0 if others hold the GPUs that this process sees, and below 1 if they share its GPU.
-        device: Its GPU.
+    PyTorch has by default, unless OMP_NUM_THREADS says, a thread for each idle core, and a single one for images so
+    small that more would only wait for each other. `gpus` is 0 if others hold the GPUs that this process sees, and
+    below 1 if they share its GPU.
     """
     if num_threads is None and not os.environ.get("OMP_NUM_THREADS"):
         num_threads = 1 if work.dataset.image_size <= _SMALL_IMAGE else idle_cores()

@@ -51,7 +51,6 @@ class Figure:
     alt: str
     caption: str
     table: Table
-    is_wide: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

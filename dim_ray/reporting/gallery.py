@@ -5,9 +5,11 @@ section = gallery(artifacts, bests, data_root=None)
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from dim_ray.core.data.dataset import Dataset, to_bytes
@@ -16,19 +18,20 @@ from dim_ray.core.generator.networks import Generator
 from dim_ray.core.generator.sample_grid import sample_grid
 from dim_ray.core.training.random import stream
 from dim_ray.errors import StorageError
-from dim_ray.pipeline.generators import generator_from_artifact
+from dim_ray.pipeline.generators import SAMPLES_FILE, generator_from_artifact
 from dim_ray.pipeline.stored_data import stored_data
 from dim_ray.reporting.cells import Best
 from dim_ray.reporting.content import Picture, Section, Table
-from dim_ray.reporting.pictures import grid_picture, side_by_side
 from dim_ray.store.artifacts import ArtifactStore
 
-__all__ = ["gallery", "interpolate"]
+__all__ = ["gallery", "interpolate", "samples"]
 
 _MOST_CLASSES = 10
 _STEPS = 9  # from one latent vector to another, both included
 _PER_CLASS = 100  # images among which the nearest to real ones are looked for
 _PAIRS = 4
+_MAX_WIDTH = 700  # pixels
+_MAX_HEIGHT = 750
 _TEXT = "What the best generators draw, and whether they return their training images."
 
 
@@ -37,11 +40,7 @@ def gallery(
 ) -> Section:
     """Return the section; generators whose files are missing or damaged are left out.
 
-    Args:
-        artifacts: Storage.
-        bests: Generators.
-        data_root: Folder of torchvision's files.
-        shows_own: Also show training images of data that aren't known by name, and may be confidential.
+    With `shows_own` also training images of data that aren't known by name, and may be confidential.
     """
     pictures: list[Picture] = []
     rows: list[Sequence[str]] = []
@@ -61,6 +60,22 @@ def gallery(
     return Section(key="gallery", title="Gallery", text=_TEXT, pictures=pictures, tables=tables)
 
 
+def samples(artifacts: ArtifactStore, best: Best) -> Picture | None:
+    """Return the sample grid beside a generator, or None if it's missing or damaged."""
+    data = artifacts.read_bytes(f"generators/{best.generator}/{SAMPLES_FILE}")
+    if data is None:
+        return None
+    try:
+        return _grid_picture(
+            data,
+            name=f"images-{best.dataset}",
+            alt=f"Generated images of {best.dataset}, one row per class, in the order of the labels.",
+            caption=f"Images of generator {best.generator}, one row per class.",
+        )
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # what Pillow raises for damaged files
+        return None
+
+
 def interpolate(first: Tensor, last: Tensor, num_steps: int) -> Tensor:
     """Return latent vectors (num_steps, D) on the great circle from one to another (D,), their lengths in between."""
     angle = torch.arccos(torch.nn.functional.cosine_similarity(first, last, dim=0))
@@ -74,7 +89,7 @@ def _between(best: Best, network: Generator, class_names: Sequence[str]) -> Pict
     ends = network.noise(2, stream(0, "gallery", "ends"))
     noise = interpolate(ends[0], ends[1], _STEPS).repeat(len(names), 1)
     images = to_bytes(network(noise, torch.arange(len(names)).repeat_interleave(_STEPS)))
-    return grid_picture(
+    return _grid_picture(
         sample_grid(images.view(len(names), _STEPS, *images.shape[1:]), names),
         name=f"between-{best.dataset}",
         alt=f"Generated images of {best.dataset}: in each row, a class changes from one latent vector to another.",
@@ -93,8 +108,8 @@ def _neighbours(best: Best, network: Generator, dataset: Dataset) -> Picture:
         rows.append(torch.stack([chosen, real], dim=1))
     pairs = torch.stack(rows, dim=1)  # (pairs, classes, 2, C, H, W)
     grids = [sample_grid(pair, [""] * len(names) if place else names) for place, pair in enumerate(pairs)]
-    return grid_picture(
-        side_by_side(grids),
+    return _grid_picture(
+        _side_by_side(grids),
         name=f"neighbours-{best.dataset}",
         alt=f"Pairs of a generated image of {best.dataset} and the training image nearest to it, one row per class.",
         caption=(
@@ -107,3 +122,34 @@ def _neighbours(best: Best, network: Generator, dataset: Dataset) -> Picture:
 def _cut(class_names: Sequence[str]) -> str:
     hidden = len(class_names) > _MOST_CLASSES
     return f" The first {_MOST_CLASSES} of {len(class_names)} classes." if hidden else ""
+
+
+def _grid_picture(png: bytes, *, name: str, alt: str, caption: str) -> Picture:
+    """Return a picture of a grid whose rows are classes, scaled down and cut."""
+    grid = Image.open(io.BytesIO(png)).convert("RGB")
+    if grid.width > _MAX_WIDTH:
+        grid = grid.resize((_MAX_WIDTH, grid.height * _MAX_WIDTH // grid.width), Image.Resampling.BOX)
+    is_cut = grid.height > _MAX_HEIGHT
+    grid = grid.crop((0, 0, grid.width, min(grid.height, _MAX_HEIGHT)))
+    buffer = io.BytesIO()
+    grid.save(buffer, format="PNG", optimize=True)
+    cut = " Only the first classes are shown; the file has all." if is_cut else ""
+    return Picture(
+        name=name,
+        png=buffer.getvalue(),
+        alt=alt,
+        caption=f"{caption}{cut}",
+        size=grid.size,
+    )
+
+
+def _side_by_side(pngs: Sequence[bytes]) -> bytes:
+    """Return PNGs of one height as one, from left to right."""
+    parts = [Image.open(io.BytesIO(png)) for png in pngs]
+    whole, left = Image.new("RGB", (sum(part.width for part in parts), parts[0].height)), 0
+    for part in parts:
+        whole.paste(part, (left, 0))
+        left += part.width
+    buffer = io.BytesIO()
+    whole.save(buffer, format="PNG")
+    return buffer.getvalue()

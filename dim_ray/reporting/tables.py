@@ -1,24 +1,25 @@
-"""Tables of the report without figures: the leaderboard, states of trials, and failures.
+"""Tables of the report without figures: the leaderboard, the best trials, states of trials, and failures.
 
 tables = leaderboard(measured_cells(evaluations))
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from dim_ray.reporting.cells import leaders, lone_baselines
 from dim_ray.reporting.content import Table, number, percent
-from dim_ray.reporting.searches import failures
+from dim_ray.reporting.searches import Study, failures
 from dim_ray.store.analysis.selection import terms
 
-__all__ = ["failure_tables", "leaderboard"]
+__all__ = ["best_trials", "failure_tables", "leaderboard"]
 
 _MOST_ROWS = 300
 _MOST_FAILURES = 50
+_MOST_TRIALS = 20
 _LONGEST_ERROR = 400  # characters
 _FINGERPRINT_SHOWN = 8
 _HEADINGS: Mapping[str, tuple[str, str]] = {
@@ -36,9 +37,26 @@ def leaderboard(cells: pd.DataFrame) -> list[Table]:
         both = pd.concat([part for part in (rows, baselines) if len(part)]) if len(rows) + len(baselines) else rows
         if len(both):
             both = both.sort_values(["dataset", "ipc", "architecture"], kind="stable")
-            tables.append(_protocol_table(both, num_all + len(baselines), title, real))
+            num_all += len(baselines)
+            if len(both) < num_all:
+                title += f" ({len(both):,} of {num_all:,} rows, the best of each dataset, IPC, student and terms)"
+            tables.append(_table(both, title, tuple(_COLUMNS), accuracy="generated", real=real))
     whole = cells[cells["protocol"] == "real_full"].sort_values(["dataset", "architecture", "optimiser_steps"])
-    return [*tables, _whole_table(whole)] if len(whole) else tables
+    return [*tables, _table(whole, "All real training images, the ordinary way", _OF_WHOLE)] if len(whole) else tables
+
+
+def best_trials(study: Study) -> Table:
+    """Return the most accurate of a study's completed trials, with their parameters."""
+    best = study.trials.sort_values("objective", ascending=False).head(_MOST_TRIALS)
+    chosen = study.parameters.loc[best.index].to_numpy()
+    return Table(
+        caption=f"The best {len(best)} of {len(study.trials):,} completed trials in {study.name}",
+        columns=("trial", *map(str, study.parameters.columns), "accuracy, %"),
+        rows=[
+            (number(trial), *map(_parameter, values), percent(objective))
+            for trial, objective, values in zip(best["number"], best["objective"], chosen, strict=True)
+        ],
+    )
 
 
 def failure_tables(trials: pd.DataFrame) -> list[Table]:
@@ -66,58 +84,17 @@ def failure_tables(trials: pd.DataFrame) -> list[Table]:
     return tables
 
 
-def _protocol_table(rows: pd.DataFrame, num_all: int, title: str, real: str) -> Table:
-    shown = ""
-    if len(rows) < num_all:
-        shown = f"; {len(rows):,} of {num_all:,} rows, the best of each dataset, IPC, student and terms"
+def _table(cells: pd.DataFrame, caption: str, columns: Sequence[str], **headings: str) -> Table:
+    """Return a table with some of `_COLUMNS`, under their names or other headings."""
     return Table(
-        caption=f"{title}. Test accuracy in %, mean ± standard deviation over seeds{shown}",
-        columns=(
-            *("dataset", "IPC", "student", "terms", "generated", real, "difference", "seeds", "validation"),
-            *("best in training", "steps", "images drawn", "kB stored", "generator"),
-        ),
-        rows=[
-            [
-                cell["dataset"],
-                number(cell["ipc"]),
-                cell["architecture"],
-                terms(cell) or "usual",
-                percent(cell["mean"], cell["std"]),
-                percent(cell["real_mean"], cell["real_std"]),
-                _points(cell["mean"] - cell["real_mean"]),
-                number(cell["n"]),
-                percent(cell["validation_mean"]),
-                percent(cell["best_test_mean"]),
-                number(cell["optimiser_steps"]),
-                number(cell["images_drawn"]),
-                number(cell["stored_bytes"], f"{cell['stored_bytes'] / 1000:,.0f}"),
-                _generator(cell),
-            ]
-            for cell in rows.to_dict("records")
-        ],
+        caption=f"{caption}. Test accuracy in %, mean ± standard deviation over seeds",
+        columns=[headings.get(name, name) for name in columns],
+        rows=[[_COLUMNS[name](cell) for name in columns] for cell in cells.to_dict("records")],
     )
 
 
-def _whole_table(rows: pd.DataFrame) -> Table:
-    return Table(
-        caption="All real training images, the ordinary way. Test accuracy in %, mean ± standard deviation over seeds",
-        columns=("dataset", "student", "terms", "accuracy", "seeds", "steps", "images drawn"),
-        rows=[
-            (
-                cell["dataset"],
-                cell["architecture"],
-                terms(cell) or "usual",
-                percent(cell["mean"], cell["std"]),
-                number(cell["n"]),
-                number(cell["optimiser_steps"]),
-                number(cell["images_drawn"]),
-            )
-            for cell in rows.to_dict("records")
-        ],
-    )
-
-
-def _points(difference: float) -> str:
+def _difference(cell: Mapping[Any, Any]) -> str:
+    difference = cell["mean"] - cell["real_mean"]
     return number(difference, f"{100 * difference:+.1f}".replace("-", "\N{MINUS SIGN}"))
 
 
@@ -125,6 +102,29 @@ def _generator(cell: Mapping[Any, Any]) -> str:
     if pd.isna(cell["generator"]):
         return "none"
     return str(cell["generator"])[:_FINGERPRINT_SHOWN] + (", raw" if cell["weights"] == "raw" else "")
+
+
+_COLUMNS: Mapping[str, Callable[[Mapping[Any, Any]], str]] = {
+    "dataset": lambda cell: str(cell["dataset"]),
+    "IPC": lambda cell: number(cell["ipc"]),
+    "student": lambda cell: str(cell["architecture"]),
+    "terms": lambda cell: terms(cell) or "usual",
+    "accuracy": lambda cell: percent(cell["mean"], cell["std"]),
+    "real": lambda cell: percent(cell["real_mean"], cell["real_std"]),
+    "difference": _difference,
+    "seeds": lambda cell: number(cell["n"]),
+    "validation": lambda cell: percent(cell["validation_mean"]),
+    "best in training": lambda cell: percent(cell["best_test_mean"]),
+    "steps": lambda cell: number(cell["optimiser_steps"]),
+    "images drawn": lambda cell: number(cell["images_drawn"]),
+    "kB stored": lambda cell: number(cell["stored_bytes"], f"{cell['stored_bytes'] / 1000:,.0f}"),
+    "generator": _generator,
+}
+_OF_WHOLE = ("dataset", "student", "terms", "accuracy", "seeds", "steps", "images drawn")
+
+
+def _parameter(value: Any) -> str:
+    return str(value) if isinstance(value, str) or value is None else number(float(value), f"{value:.4g}")
 
 
 def _text(value: Any) -> str:

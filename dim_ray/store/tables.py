@@ -22,10 +22,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dim_ray.errors import StorageError, UsageError, nearest
+from dim_ray.errors import StorageError, UsageError, nearest, one_line
 from dim_ray.store.files.filesystem import Root
-from dim_ray.store.parsing import first_line, parse
-from dim_ray.store.row_files import num_packed, row_of
+from dim_ray.store.row_files import num_packed, parse, row_of
 from dim_ray.store.schema import Table
 
 __all__ = ["RowFile", "allowed_values", "at_once", "checked", "list_files", "newest", "read_rows", "stored_ids"]
@@ -128,7 +127,7 @@ def checked(table: Table, file: RowFile, rows: pa.Table) -> pa.Table:
     try:
         return rows.select(schema.names).cast(schema)
     except (pa.ArrowException, ValueError) as error:
-        raise StorageError(f"{file.path} has rows that {table.name} can't have: {first_line(error)}.") from error
+        raise StorageError(f"{file.path} has rows that {table.name} can't have: {one_line(error)}.") from error
 
 
 def allowed_values(table: Table, name: str, value: Any) -> pa.Array:

@@ -22,7 +22,7 @@ from dim_ray.api import load_generator
 from dim_ray.cli.grid import find_generator
 from dim_ray.cli.main import run_main
 from dim_ray.errors import ArtifactError
-from dim_ray.export.model_card import model_card
+from dim_ray.export.cards import model_card
 from dim_ray.results import main
 from dim_ray.store.artifacts import read_artifact
 from dim_ray.store.reader import Reader

@@ -13,9 +13,9 @@ from dim_ray.config import GeneratorConfig, MatchingConfig, PoolConfig, PriorCon
 from dim_ray.core.data.dataset import Dataset, Normalisation
 from dim_ray.core.data.splits import Split
 from dim_ray.core.generator.pair import Pair, build_pair
-from dim_ray.core.networks.classifiers import build_network
+from dim_ray.core.networks.classifiers import Classifier, accuracies, build_network
 from dim_ray.core.teachers.teacher import Teacher, TeacherTraining
-from dim_ray.core.training.checkpoint import dumps, loads, module_tensors
+from dim_ray.core.training.checkpoint import dumps, loads
 from dim_ray.core.training.loop import run_epochs
 from dim_ray.core.training.ports import Ports, SingleWorker, State
 from dim_ray.core.training.random import stream
@@ -74,6 +74,11 @@ def make_plain_pair(dataset: Dataset, *, ema_decay: float = 0.0, learning_rate: 
     )
 
 
+def accuracy(classifier: Classifier, split: Split, normalisation: Normalisation) -> float:
+    [share] = accuracies(lambda images: classifier(images)[None], split, normalisation)
+    return share
+
+
 def num_parameters(module: nn.Module) -> int:
     """Return the number of values in a module's parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
@@ -83,9 +88,7 @@ def make_teachers(dataset: Dataset, snapshots: Sequence[int], architecture: str 
     """Return untrained teachers with so many snapshots each, all with different weights."""
     teachers = []
     for number, count in enumerate(snapshots):
-        kept = [
-            module_tensors(build_network(architecture, dataset, stream(7, number, index))) for index in range(count)
-        ]
+        kept = [build_network(architecture, dataset, stream(7, number, index)).state_dict() for index in range(count)]
         teachers.append(
             Teacher(architecture=architecture, snapshots=kept, steps=list(range(1, count + 1)), validation_accuracy=0.5)
         )

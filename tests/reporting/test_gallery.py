@@ -13,7 +13,7 @@ from dim_ray.config import DataConfig, GeneratorConfig, to_dict
 from dim_ray.core.data.dataset import Dataset, load_dataset, signed
 from dim_ray.core.data.memorisation import measure_memorisation
 from dim_ray.core.generator.networks import build_generator
-from dim_ray.core.training.checkpoint import dumps, module_tensors
+from dim_ray.core.training.checkpoint import dumps
 from dim_ray.core.training.random import stream
 from dim_ray.errors import DataError
 from dim_ray.pipeline.generators import GENERATOR_FILE
@@ -46,7 +46,7 @@ def artifacts(tmp_path: Path, digits: Dataset) -> ArtifactStore:
         "dataset": dataset_card(digits),
         "memorisation": asdict(measure_memorisation(digits.train.images[:100], digits)),
     }
-    store.write("generators", NAME, {GENERATOR_FILE: dumps(module_tensors(network))}, card)
+    store.write("generators", NAME, {GENERATOR_FILE: dumps(network.state_dict())}, card)
     Writer(store.root).append_evaluations([evaluation(generator=NAME)])
     return store
 

@@ -14,7 +14,7 @@ from dim_ray.config import Config, DataConfig, StudyConfig, to_dict
 from dim_ray.errors import StorageError
 from dim_ray.reporting.cells import best_generators, measured_cells
 from dim_ray.reporting.cost_figures import costs
-from dim_ray.reporting.pictures import samples
+from dim_ray.reporting.gallery import samples
 from dim_ray.reporting.sections import _measured_fronts, make_report
 from dim_ray.reporting.tables import leaderboard
 from dim_ray.store.artifacts import ArtifactStore

@@ -337,11 +337,11 @@ def _newer_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes this version of dim_ray the next one, which has one more column of evaluations."""
     from dataclasses import replace
 
-    from dim_ray.store import parsing, reader, rows, schema
+    from dim_ray.store import reader, row_files, rows, schema
 
     column = schema._optional("temperature", pa.float64(), "Of the room.", "degrees", since=NEWER)
     table = replace(schema.EVALUATION_TABLE, schema=EVALUATIONS.append(column))
-    for module in (schema, rows, parsing):
+    for module in (schema, rows, row_files):
         monkeypatch.setattr(module, "SCHEMA_VERSION", NEWER)
     monkeypatch.setattr(reader, "EVALUATION_TABLE", table)
     monkeypatch.setattr("dim_ray.store.writer.EVALUATION_TABLE", table)

@@ -1,7 +1,7 @@
 """Differentiable siamese augmentation (DSA): random changes of whole batches that gradients flow through.
 
     rng = stream(0, "augment", step=7)
-    augmentation = draw_augmentation("flip+color+crop|scale", batch_size=64, image_size=32, rng=rng, shared=True)
+    augmentation = draw_augmentation("flip+color+crop|scale", rng)
     loss = distance(augmentation(real), augmentation(generated))      # the same change for both halves
     images = augment(images, "color+crop", rng)                       # drawn and applied in one call
 
@@ -17,14 +17,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dim_ray.config.augmentation import AugmentationStep, parse_augmentation
-from dim_ray.errors import ConfigError
 
 __all__ = ["OPERATIONS", "Augmentation", "Operation", "augment", "augment_parts", "draw_augmentation"]
 
@@ -51,56 +50,16 @@ class Operation:
     """From images (B, C, H, W) and random numbers (num_draws, B or 1), uniform in [0, 1), to new images."""
 
 
-class Augmentation:
-    """Steps with their random numbers, for any number of batches.
+Augmentation = Callable[[Tensor], Tensor]
+"""From normalised images (B, C, H, W) to changed ones of the same shape, type and device."""
 
-    Args:
-        steps: Steps to apply in turn.
-        num_drawn: Number of images that they were drawn for. Those of one image fit every batch.
-        image_size: Height and width of the images, in pixels.
+
+def draw_augmentation(strategy: str, rng: torch.Generator) -> Augmentation:
+    """Draw one set of parameters for all images, of any number of batches.
+
+    `rng` is on the images' device, so that nothing is copied from the host.
     """
-
-    def __init__(self, steps: Sequence[Callable[[Tensor], Tensor]], *, num_drawn: int, image_size: int) -> None:
-        self._steps = steps
-        self._num_drawn = num_drawn
-        self._image_size = image_size
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return changed images of the same shape, type and device.
-
-        Args:
-            images: (B, C, H, W) normalised, float.
-
-        Raises:
-            ConfigError: Size or number of the images differ from those that it was drawn for.
-        """
-        if images.shape[-1] != self._image_size or self._num_drawn not in (1, len(images)):
-            batch = "any number of" if self._num_drawn == 1 else self._num_drawn
-            raise ConfigError(
-                f"an augmentation drawn for {batch} images of {self._image_size} pixels got {len(images)} of "
-                f"{images.shape[-1]}; draw one for these, or share one set of parameters over batches of any length."
-            )
-        for step in self._steps:
-            images = step(images)
-        return images
-
-
-def draw_augmentation(
-    strategy: str, *, batch_size: int, image_size: int, rng: torch.Generator, shared: bool
-) -> Augmentation:
-    """Draw the parameters of an augmentation.
-
-    Args:
-        strategy: Augmentation, as in `dim_ray.config.augmentation`.
-        batch_size: Number of images.
-        image_size: Height and width of the images, in pixels.
-        rng: Source of all random numbers, on the images' device: nothing is copied from the host.
-        shared: Whether all images get the same parameters.
-
-    Raises:
-        ConfigError: The strategy names an unknown operation.
-    """
-    return _make(strategy, _draw(strategy, 1 if shared else batch_size, rng), image_size)
+    return _make(strategy, _draw(strategy, 1, rng))
 
 
 def augment(images: Tensor, strategy: str, rng: torch.Generator) -> Tensor:
@@ -111,7 +70,7 @@ def augment(images: Tensor, strategy: str, rng: torch.Generator) -> Tensor:
 def augment_parts(images: Tensor, strategy: str, rngs: Sequence[torch.Generator]) -> Tensor:
     """Augment S equal parts of normalised images (S x B, C, H, W) as `augment` would, each with its own stream."""
     uniforms = torch.cat([_draw(strategy, len(images) // len(rngs), rng) for rng in rngs], dim=1)
-    return _make(strategy, uniforms, images.shape[-1])(images)
+    return _make(strategy, uniforms)(images)
 
 
 def _draw(strategy: str, count: int, rng: torch.Generator) -> Tensor:
@@ -126,16 +85,16 @@ def _num_draws(step: AugmentationStep) -> int:
     return (step.probability < 1) + (len(step.operations) > 1) + own
 
 
-def _make(strategy: str, uniforms: Tensor, image_size: int) -> Augmentation:
+def _make(strategy: str, uniforms: Tensor) -> Augmentation:
     steps, first = [], 0
     for step in parse_augmentation(strategy, _WHERE):
         last = first + _num_draws(step)
         steps.append(_make_step(step, uniforms[first:last]))
         first = last
-    return Augmentation(steps, num_drawn=uniforms.shape[1], image_size=image_size)
+    return lambda images: reduce(lambda changed, step: step(changed), steps, images)
 
 
-def _make_step(step: AugmentationStep, uniforms: Tensor) -> Callable[[Tensor], Tensor]:
+def _make_step(step: AugmentationStep, uniforms: Tensor) -> Augmentation:
     operations = [OPERATIONS[name] for name in step.operations]
     if step.probability < 1:
         certain = replace(step, probability=1.0)
@@ -159,7 +118,7 @@ def _apply(operation: Operation, draws: Tensor, images: Tensor) -> Tensor:
     return operation.apply(images, draws)
 
 
-def _apply_sometimes(step: Callable[[Tensor], Tensor], is_applied: Tensor, images: Tensor) -> Tensor:
+def _apply_sometimes(step: Augmentation, is_applied: Tensor, images: Tensor) -> Tensor:
     return torch.where(is_applied[:, None, None, None], step(images), images)
 
 

@@ -107,13 +107,15 @@ class Dataset:
         """Height and width in pixels."""
         return self.train.images.shape[2]
 
-    def normalised(self, kind: NormalisationKind) -> Dataset:
-        """Return a data set, as it was loaded, with the normalisation of a kind.
+    @property
+    def device(self) -> torch.device:
+        """Device of all tensors."""
+        return self.train.images.device
 
-        Args:
-            kind: measured: (x - m) / s with mean and deviation of the training split, of x in [0, 1]. dim: with the
-                numbers in DiM's code, or the measured ones of data sets that its code doesn't name. dim_signed: the
-                same of x in [-1, 1].
+    def normalised(self, kind: NormalisationKind) -> Dataset:
+        """Return a data set, as it was loaded, with the normalisation of a kind; see `pool.normalisation`.
+
+        Those of DiM are the measured ones where its code doesn't name the data set.
         """
         if kind == "measured":
             return self

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dim_ray.core.data.splits import check_image_size, size_in_pixels
 from dim_ray.core.data.tree import remark
-from dim_ray.errors import DataError
+from dim_ray.errors import DataError, one_line
 
 __all__ = ["Decoder", "join"]
 
@@ -129,4 +129,4 @@ def join(batches: Mapping[str, Sequence[NDArray[np.uint8]]]) -> dict[str, Tensor
 def _reason(error: BaseException) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "its format is unknown or its header is damaged"  # Pillow's text shows an address in memory
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)

@@ -19,7 +19,7 @@ from pyarrow import fs
 from dim_ray import hub
 from dim_ray.core.data.hub_layout import LOOKED_FOR, Layout, plan_layout
 from dim_ray.core.data.tree import is_passed_over, read_tree, remark
-from dim_ray.errors import DataError, listed
+from dim_ray.errors import DataError, listed, one_line
 
 __all__ = ["ParquetFiles", "find_parquet_files"]
 
@@ -135,8 +135,9 @@ def _card(filesystem: fs.FileSystem, root: str, where: str) -> dict[str, Any]:
     try:
         card = yaml.safe_load(match[1]) if match else {}
     except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"The metadata of {where}/README.md can't be read ({reason}). Correct or remove it.") from error
+        raise DataError(
+            f"The metadata of {where}/README.md can't be read ({one_line(error)}). Correct or remove it."
+        ) from error
     return card if isinstance(card, dict) else {}
 
 

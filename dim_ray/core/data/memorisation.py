@@ -58,16 +58,8 @@ class Memorisation:
     @property
     def is_memorised(self) -> bool:
         """Whether near copies are more frequent than among held-out images, or the excess is more than chance."""
-        return self._has_copies or self._has_excess
-
-    @property
-    def _has_copies(self) -> bool:
         usual = max(1, self.num_held_out_copies) / self.num_held_out
-        return self.num_copies / self.num_generated > _MANY * usual
-
-    @property
-    def _has_excess(self) -> bool:
-        return self.excess > _MANY * self.excess_error
+        return self.num_copies / self.num_generated > _MANY * usual or self.excess > _MANY * self.excess_error
 
     def verdict(self) -> str:
         """Return a verdict in words."""
@@ -129,12 +121,9 @@ def held_out_images(dataset: Dataset) -> Tensor:
 
 
 def nearest(images: Tensor, real: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return distances and indices, (N, count), ascending, of the real images nearest to each image.
+    """Return ascending distances to the nearest of real images (M, C, H, W), and their indices, (N, count) each.
 
-    Args:
-        images: (N, C, H, W) uint8.
-        real: (M, C, H, W) uint8, M at least `count`.
-        count: Real images per image.
+    All images are uint8, and M is at least `count`.
     """
     flat = images.flatten(1).to(torch.float32) / 255
     found: list[tuple[Tensor, Tensor]] = []
@@ -155,14 +144,8 @@ def _num_copies(distances: Tensor) -> int:
 def _excess(is_nearest: Tensor, hits: Tensor, num_train: int, num_held_out: int) -> tuple[float, float]:
     """Return the excess share of images whose nearest real image is a training image, and its standard error.
 
-    The error is exact where any real images might have been held out. Generated images with the same nearest real
-    image count as one draw.
-
-    Args:
-        is_nearest: (N,) bool, whether it's a training image.
-        hits: (N,) index of the nearest real image among all.
-        num_train: Training images.
-        num_held_out: Held-out images.
+    `is_nearest` (N,) says whether it's a training image, and `hits` (N,) are its indices among all real images. The
+    error is exact where any of these might have been held out. Images with the same nearest one count as one draw.
     """
     num_images, num_real = len(hits), num_train + num_held_out
     chance = num_train / num_real

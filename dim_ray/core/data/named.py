@@ -21,7 +21,7 @@ from filelock import FileLock
 from numpy.typing import ArrayLike
 
 from dim_ray.core.data.splits import Source, Split
-from dim_ray.errors import DataError
+from dim_ray.errors import DataError, one_line
 
 __all__ = ["DEFAULT_DATA_ROOT", "read_digits", "read_torchvision"]
 
@@ -79,7 +79,7 @@ def _open(name: str, root: Path, may_download: bool, make: Callable[..., Any], *
     except (RuntimeError, OSError, ValueError, AssertionError, IndexError, KeyError) as error:
         if not (isinstance(error, RuntimeError) and "not found" in str(error)):  # absent, or of a wrong checksum
             raise DataError(
-                f"The files of {name} in {root} can't be read ({_reason(error)}). Where they are damaged, delete "
+                f"The files of {name} in {root} can't be read ({one_line(error)}). Where they are damaged, delete "
                 "them, so that they are downloaded again, or give another folder with --data-root."
             ) from error
         if not may_download:
@@ -91,7 +91,7 @@ def _open(name: str, root: Path, may_download: bool, make: Callable[..., Any], *
             return make(root, download=True, **split)
     except (RuntimeError, OSError, http.client.HTTPException) as error:
         raise DataError(
-            f"{name} isn't in {root} and can't be downloaded ({_reason(error)}). Give the folder that has "
+            f"{name} isn't in {root} and can't be downloaded ({one_line(error)}). Give the folder that has "
             f"torchvision's files of {name} with --data-root, or a copy in Parquet with --dataset parquet:PATH."
         ) from error
 
@@ -113,7 +113,3 @@ def _split(images: ArrayLike, labels: ArrayLike) -> Split:
         images=torch.from_numpy(np.array(np.asarray(images), dtype=np.uint8, order="C")),
         labels=torch.from_numpy(np.array(np.asarray(labels), dtype=np.int64)),
     )
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -23,7 +23,7 @@ from dim_ray.core.data.hub_columns import Columns, find_columns, is_text
 from dim_ray.core.data.hub_files import ParquetFiles, find_parquet_files
 from dim_ray.core.data.splits import Source, Split
 from dim_ray.core.data.tree import remark
-from dim_ray.errors import DataError, listed
+from dim_ray.errors import DataError, listed, one_line
 
 __all__ = ["read_parquet"]
 
@@ -96,7 +96,7 @@ def _read(files: ParquetFiles, name: str, decoder: Decoder, *, needs_label: bool
                     first_row += len(batch)
     except (OSError, pa.ArrowException) as error:
         raise DataError(
-            f"{where} can't be read as Parquet ({' '.join(str(error).split())}). It may be truncated or of another "
+            f"{where} can't be read as Parquet ({one_line(error)}). It may be truncated or of another "
             "format: copy or download it again."
         ) from error
     return _Table(

@@ -48,12 +48,9 @@ def class_counts(split: Split, num_classes: int) -> list[int]:
 
 
 def hold_out(split: Split, fraction: float, rng: torch.Generator) -> tuple[Split, Split]:
-    """Divide a split in two, class by class: the rest, and the images held out. Both keep their order.
+    """Divide a split on the CPU in two: the rest, and a fraction of every class. Both keep their order.
 
-    Args:
-        split: Images on the CPU, at least two of every class that it has.
-        fraction: Share of every class to hold out, rounded, but at least one image and never all.
-        rng: Random stream that chooses the images.
+    At least one image of every class is held out, and never all of its two or more.
     """
     is_held_out = torch.zeros(len(split), dtype=torch.bool)
     for label in range(int(split.labels.max()) + 1):

@@ -64,11 +64,7 @@ def remark(what: str, names: Iterable[str]) -> list[str]:
 
 
 def read_tree(root: Path) -> Folder:
-    """List a local folder with all below it.
-
-    Raises:
-        DataError: A folder can't be listed, a link is broken, or a linked folder contains itself.
-    """
+    """List a local folder with all below it; raise a DataError if a folder can't be listed or a link is broken."""
     return _walk(root, "", (os.path.realpath(root),))
 
 

@@ -54,15 +54,7 @@ _WARM_UP = 10  # in the decay (1 + n) / (10 + n), the usual one of moving averag
 
 
 class AdversarialTraining(Stage):
-    """Stage 1, which trains a pair in place.
-
-    Args:
-        pair: Freshly initialised networks.
-        config: Weights of the losses, and the budget.
-        dataset: Real images.
-        health: Limits beyond which the networks count as broken.
-        collective: The workers.
-    """
+    """Stage 1, which trains a freshly initialised pair in place."""
 
     name = "prior"
 
@@ -120,14 +112,8 @@ def discriminator_loss(
 ) -> Tensor:
     """Return L_D of real images and of images generated for the same labels, or for uniform ones.
 
-    Args:
-        pair: The networks.
-        config: Weights of the loss.
-        real: x, (B, C, H, W) float32 in [-1, 1].
-        real_labels: y, (B,) int64.
-        rng: Random stream of labels, noise, augmentation and interpolation.
-        number: Discriminator step since training began. Decides whether the penalty is due (lazy regularisation, Karras
-            et al., arXiv 1912.04958, appendix B).
+    `real` is (B, C, H, W) in [-1, 1]. The discriminator's step since training began decides whether the penalty is due
+    (lazy regularisation, Karras et al., arXiv 1912.04958, appendix B).
     """
     batch = len(real)
     labels = _labels_for("discriminator", pair, config, real_labels, rng)
@@ -194,12 +180,8 @@ def generator_loss(
 def generator_step(pair: Pair, loss: Tensor, collective: Collective, *, number: int | None = None) -> None:
     """Take one step of the generator down `loss`, a scalar, and one of its moving average.
 
-    Args:
-        pair: The networks.
-        loss: L_G, or stage 2's loss.
-        collective: The workers.
-        number: Step since the generator's weights were random, which the average must forget: step n decays by at most
-            (1 + n) / (10 + n). None for an average that is worth keeping from the start.
+    In step `number` since its weights were random, which the average must forget, it decays by at most
+    (1 + n) / (10 + n). None stands for an average that is worth keeping from the start.
     """
     pair.generator_optimizer.zero_grad(set_to_none=True)
     # Gradients of the generator only: none of the discriminator and of matched teachers are computed.

@@ -49,14 +49,7 @@ def gradient_penalty(
 def zero_centred_penalty(
     discriminator: Discriminator, images: Tensor, labels: Tensor, precision: Precision = "float32"
 ) -> Tensor:
-    """Return E[|grad D(x)|^2] / 2 + E[|grad D(G(z,y))|^2] / 2.
-
-    Args:
-        discriminator: D.
-        images: Real and generated images, as many of each, (2 B, C, H, W).
-        labels: Their labels, (2 B,).
-        precision: As for `gradient_penalty`.
-    """
+    """Return E[|grad D(x)|^2] / 2 + E[|grad D(G(z,y))|^2] / 2 of as many real as generated images (2 B, C, H, W)."""
     images = images.detach().requires_grad_(True)
     scores, _ = call(discriminator, precision, images, labels)
     (gradient,) = torch.autograd.grad(scores.float().sum(), images, create_graph=True)

@@ -28,13 +28,7 @@ _LARGEST_DIFFERENCE = 2.0  # between two pixels in [-1, 1]
 
 
 class HealthCheck:
-    """Compares generated images with the first real training images of every class.
-
-    Args:
-        config: The limits.
-        prior_config: Adversarial loss and seed.
-        dataset: Real images.
-    """
+    """Compares generated images with the first real training images of every class."""
 
     def __init__(self, config: HealthConfig, prior_config: PriorConfig, dataset: Dataset) -> None:
         self._config = config

@@ -43,17 +43,10 @@ _SCALE_BATCHES = 8  # whose gradients s compares
 
 
 class Distillation(Stage):
-    """Stage 2, which trains a pair in place.
+    """Stage 2, which trains the prior `pair` in place.
 
-    Args:
-        pair: The prior.
-        pool: This worker's teachers; None where nothing is matched, or its shard is empty.
-        config: Weights of the loss, and the budget.
-        prior_config: Weights within the adversarial losses, and discriminator steps for each generator step.
-        dataset: Real images, with the teachers' normalisation.
-        health: Limits beyond which the networks count as broken.
-        collective: The workers.
-        measure: Measures the generator; takes the number of epochs done.
+    `pool` has this worker's teachers; it's None where nothing is matched, or its shard is empty. `dataset` has the
+    teachers' normalisation. `measure` measures the generator, and takes the number of epochs done.
     """
 
     name = "matching"
@@ -106,7 +99,7 @@ class Distillation(Stage):
             loss = config.adversarial_weight * adversarial
             losses = {"generator_loss": adversarial.detach()}
             if self._pool is not None:
-                drawn = self._draw(self._pool, number, len(indices))
+                drawn = self._draw(self._pool, number)
                 distance = matching_loss(drawn, config, self._dataset, images, fake, labels)
                 scale = 1.0 if self._scale is None else self._scale
                 loss = loss + config.weight * scale * self._pool.weight * distance
@@ -124,7 +117,7 @@ class Distillation(Stage):
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         self._pair.load_state(tensors)
         if self._is_relative:
-            self._scale = tensors[_SCALE_STATE].to(self._dataset.train.images.device)
+            self._scale = tensors[_SCALE_STATE].to(self._dataset.device)
         if self._pool is not None:
             self._pool.load_state(without_prefix(_POOL_STATE, tensors))
 
@@ -154,7 +147,7 @@ class Distillation(Stage):
             adversarial, fake = generator_loss(pair, self._prior_config, labels, rng, (signed(images), labels))
             matched = fake.sum() * 0  # a worker without teachers takes part: workers share their batch norms
             if self._pool is not None:
-                drawn = self._draw(self._pool, number, batch)
+                drawn = self._draw(self._pool, number)
                 matched = self._pool.weight * matching_loss(drawn, config, self._dataset, images, fake, labels)
             for place, loss in enumerate((adversarial, matched)):
                 gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
@@ -172,27 +165,23 @@ class Distillation(Stage):
         scale: Tensor = adversarial / matched
         return scale
 
-    def _draw(self, pool: TeacherPool, number: int, batch: int) -> list[tuple[DrawnTeacher, Augmentation]]:
+    def _draw(self, pool: TeacherPool, number: int) -> list[tuple[DrawnTeacher, Augmentation]]:
         """Return the teachers f of a step, each with its A, and let the pool prepare those of the next step."""
-        augmentations, rng = self._draw_augmentations(number, batch)
+        augmentations, rng = self._draw_augmentations(number)
         teachers = pool.draw(number, len(augmentations), rng)
-        pool.prefetch(len(augmentations), lambda: self._draw_augmentations(number + 1, batch)[1])
+        pool.prefetch(len(augmentations), lambda: self._draw_augmentations(number + 1)[1])
         precision = self._config.precision
         return [(replace(f, precision=precision), a) for f, a in zip(teachers, augmentations, strict=True)]
 
-    def _draw_augmentations(self, number: int, batch: int) -> tuple[list[Augmentation], torch.Generator]:
+    def _draw_augmentations(self, number: int) -> tuple[list[Augmentation], torch.Generator]:
         """Return the augmentations of a step, and the stream on the host of which its teachers are drawn next."""
-        config, device = self._config, self._dataset.train.images.device
+        config, device = self._config, self._dataset.device
         rng = stream(config.seed, "pool", self._collective.rank, step=number)
         # Augmentations are drawn on the images' device, so that none waits for a copy; a CPU draws all from one stream.
         own = rng
         if device.type != "cpu":
             own = stream(config.seed, "pool", self._collective.rank, step=number, device=device)
-        size = self._dataset.image_size
-        augmentations = [
-            draw_augmentation(config.augmentation, batch_size=batch, image_size=size, rng=own, shared=True)
-            for _ in range(self._config.teachers_per_step)
-        ]
+        augmentations = [draw_augmentation(config.augmentation, own) for _ in range(config.teachers_per_step)]
         return augmentations, rng
 
 
@@ -206,13 +195,7 @@ def matching_loss(
 ) -> Tensor:
     """Return the mean of d(f, A(x), A(G(z, y))) over the drawn teachers f, each with its augmentation A.
 
-    Args:
-        drawn: Teachers and augmentations.
-        config: Kind of d.
-        dataset: Normalisation and number of classes.
-        images: x, (B, C, H, W) uint8.
-        fake: G(z, y), (B, C, H, W) in [-1, 1]; the gradient flows through these only.
-        labels: y, (B,) int64.
+    `images` are x, (B, C, H, W) uint8, and `fake` G(z, y), (B, C, H, W) in [-1, 1]; the gradient flows through these.
     """
     d = DISTANCES[config.kind]
     real, generated = dataset.normalisation.from_bytes(images), dataset.normalisation.from_signed(fake)

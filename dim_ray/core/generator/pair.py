@@ -70,7 +70,7 @@ def build_pair(
     generator_config: GeneratorConfig, prior_config: PriorConfig, dataset: Dataset, *, learning_rate: float, seed: int
 ) -> Pair:
     """Return freshly initialised networks for `dataset`, on its device, with Adam and the betas of `prior_config`."""
-    device = dataset.train.images.device
+    device = dataset.device
     shape = {name: getattr(dataset, name) for name in ("num_classes", "num_channels", "image_size")}
     generator = build_generator(generator_config, rng=stream(seed, "generator", device=device), **shape)
     discriminator = build_discriminator(generator_config, rng=stream(seed, "discriminator", device=device), **shape)

@@ -10,12 +10,12 @@ would give other bits. The field's code has none for small images either.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from dim_ray.config import IMAGE_SIZES, Architecture, check_architecture
+from dim_ray.config import check_architecture
 from dim_ray.core.networks.alexnet import alexnet
 from dim_ray.core.networks.convnet import convnet
 from dim_ray.core.networks.densenet import densenet121
@@ -25,21 +25,11 @@ from dim_ray.core.networks.mlp import mlp
 from dim_ray.core.networks.resnet import resnet
 from dim_ray.core.networks.vgg import vgg11
 from dim_ray.core.networks.vit import vit_tiny
-from dim_ray.errors import ConfigError
 
-__all__ = ["REGISTRY", "Builder", "build_classifier"]
-
-
-class Builder(Protocol):
-    """Function that lays out one family's modules, which are initialised afterwards."""
-
-    def __call__(
-        self, architecture: Architecture, *, num_channels: int, num_classes: int, image_size: int
-    ) -> nn.Module:
-        """Return a module from (B, num_channels, image_size, image_size) to (B, num_classes)."""
+__all__ = ["REGISTRY", "build_classifier"]
 
 
-REGISTRY: dict[str, Builder] = {
+REGISTRY: dict[str, Callable[..., nn.Module]] = {
     "alexnet": alexnet,
     **{f"convnet{num_blocks}": convnet for num_blocks in range(1, 7)},
     "densenet121": densenet121,
@@ -52,6 +42,7 @@ REGISTRY: dict[str, Builder] = {
     "vgg11": vgg11,
     "vit_tiny": vit_tiny,
 }
+"""Functions by family that lay out the modules of an architecture, which are initialised afterwards."""
 
 
 def build_classifier(
@@ -59,27 +50,12 @@ def build_classifier(
 ) -> nn.Module:
     """Return a freshly initialised classifier, on the device of `rng`.
 
-    It takes (B, C, H, W) normalised float32 images to (B, K) logits.
-
-    Args:
-        name: Family of `REGISTRY` and options, such as ``convnet3`` or ``resnet18_ap_w32``.
-        num_channels: C, 1 for grey and 3 for RGB images.
-        num_classes: K.
-        image_size: Height and width of the images, in pixels.
-        rng: Source of the initial weights.
+    It takes normalised float32 images (B, num_channels, image_size, image_size) to logits (B, num_classes).
 
     Raises:
-        ConfigError: Family or option is unknown, or a number is out of range.
+        ConfigError: Family or option is unknown, or a width is out of range.
     """
     architecture = check_architecture(name)
-    if image_size not in IMAGE_SIZES:
-        raise ConfigError(
-            f"image_size is {image_size!r}; allowed: {IMAGE_SIZES.start} to {IMAGE_SIZES.stop - 1} pixels. "
-            "Scale the images first."
-        )
-    for what, number in (("num_channels", num_channels), ("num_classes", num_classes)):
-        if number < 1:
-            raise ConfigError(f"{what} is {number!r}; allowed: 1 or more.")
     with torch.device("meta"):  # no memory, and no draw from the global random state
         network = REGISTRY[architecture.family](
             architecture, num_channels=num_channels, num_classes=num_classes, image_size=image_size

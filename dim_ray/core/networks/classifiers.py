@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dim_ray.core.data.dataset import Dataset, Normalisation, Split
 from dim_ray.core.networks import build_classifier
 
-__all__ = ["Classifier", "accuracies", "accuracy", "build_network", "forward_macs", "label_loss"]
+__all__ = ["Classifier", "accuracies", "build_network", "forward_macs", "label_loss"]
 
 Classifier = Callable[[Tensor], Tensor]
 """From normalised images (B, C, H, W) to logits (B, K)."""
@@ -58,18 +58,20 @@ def label_loss(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
     return divergence.sum() / len(labels) * temperature**2
 
 
-def accuracy(classifier: Classifier, split: Split, normalisation: Normalisation) -> float:
-    """Return the accuracy in [0, 1] of a classifier in eval mode."""
-    [share] = accuracies(lambda images: classifier(images)[None], split, normalisation)
-    return share
-
-
 @torch.no_grad()
-def accuracies(classifiers: Classifier, split: Split, normalisation: Normalisation) -> list[float]:
-    """Return the accuracy in [0, 1] of each of S classifiers in eval mode, which give logits (S, B, K) together."""
+def accuracies(
+    classifiers: Classifier, split: Split, normalisation: Normalisation, *, num_batches: int | None = None
+) -> list[float]:
+    """Return the accuracy in [0, 1] of each of S classifiers, which give logits (S, B, K) together.
+
+    The number of batches only matters where they aren't in eval mode.
+    """
     correct = torch.zeros((), dtype=torch.int64, device=split.labels.device)
-    batches = zip(torch.split(split.images, _TEST_BATCH), torch.split(split.labels, _TEST_BATCH), strict=True)
-    for images, labels in batches:
+    parts = (
+        torch.tensor_split(whole, num_batches) if num_batches else torch.split(whole, _TEST_BATCH)
+        for whole in (split.images, split.labels)
+    )
+    for images, labels in zip(*parts, strict=True):
         correct = correct + (classifiers(normalisation.from_bytes(images)).argmax(dim=2) == labels).sum(dim=1)
     return [count / len(split) for count in correct.tolist()]
 

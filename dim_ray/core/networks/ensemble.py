@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from dim_ray.config import Precision
 from dim_ray.core.data.augment import augment_parts
 from dim_ray.core.networks.classifiers import label_loss
-from dim_ray.core.training.checkpoint import module_tensors, restore_module
+from dim_ray.core.training.checkpoint import restore_module
 from dim_ray.core.training.precision import autocast, resolve_precision
 
 __all__ = ["Members", "stack", "train_members"]
@@ -76,15 +76,8 @@ def train_members(
 ) -> Tensor:
     """Make one step of S members in training mode, each on its own batch; return their losses, (S,) and detached.
 
-    Args:
-        members: Networks.
-        optimizer: Optimiser of their parameters.
-        images: (S x B, C, H, W) normalised; member after member.
-        labels: (S x B,) int64, or (S x B, K) float32 probabilities.
-        rngs: Stream of each member's augmentation, on the images' device.
-        augmentation: DSA operations.
-        precision: Precision of the passes through the networks.
-        temperature: Temperature of soft labels.
+    Member after member, images are (S x B, C, H, W) and normalised, and labels (S x B,) int64, or (S x B, K) float32
+    probabilities, which have a temperature. Each stream, on the images' device, is of one member's augmentation.
     """
     augmented = augment_parts(images, augmentation, rngs)
     losses = members.losses(augmented, labels, precision=precision, temperature=temperature)
@@ -119,7 +112,7 @@ class _Single:
         return [all(bool(tensor.isfinite().all()) for tensor in self.parameters)]
 
     def state(self) -> dict[str, Tensor]:
-        return module_tensors(self._network)
+        return dict(self._network.state_dict())
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         restore_module(self._network, tensors)

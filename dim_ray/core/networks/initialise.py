@@ -72,8 +72,6 @@ def initialise(module: nn.Module, rng: torch.Generator) -> None:
             _initialise_uniform(part.weight, part.bias, rng)
         elif isinstance(part, nn.Embedding):
             nn.init.normal_(part.weight, generator=rng)
-            if part.padding_idx is not None:
-                part.weight[part.padding_idx].zero_()
         elif isinstance(part, _NORMS):
             if isinstance(part, _BATCH_NORMS):
                 part.reset_running_stats()
@@ -92,12 +90,7 @@ def _initialise_uniform(weight: torch.Tensor, bias: torch.Tensor | None, rng: to
 
 def _initialise_attention(part: nn.MultiheadAttention, rng: torch.Generator) -> None:
     _initialise_uniform(part.out_proj.weight, part.out_proj.bias, rng)  # drawn first by the constructor, too
-    for weight in (part.in_proj_weight, part.q_proj_weight, part.k_proj_weight, part.v_proj_weight):
-        if weight is not None:
-            nn.init.xavier_uniform_(weight, generator=rng)
+    nn.init.xavier_uniform_(part.in_proj_weight, generator=rng)
     for bias in (part.in_proj_bias, part.out_proj.bias):
         if bias is not None:
             nn.init.zeros_(bias)
-    for extra in (part.bias_k, part.bias_v):
-        if extra is not None:
-            nn.init.xavier_normal_(extra, generator=rng)

@@ -50,15 +50,8 @@ def plan_budget(
     4 steps of 125. So no step has a single image, which BatchNorm can't normalise. The quirks `dropped_batches` and
     `extra_batch` have only whole batches, one less or one more; the former may leave zero steps.
 
-    Args:
-        config: Epochs, steps, largest batch, labels and quirks.
-        protocol: Name of the protocol.
-        num_classes: K.
-        images_per_class: IPC.
-        image_bytes: Size of one image as uint8.
-        generator_bytes: Size of the generator's file.
-        real_class_counts: Images of each class in the real training split.
-        teacher_bytes: Size of the files of the teachers that the student needs.
+    An image has its size as uint8, the generator and the teachers that the student needs those of their files, and
+    `real_class_counts` are the images of each class in the real training split.
     """
     num_real = sum(real_class_counts)
     set_size = num_real if protocol == "real_full" else images_per_class * num_classes

@@ -9,7 +9,7 @@ all of a teacher's activations are those of real images (`feature_distance`).
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,54 +28,43 @@ __all__ = ["LatentMatching"]
 _LEARNING_RATE = 0.1  # of Adam, at the start of a cosine
 
 
+@dataclass(frozen=True)
 class LatentMatching:
-    """Matches latents to real images.
+    """Matches latents to the real images of a dataset that has the teachers' normalisation, in steps of Adam.
 
-    Args:
-        pool: Teachers, of which each step draws one.
-        dataset: Real images, with the teachers' normalisation.
-        augmentation: DSA operations, in each step the same for real and generated images.
-        steps: Steps of Adam.
-        precision: Of the passes through generator and teachers.
+    Each step draws one teacher, and one augmentation for real and generated images.
     """
 
-    def __init__(
-        self, pool: TeacherPool, dataset: Dataset, *, augmentation: str, steps: int, precision: Precision
-    ) -> None:
-        self._pool = pool
-        self._dataset = dataset
-        self._config = MatchingConfig(kind="features", augmentation=augmentation)
-        self._steps = steps
-        self._precision = precision
+    pool: TeacherPool
+    dataset: Dataset
+    _: KW_ONLY
+    augmentation: str
+    steps: int
+    precision: Precision
 
     def __call__(self, generator: Generator, noise: Tensor, labels: Tensor, seed: int) -> Tensor:
         """Return the latents (N, latent_dim) that `noise` becomes, for the labels (N,) in ascending order.
 
         Each step sees as many real images of each class as the set has.
         """
-        dataset, device = self._dataset, labels.device
+        dataset, device = self.dataset, labels.device
+        config = MatchingConfig(kind="features", augmentation=self.augmentation)
         members = [(dataset.train.labels == label).nonzero().squeeze(1) for label in labels.unique()]
         count = len(labels) // len(members)
         latents = noise.clone().requires_grad_()
         optimizer = torch.optim.Adam([latents], lr=_LEARNING_RATE, betas=(0.5, 0.99))
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self._steps)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
         generator.eval()
-        for step in range(self._steps):
+        for step in range(self.steps):
             rng = stream(seed, "latents", step=step, device=device)
-            teachers = self._pool.draw(step, 1, stream(seed, "teachers", step=step))
-            augment = draw_augmentation(
-                self._config.augmentation,
-                batch_size=len(labels),
-                image_size=dataset.image_size,
-                rng=rng,
-                shared=True,
-            )
+            teachers = self.pool.draw(step, 1, stream(seed, "teachers", step=step))
+            augment = draw_augmentation(self.augmentation, rng)
             drawn = [torch.randint(len(own), (count,), generator=rng, device=device) for own in members]
             real = dataset.train.images[torch.cat([own[i] for own, i in zip(members, drawn, strict=True)])]
-            with autocast(self._precision, device):
+            with autocast(self.precision, device):
                 fake = generator(latents, labels).float()
-            drawn_teachers = [(replace(f, precision=self._precision), augment) for f in teachers]
-            loss = matching_loss(drawn_teachers, self._config, dataset, real, fake, labels)
+            drawn_teachers = [(replace(f, precision=self.precision), augment) for f in teachers]
+            loss = matching_loss(drawn_teachers, config, dataset, real, fake, labels)
             (latents.grad,) = torch.autograd.grad(loss, [latents])
             optimizer.step()
             schedule.step()

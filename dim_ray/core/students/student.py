@@ -62,29 +62,16 @@ def train_students(
 ) -> list[StudentResult | DivergedError]:
     """Train fresh students at once, as one batched ensemble, and test them.
 
-    Each becomes what it would be by itself, within rounding.
-
-    Args:
-        config: Optimiser, schedule, augmentation and quirks.
-        image_streams: Image stream of each student.
-        dataset: Validation and test split, with the normalisation of the training images.
-        architecture: Name in the registry.
-        budgets: Budget of each student, all of the same epochs, steps and images per epoch.
-        seeds: Seed of each student's initial weights, order and augmentation.
-        test: Whether to use the test split; without it both test accuracies are NaN.
-        reporter: Receiver of the epochs done.
+    Each becomes what it would be by itself, within rounding. All budgets have the same epochs, steps and images per
+    epoch, and `dataset` the normalisation of the training images. Without `test`, both test accuracies are NaN.
 
     Returns:
         The result of each student, or its error if its loss or weights were not finite at the end.
-
-    Raises:
-        ValueError: The budgets differ in epochs or steps.
     """
     started = time.perf_counter()
-    if len({(own.epochs, own.optimiser_steps, own.images_per_epoch) for own in budgets}) != 1:
-        raise ValueError("students that are trained at once need the same epochs, steps and images per epoch")
+    assert len({(own.epochs, own.optimiser_steps, own.images_per_epoch) for own in budgets}) == 1
     student_seeds = [derive_seed(seed, "student") for seed in seeds]
-    device = dataset.train.images.device
+    device = dataset.device
     weights = [stream(seed, "weights", device=device) for seed in student_seeds]
     members = stack([build_network(architecture, dataset, rng) for rng in weights])
     losses, tests = _train(
@@ -122,11 +109,7 @@ def train_students(
 
 
 def finished(results: Sequence[StudentResult | DivergedError]) -> list[StudentResult]:
-    """Return the results if no student diverged.
-
-    Raises:
-        DivergedError: A student diverged; the first one's error.
-    """
+    """Return the results if no student diverged, and raise the first one's DivergedError otherwise."""
     students = []
     for result in results:
         if isinstance(result, DivergedError):
@@ -147,7 +130,7 @@ def _train(
     reporter: Reporter,
 ) -> tuple[list[float], list[list[float]]]:
     """Train members; return their last losses, and their accuracies at each test."""
-    device = dataset.train.images.device
+    device = dataset.device
     optimizer = student_optimizer(config, members.parameters)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: _rate(config, step, max(1, budget.optimiser_steps))
@@ -209,32 +192,19 @@ def _rate(config: EvaluationConfig, step: int, num_steps: int) -> float:
     return 1.0
 
 
+@torch.no_grad()
 def _test(members: Members, dataset: Dataset, config: EvaluationConfig) -> list[float]:
     is_half = "half_normalised_test" in config.all_quirks and dataset.num_channels == 1
     normalisation = _HALF if is_half else dataset.normalisation
-    if "train_mode_test" in config.all_quirks:
-        return _train_mode_accuracies(config, members, dataset, normalisation)
-    members.set_mode(training=False)
-    return accuracies(partial(members.logits, precision=config.precision), dataset.test, normalisation)
-
-
-@torch.no_grad()
-def _train_mode_accuracies(
-    config: EvaluationConfig, members: Members, dataset: Dataset, normalisation: Normalisation
-) -> list[float]:
-    """Return test accuracies with BatchNorm in training mode; its running statistics are restored afterwards."""
+    logits = partial(members.logits, precision=config.precision)
+    if "train_mode_test" not in config.all_quirks:
+        members.set_mode(training=False)
+        return accuracies(logits, dataset.test, normalisation)
+    # BatchNorm in training mode; its running statistics are restored afterwards.
     statistics = [buffer.clone() for buffer in members.buffers]
     members.set_mode(training=True)
     num_batches = max(1, len(dataset.test) // config.batch_size)  # no smaller ones: a single image has no statistics
-    correct = torch.zeros((), dtype=torch.int64, device=dataset.test.labels.device)
-    batches: zip[tuple[Tensor, Tensor]] = zip(
-        torch.tensor_split(dataset.test.images, num_batches),
-        torch.tensor_split(dataset.test.labels, num_batches),
-        strict=True,
-    )
-    for images, labels in batches:
-        logits = members.logits(normalisation.from_bytes(images), config.precision)
-        correct = correct + (logits.argmax(dim=2) == labels).sum(dim=1)
+    measured = accuracies(logits, dataset.test, normalisation, num_batches=num_batches)
     for buffer, before in zip(members.buffers, statistics, strict=True):
         buffer.copy_(before)
-    return [count / len(dataset.test) for count in correct.tolist()]
+    return measured

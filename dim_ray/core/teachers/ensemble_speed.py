@@ -45,7 +45,7 @@ def ensemble_may_pay(architecture: str, dataset: Dataset, device_type: str, *, b
 
 def ensemble_pays(recipe: Recipe, architecture: str, dataset: Dataset, *, batch_size: int) -> bool:
     """Return whether an ensemble is faster on the dataset's device than its members one by one."""
-    device = dataset.train.images.device
+    device = dataset.device
     if device.type == "cpu":
         return ensemble_may_pay(architecture, dataset, "cpu", batch_size=batch_size)
     shape = (dataset.num_channels, dataset.image_size, dataset.num_classes)
@@ -54,52 +54,37 @@ def ensemble_pays(recipe: Recipe, architecture: str, dataset: Dataset, *, batch_
 
 @functools.cache
 def measure_ensemble(
-    recipe: Recipe,
-    architecture: str,
-    device: torch.device,
-    batch_size: int,
-    shape: tuple[int, int, int],
+    recipe: Recipe, architecture: str, device: torch.device, batch_size: int, shape: tuple[int, int, int]
 ) -> float:
     """Return how many times as fast three networks train as an ensemble than one by one.
 
     `shape` is channels, image size in pixels, and number of classes.
     """
-    kind = (recipe, architecture, device, batch_size, shape)
-    single = _seconds(*kind, num_members=1)
-    together = _seconds(*kind, num_members=_NUM_MEMBERS)
-    return _NUM_MEMBERS * single / together
-
-
-def _seconds(
-    recipe: Recipe,
-    architecture: str,
-    device: torch.device,
-    batch_size: int,
-    shape: tuple[int, int, int],
-    *,
-    num_members: int,
-) -> float:
-    """Return the shortest time of a step on random images; other work on the device can only make it longer."""
     channels, size, num_classes = shape
-    rng = stream(0, "ensemble", device=device)
-    kind = {"num_channels": channels, "num_classes": num_classes, "image_size": size}
-    members = stack([build_classifier(architecture, **kind, rng=rng) for _ in range(num_members)])
-    members.set_mode(training=True)
-    optimizer = (
-        student_optimizer(recipe, members.parameters)
-        if isinstance(recipe, EvaluationConfig)
-        else make_optimizer(recipe, members.parameters)
-    )
-    count = num_members * batch_size
-    images = torch.randn(count, channels, size, size, generator=rng, device=device)
-    labels = torch.randint(num_classes, (count,), generator=rng, device=device)
-    times = []
-    for _ in range(_WARM_UP_STEPS + _TIMED_STEPS):
-        started = time.perf_counter()
-        rngs = [stream(0, "ensemble", device=device)] * num_members
-        losses = train_members(
-            members, optimizer, images, labels, rngs, augmentation=recipe.augmentation, precision=recipe.precision
+
+    def seconds(num_members: int) -> float:
+        """Return the shortest time of a step on random images; other work on the device can only make it longer."""
+        rng = stream(0, "ensemble", device=device)
+        kind = {"num_channels": channels, "num_classes": num_classes, "image_size": size}
+        members = stack([build_classifier(architecture, **kind, rng=rng) for _ in range(num_members)])
+        members.set_mode(training=True)
+        optimizer = (
+            student_optimizer(recipe, members.parameters)
+            if isinstance(recipe, EvaluationConfig)
+            else make_optimizer(recipe, members.parameters)
         )
-        losses.tolist()  # waits for the device
-        times.append(time.perf_counter() - started)
-    return min(times[_WARM_UP_STEPS:])
+        count = num_members * batch_size
+        images = torch.randn(count, channels, size, size, generator=rng, device=device)
+        labels = torch.randint(num_classes, (count,), generator=rng, device=device)
+        times = []
+        for _ in range(_WARM_UP_STEPS + _TIMED_STEPS):
+            started = time.perf_counter()
+            rngs = [stream(0, "ensemble", device=device)] * num_members
+            losses = train_members(
+                members, optimizer, images, labels, rngs, augmentation=recipe.augmentation, precision=recipe.precision
+            )
+            losses.tolist()  # waits for the device
+            times.append(time.perf_counter() - started)
+        return min(times[_WARM_UP_STEPS:])
+
+    return _NUM_MEMBERS * seconds(1) / seconds(_NUM_MEMBERS)

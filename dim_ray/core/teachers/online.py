@@ -11,7 +11,7 @@ logits don't depend on the images beside it; unless `pool.online_mode` is train.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from dim_ray.config import PoolConfig
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.networks.classifiers import build_network
 from dim_ray.core.networks.ensemble import stack
-from dim_ray.core.teachers.pool import DrawnTeacher
+from dim_ray.core.teachers.pool import DrawnTeacher, TeacherPool
 from dim_ray.core.teachers.teacher import make_optimizer, train_step
 from dim_ray.core.training.checkpoint import optimizer_tensors, restore_optimizer, with_prefix, without_prefix
 from dim_ray.core.training.random import derive_seed, stream
@@ -28,15 +28,10 @@ from dim_ray.core.training.random import derive_seed, stream
 __all__ = ["OnlinePool"]
 
 
-class OnlinePool:
-    """A TeacherPool of one worker, which holds as many networks as a step draws and trains each of them.
+class OnlinePool(TeacherPool):
+    """A TeacherPool of the worker `rank`, which holds as many networks as a step draws and trains each of them.
 
-    Args:
-        config: Steps, optimiser, batch size, augmentation and seed.
-        architectures: Names that fresh networks are drawn from, uniformly.
-        dataset: Real images; decides shapes and device.
-        steps_per_epoch: Steps in an epoch of the distillation.
-        rank: Number of the worker: each has its own networks.
+    Their architectures are drawn uniformly. `steps_per_epoch` is of the distillation.
     """
 
     weight = 1.0
@@ -63,9 +58,6 @@ class OnlinePool:
         for teacher in self._teachers:
             teacher.train(index * self._config.online_steps)
         return [teacher.drawn() for teacher in self._teachers]
-
-    def prefetch(self, count: int, choices: Callable[[], torch.Generator]) -> None:
-        pass
 
     def state(self) -> Mapping[str, Tensor]:
         if self._next_step % self._steps_per_epoch == 0:  # the next epoch has new networks
@@ -96,7 +88,7 @@ class _OnlineTeacher:
         self._config = config
         self._dataset = dataset
         self._seed = seed
-        self._device = dataset.train.images.device
+        self._device = dataset.device
         number = int(torch.randint(len(architectures), (), generator=stream(seed, "architecture")))
         self._network = build_network(architectures[number], dataset, stream(seed, "weights", device=self._device))
         self._members = stack([self._network])

@@ -55,47 +55,42 @@ class TeacherPool(Protocol):
     """Factor of this worker's distances, see `shard_weight`."""
 
     def draw(self, step: int, count: int, rng: torch.Generator) -> Sequence[DrawnTeacher]:
-        """Return the teachers of one step, valid until the next draw.
+        """Return the teachers of one step, as many in every step, valid until the next draw.
 
-        Args:
-            step: Step of the distillation. Steps follow each other from the first, or from that after `load_state`.
-            count: Number of teachers; the same in every step.
-            rng: Random stream on the CPU, so that no draw waits for a device.
+        Steps follow each other from the first, or from that after `load_state`. `rng` is on the CPU, so that no draw
+        waits for a device.
         """
 
     def prefetch(self, count: int, choices: Callable[[], torch.Generator]) -> None:
         """Prepare the next draw while this step's teachers are in use. No draw depends on it.
 
-        Args:
-            count: Number of teachers of the next draw.
-            choices: Makes the rng of the next draw; only called where there is something to prepare.
+        `choices` makes the rng of the next draw, and is only called where there is something to prepare.
         """
+        return
 
     def state(self) -> Mapping[str, Tensor]:
         """Return what the next step needs from the steps before: flat tensors by name, all finite.
 
         Empty at the end of an epoch, where one worker's state stands for all of them.
         """
+        return {}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned, before the next draw."""
+        return
 
 
-class StoredPool:
+class StoredPool(TeacherPool):
     """A TeacherPool of finished teachers. Each draw is uniform over teachers, then over the teacher's snapshots.
 
-    Args:
-        teachers: At least one; consumed one at a time, so that the host needn't hold all of them at once.
-        dataset: Decides shapes and device.
-        limit_bytes: What snapshots may take on the device, the first teachers' first; the others stay on the host
-            and are copied ahead of use. None: all are on the device.
-        weight: See `TeacherPool.weight`.
+    Teachers, at least one, are consumed one at a time, so that the host needn't hold all of them at once. `limit_bytes`
+    is as for `SnapshotMemory`, the first teachers' snapshots first.
     """
 
     def __init__(
         self, teachers: Iterable[Teacher], dataset: Dataset, *, limit_bytes: int | None = None, weight: float = 1.0
     ) -> None:
-        device = dataset.train.images.device
+        device = dataset.device
         templates: dict[str, nn.Module] = {}
         self.weight = weight
         self._memory = SnapshotMemory(device, limit_bytes)
@@ -121,12 +116,6 @@ class StoredPool:
         if not self._memory.is_on_device:
             _, snapshots = self._choose(count, choices())
             self._memory.fetch(snapshots)
-
-    def state(self) -> Mapping[str, Tensor]:
-        return {}
-
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        pass
 
     def _choose(self, count: int, rng: torch.Generator) -> tuple[list[nn.Module], list[int]]:
         """Return networks, and numbers of snapshots."""

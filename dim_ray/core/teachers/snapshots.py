@@ -31,11 +31,8 @@ class SnapshotMemory:
     """Keeps each snapshot on the device if it fits into what is left of the limit, otherwise on the host.
 
     Of those on the host, only what was taken last and what was fetched since are on the device, too. (A GPU frees
-    memory when the work queued before is done: while the host is far ahead, there may be more.)
-
-    Args:
-        device: Where snapshots are used.
-        limit_bytes: Limit for the snapshots that stay on the device; None keeps all of them there.
+    memory when the work queued before is done: while the host is far ahead, there may be more.) Without a limit all of
+    them stay on the device.
     """
 
     def __init__(self, device: torch.device, limit_bytes: int | None) -> None:

@@ -27,13 +27,9 @@ _LABELLING_BATCH = 500  # images at a time; only memory depends on it
 
 
 class Labeller:
-    """Teachers in their last snapshots, on the dataset's device.
+    """Teachers in their last snapshots, on the device of a dataset whose images are not used.
 
-    Args:
-        teachers: At least one.
-        dataset: Decides shapes, device and the teachers' normalisation; its images are not used.
-        temperature: T.
-        given: Normalisation of the images to label.
+    `given` is the normalisation of the images to label.
     """
 
     def __init__(
@@ -47,7 +43,7 @@ class Labeller:
         self._given = dataset.normalised(given).normalisation
         self._networks = []
         for teacher in teachers:
-            network = build_network(teacher.architecture, dataset, torch.Generator(dataset.train.images.device))
+            network = build_network(teacher.architecture, dataset, torch.Generator(dataset.device))
             restore_module(network, teacher.snapshots[-1])
             seen = dataset.normalised(teacher.normalisation).normalisation
             self._networks.append((network.eval().requires_grad_(False), seen))

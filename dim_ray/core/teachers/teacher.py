@@ -42,13 +42,8 @@ class Teacher:
 class TeacherTraining(Stage):
     """Trains teachers of one architecture on the dataset's device, several of them as one batched ensemble.
 
-    Each becomes what it would become by itself, within rounding.
-
-    Args:
-        config: Recipe.
-        numbers: The teachers' numbers in the pool, which decide their seeds.
-        architecture: Name in the registry.
-        dataset: Training and validation split, with the normalisation of `config`.
+    Each becomes what it would become by itself, within rounding. Their numbers in the pool decide their seeds, and the
+    dataset has the normalisation of `config`.
     """
 
     name = "teacher"
@@ -59,7 +54,7 @@ class TeacherTraining(Stage):
         self._config = config
         self._architecture = architecture
         self._dataset = dataset
-        self._device = dataset.train.images.device
+        self._device = dataset.device
         rngs = [stream(seed, "weights", device=self._device) for seed in self.seeds]
         self._members = stack([build_network(architecture, dataset, rng) for rng in rngs])
         self._members.set_mode(training=True)
@@ -129,18 +124,9 @@ def train_step(
     indices: Tensor,
     rngs: Sequence[torch.Generator],
 ) -> Tensor:
-    """Take one step of S teachers in training mode.
+    """Take one step of S teachers in training mode, and return their cross-entropies, (S,) and detached.
 
-    Args:
-        config: Augmentation and precision.
-        members: The teachers.
-        optimizer: Optimiser of their parameters.
-        dataset: Real images.
-        indices: Training images, teacher after teacher: (S x B,) int64.
-        rngs: Random streams of each teacher's augmentation, on the images' device.
-
-    Returns:
-        Their cross-entropies, (S,) and detached.
+    `indices` are of training images, teacher after teacher: (S x B,) int64. `rngs` are as for `train_members`.
     """
     images = dataset.normalisation.from_bytes(dataset.train.images[indices])
     labels = dataset.train.labels[indices]

@@ -26,7 +26,6 @@ __all__ = [
     "dumps_host",
     "host_copy",
     "loads",
-    "module_tensors",
     "optimizer_tensors",
     "restore_module",
     "restore_optimizer",
@@ -62,11 +61,7 @@ def dumps_host(host: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None
 
 
 def loads(data: bytes, origin: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors, on the CPU, and the JSON values of a file that `dumps` made.
-
-    Args:
-        data: The file's bytes.
-        origin: The file's name, for error messages.
+    """Return the tensors, on the CPU, and the JSON values of a file that `dumps` made, named `origin` in messages.
 
     Raises:
         ArtifactError: The file is truncated, altered, of a newer format or not ours.
@@ -81,13 +76,8 @@ def loads(data: bytes, origin: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, dict(header["meta"])
 
 
-def module_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Return a module's parameters and buffers by name."""
-    return dict(module.state_dict())
-
-
 def restore_module(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Load what `module_tensors` returned; every name and shape must fit."""
+    """Load the tensors of a `state_dict`; every name and shape must fit."""
     module.load_state_dict(dict(tensors), strict=True)
 
 

@@ -21,11 +21,8 @@ __all__ = ["TorchCollective"]
 class TorchCollective:
     """A Collective over an initialised process group, gloo or NCCL.
 
-    Every worker must call the same methods in the same order, with modules of the same structure.
-
-    Args:
-        device: Device of parameters and messages; a GPU for NCCL.
-        group: The workers. Default: all of them.
+    Every worker must call the same methods in the same order, with modules of the same structure. The device is that of
+    parameters and messages, a GPU for NCCL.
     """
 
     def __init__(self, device: torch.device | str = "cpu", group: dist.ProcessGroup | None = None) -> None:

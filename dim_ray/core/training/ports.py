@@ -102,19 +102,19 @@ class SilentReporter:
 SILENT: Reporter = SilentReporter()
 
 
+@dataclass(frozen=True)
 class PartReporter:
     """A Reporter for one of a job's parts."""
 
-    def __init__(self, whole: Reporter, part: int, num_parts: int) -> None:
-        self._whole = whole
-        self._part = part
-        self._num_parts = num_parts
+    whole: Reporter
+    part: int
+    num_parts: int
 
     def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
-        self._whole.report(self._part * total + step, self._num_parts * total, metrics)
+        self.whole.report(self.part * total + step, self.num_parts * total, metrics)
 
     def advance(self, done: float, total: int, note: str = "") -> None:
-        self._whole.advance(self._part * total + done, self._num_parts * total, note)
+        self.whole.advance(self.part * total + done, self.num_parts * total, note)
 
 
 class Pace:

@@ -65,10 +65,7 @@ def pareto_set(trials: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
 
 def is_pareto(trials: pd.DataFrame, objectives: Sequence[str]) -> pd.Series[bool]:
     """Return which trials no other one dominates; all need a value for every objective."""
-    axes = [AXES[name] for name in objectives]
-    signs = [1.0 if axis.direction == "minimize" else -1.0 for axis in axes]
-    points = trials[[axis.column for axis in axes]].to_numpy(dtype=float) * signs  # smaller is better
-    return pd.Series(undominated(points), index=trials.index, dtype=bool)
+    return pd.Series(undominated(_points(trials, objectives)), index=trials.index, dtype=bool)
 
 
 def undominated(points: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -87,17 +84,10 @@ def undominated(points: NDArray[np.float64]) -> NDArray[np.bool_]:
 def hypervolumes(trials: pd.DataFrame, objectives: Sequence[str], counts: Sequence[int]) -> list[float]:
     """Return the share of the space between the worst and the best values that the first trials dominate.
 
-    Args:
-        trials: Completed trials, with a value for every objective; by their numbers they come first.
-        objectives: Names of objectives.
-        counts: Numbers of trials, each at least 1.
-
-    Returns:
-        The share after each of these numbers of trials, in [0, 1]; 1 means that one trial is the best in all.
+    Each count of completed trials, in the order of their numbers and with a value for every objective, has its share in
+    [0, 1]; 1 means that one trial is the best in all.
     """
-    axes = [AXES[name] for name in objectives]
-    signs = [1.0 if axis.direction == "minimize" else -1.0 for axis in axes]
-    points = trials.sort_values("number")[[axis.column for axis in axes]].to_numpy(dtype=float) * signs
+    points = _points(trials.sort_values("number"), objectives)
     low, high = points.min(axis=0), points.max(axis=0)
     shares = (points - low) / np.where(high > low, high - low, 1.0)
     return [_dominated_volume(own[undominated(own)]) for own in (shares[:count] for count in counts)]
@@ -110,6 +100,14 @@ def study_objectives(trials: pd.DataFrame) -> tuple[str, ...]:
         if len(asked) > 1:
             return tuple(asked)
     return OBJECTIVES
+
+
+def _points(trials: pd.DataFrame, objectives: Sequence[str]) -> NDArray[np.float64]:
+    """Return the values (n, objectives) with the sign that makes smaller ones better."""
+    axes = [AXES[name] for name in objectives]
+    signs = [1.0 if axis.direction == "minimize" else -1.0 for axis in axes]
+    points: NDArray[np.float64] = trials[[axis.column for axis in axes]].to_numpy(dtype=float) * signs
+    return points
 
 
 def _dominated_volume(points: NDArray[np.float64]) -> float:

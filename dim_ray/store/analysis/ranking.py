@@ -41,6 +41,7 @@ AUGMENTATION_WEIGHT = 0.5
 _MEASURES = (
     "syn_any", "rdm_any", "syn_hard", "real_hard", "syn_naug", "rdm_naug", "hlr", "ior", "lrs", "ars",
 )  # fmt: skip
+_NO_HELP = {"candidates": 1, "latent_steps": 0}  # which older recipes don't have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,15 +62,7 @@ def ranking(
     label_weight: float = LABEL_WEIGHT,
     augmentation_weight: float = AUGMENTATION_WEIGHT,
 ) -> pd.DataFrame:
-    """Return the scores of every generator, best LRS first.
-
-    Args:
-        evaluations: Rows of `Reader.evaluations`.
-        dataset: Name of the dataset.
-        ipc: Images per class.
-        architecture: Students' architecture. Default: all, in separate rows.
-        label_weight: w, the weight of IOR against HLR, in [0, 1].
-        augmentation_weight: g, the weight of the difference with augmentation against that without, in [0, 1].
+    """Return the scores of every generator, best LRS first, by default of all students' architectures.
 
     Returns:
         One row per generator, architecture and recipe of students with the protocol `fixed`. Columns: those of
@@ -83,7 +76,9 @@ def ranking(
     rows = evaluations[evaluations["dataset"] == dataset]
     if architecture is not None:
         rows = rows[rows["architecture"] == architecture]
-    recipes = {row["budget_fingerprint"]: json.loads(row["recipe_json"]) for row in rows.to_dict("records")}
+    recipes = {
+        row["budget_fingerprint"]: {**_NO_HELP, **json.loads(row["recipe_json"])} for row in rows.to_dict("records")
+    }
     cells = summarise(rows).to_dict("records")
     sets = [cell for cell in cells if cell["ipc"] == ipc and cell["protocol"] in ("fixed", "real_fixed")]
     means = {_key(cell, recipes[cell["budget_fingerprint"]]): float(cell["mean"]) for cell in sets}
@@ -138,9 +133,7 @@ def _score_cell(
 
 def _asked(cell: Mapping[Any, Any], recipe: Mapping[str, Any]) -> tuple[dict[Any, Any], dict[str, Any]]:
     """Return a cell and its recipe without teachers where nobody asks them."""
-    recipe = {"candidates": 1, "latent_steps": 0, **recipe}
-    if cell["protocol"] == "real_fixed":
-        recipe |= {"candidates": 1, "latent_steps": 0}
+    recipe = {**recipe, **(_NO_HELP if cell["protocol"] == "real_fixed" else {})}
     asks = recipe["labels"] == "soft" or recipe["candidates"] > 1 or recipe["latent_steps"] > 0
     return {**cell, "labeller": cell["labeller"] if asks else None}, recipe
 
@@ -148,7 +141,7 @@ def _asked(cell: Mapping[Any, Any], recipe: Mapping[str, Any]) -> tuple[dict[Any
 def _key(cell: Mapping[Any, Any], recipe: Mapping[str, Any]) -> tuple[Any, ...]:
     terms = (None if pd.isna(cell[name]) else cell[name] for name in ("generator", "labeller"))
     plain = (cell[name] for name in ("protocol", "architecture", "data_fingerprint"))
-    return (*terms, *plain, json.dumps({"candidates": 1, "latent_steps": 0, **recipe}, sort_keys=True))
+    return (*terms, *plain, json.dumps(recipe, sort_keys=True))
 
 
 def _longest(cells: list[dict[Any, Any]]) -> dict[tuple[Any, ...], float]:

@@ -55,14 +55,14 @@ TERMS = [name for name in CELL if name not in ("generator", "weights")]
 """Columns that comparable generators share."""
 
 
-def summarise(evaluations: pd.DataFrame) -> pd.DataFrame:
+def summarise(evaluations: pd.DataFrame, **more: tuple[str, str]) -> pd.DataFrame:
     """Return means and standard deviations over seeds.
 
     If two versions of the code measured the same seed, the later row counts: rows come oldest first.
 
     Returns:
         One row per cell: the columns `CELL`, mean and std of accuracy (std with n - 1; NaN if n is 1), validation_mean,
-        and n.
+        and n; and `more`, each a column of the evaluations and what becomes of it.
     """
     latest = evaluations.drop_duplicates([*CELL, "seed"], keep="last")
     return (
@@ -72,6 +72,7 @@ def summarise(evaluations: pd.DataFrame) -> pd.DataFrame:
             std=("accuracy", "std"),
             validation_mean=("validation_accuracy", "mean"),
             n=("accuracy", "size"),
+            **more,
         )
         .reset_index()
     )

@@ -21,7 +21,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from filelock import FileLock, Timeout
@@ -31,29 +31,16 @@ from dim_ray.progress.notices import log
 from dim_ray.store.files.faults import PAUSES_SECONDS
 from dim_ray.store.files.filesystem import Root
 
-__all__ = ["ClaimTimes", "claimed"]
-
+__all__ = ["claimed"]
 
 _BUSY = "{} is being run by {}. Wait until it ends, or choose another name with --study."
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClaimTimes:
-    """Times of a claim."""
-
-    lease_seconds: float = 60.0
-    """Age at which a claim that isn't written again counts no more."""
-    renew_seconds: float = 15.0
-    """Time between writing it again."""
-    look_seconds: float = 5.0
-    """Time between looks at the claim of another process."""
-
-
-_TIMES = ClaimTimes()
+_LEASE_SECONDS = 60.0  # age at which a claim that isn't written again counts no more
+_RENEW_SECONDS = 15.0
+_LOOK_SECONDS = 5.0  # between looks at the claim of another process
 
 
 @contextmanager
-def claimed(root: Root, key: str, what: str, times: ClaimTimes = _TIMES) -> Iterator[Callable[[], None]]:
+def claimed(root: Root, key: str, what: str) -> Iterator[Callable[[], None]]:
     """Hold the lock `key`.lock, or a claim in the folder `key`, and yield what raises if it was lost.
 
     On an object store it waits while it can't be told whether the holder of a claim is alive.
@@ -66,7 +53,7 @@ def claimed(root: Root, key: str, what: str, times: ClaimTimes = _TIMES) -> Iter
         with _locked(root.path_of(f"{key}.lock"), what):
             yield lambda: None
         return
-    claim = _Claim(root, key, what, times)
+    claim = _Claim(root, key, what)
     claim.acquire()
     thread = threading.Thread(target=claim.keep, name=f"claim of {what}", daemon=True)
     thread.start()
@@ -95,12 +82,11 @@ def _locked(path: str, what: str) -> Iterator[None]:
 class _Claim:
     """One process's claim."""
 
-    def __init__(self, root: Root, key: str, what: str, times: ClaimTimes) -> None:
+    def __init__(self, root: Root, key: str, what: str) -> None:
         self._root = replace(root, pauses_seconds=PAUSES_SECONDS)
         self._folder = key
         self._key = f"{key}/{uuid.uuid4().hex}.json"
         self._what = what
-        self._times = times
         self._text = json.dumps(
             {"by": f"{_user()}@{platform.node()}, process {os.getpid()}", "since": f"{datetime.now(UTC):%F %T} UTC"}
         ).encode()
@@ -120,29 +106,31 @@ class _Claim:
             if alive is not None:
                 raise ResourceError(_BUSY.format(self._what, self._holder(alive)))
             if not seen:
-                holder, seconds = self._holder(next(iter(others))), self._times.lease_seconds
-                log.warning("%s was begun by %s; looking for up to %.0f s if it's alive", self._what, holder, seconds)
+                holder = self._holder(next(iter(others)))
+                log.warning(
+                    "%s was begun by %s; looking for up to %.0f s if it's alive", self._what, holder, _LEASE_SECONDS
+                )
             seen |= others
-            time.sleep(self._times.look_seconds * random.uniform(0.5, 1.0))  # two that wait don't meet for ever
+            time.sleep(_LOOK_SECONDS * random.uniform(0.5, 1.0))  # two that wait don't meet for ever
 
     def check(self) -> None:
         """Raise a ResourceError if another process has taken the claim while this one couldn't renew it."""
         if self._taken_by is not None:
             raise ResourceError(
                 f"{self._what} was taken over by {self._taken_by}, since this process couldn't reach the storage for "
-                f"{self._times.lease_seconds:.0f} s. What it finished is kept."
+                f"{_LEASE_SECONDS:.0f} s. What it finished is kept."
             )
 
     def keep(self) -> None:
         """Renew the claim until it has ended."""
         brief = replace(self._root, pauses_seconds=())
         was_deleted = False  # as by one that takes it over
-        while not self.ended.wait(self._times.renew_seconds):
+        while not self.ended.wait(_RENEW_SECONDS):
             try:
                 was_deleted |= not brief.is_file(self._key)
                 brief.write(self._key, self._text)
                 if was_deleted and (others := self._others()):
-                    time.sleep(self._times.look_seconds)  # one that only asks withdraws
+                    time.sleep(_LOOK_SECONDS)  # one that only asks withdraws
                     if left := others.keys() & self._others().keys():
                         self._taken_by = self._holder(next(iter(left)))
                         return
@@ -160,7 +148,7 @@ class _Claim:
         if self._key not in there:  # deleted in this moment, by one that listed an older state
             self._root.write(self._key, self._text)
             return self._others()
-        oldest = there.pop(self._key) - timedelta(seconds=self._times.lease_seconds)
+        oldest = there.pop(self._key) - timedelta(seconds=_LEASE_SECONDS)
         for key in [key for key, modified in there.items() if modified < oldest]:
             self._root.delete(key)
             del there[key]

@@ -77,11 +77,8 @@ def is_gone(error: Exception) -> bool:
 def patiently(call: Callable[[], _Result], pauses_seconds: Sequence[float], what: str) -> _Result:
     """Call a function that reads or writes, again after each pause while its errors can pass.
 
-    Args:
-        call: Function to call, any number of times.
-        pauses_seconds: Pauses between attempts. Once their sum has passed, slow attempts included, there is no other
-            attempt, but there are at least three.
-        what: Action being attempted, for the log.
+    Once the sum of the pauses has passed, slow attempts included, there is no other attempt, but there are at least
+    three.
     """
     began = time.monotonic()
     for number, pause_seconds in enumerate(pauses_seconds):

@@ -154,13 +154,9 @@ class Root:
 
 
 def open_root(root: str, pauses_seconds: tuple[float, ...] = ()) -> Root:
-    """Resolve a root, creating nothing and contacting nobody except for an S3 bucket's region.
+    """Resolve a local path, or a file://, s3:// or gs:// URI; contact nobody except for an S3 bucket's region.
 
-    Args:
-        root: Local path, or file://, s3:// or gs:// URI. Options of an object store are in the query:
-            ``s3://bucket/folder?endpoint_override=minio:9000&scheme=http``; see
-            `dim_ray.store.files.object_stores.connect`.
-        pauses_seconds: Pauses between attempts while a refusal may pass. Default: a single attempt.
+    Options of an object store are in the query; see `dim_ray.store.files.object_stores.connect`.
 
     Raises:
         StorageAddressError: The root is empty, or a URI that can't be used.

@@ -33,9 +33,8 @@ _GS_RETRIES = timedelta(seconds=20)
 def connect(uri: str) -> tuple[pafs.FileSystem, str]:
     """Return the file system of an s3:// or gs:// URI and the path in it, contacting it only for an AWS region.
 
-    Args:
-        uri: URI with options in its query: `endpoint_override` (host:port) and `scheme` (http or https); for s3 also
-            `region`, `force_virtual_addressing` (true or false) and `tls_ca_file_path`.
+    Options in its query are `endpoint_override` (host:port) and `scheme` (http or https); for s3 also `region`,
+    `force_virtual_addressing` (true or false) and `tls_ca_file_path`.
 
     Raises:
         StorageAddressError: An option is unknown, or has a wrong value.

@@ -23,8 +23,7 @@ import pyarrow.compute as pc
 from dim_ray.progress.notices import log
 from dim_ray.store.files.faults import PAUSES_SECONDS
 from dim_ray.store.files.filesystem import Root, open_root
-from dim_ray.store.parsing import parse
-from dim_ray.store.row_files import ROWS_PER_PACK, aside_name, is_aside, num_packed, write_pack
+from dim_ray.store.row_files import ROWS_PER_PACK, aside_name, is_aside, num_packed, parse, write_pack
 from dim_ray.store.schema import TABLES, Table
 from dim_ray.store.tables import RowFile, at_once, checked, list_files, newest
 
@@ -49,7 +48,6 @@ def compact(
     rows_per_pack: int = ROWS_PER_PACK,
     most_files: int | None = None,
     settled_seconds: float | None = None,
-    pauses_seconds: tuple[float, ...] = PAUSES_SECONDS,
 ) -> Compaction:
     """Merge the small files of every partition to files of about `rows_per_pack` rows.
 
@@ -60,7 +58,7 @@ def compact(
     Raises:
         StorageError: A file is damaged, of a newer version, or can't be read or written. Nothing was lost.
     """
-    opened = open_root(root, pauses_seconds)
+    opened = open_root(root, PAUSES_SECONDS)
     if settled_seconds is None:
         settled_seconds = 0.0 if opened.is_local else _SETTLED_SECONDS
     latest = datetime.now(UTC) - timedelta(seconds=settled_seconds) if settled_seconds else None

@@ -49,7 +49,7 @@ class Merge:
     """A sentence for each row, artefact or name that wasn't copied because it differs or is damaged."""
 
 
-def merge(into: str, other: str, *, pauses_seconds: tuple[float, ...] = PAUSES_SECONDS) -> Merge:
+def merge(into: str, other: str) -> Merge:
     """Copy the rows and artefacts that the first storage lacks.
 
     Artefacts come first, so that no row lacks its generator if copying stops early.
@@ -58,12 +58,12 @@ def merge(into: str, other: str, *, pauses_seconds: tuple[float, ...] = PAUSES_S
         UsageError: Both roots are the same, or the other storage is empty.
         StorageError: A table of either can't be read, or ours can't be written.
     """
-    ours, theirs = open_root(into, pauses_seconds), open_root(other, pauses_seconds)
+    ours, theirs = open_root(into, PAUSES_SECONDS), open_root(other, PAUSES_SECONDS)
     if ours.uri == theirs.uri:
         raise UsageError(f"both storages are {ours.uri}; give two different ones.")
     if not any(theirs.children(folder) for folder in (*KINDS, *(table.name for table in TABLES))):
         raise UsageError(f"there is nothing under {theirs.uri}; give the root of a storage.")
-    stores = ArtifactStore(into, pauses_seconds), ArtifactStore(other, pauses_seconds)
+    stores = ArtifactStore(into), ArtifactStore(other)
     artifacts, conflicts = _merge_artifacts(*stores)
     taken = _merge_names(*stores)
     conflicts += taken.values()

@@ -17,8 +17,7 @@ from dim_ray.errors import StorageError, listed
 from dim_ray.progress.stages import counted
 from dim_ray.store.artifacts import DATASETS, KINDS, ArtifactStore
 from dim_ray.store.files.filesystem import open_root
-from dim_ray.store.parsing import parse
-from dim_ray.store.row_files import num_packed, pack_digest, row_of
+from dim_ray.store.row_files import num_packed, pack_digest, parse, row_of
 from dim_ray.store.schema import TABLES, Table
 from dim_ray.store.tables import RowFile, checked, list_files
 

@@ -78,12 +78,8 @@ def load(teacher: Teacher, number: int, dataset: Dataset = DATASET) -> nn.Module
     return network.eval().requires_grad_(False)
 
 
-def augmentations(config: MatchingConfig, num_workers: int, rng: torch.Generator) -> list[Augmentation]:
-    size = config.batch_size // num_workers
-    return [
-        draw_augmentation(config.augmentation, batch_size=size, image_size=8, rng=rng, shared=True)
-        for _ in range(config.teachers_per_step)
-    ]
+def augmentations(config: MatchingConfig, rng: torch.Generator) -> list[Augmentation]:
+    return [draw_augmentation(config.augmentation, rng) for _ in range(config.teachers_per_step)]
 
 
 def drawing(shards: list[list[Teacher]], config: MatchingConfig) -> reference.Draw:
@@ -94,7 +90,7 @@ def drawing(shards: list[list[Teacher]], config: MatchingConfig) -> reference.Dr
             return []
         rng = stream(config.seed, "pool", rank, step=number)
         drawn = []
-        for augmentation in augmentations(config, len(shards), rng):
+        for augmentation in augmentations(config, rng):
             teacher = shards[rank][int(torch.randint(len(shards[rank]), (), generator=rng))]
             drawn.append((augmentation, load(teacher, int(torch.randint(len(teacher.snapshots), (), generator=rng)))))
         return drawn
@@ -134,7 +130,7 @@ def drawing_online(
         return copy.deepcopy(network).eval().requires_grad_(False)
 
     def draw(rank: int, step: int) -> list[tuple[Augmentation, nn.Module]]:
-        changes = augmentations(config, num_workers, stream(config.seed, "pool", rank, step=step))
+        changes = augmentations(config, stream(config.seed, "pool", rank, step=step))
         return [(change, trained(rank, step, number)) for number, change in enumerate(changes)]
 
     return draw
@@ -488,7 +484,7 @@ def gradient_sizes(config: PoolConfig, dataset: Dataset) -> list[float]:
     sizes = []
     for snapshot in teacher.snapshots:
         drawn = DrawnTeacher(network=network, tensors=snapshot)
-        same = draw_augmentation("none", batch_size=len(fake), image_size=8, rng=stream(0), shared=True)
+        same = draw_augmentation("none", stream(0))
         loss = matching_loss([(drawn, same)], MATCHING, dataset, dataset.train.images, fake, dataset.train.labels)
         sizes.append(torch.autograd.grad(loss, fake)[0].norm().item())
     return sizes

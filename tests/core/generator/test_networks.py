@@ -352,7 +352,7 @@ def test_batch_of_a_single_image_per_worker_is_refused_by_the_configuration(
     others = {name: replace(getattr(Config(), name), batch_size=96) for name in ("prior", "matching")}
     Config(study=study, **{**others, section: make(batch_size=2 * num_workers)})
     with pytest.raises(
-        ConfigError, match=rf"{section}\.batch_size is {num_workers}; allowed: at least {2 * num_workers}"
+        ConfigError, match=rf"{section}\.batch_size is {num_workers}; allowed: .*at least {2 * num_workers}"
     ):
         Config(study=study, **{**others, section: make(batch_size=num_workers)})
     with pytest.raises(ValueError, match="more than 1 value"):

@@ -152,12 +152,6 @@ def test_weights_that_one_member_lost_are_its_own_affair() -> None:
     assert members.are_finite() == [True, True, False]
 
 
-def test_students_of_different_steps_are_refused() -> None:
-    budgets = [agree("real_on_the_fly", replace(CONFIG, epochs=epochs)) for epochs in (2, 3)]
-    with pytest.raises(ValueError, match="same epochs"):
-        train_at_once(CONFIG, image_streams(2), budgets=budgets)
-
-
 def test_training_an_ensemble_warns_of_nothing() -> None:
     with no_warnings():
         train_at_once(CONFIG, [soft(image_stream) for image_stream in image_streams()], architecture="vit_tiny_w12")

@@ -30,10 +30,8 @@ def everything() -> nn.Module:
         nn.LayerNorm(3, elementwise_affine=False),
         nn.Linear(3, 2, bias=False),
         nn.Embedding(5, 3),
-        nn.Embedding(5, 3, padding_idx=2),
         nn.MultiheadAttention(4, 2),
         nn.MultiheadAttention(4, 2, bias=False),
-        nn.MultiheadAttention(4, 2, kdim=3, vdim=5, add_bias_kv=True),
     )
 
 

@@ -72,7 +72,14 @@ def test_measurement_is_the_ratio_of_steps_of_the_recipe_and_is_made_once(recipe
 
 
 def test_measurement_compares_three_networks_with_three_times_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = {1: 0.5, 3: 0.75}
-    monkeypatch.setattr(ensemble_speed, "_seconds", lambda *kind, num_members: seconds[num_members])
+    now = 0.0
+
+    def train(members: Any, optimizer: Any, images: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
+        nonlocal now
+        now += {4: 0.5, 12: 0.75}[len(images)]
+        return torch.zeros(1)
+
+    monkeypatch.setattr(ensemble_speed, "train_members", train)
+    monkeypatch.setattr(ensemble_speed.time, "perf_counter", lambda: now)
     measure_ensemble.cache_clear()
     assert measure_ensemble(POOL, "lenet", torch.device("cpu"), 4, (1, 8, 3)) == 2.0

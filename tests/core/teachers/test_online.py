@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from dim_ray.core.networks.classifiers import accuracy, build_network
+from dim_ray.core.networks.classifiers import build_network
 from dim_ray.core.teachers import online
 from dim_ray.core.teachers.online import OnlinePool
 from dim_ray.core.teachers.pool import DrawnTeacher
 from dim_ray.core.training.random import stream
-from tests.helpers.tiny import ARCHITECTURE, POOL, STEPS_PER_EPOCH, equal_states, make_dataset
+from tests.helpers.tiny import ARCHITECTURE, POOL, STEPS_PER_EPOCH, accuracy, equal_states, make_dataset
 
 DATASET = make_dataset()
 CONFIG = replace(POOL, kind="online", online_steps=2)

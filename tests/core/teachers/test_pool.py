@@ -13,7 +13,7 @@ from dim_ray.config import PoolConfig
 from dim_ray.core.data.augment import augment
 from dim_ray.core.data.dataset import Dataset
 from dim_ray.core.networks import classifiers
-from dim_ray.core.networks.classifiers import accuracy, build_network
+from dim_ray.core.networks.classifiers import build_network
 from dim_ray.core.teachers.pool import DrawnTeacher, StoredPool, shard, shard_weight
 from dim_ray.core.teachers.teacher import Teacher, snapshot_steps
 from dim_ray.core.training.ports import Ports, SingleWorker
@@ -25,6 +25,7 @@ from tests.helpers.tiny import (
     POOL,
     OneOfSeveral,
     RecordingReporter,
+    accuracy,
     equal_states,
     make_dataset,
     make_teachers,

@@ -14,7 +14,6 @@ from dim_ray.core.training import checkpoint
 from dim_ray.core.training.checkpoint import (
     dumps,
     loads,
-    module_tensors,
     optimizer_tensors,
     restore_module,
     restore_optimizer,
@@ -235,14 +234,14 @@ def test_restored_module_and_optimizer_continue_with_the_same_bits(kind: str, nu
     optimizer, other = OPTIMIZERS[kind](module), OPTIMIZERS[kind](again)
     train(module, optimizer, num_steps)
     tensors, _ = loads(
-        dumps({**with_prefix("m", module_tensors(module)), **with_prefix("o", optimizer_tensors(optimizer))}), ORIGIN
+        dumps({**with_prefix("m", module.state_dict()), **with_prefix("o", optimizer_tensors(optimizer))}), ORIGIN
     )
     kept = {name: tensor.clone() for name, tensor in tensors.items()}
     restore_module(again, without_prefix("m", tensors))
     restore_optimizer(other, without_prefix("o", tensors))
     for owner, same in ((module, optimizer), (again, other)):
         train(owner, same, 2)
-    assert dumps(module_tensors(again)) == dumps(module_tensors(module))
+    assert dumps(again.state_dict()) == dumps(module.state_dict())
     assert dumps(optimizer_tensors(other)) == dumps(optimizer_tensors(optimizer))
     assert dumps(tensors) == dumps(kept), "training changed what it was restored from"
 
@@ -258,7 +257,7 @@ def test_restored_optimizer_keeps_its_own_learning_rate() -> None:
 
 @pytest.mark.parametrize("spoil", ["missing", "surplus", "shape"])
 def test_module_of_another_structure_is_refused(spoil: str) -> None:
-    tensors: dict[str, Tensor] = {name: tensor.clone() for name, tensor in module_tensors(make_module(0)).items()}
+    tensors: dict[str, Tensor] = {name: tensor.clone() for name, tensor in make_module(0).state_dict().items()}
     if spoil == "missing":
         del tensors["0.bias"]
     elif spoil == "surplus":

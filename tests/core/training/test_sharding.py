@@ -83,9 +83,7 @@ def matching_gradients(collective: Collective, num_teachers: int) -> Tensor:
     with mock.patch.object(torch, "randn", return_value=noise):
         adversarial, fake = generator_loss(pair, PRIOR, labels, stream(0), (signed(images), labels))
     own: Sequence[int] = shard(numbers, collective)
-    augmentation = draw_augmentation(
-        MATCHING.augmentation, batch_size=len(images), image_size=8, rng=stream(0), shared=True
-    )
+    augmentation = draw_augmentation(MATCHING.augmentation, stream(0))
     drawn = [
         (teacher, augmentation)
         for number in own

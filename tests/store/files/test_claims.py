@@ -7,14 +7,21 @@ import pytest
 
 from dim_ray.errors import ResourceError, StorageError
 from dim_ray.store.files import claims
-from dim_ray.store.files.claims import ClaimTimes, claimed
+from dim_ray.store.files.claims import claimed
 from dim_ray.store.files.filesystem import Root, open_root
 from tests.helpers import s3
 from tests.helpers.s3 import Fault, Proxy
 
 KEY = "studies/tiny/driver"
-QUICK = ClaimTimes(lease_seconds=4.0, renew_seconds=0.5, look_seconds=0.5)
+LEASE_SECONDS = 4.0
 """Ages have whole seconds: those of an object store's listing."""
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "_LEASE_SECONDS", LEASE_SECONDS)
+    monkeypatch.setattr(claims, "_RENEW_SECONDS", 0.5)
+    monkeypatch.setattr(claims, "_LOOK_SECONDS", 0.5)
 
 
 @pytest.fixture
@@ -23,7 +30,7 @@ def remote(object_store: str) -> Root:
 
 
 def hold(root: Root) -> None:
-    with claimed(root, KEY, "study 'tiny'", QUICK):
+    with claimed(root, KEY, "study 'tiny'"):
         pass
 
 
@@ -31,13 +38,13 @@ def leave_a_claim(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a process leaves that was killed."""
     with monkeypatch.context() as patch:
         patch.setattr(claims, "_user", lambda: "ann")
-        claims._Claim(root, KEY, "study 'tiny'", QUICK).acquire()
+        claims._Claim(root, KEY, "study 'tiny'").acquire()
 
 
 def test_second_one_is_told_who_has_it_and_since_when(remote: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "_user", lambda: "ann")
     with (
-        claimed(remote, KEY, "study 'tiny'", QUICK) as check,
+        claimed(remote, KEY, "study 'tiny'") as check,
         pytest.raises(ResourceError, match=r"study 'tiny' is being run by ann@.*, process \d+, since 20.* UTC\. Wait"),
     ):
         hold(remote)
@@ -59,7 +66,7 @@ def test_of_many_that_begin_together_never_two_have_it(remote: Root) -> None:
 
     def run() -> None:
         try:
-            with claimed(remote, KEY, "study 'tiny'", QUICK):
+            with claimed(remote, KEY, "study 'tiny'"):
                 assert lock.acquire(blocking=False)
                 time.sleep(1)
                 lock.release()
@@ -79,9 +86,9 @@ def test_of_many_that_begin_together_never_two_have_it(remote: Root) -> None:
 def test_holder_whose_storage_was_away_continues_if_nobody_took_over(remote: Root) -> None:
     with Proxy() as proxy:
         behind = open_root(proxy.uri(remote.path))
-        with claimed(behind, KEY, "study 'tiny'", QUICK) as check:
+        with claimed(behind, KEY, "study 'tiny'") as check:
             with proxy.doing(Fault("deny", "PUT"), Fault("deny", "HEAD")):
-                time.sleep(QUICK.lease_seconds + 2)
+                time.sleep(LEASE_SECONDS + 2)
             time.sleep(2)
             check()
             with pytest.raises(ResourceError, match="is being run by"):
@@ -91,9 +98,9 @@ def test_holder_whose_storage_was_away_continues_if_nobody_took_over(remote: Roo
 def test_holder_whose_claim_was_taken_over_while_its_storage_was_away_ends(remote: Root) -> None:
     with Proxy() as proxy:
         behind = open_root(proxy.uri(remote.path))
-        with claimed(behind, KEY, "study 'tiny'", QUICK) as check:
+        with claimed(behind, KEY, "study 'tiny'") as check:
             proxy.faults += [Fault("deny", "PUT"), Fault("deny", "HEAD")]
-            with claimed(remote, KEY, "study 'tiny'", QUICK) as check_second:
+            with claimed(remote, KEY, "study 'tiny'") as check_second:
                 proxy.faults.clear()
                 time.sleep(4)
                 with pytest.raises(ResourceError, match=r"study 'tiny' was taken over by .*, since 20"):

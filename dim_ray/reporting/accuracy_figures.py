@@ -16,7 +16,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import NullLocator
 
 from dim_ray.reporting.cells import REAL, Best, curve, whole_set
-from dim_ray.reporting.content import Figure, Table, number, percent
+from dim_ray.reporting.content import DASH, Figure, Table, number, percent
 from dim_ray.reporting.drawing import (
     GENERATED,
     INK,
@@ -78,10 +78,15 @@ def answer_figure(cells: pd.DataFrame, best: Best) -> Figure:
         for protocol, points in curves.items()
         for point in points.to_dict("records")
     ]
+    accuracies = [
+        f"{protocol}, {ipc} images per class: generated {_in_words(mean)}, real {_in_words(real_mean)}"
+        for protocol, ipc, mean, real_mean, *_ in rows
+    ]
     return Figure(
         name=f"best-{best.dataset}",
         drawing=draw(paint, height=_HEAD_POINTS * (1 + len(curves)) + _ROW_POINTS * sum(counts)),
-        alt=f"Test accuracy of students on {best.dataset}: generated beside real images at the same budget.",
+        alt=f"Test accuracy of students on {best.dataset}, generated beside real images at the same budget: "
+        f"{'; '.join(accuracies)}.",
         caption=f"{best.architecture} students, mean ± standard deviation over seeds. Real images have the same "
         "budget: as many draws if images are new in every epoch, a random subset of the same size if they are fixed.",
         table=Table(
@@ -161,8 +166,7 @@ def _ipc_figure(points: pd.DataFrame, best: Best, protocol: str, whole: Mapping[
     return Figure(
         name=f"ipc-{best.dataset}-{protocol}",
         drawing=draw(paint, height=_CURVE_POINTS + 9 * max(0, len(others) - 6)),
-        alt=f"Test accuracy against images per class on {best.dataset}, {protocol.replace('_', ' ')}: generated "
-        f"and real images{', and published lines' if others else ''}.",
+        alt=_ipc_alt(points, best, protocol, len(others)),
         caption=_ipc_caption(best, protocol, len(others)),
         table=_ipc_table(points, best, protocol, whole),
     )
@@ -177,6 +181,17 @@ def _label_ends(canvas: Canvas, axes: Axes, labels: Sequence[tuple[float, float,
     edge = axes.get_xlim()[1]
     label_lines(axes, [(edge, y, text, colour) for x, y, text, colour in labels if x == last])
     label_lines(axes, [label for label in labels if label[0] != last])
+
+
+def _ipc_alt(points: pd.DataFrame, best: Best, protocol: str, num_others: int) -> str:
+    first, last = points.iloc[0], points.iloc[-1]
+    text = (
+        f"Test accuracy against images per class on {best.dataset}, {protocol.replace('_', ' ')}: generated images "
+        f"from {100 * first['mean']:.1f} % at {first['ipc']}"
+    )
+    text += f" to {100 * last['mean']:.1f} % at {last['ipc']}" if len(points) > 1 else ""
+    text += f"; real ones {100 * last['real_mean']:.1f} % at {last['ipc']}" if pd.notna(last["real_mean"]) else ""
+    return f"{text}; beside {num_others} published lines." if num_others else f"{text}."
 
 
 def _ipc_caption(best: Best, protocol: str, num_others: int) -> str:
@@ -215,3 +230,7 @@ def _ipc_table(points: pd.DataFrame, best: Best, protocol: str, whole: Mapping[A
         columns=("images", "student", "images per class", "accuracy", "seeds", "steps", "source"),
         rows=rows,
     )
+
+
+def _in_words(accuracy: str) -> str:
+    return "not measured" if accuracy == DASH else f"{accuracy} %"

@@ -12,13 +12,14 @@ from typing import Any
 
 import pandas as pd
 
-from dim_ray.store.analysis.selection import TERMS, is_plain, may_choose, rank, summarise, usual_ipc
+from dim_ray.store.analysis.selection import CELL, TERMS, is_plain, may_choose, rank, summarise, usual_ipc
 
 __all__ = ["REAL", "Best", "best_generators", "curve", "leaders", "lone_baselines", "measured_cells", "whole_set"]
 
 REAL: Mapping[str, str] = {"on_the_fly": "real_on_the_fly", "fixed": "real_fixed"}
 """Protocols of generated images, and those of the real images that they are compared with."""
 
+_KEY = list(CELL)
 _PAIRED = [name for name in TERMS if name != "protocol"]
 _EXTRA = {
     "images_drawn": ("images_drawn", "max"),
@@ -49,7 +50,9 @@ def measured_cells(evaluations: pd.DataFrame) -> pd.DataFrame:
     These are images_drawn, stored_bytes and best_test_mean; and real_mean, real_std and real_n of real images with the
     same data, budget and terms, NaN if there are none.
     """
-    cells = summarise(evaluations, **_EXTRA)
+    latest = evaluations.drop_duplicates([*_KEY, "seed"], keep="last")
+    extra = latest.groupby(_KEY, dropna=False).agg(**_EXTRA).reset_index()
+    cells = summarise(evaluations).merge(extra, on=_KEY, how="left")
     real = cells[cells["protocol"].isin(REAL.values())]
     real = real.rename(columns={name: f"real_{name}" for name in ("protocol", "mean", "std", "n")})
     real = real[[*_PAIRED, "real_protocol", "real_mean", "real_std", "real_n"]]
@@ -120,11 +123,15 @@ def lone_baselines(cells: pd.DataFrame, protocol: str) -> pd.DataFrame:
 
 def _best(ranked: pd.DataFrame) -> Best:
     cell = ranked.iloc[0]
-    texts = ("dataset", "protocol", "architecture", "generator", "data_fingerprint", "budget_fingerprint")
     return Best(
-        **{name: str(cell[name]) for name in texts},
+        dataset=str(cell["dataset"]),
+        protocol=str(cell["protocol"]),
         ipc=int(cell["ipc"]),
+        architecture=str(cell["architecture"]),
+        generator=str(cell["generator"]),
         weights=str(cell["weights"]) if pd.notna(cell["weights"]) else None,
+        data_fingerprint=str(cell["data_fingerprint"]),
+        budget_fingerprint=str(cell["budget_fingerprint"]),
         num_compared=int(ranked["generator"].nunique()),
     )
 

@@ -51,6 +51,7 @@ class Figure:
     alt: str
     caption: str
     table: Table
+    is_wide: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,11 +81,14 @@ def cost_figure(table: pd.DataFrame) -> Figure:
         axes.set_xlabel(f"device {unit}")
         canvas.legend(loc="outside lower left", ncols=2, fontsize=11)
 
+    first = shown.iloc[0]
     more = f" Drawn: the first {len(shown)} of {len(table):,}." if len(shown) < len(table) else ""
     return Figure(
         name="cost",
         drawing=draw(paint, height=140 + 32 * len(shown)),
-        alt=f"Device time by study, the most expensive, {shown.iloc[0]['study']}, first, and what reuse saved.",
+        alt=f"Device time by study. The most expensive, {first['study']}: {first['networks']:,.0f} s for teachers and "
+        f"priors, {first['trials']:,.0f} s for trials, {first['contenders']:,.0f} s for deciding between the best, "
+        f"{first['evaluations']:,.0f} s for final evaluations; reuse saved {first['saved']:,.0f} s.",
         caption="Time x devices. Teachers and priors count for the study that built them; dashed is the extra cost if "
         f"each trial had built its own.{more}",
         table=Table(

@@ -50,7 +50,7 @@ VARIABLES: Mapping[str, str] = {
 }  # fmt: skip
 """Names of the colours in the page's style sheet, which has others in dark mode."""
 
-_WIDTH = 400
+WIDTH = 400
 _POINTS_PER_INCH = 72  # in matplotlib, whose SVGs have one unit per point
 _PNG_DPI = 150
 _LABEL_POINTS = 14  # between the baselines of two labels
@@ -87,11 +87,11 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def draw(paint: Callable[[Figure], None], *, height: float) -> Drawing:
+def draw(paint: Callable[[Figure], None], *, height: float, width: float = WIDTH) -> Drawing:
     """Return what `paint` draws on an empty figure; sizes are in points, which are pixels of a wide page."""
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the page's font may have it
-        figure = Figure(figsize=(_WIDTH / _POINTS_PER_INCH, height / _POINTS_PER_INCH), layout="constrained")
+        figure = Figure(figsize=(width / _POINTS_PER_INCH, height / _POINTS_PER_INCH), layout="constrained")
         paint(figure)
         settle(figure)
         files = []

@@ -1,27 +1,32 @@
-"""Figures of a search: pool scaling, importances, and accuracy against cost.
+"""Figures of a search: pool scaling, importances, parallel coordinates, and accuracy against cost.
 
 figure = pool_figure(study)
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import NullLocator
 
 from dim_ray.reporting.content import Figure, Table, number, percent
-from dim_ray.reporting.drawing import GENERATED, INK, PUBLISHED, THIRD, draw, few_ticks, plain
+from dim_ray.reporting.drawing import GENERATED, INK, MUTED, PAPER, PUBLISHED, THIRD, draw, few_ticks, plain
 from dim_ray.reporting.searches import Study, pool_scaling, thinned
 from dim_ray.store.analysis.pareto import undominated
 from tuning.importances import MOST_TRIALS, importances
 from tuning.intervals import CONFIDENCE
 from tuning.scaling import fit_pool_scaling, is_pool_scaling
 
-__all__ = ["importance_figure", "pareto_figure", "pool_figure"]
+__all__ = ["importance_figure", "parallel_figure", "pareto_figure", "pool_figure"]
 
 _FEW_TRIALS = 50  # the best tenth is five of them
+_MOST_LINES = 200
 _MOST_POINTS = 1000
+_MOST_TICKS = 6
 _MOST_LISTED = 20
 _LOGARITHMIC_FROM = 10.0
 _ASIDE = 1.06  # factor that moves trials beside their mean
@@ -68,7 +73,9 @@ def pool_figure(study: Study) -> Figure | None:
     return Figure(
         name=f"pool-{study.name}",
         drawing=draw(paint, height=300),
-        alt=f"Validation accuracy against pool size in study {study.name}.",
+        alt=f"Validation accuracy against pool size in study {study.name}: "
+        + ", ".join(f"{accuracy} % with {size}" for size, accuracy, _ in rows)
+        + " teachers.",
         caption=f"{study.name}: mean ± standard deviation of completed trials, in blue; each grey dot is a trial; "
         + f"{about}.",
         table=Table(
@@ -105,7 +112,9 @@ def importance_figure(study: Study) -> Figure | None:
     return Figure(
         name=f"importances-{study.name}",
         drawing=draw(paint, height=150 + 34 * len(table)),
-        alt=f"Importance of each parameter in study {study.name}, by fANOVA and PED-ANOVA.",
+        alt=f"Importance of each parameter in study {study.name}, by fANOVA: "
+        + ", ".join(f"{row['parameter']} {100 * row['fanova']:.0f} %" for row in table.to_dict("records"))
+        + ".",
         caption=f"{study.name}: Optuna's estimates from {len(study.trials):,} completed trials; each sums to 100 %."
         f"{few}{many}",
         table=Table(
@@ -116,6 +125,65 @@ def importance_figure(study: Study) -> Figure | None:
                 for row in table.to_dict("records")
             ],
         ),
+    )
+
+
+def parallel_figure(study: Study) -> Figure | None:
+    """Return completed trials as parallel coordinates, or None if no parameter was searched."""
+    if study.parameters.empty or not len(study.parameters.columns) or len(study.trials) < 2:
+        return None
+    trials = thinned(study.trials, _MOST_LINES, "objective")
+    values = study.parameters.loc[trials.index].assign(objective=100 * trials["objective"])
+    best = trials["objective"].rank(ascending=False, method="first") <= max(1, len(trials) // 10)
+
+    def paint(canvas: Canvas) -> None:
+        axes = canvas.subplots()
+        axes.grid(False)
+        axes.set_axis_off()
+        scaled = []
+        for place, name in enumerate(values.columns):
+            column, ticks = _scaled(values[name])
+            scaled.append(column)
+            axes.plot([place, place], [0, 1], color=MUTED, linewidth=1)
+            for height, text in ticks:
+                is_last = place == len(values.columns) - 1
+                axes.annotate(
+                    plain(text), (place, height), (7 if is_last else -6, 0), textcoords="offset points",
+                    ha="left" if is_last else "right", va="center", color=MUTED, fontsize=10,
+                    bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5},
+                )  # fmt: skip
+            label = "validation\naccuracy, %" if name == "objective" else str(name).replace(".", ".\n", 1)
+            axes.annotate("\n".join(map(plain, label.split("\n"))), (place, 1.06), ha="center", va="bottom", color=INK)
+        heights = np.array(scaled).T  # (trials, axes)
+        for is_best, colour, width, alpha in ((False, PUBLISHED, 0.9, 0.45), (True, GENERATED, 2.0, 0.9)):
+            for line in heights[best.to_numpy() == is_best]:
+                axes.plot(line, color=colour, linewidth=width, alpha=alpha, solid_joinstyle="round")
+        axes.set_xlim(-0.4, len(values.columns) - 0.5)
+        axes.set_ylim(-0.06, 1.28)
+        axes.set_title("Trials, from parameters to accuracy")
+
+    caption = f"{study.name}: each line is a completed trial"
+    if len(trials) < len(study.trials):
+        caption += f", {len(trials):,} of {len(study.trials):,}: the best half of these, and a sample of the others"
+    order = trials.sort_values("objective", ascending=False).head(_MOST_LISTED)
+    names = list(study.parameters.columns)
+    return Figure(
+        name=f"parallel-{study.name}",
+        drawing=draw(paint, height=320, width=640),
+        alt=f"Parallel coordinates of study {study.name}: completed trials as lines across "
+        f"{', '.join(map(str, names))} to validation accuracy; the table has the best of them.",
+        caption=f"{caption}. Blue: the best {int(best.sum())}.",
+        table=Table(
+            caption=f"The best {len(order)} of {len(study.trials):,} completed trials in {study.name}",
+            columns=("trial", *map(str, names), "accuracy, %"),
+            rows=[
+                (number(trial), *map(_cell, chosen), percent(objective))
+                for trial, objective, chosen in zip(
+                    order["number"], order["objective"], study.parameters.loc[order.index].to_numpy(), strict=True
+                )
+            ],
+        ),
+        is_wide=True,
     )
 
 
@@ -156,7 +224,9 @@ def pareto_figure(points: pd.DataFrame, *, name: str, title: str, axis: str) -> 
     return Figure(
         name=name,
         drawing=draw(paint, height=300),
-        alt=f"{title}: validation accuracy against {axis}; {len(front)} of {len(points):,} are undominated.",
+        alt=f"{title}: {len(front)} of {len(points):,} are undominated, from "
+        f"{100 * front['accuracy'].iloc[0]:.1f} % at {front['cost'].iloc[0]:,.0f} {axis} to "
+        f"{100 * front['accuracy'].iloc[-1]:.1f} % at {front['cost'].iloc[-1]:,.0f} {axis}.",
         caption=f"Green: nothing that costs as little is more accurate ({len(front)} of {len(points):,}).{few}",
         table=Table(
             caption=f"{title}: undominated{'' if len(listed) == len(front) else f', the last {len(listed)}'}",
@@ -167,3 +237,27 @@ def pareto_figure(points: pd.DataFrame, *, name: str, title: str, axis: str) -> 
             ],
         ),
     )
+
+
+def _scaled(column: pd.Series[Any]) -> tuple[npt.NDArray[np.float64], list[tuple[float, str]]]:
+    """Return heights in [0, 1] and the ticks of an axis: few values have one each, many only at the ends."""
+    if not pd.api.types.is_numeric_dtype(column):
+        names = sorted({str(value) for value in column})
+        step = 1 / max(1, len(names) - 1)
+        ticks = [(rank * step, name) for rank, name in enumerate(names)]
+        heights = np.array([names.index(str(value)) * step for value in column])
+        return heights, ticks if len(ticks) <= _MOST_TICKS else [ticks[0], ticks[-1]]
+    values = column.to_numpy(dtype=float)
+    is_log = np.nanmin(values) > 0 and np.nanmax(values) >= _LOGARITHMIC_FROM * np.nanmin(values)
+    bent = np.log(values) if is_log else values
+    low, span = np.nanmin(bent), float(np.nanmax(bent) - np.nanmin(bent)) or 1.0
+    distinct = np.unique(values[~np.isnan(values)])
+    is_few = len(distinct) <= _MOST_TICKS and not pd.api.types.is_float_dtype(column)
+    ends = distinct if is_few else distinct[[0, -1]]
+    return (bent - low) / span, [(float(((np.log(e) if is_log else e) - low) / span), f"{e:.4g}") for e in ends]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, str) or value is None:
+        return str(value)
+    return number(float(value), f"{value:.4g}")

@@ -20,9 +20,9 @@ from dim_ray.reporting.cells import REAL, Best, best_generators, curve, measured
 from dim_ray.reporting.content import Answer, Figure, Section
 from dim_ray.reporting.cost_figures import cost_figure, costs
 from dim_ray.reporting.gallery import gallery, samples
-from dim_ray.reporting.search_figures import importance_figure, pareto_figure, pool_figure
+from dim_ray.reporting.search_figures import importance_figure, parallel_figure, pareto_figure, pool_figure
 from dim_ray.reporting.searches import Study, datasets_of, studies
-from dim_ray.reporting.tables import best_trials, failure_tables, leaderboard
+from dim_ray.reporting.tables import failure_tables, leaderboard
 from dim_ray.store.analysis.pareto import AXES, hypervolumes
 from dim_ray.store.analysis.selection import may_choose, no_evaluations, none_chosen, rank
 from dim_ray.store.artifacts import ArtifactStore
@@ -183,13 +183,12 @@ def _of_studies(evaluations: pd.DataFrame, trials: pd.DataFrame, bests: Sequence
     searched, num_all = studies(trials, _MOST_STUDIES), trials["study"].nunique()
     names = ", ".join(study.name for study in searched)
     left_out = f" The {len(searched)} of {num_all:,} studies with the most trials." if len(searched) < num_all else ""
-    figures = [draw(study) for study in searched for draw in (pool_figure, importance_figure)]
+    figures = [draw(study) for study in searched for draw in (pool_figure, importance_figure, parallel_figure)]
     yield Section(
         key="search",
         title="Search",
         text=f"Studies: {names}. Accuracies are of the validation split.{left_out}",
         figures=[figure for figure in figures if figure is not None],
-        tables=[best_trials(study) for study in searched],
     )
     yield Section(
         key="pareto",

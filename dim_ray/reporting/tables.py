@@ -1,4 +1,4 @@
-"""Tables of the report without figures: the leaderboard, the best trials, states of trials, and failures.
+"""Tables of the report without figures: the leaderboard, states of trials, and failures.
 
 tables = leaderboard(measured_cells(evaluations))
 """
@@ -12,14 +12,13 @@ import pandas as pd
 
 from dim_ray.reporting.cells import leaders, lone_baselines
 from dim_ray.reporting.content import Table, number, percent
-from dim_ray.reporting.searches import Study, failures
+from dim_ray.reporting.searches import failures
 from dim_ray.store.analysis.selection import terms
 
-__all__ = ["best_trials", "failure_tables", "leaderboard"]
+__all__ = ["failure_tables", "leaderboard"]
 
 _MOST_ROWS = 300
 _MOST_FAILURES = 50
-_MOST_TRIALS = 20
 _LONGEST_ERROR = 400  # characters
 _FINGERPRINT_SHOWN = 8
 _HEADINGS: Mapping[str, tuple[str, str]] = {
@@ -43,20 +42,6 @@ def leaderboard(cells: pd.DataFrame) -> list[Table]:
             tables.append(_table(both, title, tuple(_COLUMNS), accuracy="generated", real=real))
     whole = cells[cells["protocol"] == "real_full"].sort_values(["dataset", "architecture", "optimiser_steps"])
     return [*tables, _table(whole, "All real training images, the ordinary way", _OF_WHOLE)] if len(whole) else tables
-
-
-def best_trials(study: Study) -> Table:
-    """Return the most accurate of a study's completed trials, with their parameters."""
-    best = study.trials.sort_values("objective", ascending=False).head(_MOST_TRIALS)
-    chosen = study.parameters.loc[best.index].to_numpy()
-    return Table(
-        caption=f"The best {len(best)} of {len(study.trials):,} completed trials in {study.name}",
-        columns=("trial", *map(str, study.parameters.columns), "accuracy, %"),
-        rows=[
-            (number(trial), *map(_parameter, values), percent(objective))
-            for trial, objective, values in zip(best["number"], best["objective"], chosen, strict=True)
-        ],
-    )
 
 
 def failure_tables(trials: pd.DataFrame) -> list[Table]:
@@ -121,10 +106,6 @@ _COLUMNS: Mapping[str, Callable[[Mapping[Any, Any]], str]] = {
     "generator": _generator,
 }
 _OF_WHOLE = ("dataset", "student", "terms", "accuracy", "seeds", "steps", "images drawn")
-
-
-def _parameter(value: Any) -> str:
-    return str(value) if isinstance(value, str) or value is None else number(float(value), f"{value:.4g}")
 
 
 def _text(value: Any) -> str:

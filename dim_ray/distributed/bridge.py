@@ -120,9 +120,9 @@ class TrainReporter:
 
     def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
         self._also.report(step, total, metrics)
-        epoch, measured = validation_in(step, metrics) or (total, {})
-        if 0 < epoch < total:  # a distillation of no epochs ends with 0
-            ray.train.report({"epoch": epoch, **measured})
+        measured = validation_in(metrics)
+        if measured is not None and step < total:
+            ray.train.report({"epoch": step, **measured})
 
     def advance(self, done: float, total: int, note: str = "") -> None:
         self._also.advance(done, total, note)

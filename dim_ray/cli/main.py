@@ -100,11 +100,10 @@ def parse(
 def run_main(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
     """Run a command, print a `DimError` as one line on stderr, and return the exit code.
 
-    That is 0, the `DimError`'s own (2 if the call can't work, else 1), 130 after Ctrl-C, or 143 after SIGTERM. Any
-    other exception is a bug and keeps its traceback, unless stdout can't be written.
+    That is 0, the `DimError`'s own (2 if the call can't work, else 1), 130 after Ctrl-C, 143 after SIGTERM, or 141 if
+    the reader of stdout has gone. Any other exception is a bug and keeps its traceback.
     """
     terminated, code = False, 0
-    unwritten: OSError | None = None
 
     def terminate(number: int, frame: object) -> None:
         nonlocal terminated
@@ -125,23 +124,20 @@ def run_main(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None =
     except KeyboardInterrupt:
         say("interrupted; run the same command again to continue")
         code = _EXIT_TERMINATED if terminated else _EXIT_INTERRUPTED
-    except OSError as error:
-        unwritten = close_broken(sys.stdout, "\n")  # an unbuffered stream fails only if there is text
-        if isinstance(error, BrokenPipeError):
-            unwritten = error
-        if unwritten is None:
-            raise
+    except BrokenPipeError:
+        code = _EXIT_BROKEN_PIPE
     finally:
         with suppress(KeyboardInterrupt):
             _end_logging()
         signal.signal(signal.SIGTERM, before)
     close_broken(sys.stderr)
-    unwritten = close_broken(sys.stdout) or unwritten
+    unwritten = close_broken(sys.stdout)
+    if unwritten is None:
+        return code
     if isinstance(unwritten, BrokenPipeError):
         return code or _EXIT_BROKEN_PIPE
-    if unwritten:
-        say(f"error: stdout can't be written: {unwritten.strerror}; what the command stored is there.")
-    return code or int(unwritten is not None)
+    say(f"error: stdout can't be written: {unwritten.strerror}; what the command stored is there.")
+    return code or 1
 
 
 @contextmanager

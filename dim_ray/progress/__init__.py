@@ -44,13 +44,8 @@ class Progress(Protocol):
         The first call of a stage marks the beginning of its work; starting processes doesn't count towards its speed.
         """
 
-    def trials(
-        self, *, done: int, running: int, stopped: int, failed: int, best: float | None, sampled: int = 0
-    ) -> None:
-        """Report the numbers of trials, and the best validation accuracy so far, in [0, 1].
-
-        `sampled` are those done that the sampler drew; the others were drawn by the start, or came from earlier trials.
-        """
+    def status(self, text: str) -> None:
+        """Show what stands beside this stage's numbers, such as how its trials ended; it replaces the one before."""
 
     def message(self, text: str) -> None:
         """Show a line that stays: a result, or a warning that the reader can act on."""
@@ -95,9 +90,7 @@ class SilentProgress:
     def advance(self, done: float, note: str = "") -> None:
         pass
 
-    def trials(
-        self, *, done: int, running: int, stopped: int, failed: int, best: float | None, sampled: int = 0
-    ) -> None:
+    def status(self, text: str) -> None:
         pass
 
     def message(self, text: str) -> None:
@@ -120,10 +113,8 @@ class PrefixedProgress(SilentProgress):
     def advance(self, done: float, note: str = "") -> None:
         self._progress.advance(done, note)
 
-    def trials(
-        self, *, done: int, running: int, stopped: int, failed: int, best: float | None, sampled: int = 0
-    ) -> None:
-        self._progress.trials(done=done, running=running, stopped=stopped, failed=failed, best=best, sampled=sampled)
+    def status(self, text: str) -> None:
+        self._progress.status(text)
 
     def message(self, text: str) -> None:
         self._progress.message(f"{self._prefix}{text}")

@@ -6,7 +6,6 @@ failure = close_broken(sys.stdout)     # None, or why it can't be written
 
 from __future__ import annotations
 
-import codecs
 import io
 import os
 import sys
@@ -15,13 +14,9 @@ from typing import TextIO
 
 __all__ = ["close_broken", "prepare_output", "say"]
 
-_HANDLER = "dim_ray"
-_STAND_INS = {"±": "+-", "…": "..."}
-
 
 def prepare_output() -> None:
-    """Let symbols that an encoding lacks have stand-ins in ASCII, and let a closed stream lead nowhere."""
-    codecs.register_error(_HANDLER, _stand_in)
+    """Write symbols that an encoding lacks as escapes, and let a closed stream lead nowhere."""
     for name in ("stdin", "stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed; what is opened next would take its descriptor, and subprocesses write into it
@@ -30,14 +25,12 @@ def prepare_output() -> None:
             stream = os.fdopen(nowhere, "r" if name == "stdin" else "w", encoding="utf-8")
             setattr(sys, name, stream)
         if name != "stdin" and isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=_HANDLER)
+            stream.reconfigure(errors="backslashreplace")
 
 
-def close_broken(stream: TextIO, last: str = "") -> OSError | None:
-    """Write the last text to a stream; if it can't be written, send it nowhere from now on and return why."""
+def close_broken(stream: TextIO) -> OSError | None:
+    """Flush a stream; if it can't be written, send it nowhere from now on and return why."""
     try:
-        if last:
-            stream.write(last)
         stream.flush()
     except OSError as error:
         # The interpreter flushes again at exit, and would print an error.
@@ -50,10 +43,3 @@ def say(text: str) -> None:
     """Print a line on stderr, if it can be written."""
     with suppress(OSError):
         print(text, file=sys.stderr)
-
-
-def _stand_in(error: UnicodeError) -> tuple[str, int]:
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    text = error.object[error.start : error.end]
-    return "".join(_STAND_INS.get(one) or one.encode("ascii", "backslashreplace").decode() for one in text), error.end

@@ -17,14 +17,14 @@ import socket
 import textwrap
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from dim_ray.config import Config, StudyConfig
 from dim_ray.distributed.cluster.address import make_address_hook
 from dim_ray.distributed.cluster.machine import check_machine, make_folder
-from dim_ray.distributed.cluster.own_ray import agents_end_with_driver, start_own_ray
+from dim_ray.distributed.cluster.own_ray import start_own_ray
 from dim_ray.distributed.cluster.placement import Growth, Node, Placement, local_resources, plan_placement
 from dim_ray.errors import DimError, ResourceError
 from dim_ray.progress import Progress
@@ -99,8 +99,7 @@ def cluster(config: Config, progress: Progress) -> Iterator[Placement]:
                 raise _not_started(error, failed) from error
             placement = plan_placement(config.study, nodes, growth)
             log.info("Nodes: %s; growth: %s; placement: %s", nodes, growth, placement)
-            with nullcontext() if joins else agents_end_with_driver():
-                yield placement
+            yield placement
         finally:
             ray.shutdown()
             if folder is not None:

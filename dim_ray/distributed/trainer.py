@@ -17,6 +17,7 @@ from typing import Any
 import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError  # raised for a worker that died
 
 from dim_ray.core.training.collective import TorchCollective
 from dim_ray.core.training.ports import Collective, Reporter
@@ -24,7 +25,6 @@ from dim_ray.distributed.board import is_given_up
 from dim_ray.distributed.bridge import BoardReporter, TrainReporter, told_to
 from dim_ray.distributed.cluster.held import on_held_device
 from dim_ray.distributed.cluster.placement import Placement
-from dim_ray.distributed.private_names import WorkerHealthCheckFailedError
 from dim_ray.distributed.tasks import worker_died
 from dim_ray.errors import DimError
 from dim_ray.pipeline.generators import distill_generator

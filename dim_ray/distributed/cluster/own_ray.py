@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from dim_ray.distributed.cluster.machine import LOOPBACK, object_store_bytes
-from dim_ray.distributed.private_names import init_options, without_public_address
 
 __all__ = ["start_own_ray", "stored_token"]
 
@@ -37,21 +36,27 @@ def start_own_ray(options: Mapping[str, Any], folder: Path, *, with_dashboard: b
             groups need it: without it these leak.
     """
     import ray
+    from ray._private import ray_constants
 
     _provide_token()
     os.environ.pop("RAY_REDIS_ADDRESS", None)  # a cluster's
     # Keep the processes that built the networks while the trials have theirs: they evaluate afterwards, and a new one
     # spends ten seconds on imports. Ray's default is one process per core.
     os.environ.setdefault("RAY_num_workers_soft_limit", str(2 * (os.cpu_count() or 1)))
-    with without_public_address():
+    # Otherwise `ray.init` replaces the loopback address by a public one on Linux.
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
         ray.init(
             address="local",  # never join another user's Ray on this machine
             include_dashboard=with_dashboard,
             dashboard_host=LOOPBACK,
             object_store_memory=object_store_bytes(),
-            **init_options(LOOPBACK, folder),
+            _node_ip_address=LOOPBACK,  # these two have public names only in `ray start`
+            _temp_dir=str(folder),
             **options,
         )
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _provide_token() -> None:

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ class Progress(Protocol):
         """Show a line that stays: a result, or a warning that the reader can act on."""
 
 
-def make_progress(console: Console | None = None, *, clock: Callable[[], float] = time.monotonic) -> Progress:
+def make_progress(console: Console | None = None) -> Progress:
     """Return a live display on a terminal, and plain lines everywhere else.
 
     By default they go to stderr; in a notebook, which shows that in red, to stdout.
@@ -64,7 +63,7 @@ def make_progress(console: Console | None = None, *, clock: Callable[[], float] 
         console = Console(force_terminal=False, force_jupyter=False)
     console = console or Console(stderr=True)
     is_live = console.is_terminal and not console.is_dumb_terminal
-    return LiveProgress(console, clock=clock) if is_live else PlainProgress(console, clock=clock)
+    return LiveProgress(console) if is_live else PlainProgress(console)
 
 
 def is_in_notebook() -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,11 +22,15 @@ if TYPE_CHECKING:
 __all__ = ["PrefixedProgress", "Progress", "SilentProgress", "is_in_notebook", "make_progress"]
 
 
-class Progress(Protocol):
-    """Receives progress events; thread-safe. Calls before the first stage and after the end are harmless."""
+class Progress:
+    """Receives progress events, and shows nothing: displays override what they show. Thread-safe.
+
+    Calls before the first stage and after the end are harmless.
+    """
 
     def __enter__(self) -> Self:
         """Begin the display."""
+        return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """End the display and give the terminal back; an exception propagates."""
@@ -71,32 +75,11 @@ def is_in_notebook() -> bool:
     return "JPY_PARENT_PID" in os.environ or "ipykernel" in sys.modules
 
 
-class SilentProgress:
+class SilentProgress(Progress):
     """A Progress that shows nothing."""
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        pass
-
-    def plan(self, stages: Mapping[str, float]) -> None:
-        pass
-
-    def start(self, stage: str, total: float, unit: str) -> None:
-        pass
-
-    def advance(self, done: float, note: str = "") -> None:
-        pass
-
-    def status(self, text: str) -> None:
-        pass
-
-    def message(self, text: str) -> None:
-        pass
-
-
-class PrefixedProgress(SilentProgress):
+class PrefixedProgress(Progress):
     """A Progress for a part of a run: passes stages and messages to its display with a prefix such as "mnist: "."""
 
     def __init__(self, progress: Progress, prefix: str) -> None:

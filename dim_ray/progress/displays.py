@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Self
 
-from dim_ray.progress import SilentProgress
+from dim_ray.progress import Progress
 from dim_ray.progress.stages import Stage, Stages, format_duration, format_time_left
 from dim_ray.start.streams import close_broken
 
@@ -26,7 +26,7 @@ _NARROWEST_BAR = 6
 _WIDTH_BESIDE_BAR = 54
 
 
-class _Display(SilentProgress):
+class _Display(Progress):
     """What both displays have: the stages of a run, and the status of the current one."""
 
     def __init__(self, console: Console, clock: Callable[[], float]) -> None:

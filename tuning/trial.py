@@ -14,15 +14,15 @@ import ray
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from dim_ray.core.training.ports import Reporter, SingleWorker
+from dim_ray.core.training.ports import SingleWorker
 from dim_ray.distributed.board import is_given_up
-from dim_ray.distributed.bridge import BoardReporter, told_to
+from dim_ray.distributed.bridge import BoardReporter, RungReporter, told_to
 from dim_ray.distributed.cluster.placement import Placement
 from dim_ray.distributed.measure import validate_elsewhere
 from dim_ray.distributed.trainer import run_workers, trial_shards
 from dim_ray.errors import DimError, DivergedError
 from dim_ray.pipeline.generators import distill_generator, generator_fingerprint
-from dim_ray.pipeline.validation import WALL_SECONDS, at_rungs, validation_in
+from dim_ray.pipeline.validation import WALL_SECONDS, at_rungs
 from dim_ray.pipeline.workspace import Workspace, on_device
 from tuning.search.schedulers import METRIC, METRIC_STD, TIME_ATTRIBUTE
 from tuning.search.space import configure
@@ -42,7 +42,7 @@ def run_trial(parameters: dict[str, Any], *, work: Workspace, placement: Placeme
         if placement.num_workers == 1:
             with told_to(board):
                 work = on_device(work, placement.cpus_per_worker, gpus=placement.gpus_per_worker)
-                reporter = _TuneReporter(BoardReporter(board, name))
+                reporter = RungReporter(BoardReporter(board, name), tune.report, with_last=True)
                 distill_generator(work, reporter, SingleWorker(), at_rungs(work))
         else:
             tune.report({TIME_ATTRIBUTE: epochs, **_run_workers(name, work, placement, board)})
@@ -67,18 +67,3 @@ def _run_workers(name: str, work: Workspace, placement: Placement, board: Any) -
     card = work.artifacts.read_card("generators", fingerprint)
     measured = {**card["validation"], WALL_SECONDS: card["wall_seconds"]}
     return {name: measured[name] for name in (METRIC, METRIC_STD, WALL_SECONDS) if name in measured}
-
-
-class _TuneReporter:
-    """Reporter that passes rungs to Ray Tune, and everything to another one."""
-
-    def __init__(self, also: Reporter) -> None:
-        self._also = also
-
-    def advance(self, done: float, total: int, note: str = "") -> None:
-        self._also.advance(done, total, note)
-
-    def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
-        self._also.report(step, total, metrics)
-        if (measured := validation_in(metrics)) is not None:
-            tune.report({TIME_ATTRIBUTE: step, **measured})

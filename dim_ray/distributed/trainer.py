@@ -22,7 +22,7 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError  # ra
 from dim_ray.core.training.collective import TorchCollective
 from dim_ray.core.training.ports import Collective, Reporter
 from dim_ray.distributed.board import is_given_up
-from dim_ray.distributed.bridge import BoardReporter, TrainReporter, told_to
+from dim_ray.distributed.bridge import BoardReporter, RungReporter, told_to
 from dim_ray.distributed.cluster.held import on_held_device
 from dim_ray.distributed.cluster.placement import Placement
 from dim_ray.distributed.tasks import worker_died
@@ -148,7 +148,8 @@ def distill_shards(work: Workspace, report_to: ReportTo, collective: Collective)
 
 def trial_shards(name: str, work: Workspace, report_to: ReportTo, collective: Collective) -> None:
     """Distil as `distill_shards` does for a trial of this name; report validations at the rungs through Ray Train."""
-    distill_generator(work, TrainReporter(report_to(name)), collective, at_rungs(work))
+    reporter = RungReporter(report_to(name), ray.train.report, with_last=False)
+    distill_generator(work, reporter, collective, at_rungs(work))
 
 
 def _worker(settings: dict[str, Any]) -> None:

@@ -7,13 +7,6 @@ rows = dim_ray.open_store("dim_storage").evaluations(dataset="digits", ipc=[1, 1
 
 from __future__ import annotations
 
-import sys
-
-if sys.argv[:1] == ["-m"]:  # Python imports this before one of our commands, which any file of a person's own may break
-    from dim_ray.start.shadows import explain_failures
-
-    explain_failures()
-
 from typing import TYPE_CHECKING, Any
 
 from dim_ray.version import __version__

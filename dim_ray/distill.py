@@ -52,7 +52,6 @@ def _distill_here(work: Workspace, progress: Progress) -> None:
     from dim_ray.pipeline.generators import distill_generator
     from dim_ray.pipeline.local import ProgressReporter, train_pool
     from dim_ray.pipeline.priors import build_prior, prior_is_settled
-    from dim_ray.pipeline.validation import HereValidator
     from dim_ray.pipeline.workspace import on_device
 
     work = on_device(work)
@@ -63,7 +62,7 @@ def _distill_here(work: Workspace, progress: Progress) -> None:
         build_prior(work, ProgressReporter(progress, size=epochs), SingleWorker())
     epochs = max(1, work.config.matching.epochs)
     progress.start("distillation", epochs, "epochs")
-    distill_generator(work, ProgressReporter(progress, size=epochs), SingleWorker(), HereValidator(work))
+    distill_generator(work, ProgressReporter(progress, size=epochs), SingleWorker(), rungs=work)
 
 
 def _distill_with_ray(work: Workspace, progress: Progress) -> None:

@@ -131,14 +131,12 @@ class TrialDisplay(tune.Callback):  # type: ignore[misc]  # ray has no types
             self._show_counts()
 
     def _show_counts(self) -> None:
-        self._progress.trials(
-            done=self._done,
-            running=len(self._running),
-            stopped=self._stopped,
-            failed=self._failed,
-            best=self._best,
-            sampled=self._sampled,
-        )
+        named = ((self._stopped, "stopped"), (self._failed, "failed"), (self._sampled, "drawn by the sampler"))
+        ended = ", ".join(f"{count} {how}" for count, how in named if count)
+        text = f"{self._done} done{f' ({ended})' if ended else ''}, {len(self._running)} running"
+        if self._best is not None:
+            text += f"; best validation accuracy {100 * self._best:.1f} %"
+        self._progress.status(text)
 
 
 def _reason(error: str) -> str:

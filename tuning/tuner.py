@@ -6,7 +6,7 @@ if run_trials(work, record, journal, time_budget, placement, progress, loggers):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -49,18 +49,12 @@ def run_trials(
     """Run a study's missing trials, and return whether all ended before the time was over."""
     study = work.config.study
     num_trials = study.num_trials - len(record.finished())
-    search = _open_search(
-        work,
-        record,
-        journal,
-        time_budget,
-        progress,
-        on_reused=lambda number, result: display.on_trial_reused(number, result),
-    )
+    search = _open_search(work, record, journal, time_budget, progress)
     if note := concurrency_note(study, placement.max_concurrent):
         progress.message(note)
     progress.start(STAGE_TRIALS, study.num_trials, "trials")
     display = TrialDisplay(work.config, record, search, time_budget, progress)
+    search.on_reused = display.on_trial_reused
     # A study resumes from its rows and Optuna's journal, so nothing reads Tune's own state, and only the driver writes
     # it: our trials report no Ray checkpoints.
     with (
@@ -106,12 +100,7 @@ def run_trials(
 
 
 def _open_search(
-    work: Workspace,
-    record: StudyRecord,
-    journal: BaseStorage,
-    time_budget: TimeBudget,
-    progress: Progress,
-    on_reused: Callable[[int, Mapping[str, Any]], None],
+    work: Workspace, record: StudyRecord, journal: BaseStorage, time_budget: TimeBudget, progress: Progress
 ) -> StudySearch:
     config, finished = work.config, record.finished()
     limit = SizeLimit(config, work.dataset)
@@ -130,7 +119,6 @@ def _open_search(
         num_trials=config.study.num_trials - len(finished),
         time_budget=time_budget,
         limit=limit,
-        on_reused=on_reused,
     )
 
 

@@ -18,7 +18,7 @@ from dim_ray.cli.settings import Setting, read_study
 from dim_ray.config import Config, DataConfig
 from dim_ray.config.suits import KNOWN_IMAGES, Device, Images, Suits
 from dim_ray.errors import UsageError
-from dim_ray.progress import SilentProgress
+from dim_ray.progress import Progress
 
 if TYPE_CHECKING:
     from dim_ray.core.data.dataset import Dataset
@@ -128,7 +128,7 @@ def _offer(suits: Suits) -> str:
     return f"for {suits}{'' if suits.automatic else ', with --config'}{'; ' if times else ''}{', '.join(times)}{on}"
 
 
-class _OnlyMessages(SilentProgress):
+class _OnlyMessages(Progress):
     """Shows what a person has to know before the run's display begins."""
 
     def message(self, text: str) -> None:

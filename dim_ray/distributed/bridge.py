@@ -1,4 +1,4 @@
-"""Progress and notices of jobs, passed on to the driver, and validations, passed on to Ray Train.
+"""Progress and notices of jobs, passed on to the driver, and validations, passed on to Ray.
 
 with watching({"prior": 1.0}, on_progress) as board:
     ...                                 # start jobs; each reports through BoardReporter(board, "prior")
@@ -13,14 +13,13 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import ray
-import ray.train
 
 from dim_ray.core.training.ports import Reporter
 from dim_ray.distributed.board import Board, make_board, summarise
 from dim_ray.pipeline.validation import validation_in
 from dim_ray.progress.notices import log, told
 
-__all__ = ["BoardReporter", "OnProgress", "TrainReporter", "told_to", "watching"]
+__all__ = ["BoardReporter", "OnProgress", "RungReporter", "told_to", "watching"]
 
 _SECONDS_BETWEEN_POSTS = 0.5
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -105,24 +104,26 @@ class BoardReporter:
             self._board.post.remote(self._job, done / total)
 
 
-class TrainReporter:
-    """A Reporter that hands validations to Ray Train, except that of the last epoch.
-
-    The trial reports that one itself: a scheduler stops the trial then, and would cut off workers that still hold their
-    resources. Every worker has to make the same reports.
+class RungReporter:
+    """A Reporter that hands validations to Ray Tune or Ray Train, and everything to another one.
 
     Args:
-        also: Another reporter, for every step.
+        also: The other one.
+        report: `ray.tune.report` or `ray.train.report`.
+        with_last: Whether to hand over that of the last epoch. Several workers leave it to their trial: a scheduler
+            stops the trial then, and would cut off workers that still hold their resources.
     """
 
-    def __init__(self, also: Reporter) -> None:
+    def __init__(self, also: Reporter, report: Callable[[dict[str, float]], None], *, with_last: bool) -> None:
         self._also = also
+        self._report = report
+        self._with_last = with_last
 
     def report(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
         self._also.report(step, total, metrics)
-        epoch, measured = validation_in(step, metrics) or (total, {})
-        if 0 < epoch < total:  # a distillation of no epochs ends with 0
-            ray.train.report({"epoch": epoch, **measured})
+        measured = validation_in(metrics)
+        if measured is not None and (self._with_last or step < total):
+            self._report({"epoch": step, **measured})
 
     def advance(self, done: float, total: int, note: str = "") -> None:
         self._also.advance(done, total, note)

@@ -9,21 +9,33 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
+import ray
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
 from dim_ray.config import Config
 from dim_ray.core.training.ports import Reporter
+from dim_ray.distributed.cluster.held import on_held_device
 from dim_ray.distributed.cluster.placement import Placement
 from dim_ray.distributed.tasks import Job, Task, run_tasks
-from dim_ray.errors import DivergedError
+from dim_ray.errors import DimError, DivergedError
 from dim_ray.pipeline.contenders import validate_group
 from dim_ray.pipeline.controls import measure_control, missing_students
 from dim_ray.pipeline.evaluations import check_all_measured, evaluate_group
+from dim_ray.pipeline.generators import load_module
 from dim_ray.pipeline.rows import missing_rows
-from dim_ray.pipeline.students import StudentPlan, group_students
+from dim_ray.pipeline.students import StudentPlan, group_students, validate
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
 from dim_ray.store.schema import EVALUATION_TABLE, VALIDATION_TABLE
 
-__all__ = ["STAGE_CONTEND", "STAGE_EVALUATE", "control_task", "run_evaluations", "run_validations"]
+__all__ = [
+    "STAGE_CONTEND",
+    "STAGE_EVALUATE",
+    "control_task",
+    "run_evaluations",
+    "run_validations",
+    "validate_elsewhere",
+]
 
 STAGE_CONTEND, STAGE_EVALUATE = "contenders", "evaluation"
 _DISTILLATION_COST = 2  # of a control and its students, in that of the students
@@ -56,6 +68,24 @@ def run_validations(work: Workspace, planned: list[StudentPlan], placement: Plac
     groups = _grouped(work, plans, placement, work.config.study.contender_seeds)
     _run(work, _tasks(_validation_job, groups), placement, progress, STAGE_CONTEND, len(planned), len(plans))
     return len(plans)
+
+
+def validate_elsewhere(work: Workspace, generator: str, placement: Placement) -> Mapping[str, float]:
+    """Return the measurements of a stored generator, from a task with the resources of one worker.
+
+    Raises:
+        DivergedError: A student diverged.
+    """
+    outside = PlacementGroupSchedulingStrategy(placement_group=None)  # a trial's own group is full
+    held = {"num_cpus": placement.cpus_per_worker, "num_gpus": placement.gpus_per_worker}
+    task = ray.remote(**held, scheduling_strategy=outside)(_validate)
+    try:
+        measured: Mapping[str, float] = ray.get(task.options(name="validation").remote(work, generator))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, DimError):
+            raise error.cause from error
+        raise
+    return measured
 
 
 def control_task(work: Workspace, generator: str, config: Config) -> dict[str, Task]:
@@ -99,6 +129,11 @@ def _evaluation_job(work: Workspace, plans: list[StudentPlan], reporter: Reporte
 
 def _validation_job(work: Workspace, plans: list[StudentPlan], reporter: Reporter) -> None:
     validate_group(work, plans, reporter)
+
+
+def _validate(work: Workspace, generator: str) -> Mapping[str, float]:
+    work = on_held_device(work)
+    return validate(work, load_module(work, generator, work.config.evaluation.weights))
 
 
 def _control_job(work: Workspace, argument: tuple[str, Config], reporter: Reporter) -> None:

@@ -17,16 +17,15 @@ from typing import Any
 import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError  # raised for a worker that died
 
 from dim_ray.core.training.collective import TorchCollective
 from dim_ray.core.training.ports import Collective, Reporter
 from dim_ray.distributed.board import is_given_up
-from dim_ray.distributed.bridge import BoardReporter, TrainReporter, told_to
-from dim_ray.distributed.cluster.held import held_resources, on_held_device
+from dim_ray.distributed.bridge import BoardReporter, RungReporter, told_to
+from dim_ray.distributed.cluster.held import on_held_device
 from dim_ray.distributed.cluster.placement import Placement
-from dim_ray.distributed.private_names import WorkerHealthCheckFailedError
 from dim_ray.distributed.tasks import worker_died
-from dim_ray.distributed.validator import SlotValidator
 from dim_ray.errors import DimError
 from dim_ray.pipeline.generators import distill_generator
 from dim_ray.pipeline.priors import build_prior
@@ -149,8 +148,8 @@ def distill_shards(work: Workspace, report_to: ReportTo, collective: Collective)
 
 def trial_shards(name: str, work: Workspace, report_to: ReportTo, collective: Collective) -> None:
     """Distil as `distill_shards` does for a trial of this name; report validations at the rungs through Ray Train."""
-    validator = SlotValidator(at_rungs(work), held_resources())
-    distill_generator(work, TrainReporter(report_to(name)), collective, validator)
+    reporter = RungReporter(report_to(name), ray.train.report, with_last=False)
+    distill_generator(work, reporter, collective, at_rungs(work))
 
 
 def _worker(settings: dict[str, Any]) -> None:

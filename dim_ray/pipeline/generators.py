@@ -26,7 +26,7 @@ from dim_ray.errors import ArtifactError, ConfigError
 from dim_ray.pipeline.checkpoints import shared_checkpointer
 from dim_ray.pipeline.priors import load_prior, prior_fingerprint
 from dim_ray.pipeline.teachers import open_pool, pool_parts, pool_teachers, teacher_fingerprint
-from dim_ray.pipeline.validation import WALL_SECONDS, Rungs, Validator, validate_here, validation_in
+from dim_ray.pipeline.validation import WALL_SECONDS, validate_at, validation_in
 from dim_ray.pipeline.workspace import Workspace, dataset_card
 from dim_ray.store.artifacts import Artifact
 from dim_ray.store.files.filesystem import open_root
@@ -73,14 +73,18 @@ def generator_bytes(config: GeneratorConfig, dataset: Dataset) -> int:
 
 
 def distill_generator(
-    work: Workspace, reporter: Reporter, collective: Collective, validator: Validator | None = None
+    work: Workspace, reporter: Reporter, collective: Collective, rungs: Workspace | None = None
 ) -> str:
     """Distil from the stored prior and teachers, store the generator with its card and picture, return its fingerprint.
 
-    The validation accuracy is measured at the rungs and at the end. A rung's may be reported in a later epoch, with the
-    epoch that it belongs to. Without a validator it's measured only at the end. The generator is stored before the last
-    epoch's report, because a scheduler may end the process then. Each of several workers calls this, and holds its
-    shard of the teachers.
+    The generator is stored before the last epoch's report, because a scheduler may end the process then. Each of
+    several workers calls this, and holds its shard of the teachers.
+
+    Args:
+        work: Data, recipe and storage.
+        reporter: Receiver of every epoch's measurements.
+        collective: Workers.
+        rungs: Workspace whose students validate at the rungs; None to validate only at the end.
     """
     config = work.config
     name, weights = generator_fingerprint(work), config.evaluation.weights
@@ -88,7 +92,7 @@ def distill_generator(
         epoch = config.matching.epochs
         # The others may not see it yet.
         generator = load_module(work, name, weights) if collective.rank == 0 else None
-        measured = validate_here(work, epoch, generator, collective)
+        measured = validate_at(work, epoch, generator, collective)
         reporter.report(epoch, epoch, measured)
         return name
     pair = build_pair(
@@ -101,27 +105,19 @@ def distill_generator(
     load = pair.load_state if config.matching.adam_state == "prior" else pair.load_weights
     load(load_prior(work))
     saved = shared_checkpointer(work, name, collective)
-    rungs, epochs = Rungs(validator, collective), rung_epochs(config, len(work.dataset.train))
-
-    def timed(measured: Mapping[str, float]) -> Mapping[str, float]:
-        return {**measured, WALL_SECONDS: saved.seconds()} if measured else measured
+    last = config.matching.epochs
+    epochs = rung_epochs(config, len(work.dataset.train)) if rungs else [last]
 
     def after_epoch(epoch: int) -> Mapping[str, float]:
-        measured = timed(rungs.take(wait=epoch in epochs))
         if epoch not in epochs:
-            return measured
-        if measured:  # of the last rung
-            reporter.report(epoch, config.matching.epochs, measured)
+            return {}
         chosen = pair.average if weights == "average" else pair.generator
-        beside = _Beside(reporter, epoch, config.matching.epochs)
-        if epoch < config.matching.epochs:
-            rungs.begin(epoch, chosen, beside)
-            return timed(rungs.take(wait=False))
-        measured = validate_here(work, epoch, chosen, collective, beside)
-        if collective.rank == 0:
+        own = work if epoch == last or rungs is None else rungs
+        measured = validate_at(own, epoch, chosen, collective, _Beside(reporter, epoch, last))
+        if epoch == last and collective.rank == 0:
             _store_generator(work, name, pair, stage.scale if stage else None, measured, saved.seconds())
             saved.clear()  # there may be no time after the report
-        return timed(measured)
+        return {**measured, WALL_SECONDS: saved.seconds()}
 
     stage: Distillation | None = None
     if config.matching.epochs == 0:
@@ -244,7 +240,7 @@ def _store_generator(
     work: Workspace, name: str, pair: Pair, scale: float | None, measured: Mapping[str, float], seconds: float
 ) -> None:
     config = work.config
-    _, accuracy = validation_in(config.matching.epochs, measured) or (0, {})
+    accuracy = validation_in(measured) or {}
     card = {
         "generator": to_dict(replace(config.generator, latent_dim=pair.generator.latent_dim)),
         "value_range": [-1.0, 1.0],

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,11 +22,15 @@ if TYPE_CHECKING:
 __all__ = ["PrefixedProgress", "Progress", "SilentProgress", "is_in_notebook", "make_progress"]
 
 
-class Progress(Protocol):
-    """Receives progress events; thread-safe. Calls before the first stage and after the end are harmless."""
+class Progress:
+    """Receives progress events, and shows nothing: displays override what they show. Thread-safe.
+
+    Calls before the first stage and after the end are harmless.
+    """
 
     def __enter__(self) -> Self:
         """Begin the display."""
+        return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """End the display and give the terminal back; an exception propagates."""
@@ -44,19 +47,14 @@ class Progress(Protocol):
         The first call of a stage marks the beginning of its work; starting processes doesn't count towards its speed.
         """
 
-    def trials(
-        self, *, done: int, running: int, stopped: int, failed: int, best: float | None, sampled: int = 0
-    ) -> None:
-        """Report the numbers of trials, and the best validation accuracy so far, in [0, 1].
-
-        `sampled` are those done that the sampler drew; the others were drawn by the start, or came from earlier trials.
-        """
+    def status(self, text: str) -> None:
+        """Show what stands beside this stage's numbers, such as how its trials ended; it replaces the one before."""
 
     def message(self, text: str) -> None:
         """Show a line that stays: a result, or a warning that the reader can act on."""
 
 
-def make_progress(console: Console | None = None, *, clock: Callable[[], float] = time.monotonic) -> Progress:
+def make_progress(console: Console | None = None) -> Progress:
     """Return a live display on a terminal, and plain lines everywhere else.
 
     By default they go to stderr; in a notebook, which shows that in red, to stdout.
@@ -69,7 +67,7 @@ def make_progress(console: Console | None = None, *, clock: Callable[[], float] 
         console = Console(force_terminal=False, force_jupyter=False)
     console = console or Console(stderr=True)
     is_live = console.is_terminal and not console.is_dumb_terminal
-    return LiveProgress(console, clock=clock) if is_live else PlainProgress(console, clock=clock)
+    return LiveProgress(console) if is_live else PlainProgress(console)
 
 
 def is_in_notebook() -> bool:
@@ -77,34 +75,11 @@ def is_in_notebook() -> bool:
     return "JPY_PARENT_PID" in os.environ or "ipykernel" in sys.modules
 
 
-class SilentProgress:
+class SilentProgress(Progress):
     """A Progress that shows nothing."""
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        pass
-
-    def plan(self, stages: Mapping[str, float]) -> None:
-        pass
-
-    def start(self, stage: str, total: float, unit: str) -> None:
-        pass
-
-    def advance(self, done: float, note: str = "") -> None:
-        pass
-
-    def trials(
-        self, *, done: int, running: int, stopped: int, failed: int, best: float | None, sampled: int = 0
-    ) -> None:
-        pass
-
-    def message(self, text: str) -> None:
-        pass
-
-
-class PrefixedProgress(SilentProgress):
+class PrefixedProgress(Progress):
     """A Progress for a part of a run: passes stages and messages to its display with a prefix such as "mnist: "."""
 
     def __init__(self, progress: Progress, prefix: str) -> None:
@@ -120,10 +95,8 @@ class PrefixedProgress(SilentProgress):
     def advance(self, done: float, note: str = "") -> None:
         self._progress.advance(done, note)
 
-    def trials(
-        self, *, done: int, running: int, stopped: int, failed: int, best: float | None, sampled: int = 0
-    ) -> None:
-        self._progress.trials(done=done, running=running, stopped=stopped, failed=failed, best=best, sampled=sampled)
+    def status(self, text: str) -> None:
+        self._progress.status(text)
 
     def message(self, text: str) -> None:
         self._progress.message(f"{self._prefix}{text}")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Self
 
+from dim_ray.progress import Progress
 from dim_ray.progress.stages import Stage, Stages, format_duration, format_time_left
 from dim_ray.start.streams import close_broken
 
@@ -25,22 +26,14 @@ _NARROWEST_BAR = 6
 _WIDTH_BESIDE_BAR = 54
 
 
-class PlainProgress:
-    """A Progress that prints a line when a stage starts, when it ends, and every 20 seconds in between."""
+class _Display(Progress):
+    """What both displays have: the stages of a run, and the status of the current one."""
 
-    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, console: Console, clock: Callable[[], float]) -> None:
         self._console = console
         self._stages = Stages(clock)
-        self._lock = threading.RLock()
-        self._trials = ""
-        self._printed_at = clock()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        with self._lock:
-            self._finish(is_complete=error is None)
+        self._lock = threading.Lock()
+        self._status = ""
 
     def plan(self, stages: Mapping[str, float]) -> None:
         with self._lock:
@@ -48,52 +41,72 @@ class PlainProgress:
 
     def start(self, stage: str, total: float, unit: str) -> None:
         with self._lock:
-            self._finish(is_complete=True)
-            self._trials = ""
             self._stages.start(stage, total, unit)
-            self._print(f"{stage}: started, {_count(total)} {unit}")
+            self._status = ""
 
     def advance(self, done: float, note: str = "") -> None:
         with self._lock:
             self._stages.advance(done, note)
-            self._print_sometimes()
 
-    def trials(
-        self, *, done: int, running: int, stopped: int, failed: int, best: float | None, sampled: int = 0
-    ) -> None:
+    def status(self, text: str) -> None:
         with self._lock:
-            self._trials = _trials_text(done, running, stopped, failed, best, sampled)
-            self._print_sometimes()
+            self._status = text
 
     def message(self, text: str) -> None:
         _print_plain(self._console, text)
 
+
+class PlainProgress(_Display):
+    """A Progress that prints a line when a stage starts, when it ends, and every 20 seconds in between."""
+
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(console, clock)
+        self._printed_at = clock()
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._finish(is_complete=error is None)
+
+    def start(self, stage: str, total: float, unit: str) -> None:
+        self._finish(is_complete=True)
+        super().start(stage, total, unit)
+        self._print(f"{stage}: started, {_count(total)} {unit}")
+
+    def advance(self, done: float, note: str = "") -> None:
+        super().advance(done, note)
+        self._print_sometimes()
+
+    def status(self, text: str) -> None:
+        super().status(text)
+        self._print_sometimes()
+
     def _finish(self, *, is_complete: bool) -> None:
-        stage = self._stages.finish(is_complete=is_complete)
+        with self._lock:
+            stage = self._stages.finish(is_complete=is_complete)
         if stage is not None:
             done = f"stopped at {_count(stage.done, stage.total)} of {_count(stage.total)} {stage.unit}"
             line = f"{stage.name}: {'finished' if is_complete else done} after {format_duration(stage.seconds)}"
-            self._print("; ".join(filter(None, [line, self._trials])))
+            self._print("; ".join(filter(None, [line, self._status])))
 
     def _print_sometimes(self) -> None:
-        stage = self._stages.current
-        if stage is None or self._stages.clock() - self._printed_at < _PLAIN_SECONDS:
-            return
-        parts = [
-            f"{stage.name}: {_count(stage.done, stage.total)} of {_count(stage.total)} {stage.unit}",
-            self._trials,
-            stage.note,
-            f"stage {format_time_left(self._stages.stage_seconds_left())}",
-            f"run {format_time_left(self._stages.run_seconds_left())}",
-        ]
-        self._print("; ".join(filter(None, parts)))
+        with self._lock:
+            stage = self._stages.current
+            if stage is None or self._stages.clock() - self._printed_at < _PLAIN_SECONDS:
+                return
+            parts = [
+                f"{stage.name}: {_count(stage.done, stage.total)} of {_count(stage.total)} {stage.unit}",
+                self._status,
+                stage.note,
+                f"stage {format_time_left(self._stages.stage_seconds_left())}",
+                f"run {format_time_left(self._stages.run_seconds_left())}",
+            ]
+            self._print("; ".join(filter(None, parts)))
 
     def _print(self, text: str) -> None:
         self._printed_at = self._stages.clock()
         _print_plain(self._console, f"[{format_duration(self._stages.run_seconds())}] {text}")
 
 
-class LiveProgress:
+class LiveProgress(_Display):
     """A Progress that updates a checklist of the stages in place on the terminal.
 
     Without `is_refreshed`, it's redrawn only when a stage starts and at the end.
@@ -104,11 +117,7 @@ class LiveProgress:
     ) -> None:
         from rich.live import Live
 
-        self._console = console
-        self._stages = Stages(clock)
-        # Drawing takes rich's lock and then this one, so draw and print nothing while holding it.
-        self._lock = threading.Lock()
-        self._trials = ""
+        super().__init__(console, clock)
         self._has_ended = False
         self._live = Live(
             console=console,
@@ -130,28 +139,9 @@ class LiveProgress:
             self._has_ended = True
         self._live.stop()
 
-    def plan(self, stages: Mapping[str, float]) -> None:
-        with self._lock:
-            self._stages.plan(stages)
-
     def start(self, stage: str, total: float, unit: str) -> None:
-        with self._lock:
-            self._stages.start(stage, total, unit)
-            self._trials = ""
-        self._live.refresh()
-
-    def advance(self, done: float, note: str = "") -> None:
-        with self._lock:
-            self._stages.advance(done, note)
-
-    def trials(
-        self, *, done: int, running: int, stopped: int, failed: int, best: float | None, sampled: int = 0
-    ) -> None:
-        with self._lock:
-            self._trials = _trials_text(done, running, stopped, failed, best, sampled)
-
-    def message(self, text: str) -> None:
-        _print_plain(self._console, text)
+        super().start(stage, total, unit)
+        self._live.refresh()  # without the lock, because drawing takes rich's lock and then ours
 
     def _draw(self) -> Group:
         from rich.console import Group
@@ -169,7 +159,7 @@ class LiveProgress:
                 table.add_column(no_wrap=True, overflow="ellipsis")
             for stage in stages.stages:
                 table.add_row(*self._row(stage))
-            details = "; ".join(filter(None, [self._trials, current.note if current else ""]))
+            details = "; ".join(filter(None, [self._status, current.note if current else ""]))
             lines: list[RenderableType] = [Text(header, style="bold"), table]
             if details:
                 lines.append(Text(f"  {details}", style="dim", no_wrap=False))
@@ -206,18 +196,6 @@ def _print_plain(console: Console, text: str) -> None:
         raise
     except OSError:
         close_broken(sys.stderr)
-
-
-def _trials_text(done: int, running: int, stopped: int, failed: int, best: float | None, sampled: int) -> str:
-    ended = ", ".join(
-        f"{count} {how}"
-        for count, how in ((stopped, "stopped"), (failed, "failed"), (sampled, "drawn by the sampler"))
-        if count
-    )
-    counts = f"{done} done{f' ({ended})' if ended else ''}, {running} running"
-    if best is None or not math.isfinite(best):
-        return counts
-    return f"{counts}; best validation accuracy {100 * best:.1f} %"
 
 
 def _count(number: float, total: float = math.inf) -> str:

@@ -19,9 +19,8 @@ from ray.autoscaler._private.kuberay.node_provider import KubernetesHttpApiClien
 from requests import HTTPError
 
 from dim_ray.config import StudyConfig
-from dim_ray.distributed.cluster.autoscaler import first_nodes, possible_growth
+from dim_ray.distributed.cluster.autoscaler import first_nodes, make_config_reader, possible_growth
 from dim_ray.distributed.cluster.placement import HEAD, plan_placement
-from dim_ray.distributed.private_names import make_config_reader
 from tests.helpers.cluster_files import FOLDER, locked
 from tests.helpers.ray_nodes import nodes, run_command
 

@@ -87,10 +87,10 @@ def test_calls_without_a_stage_and_outside_of_the_run_are_harmless(progress: Pro
     progress.advance(1.0)
     with progress:
         progress.advance(1.0, "early")
-        progress.trials(done=0, running=0, stopped=0, failed=0, best=None)
+        progress.status("2 running")
         progress.start("a", 1, "things")
     progress.advance(1.0, "late")
-    progress.trials(done=1, running=0, stopped=0, failed=0, best=0.5)
+    progress.status("2 running")
     progress.plan({"b": 1.0})
     progress.message("late")
     progress.start("late", 1, "things")
@@ -105,7 +105,7 @@ def test_odd_counts_are_harmless(progress: Progress, clock: Clock, total: int, d
         progress.start("a", total, "things")
         clock.seconds += 30.0
         progress.advance(done)
-        progress.trials(done=0, running=0, stopped=0, failed=0, best=float("nan"))
+        progress.status("2 running")
         progress.start("a", total, "things")
         progress.start("unplanned", total, "things")
 
@@ -149,7 +149,7 @@ def test_calls_from_many_threads_neither_fail_nor_wait_for_each_other(progress: 
         try:
             for i in range(30):
                 progress.advance(i, f"note {number}")
-                progress.trials(done=i, running=1, stopped=0, failed=0, best=i / 100)
+                progress.status("2 running")
                 clock.seconds += 1.0
                 if i % 10 == 0:
                     progress.message(f"message {number} {i}")

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import pytest
 
 from dim_ray.core.training.ports import PartReporter, Reporter, SilentReporter
-from dim_ray.distributed.bridge import BoardReporter, TrainReporter
+from dim_ray.distributed.bridge import BoardReporter, RungReporter
 from dim_ray.pipeline.local import ProgressReporter
 from dim_ray.progress import SilentProgress
 from tests.helpers.local_board import LocalBoard
@@ -21,7 +21,7 @@ IMPLEMENTATIONS: dict[str, Callable[[], Reporter]] = {
     "PartReporter": lambda: PartReporter(SilentReporter(), 1, 2),
     "ProgressReporter": lambda: ProgressReporter(SilentProgress(), done=2),
     "BoardReporter": lambda: BoardReporter(LocalBoard(), "teacher 0"),
-    "TrainReporter": lambda: TrainReporter(SilentReporter()),  # nothing is due for Ray Train
+    "RungReporter": lambda: RungReporter(SilentReporter(), lambda measured: None, with_last=True),
 }
 
 

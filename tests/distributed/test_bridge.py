@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import ray
-import ray.train
 
 from dim_ray.distributed import bridge
 from dim_ray.distributed.board import summarise
-from dim_ray.distributed.bridge import BoardReporter, TrainReporter, told_to, watching
+from dim_ray.distributed.bridge import BoardReporter, RungReporter, told_to, watching
 from dim_ray.progress.notices import log, told
 from tests.helpers.local_board import LocalBoard, Method
 from tests.helpers.tiny import RecordingReporter
@@ -141,20 +140,15 @@ def test_board_that_died_hides_no_error_of_the_run(board: EndingBoard) -> None:
         fail_after(board.end)
 
 
-def test_every_worker_reports_all_validations_except_the_last_to_ray_train(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("with_last", [True, False])
+def test_validations_of_rungs_are_handed_over_by_every_worker(with_last: bool) -> None:
     reports: list[dict[str, Any]] = []
-    monkeypatch.setattr(ray.train, "report", reports.append)
     also = RecordingReporter()
-    reporter = TrainReporter(also)
+    reporter = RungReporter(also, reports.append, with_last=with_last)
     reporter.report(1, 6, {"loss": 1.0})
-    reporter.report(3, 6, {"loss": 1.0, "validated_epoch": 2, "validation_accuracy": 0.2})  # it took its time
-    reporter.report(6, 6, {"validated_epoch": 4, "validation_accuracy": 0.4})
+    reporter.report(2, 6, {"loss": 1.0, "validated_epoch": 2, "validation_accuracy": 0.2})
+    reporter.report(3, 6, {"validated_epoch": 3})  # of a worker that doesn't measure
     reporter.report(6, 6, {"validated_epoch": 6, "validation_accuracy": 0.6})
-    assert reports == [
-        {"epoch": 2, "validation_accuracy": 0.2},  # the loss was that of epoch 3
-        {"epoch": 4, "validation_accuracy": 0.4},
-    ]
-    assert also.steps == [1, 3, 6, 6]
-    other_worker = TrainReporter(RecordingReporter())
-    other_worker.report(3, 6, {"validated_epoch": 2})
-    assert reports[-1] == {"epoch": 2}
+    last = [{"epoch": 6, "validation_accuracy": 0.6}] * with_last
+    assert reports == [{"epoch": 2, "loss": 1.0, "validation_accuracy": 0.2}, {"epoch": 3}, *last]
+    assert also.steps == [1, 2, 3, 6]

@@ -16,7 +16,6 @@ from dim_ray.distributed import trainer
 from dim_ray.distributed.bridge import BoardReporter
 from dim_ray.distributed.cluster.placement import Placement
 from dim_ray.errors import DimError, DivergedError
-from dim_ray.pipeline.validation import Validator
 from dim_ray.pipeline.workspace import Workspace
 from tests.helpers.local_board import LocalBoard
 from tests.helpers.small import make_work
@@ -28,11 +27,6 @@ class Worker(SingleWorker):
     def __init__(self, rank: int, num_workers: int) -> None:
         self.rank = rank
         self.num_workers = num_workers
-
-
-@pytest.fixture(autouse=True)
-def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "held_resources", lambda: {"CPU": 1.0, "GPU": 0.0})
 
 
 def silently(job: str) -> Reporter:
@@ -75,14 +69,14 @@ def test_groups_of_teachers_are_dealt_to_workers_in_turn(
         assert board.read.remote() == {name: 1.0 for name, numbers in GROUPS.items() if numbers[0] in share}
 
 
-def diverge(work: Workspace, reporter: object, collective: Collective, validator: object = None) -> None:
+def diverge(work: Workspace, reporter: object, collective: Collective, rungs: object = None) -> None:
     raise DivergedError("matching diverged by step 3")
 
 
 def test_last_validation_of_a_trial_is_left_to_its_driver(
     work: Workspace, monkeypatch: pytest.MonkeyPatch, reports: list[dict[str, Any]]
 ) -> None:
-    def distil(work: Workspace, reporter: Reporter, collective: Collective, validator: Validator) -> None:
+    def distil(work: Workspace, reporter: Reporter, collective: Collective, rungs: Workspace) -> None:
         for epoch in (1, 2):
             reporter.report(epoch, 2, {"validated_epoch": epoch, "validation_accuracy": 0.5})
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from dim_ray.progress import SilentProgress
 
 PARAMETERS = {"pool.size": 2, "generator.capacity": 8, "matching.weight": 0.25, "matching.adversarial_weight": 1.5}
@@ -14,14 +12,14 @@ class RecordingProgress(SilentProgress):
 
     def __init__(self) -> None:
         self.done = 0.0
-        self.counts: dict[str, Any] = {}
+        self.counts = ""
         self.messages: list[str] = []
 
     def advance(self, done: float, note: str = "") -> None:
         self.done = done
 
-    def trials(self, **counts: Any) -> None:
-        self.counts = counts
+    def status(self, text: str) -> None:
+        self.counts = text
 
     def message(self, text: str) -> None:
         self.messages.append(text)

@@ -66,6 +66,7 @@ LEAVE_SECONDS = 30.0
 """Within which every process of a run has to be gone, on a busy machine, too."""
 NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}
 """Environment of a cluster, and of those who join it: Ray asks for tokens by default, but doesn't send them."""
+_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 _MARK = "DIM_RAY_TEST_RUN"  # inherited by every process that a run starts, Ray's included
 
 
@@ -189,14 +190,18 @@ def run(storage: Path | str, changes: Mapping[str, str] | None = None) -> Run:
 
 
 def marked_processes(name: str, value: str) -> dict[int, str]:
-    """Return the processes with this variable in their environment: command lines by process id."""
+    """Return the processes with this variable in their environment: command lines by process id.
+
+    Ray's agents are left out: after a kill they try for a minute to reach Ray's store.
+    """
     found = {}
     mark = f"{name}={value}".encode()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if mark in (folder / "environ").read_bytes().split(b"\0"):
                 command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                if command:  # none: it has ended, and waits for its parent to notice
+                # Without a command it has ended, and waits for its parent to notice.
+                if command and not command.startswith(_AGENTS):
                     found[int(folder.name)] = command
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue

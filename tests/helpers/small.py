@@ -14,7 +14,6 @@ from dim_ray.pipeline.generators import distill_generator
 from dim_ray.pipeline.priors import build_prior
 from dim_ray.pipeline.students import StudentPlan
 from dim_ray.pipeline.teachers import build_teachers, missing_teachers
-from dim_ray.pipeline.validation import HereValidator
 from dim_ray.pipeline.workspace import Workspace
 from tests.helpers import tiny
 
@@ -65,7 +64,7 @@ def build_networks(work: Workspace) -> None:
 
 def distil(work: Workspace, reporter: Reporter | None = None, collective: Collective | None = None) -> str:
     """Distils a generator whose teachers and prior are there, and returns its fingerprint."""
-    return distill_generator(work, reporter or SilentReporter(), collective or SingleWorker(), HereValidator(work))
+    return distill_generator(work, reporter or SilentReporter(), collective or SingleWorker(), rungs=work)
 
 
 def evaluate(work: Workspace, plan: StudentPlan) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,19 +9,14 @@ from typing import Any
 import pytest
 
 from dim_ray.config import StudyConfig, Weights
-from dim_ray.core.generator.networks import Generator
 from dim_ray.core.training import ports
-from dim_ray.core.training.ports import SILENT, Reporter, SingleWorker
+from dim_ray.core.training.ports import SingleWorker
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline import validation
-from dim_ray.pipeline.generators import (
-    distill_generator,
-    generator_fingerprint,
-    rung_epochs,
-)
-from dim_ray.pipeline.validation import HereValidator, at_rungs, validation_in
+from dim_ray.pipeline.generators import distill_generator, rung_epochs
+from dim_ray.pipeline.validation import at_rungs
 from dim_ray.pipeline.workspace import Workspace
-from tests.helpers.small import distil, file_bytes, make_config, make_work, undistilled, with_matching
+from tests.helpers.small import distil, make_config, make_work, undistilled, with_matching
 from tests.helpers.tiny import OneOfSeveral, RecordingReporter
 
 
@@ -34,54 +28,6 @@ def test_validation_is_measured_at_the_rungs_alone(built: Workspace) -> None:
     measured = [step for step, _, metrics in reporter.reports if "validation_accuracy" in metrics]
     assert measured == [1, 3, 4]
     assert reporter.steps == [1, 2, 3, 4]
-
-
-class LateValidator:
-    """Measures, and hands it out the second time that somebody looks."""
-
-    def __init__(self, work: Workspace) -> None:
-        self._here = HereValidator(work)
-        self._looks = 0
-
-    def begin(self, generator: Generator, reporter: Reporter = SILENT) -> None:
-        self._here.begin(generator, reporter)
-        self._looks = 0
-
-    def take(self, *, wait: bool) -> Mapping[str, float] | None:
-        self._looks += 1
-        return self._here.take(wait=wait) if wait or self._looks > 1 else None
-
-
-@pytest.mark.parametrize(
-    ("epochs", "expected"),
-    [
-        (4, [(2, 1), (4, 3), (4, 4)]),  # the third epoch's is waited for at the end
-        (6, [(2, 1), (4, 3), (6, 6)]),
-        (3, [(2, 1), (3, 3)]),
-    ],
-)
-def test_validation_that_comes_late_is_told_with_its_own_epoch_and_changes_nothing(
-    built: Workspace, epochs: int, expected: list[tuple[int, int]]
-) -> None:
-    work = with_matching(built, epochs=epochs)
-    work = replace(work, config=replace(work.config, study=replace(work.config.study, grace_epochs=1)))
-    in_place, late = RecordingReporter(), RecordingReporter()
-    distil(work, in_place)
-    there = file_bytes(work, "generators")
-    for path in Path(work.artifacts.root, "generators", generator_fingerprint(work)).iterdir():
-        path.unlink()
-    distill_generator(work, late, SingleWorker(), LateValidator(work))
-    told = [(step, metrics["validated_epoch"]) for step, _, metrics in late.reports if "validated_epoch" in metrics]
-    assert told == expected
-    seconds = [metrics["wall_seconds"] for _, _, metrics in late.reports if "validated_epoch" in metrics]
-    assert seconds == sorted(seconds)
-    assert seconds[0] > 0
-    accuracies = [
-        [metrics["validation_accuracy"] for _, _, metrics in reporter.reports if "validation_accuracy" in metrics]
-        for reporter in (late, in_place)
-    ]
-    assert accuracies[0] == accuracies[1]
-    assert file_bytes(work, "generators") == there
 
 
 def test_generator_is_measured_at_its_end_alone_where_nobody_asks_for_more(built: Workspace) -> None:
@@ -124,13 +70,6 @@ def test_rungs_are_multiplied_until_the_last_epoch(
         study=replace(config.study, grace_epochs=grace, reduction_factor=factor),
     )
     assert rung_epochs(config, 24) == expected
-
-
-def test_losses_of_a_later_epoch_are_not_those_of_the_rung() -> None:
-    metrics = {"matching": 0.5, "validated_epoch": 3, "validation_accuracy": 0.9, "wall_seconds": 7.0}
-    assert validation_in(3, metrics) == (3, {"matching": 0.5, "validation_accuracy": 0.9, "wall_seconds": 7.0})
-    assert validation_in(4, metrics) == (3, {"validation_accuracy": 0.9, "wall_seconds": 7.0})
-    assert validation_in(4, {"matching": 0.5}) is None
 
 
 def test_progress_of_students_that_training_waits_for_is_shown_beside_the_epoch(

@@ -206,7 +206,7 @@ def run_half(progress: Progress, clock: Clock) -> None:
     progress.advance(0)
     clock.seconds += 30.0
     progress.advance(5.25, "epoch 3")
-    progress.trials(done=5, running=2, stopped=1, failed=0, best=0.961)
+    progress.status("5 done (1 stopped), 2 running; best validation accuracy 96.1 %")
 
 
 def interrupt_half_way(progress: Progress, clock: Clock) -> None:
@@ -290,22 +290,6 @@ def test_message_is_written_once_and_not_drawn_over(clock: Clock) -> None:
     assert not any("a result" in line for line in last_frame(output))
 
 
-def test_failed_trials_are_counted_and_a_missing_best_is_left_out(clock: Clock) -> None:
-    progress, output = live(clock)
-    with progress:
-        progress.start("trials", 4, "trials")
-        progress.trials(done=1, running=1, stopped=0, failed=2, best=None)
-    assert last_frame(output)[-1] == "  1 done (2 failed), 1 running"
-
-
-def test_trials_that_the_sampler_drew_are_counted(clock: Clock) -> None:
-    progress, output = live(clock)
-    with progress:
-        progress.start("trials", 4, "trials")
-        progress.trials(done=3, running=1, stopped=0, failed=2, best=None, sampled=2)
-    assert last_frame(output)[-1] == "  3 done (2 failed, 2 drawn by the sampler), 1 running"
-
-
 def test_numbers_of_one_stage_are_not_shown_with_the_next(clock: Clock) -> None:
     progress, output = live(clock)
     with progress:
@@ -345,15 +329,15 @@ def test_plain_lines_come_at_start_and_end_and_every_20_seconds(
         for step in range(45):
             clock.seconds += 1.0
             progress.advance((step + 1) / 10, "epoch 3")
-            progress.trials(done=step // 10, running=2, stopped=0, failed=0, best=0.5)
+            progress.status(f"{step // 10} done, 2 running")
         progress.start("students", 3, "students")
     assert output.getvalue().splitlines() == [
         "[0.0 s] trials: started, 16 trials",
-        "[20.0 s] trials: 2 of 16 trials; 1 done, 2 running; best validation accuracy 50.0 %; epoch 3; "
+        "[20.0 s] trials: 2 of 16 trials; 1 done, 2 running; epoch 3; "
         "stage about 2 min 20 s left; run about 5 min left",
-        "[40.0 s] trials: 4 of 16 trials; 3 done, 2 running; best validation accuracy 50.0 %; epoch 3; "
+        "[40.0 s] trials: 4 of 16 trials; 3 done, 2 running; epoch 3; "
         "stage about 2 min left; run about 4 min 40 s left",
-        "[45.0 s] trials: finished after 45.0 s; 4 done, 2 running; best validation accuracy 50.0 %",
+        "[45.0 s] trials: finished after 45.0 s; 4 done, 2 running",
         "[45.0 s] students: started, 3 students",
         "[45.0 s] students: finished after 0.0 s",
     ]
@@ -392,7 +376,7 @@ def test_one_of_several_parts_shows_its_name_and_leaves_the_display_as_it_is(
                 part.start("trials", 4, "trials")
                 clock.seconds += 20.0
                 part.advance(3, "epoch 3")
-                part.trials(done=3, running=1, stopped=0, failed=0, best=None)
+                part.status("3 done, 1 running")
                 part.message("a warning")
     assert output.getvalue().splitlines() == [
         "[0.0 s] mnist: trials: started, 4 trials",

@@ -65,7 +65,7 @@ def run(display: TrialDisplay, name: str, *results: dict[str, Any]) -> None:
 
 
 def test_new_study_has_nothing_to_show(display: TrialDisplay, progress: RecordingProgress) -> None:
-    assert progress.counts == {"done": 0, "running": 0, "stopped": 0, "failed": 0, "best": None, "sampled": 0}
+    assert progress.counts == "0 done, 0 running"
     assert progress.done == 0
 
 
@@ -74,7 +74,7 @@ def test_running_trials_count_with_their_epochs(display: TrialDisplay, progress:
     display.on_trial_start(0, [], first)
     display.on_trial_start(0, [], second)
     display.on_trial_result(0, [], second, result(1, 0.5))
-    assert progress.counts["running"] == 2
+    assert progress.counts.startswith("0 done, 2 running")
     assert progress.done == 0.5  # one of two epochs of one trial
 
 
@@ -85,7 +85,10 @@ def test_trials_are_counted_by_their_ends_and_the_best_is_shown(
     run(display, "1", result(1, 0.9))  # stopped: it has no generator
     run(display, "2", result(2, 0.0, diverged="the loss is nan"))
     run(display, "3", result(1, 0.5), result(2, 0.5))
-    assert progress.counts == {"done": 4, "running": 0, "stopped": 1, "failed": 1, "best": 0.6, "sampled": 4}
+    assert (
+        progress.counts
+        == "4 done (1 stopped, 1 failed, 4 drawn by the sampler), 0 running; best validation accuracy 60.0 %"
+    )
     assert progress.done == 4
     assert progress.messages == ["a trial diverged: the loss is nan"]
 
@@ -97,7 +100,7 @@ def test_rows_of_earlier_runs_count_and_failed_ones_do_not(work: Workspace, prog
     record.write_trial(2, PARAMETERS, result(2, 0.0, diverged="nan"))
     record.write_trial(3, PARAMETERS, None, error="killed")
     display = make_display(work, progress)
-    assert progress.counts == {"done": 3, "running": 0, "stopped": 1, "failed": 1, "best": 0.7, "sampled": 0}
+    assert progress.counts == "3 done (1 stopped, 1 failed), 0 running; best validation accuracy 70.0 %"
     assert progress.done == 0, "the first report says that work begins, and the trials' processes still start"
     display.on_trial_start(0, [], Trial("3"))
     assert progress.done == 3
@@ -127,7 +130,7 @@ def test_failed_trial_shows_and_stores_the_last_sentence_of_its_error(
     display.on_trial_start(0, [], trial)
     display.on_trial_error(0, [], trial)
     assert progress.messages == [f"trial 5 failed: {reason} (details are in the log)"]
-    assert progress.counts == {"done": 1, "running": 0, "stopped": 0, "failed": 1, "best": None, "sampled": 1}
+    assert progress.counts == "1 done (1 failed, 1 drawn by the sampler), 0 running"
     [row] = StudyRecord(work).trials().to_dict("records")
     assert (row["number"], row["state"], row["error"]) == (5, "failed", reason)
 
@@ -139,11 +142,11 @@ def test_trial_that_is_started_again_after_its_process_died_counts_once(
     display.on_trial_start(0, [], trial)
     display.on_trial_result(0, [], trial, result(1, 0.5))
     display.on_trial_start(0, [], trial)
-    assert progress.counts["running"] == 1
+    assert progress.counts.startswith("0 done, 1 running")
     display.on_trial_result(0, [], trial, result(2, 0.5))
     trial.last_result = result(2, 0.5)
     display.on_trial_complete(0, [], trial)
-    assert progress.counts == {"done": 1, "running": 0, "stopped": 0, "failed": 0, "best": 0.5, "sampled": 1}
+    assert progress.counts == "1 done (1 drawn by the sampler), 0 running; best validation accuracy 50.0 %"
 
 
 def test_trial_that_took_over_a_result_counts_and_is_told(display: TrialDisplay, progress: RecordingProgress) -> None:
@@ -151,7 +154,7 @@ def test_trial_that_took_over_a_result_counts_and_is_told(display: TrialDisplay,
     display.on_trial_reused(4, {**result(1, 0.5), "reused_trial": 2})
     display.on_trial_reused(5, {**result(2, 0.0), "reused_trial": 0, "diverged": "nan"})
     display.on_trial_reused(6, {"failed_trial": 1})
-    assert progress.counts == {"done": 4, "running": 0, "stopped": 1, "failed": 2, "best": None, "sampled": 0}
+    assert progress.counts == "4 done (1 stopped, 2 failed), 0 running"
     assert progress.messages[0] == "trial 3 is the same as trial 1 and has its result"
     assert progress.messages[-1] == "trial 6 is the same as trial 1 and failed with it"
 
@@ -160,7 +163,7 @@ def test_trial_that_the_time_budget_cut_is_neither_done_nor_stopped(
     display: TrialDisplay, progress: RecordingProgress
 ) -> None:
     run(display, "9", result(1, 0.4))
-    assert progress.counts == {"done": 0, "running": 0, "stopped": 0, "failed": 0, "best": None, "sampled": 0}
+    assert progress.counts == "0 done, 0 running"
 
 
 def test_nothing_is_left_for_ray_to_pickle(display: TrialDisplay) -> None:
@@ -175,4 +178,4 @@ def test_running_trials_are_shown_between_rungs(display: TrialDisplay, progress:
     display.on_trial_result(0, [], Trial("1"), result(1, 0.5))
     display.show_running({"0": 0.25, "1": 0.25})  # posted before the rung
     assert progress.done == 0.75
-    assert progress.counts["running"] == 2
+    assert progress.counts.startswith("0 done, 2 running")

@@ -101,7 +101,7 @@ def test_study_whose_driver_is_killed_among_the_contenders_runs_none_of_their_st
     assert re.search(
         rf"(?m)^best: trial \d.* validation accuracy [\d.]+ ± [\d.]+ % \(n = {num_seeds}\), ", resumed.stdout
     )
-    assert re.search(r"(?m)^cost: .* for trials, \d+ for contenders; ", resumed.stdout)
+    assert re.search(r"(?m)^cost: .* for trials, \d+ for contenders and control; ", resumed.stdout)
 
     again = run(storage, flags)
     assert "is finished; nothing was added" in again.stdout

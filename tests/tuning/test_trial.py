@@ -14,7 +14,6 @@ from ray import tune
 from dim_ray.distributed.cluster.placement import Placement
 from dim_ray.errors import DivergedError
 from dim_ray.pipeline.generators import generator_fingerprint
-from dim_ray.pipeline.validation import HereValidator
 from dim_ray.pipeline.workspace import Workspace
 from tests.helpers.local_board import LocalBoard
 from tests.helpers.small import build_networks, distil, make_work
@@ -47,7 +46,6 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     monkeypatch.setattr(trial, "_begin", lambda *_: None)
     monkeypatch.setattr(trial, "TuneReportCallback", lambda: None)
-    monkeypatch.setattr(trial, "SlotValidator", lambda work, held: HereValidator(work))
     return reports
 
 
@@ -93,32 +91,25 @@ def test_generator_that_is_there_is_measured_as_this_study_measures(
     monkeypatch.setattr(trial, "run_workers", lambda *args, **options: pytest.fail("workers were started"))
     measured = {"validation_accuracy": 0.125}
     monkeypatch.setattr("dim_ray.pipeline.validation.validate", lambda work, generator, reporter: measured)
+    monkeypatch.setattr(trial, "validate_elsewhere", lambda work, generator, placement: measured)
     run(work, placement)
     assert reports == [{"epoch": 2, "validation_accuracy": 0.125}]  # and not what its card says
 
 
 @pytest.mark.parametrize("gpus", [0.0, 1.0])
-@pytest.mark.parametrize("num_workers", [1, 2])
 def test_trial_takes_no_gpu_that_it_does_not_hold(
-    work: Workspace, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, num_workers: int, gpus: float
+    work: Workspace, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, gpus: float
 ) -> None:
     asked: list[float] = []
-    held_by_validator: list[dict[str, float]] = []
 
     def on_device(work: Workspace, num_threads: int, *, gpus: float) -> Workspace:
         asked.append(gpus)
         return work
 
-    def make_validator(work: Workspace, held: dict[str, float]) -> HereValidator:
-        held_by_validator.append(held)
-        return HereValidator(work)
-
     distil(chosen(work))
     monkeypatch.setattr(trial, "on_device", on_device)
-    monkeypatch.setattr(trial, "SlotValidator", make_validator)
-    run(work, Placement(num_workers=num_workers, cpus_per_worker=3, gpus_per_worker=gpus, max_concurrent=1))
-    assert asked == [gpus if num_workers == 1 else 0]  # a trial of several holds nothing itself
-    assert held_by_validator == [{"CPU": 3, "GPU": gpus}]
+    run(work, Placement(num_workers=1, cpus_per_worker=3, gpus_per_worker=gpus, max_concurrent=1))
+    assert asked == [gpus]
     assert len(reports) == 1
 
 

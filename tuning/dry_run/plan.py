@@ -2,8 +2,7 @@
 
     lines, end = plan_study(work, progress, datetime.now())
 
-The store knows the cost of jobs like earlier ones; a short probe measures the others. Ray starts for a moment, and on
-a cluster the preflight runs. Nothing else is started.
+Ray starts or is joined, the preflight runs, and a short probe measures what jobs cost. Nothing is stored.
 """
 
 from __future__ import annotations
@@ -15,18 +14,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+import ray
+
 from dim_ray.config import Config
 from dim_ray.distributed.cluster.joining import cluster, joins_a_cluster
-from dim_ray.distributed.cluster.placement import Placement, local_resources, workers_that_fit
+from dim_ray.distributed.cluster.placement import Node, Placement, workers_that_fit
 from dim_ray.distributed.preflight.check import check_nodes
 from dim_ray.distributed.preflight.needs import estimate_needs
 from dim_ray.distributed.preflight.probe import free_memory
 from dim_ray.pipeline.controls import control_config
+from dim_ray.pipeline.evaluations import plan_evaluations
+from dim_ray.pipeline.priors import prior_fingerprint, prior_is_settled
+from dim_ray.pipeline.students import StudentPlan, plan_selection
+from dim_ray.pipeline.teachers import pool_teachers, teacher_fingerprint
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress
 from dim_ray.progress.stages import counted, format_duration
 from dim_ray.store.files.filesystem import open_root
-from tuning.dry_run.estimate import Costs, students_left
 from tuning.dry_run.probe import Probe
 from tuning.record import StudyRecord
 from tuning.search.variants import SizeLimit, example_trials, network_variants
@@ -47,26 +51,26 @@ def plan_study(work: Workspace, progress: Progress, begins: datetime) -> tuple[l
     num_trials = max(0, study.num_trials - num_finished)
     limit = SizeLimit(work.config, work.dataset)
     left_out, variants = limit.describe(), network_variants(work.config, limit)
-    with cluster(work.config, progress) as placement:  # only a Ray that has started shows that the study would begin
+    with cluster(work.config, progress) as placement:
         check_nodes(work, placement, progress, num_trials=max(1, num_trials), variants=variants)
-    progress.start(_STAGE, 3, "stages")
-    with Probe(work, placement, _side_by_side(placement, num_trials)) as probe:
-        costs = Costs(work, probe)
-        networks = costs.networks(variants) if num_trials else []
-        progress.advance(1)
-        each = [costs.seconds("trial", config) for config in example_trials(work.config, limit)] if num_trials else []
-        trials = list(itertools.islice(itertools.cycle(each), num_trials))
-        progress.advance(2)
-        typical = variants[len(variants) // 2]
-        contending_left, final_left, compared_left = students_left(work, record, num_trials)
-        contending = costs.students(contending_left, typical, study.contender_seeds)
-        final = costs.students(final_left, typical, work.config.evaluation.num_seeds)
-        control = []
-        if compared_left and typical.matching.kind != "none":
-            own = replace(control_config(typical), study=replace(study, scheduler="none"))
-            students = costs.students(compared_left, typical, study.contender_seeds)
-            control = [costs.seconds("trial", own) + sum(students)]
-        progress.advance(3)
+        progress.start(_STAGE, 3, "stages")
+        with Probe(work, placement, _side_by_side(placement, _nodes(), num_trials)) as probe:
+            networks = _network_seconds(work, probe, variants) if num_trials else []
+            progress.advance(1)
+            examples = example_trials(work.config, limit) if num_trials else []
+            each = [probe.seconds("trial", config) for config in examples]
+            trials = list(itertools.islice(itertools.cycle(each), num_trials))
+            progress.advance(2)
+            typical = variants[len(variants) // 2]
+            contending_left, final_left, compared_left = _students_left(work, record, num_trials)
+            contending = _student_seconds(probe, contending_left, typical, study.contender_seeds)
+            final = _student_seconds(probe, final_left, typical, work.config.evaluation.num_seeds)
+            control = []
+            if compared_left and typical.matching.kind != "none":
+                own = replace(control_config(typical), study=replace(study, scheduler="none"))
+                students = _student_seconds(probe, compared_left, typical, study.contender_seeds)
+                control = [probe.seconds("trial", own) + sum(students)]
+            progress.advance(3)
     stages = {
         "teachers and priors": networks,
         "trials": trials,
@@ -88,7 +92,6 @@ def plan_study(work: Workspace, progress: Progress, begins: datetime) -> tuple[l
         f"sampler {study.sampler}, scheduler {study.scheduler}",
         f"cost      about {format_duration(sum(map(sum, stages.values())))} of devices: "
         + (", ".join(parts) or "nothing is left to do"),
-        f"          {counted(costs.num_stored, 'cost')} from the store, {costs.num_probed} from a probe",
         f"time      about {format_duration(seconds)}, {counted(at_once, 'trial')} at a time; begun now, "
         f"it ends at {end:%H:%M on %Y-%m-%d}",
     ]
@@ -109,12 +112,54 @@ def makespan(jobs: Iterable[float], num_slots: int) -> float:
     return max(slots)
 
 
-def _side_by_side(placement: Placement, num_trials: int) -> int:
-    """Return how many workers of trials will share this machine's cores, or one of its GPUs."""
-    node = dict(local_resources())
-    node["GPU"] = min(1.0, node["GPU"])
-    here = workers_that_fit(placement.cpus_per_worker, placement.gpus_per_worker, node)
-    return max(1, min(here, min(placement.max_concurrent, max(1, num_trials)) * placement.num_workers))
+def _side_by_side(placement: Placement, nodes: Sequence[Node], num_trials: int) -> int:
+    """Return how many workers of trials will share the cores and GPUs of a node."""
+    fit = max(workers_that_fit(placement.cpus_per_worker, placement.gpus_per_worker, node) for node in nodes)
+    return max(1, min(fit, min(placement.max_concurrent, max(1, num_trials)) * placement.num_workers))
+
+
+def _nodes() -> list[Node]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _network_seconds(work: Workspace, probe: Probe, variants: Sequence[Config]) -> list[float]:
+    """Return the seconds of each teacher and prior that the storage lacks, the longest first."""
+    jobs: dict[str, float] = {}
+    for config in variants:
+        own, names = replace(work, config=config), config.networks.teachers
+        if (key := prior_fingerprint(own)) not in jobs and not prior_is_settled(own):
+            jobs[key] = probe.seconds("prior", config)
+        for number in pool_teachers(config):
+            key = teacher_fingerprint(own, number)
+            if key not in jobs and not work.artifacts.exists("teachers", key):
+                jobs[key] = probe.seconds("teacher", config, names[number % len(names)])
+    return sorted(jobs.values(), reverse=True)
+
+
+def _student_seconds(probe: Probe, plans: Sequence[StudentPlan], config: Config, num_seeds: int) -> list[float]:
+    """Return the seconds of each student, the longest first; one configuration stands for all generators'."""
+    alike = (replace(plan, seed=0, generator=None, weights=None, teachers=()) for plan in plans)
+    return sorted((probe.seconds("student", config, plan, num_seeds) for plan in alike), reverse=True)
+
+
+def _students_left(
+    work: Workspace, record: StudyRecord, num_trials: int
+) -> tuple[Sequence[StudentPlan], Sequence[StudentPlan], Sequence[StudentPlan]]:
+    """Return the students that are to decide between contenders, those of the final evaluation, and the control's.
+
+    While trials are to run, the generators aren't known.
+    """
+    study = work.config.study
+    contending, final, compared = ([], [], []) if num_trials else record.missing_students()
+    if num_trials:
+        contending = plan_selection(work, range(1)) * study.num_contender_students
+    if num_trials or contending:
+        num_compared = study.contender_seeds * (1 if study.num_contender_students else 2)
+        compared = plan_selection(work, range(1)) * num_compared if study.control else []
+        # Without teachers, because which ones they would be isn't known.
+        evaluation = replace(work.config.evaluation, labels="hard", candidates=1, latent_steps=0)
+        final = plan_evaluations(replace(work, config=replace(work.config, evaluation=evaluation)), "unknown")
+    return contending, final, compared
 
 
 def _room(work: Workspace, placement: Placement, num_trials: int, variants: Sequence[Config]) -> list[str]:

@@ -1,28 +1,24 @@
-"""A short probe of what jobs cost on this machine: a few steps of the real stages on the real data.
+"""A short probe of what jobs cost: a few steps of the real stages on the real data, on the devices that will train.
 
-    with Probe(work, placement, num_processes=2) as probe:
+    with Probe(work, placement, num_workers=2) as probe:
         probe.seconds("prior", config)
 
-Jobs that run side by side slow each other, so several processes measure the same job at the same time.
+Jobs that run side by side slow each other, so several workers of Ray measure the same job at the same time.
 """
 
 from __future__ import annotations
 
 import importlib
-import pickle
-import signal
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing import get_context
-from typing import Any, Self
+from typing import Any, Literal, Self
 
+import ray
 import torch
 
-from dim_ray.config import Config
+from dim_ray.config import Config, fingerprint, to_dict
 from dim_ray.core.data.splits import Split, class_counts
 from dim_ray.core.generator.adversarial import AdversarialTraining
 from dim_ray.core.generator.matching import Distillation
@@ -35,74 +31,111 @@ from dim_ray.core.teachers.teacher import Teacher, TeacherTraining
 from dim_ray.core.training.loop import Losses, Stage
 from dim_ray.core.training.ports import SingleWorker
 from dim_ray.core.training.random import stream
+from dim_ray.distributed.cluster.held import on_held_device
 from dim_ray.distributed.cluster.placement import Placement
-from dim_ray.errors import ResourceError
+from dim_ray.errors import DimError, ResourceError
 from dim_ray.pipeline.generators import rung_epochs
 from dim_ray.pipeline.students import SizedGenerator, StudentPlan, group_students, plan_selection, train_group
 from dim_ray.pipeline.teachers import open_pool
-from dim_ray.pipeline.workspace import Workspace, on_device
-from tuning.dry_run.timings import Job
+from dim_ray.pipeline.workspace import Workspace
 
-__all__ = ["Probe"]
+__all__ = ["Job", "Probe"]
 
+Job = Literal["teacher", "prior", "trial", "student"]
+
+_READ: Mapping[Job, tuple[str, ...]] = {
+    "teacher": ("pool",),
+    "prior": ("generator", "prior"),
+    "trial": ("networks", "pool", "generator", "prior", "matching", "evaluation"),
+    "student": ("generator",),
+}
+"""Sections of the configuration that a job's cost depends on."""
+_FREE = {
+    "size", "num_snapshots", "snapshot_spacing", "seed", "learning_rate", "momentum", "weight_decay", "temperature",
+    "weight", "adversarial_weight", "class_weight",
+}  # fmt: skip
+"""Fields that change a result but not its cost."""
 _JOB_MODULE = "tuning.trial"  # imports everything that a job's process needs
+_ROOM_SECONDS = 600.0  # an autoscaler may have to start a node
 _WARM_STEPS = 2  # they fill caches, and aren't counted
 _LEAST_STEPS = 4
 _STAGE_SECONDS = 1.5
 _STUDENT_STEPS = (4, 16)
 
-_works: list[Workspace] = []  # of a process of the probe: one, on the worker's device
-
 
 class Probe:
-    """Processes, as many as workers run side by side, that measure jobs and keep nothing.
+    """Workers of Ray that measure jobs and keep nothing; each kind of job is measured once.
 
     Attributes:
         start_seconds: Time until a process has imported what a job needs.
     """
 
-    def __init__(self, work: Workspace, placement: Placement, num_processes: int) -> None:
-        self._num_processes = num_processes
-        # As bytes: PyTorch would send tensors through shared memory, which is small in containers.
-        arguments = (pickle.dumps(work), placement.cpus_per_worker, placement.gpus_per_worker)
-        self._executor = ProcessPoolExecutor(
-            num_processes, get_context("spawn"), initializer=_begin, initargs=arguments
-        )
-        started = time.perf_counter()
-        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: only this process reacts to Ctrl-C
-        calls = [self._executor.submit(float) for _ in range(num_processes)]
-        signal.signal(signal.SIGINT, interrupt)
-        self._mean(calls)
+    def __init__(self, work: Workspace, placement: Placement, num_workers: int) -> None:
+        held: dict[str, Any] = {"num_cpus": placement.cpus_per_worker, "num_gpus": placement.gpus_per_worker}
+        try:
+            ray.get(ray.remote(**held)(_find_room).remote(), timeout=_ROOM_SECONDS)
+        except ray.exceptions.GetTimeoutError as error:
+            raise ResourceError(
+                f"the cluster had no room for a worker within {_ROOM_SECONDS:.0f} seconds, which the dry run needs for "
+                "a few steps: other work holds it. Try again when that has ended."
+            ) from error
+        started, shared = time.perf_counter(), ray.put(work)
+        self._workers = [ray.remote(**held)(_Worker).remote(shared) for _ in range(num_workers)]
+        self._known: dict[tuple[Any, ...], float] = {}
+        self._answers([worker.begin.remote() for worker in self._workers])
         self.start_seconds = time.perf_counter() - started
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._executor.shutdown(cancel_futures=True)
+        for worker in self._workers:
+            ray.kill(worker)
 
     def seconds(self, job: Job, config: Config, *arguments: Any) -> float:
-        """Return the device seconds of a job, the mean over the processes; arguments as for `stored_seconds`."""
-        return self._mean([self._executor.submit(_measure, job, config, arguments) for _ in range(self._num_processes)])
+        """Return the device seconds of a job, the mean over the workers.
 
-    def _mean(self, calls: list[Future[float]]) -> float:
+        The arguments are a teacher's architecture; or a student's plan, and the number of students that differ in their
+        seeds.
+        """
+        sections = to_dict(config)
+        read = {name: {key: own for key, own in sections[name].items() if key not in _FREE} for name in _READ[job]}
+        key = (job, fingerprint(read), *arguments)
+        if key not in self._known:
+            calls = [worker.measure.remote(job, config, arguments) for worker in self._workers]
+            self._known[key] = statistics.fmean(self._answers(calls))
+        return self._known[key]
+
+    def _answers(self, calls: Sequence[Any]) -> list[Any]:
         try:
-            return statistics.fmean(call.result() for call in calls)
-        except BrokenProcessPool as error:
+            return list(ray.get(calls))
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, DimError):
+                raise error.cause from error
+            raise
+        except ray.exceptions.RayError as error:
             raise ResourceError(
                 "a process of the dry run died while it tried a few steps; most often the memory is too small. Let "
                 "fewer trials run side by side, with --max-concurrent or study.cpus_per_worker."
             ) from error
 
 
-def _begin(pickled: bytes, num_threads: int, gpus: float) -> None:
-    """Make this process like that of a job."""
-    importlib.import_module(_JOB_MODULE)
-    _works.append(on_device(pickle.loads(pickled), num_threads, gpus=gpus))
+class _Worker:
+    """An actor that holds what a worker of a trial holds."""
+
+    def __init__(self, work: Workspace) -> None:
+        importlib.import_module(_JOB_MODULE)
+        self._work = on_held_device(work)
+
+    def begin(self) -> None:
+        """Answer that everything is imported."""
+
+    def measure(self, job: Job, config: Config, arguments: Sequence[Any]) -> float:
+        return _MEASURES[job](replace(self._work, config=config), *arguments)
 
 
-def _measure(job: Job, config: Config, arguments: Sequence[Any]) -> float:
-    return _MEASURES[job](replace(_works[0], config=config), *arguments)
+def _find_room() -> None:
+    """Run where a worker fits."""
 
 
 def _teacher_seconds(work: Workspace, architecture: str) -> float:

@@ -79,8 +79,10 @@ class StudySearch(Searcher):  # type: ignore[misc]  # ray has no types
     sampler draws the others. A trial that the scheduler stopped is pruned for Optuna, with its accuracies by epoch.
 
     When the time budget is over, no trial is drawn, and the trials that it cut stay unfinished. A draw beyond the size
-    limit doesn't become a trial. `on_reused` is called with number and result of a trial that took over the outcome of
-    an equal one.
+    limit doesn't become a trial.
+
+    Attributes:
+        on_reused: Called with number and result of a trial that took over the outcome of an equal one.
     """
 
     def __init__(
@@ -93,7 +95,6 @@ class StudySearch(Searcher):  # type: ignore[misc]  # ray has no types
         num_trials: int,
         time_budget: TimeBudget,
         limit: SizeLimit | None = None,
-        on_reused: Callable[[int, Result], None] = lambda number, result: None,
     ) -> None:
         super().__init__()  # the objectives are our own matter
         self._config = config
@@ -103,7 +104,7 @@ class StudySearch(Searcher):  # type: ignore[misc]  # ray has no types
         self._num_left = num_trials
         self._time_budget = time_budget
         self._limit = limit
-        self._on_reused = on_reused
+        self.on_reused: Callable[[int, Result], None] = lambda number, result: None
         self._waiting: dict[str, list[str]] = {}  # by generator of a running trial, the names of equal ones
         self._drawn: dict[str, _Drawn] = {}  # by Tune's names
         self._ended: set[str] = set()
@@ -163,7 +164,7 @@ class StudySearch(Searcher):  # type: ignore[misc]  # ray has no types
         self._taken.add(number)  # a failed trial has a row, too
         self._record.write_trial(number, parameters, result, drawn_by=drawn.drawn_by)
         if result and result.keys() & {FAILED_TRIAL, REUSED_TRIAL}:
-            self._on_reused(number, {**result, DRAWN_BY: drawn.drawn_by})
+            self.on_reused(number, {**result, DRAWN_BY: drawn.drawn_by})
         try:
             self._tell(drawn, {} if error else result or {})
         except (ValueError, RuntimeError, StorageError) as problem:

@@ -10,19 +10,18 @@ asked for and waited for.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from dim_ray.config import StudyConfig
-from dim_ray.distributed.cluster.placement import DRIVER_SHARE, Growth, Node, has_room, worker_gpus
-from dim_ray.distributed.private_names import HEAD, make_config_reader
+from dim_ray.distributed.cluster.placement import DRIVER_SHARE, HEAD, Growth, Node, has_room, worker_gpus
 from dim_ray.progress import Progress
 from dim_ray.progress.stages import counted
 
-__all__ = ["first_nodes", "nodes_with_growth", "possible_growth"]
+__all__ = ["first_nodes", "make_config_reader", "nodes_with_growth", "possible_growth"]
 
 _FIRST_NODES_SECONDS = 120.0
 _ROOM_SECONDS = 300.0
@@ -53,6 +52,36 @@ def possible_growth(config: Mapping[str, Any], present: Sequence[Node]) -> Growt
     workers = [node["resources"] for node in types for _ in range(min(int(node["max_workers"]), most))]
     head = next((node for node in present if HEAD in node), {})
     return Growth(head=head, workers=workers, max_workers=min(most, len(workers)))
+
+
+def make_config_reader() -> Callable[[], dict[str, Any] | None]:
+    """Return a function that returns, on the head, its autoscaler's configuration, or None if it can't be read."""
+
+    # Ray sends a local function as code: the head may have another version of ours, or none.
+    def read_config() -> dict[str, Any] | None:
+        import os
+        from pathlib import Path
+
+        import yaml
+
+        name, namespace = os.environ.get("RAY_CLUSTER_NAME"), os.environ.get("RAY_CLUSTER_NAMESPACE")
+        if not (name and namespace):  # which KubeRay sets
+            path = Path(os.path.expanduser("~"), "ray_bootstrap_config.yaml")  # where Ray's launcher puts it
+            return dict(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.exists() else None
+        # Ray has no public way: its autoscaler publishes nothing of the nodes that it may start. Its role in
+        # Kubernetes, which is the head's too, may read the RayCluster.
+        from ray.autoscaler._private.kuberay import autoscaling_config
+        from ray.autoscaler._private.kuberay.node_provider import KubernetesHttpApiClient
+
+        try:
+            found = KubernetesHttpApiClient(namespace).get(f"rayclusters/{name}")
+            if not found["spec"].get("enableInTreeAutoscaling"):
+                return None
+            return dict(autoscaling_config._derive_autoscaling_config_from_ray_cr(found))
+        except (OSError, KeyError, ValueError):  # no role, no answer, or a group without its limits
+            return None
+
+    return read_config
 
 
 def _ask_head() -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Resources that a Ray process holds, and a workspace that uses no more than these.
+"""A workspace that uses no more than what a Ray process holds.
 
     work = on_held_device(ray.get(shared))
 
@@ -12,13 +12,7 @@ import torch
 
 from dim_ray.pipeline.workspace import Workspace, on_device
 
-__all__ = ["held_resources", "on_held_device"]
-
-
-def held_resources() -> dict[str, float]:
-    """Return the CPUs and GPUs that this process holds, by Ray's names."""
-    assigned = ray.get_runtime_context().get_assigned_resources()
-    return {"CPU": assigned.get("CPU", 1.0), "GPU": assigned.get("GPU", 0.0)}
+__all__ = ["on_held_device"]
 
 
 def on_held_device(work: Workspace, device: torch.device | str = "cuda") -> Workspace:
@@ -26,5 +20,5 @@ def on_held_device(work: Workspace, device: torch.device | str = "cuda") -> Work
 
     `device` says which of the visible GPUs that is; Ray shows a process of a task or an actor only its own.
     """
-    held = held_resources()
-    return on_device(work, int(held["CPU"]), gpus=held["GPU"], device=device)
+    held = ray.get_runtime_context().get_assigned_resources()
+    return on_device(work, int(held.get("CPU", 1.0)), gpus=held.get("GPU", 0.0), device=device)

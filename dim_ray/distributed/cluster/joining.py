@@ -16,16 +16,16 @@ import signal
 import socket
 import textwrap
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from dim_ray.config import Config, StudyConfig
+from dim_ray.config import Config
 from dim_ray.distributed.cluster.address import make_address_hook
 from dim_ray.distributed.cluster.machine import check_machine, make_folder
-from dim_ray.distributed.cluster.own_ray import agents_end_with_driver, start_own_ray
-from dim_ray.distributed.cluster.placement import Growth, Node, Placement, local_resources, plan_placement
+from dim_ray.distributed.cluster.own_ray import start_own_ray
+from dim_ray.distributed.cluster.placement import Placement, local_resources, plan_placement
 from dim_ray.errors import DimError, ResourceError
 from dim_ray.progress import Progress
 from dim_ray.start.threads import wait_policy
@@ -72,6 +72,8 @@ def cluster(config: Config, progress: Progress) -> Iterator[Placement]:
     import ray
 
     _quiet_ray()
+    from dim_ray.distributed.cluster.autoscaler import nodes_with_growth  # imports parts of Ray
+
     options: dict[str, Any] = {"configure_logging": False, "log_to_driver": False}
     environment: dict[str, Any] = {}
     if config.study.workers_per_trial > 1:
@@ -91,7 +93,10 @@ def cluster(config: Config, progress: Progress) -> Iterator[Placement]:
                     start_own_ray(options, folder, with_dashboard=config.study.workers_per_trial > 1)
                 if threading.current_thread() is threading.main_thread():  # Ray's own handler prints a stack
                     signal.signal(signal.SIGTERM, on_terminate)
-                nodes, growth = _find_nodes(config.study, progress) if joins else ([ray.cluster_resources()], None)
+                if joins:
+                    nodes, growth = nodes_with_growth(config.study, progress)
+                else:
+                    nodes, growth = [ray.cluster_resources()], None
             except (Exception, SystemExit) as error:  # Ray's errors are of many kinds, a bare Exception among them
                 if isinstance(error, SystemExit) and error.code == signal.SIGTERM and callable(on_terminate):
                     on_terminate(signal.SIGTERM, None)  # Ray's own handler ended its start
@@ -99,18 +104,11 @@ def cluster(config: Config, progress: Progress) -> Iterator[Placement]:
                 raise _not_started(error, failed) from error
             placement = plan_placement(config.study, nodes, growth)
             log.info("Nodes: %s; growth: %s; placement: %s", nodes, growth, placement)
-            with nullcontext() if joins else agents_end_with_driver():
-                yield placement
+            yield placement
         finally:
             ray.shutdown()
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _find_nodes(study: StudyConfig, progress: Progress) -> tuple[Sequence[Node], Growth | None]:
-    from dim_ray.distributed.cluster.autoscaler import nodes_with_growth  # imports Ray
-
-    return nodes_with_growth(study, progress)
 
 
 def _address() -> str:

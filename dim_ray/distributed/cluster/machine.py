@@ -13,7 +13,6 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from dim_ray.errors import ResourceError
@@ -24,9 +23,8 @@ __all__ = ["LOOPBACK", "check_machine", "make_folder", "object_store_bytes"]
 LOOPBACK = "127.0.0.1"
 """Address on which a Ray of one's own listens."""
 
-_CHOSEN = ("RAY_TMPDIR", "TMPDIR", "TEMP", "TMP")
+_CHOSEN = ("RAY_TMPDIR", "TMPDIR")
 _USUAL = ("/tmp", "/var/tmp")
-_RUN = "XDG_RUNTIME_DIR"  # short and private, but in memory
 _PREFIX = "dim-"  # short, because a socket's path is
 _SOCKET = "/session_2026-11-30_08-00-00_000000_{pid}/sockets/plasma_store"  # as Ray names its longest one
 _LEAST_BYTES = 100_000_000
@@ -80,8 +78,9 @@ def make_folder(progress: Progress) -> Path:
     Raises:
         ResourceError: There is no such place.
     """
+    names = {os.environ.get(name, ""): f"{name}=" for name in _CHOSEN}
     refusals = []
-    for name, place in _places():
+    for place in filter(None, dict.fromkeys((*names, *_USUAL))):
         folder = None
         try:
             if not os.path.isabs(place):
@@ -90,7 +89,7 @@ def make_folder(progress: Progress) -> Path:
             _try(folder)
         except (OSError, UnicodeEncodeError) as error:
             shown = os.fsencode(place).decode(errors="replace")
-            refusals.append(f"{f'{name}={shown}' if name else shown}: {_reason(error)}")
+            refusals.append(f"{names.get(place, '')}{shown}: {_reason(error)}")
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
             continue
@@ -111,16 +110,6 @@ def _address_space() -> int | None:
 
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     return None if limit == resource.RLIM_INFINITY else limit
-
-
-def _places() -> Iterator[tuple[str | None, str]]:
-    """Yield folders and the variables that name them, the best first."""
-    seen = set[str]()
-    chosen = [(name, os.environ.get(name, "")) for name in _CHOSEN]
-    for name, place in [*chosen, *((None, usual) for usual in _USUAL), (_RUN, os.environ.get(_RUN, ""))]:
-        if place and place not in seen:
-            seen.add(place)
-            yield name, place
 
 
 def _try(folder: Path) -> None:

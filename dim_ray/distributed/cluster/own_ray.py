@@ -1,8 +1,6 @@
 """A Ray that one command has for itself, on the loopback interface and with a token that other users can't read.
 
     start_own_ray({}, make_folder(progress), with_dashboard=False)
-    with agents_end_with_driver():
-        ...
 
 By default Ray listens on the machine's address in the network, and lets every user of the machine read its token. This
 one takes free ports and folders, so it disturbs no other Ray on the machine.
@@ -14,22 +12,16 @@ import logging
 import os
 import re
 import secrets
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dim_ray.distributed.cluster.machine import LOOPBACK, object_store_bytes
-from dim_ray.distributed.private_names import init_options, without_public_address
 
-__all__ = ["agents_end_with_driver", "start_own_ray", "stored_token"]
+__all__ = ["start_own_ray", "stored_token"]
 
 _TOKEN = "RAY_AUTH_TOKEN"
 _TOKEN_BYTES = 32
-_RAYLET = "raylet"
-_WATCH = 'read -r _; kill -9 "$@" 2>/dev/null'  # reading ends with the driver, however that ends
 
 log = logging.getLogger(__name__)
 
@@ -44,57 +36,27 @@ def start_own_ray(options: Mapping[str, Any], folder: Path, *, with_dashboard: b
             groups need it: without it these leak.
     """
     import ray
+    from ray._private import ray_constants
 
     _provide_token()
     os.environ.pop("RAY_REDIS_ADDRESS", None)  # a cluster's
     # Keep the processes that built the networks while the trials have theirs: they evaluate afterwards, and a new one
     # spends ten seconds on imports. Ray's default is one process per core.
     os.environ.setdefault("RAY_num_workers_soft_limit", str(2 * (os.cpu_count() or 1)))
-    with without_public_address():
+    # Otherwise `ray.init` replaces the loopback address by a public one on Linux.
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
         ray.init(
             address="local",  # never join another user's Ray on this machine
             include_dashboard=with_dashboard,
             dashboard_host=LOOPBACK,
             object_store_memory=object_store_bytes(),
-            **init_options(LOOPBACK, folder),
+            _node_ip_address=LOOPBACK,  # these two have public names only in `ray start`
+            _temp_dir=str(folder),
             **options,
         )
-
-
-@contextmanager
-def agents_end_with_driver() -> Iterator[None]:
-    """Make Ray's agents end at once if this process is killed while the body runs.
-
-    On Linux all other processes of Ray end within seconds. The node's two agents first try for a minute to reach Ray's
-    store, which is gone.
-    """
-    agents = _find_agents() if sys.platform == "linux" else []
-    if not agents:
-        yield
-        return
-    # In a session of its own, since Ctrl-C or a batch system may kill this process's whole group.
-    watch = subprocess.Popen(
-        ["sh", "-c", _WATCH, "sh", *map(str, agents)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        yield
     finally:
-        watch.kill()
-        watch.communicate()
-
-
-def _find_agents() -> list[int]:
-    """Return the process ids of the agents of this process's Ray."""
-    import ray  # noqa: F401  # brings psutil
-    import psutil  # isort: skip
-
-    raylets = [child for child in psutil.Process().children() if child.name() == _RAYLET]
-    children = [child for raylet in raylets for child in raylet.children()]
-    return [child.pid for child in children if any("agent" in word.lower() for word in child.cmdline())]
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _provide_token() -> None:

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import torch
 
 from dim_ray.config import StudyConfig
-from dim_ray.distributed.private_names import HEAD
 from dim_ray.errors import ResourceError
 from dim_ray.progress.stages import counted
 
 __all__ = [
     "DRIVER_BYTES",
     "DRIVER_SHARE",
+    "HEAD",
     "Growth",
     "Node",
     "Placement",
@@ -31,6 +31,8 @@ __all__ = [
     "workers_that_fit",
 ]
 
+HEAD = "node:__internal_head__"
+"""Resource of the head's node, by which a task is placed there: nothing public tells the head from other nodes."""
 DRIVER_SHARE = {HEAD: 0.001}
 """Resources of a trial that only waits for its workers: almost none, and on the head node."""
 DRIVER_BYTES = 900_000_000

@@ -11,7 +11,9 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from dim_ray.distributed.private_names import AWSNodeProvider, GCPNodeProvider
+# The providers of `ray up`, of which Ray has no public name.
+from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+from ray.autoscaler._private.gcp.node_provider import GCPNodeProvider
 
 __all__ = ["AwsProvider", "GcpProvider"]
 

@@ -22,11 +22,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dim_ray.config import Config
 from dim_ray.distributed.cluster.address import make_address_hook
-from dim_ray.distributed.cluster.placement import Placement, workers_that_fit
+from dim_ray.distributed.cluster.placement import HEAD, Placement, workers_that_fit
 from dim_ray.distributed.preflight.findings import NodeReport, Problem, find_problems
 from dim_ray.distributed.preflight.needs import estimate_needs
 from dim_ray.distributed.preflight.probe import NodeProbe, library_versions, sent_as_code
-from dim_ray.distributed.private_names import HEAD
 from dim_ray.errors import ResourceError
 from dim_ray.pipeline.workspace import Workspace
 from dim_ray.progress import Progress

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from dim_ray.distributed.cluster.address import INTERFACE_VARIABLES
 from dim_ray.distributed.preflight.needs import Needs
@@ -20,7 +20,7 @@ from dim_ray.errors import listed
 __all__ = ["CHECKS", "Check", "NodeReport", "Problem", "find_problems"]
 
 Check = Literal["answer", "storage", "versions", "memory", "disk", "GPUs", "process group"]
-CHECKS: tuple[Check, ...] = ("answer", "storage", "versions", "memory", "disk", "GPUs", "process group")
+CHECKS: tuple[Check, ...] = get_args(Check)
 """In the order in which they are shown."""
 
 _CODE = "code"

@@ -10,9 +10,8 @@ import ray
 
 from dim_ray.config import StudyConfig
 from dim_ray.distributed.cluster import autoscaler
-from dim_ray.distributed.cluster.autoscaler import first_nodes, nodes_with_growth, possible_growth
+from dim_ray.distributed.cluster.autoscaler import first_nodes, make_config_reader, nodes_with_growth, possible_growth
 from dim_ray.distributed.cluster.placement import Placement, plan_placement
-from dim_ray.distributed.private_names import make_config_reader
 from dim_ray.errors import ResourceError
 from dim_ray.progress import SilentProgress
 from tests.helpers.cluster_files import LAUNCHED, load, prepared

@@ -9,9 +9,8 @@ import ray
 import torch
 
 from dim_ray.core.data.dataset import Dataset
-from dim_ray.core.generator.networks import Generator
-from dim_ray.distributed import tasks, trainer, validator
-from dim_ray.distributed.cluster.held import held_resources, on_held_device
+from dim_ray.distributed import measure, tasks, trainer
+from dim_ray.distributed.cluster.held import on_held_device
 from dim_ray.pipeline.workspace import Workspace
 from tests.helpers.local_board import LocalBoard
 from tests.helpers.small import make_work
@@ -42,12 +41,12 @@ def give(monkeypatch: pytest.MonkeyPatch, assigned: Mapping[str, float]) -> None
 
 
 @pytest.mark.parametrize(
-    ("assigned", "held", "moved"),
+    ("assigned", "num_threads", "moved"),
     [
-        ({"CPU": 2.0}, {"CPU": 2.0, "GPU": 0.0}, []),
-        ({"CPU": 2.0, "GPU": 1.0}, {"CPU": 2.0, "GPU": 1.0}, ["cuda"]),
-        ({"CPU": 3.0, "GPU": 0.25}, {"CPU": 3.0, "GPU": 0.25}, ["cuda"]),
-        ({"node:__internal_head__": 0.001}, {"CPU": 1.0, "GPU": 0.0}, []),
+        ({"CPU": 2.0}, 2, []),
+        ({"CPU": 2.0, "GPU": 1.0}, 2, ["cuda"]),
+        ({"CPU": 3.0, "GPU": 0.25}, 3, ["cuda"]),
+        ({"node:__internal_head__": 0.001}, 1, []),
     ],
 )
 def test_process_uses_the_cores_that_it_holds_and_a_gpu_where_it_holds_one(
@@ -56,14 +55,13 @@ def test_process_uses_the_cores_that_it_holds_and_a_gpu_where_it_holds_one(
     devices: list[str],
     threads: list[int],
     assigned: Mapping[str, float],
-    held: Mapping[str, float],
+    num_threads: int,
     moved: list[str],
 ) -> None:
     give(monkeypatch, assigned)
-    assert held_resources() == held
     on_held_device(make_work(tmp_path))
     assert devices == moved
-    assert threads == [held["CPU"]]
+    assert threads == [num_threads]
 
 
 def run_task(work: Workspace) -> None:
@@ -76,7 +74,7 @@ def run_worker(work: Workspace) -> None:
 
 
 def run_validation(work: Workspace) -> None:
-    list(validator._validate(work, Generator.__new__(Generator)))
+    measure._validate(work, "0123456789abcdef")
 
 
 @pytest.mark.parametrize(("process", "device"), [(run_task, "cuda"), (run_worker, "cuda:1"), (run_validation, "cuda")])
@@ -93,7 +91,7 @@ def test_task_worker_and_validation_leave_a_gpu_that_they_do_not_hold_to_others(
     monkeypatch.setattr(ray, "get", lambda value: value)
     monkeypatch.setattr(trainer, "TorchCollective", lambda device: None)
     monkeypatch.setattr(trainer, "get_device", lambda: "cuda:1")  # Ray Train shows all GPUs of a node
-    monkeypatch.setattr(Generator, "to", lambda generator, device: generator)
-    monkeypatch.setattr(validator, "validate", lambda work, generator: {})
+    monkeypatch.setattr(measure, "load_module", lambda work, name, weights: None)
+    monkeypatch.setattr(measure, "validate", lambda work, generator: {})
     process(make_work(tmp_path))
     assert devices == [device] * bool(num_gpus)

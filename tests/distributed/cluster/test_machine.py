@@ -45,7 +45,7 @@ class Told(SilentProgress):
 @pytest.fixture(autouse=True)
 def usual(monkeypatch: pytest.MonkeyPatch, short_folder: Path) -> Path:  # noqa: F811
     """Return the folder that stands for /tmp."""
-    for name in ("RAY_TMPDIR", "TMPDIR", "TEMP", "TMP", "XDG_RUNTIME_DIR"):
+    for name in ("RAY_TMPDIR", "TMPDIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(machine, "_USUAL", (str(short_folder),))
     return short_folder
@@ -80,7 +80,7 @@ def test_folder_is_where_the_user_wants_it_as_long_as_sockets_fit(
     assert not list(too_long.iterdir())
 
 
-@pytest.mark.parametrize("name", ["RAY_TMPDIR", "TMPDIR", "TEMP", "TMP"])
+@pytest.mark.parametrize("name", ["RAY_TMPDIR", "TMPDIR"])
 @pytest.mark.parametrize("case", ["missing", "file", "relative", "latin-1"])
 def test_folder_that_does_not_work_is_named_and_another_is_taken(
     case: str, name: str, usual: Path, monkeypatch: pytest.MonkeyPatch

@@ -246,12 +246,12 @@ def test_command_may_take_an_argument_without_a_flag(capsys: pytest.CaptureFixtu
         (
             ["--workers-per-trial", "3"],
             "--workers-per-trial: prior.batch_size is 128; allowed: a multiple of study.workers_per_trial (3), which "
-            "share the batch equally.",
+            "share the batch equally, and at least 6: the generator's BatchNorm needs two images on each worker.",
         ),
         (
             ["--workers-per-trial", "2", "--prior.batch_size", "33"],
             "--prior.batch_size is 33; allowed: a multiple of study.workers_per_trial (2), which "
-            "share the batch equally.",
+            "share the batch equally, and at least 4: the generator's BatchNorm needs two images on each worker.",
         ),
     ],
 )

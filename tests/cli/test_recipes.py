@@ -135,8 +135,8 @@ def test_printed_configuration_begins_with_the_reason_and_is_read_back(
 def test_each_of_several_datasets_has_its_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     config, extras = command("--dataset", "mnist", "cifar10", "--pool.epochs", "3")
     assert extras.configs[0] == config
-    assert [(own.data.dataset, own.generator.capacity, own.pool.epochs) for own in extras.configs] == [
-        ("mnist", 48, 3),
+    assert [(own.data.dataset, own.prior.epochs, own.pool.epochs) for own in extras.configs] == [
+        ("mnist", 8, 3),
         ("cifar10", 24, 3),
     ]
     assert capsys.readouterr().err.count("recipe ") == 2

@@ -5,8 +5,9 @@ check_row(EVALUATION_TABLE, {"dataset": "digits", "ipc": 10, ...})["id"]
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from numbers import Integral, Real
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +18,8 @@ from dim_ray.store.files.filesystem import check_name
 from dim_ray.store.schema import FRACTION, SCHEMA_VERSION, Table, meaning
 
 __all__ = ["check_row", "row_id"]
+
+_MAX_SHOWN = 80
 
 
 def row_id(table: Table, values: Mapping[str, Any]) -> str:
@@ -64,14 +67,34 @@ def _checked(where: str, field: pa.Field, value: Any) -> Any:
         if not field.nullable:
             raise StorageError(f"{where} is None; this column needs a value ({meaning(field, 'description')})")
         return None
+    fits, wanted = next((fits, wanted) for is_kind, fits, wanted in _KINDS if is_kind(field.type))
+    if not fits(value):
+        raise StorageError(f"{where} is {_shown(value)} ({type(value).__name__}); allowed: {wanted}.")
     try:
         plain = pa.scalar(value, field.type).as_py()
-    except (pa.ArrowException, TypeError, OverflowError, ValueError) as error:
-        shown = f"{listed([repr(value)])} ({type(value).__name__})"
-        raise StorageError(f"{where} is {shown}, which isn't a {field.type}: {error}") from error
+    except (pa.ArrowException, OverflowError, ValueError) as error:
+        raise StorageError(f"{where} is {_shown(value)}, which isn't a {field.type}: {error}") from error
     if meaning(field, "unit") == FRACTION and not 0 <= plain <= 1:
         raise StorageError(f"{where} is {value!r}; allowed: a {FRACTION} (not a percentage).")
     allowed = meaning(field, "allowed")
     if allowed and plain not in allowed.split(", "):
         raise StorageError(f"{where} is {value!r}, which is unknown; {nearest(plain, allowed.split(', '))}")
     return plain
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, datetime) and value.tzinfo is not None
+
+
+# pyarrow itself would take 1.5 for the integer 1, True for 1.0 and a local time for UTC
+_KINDS: tuple[tuple[Callable[[pa.DataType], bool], Callable[[Any], bool], str], ...] = (
+    (pa.types.is_string, lambda value: isinstance(value, str), "a string"),
+    (pa.types.is_integer, lambda value: isinstance(value, Integral) and not isinstance(value, bool), "a whole number"),
+    (pa.types.is_floating, lambda value: isinstance(value, Real) and not isinstance(value, bool), "a number"),
+    (pa.types.is_timestamp, _is_time, "a datetime with a time zone"),
+)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."

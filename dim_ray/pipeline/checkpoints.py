@@ -98,7 +98,7 @@ class StoredCheckpointer:
         self._seconds_before = float(meta["seconds"])
         return State(tensors=tensors, meta=meta["stage"])
 
-    def go_on_from(self, state: State, *, seconds: float) -> None:
+    def continue_from(self, state: State, *, seconds: float) -> None:
         """Write a state that another stage left after so many seconds, and wait until it is written."""
         self._seconds_before = seconds
         self.save(state)

@@ -36,7 +36,7 @@ def prior_is_settled(work: Workspace) -> bool:
 def build_prior(work: Workspace, reporter: Reporter, collective: Collective) -> None:
     """Train and store the prior if it isn't settled; each of several workers calls this.
 
-    If the storage has one that differs only in having fewer epochs, training goes on from there, to the same weights.
+    If the storage has one that differs only in having fewer epochs, training continues from there, to the same weights.
 
     Training that diverges is an outcome: it is recorded with the study, and `load_prior` raises it for every
     distillation from this prior.
@@ -52,7 +52,7 @@ def build_prior(work: Workspace, reporter: Reporter, collective: Collective) -> 
     try:
         with saved:
             if collective.any(saved.load() is None):
-                _go_on_from_shorter(work, saved)
+                _continue_shorter(work, saved)
                 collective.any(False)  # no worker reads the state before it is written
             stage = AdversarialTraining(pair, config.prior, work.dataset, config.health, collective)
             run_epochs(stage, work.dataset.train, Ports(reporter=reporter, checkpointer=saved, collective=collective))
@@ -96,7 +96,7 @@ def load_prior(work: Workspace) -> dict[str, Tensor]:
     return tensors
 
 
-def _go_on_from_shorter(work: Workspace, saved: StoredCheckpointer) -> None:
+def _continue_shorter(work: Workspace, saved: StoredCheckpointer) -> None:
     """Save the state of the longest stored prior that is the beginning of this one, if there is any."""
     stored, steps_per_epoch = (
         set(work.artifacts.list("priors")),
@@ -108,7 +108,7 @@ def _go_on_from_shorter(work: Workspace, saved: StoredCheckpointer) -> None:
             continue
         tensors = load_prior(shorter)
         if without_prefix("generator_optimizer", tensors):
-            saved.go_on_from(
+            saved.continue_from(
                 State(tensors=tensors, meta={"steps": epochs * steps_per_epoch}),
                 seconds=work.artifacts.read_card("priors", name)["wall_seconds"],
             )

@@ -185,7 +185,7 @@ def with_epochs(root: Path, epochs: int, **fields: int) -> Workspace:
     return replace(work, config=work.config.with_fields({"prior.epochs": epochs, **fields}))
 
 
-def test_longer_prior_goes_on_from_the_longest_shorter_one_to_the_same_bits(tmp_path: Path) -> None:
+def test_longer_prior_continues_from_the_longest_shorter_one_to_the_same_bits(tmp_path: Path) -> None:
     whole = with_epochs(tmp_path / "whole", 4)
     build_prior(whole, SilentReporter(), SingleWorker())
     for epochs, fields in ((1, {}), (2, {}), (3, {"prior.seed": 5})):
@@ -202,7 +202,7 @@ def test_longer_prior_goes_on_from_the_longest_shorter_one_to_the_same_bits(tmp_
     assert not list((tmp_path / "parts" / "studies").rglob("*.safetensors"))
 
 
-def test_all_workers_go_on_from_a_shorter_prior(tmp_path: Path) -> None:
+def test_all_workers_continue_from_a_shorter_prior(tmp_path: Path) -> None:
     assert workers().run(2, build_on_worker, tmp_path, 1) == [[1], [1]]
     assert workers().run(2, build_on_worker, tmp_path, 2) == [[1, 2], [1, 2]]
     workers().run(2, build_on_worker, tmp_path / "whole", 2)

@@ -127,7 +127,7 @@ def _recipe(card: Mapping[str, Any]) -> str:
 def _seconds(artifacts: ArtifactStore, card: Mapping[str, Any]) -> float:
     parts = [("priors", card["prior"]), *(("teachers", name) for name in card["teachers"])]
     return float(card["wall_seconds"]) + sum(
-        float(artifacts.read_card(kind, name)["wall_seconds"]) for kind, name in parts if artifacts.exists(kind, name)
+        float(artifacts.read_card(kind, name)["wall_seconds"]) for kind, name in parts
     )
 
 

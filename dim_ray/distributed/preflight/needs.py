@@ -3,8 +3,8 @@
     needs = estimate_needs(work, placement, num_trials=1)
     needs.memory_bytes(num_workers=2)
 
-They cover the distillations, which hold the pool; activations, augmentation and CUDA come on top. docs/cluster.md has
-the table of what is counted.
+They cover the distillations, which hold the pool; activations, augmentation and CUDA come on top. docs/cluster.md
+lists what is counted.
 """
 
 from __future__ import annotations
